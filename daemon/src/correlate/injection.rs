@@ -1,0 +1,189 @@
+//! What the guest was told. QEMU writes the banks with KVM_SET_MSRS, again and again with the rest of the
+//! state; it is told once, when #MC is queued for a bank that changed, or queued anew after a delivery.
+
+use super::{Correlator, IncidentNo, moments, threads::Pending};
+use crate::{
+    event::{Bank, Event},
+    incident::{
+        evidence::{PAGE_SIZE, Told},
+        mca,
+        model::{Severity, Via},
+    },
+};
+
+impl Correlator {
+    pub(super) fn told_msrs(
+        &mut self,
+        event: &Event,
+        mcg_status: Option<u64>,
+        banks: &[Bank],
+        truncated: bool,
+        unreadable: bool,
+    ) {
+        if unreadable || truncated {
+            let what = if unreadable {
+                "could not be read"
+            } else {
+                "was longer than the probe reads"
+            };
+            for no in self.by_pid.get(&event.pid).cloned().unwrap_or_default() {
+                if let Some(evidence) = self.touch(no) {
+                    evidence
+                        .timeline
+                        .add(event.t, format!("a list of MSRs that the VMM set {what}"));
+                }
+            }
+        }
+        if unreadable {
+            return;
+        }
+        let thread = self.thread(event);
+        let mut told_now = Vec::new();
+        for bank in banks {
+            if thread.banks.get(&bank.bank) == Some(bank) {
+                continue;
+            }
+            let pending = Pending {
+                t: event.t,
+                bank: *bank,
+                mcg_status,
+                via: Via::SetMsrs,
+            };
+            if mca::raises_mc(bank.status.0) {
+                thread.pending.retain(|other| other.bank.bank != bank.bank);
+                thread.pending.push(pending);
+            } else {
+                told_now.push(pending);
+            }
+        }
+        thread.banks = banks.iter().map(|bank| (bank.bank, *bank)).collect();
+        thread.mcg_status = mcg_status;
+        for told in told_now {
+            self.tell(event, told);
+        }
+    }
+
+    pub(super) fn told_mce(&mut self, event: &Event, mcg_status: u64, bank: &Bank) {
+        let told = Pending {
+            t: event.t,
+            bank: *bank,
+            mcg_status: Some(mcg_status),
+            via: Via::SetMce,
+        };
+        self.tell(event, told);
+        self.thread(event).outstanding = mca::raises_mc(bank.status.0);
+    }
+
+    pub(super) fn queued(&mut self, event: &Event, pending: bool, injected: bool) {
+        let thread = self.thread(event);
+        if thread.pending.is_empty() {
+            // The state was put again with the #MC still in it (outstanding), or caught in the middle of its
+            // delivery (injected): nothing new. Otherwise the same banks were told of a second time.
+            if thread.outstanding || injected || !pending {
+                return;
+            }
+            let mcg_status = thread.mcg_status;
+            let again = thread.banks.values().filter(|bank| mca::raises_mc(bank.status.0));
+            thread.pending = again
+                .map(|bank| Pending {
+                    t: event.t,
+                    bank: *bank,
+                    mcg_status,
+                    via: Via::SetMsrs,
+                })
+                .collect();
+        }
+        self.tell_pending(event);
+    }
+
+    fn tell_pending(&mut self, event: &Event) {
+        let thread = self.thread(event);
+        let pending = std::mem::take(&mut thread.pending);
+        thread.outstanding = true;
+        for told in pending {
+            self.tell(event, told);
+        }
+    }
+
+    pub(super) fn delivered(&mut self, event: &Event) {
+        if !self.thread(event).pending.is_empty() {
+            // KVM_SET_VCPU_EVENTS went unseen; the delivery proves the telling.
+            self.tell_pending(event);
+        }
+        let thread = self.thread(event);
+        thread.outstanding = false;
+        let told = thread.told;
+        let Some(no) = told.or_else(|| self.latest_of(event.pid)) else {
+            return;
+        };
+        let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
+        if let Some(evidence) = self.touch(no) {
+            evidence.poison_at(event.t);
+            evidence.deliver(event.t, event.tid);
+            evidence.timeline.add(event.t, moments::delivered(vcpu));
+        }
+    }
+
+    pub(super) fn mcg_status(&mut self, event: &Event, write: bool, data: u64) {
+        if !write || data != 0 {
+            return;
+        }
+        let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
+        for no in self.by_pid.get(&event.pid).cloned().unwrap_or_default() {
+            let finished = self
+                .incidents
+                .get_mut(&no)
+                .is_some_and(|e| e.finish(event.t, event.tid));
+            if finished {
+                if let Some(evidence) = self.touch(no) {
+                    evidence.poison_at(event.t);
+                    evidence.timeline.add(event.t, moments::handler_finished(vcpu));
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, event: &Event, told: Pending) {
+        let severity = mca::severity(told.bank.status.0);
+        let Some(no) = self.incident_told(event.pid, &told.bank, severity) else {
+            return;
+        };
+        let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
+        let told = Told {
+            t: told.t,
+            tid: event.tid,
+            vcpu,
+            via: told.via,
+            bank: told.bank,
+            mcg_status: told.mcg_status,
+            severity,
+        };
+        self.thread(event).told = Some(no);
+        let Some(evidence) = self.touch(no) else { return };
+        evidence.poison_at(event.t);
+        if severity != Severity::Broadcast && told.bank.status.0 & mca::ADDRV != 0 {
+            evidence.gpa.get_or_insert(told.bank.addr.0 & !(PAGE_SIZE - 1));
+        }
+        evidence.timeline.add(told.t, moments::told(&told));
+        evidence.tell(told);
+    }
+
+    /// Which incident a bank speaks of: that of its address; else, for a page whose GPA is not known yet, the
+    /// one that was signalled last; a bank without an address follows the last telling.
+    fn incident_told(&self, pid: u32, bank: &Bank, severity: Severity) -> Option<IncidentNo> {
+        if severity == Severity::Broadcast || bank.status.0 & mca::ADDRV == 0 {
+            return self.latest_of(pid);
+        }
+        self.incident_of_gpa(pid, bank.addr.0).or_else(|| {
+            self.live_of(pid)
+                .filter(|no| self.incidents.get(no).is_some_and(|e| e.gpa.is_none()))
+                .max_by_key(|no| self.incidents.get(no).map(|e| e.last_poison))
+        })
+    }
+
+    /// The incident of this VM with the latest sign of poison.
+    pub(super) fn latest_of(&self, pid: u32) -> Option<IncidentNo> {
+        self.live_of(pid)
+            .max_by_key(|no| self.incidents.get(no).map(|e| e.last_poison))
+    }
+}

@@ -1,0 +1,252 @@
+//! The correlator: events in, incidents out. A pure state machine: time comes from the events, there is no
+//! clock, no I/O and no global state, so a replay is exact and every rule is a plain unit test.
+
+mod ends;
+mod injection;
+mod moments;
+mod pages;
+pub mod report;
+mod threads;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::{
+    event::{Event, Vmm, What, session::Session},
+    incident::{evidence::Evidence, model::Incident},
+};
+use pages::{Failure, PageIndex};
+use threads::Thread;
+
+/// Number of an incident within one correlator.
+pub type IncidentNo = u64;
+
+/// Limits of the tables. Each table that is full drops its oldest entry; incidents that were dropped are
+/// counted in [`Correlator::forgotten`].
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub incidents: usize,
+    pub threads: usize,
+    pub processes: usize,
+    pub failures: usize,
+    /// How long after the last sign of poison a guest's end still belongs to the incident, nanoseconds.
+    pub late_death_ns: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            incidents: 16_384,
+            threads: 65_536,
+            processes: 16_384,
+            failures: 1024,
+            late_death_ns: 600_000_000_000,
+        }
+    }
+}
+
+/// See the module.
+pub struct Correlator {
+    session: Session,
+    limits: Limits,
+    incidents: BTreeMap<IncidentNo, Evidence>,
+    next: IncidentNo,
+    /// Incidents by VMM, in order of their beginning.
+    by_pid: HashMap<u32, Vec<IncidentNo>>,
+    pages: PageIndex,
+    failures: BTreeMap<u32, Failure>,
+    threads: BTreeMap<u32, Thread>,
+    processes: BTreeMap<u32, Vmm>,
+    changed: BTreeSet<IncidentNo>,
+    forgotten: u64,
+}
+
+impl Correlator {
+    pub fn new(session: Session) -> Self {
+        Self::with_limits(session, Limits::default())
+    }
+
+    pub fn with_limits(session: Session, limits: Limits) -> Self {
+        Self {
+            session,
+            limits,
+            incidents: BTreeMap::new(),
+            next: 1,
+            by_pid: HashMap::new(),
+            pages: PageIndex::default(),
+            failures: BTreeMap::new(),
+            threads: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            changed: BTreeSet::new(),
+            forgotten: 0,
+        }
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Incidents that were dropped because the table was full.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Takes one event.
+    pub fn feed(&mut self, event: &Event) {
+        self.learn_vcpu(event);
+        match &event.what {
+            What::FailureBegin { pfn, flags } => self.failure_begin(event, pfn.0, *flags),
+            What::FailureAction {
+                pfn,
+                page_type,
+                result,
+            } => {
+                self.failure_action(event, pfn.0, page_type, result);
+            }
+            What::FailureEnd { ret } => self.failure_end(event, *ret),
+            What::Sigbus {
+                hva,
+                severity,
+                lsb,
+                target_tid,
+                target_pid,
+                forced,
+                ..
+            } => {
+                self.sigbus(
+                    event,
+                    pages::Signal {
+                        hva: hva.0,
+                        severity: *severity,
+                        lsb: *lsb,
+                        target_tid: *target_tid,
+                        target_pid: *target_pid,
+                        forced: *forced,
+                    },
+                );
+            }
+            What::PoisonExit(exit) => self.poison_exit(event, exit),
+            What::Reentry { exit_ns, entry_ns } => self.reentry(event, *exit_ns, *entry_ns),
+            What::ToldMsrs {
+                mcg_status,
+                banks,
+                truncated,
+                unreadable,
+            } => {
+                self.told_msrs(event, mcg_status.map(|m| m.0), banks, *truncated, *unreadable);
+            }
+            What::ToldMce { mcg_status, bank } => self.told_mce(event, mcg_status.0, bank),
+            What::QueueException { pending, injected } => self.queued(event, *pending, *injected),
+            What::Delivered => self.delivered(event),
+            What::McgStatus { write, data } => self.mcg_status(event, *write, data.0),
+            What::Vmm(vmm) => self.identity(event.pid, vmm),
+            What::Lost { records } => self.lost(event, *records),
+            What::UserspaceExit { .. }
+            | What::Pio { .. }
+            | What::VcpuReset { .. }
+            | What::TripleFault { .. }
+            | What::TaskExit { .. }
+            | What::VmDestroyed => self.ended(event),
+        }
+    }
+
+    /// Incidents that changed since the last call, as they stand now.
+    pub fn take_changed(&mut self) -> Vec<Incident> {
+        let changed = std::mem::take(&mut self.changed);
+        changed.into_iter().filter_map(|no| self.report(no)).collect()
+    }
+
+    /// All incidents, oldest first.
+    pub fn incidents(&self) -> Vec<Incident> {
+        self.incidents.keys().filter_map(|no| self.report(*no)).collect()
+    }
+
+    fn report(&self, no: IncidentNo) -> Option<Incident> {
+        let evidence = self.incidents.get(&no)?;
+        // A process that could not be asked whether it is a VMM, and for which KVM never spoke, is none.
+        if evidence.vmm.is_vmm != Some(true) && !evidence.kvm_seen() {
+            return None;
+        }
+        Some(report::incident(
+            evidence,
+            &self.session,
+            self.limits.late_death_ns,
+        ))
+    }
+
+    fn identity(&mut self, pid: u32, vmm: &Vmm) {
+        if let Some(known) = self.processes.get(&pid) {
+            let reused = known.start_ticks.is_some()
+                && vmm.start_ticks.is_some()
+                && known.start_ticks != vmm.start_ticks;
+            if reused {
+                // Another process under the same number: the old one's pages are not its.
+                self.forget_pages_of(pid);
+            }
+        }
+        make_room(&mut self.processes, self.limits.processes);
+        self.processes.insert(pid, vmm.clone());
+        for no in self.by_pid.get(&pid).into_iter().flatten() {
+            if let Some(evidence) = self.incidents.get_mut(no) {
+                evidence.vmm = vmm.clone();
+                self.changed.insert(*no);
+            }
+        }
+    }
+
+    fn lost(&mut self, event: &Event, records: u64) {
+        let open: Vec<IncidentNo> = self.pages.incidents().collect();
+        for no in open {
+            if let Some(evidence) = self.incidents.get_mut(&no) {
+                evidence.lost += records;
+                evidence
+                    .timeline
+                    .add(event.t, format!("{records} records of the probes were lost here"));
+                self.changed.insert(no);
+            }
+        }
+    }
+
+    fn forget_pages_of(&mut self, pid: u32) {
+        self.pages.remove_pid(pid);
+        self.by_pid.remove(&pid);
+        self.threads.retain(|_, thread| thread.pid != pid);
+    }
+
+    /// Opens an incident; the oldest goes where there is no room.
+    fn open(&mut self, evidence: Evidence) -> IncidentNo {
+        while self.incidents.len() >= self.limits.incidents {
+            let Some((no, old)) = self.incidents.pop_first() else {
+                break;
+            };
+            self.forgotten += 1;
+            self.pages.remove_incident(no);
+            if let Some(list) = self.by_pid.get_mut(&old.pid) {
+                list.retain(|other| *other != no);
+                if list.is_empty() {
+                    self.by_pid.remove(&old.pid);
+                }
+            }
+        }
+        let no = self.next;
+        self.next += 1;
+        self.by_pid.entry(evidence.pid).or_default().push(no);
+        self.incidents.insert(no, evidence);
+        self.changed.insert(no);
+        no
+    }
+
+    fn touch(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
+        self.changed.insert(no);
+        self.incidents.get_mut(&no)
+    }
+}
+
+/// Drops first entries until one more fits.
+fn make_room<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, limit: usize) {
+    while map.len() >= limit.max(1) {
+        map.pop_first();
+    }
+}
+
+#[cfg(test)]
+mod tests;

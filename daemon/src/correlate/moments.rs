@@ -1,0 +1,123 @@
+//! The timeline's words.
+
+use super::pages::Signal;
+use crate::{
+    event::{Access, PoisonExit, SigbusSeverity},
+    incident::{
+        evidence::{EHWPOISON, Sign, Told},
+        mca,
+        model::Severity,
+    },
+};
+
+fn on(vcpu: Option<u32>) -> String {
+    vcpu.map_or_else(|| "a vCPU".to_owned(), |vcpu| format!("vCPU {vcpu}"))
+}
+
+pub fn failure_begin(pfn: u64, flags: Option<u64>) -> String {
+    match flags {
+        Some(flags) => format!("memory_failure(pfn {pfn:#x}, flags {flags:#x}) on the host"),
+        None => format!("memory_failure of pfn {pfn:#x} on the host"),
+    }
+}
+
+pub fn failure_action(page_type: &str, result: &str) -> String {
+    format!("host kernel: recovery action for {page_type}: {result}")
+}
+
+pub fn failure_end(ret: i64) -> String {
+    format!("memory_failure returned {ret}")
+}
+
+pub fn sigbus(signal: &Signal, pid: u32, vcpu: Option<u32>) -> String {
+    let kind = match signal.severity {
+        SigbusSeverity::ActionOptional => "BUS_MCEERR_AO",
+        SigbusSeverity::ActionRequired => "BUS_MCEERR_AR",
+    };
+    let vcpu = vcpu.map(|vcpu| format!(", vCPU {vcpu}")).unwrap_or_default();
+    format!(
+        "SIGBUS {kind} to the VMM (pid {pid}, thread {}{vcpu}), hva {:#x}",
+        signal.target_tid, signal.hva
+    )
+}
+
+pub fn poison_exit(exit: &PoisonExit, vcpu: Option<u32>) -> String {
+    let access = match exit.access {
+        Access::Read => "read",
+        Access::Write => "write",
+        Access::Fetch => "instruction fetch",
+        Access::Unknown => "access",
+    };
+    let gpa = exit
+        .gpa
+        .map_or_else(|| "an unknown GPA".to_owned(), |gpa| format!("GPA {gpa}"));
+    let rip = exit.rip.map(|rip| format!(" by RIP {rip}")).unwrap_or_default();
+    let gup = match (exit.gup_ret, exit.gup_ns) {
+        (Some(EHWPOISON), Some(ns)) => format!("; gup says -EHWPOISON after {ns} ns"),
+        (Some(ret), Some(ns)) => format!("; gup returned {ret} after {ns} ns"),
+        _ => String::new(),
+    };
+    format!(
+        "{} left the guest on poison: {access} of {gpa}{rip}{gup}",
+        on(vcpu)
+    )
+}
+
+pub fn told(told: &Told) -> String {
+    let severity = match told.severity {
+        Severity::Ao => "action optional",
+        Severity::Ar => "action required",
+        Severity::Broadcast => "broadcast",
+        Severity::Other => "other",
+    };
+    let mc = if mca::raises_mc(told.bank.status.0) {
+        "with #MC"
+    } else {
+        "without #MC"
+    };
+    format!(
+        "the VMM tells {}: {severity}, {mc}; bank {} STATUS {} ({}) ADDR {} MISC {}",
+        on(told.vcpu),
+        told.bank.bank,
+        told.bank.status,
+        mca::flags(told.bank.status.0),
+        told.bank.addr,
+        told.bank.misc
+    )
+}
+
+pub fn delivered(vcpu: Option<u32>) -> String {
+    format!("#MC enters the guest on {}", on(vcpu))
+}
+
+pub fn handler_finished(vcpu: Option<u32>) -> String {
+    format!(
+        "the guest's #MC handler on {} finished (MCG_STATUS = 0)",
+        on(vcpu)
+    )
+}
+
+pub fn end(sign: &Sign, vcpu: Option<u32>) -> String {
+    match sign {
+        Sign::Panic => "the guest's kernel reports a panic (pvpanic)".into(),
+        Sign::CrashLoaded => "the guest's kernel panicked, its crash kernel takes over (pvpanic)".into(),
+        Sign::ResetPort(port) => format!("the guest asks for a reset (port {port:#x})"),
+        Sign::PowerOff => "the guest turns itself off".into(),
+        Sign::TripleFault => format!("triple fault on {}", on(vcpu)),
+        Sign::KvmShutdown => "KVM_EXIT_SHUTDOWN to the VMM".into(),
+        Sign::SystemEvent => "KVM_EXIT_SYSTEM_EVENT to the VMM".into(),
+        Sign::InternalError => "KVM could not go on (internal error or failed entry)".into(),
+        Sign::MemoryFault(errno) => format!("KVM_EXIT_MEMORY_FAULT to the VMM, errno {errno}"),
+        Sign::VcpuReset => format!("{} starts anew at the reset vector", on(vcpu)),
+        Sign::VmmExit(status) => format!("the VMM is gone: {}", wait_status(*status)),
+        Sign::VmDestroyed => "the VM is destroyed".into(),
+    }
+}
+
+/// A wait status in words.
+pub fn wait_status(status: i32) -> String {
+    match (status & 0x7f, (status >> 8) & 0xff) {
+        (0, code) => format!("exit status {code}"),
+        (signal, _) => format!("killed by signal {signal}"),
+    }
+}

@@ -1,0 +1,176 @@
+//! Evidence to the contract's incident.
+
+use crate::{
+    event::session::Session,
+    hex::Hex,
+    incident::{
+        evidence::{Evidence, PAGE_SIZE},
+        model,
+        verdict::decide,
+        words,
+    },
+};
+
+/// The incident as it stands.
+pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::Incident {
+    let v = decide(e, late_death_ns);
+    let wall = session.clock.wall_at(e.t0);
+    model::Incident {
+        id: id(e, wall),
+        started_at: wall.and_then(rfc3339),
+        vm: model::Vm {
+            name: e.vmm.name.clone(),
+            uuid: e.vmm.uuid.clone(),
+            vmm: e.vmm.vmm.clone(),
+            pid: Some(e.pid),
+        },
+        page: page(e),
+        outcome: v.outcome,
+        cause: v.cause,
+        confidence: v.confidence,
+        sentence: words::sentence(e, v),
+        advice: words::advice(e, v),
+        signals: signals(e, session),
+        exits: exits(e, session),
+        storm: None,
+        flush: flush(e),
+        latency_ns: e.latencies.report(),
+        injections: injections(e, session),
+        timeline: timeline(e),
+        missing: words::missing(e, v, session),
+    }
+}
+
+/// Stable over a replay: the clock part, then who and what.
+fn id(e: &Evidence, wall: Option<i64>) -> String {
+    let clock = wall
+        .and_then(|ns| jiff::Timestamp::from_nanosecond(i128::from(ns)).ok())
+        .map_or_else(
+            || format!("mono{}", e.t0),
+            |at| at.strftime("%Y%m%dT%H%M%SZ").to_string(),
+        );
+    // Only what is known when the incident opens: the id must not change when more is learnt.
+    let page = match (e.hva, e.gpa) {
+        (Some(hva), _) => format!("{hva:x}"),
+        (None, Some(gpa)) => format!("gpa{gpa:x}"),
+        (None, None) => "page".to_owned(),
+    };
+    format!("{clock}-{}-{page}", e.pid)
+}
+
+fn rfc3339(ns: i64) -> Option<String> {
+    let at = jiff::Timestamp::from_nanosecond(i128::from(ns)).ok()?;
+    Some(at.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+}
+
+fn page(e: &Evidence) -> model::Page {
+    let huge = e.size().is_some_and(|size| size > PAGE_SIZE);
+    model::Page {
+        pfn: e.pfn.map(Hex),
+        hva: e.hva.map(Hex),
+        gpa: e.gpa.map(Hex),
+        gpas: if huge {
+            e.gpas.iter().copied().map(Hex).collect()
+        } else {
+            Vec::new()
+        },
+        size_bytes: e.size(),
+        kind: e.page_type.clone(),
+        recovery: e.recovery.clone(),
+    }
+}
+
+fn signals(e: &Evidence, session: &Session) -> model::Signals {
+    let seen = session.has("send_sig_mceerr") || session.has("force_sig_mceerr");
+    model::Signals {
+        action_optional: (seen || e.ao_signals > 0).then_some(e.ao_signals),
+        action_required: (seen || e.ar_signals > 0).then_some(e.ar_signals),
+    }
+}
+
+fn exits(e: &Evidence, session: &Session) -> model::Exits {
+    let x = &e.exits;
+    let seen = x.count > 0 || session.has("kvm_exit") || session.has("kvm_page_fault");
+    let located = x.located > 0 || (seen && x.count == 0);
+    model::Exits {
+        count: seen.then_some(x.count),
+        distinct_lines: located.then_some(u64::from(x.bitmap.count_ones())),
+        line_bitmap: located.then_some(Hex(x.bitmap)),
+        distinct_rips: seen.then_some(x.rips.len() as u64),
+        by_access: model::ByAccess {
+            read: located.then_some(x.read),
+            write: located.then_some(x.write),
+            fetch: located.then_some(x.fetch),
+        },
+    }
+}
+
+/// A CLFLUSH is checked like a load: writes and fetches are none, of a read nothing is known without the
+/// instruction's bytes.
+fn flush(e: &Evidence) -> model::Flush {
+    let x = &e.exits;
+    let (verdict, basis, confidence) = if x.count > 0 && x.read == 0 && x.write + x.fetch == x.count {
+        (
+            model::FlushVerdict::NoFlush,
+            model::FlushBasis::None,
+            Some(model::Confidence::Certain),
+        )
+    } else if x.count == 1 {
+        (
+            model::FlushVerdict::Undetermined,
+            model::FlushBasis::SingleExit,
+            None,
+        )
+    } else {
+        (model::FlushVerdict::Undetermined, model::FlushBasis::None, None)
+    };
+    model::Flush {
+        verdict,
+        basis,
+        instruction: None,
+        confidence,
+    }
+}
+
+fn injections(e: &Evidence, session: &Session) -> model::Injections {
+    let told = session.has("kvm_inject_mce") || !e.told.is_empty();
+    let delivered = session.has("kvm_inj_exception") || e.delivered > 0;
+    model::Injections {
+        action_optional: told.then_some(e.told_ao),
+        action_required: told.then_some(e.told_ar),
+        delivered: delivered.then_some(e.delivered),
+        vcpus: delivered.then_some(e.delivered_to.len() as u64),
+        told: e
+            .told
+            .iter()
+            .map(|told| model::Told {
+                t_ns: offset(told.t, e.t0),
+                vcpu: told.vcpu,
+                via: told.via,
+                bank: Some(told.bank.bank),
+                status: Some(told.bank.status),
+                addr: Some(told.bank.addr),
+                misc: Some(told.bank.misc),
+                mcg_status: told.mcg_status.map(Hex),
+                severity: told.severity,
+                overflow: Some(told.overflow()),
+            })
+            .collect(),
+    }
+}
+
+fn timeline(e: &Evidence) -> Vec<model::Moment> {
+    e.timeline
+        .moments()
+        .into_iter()
+        .map(|(t, event)| model::Moment {
+            t_ns: offset(t, e.t0),
+            event,
+        })
+        .collect()
+}
+
+/// Nanoseconds from the poisoning.
+fn offset(t: u64, t0: u64) -> i64 {
+    i64::try_from(i128::from(t) - i128::from(t0)).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,74 @@
+//! vCPU threads: the thread is the identity that all KVM events share.
+
+use std::collections::BTreeMap;
+
+use super::{Correlator, IncidentNo, make_room};
+use crate::{
+    event::{Bank, Event},
+    incident::model::Via,
+};
+
+/// What is known of one thread of a VMM.
+#[derive(Default)]
+pub struct Thread {
+    pub pid: u32,
+    pub vcpu: Option<u32>,
+    /// The valid banks as the VMM last wrote them for this vCPU.
+    pub banks: BTreeMap<u32, Bank>,
+    pub mcg_status: Option<u64>,
+    /// Banks written with an error that raises #MC, before the #MC itself is queued.
+    pub pending: Vec<Pending>,
+    /// #MC is queued and not delivered yet.
+    pub outstanding: bool,
+    /// The incident that this vCPU was last told of.
+    pub told: Option<IncidentNo>,
+}
+
+/// A bank that waits for its #MC.
+pub struct Pending {
+    pub t: u64,
+    pub bank: Bank,
+    pub mcg_status: Option<u64>,
+    pub via: Via,
+}
+
+impl Correlator {
+    pub(super) fn thread(&mut self, event: &Event) -> &mut Thread {
+        if !self.threads.contains_key(&event.tid) {
+            make_room(&mut self.threads, self.limits.threads);
+        }
+        let thread = self.threads.entry(event.tid).or_default();
+        if thread.pid != event.pid {
+            // A reused thread number: what was known is another thread's.
+            *thread = Thread {
+                pid: event.pid,
+                vcpu: event.vcpu,
+                ..Thread::default()
+            };
+        }
+        thread
+    }
+
+    /// Notes the vCPU number of a thread, and hands it to what was told before it was known.
+    pub(super) fn learn_vcpu(&mut self, event: &Event) {
+        let Some(vcpu) = event.vcpu else { return };
+        let tid = event.tid;
+        let thread = self.thread(event);
+        if thread.vcpu == Some(vcpu) {
+            return;
+        }
+        thread.vcpu = Some(vcpu);
+        for no in self.by_pid.get(&event.pid).into_iter().flatten() {
+            if let Some(evidence) = self.incidents.get_mut(no) {
+                for told in evidence.told.iter_mut().filter(|told| told.tid == tid) {
+                    told.vcpu = Some(vcpu);
+                    self.changed.insert(*no);
+                }
+            }
+        }
+    }
+
+    pub(super) fn vcpu_of(&self, tid: u32) -> Option<u32> {
+        self.threads.get(&tid)?.vcpu
+    }
+}

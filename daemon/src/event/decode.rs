@@ -1,0 +1,331 @@
+//! Ring-buffer records to events. The records are ours, but they are read as if they were not: a length
+//! that is not the kind's, or a kind that is not known, is an error and not a guess.
+
+use std::collections::BTreeMap;
+
+use poisontrace_probes::{
+    NO_VCPU,
+    record::{self, Header, kind, told_flag},
+};
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+use super::{Access, Bank, Event, Isa, PoisonExit, SigbusSeverity, What};
+use crate::{hex::Hex, text};
+
+/// A record that cannot be decoded.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum DecodeError {
+    #[error("a record of {0} bytes is shorter than a record's header")]
+    Short(usize),
+    #[error("a record of kind {kind} has {len} bytes, expected {expected}")]
+    Length { kind: u32, len: usize, expected: usize },
+    #[error("a record of kind {0}, which this version does not know")]
+    Kind(u32),
+    #[error("SIGBUS with si_code {0}, expected 4 (AR) or 5 (AO)")]
+    SigCode(u32),
+}
+
+/// The running kernel's words for the numbers in its events.
+#[derive(Clone, Debug, Default)]
+pub struct Decoder {
+    /// `enum mf_action_page_type`, from `print fmt` of memory_failure_event.
+    pub page_types: BTreeMap<i64, String>,
+    /// `enum mf_result`, likewise.
+    pub results: BTreeMap<i64, String>,
+}
+
+const ISA_VMX: u32 = 1;
+const ISA_SVM: u32 = 2;
+
+impl Decoder {
+    /// Decodes one record.
+    ///
+    /// # Errors
+    /// A record that is torn, of an unknown kind or with an impossible value.
+    pub fn decode(&self, bytes: &[u8]) -> Result<Event, DecodeError> {
+        let (header, _) = Header::read_from_prefix(bytes).map_err(|_| DecodeError::Short(bytes.len()))?;
+        let what = self.what(header.kind, bytes)?;
+        Ok(Event {
+            t: header.t_ns,
+            tid: header.tid,
+            pid: header.pid,
+            vcpu: (header.vcpu != NO_VCPU).then_some(header.vcpu),
+            what,
+        })
+    }
+
+    fn what(&self, kind: u32, bytes: &[u8]) -> Result<What, DecodeError> {
+        Ok(match kind {
+            kind::FAILURE_BEGIN => {
+                let r: record::FailureBegin = body(kind, bytes)?;
+                What::FailureBegin {
+                    pfn: Hex(r.pfn),
+                    flags: r.flags,
+                }
+            }
+            kind::FAILURE_ACTION => {
+                let r: record::FailureAction = body(kind, bytes)?;
+                What::FailureAction {
+                    pfn: Hex(r.pfn),
+                    page_type: word(&self.page_types, r.page_type, "page type"),
+                    result: word(&self.results, r.result, "result"),
+                }
+            }
+            kind::FAILURE_END => What::FailureEnd {
+                ret: body::<record::FailureEnd>(kind, bytes)?.ret,
+            },
+            kind::SIGBUS => sigbus(&body(kind, bytes)?)?,
+            kind::POISON_EXIT => What::PoisonExit(poison_exit(&body(kind, bytes)?)),
+            kind::REENTRY => {
+                let r: record::Reentry = body(kind, bytes)?;
+                What::Reentry {
+                    exit_ns: r.exit_ns,
+                    entry_ns: r.entry_ns,
+                }
+            }
+            kind::TOLD_MSRS => told_msrs(&body(kind, bytes)?),
+            kind::TOLD_MCE => {
+                let r: record::ToldMce = body(kind, bytes)?;
+                What::ToldMce {
+                    mcg_status: Hex(r.mcg_status),
+                    bank: bank(&r.bank),
+                }
+            }
+            kind::QUEUE_EXCEPTION => {
+                let r: record::QueueException = body(kind, bytes)?;
+                What::QueueException {
+                    pending: r.pending != 0,
+                    injected: r.injected != 0,
+                }
+            }
+            kind::DELIVERED => {
+                body::<record::Delivered>(kind, bytes)?;
+                What::Delivered
+            }
+            kind::MCG_STATUS => {
+                let r: record::McgStatus = body(kind, bytes)?;
+                What::McgStatus {
+                    write: r.write != 0,
+                    data: Hex(r.data),
+                }
+            }
+            kind::USERSPACE_EXIT => {
+                let r: record::UserspaceExit = body(kind, bytes)?;
+                What::UserspaceExit {
+                    reason: r.reason,
+                    errno: r.errno,
+                }
+            }
+            kind::PIO => {
+                let r: record::Pio = body(kind, bytes)?;
+                What::Pio {
+                    port: Hex(u64::from(r.port)),
+                    size: r.size,
+                    value: Hex(r.value),
+                }
+            }
+            kind::VCPU_RESET => What::VcpuReset {
+                rip: Hex(body::<record::VcpuReset>(kind, bytes)?.rip),
+            },
+            kind::TRIPLE_FAULT => {
+                let r: record::TripleFault = body(kind, bytes)?;
+                What::TripleFault {
+                    rip: Hex(r.rip),
+                    reason: r.exit_reason,
+                }
+            }
+            kind::TASK_EXIT => {
+                let r: record::TaskExit = body(kind, bytes)?;
+                What::TaskExit {
+                    exit_code: r.exit_code,
+                    live: (r.live >= 0).then_some(r.live),
+                    comm: text::from_c(&r.comm),
+                }
+            }
+            kind::VM_DESTROYED => {
+                body::<record::VmDestroyed>(kind, bytes)?;
+                What::VmDestroyed
+            }
+            other => return Err(DecodeError::Kind(other)),
+        })
+    }
+}
+
+/// The record as a `T`, if it has exactly that size.
+fn body<T: FromBytes + KnownLayout + Immutable>(kind: u32, bytes: &[u8]) -> Result<T, DecodeError> {
+    T::read_from_bytes(bytes).map_err(|_| DecodeError::Length {
+        kind,
+        len: bytes.len(),
+        expected: size_of::<T>(),
+    })
+}
+
+fn word(words: &BTreeMap<i64, String>, number: i32, what: &str) -> String {
+    match words.get(&i64::from(number)) {
+        Some(word) => word.clone(),
+        None => format!("{what} {number} (this kernel gives no text)"),
+    }
+}
+
+fn sigbus(r: &record::Sigbus) -> Result<What, DecodeError> {
+    let severity = match r.code {
+        4 => SigbusSeverity::ActionRequired,
+        5 => SigbusSeverity::ActionOptional,
+        other => return Err(DecodeError::SigCode(other)),
+    };
+    Ok(What::Sigbus {
+        hva: Hex(r.hva),
+        severity,
+        lsb: r.lsb,
+        target_tid: r.target_tid,
+        target_pid: r.target_pid,
+        forced: r.forced != 0,
+        comm: text::from_c(&r.comm),
+    })
+}
+
+fn poison_exit(r: &record::PoisonExit) -> PoisonExit {
+    let seen = |ns: u64| (ns != 0).then_some(ns);
+    let isa = match r.isa {
+        ISA_VMX => Isa::Vmx,
+        ISA_SVM => Isa::Svm,
+        _ => Isa::Unknown,
+    };
+    PoisonExit {
+        exit_ns: seen(r.exit_ns),
+        fault_ns: seen(r.fault_ns),
+        gup_ns: (r.gup_calls != 0).then_some(r.gup_ns),
+        gup_ret: (r.gup_calls != 0).then_some(r.gup_ret),
+        signal_ns: seen(r.signal_ns),
+        user_ns: seen(r.user_ns),
+        entry_ns: seen(r.entry_ns),
+        // RIP 0 is what KVM reports for a guest whose state is protected.
+        rip: (r.rip != 0).then_some(Hex(r.rip)),
+        gpa: (r.fault_ns != 0).then_some(Hex(r.gpa)),
+        hva: (r.signal_ns != 0).then_some(Hex(r.hva)),
+        access: if r.fault_ns == 0 {
+            Access::Unknown
+        } else {
+            access(isa, r.fault_code)
+        },
+        isa,
+        reason: r.exit_reason,
+        user_reason: (r.user_ns != 0).then_some(r.user_reason),
+        user_errno: (r.user_ns != 0).then_some(r.user_errno),
+    }
+}
+
+/// Kind of access from `kvm_page_fault.error_code`: on VMX the raw exit qualification (bit 0 read, 1 write,
+/// 2 fetch; Intel SDM, "Exit Qualification for EPT Violations"), on SVM the NPF error code (bit 1 write,
+/// bit 4 fetch; AMD APM volume 2, "Nested Page Faults").
+pub fn access(isa: Isa, code: u64) -> Access {
+    match isa {
+        Isa::Vmx if code & 0b100 != 0 => Access::Fetch,
+        Isa::Vmx if code & 0b010 != 0 => Access::Write,
+        Isa::Vmx if code & 0b001 != 0 => Access::Read,
+        Isa::Svm if code & 0x10 != 0 => Access::Fetch,
+        Isa::Svm if code & 0x2 != 0 => Access::Write,
+        Isa::Svm => Access::Read,
+        _ => Access::Unknown,
+    }
+}
+
+fn bank(b: &record::Bank) -> Bank {
+    Bank {
+        bank: u32::try_from(b.bank).unwrap_or(u32::MAX),
+        status: Hex(b.status),
+        addr: Hex(b.addr),
+        misc: Hex(b.misc),
+    }
+}
+
+fn told_msrs(r: &record::ToldMsrs) -> What {
+    let used = (r.banks_used as usize).min(r.banks.len());
+    What::ToldMsrs {
+        mcg_status: (r.flags & told_flag::HAS_MCG != 0).then_some(Hex(r.mcg_status)),
+        banks: r.banks[..used].iter().map(bank).collect(),
+        truncated: r.flags & told_flag::TRUNCATED != 0,
+        unreadable: r.flags & told_flag::UNREADABLE != 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use poisontrace_probes::record::Record;
+    use zerocopy::IntoBytes;
+
+    use super::*;
+
+    fn header(kind: u32) -> Header {
+        Header {
+            kind,
+            vcpu: NO_VCPU,
+            t_ns: 7,
+            tid: 11,
+            pid: 10,
+        }
+    }
+
+    #[test]
+    fn page_types_are_in_the_running_kernels_own_words() {
+        let mut decoder = Decoder::default();
+        decoder.page_types.insert(11, "dirty LRU page".into());
+        decoder.results.insert(3, "Recovered".into());
+        let record = record::FailureAction {
+            h: header(record::FailureAction::KIND),
+            pfn: 0xf7eb,
+            page_type: 11,
+            result: 3,
+        };
+        let event = decoder.decode(record.as_bytes()).unwrap();
+        assert_eq!(event.vcpu, None);
+        assert_eq!(
+            event.what,
+            What::FailureAction {
+                pfn: Hex(0xf7eb),
+                page_type: "dirty LRU page".into(),
+                result: "Recovered".into()
+            }
+        );
+        let unknown = Decoder::default().decode(record.as_bytes()).unwrap();
+        assert!(
+            matches!(unknown.what, What::FailureAction { page_type, .. } if page_type.contains("page type 11"))
+        );
+    }
+
+    #[test]
+    fn torn_and_foreign_records_are_refused() {
+        let decoder = Decoder::default();
+        let record = record::Delivered {
+            h: header(record::Delivered::KIND),
+        };
+        assert_eq!(
+            decoder.decode(&record.as_bytes()[..20]),
+            Err(DecodeError::Short(20))
+        );
+        let wrong = record::Delivered {
+            h: header(kind::SIGBUS),
+        };
+        assert_eq!(
+            decoder.decode(wrong.as_bytes()),
+            Err(DecodeError::Length {
+                kind: kind::SIGBUS,
+                len: 24,
+                expected: 72
+            })
+        );
+        let unknown = record::Delivered { h: header(999) };
+        assert_eq!(decoder.decode(unknown.as_bytes()), Err(DecodeError::Kind(999)));
+    }
+
+    #[test]
+    fn access_bits_differ_between_vmx_and_svm() {
+        assert_eq!(access(Isa::Vmx, 0x581), Access::Read);
+        assert_eq!(access(Isa::Vmx, 0x582), Access::Write);
+        assert_eq!(access(Isa::Vmx, 0x584), Access::Fetch);
+        assert_eq!(access(Isa::Svm, 0x1_0000_0004), Access::Read);
+        assert_eq!(access(Isa::Svm, 0x1_0000_0006), Access::Write);
+        assert_eq!(access(Isa::Svm, 0x1_0000_0014), Access::Fetch);
+        assert_eq!(access(Isa::Unknown, 0), Access::Unknown);
+    }
+}

@@ -1,0 +1,218 @@
+//! Who a process is: whether it runs a VM, and that VM's name, from /proc. Kept after the process is gone.
+
+pub mod cmdline;
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use crate::{
+    event::{Event, Vmm, What},
+    text::sanitise,
+};
+
+/// Longest command line and cgroup text that is read, bytes.
+const MAX_TEXT: u64 = 64 * 1024;
+/// Most processes that are remembered.
+const MAX_KNOWN: usize = 65_536;
+/// Longest name, characters.
+const MAX_NAME: usize = 128;
+
+/// What is known of the host's processes.
+pub struct Directory {
+    proc: PathBuf,
+    /// By pid; with its start time, which tells a reused pid.
+    known: BTreeMap<u32, Vmm>,
+}
+
+impl Directory {
+    /// `proc`: `/proc`.
+    pub fn new(proc: impl Into<PathBuf>) -> Self {
+        Self {
+            proc: proc.into(),
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// Looks at processes that were not there the last time, and returns those that run a VM.
+    pub fn scan(&mut self) -> Vec<(u32, Vmm)> {
+        let Ok(entries) = fs::read_dir(&self.proc) else {
+            return Vec::new();
+        };
+        let pids: Vec<u32> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect();
+        self.known.retain(|pid, _| pids.contains(pid));
+        let mut found = Vec::new();
+        for pid in pids {
+            let start = self.start_ticks(pid);
+            let seen = self.known.get(&pid).is_some_and(|vmm| vmm.start_ticks == start);
+            // A process that was no VMM may have become one since; QEMU opens its VM within milliseconds, so
+            // looking twice at the young would be enough, but a look is cheap.
+            if seen && self.known.get(&pid).and_then(|vmm| vmm.is_vmm) == Some(true) {
+                continue;
+            }
+            let vmm = self.read(pid);
+            if vmm.is_vmm == Some(true) {
+                found.push((pid, vmm.clone()));
+                if self.known.len() < MAX_KNOWN {
+                    self.known.insert(pid, vmm);
+                }
+            }
+        }
+        found
+    }
+
+    /// The identity event that must go before `event`, if it speaks of a process that is not known yet.
+    pub fn introduce(&mut self, event: &Event) -> Option<Event> {
+        let pid = match &event.what {
+            What::Sigbus { target_pid, .. } => *target_pid,
+            What::PoisonExit(_) => event.pid,
+            _ => return None,
+        };
+        if pid == 0 || self.known.contains_key(&pid) {
+            return None;
+        }
+        let mut vmm = self.read(pid);
+        if let (None, What::Sigbus { comm, .. }) = (&vmm.vmm, &event.what) {
+            vmm.vmm = (!comm.is_empty()).then(|| comm.clone());
+        }
+        if self.known.len() < MAX_KNOWN {
+            self.known.insert(pid, vmm.clone());
+        }
+        Some(identity_event(event.t, pid, vmm))
+    }
+
+    fn start_ticks(&self, pid: u32) -> Option<u64> {
+        let stat = fs::read_to_string(self.proc.join(pid.to_string()).join("stat")).ok()?;
+        // Field 22, counted after the comm in parentheses, which may itself hold spaces and parentheses.
+        stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+    }
+
+    fn read(&self, pid: u32) -> Vmm {
+        let dir = self.proc.join(pid.to_string());
+        let arguments = cmdline::split(&read_bounded(&dir.join("cmdline")));
+        let cgroup = String::from_utf8_lossy(&read_bounded(&dir.join("cgroup"))).into_owned();
+        let named = cmdline::identify(&arguments);
+        let executable = fs::read_link(dir.join("exe")).ok();
+        let executable = executable
+            .as_deref()
+            .and_then(|path| path.file_name())
+            .map(|name| name.to_string_lossy());
+        let comm = || fs::read_to_string(dir.join("comm")).ok();
+        let clean = |text: &str| sanitise(text.trim_end(), MAX_NAME);
+        Vmm {
+            is_vmm: self.holds_a_vm(pid),
+            name: named
+                .name
+                .or_else(|| cmdline::libvirt_machine(&cgroup))
+                .as_deref()
+                .map(clean),
+            uuid: named.uuid.as_deref().map(clean),
+            // A deleted executable (an upgrade under a running VMM) is still its name.
+            vmm: executable
+                .map(|name| clean(name.trim_end_matches(" (deleted)")))
+                .or_else(|| comm().as_deref().map(clean)),
+            start_ticks: self.start_ticks(pid),
+        }
+    }
+
+    /// Whether one of its descriptors is a KVM VM (`anon_inode:kvm-vm`, virt/kvm/kvm_main.c); `None` where that
+    /// cannot be read.
+    fn holds_a_vm(&self, pid: u32) -> Option<bool> {
+        let descriptors = fs::read_dir(self.proc.join(pid.to_string()).join("fd")).ok()?;
+        let mut any = false;
+        for descriptor in descriptors.flatten() {
+            any = true;
+            if fs::read_link(descriptor.path()).is_ok_and(|to| to.as_os_str() == "anon_inode:kvm-vm") {
+                return Some(true);
+            }
+        }
+        // A process without any descriptor is one that is ending: its VM may have been among those closed.
+        any.then_some(false)
+    }
+}
+
+/// The event that introduces a process.
+pub fn identity_event(t: u64, pid: u32, vmm: Vmm) -> Event {
+    Event {
+        t,
+        tid: pid,
+        pid,
+        vcpu: None,
+        what: What::Vmm(vmm),
+    }
+}
+
+fn read_bounded(path: &std::path::Path) -> Vec<u8> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    if let Ok(file) = fs::File::open(path) {
+        // A process that vanishes half-way leaves what was read.
+        let _ = file.take(MAX_TEXT).read_to_end(&mut bytes);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fake(proc: &std::path::Path, pid: u32, cmdline: &[u8], links: &[&str]) {
+        let dir = proc.join(pid.to_string());
+        fs::create_dir_all(dir.join("fd")).unwrap();
+        fs::write(dir.join("cmdline"), cmdline).unwrap();
+        fs::write(dir.join("cgroup"), "0::/machine.slice\n").unwrap();
+        let stat = format!("{pid} (CPU 0) (KVM) S {} 4711 0", vec!["0"; 18].join(" "));
+        fs::write(dir.join("stat"), stat).unwrap();
+        for (n, to) in links.iter().enumerate() {
+            std::os::unix::fs::symlink(to, dir.join("fd").join(n.to_string())).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_vmm_is_told_from_other_processes_by_its_kvm_descriptor() {
+        let proc = tempfile::tempdir().unwrap();
+        fake(
+            proc.path(),
+            10,
+            b"qemu-system-x86_64\0-name\0guest=web,debug-threads=on\0",
+            &["/dev/null", "anon_inode:kvm-vm"],
+        );
+        fake(proc.path(), 11, b"cat\0", &["/dev/null"]);
+        let mut directory = Directory::new(proc.path());
+        let found = directory.scan();
+        assert_eq!(found.len(), 1);
+        assert_eq!(
+            (found[0].0, found[0].1.name.as_deref(), found[0].1.start_ticks),
+            (10, Some("web"), Some(4711))
+        );
+        assert!(directory.scan().is_empty(), "nothing new the second time");
+    }
+
+    #[test]
+    fn a_process_that_is_gone_has_no_identity_but_what_the_signal_told() {
+        let proc = tempfile::tempdir().unwrap();
+        let mut directory = Directory::new(proc.path());
+        let event = Event {
+            t: 5,
+            tid: 1,
+            pid: 1,
+            vcpu: None,
+            what: What::Sigbus {
+                hva: crate::hex::Hex(0x1000),
+                severity: crate::event::SigbusSeverity::ActionRequired,
+                lsb: 12,
+                target_tid: 99,
+                target_pid: 99,
+                forced: false,
+                comm: "vmm".into(),
+            },
+        };
+        let introduction = directory.introduce(&event).unwrap();
+        let What::Vmm(vmm) = introduction.what else {
+            panic!("{introduction:?}")
+        };
+        assert_eq!((vmm.is_vmm, vmm.vmm.as_deref()), (None, Some("vmm")));
+        assert!(directory.introduce(&event).is_none(), "introduced once");
+    }
+}

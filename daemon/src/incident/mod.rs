@@ -1,0 +1,8 @@
+//! The incident: one poisoned page (or huge page) in one VM, and the answer about it.
+
+pub mod evidence;
+pub mod latency;
+pub mod mca;
+pub mod model;
+pub mod verdict;
+pub mod words;

@@ -1,0 +1,7 @@
+//! The running kernel: facts are read ([`facts`]), a plan is made of them ([`plan`], pure). Nothing of a
+//! kernel is compiled in: tracefs formats, BTF and kallsyms decide.
+
+pub mod btf;
+pub mod facts;
+pub mod format;
+pub mod plan;

@@ -1,0 +1,27 @@
+//! poisontrace: why did my KVM guest die on poisoned memory?
+//!
+//! One way through the house, one module a stage:
+//!
+//! | stage | module |
+//! |---|---|
+//! | facts of the running kernel, and the attach plan made from them | [`kernel`] |
+//! | loading and attaching the BPF programs, reading their records | [`probes`] |
+//! | decoded events, and recordings of them | [`event`] |
+//! | events in, incident updates out; no clock, no I/O | [`correlate`] |
+//! | the incident and its verdict | [`incident`] |
+//! | report, store | [`sinks`] |
+//!
+//! [`identity`] looks up who a process is, [`host`] what machine this is, and [`cli`] ties the stages
+//! together for each command.
+
+pub mod cli;
+pub mod correlate;
+pub mod event;
+pub mod hex;
+pub mod host;
+pub mod identity;
+pub mod incident;
+pub mod kernel;
+pub mod probes;
+pub mod sinks;
+pub mod text;

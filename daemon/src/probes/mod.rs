@@ -1,0 +1,4 @@
+//! The BPF programs: loading and attaching them after the plan, and reading their records.
+
+pub mod load;
+pub mod source;

@@ -1,0 +1,115 @@
+//! The live source: records out of the ring buffer, in order of time.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, RawFd},
+};
+
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::load::{LoadError, Loaded};
+use crate::event::{Event, What, decode::Decoder};
+
+/// Records taken in one go, so that a flood cannot keep the daemon from its other work.
+const BATCH: usize = 4096;
+
+/// See the module.
+pub struct Source {
+    ring: RingBuf<MapData>,
+    lost: PerCpuArray<MapData, u64>,
+    lost_before: u64,
+    undecodable: u64,
+    decoder: Decoder,
+}
+
+impl Source {
+    /// Takes the ring buffer and its loss counters out of the loaded object.
+    ///
+    /// # Errors
+    /// An object without these maps.
+    pub fn new(loaded: &mut Loaded, decoder: Decoder) -> Result<Self, LoadError> {
+        let ring = loaded
+            .ebpf
+            .take_map("EVENTS")
+            .and_then(|map| RingBuf::try_from(map).ok());
+        let lost = loaded
+            .ebpf
+            .take_map("LOST")
+            .and_then(|map| PerCpuArray::try_from(map).ok());
+        Ok(Self {
+            ring: ring.ok_or(LoadError::Map("EVENTS"))?,
+            lost: lost.ok_or(LoadError::Map("LOST"))?,
+            lost_before: 0,
+            undecodable: 0,
+            decoder,
+        })
+    }
+
+    /// Makes it wake the current tokio runtime when records arrive.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch the descriptor.
+    pub fn watched(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: the descriptor is that of the ring buffer's map, which this object owns and neither closes nor
+        // replaces while it lives.
+        let watched = unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) };
+        Ok(watched?)
+    }
+
+    /// Takes what is there (at most a batch), sorted by time: records of one thread are in order anyway, those
+    /// of several CPUs are in the order of their reservation, which may differ from that of their times.
+    pub fn drain(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        while events.len() < BATCH {
+            let Some(record) = self.ring.next() else { break };
+            match self.decoder.decode(&record) {
+                Ok(event) => events.push(event),
+                Err(err) => {
+                    self.undecodable += 1;
+                    tracing::error!(error = %err, "a record of the probes cannot be decoded");
+                }
+            }
+        }
+        events.sort_by_key(|event| event.t);
+        let lost = self.newly_lost();
+        if lost > 0 {
+            let t = events
+                .last()
+                .map_or_else(|| crate::host::ClockPair::now().monotonic_ns, |event| event.t);
+            tracing::error!(
+                records = lost,
+                "the ring buffer was full: records of the probes are lost"
+            );
+            events.push(Event {
+                t,
+                tid: 0,
+                pid: 0,
+                vcpu: None,
+                what: What::Lost { records: lost },
+            });
+        }
+        events
+    }
+
+    /// Records lost since the last call: those that did not fit, and those that could not be decoded.
+    fn newly_lost(&mut self) -> u64 {
+        let full: u64 = match self.lost.get(&0, 0) {
+            Ok(per_cpu) => per_cpu.iter().sum(),
+            Err(err) => {
+                tracing::warn!(error = %err, "cannot read the loss counters");
+                return 0;
+            }
+        };
+        let total = full + self.undecodable;
+        let newly = total.saturating_sub(self.lost_before);
+        self.lost_before = total;
+        newly
+    }
+}
+
+impl AsRawFd for Source {
+    fn as_raw_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+}

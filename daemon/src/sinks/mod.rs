@@ -1,0 +1,4 @@
+//! Where incidents go.
+
+pub mod report;
+pub mod store;

@@ -1,0 +1,39 @@
+//! Text from outside (process names, command lines, kernel words) on its way to a terminal or a log.
+
+/// Replaces control characters, so that a process cannot write terminal escapes or new lines through us,
+/// and cuts at `max` characters.
+pub fn sanitise(text: &str, max: usize) -> String {
+    let mut out: String = text
+        .chars()
+        .take(max)
+        .map(|c| {
+            if c.is_control() {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect();
+    if text.chars().nth(max).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+/// A NUL-terminated C string, as `task_struct.comm` is.
+pub fn from_c(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    sanitise(&String::from_utf8_lossy(&bytes[..end]), 64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{from_c, sanitise};
+
+    #[test]
+    fn a_process_cannot_smuggle_terminal_escapes_into_a_report() {
+        assert_eq!(sanitise("evil\x1b[2Jname\n", 64), "evil\u{fffd}[2Jname\u{fffd}");
+        assert_eq!(sanitise("abcdef", 3), "abc…");
+        assert_eq!(from_c(b"qemu\0junk"), "qemu");
+    }
+}

@@ -1,0 +1,46 @@
+//! Sending records, and counting those that could not be sent.
+
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
+use poisontrace_probes::{
+    NO_VCPU,
+    record::{Header, Record},
+};
+
+use crate::state::{EVENTS, LOST, VCPUS};
+
+/// A header for the current thread, with its vCPU where that is known.
+#[inline(always)]
+pub fn header<R: Record>() -> Header {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let tid = pid_tgid as u32;
+    let vcpu = match VCPUS.get_ptr(tid) {
+        // SAFETY: a map value of this size, checked by the verifier.
+        Some(vcpu) => unsafe { (*vcpu).vcpu },
+        None => NO_VCPU,
+    };
+    Header {
+        kind: R::KIND,
+        vcpu,
+        // SAFETY: a helper without arguments.
+        t_ns: unsafe { bpf_ktime_get_ns() },
+        tid,
+        pid: (pid_tgid >> 32) as u32,
+    }
+}
+
+/// Sends `record`, or counts it as lost.
+#[inline(always)]
+pub fn emit<R: Record + 'static>(record: R) {
+    match EVENTS.reserve::<R>(0) {
+        Some(mut slot) => {
+            slot.write(record);
+            slot.submit(0);
+        }
+        None => {
+            if let Some(lost) = LOST.get_ptr_mut(0) {
+                // SAFETY: a per-CPU map value; tracing programs do not nest on one CPU.
+                unsafe { *lost += 1 };
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The way of a vCPU thread out of the guest and back: kvm_exit, kvm_page_fault, kvm_userspace_exit,
+//! kvm_entry. All hot: nothing before the armed check.
+
+use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::tracepoint, programs::TracePointContext};
+use poisontrace_probes::{
+    NO_VCPU,
+    record::{PoisonExit, Reentry, TripleFault, UserspaceExit, VcpuReset},
+};
+
+use super::fields::{Offset, absent, read};
+use crate::{
+    emit::{emit, header},
+    state::{VCPUS, Vcpu, armed, current_is_victim, current_tid, current_vcpu},
+};
+
+#[unsafe(no_mangle)]
+static EXIT_REASON: Offset = absent();
+#[unsafe(no_mangle)]
+static EXIT_RIP: Offset = absent();
+#[unsafe(no_mangle)]
+static EXIT_ISA: Offset = absent();
+#[unsafe(no_mangle)]
+static EXIT_VCPU: Offset = absent();
+#[unsafe(no_mangle)]
+static FAULT_GPA: Offset = absent();
+#[unsafe(no_mangle)]
+static FAULT_CODE_U64: Offset = absent();
+#[unsafe(no_mangle)]
+static FAULT_CODE_U32: Offset = absent();
+#[unsafe(no_mangle)]
+static FAULT_RIP: Offset = absent();
+#[unsafe(no_mangle)]
+static FAULT_VCPU: Offset = absent();
+#[unsafe(no_mangle)]
+static USER_REASON: Offset = absent();
+#[unsafe(no_mangle)]
+static USER_ERRNO: Offset = absent();
+#[unsafe(no_mangle)]
+static ENTRY_VCPU: Offset = absent();
+#[unsafe(no_mangle)]
+static ENTRY_RIP: Offset = absent();
+
+const ISA_VMX: u32 = 1;
+const ISA_SVM: u32 = 2;
+const VMX_TRIPLE_FAULT: u32 = 2;
+const SVM_SHUTDOWN: u32 = 0x7f;
+const RESET_VECTOR: u64 = 0xfff0;
+/// `-EHWPOISON`.
+pub const EHWPOISON: i64 = -133;
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// `kvm:kvm_exit`; layout by `format` (5.10 to 7.3 have the same names).
+#[tracepoint]
+pub fn kvm_exit(ctx: TracePointContext) -> u32 {
+    if !armed() {
+        return 0;
+    }
+    let exit_ns = now();
+    let mut state = Vcpu::new(read(&ctx, &EXIT_VCPU).unwrap_or(NO_VCPU));
+    state.exit_ns = exit_ns;
+    state.in_exit = 1;
+    state.exit_reason = read(&ctx, &EXIT_REASON).unwrap_or(0);
+    state.isa = read(&ctx, &EXIT_ISA).unwrap_or(0);
+    state.rip = read(&ctx, &EXIT_RIP).unwrap_or(0);
+    match current_vcpu() {
+        Some(vcpu) => *vcpu = state,
+        // A full LRU map makes room; an error here loses this exit's times, not its signal.
+        None => {
+            let _ = VCPUS.insert(current_tid(), state, 0);
+        }
+    }
+    let dead = (state.isa == ISA_VMX && state.exit_reason & 0xffff == VMX_TRIPLE_FAULT)
+        || (state.isa == ISA_SVM && state.exit_reason == SVM_SHUTDOWN);
+    if dead && current_is_victim() {
+        emit(TripleFault {
+            h: header::<TripleFault>(),
+            rip: state.rip,
+            exit_reason: state.exit_reason,
+            isa: state.isa,
+        });
+    }
+    0
+}
+
+/// `kvm:kvm_page_fault`; vcpu_id and guest_rip only where `format` has them (6.1.y, 6.2 on).
+#[tracepoint]
+pub fn kvm_page_fault(ctx: TracePointContext) -> u32 {
+    if !armed() {
+        return 0;
+    }
+    let vcpu = match current_vcpu() {
+        Some(vcpu) => vcpu,
+        None => {
+            // The exit came before the arming and the fault after it: no exit time, but not missed.
+            let mut state = Vcpu::new(read(&ctx, &FAULT_VCPU).unwrap_or(NO_VCPU));
+            state.in_exit = 1;
+            state.rip = read(&ctx, &FAULT_RIP).unwrap_or(0);
+            if VCPUS.insert(current_tid(), state, 0).is_err() {
+                return 0;
+            }
+            match current_vcpu() {
+                Some(vcpu) => vcpu,
+                None => return 0,
+            }
+        }
+    };
+    // On VMX kvm_page_fault can be emitted a second time (shadow paging) in one exit: the first counts.
+    if vcpu.fault_ns == 0 {
+        vcpu.fault_ns = now();
+        vcpu.gpa = read(&ctx, &FAULT_GPA).unwrap_or(0);
+        vcpu.fault_code = match read::<u64>(&ctx, &FAULT_CODE_U64) {
+            Some(code) => code,
+            None => u64::from(read::<u32>(&ctx, &FAULT_CODE_U32).unwrap_or(0)),
+        };
+    }
+    0
+}
+
+#[inline(always)]
+fn poison_exit(vcpu: &Vcpu, user_ns: u64, user_reason: u32, user_errno: i32, entry_ns: u64) -> PoisonExit {
+    PoisonExit {
+        h: header::<PoisonExit>(),
+        exit_ns: vcpu.exit_ns,
+        fault_ns: vcpu.fault_ns,
+        gup_ns: vcpu.gup_ns,
+        gup_ret: vcpu.gup_ret,
+        signal_ns: vcpu.signal_ns,
+        user_ns,
+        entry_ns,
+        rip: vcpu.rip,
+        gpa: vcpu.gpa,
+        fault_code: vcpu.fault_code,
+        hva: vcpu.hva,
+        exit_reason: vcpu.exit_reason,
+        isa: vcpu.isa,
+        gup_calls: vcpu.gup_calls,
+        user_reason,
+        user_errno,
+        pad: 0,
+    }
+}
+
+/// `kvm:kvm_userspace_exit(reason, errno)`, 4.19 to 7.3.
+#[tracepoint]
+pub fn kvm_userspace_exit(ctx: TracePointContext) -> u32 {
+    if !armed() {
+        return 0;
+    }
+    let reason = read::<u32>(&ctx, &USER_REASON).unwrap_or(u32::MAX);
+    let errno = read::<i32>(&ctx, &USER_ERRNO).unwrap_or(0);
+    if let Some(vcpu) = current_vcpu() {
+        if vcpu.in_exit != 0 && vcpu.poison != 0 && vcpu.sent == 0 {
+            vcpu.sent = 1;
+            emit(poison_exit(vcpu, now(), reason, errno, 0));
+        }
+    }
+    // FAIL_ENTRY, INTERNAL_ERROR, SHUTDOWN, SYSTEM_EVENT: ends of a guest. MEMORY_FAULT (39): private
+    // memory, whose poison sends no SIGBUS, so there is no victim to ask for.
+    let end = reason == 8 || reason == 9 || reason == 17 || reason == 24;
+    if reason == 39 || (end && current_is_victim()) {
+        emit(UserspaceExit {
+            h: header::<UserspaceExit>(),
+            reason,
+            errno,
+        });
+    }
+    0
+}
+
+/// `kvm:kvm_entry`.
+#[tracepoint]
+pub fn kvm_entry(ctx: TracePointContext) -> u32 {
+    if !armed() {
+        return 0;
+    }
+    if let Some(vcpu) = current_vcpu() {
+        if vcpu.in_exit != 0 {
+            vcpu.in_exit = 0;
+            if vcpu.poison != 0 {
+                let entry_ns = now();
+                if vcpu.sent == 0 {
+                    vcpu.sent = 1;
+                    emit(poison_exit(vcpu, 0, 0, 0, entry_ns));
+                } else {
+                    emit(Reentry {
+                        h: header::<Reentry>(),
+                        exit_ns: vcpu.exit_ns,
+                        entry_ns,
+                    });
+                }
+            }
+        }
+    } else {
+        let vcpu = read(&ctx, &ENTRY_VCPU).unwrap_or(NO_VCPU);
+        // No room: the vCPU number stays unknown until its next exit.
+        let _ = VCPUS.insert(current_tid(), Vcpu::new(vcpu), 0);
+    }
+    if let Some(rip) = read::<u64>(&ctx, &ENTRY_RIP) {
+        if rip == RESET_VECTOR && current_is_victim() {
+            emit(VcpuReset {
+                h: header::<VcpuReset>(),
+                rip,
+            });
+        }
+    }
+    0
+}

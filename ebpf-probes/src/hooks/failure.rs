@@ -1,0 +1,88 @@
+//! `memory_failure()`: what arms everything else.
+
+use aya_ebpf::{
+    EbpfContext,
+    macros::{fentry, fexit, kprobe, kretprobe, tracepoint},
+    programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext, TracePointContext},
+};
+use aya_log_ebpf::debug;
+use poisontrace_probes::record::{FailureAction, FailureBegin, FailureEnd};
+
+use super::fields::{Offset, absent, read};
+use crate::{
+    emit::{emit, header},
+    state::arm,
+};
+
+#[unsafe(no_mangle)]
+static MFE_PFN: Offset = absent();
+#[unsafe(no_mangle)]
+static MFE_TYPE: Offset = absent();
+#[unsafe(no_mangle)]
+static MFE_RESULT: Offset = absent();
+
+#[inline(always)]
+fn begin<C: EbpfContext>(ctx: &C, pfn: u64, flags: u32) {
+    arm();
+    debug!(ctx, "memory_failure(pfn {:x}, flags {:x}): armed", pfn, flags);
+    emit(FailureBegin {
+        h: header::<FailureBegin>(),
+        pfn,
+        flags: u64::from(flags),
+    });
+}
+
+#[inline(always)]
+fn end(ret: i32) {
+    emit(FailureEnd {
+        h: header::<FailureEnd>(),
+        ret: i64::from(ret),
+    });
+}
+
+/// `int memory_failure(unsigned long pfn, int flags)`, 4.19 to 7.3.
+#[fentry(function = "memory_failure")]
+pub fn failure_enter(ctx: FEntryContext) -> i32 {
+    begin(&ctx, ctx.arg(0), ctx.arg(1));
+    0
+}
+
+#[fexit(function = "memory_failure")]
+pub fn failure_exit(ctx: FExitContext) -> i32 {
+    // The return value follows the two arguments; bpf_get_func_ret would ask for 5.17.
+    end(ctx.arg::<i32>(2));
+    0
+}
+
+#[kprobe]
+pub fn failure_enter_kprobe(ctx: ProbeContext) -> u32 {
+    if let (Some(pfn), Some(flags)) = (ctx.arg::<u64>(0), ctx.arg::<u32>(1)) {
+        begin(&ctx, pfn, flags);
+    }
+    0
+}
+
+#[kretprobe]
+pub fn failure_exit_kprobe(ctx: RetProbeContext) -> u32 {
+    end(ctx.ret::<i32>());
+    0
+}
+
+/// `memory_failure_event(pfn, type, result)`: group ras up to 6.18 and from 7.2, memory_failure between.
+#[tracepoint]
+pub fn failure_action(ctx: TracePointContext) -> u32 {
+    arm();
+    if let (Some(pfn), Some(page_type), Some(result)) = (
+        read(&ctx, &MFE_PFN),
+        read(&ctx, &MFE_TYPE),
+        read(&ctx, &MFE_RESULT),
+    ) {
+        emit(FailureAction {
+            h: header::<FailureAction>(),
+            pfn,
+            page_type,
+            result,
+        });
+    }
+    0
+}

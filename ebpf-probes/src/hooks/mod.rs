@@ -1,0 +1,9 @@
+//! One file per family of hooks.
+
+mod exits;
+mod failure;
+mod fields;
+mod gup;
+mod injection;
+mod outcome;
+mod signals;

@@ -1,0 +1,94 @@
+//! What became of the guest and its VMM.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_comm, generated::bpf_get_current_task},
+    macros::{kprobe, tracepoint},
+    programs::{ProbeContext, TracePointContext},
+};
+use poisontrace_probes::record::{Pio, TaskExit, VmDestroyed};
+
+use super::fields::{Offset, absent, member, read};
+use crate::{
+    emit::{emit, header},
+    state::{armed, current_is_victim},
+};
+
+#[unsafe(no_mangle)]
+static PIO_WRITE: Offset = absent();
+#[unsafe(no_mangle)]
+static PIO_PORT: Offset = absent();
+#[unsafe(no_mangle)]
+static PIO_SIZE: Offset = absent();
+#[unsafe(no_mangle)]
+static PIO_VALUE: Offset = absent();
+#[unsafe(no_mangle)]
+static TASK_EXIT_CODE: Offset = absent();
+#[unsafe(no_mangle)]
+static TASK_SIGNAL: Offset = absent();
+#[unsafe(no_mangle)]
+static SIGNAL_LIVE: Offset = absent();
+
+/// QEMU's pvpanic-isa.
+const PORT_PVPANIC: u32 = 0x505;
+/// Reset control register of the chip set.
+const PORT_RESET: u32 = 0xcf9;
+/// Keyboard controller; 0xfe pulses the reset line.
+const PORT_KEYBOARD: u32 = 0x64;
+const KEYBOARD_RESET: u32 = 0xfe;
+/// ACPI PM1a control of QEMU's pc and q35 machines; bit 13 (SLP_EN) turns the machine off.
+const PORT_PM1A: u32 = 0x604;
+const SLP_EN: u32 = 1 << 13;
+
+/// `kvm:kvm_pio(rw, port, size, count, val)`, 4.19 to 7.3.
+#[tracepoint]
+pub fn kvm_pio(ctx: TracePointContext) -> u32 {
+    if !armed() {
+        return 0;
+    }
+    let (Some(port), Some(value)) = (read::<u32>(&ctx, &PIO_PORT), read::<u32>(&ctx, &PIO_VALUE)) else {
+        return 0;
+    };
+    let telling = port == PORT_PVPANIC
+        || port == PORT_RESET
+        || (port == PORT_KEYBOARD && value == KEYBOARD_RESET)
+        || (port == PORT_PM1A && value & SLP_EN != 0);
+    if telling && read::<u32>(&ctx, &PIO_WRITE) == Some(1) && current_is_victim() {
+        emit(Pio {
+            h: header::<Pio>(),
+            port,
+            size: read(&ctx, &PIO_SIZE).unwrap_or(0),
+            value: u64::from(value),
+        });
+    }
+    0
+}
+
+/// `sched:sched_process_exit`, once a thread, in the thread that ends. The exit code and the count of
+/// the threads that remain are in task_struct only.
+#[tracepoint]
+pub fn process_exit(_ctx: TracePointContext) -> u32 {
+    if !armed() || !current_is_victim() {
+        return 0;
+    }
+    // SAFETY: a helper without arguments.
+    let task = unsafe { bpf_get_current_task() };
+    let live = member::<u64>(task, &TASK_SIGNAL).and_then(|signal| member::<i32>(signal, &SIGNAL_LIVE));
+    emit(TaskExit {
+        h: header::<TaskExit>(),
+        exit_code: member(task, &TASK_EXIT_CODE).unwrap_or(0),
+        live: live.unwrap_or(-1),
+        comm: bpf_get_current_comm().unwrap_or([0; 16]),
+    });
+    0
+}
+
+/// `void kvm_arch_destroy_vm(struct kvm *kvm)`, global in kvm.ko.
+#[kprobe]
+pub fn vm_destroyed(_ctx: ProbeContext) -> u32 {
+    if armed() && current_is_victim() {
+        emit(VmDestroyed {
+            h: header::<VmDestroyed>(),
+        });
+    }
+    0
+}

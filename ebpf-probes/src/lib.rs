@@ -1,0 +1,19 @@
+//! What the BPF programs and the daemon share: the records that cross the ring buffer, and the
+//! names of the globals that the daemon fills in before it loads the programs.
+//!
+//! Records are plain `repr(C)` structs without implicit padding; every size is checked at compile
+//! time on both sides, and the daemon refuses a record whose length is not that of its kind.
+#![no_std]
+
+pub mod ioctl;
+pub mod record;
+
+/// A tracepoint field or structure member that the running kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// The vCPU of a record whose thread had not been seen in `kvm_exit` or `kvm_entry` yet.
+pub const NO_VCPU: u32 = u32::MAX;
+
+/// Machine-check banks that one [`record::ToldMsrs`] can carry. A VMM tells of one bank; a broadcast
+/// adds one more; what does not fit is flagged, not dropped silently.
+pub const MAX_BANKS: usize = 4;

@@ -1,0 +1,180 @@
+//! The records of the ring buffer, one struct a kind, each beginning with a [`Header`].
+
+use crate::MAX_BANKS;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $value:literal $konst:ident => $record:ident [$size:literal]),+ $(,)?) => {
+        /// Values of [`Header::kind`].
+        pub mod kind {
+            $($(#[$doc])* pub const $konst: u32 = $value;)+
+        }
+        $(
+            const _: () = assert!(core::mem::size_of::<$record>() == $size);
+            impl Record for $record { const KIND: u32 = $value; }
+        )+
+    };
+}
+
+/// A record that can travel through the ring buffer.
+pub trait Record: Copy {
+    const KIND: u32;
+}
+
+macro_rules! records {
+    ($($(#[$doc:meta])* pub struct $name:ident { $($(#[$fdoc:meta])* pub $field:ident: $ty:ty,)* })+) => {
+        $(
+            $(#[$doc])*
+            #[repr(C)]
+            #[derive(Clone, Copy, Debug)]
+            #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout))]
+            pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
+        )+
+    };
+}
+
+records! {
+    /// What every record begins with.
+    pub struct Header {
+        pub kind: u32,
+        /// vCPU of the thread, or [`crate::NO_VCPU`].
+        pub vcpu: u32,
+        /// CLOCK_MONOTONIC, nanoseconds (`bpf_ktime_get_ns`).
+        pub t_ns: u64,
+        /// The thread (`task_struct.pid`).
+        pub tid: u32,
+        /// Its process (`task_struct.tgid`).
+        pub pid: u32,
+    }
+
+    /// `memory_failure(pfn, flags)` was entered.
+    pub struct FailureBegin { pub h: Header, pub pfn: u64, pub flags: u64, }
+
+    /// Tracepoint `memory_failure_event`; the numbers mean what the running kernel's `format` says.
+    pub struct FailureAction { pub h: Header, pub pfn: u64, pub page_type: i32, pub result: i32, }
+
+    /// `memory_failure` returned `ret` (0 or a negative errno).
+    pub struct FailureEnd { pub h: Header, pub ret: i64, }
+
+    /// `send_sig_mceerr` or `force_sig_mceerr`.
+    pub struct Sigbus {
+        pub h: Header,
+        /// `si_addr`: address in the target process.
+        pub hva: u64,
+        /// `si_code`: 4 BUS_MCEERR_AR, 5 BUS_MCEERR_AO.
+        pub code: u32,
+        /// `si_addr_lsb`: log2 of the lost range.
+        pub lsb: u32,
+        /// 0 where the target could not be read.
+        pub target_tid: u32,
+        pub target_pid: u32,
+        /// 1: `force_sig_mceerr`, which unblocks the signal.
+        pub forced: u32,
+        pub pad: u32,
+        pub comm: [u8; 16],
+    }
+
+    /// A VM exit whose page fault met poison. Times are CLOCK_MONOTONIC nanoseconds, 0 if not seen.
+    pub struct PoisonExit {
+        pub h: Header,
+        pub exit_ns: u64,
+        pub fault_ns: u64,
+        /// Time in `get_user_pages_unlocked` during this exit, nanoseconds, summed over its calls.
+        pub gup_ns: u64,
+        /// Last return value of it.
+        pub gup_ret: i64,
+        /// When SIGBUS was sent.
+        pub signal_ns: u64,
+        /// When KVM_RUN was about to return (`kvm_userspace_exit`).
+        pub user_ns: u64,
+        /// When the vCPU entered the guest again; 0 while it has not.
+        pub entry_ns: u64,
+        pub rip: u64,
+        pub gpa: u64,
+        /// `kvm_page_fault.error_code`: VMX exit qualification or NPF error code.
+        pub fault_code: u64,
+        pub hva: u64,
+        pub exit_reason: u32,
+        /// 1 VMX, 2 SVM, 0 unknown.
+        pub isa: u32,
+        pub gup_calls: u32,
+        pub user_reason: u32,
+        pub user_errno: i32,
+        pub pad: u32,
+    }
+
+    /// The vCPU entered the guest again after the poison exit that began at `exit_ns`.
+    pub struct Reentry { pub h: Header, pub exit_ns: u64, pub entry_ns: u64, }
+
+    /// One machine-check bank.
+    pub struct Bank { pub bank: u64, pub status: u64, pub addr: u64, pub misc: u64, }
+
+    /// KVM_SET_MSRS with machine-check MSRs in it: the banks whose STATUS has VAL.
+    pub struct ToldMsrs {
+        pub h: Header,
+        pub mcg_status: u64,
+        pub banks_used: u32,
+        /// See [`told_flag`].
+        pub flags: u32,
+        pub banks: [Bank; MAX_BANKS],
+    }
+
+    /// KVM_X86_SET_MCE (`struct kvm_x86_mce`).
+    pub struct ToldMce { pub h: Header, pub mcg_status: u64, pub bank: Bank, }
+
+    /// KVM_SET_VCPU_EVENTS with exception 18 pending or injected.
+    pub struct QueueException { pub h: Header, pub pending: u32, pub injected: u32, }
+
+    /// `kvm_inj_exception` 18, not reinjected: #MC enters the guest.
+    pub struct Delivered { pub h: Header, }
+
+    /// The guest reads or writes MCG_STATUS (`kvm_msr`).
+    pub struct McgStatus { pub h: Header, pub data: u64, pub write: u32, pub pad: u32, }
+
+    /// KVM_RUN returns with `reason`; `errno` is its (negative) return value.
+    pub struct UserspaceExit { pub h: Header, pub reason: u32, pub errno: i32, }
+
+    /// The guest writes to a port that tells of its end.
+    pub struct Pio { pub h: Header, pub port: u32, pub size: u32, pub value: u64, }
+
+    /// `kvm_entry` at the reset vector, RIP 0xfff0.
+    pub struct VcpuReset { pub h: Header, pub rip: u64, }
+
+    /// `kvm_exit` by triple fault (VMX 2) or shutdown (SVM 0x7f).
+    pub struct TripleFault { pub h: Header, pub rip: u64, pub exit_reason: u32, pub isa: u32, }
+
+    /// A thread of a VMM with poison exits; `live` threads remain (-1: not known).
+    pub struct TaskExit { pub h: Header, pub exit_code: i32, pub live: i32, pub comm: [u8; 16], }
+
+    /// `kvm_arch_destroy_vm`.
+    pub struct VmDestroyed { pub h: Header, }
+}
+
+kinds! {
+    1 FAILURE_BEGIN => FailureBegin [40],
+    2 FAILURE_ACTION => FailureAction [40],
+    3 FAILURE_END => FailureEnd [32],
+    4 SIGBUS => Sigbus [72],
+    5 POISON_EXIT => PoisonExit [136],
+    6 REENTRY => Reentry [40],
+    7 TOLD_MSRS => ToldMsrs [168],
+    8 TOLD_MCE => ToldMce [64],
+    9 QUEUE_EXCEPTION => QueueException [32],
+    10 DELIVERED => Delivered [24],
+    11 MCG_STATUS => McgStatus [40],
+    12 USERSPACE_EXIT => UserspaceExit [32],
+    13 PIO => Pio [40],
+    14 VCPU_RESET => VcpuReset [32],
+    15 TRIPLE_FAULT => TripleFault [40],
+    16 TASK_EXIT => TaskExit [48],
+    17 VM_DESTROYED => VmDestroyed [24],
+}
+
+/// Bits of [`ToldMsrs::flags`].
+pub mod told_flag {
+    /// MCG_STATUS was among the MSRs.
+    pub const HAS_MCG: u32 = 1;
+    /// The list was longer than the probe reads, or more banks were valid than fit.
+    pub const TRUNCATED: u32 = 2;
+    /// The VMM's buffer could not be read.
+    pub const UNREADABLE: u32 = 4;
+}

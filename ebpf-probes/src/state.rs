@@ -1,0 +1,127 @@
+//! Maps and globals.
+
+use core::cell::UnsafeCell;
+
+use aya_ebpf::{
+    helpers::bpf_get_current_pid_tgid,
+    macros::map,
+    maps::{LruHashMap, PerCpuArray, RingBuf},
+};
+
+/// A word that programs on all CPUs read and write whole. Not an atomic type: LLVM's BPF back end has no
+/// atomic load for the oldest instruction set, and a volatile access of an aligned word is one instruction.
+#[repr(transparent)]
+struct Flag(UnsafeCell<u32>);
+
+// SAFETY: only ever accessed by the aligned volatile word accesses below, which do not tear.
+unsafe impl Sync for Flag {}
+
+/// Set by the first `memory_failure()`, or by the daemon when poison predates it. In `.bss`, so that
+/// reading it is one load, without a map lookup.
+#[unsafe(no_mangle)]
+static ARMED: Flag = Flag(UnsafeCell::new(0));
+
+#[inline(always)]
+pub fn armed() -> bool {
+    // SAFETY: the address of a global, aligned; see Flag.
+    unsafe { core::ptr::read_volatile(ARMED.0.get()) != 0 }
+}
+
+#[inline(always)]
+pub fn arm() {
+    // SAFETY: as in armed().
+    unsafe { core::ptr::write_volatile(ARMED.0.get(), 1) }
+}
+
+/// Records to the daemon. 1 MiB holds some 7,000 poison exits.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Records that did not fit into [`EVENTS`], per CPU. Never reset: the daemon reports the difference.
+#[map]
+pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Processes that were sent a SIGBUS for poison (tgid to time of the first, ns): the VMMs whose
+/// other doings are of interest.
+#[map]
+pub static VICTIMS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
+
+/// What a vCPU thread (by tid) is doing since its last `kvm_exit`.
+#[map]
+pub static VCPUS: LruHashMap<u32, Vcpu> = LruHashMap::with_max_entries(65_536, 0);
+
+/// An exit under way. Times in ns, 0: not seen.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Vcpu {
+    pub exit_ns: u64,
+    pub fault_ns: u64,
+    pub gup_enter_ns: u64,
+    pub gup_ns: u64,
+    pub gup_ret: i64,
+    pub signal_ns: u64,
+    pub rip: u64,
+    pub gpa: u64,
+    pub fault_code: u64,
+    pub hva: u64,
+    pub exit_reason: u32,
+    pub isa: u32,
+    pub vcpu: u32,
+    pub gup_calls: u32,
+    /// Between `kvm_exit` and `kvm_entry`.
+    pub in_exit: u32,
+    /// This exit met poison.
+    pub poison: u32,
+    /// Its record has been sent.
+    pub sent: u32,
+    pub pad: u32,
+}
+
+impl Vcpu {
+    pub const fn new(vcpu: u32) -> Self {
+        Self {
+            exit_ns: 0,
+            fault_ns: 0,
+            gup_enter_ns: 0,
+            gup_ns: 0,
+            gup_ret: 0,
+            signal_ns: 0,
+            rip: 0,
+            gpa: 0,
+            fault_code: 0,
+            hva: 0,
+            exit_reason: 0,
+            isa: 0,
+            vcpu,
+            gup_calls: 0,
+            in_exit: 0,
+            poison: 0,
+            sent: 0,
+            pad: 0,
+        }
+    }
+}
+
+#[inline(always)]
+pub fn current_tid() -> u32 {
+    bpf_get_current_pid_tgid() as u32
+}
+
+#[inline(always)]
+pub fn current_pid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// The state of the current thread, if it is a vCPU's that has been seen since arming.
+#[inline(always)]
+pub fn current_vcpu() -> Option<&'static mut Vcpu> {
+    let vcpu = VCPUS.get_ptr_mut(current_tid())?;
+    // SAFETY: the verifier knows the pointer as a map value of this size, and a thread's entry is only
+    // touched by programs on that thread, so there is no second reference at work.
+    Some(unsafe { &mut *vcpu })
+}
+
+#[inline(always)]
+pub fn current_is_victim() -> bool {
+    VICTIMS.get_ptr(current_pid()).is_some()
+}

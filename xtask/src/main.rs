@@ -1,0 +1,59 @@
+//! Everything a developer of poisontrace runs: `cargo xtask --help`.
+
+mod apt;
+mod builds;
+mod cli;
+mod command;
+mod demo;
+mod lab;
+mod paths;
+mod preflight;
+mod progress;
+mod stamp;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::cli::{Cli, Task};
+use crate::lab::Lab;
+use crate::paths::Paths;
+use crate::progress::Progress;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let progress = Progress::new();
+    let outcome = perform(&cli.command, &progress);
+    progress.finish();
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
+    let paths = Paths::find()?;
+    if !preflight::ensure(progress)? {
+        return Ok(ExitCode::from(2));
+    }
+    match task {
+        Task::Setup(options) => {
+            toolchain::set_up(&paths, progress)?;
+            let programs = builds::lab_programs(&paths, progress)?;
+            Lab::set_up(&paths, &options.kernel, &programs, progress)?;
+        }
+        Task::Build => {
+            builds::daemon(&paths, progress)?;
+        }
+        Task::Run { arguments } => builds::run(&paths, progress, arguments)?,
+        Task::Demo(options) => demo::demo(&paths, options, progress)?,
+        Task::Test(options) => return test::test(&paths, options, progress),
+    }
+    Ok(ExitCode::SUCCESS)
+}
