@@ -50,11 +50,14 @@ impl Correlator {
 
     /// A guest that dies late still belongs to its poison, for a while; the VMM's own end always.
     fn belongs(&self, no: IncidentNo, t: u64, sign: &Sign) -> bool {
-        matches!(sign, Sign::VmmExit(_) | Sign::VmDestroyed)
-            || self
-                .incidents
-                .get(&no)
-                .is_some_and(|e| t.saturating_sub(e.last_poison) <= self.limits.late_death_ns)
+        let Some(evidence) = self.incidents.get(&no) else { return false };
+        match sign {
+            // The kernel destroys the VM after the VMM's last thread has ended.
+            Sign::VmDestroyed => true,
+            _ if evidence.vmm_gone() => false,
+            Sign::VmmExit(_) => true,
+            _ => t.saturating_sub(evidence.last_poison) <= self.limits.late_death_ns,
+        }
     }
 }
 

@@ -185,10 +185,10 @@ impl Correlator {
         }
         make_room(&mut self.processes, self.limits.processes);
         self.processes.insert(pid, vmm.clone());
-        for no in self.by_pid.get(&pid).into_iter().flatten() {
-            if let Some(evidence) = self.incidents.get_mut(no) {
+        let live: Vec<IncidentNo> = self.live_of(pid).collect();
+        for no in live {
+            if let Some(evidence) = self.touch(no) {
                 evidence.vmm = vmm.clone();
-                self.changed.insert(*no);
             }
         }
     }
