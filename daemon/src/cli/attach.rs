@@ -1,7 +1,5 @@
 //! From the running kernel to attached probes: what `run`, `record` and `check` share.
 
-use std::path::Path;
-
 use super::{Failure, output};
 use crate::{
     event::{
@@ -23,7 +21,7 @@ pub struct Attached {
 
 /// Reads the facts, makes the plan, carries it out.
 pub fn probes(log_level: u8) -> Result<Attached, Failure> {
-    let facts = Facts::read(Path::new("/"))?;
+    let facts = Facts::of_this_kernel()?;
     let plan = Plan::new(&facts);
     let predates = facts.hardware_corrupted_kb.is_some_and(|kb| kb > 0);
     let loaded = attach(&plan, predates, log_level)?;

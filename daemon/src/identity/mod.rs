@@ -2,7 +2,11 @@
 
 pub mod cmdline;
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
 use crate::{
     event::{Event, Vmm, What},
@@ -19,9 +23,15 @@ const MAX_NAME: usize = 128;
 /// What is known of the host's processes.
 pub struct Directory {
     proc: PathBuf,
-    /// By pid; with its start time, which tells a reused pid.
     known: BTreeMap<u32, Vmm>,
+    /// Processes that were no VMM when looked at, and how often that was: a VMM opens its VM soon after it
+    /// starts, so that the rest of the host's processes need not be looked at for ever.
+    dismissed: BTreeMap<u32, u8>,
 }
+
+/// Looks at a process before it is taken for no VMM.
+const LOOKS: u8 = 3;
+
 
 impl Directory {
     /// `proc`: `/proc`.
@@ -29,6 +39,7 @@ impl Directory {
         Self {
             proc: proc.into(),
             known: BTreeMap::new(),
+            dismissed: BTreeMap::new(),
         }
     }
 
@@ -37,27 +48,26 @@ impl Directory {
         let Ok(entries) = fs::read_dir(&self.proc) else {
             return Vec::new();
         };
-        let pids: Vec<u32> = entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .collect();
+        let pids: BTreeSet<u32> =
+            entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
         self.known.retain(|pid, _| pids.contains(pid));
+        self.dismissed.retain(|pid, _| pids.contains(pid));
         let mut found = Vec::new();
         for pid in pids {
-            let start = self.start_ticks(pid);
-            let seen = self.known.get(&pid).is_some_and(|vmm| vmm.start_ticks == start);
-            // A process that was no VMM may have become one since; QEMU opens its VM within milliseconds, so
-            // looking twice at the young would be enough, but a look is cheap.
-            if seen && self.known.get(&pid).and_then(|vmm| vmm.is_vmm) == Some(true) {
+            let looks = self.dismissed.get(&pid).copied().unwrap_or(0);
+            if looks >= LOOKS || self.known.contains_key(&pid) {
+                continue;
+            }
+            if self.holds_a_vm(pid) != Some(true) {
+                self.dismissed.insert(pid, looks + 1);
                 continue;
             }
             let vmm = self.read(pid);
-            if vmm.is_vmm == Some(true) {
-                found.push((pid, vmm.clone()));
-                if self.known.len() < MAX_KNOWN {
-                    self.known.insert(pid, vmm);
-                }
+            self.dismissed.remove(&pid);
+            if self.known.len() < MAX_KNOWN {
+                self.known.insert(pid, vmm.clone());
             }
+            found.push((pid, vmm));
         }
         found
     }

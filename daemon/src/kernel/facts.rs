@@ -96,14 +96,22 @@ pub enum FactsError {
 const BTF: &str = "sys/kernel/btf/vmlinux";
 
 impl Facts {
-    /// Reads the facts of the kernel whose files lie under `root` (`/`).
+    /// Reads the facts of the running kernel.
     ///
     /// # Errors
     /// What is missing so badly that nothing can be attached.
-    pub fn read(root: &Path) -> Result<Self, FactsError> {
+    pub fn of_this_kernel() -> Result<Self, FactsError> {
         if !rustix::process::geteuid().is_root() {
             return Err(FactsError::NotRoot);
         }
+        Self::read(Path::new("/"))
+    }
+
+    /// Reads the facts of the kernel whose files lie under `root`.
+    ///
+    /// # Errors
+    /// As [`Facts::of_this_kernel`].
+    pub fn read(root: &Path) -> Result<Self, FactsError> {
         let tracefs = tracefs(root)?;
         let btf_path = root.join(BTF);
         let bytes = match fs::read(&btf_path) {
@@ -184,4 +192,57 @@ pub fn hardware_corrupted_kb(root: &Path) -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("HardwareCorrupted:"))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A root folder with what `with` names of: btf, tracefs, kvm.
+    fn root(with: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let put = |path: &str, bytes: &[u8]| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, bytes).unwrap();
+        };
+        if with.contains(&"btf") {
+            // A header, no types, the empty string.
+            put(BTF, &[0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
+        }
+        if with.contains(&"bad btf") {
+            put(BTF, b"junk");
+        }
+        if with.contains(&"tracefs") {
+            put("sys/kernel/tracing/events/sched/sched_process_exit/format", b"");
+        }
+        if with.contains(&"kvm") {
+            put(
+                "sys/kernel/tracing/events/kvm/kvm_exit/format",
+                b"\tfield:unsigned int vcpu_id;\toffset:56;\tsize:4;\tsigned:0;\n",
+            );
+        }
+        put("proc/kallsyms", b"ffffffff81000000 T memory_failure\nffffffffc0000000 t kvm_arch_vcpu_ioctl\t[kvm]\nffffffff82000000 D send_sig_mceerr\n");
+        put("proc/meminfo", b"MemTotal: 1 kB\nHardwareCorrupted:     8 kB\n");
+        put("sys/module/kvm_amd/parameters/npt", b"Y\n");
+        root
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_what_to_do() {
+        let err = |with: &[&str]| Facts::read(root(with).path()).unwrap_err().to_string();
+        assert!(err(&["btf", "kvm"][..1]).contains("mount -t tracefs"), "no tracefs");
+        assert!(err(&["tracefs", "kvm"]).contains("CONFIG_DEBUG_INFO_BTF"), "no BTF");
+        assert!(err(&["tracefs", "kvm", "bad btf"]).contains("cannot be used"), "damaged BTF");
+        assert!(err(&["tracefs", "btf"]).contains("modprobe"), "no KVM");
+    }
+
+    #[test]
+    fn facts_are_read_from_where_the_kernel_keeps_them() {
+        let facts = Facts::read(root(&["tracefs", "btf", "kvm"]).path()).unwrap();
+        assert_eq!(facts.events["kvm/kvm_exit"].offset("vcpu_id", 4), Some(56));
+        // Functions of modules count, data does not.
+        assert!(facts.symbols.contains("kvm_arch_vcpu_ioctl") && !facts.symbols.contains("send_sig_mceerr"));
+        assert_eq!((facts.hardware_corrupted_kb, facts.nested_paging), (Some(8), Some(true)));
+    }
 }

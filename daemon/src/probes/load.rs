@@ -163,7 +163,10 @@ fn bind(program: &mut Program, btf: &Btf, binding: &Binding) -> Result<(), Progr
 }
 
 /// An error and its causes on one line, without the verifier's log.
-fn chain(err: &dyn std::error::Error) -> String {
+fn chain(err: &(dyn std::error::Error + 'static)) -> String {
+    if let Some(ProgramError::LoadError { io_error, .. }) = err.downcast_ref() {
+        return format!("the kernel refuses it: {io_error}");
+    }
     let mut text = first_line(&err.to_string());
     let mut cause = err.source();
     while let Some(err) = cause {

@@ -96,11 +96,11 @@ fn told(out: &mut String, i: &Incident) {
     line(
         out,
         &format!(
-            "  guest told  {} action optional, {} action required; #MC entered the guest {} times on {} vCPUs",
+            "  guest told  {} action optional, {} action required; #MC entered the guest {} on {}",
             count(n.action_optional),
             count(n.action_required),
-            count(n.delivered),
-            count(n.vcpus)
+            many(n.delivered, "time"),
+            many(n.vcpus, "vCPU")
         ),
     );
     for told in n.told.iter().take(MAX_TOLD) {
@@ -133,13 +133,13 @@ fn exits(out: &mut String, i: &Incident) {
     line(
         out,
         &format!(
-            "  exits       {} on this page: {} lines of 64, {} RIPs; {} reads, {} writes, {} fetches; flush {} ({})",
+            "  exits       {} on this page: {} of 64, {}; {}, {}, {}; flush {} ({})",
             count(x.count),
-            count(x.distinct_lines),
-            count(x.distinct_rips),
-            count(x.by_access.read),
-            count(x.by_access.write),
-            count(x.by_access.fetch),
+            many(x.distinct_lines, "line"),
+            many(x.distinct_rips, "RIP"),
+            many(x.by_access.read, "read"),
+            many(x.by_access.write, "write"),
+            many(x.by_access.fetch, "fetch"),
             i.flush.verdict,
             i.flush.basis
         ),
@@ -271,6 +271,16 @@ fn hex(value: Option<crate::hex::Hex>) -> String {
 
 fn count(value: Option<u64>) -> String {
     value.map_or_else(|| "?".to_owned(), |value| value.to_string())
+}
+
+/// `1 line`, `2 lines`, `2 fetches`.
+fn many(value: Option<u64>, one: &str) -> String {
+    let plural = match (value, one.ends_with("ch")) {
+        (Some(1), _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{} {one}{plural}", count(value))
 }
 
 fn size(bytes: Option<u64>) -> String {

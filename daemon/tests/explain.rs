@@ -1,0 +1,133 @@
+//! The binary on recordings of the lab (a real kernel, real KVM and real poison, emulated processors), as any
+//! user would run it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+fn recording(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings").join(name)
+}
+
+fn poisontrace(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_poisontrace")).args(arguments).output().unwrap()
+}
+
+fn explain(file: &Path, more: &[&str]) -> Output {
+    let mut arguments = vec!["explain", "--from", file.to_str().unwrap()];
+    arguments.extend(more);
+    poisontrace(&arguments)
+}
+
+/// The JSON answer, held against the contract.
+fn answer(file: &Path) -> Value {
+    let output = explain(file, &["--format", "json"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let schema = serde_json::from_str(include_str!("explain.schema.json")).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<String> = validator.iter_errors(&json).map(|e| format!("{e} at {}", e.instance_path)).collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+    json
+}
+
+/// What cannot be done: one line on stderr, nothing on stdout, status 2.
+fn refused(output: &Output, says: &str) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains(says), "{stderr}");
+}
+
+#[test]
+fn amd_guest_without_overflow_recovery_panics() {
+    let json = answer(&recording("panic-amd-6.12.ptrace"));
+    assert_eq!(json["host"]["emulated"], true);
+    let incidents = json["incidents"].as_array().unwrap();
+    assert_eq!(incidents.len(), 1);
+    let i = &incidents[0];
+    assert_eq!((&i["outcome"], &i["cause"]), (&"guest_panicked".into(), &"mce_overflow".into()));
+    assert_eq!(i["confidence"], "certain");
+    assert_eq!((&i["page"]["gpa"], &i["page"]["pfn"]), (&"0x93d3000".into(), &"0x109d3".into()));
+    assert_eq!(i["page"]["type"], "dirty LRU page");
+    assert_eq!(i["vm"]["name"], "demo-guest");
+    assert_eq!((&i["signals"]["action_optional"], &i["signals"]["action_required"]), (&1.into(), &1.into()));
+    assert_eq!((&i["injections"]["action_optional"], &i["injections"]["action_required"]), (&1.into(), &1.into()));
+    let told = i["injections"]["told"].as_array().unwrap();
+    assert_eq!((&told[0]["severity"], &told[0]["overflow"]), (&"ao".into(), &false.into()));
+    assert_eq!((&told[1]["severity"], &told[1]["overflow"]), (&"ar".into(), &true.into()));
+    assert!(told.iter().all(|t| t["addr"] == "0x93d3000" && t["misc"] == "0x8c"));
+    assert_eq!(i["exits"]["count"], 1);
+    let share = i["latency_ns"]["gup_share"].as_f64().unwrap();
+    assert!(share > 0.0 && share < 1.0, "{share}");
+}
+
+#[test]
+fn amd_guest_that_can_recover_survives() {
+    let json = answer(&recording("survive-amd-6.12.ptrace"));
+    let incidents = json["incidents"].as_array().unwrap();
+    assert_eq!(incidents.len(), 1);
+    assert_eq!(incidents[0]["outcome"], "survived");
+    assert_eq!(incidents[0]["cause"], "contained");
+}
+
+#[test]
+fn the_text_answer_begins_with_the_sentence_and_fits_a_ticket() {
+    let output = explain(&recording("panic-amd-6.12.ptrace"), &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("Guest demo-guest panicked"), "{text}");
+    assert!(text.contains("EMULATED"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
+    assert!(text.lines().count() <= 60, "{}", text.lines().count());
+    assert!(!text.contains('\x1b'));
+}
+
+#[test]
+fn one_incident_can_be_asked_for() {
+    let file = recording("panic-amd-6.12.ptrace");
+    let id = answer(&file)["incidents"][0]["id"].as_str().unwrap().to_owned();
+    assert!(explain(&file, &[&id]).status.success());
+    assert!(explain(&file, &["--vm", "demo-guest"]).status.success());
+    let none = explain(&file, &["--vm", "other"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("no incident of a VM named other"));
+}
+
+#[test]
+fn a_file_that_is_no_whole_recording_is_refused_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = fs::read(recording("panic-amd-6.12.ptrace")).unwrap();
+    let file = dir.path().join("file");
+
+    fs::write(&file, &whole[..whole.len() / 2]).unwrap();
+    refused(&explain(&file, &["--format", "json"]), "--allow-truncated");
+    let rest = explain(&file, &["--allow-truncated", "--format", "json"]);
+    assert!(rest.status.success(), "{rest:?}");
+    assert!(String::from_utf8_lossy(&rest.stdout).contains("the end of the recording"));
+
+    fs::write(&file, "a letter\nto somebody\n").unwrap();
+    refused(&explain(&file, &[]), "not a poisontrace recording");
+
+    let other = String::from_utf8(whole).unwrap();
+    let other = other.replacen("\"poisontrace_recording\":1", "\"poisontrace_recording\":99", 1);
+    fs::write(&file, other).unwrap();
+    refused(&explain(&file, &[]), "version 99");
+
+    refused(&explain(&dir.path().join("gone"), &[]), "gone: No such file");
+    refused(&explain(dir.path(), &[]), "Is a directory");
+}
+
+#[test]
+fn a_store_that_is_not_there_is_refused_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().to_str().unwrap();
+    refused(&poisontrace(&["explain", "--last", "--state-dir", state]), "no incidents are stored");
+    refused(&poisontrace(&["incidents", "--state-dir", state]), "no incidents are stored");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is written");
+}
