@@ -1,6 +1,11 @@
 //! The binary on recordings of the lab (a real kernel, real KVM and real poison, emulated processors), as any
 //! user would run it.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; its helper functions too"
+)]
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -10,11 +15,16 @@ use std::{
 use serde_json::Value;
 
 fn recording(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/recordings")
+        .join(name)
 }
 
 fn poisontrace(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_poisontrace")).args(arguments).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_poisontrace"))
+        .args(arguments)
+        .output()
+        .unwrap()
 }
 
 fn explain(file: &Path, more: &[&str]) -> Output {
@@ -31,7 +41,10 @@ fn answer(file: &Path) -> Value {
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     let schema = serde_json::from_str(include_str!("explain.schema.json")).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
-    let errors: Vec<String> = validator.iter_errors(&json).map(|e| format!("{e} at {}", e.instance_path)).collect();
+    let errors: Vec<String> = validator
+        .iter_errors(&json)
+        .map(|e| format!("{e} at {}", e.instance_path))
+        .collect();
     assert!(errors.is_empty(), "{errors:#?}");
     json
 }
@@ -52,17 +65,41 @@ fn amd_guest_without_overflow_recovery_panics() {
     let incidents = json["incidents"].as_array().unwrap();
     assert_eq!(incidents.len(), 1);
     let i = &incidents[0];
-    assert_eq!((&i["outcome"], &i["cause"]), (&"guest_panicked".into(), &"mce_overflow".into()));
+    assert_eq!(
+        (&i["outcome"], &i["cause"]),
+        (&"guest_panicked".into(), &"mce_overflow".into())
+    );
     assert_eq!(i["confidence"], "certain");
-    assert_eq!((&i["page"]["gpa"], &i["page"]["pfn"]), (&"0x93d3000".into(), &"0x109d3".into()));
+    assert_eq!(
+        (&i["page"]["gpa"], &i["page"]["pfn"]),
+        (&"0x93d3000".into(), &"0x109d3".into())
+    );
     assert_eq!(i["page"]["type"], "dirty LRU page");
     assert_eq!(i["vm"]["name"], "demo-guest");
-    assert_eq!((&i["signals"]["action_optional"], &i["signals"]["action_required"]), (&1.into(), &1.into()));
-    assert_eq!((&i["injections"]["action_optional"], &i["injections"]["action_required"]), (&1.into(), &1.into()));
+    assert_eq!(
+        (&i["signals"]["action_optional"], &i["signals"]["action_required"]),
+        (&1.into(), &1.into())
+    );
+    assert_eq!(
+        (
+            &i["injections"]["action_optional"],
+            &i["injections"]["action_required"]
+        ),
+        (&1.into(), &1.into())
+    );
     let told = i["injections"]["told"].as_array().unwrap();
-    assert_eq!((&told[0]["severity"], &told[0]["overflow"]), (&"ao".into(), &false.into()));
-    assert_eq!((&told[1]["severity"], &told[1]["overflow"]), (&"ar".into(), &true.into()));
-    assert!(told.iter().all(|t| t["addr"] == "0x93d3000" && t["misc"] == "0x8c"));
+    assert_eq!(
+        (&told[0]["severity"], &told[0]["overflow"]),
+        (&"ao".into(), &false.into())
+    );
+    assert_eq!(
+        (&told[1]["severity"], &told[1]["overflow"]),
+        (&"ar".into(), &true.into())
+    );
+    assert!(
+        told.iter()
+            .all(|t| t["addr"] == "0x93d3000" && t["misc"] == "0x8c")
+    );
     assert_eq!(i["exits"]["count"], 1);
     let share = i["latency_ns"]["gup_share"].as_f64().unwrap();
     assert!(share > 0.0 && share < 1.0, "{share}");
@@ -127,7 +164,13 @@ fn a_file_that_is_no_whole_recording_is_refused_in_one_line() {
 fn a_store_that_is_not_there_is_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().to_str().unwrap();
-    refused(&poisontrace(&["explain", "--last", "--state-dir", state]), "no incidents are stored");
-    refused(&poisontrace(&["incidents", "--state-dir", state]), "no incidents are stored");
+    refused(
+        &poisontrace(&["explain", "--last", "--state-dir", state]),
+        "no incidents are stored",
+    );
+    refused(
+        &poisontrace(&["incidents", "--state-dir", state]),
+        "no incidents are stored",
+    );
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is written");
 }

@@ -67,6 +67,19 @@ pub fn print_probes(probes: &[ProbeStatus]) -> Result<(), Failure> {
     output::print(&text)
 }
 
+/// Whether what is attached allows a verdict; says so where it does not.
+pub fn print_verdict(session: &Session) -> Result<bool, Failure> {
+    let missing = Plan::verdict_needs(|name| session.has(name));
+    if missing.is_empty() {
+        return Ok(true);
+    }
+    output::print(&format!(
+        "no verdict is possible on this kernel without: {}\n",
+        missing.join(", ")
+    ))?;
+    Ok(false)
+}
+
 /// What else of this kernel narrows the answers.
 pub fn print_limits(facts: &Facts) -> Result<(), Failure> {
     if facts.nested_paging == Some(false) {

@@ -21,15 +21,15 @@ pub fn explain(args: &ExplainArgs) -> Outcome {
         Some(file) => from_recording(file, args)?,
         None => from_store(args)?,
     };
-    let none = incidents.is_empty();
-    if none && args.format == Format::Text {
-        eprintln!("poisontrace: {}", no_incident(args));
-    } else {
-        output::answer(args.format, host, incidents)?;
-    }
     // Like grep: 1 says that the question was understood and nothing was found. A recording without poison is an
     // answer in itself.
     let asked_for_one = args.id.is_some() || args.vm.is_some() || args.from.is_none();
+    let none = incidents.is_empty();
+    match (none, args.format) {
+        (true, Format::Text) if asked_for_one => eprintln!("poisontrace: {}", no_incident(args)),
+        (true, Format::Text) => output::print(&format!("{}\n", no_incident(args)))?,
+        _ => output::answer(args.format, host, incidents)?,
+    }
     Ok(if none && asked_for_one {
         ExitCode::from(1)
     } else {

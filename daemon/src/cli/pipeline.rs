@@ -69,24 +69,23 @@ impl Pipeline {
 
     fn feed(&mut self, event: &Event) {
         tracing::trace!(?event);
-        if let Some(recording) = &mut self.recording {
-            if !recording.failed {
-                if let Err(err) = recording.writer.event(event) {
-                    recording.failed = true;
-                    tracing::error!(error = %err, "the recording cannot be written to; it ends here, the daemon goes on");
-                }
-            }
+        if let Some(recording) = &mut self.recording
+            && !recording.failed
+            && let Err(err) = recording.writer.event(event)
+        {
+            recording.failed = true;
+            tracing::error!(error = %err, "the recording cannot be written to; it ends here, the daemon goes on");
         }
         self.correlator.feed(event);
     }
 
     /// Hands what changed to the store and the log.
     pub fn flush(&mut self) {
-        if let Some(recording) = &mut self.recording {
-            if let (false, Err(err)) = (recording.failed, recording.writer.flush()) {
-                recording.failed = true;
-                tracing::error!(error = %err, "the recording cannot be written to; it ends here, the daemon goes on");
-            }
+        if let Some(recording) = &mut self.recording
+            && let (false, Err(err)) = (recording.failed, recording.writer.flush())
+        {
+            recording.failed = true;
+            tracing::error!(error = %err, "the recording cannot be written to; it ends here, the daemon goes on");
         }
         let changed = self.correlator.take_changed();
         for incident in &changed {

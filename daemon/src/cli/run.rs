@@ -32,6 +32,7 @@ pub fn record(args: &RecordArgs, log_level: u8) -> Outcome {
 fn serve(attached: &mut attach::Attached, pipeline: Pipeline) -> Outcome {
     attach::print_probes(&attached.loaded.probes)?;
     attach::print_limits(&attached.facts)?;
+    attach::print_verdict(&attached.session)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

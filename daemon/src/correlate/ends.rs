@@ -50,7 +50,9 @@ impl Correlator {
 
     /// A guest that dies late still belongs to its poison, for a while; the VMM's own end always.
     fn belongs(&self, no: IncidentNo, t: u64, sign: &Sign) -> bool {
-        let Some(evidence) = self.incidents.get(&no) else { return false };
+        let Some(evidence) = self.incidents.get(&no) else {
+            return false;
+        };
         match sign {
             // The kernel destroys the VM after the VMM's last thread has ended.
             Sign::VmDestroyed => true,

@@ -134,11 +134,9 @@ impl Correlator {
                 .incidents
                 .get_mut(&no)
                 .is_some_and(|e| e.finish(event.t, event.tid));
-            if finished {
-                if let Some(evidence) = self.touch(no) {
-                    evidence.poison_at(event.t);
-                    evidence.timeline.add(event.t, moments::handler_finished(vcpu));
-                }
+            if finished && let Some(evidence) = self.touch(no) {
+                evidence.poison_at(event.t);
+                evidence.timeline.add(event.t, moments::handler_finished(vcpu));
             }
         }
     }

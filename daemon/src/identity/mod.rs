@@ -32,7 +32,6 @@ pub struct Directory {
 /// Looks at a process before it is taken for no VMM.
 const LOOKS: u8 = 3;
 
-
 impl Directory {
     /// `proc`: `/proc`.
     pub fn new(proc: impl Into<PathBuf>) -> Self {
@@ -48,8 +47,10 @@ impl Directory {
         let Ok(entries) = fs::read_dir(&self.proc) else {
             return Vec::new();
         };
-        let pids: BTreeSet<u32> =
-            entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        let pids: BTreeSet<u32> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect();
         self.known.retain(|pid, _| pids.contains(pid));
         self.dismissed.retain(|pid, _| pids.contains(pid));
         let mut found = Vec::new();

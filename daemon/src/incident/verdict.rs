@@ -104,10 +104,11 @@ fn guest_death(e: &Evidence) -> Option<Verdict> {
     }
     // KVM itself gave up on the guest although the guest did not triple-fault: KVM_X86_SET_MCE met MCIP, or
     // CR4.MCE = 0 (KVM_REQ_TRIPLE_FAULT).
-    if let Some(end) = e.sign(|sign| *sign == Sign::KvmShutdown) {
-        if e.sign(|sign| *sign == Sign::TripleFault).is_none() && e.told_ar + e.told_ao > 0 {
-            return Some(refused(end.mc_open, e.delivered));
-        }
+    if let Some(end) = e.sign(|sign| *sign == Sign::KvmShutdown)
+        && e.sign(|sign| *sign == Sign::TripleFault).is_none()
+        && e.told_ar + e.told_ao > 0
+    {
+        return Some(refused(end.mc_open, e.delivered));
     }
     // QEMU makes the same test itself, and resets the guest instead of telling it again.
     if e.sign(|sign| *sign == Sign::VcpuReset).is_some() && e.ar_signals > e.told_ar {
@@ -130,10 +131,10 @@ fn guest_death(e: &Evidence) -> Option<Verdict> {
         return Some(panic(e, end, Confidence::Likely));
     }
     // The VMM ended while the guest was in its #MC handler: the guest's last words are not known.
-    if let Some((end, _)) = vmm_exit(e) {
-        if end.mc_open {
-            return Some(panic(e, end, Confidence::Possible));
-        }
+    if let Some((end, _)) = vmm_exit(e)
+        && end.mc_open
+    {
+        return Some(panic(e, end, Confidence::Possible));
     }
     None
 }

@@ -110,8 +110,10 @@ pub fn advice(e: &Evidence, v: Verdict) -> Vec<String> {
         Outcome::GuestPanicked | Outcome::GuestReset | Outcome::VmmKilled | Outcome::VmmExited => advice.push(
             "Start the guest again: it gets other memory (a reset inside the same QEMU process remaps the page as well).".to_owned(),
         ),
+        // migrate_prepare() in QEMU's migration code, since 9.0: "Can't migrate this vm with hardware poisoned
+        // memory"; before that the migration thread read the page.
         Outcome::Running | Outcome::Survived => advice.push(
-            "Move the guest to another host when you can (live migration does not copy the lost page; tell its owner that data was lost).".to_owned(),
+            "Do not live-migrate the guest before it has been reset: QEMU refuses while the guest holds lost memory (9.0 on), and an older QEMU dies of reading the page. Agree on a reboot with its owner; it frees the page.".to_owned(),
         ),
         Outcome::Unaffected | Outcome::Unknown => {}
     }

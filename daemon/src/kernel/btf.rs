@@ -114,10 +114,11 @@ impl<'a> Btf<'a> {
                     continue;
                 };
                 // The first definition counts: a later one of the same name is another unit's.
-                if of == name && !found.contains_key(*path) {
-                    if let Some(member) = self.member(t, member, 0) {
-                        found.insert((*path).to_owned(), member);
-                    }
+                if of == name
+                    && !found.contains_key(*path)
+                    && let Some(member) = self.member(t, member, 0)
+                {
+                    found.insert((*path).to_owned(), member);
                 }
             }
         }
@@ -147,13 +148,13 @@ impl<'a> Btf<'a> {
             }
             if name.is_empty() {
                 let inner = self.resolve(type_id, 0)?;
-                if matches!(inner.kind, KIND_STRUCT | KIND_UNION) {
-                    if let Some(member) = self.member(&inner, wanted, depth + 1) {
-                        return Some(Member {
-                            offset: member.offset.checked_add(bits / 8)?,
-                            ..member
-                        });
-                    }
+                if matches!(inner.kind, KIND_STRUCT | KIND_UNION)
+                    && let Some(member) = self.member(&inner, wanted, depth + 1)
+                {
+                    return Some(Member {
+                        offset: member.offset.checked_add(bits / 8)?,
+                        ..member
+                    });
                 }
             }
         }

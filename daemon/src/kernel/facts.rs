@@ -208,7 +208,12 @@ mod tests {
         };
         if with.contains(&"btf") {
             // A header, no types, the empty string.
-            put(BTF, &[0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]);
+            put(
+                BTF,
+                &[
+                    0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0,
+                ],
+            );
         }
         if with.contains(&"bad btf") {
             put(BTF, b"junk");
@@ -231,9 +236,18 @@ mod tests {
     #[test]
     fn what_is_missing_is_named_with_what_to_do() {
         let err = |with: &[&str]| Facts::read(root(with).path()).unwrap_err().to_string();
-        assert!(err(&["btf", "kvm"][..1]).contains("mount -t tracefs"), "no tracefs");
-        assert!(err(&["tracefs", "kvm"]).contains("CONFIG_DEBUG_INFO_BTF"), "no BTF");
-        assert!(err(&["tracefs", "kvm", "bad btf"]).contains("cannot be used"), "damaged BTF");
+        assert!(
+            err(&["btf", "kvm"][..1]).contains("mount -t tracefs"),
+            "no tracefs"
+        );
+        assert!(
+            err(&["tracefs", "kvm"]).contains("CONFIG_DEBUG_INFO_BTF"),
+            "no BTF"
+        );
+        assert!(
+            err(&["tracefs", "kvm", "bad btf"]).contains("cannot be used"),
+            "damaged BTF"
+        );
         assert!(err(&["tracefs", "btf"]).contains("modprobe"), "no KVM");
     }
 
@@ -243,6 +257,9 @@ mod tests {
         assert_eq!(facts.events["kvm/kvm_exit"].offset("vcpu_id", 4), Some(56));
         // Functions of modules count, data does not.
         assert!(facts.symbols.contains("kvm_arch_vcpu_ioctl") && !facts.symbols.contains("send_sig_mceerr"));
-        assert_eq!((facts.hardware_corrupted_kb, facts.nested_paging), (Some(8), Some(true)));
+        assert_eq!(
+            (facts.hardware_corrupted_kb, facts.nested_paging),
+            (Some(8), Some(true))
+        );
     }
 }

@@ -83,7 +83,7 @@ fn integer(text: &str) -> Option<i64> {
     }
 }
 
-/// `field:unsigned int vcpu_id;	offset:8;	size:4;	signed:0;`
+/// `field:unsigned int vcpu_id;  offset:8;  size:4;  signed:0;`
 fn field(line: &str) -> Option<(String, Field)> {
     let mut parts = line.split(';').map(str::trim);
     let declaration = parts.next()?.strip_prefix("field:")?;

@@ -18,22 +18,43 @@ fn amd_guest_without_overflow_recovery_panics_at_the_second_error() {
         .touch(VCPU0, USER_RIP, GPA + 0x40, Access::Read, true)
         .tell(VCPU0, AMD_AR | mca::OVER, GPA)
         .delivered(VCPU0)
-        .at(VCPU0, QEMU, What::McgStatus { write: false, data: Hex(7) })
+        .at(
+            VCPU0,
+            QEMU,
+            What::McgStatus {
+                write: false,
+                data: Hex(7),
+            },
+        )
         .pio(VCPU0, 0x505, 1)
         .vmm_exit(0)
         .at(QEMU, QEMU, What::VmDestroyed);
     let incident = story.only();
-    assert_eq!(verdict(&incident), (Outcome::GuestPanicked, Cause::MceOverflow, Confidence::Certain));
+    assert_eq!(
+        verdict(&incident),
+        (Outcome::GuestPanicked, Cause::MceOverflow, Confidence::Certain)
+    );
     assert_eq!(incident.page.pfn, Some(Hex(PFN)));
     assert_eq!(incident.page.gpa, Some(Hex(GPA)));
-    assert_eq!((incident.signals.action_optional, incident.signals.action_required), (Some(1), Some(1)));
-    let told: Vec<(Severity, Option<bool>)> =
-        incident.injections.told.iter().map(|told| (told.severity, told.overflow)).collect();
+    assert_eq!(
+        (incident.signals.action_optional, incident.signals.action_required),
+        (Some(1), Some(1))
+    );
+    let told: Vec<(Severity, Option<bool>)> = incident
+        .injections
+        .told
+        .iter()
+        .map(|told| (told.severity, told.overflow))
+        .collect();
     assert_eq!(told, [(Severity::Ao, Some(false)), (Severity::Ar, Some(true))]);
     assert_eq!(incident.injections.delivered, Some(1));
     assert_eq!(incident.exits.line_bitmap, Some(Hex(0b10)));
     assert_eq!(incident.latency_ns.gup_share, Some(0.25));
-    assert!(incident.sentence.contains("web01 panicked"), "{}", incident.sentence);
+    assert!(
+        incident.sentence.contains("web01 panicked"),
+        "{}",
+        incident.sentence
+    );
 }
 
 #[test]
@@ -49,8 +70,15 @@ fn without_a_panic_device_the_panic_is_inferred_and_said_to_be() {
         .pio(VCPU0, 0x64, 0xfe)
         .vmm_exit(0);
     let incident = story.only();
-    assert_eq!(verdict(&incident), (Outcome::GuestPanicked, Cause::MceOverflow, Confidence::Likely));
-    assert!(incident.missing.iter().any(|m| m.contains("pvpanic")), "{:?}", incident.missing);
+    assert_eq!(
+        verdict(&incident),
+        (Outcome::GuestPanicked, Cause::MceOverflow, Confidence::Likely)
+    );
+    assert!(
+        incident.missing.iter().any(|m| m.contains("pvpanic")),
+        "{:?}",
+        incident.missing
+    );
 }
 
 #[test]
@@ -64,17 +92,36 @@ fn guest_that_handles_the_machine_check_survives() {
         .tell(VCPU0, AMD_AR, GPA)
         .delivered(VCPU0)
         .handled(VCPU0);
-    assert_eq!(verdict(&story.only()), (Outcome::Survived, Cause::Contained, Confidence::Likely));
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::Survived, Cause::Contained, Confidence::Likely)
+    );
     story.pio(VCPU0, 0x604, 0x2000).vmm_exit(0);
-    assert_eq!(verdict(&story.only()), (Outcome::Survived, Cause::Contained, Confidence::Certain));
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::Survived, Cause::Contained, Confidence::Certain)
+    );
 }
 
 #[test]
 fn intel_guest_without_recovery_dies_of_the_notice_alone() {
     let mut story = Story::new();
-    story.vm().poison(12).tell(VCPU0, INTEL_AO, GPA).delivered(VCPU0).pio(VCPU0, 0x505, 1).vmm_exit(0);
+    story
+        .vm()
+        .poison(12)
+        .tell(VCPU0, INTEL_AO, GPA)
+        .delivered(VCPU0)
+        .pio(VCPU0, 0x505, 1)
+        .vmm_exit(0);
     let incident = story.only();
-    assert_eq!(verdict(&incident), (Outcome::GuestPanicked, Cause::FatalNotification, Confidence::Certain));
+    assert_eq!(
+        verdict(&incident),
+        (
+            Outcome::GuestPanicked,
+            Cause::FatalNotification,
+            Confidence::Certain
+        )
+    );
     assert_eq!(incident.exits.count, Some(0));
 }
 
@@ -92,7 +139,10 @@ fn guest_kernel_that_touches_the_page_panics() {
         .delivered(VCPU0)
         .pio(VCPU0, 0x505, 1);
     let incident = story.only();
-    assert_eq!((incident.outcome, incident.cause), (Outcome::GuestPanicked, Cause::KernelAccess));
+    assert_eq!(
+        (incident.outcome, incident.cause),
+        (Outcome::GuestPanicked, Cause::KernelAccess)
+    );
     // One read at line 0 by a kernel RIP may be a CLFLUSH or a load: never claimed.
     assert_eq!(incident.flush.verdict, FlushVerdict::Undetermined);
 }
@@ -100,7 +150,10 @@ fn guest_kernel_that_touches_the_page_panics() {
 #[test]
 fn a_write_is_no_flush() {
     let mut story = Story::new();
-    story.vm().poison(12).touch(VCPU0, KERNEL_RIP, GPA, Access::Write, false);
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, KERNEL_RIP, GPA, Access::Write, false);
     assert_eq!(story.only().flush.verdict, FlushVerdict::NoFlush);
 }
 
@@ -115,7 +168,10 @@ fn second_error_while_the_first_is_handled_resets_the_guest() {
         .delivered(VCPU0)
         .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, true)
         .at(VCPU0, QEMU, What::VcpuReset { rip: Hex(0xfff0) });
-    assert_eq!(verdict(&story.only()), (Outcome::GuestReset, Cause::MceNested, Confidence::Likely));
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::GuestReset, Cause::MceNested, Confidence::Likely)
+    );
 }
 
 #[test]
@@ -126,30 +182,53 @@ fn guest_with_machine_checks_turned_off_is_reset_without_being_told() {
         .poison(12)
         .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
         .at(VCPU0, QEMU, What::VcpuReset { rip: Hex(0xfff0) });
-    assert_eq!(verdict(&story.only()), (Outcome::GuestReset, Cause::MceDisabled, Confidence::Likely));
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::GuestReset, Cause::MceDisabled, Confidence::Likely)
+    );
 }
 
 #[test]
 fn vmm_without_a_handler_is_killed_by_sigbus() {
     let mut story = Story::new();
-    story.vm().poison(12).touch(VCPU0, USER_RIP, GPA, Access::Read, false).vmm_exit(7);
-    assert_eq!(verdict(&story.only()), (Outcome::VmmKilled, Cause::SigbusUnhandled, Confidence::Certain));
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
+        .vmm_exit(7);
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::VmmKilled, Cause::SigbusUnhandled, Confidence::Certain)
+    );
 }
 
 #[test]
 fn firecracker_exits_with_its_own_status() {
     let mut story = Story::new();
-    story.vm().poison(12).touch(VCPU0, USER_RIP, GPA, Access::Read, false).vmm_exit(149 << 8);
-    assert_eq!(verdict(&story.only()), (Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Certain));
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
+        .vmm_exit(149 << 8);
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Certain)
+    );
 }
 
 #[test]
 fn a_page_that_nobody_touches_kills_nobody() {
     let mut story = Story::new();
     story.vm().poison(12).tell(VCPU0, AMD_AO, GPA);
-    assert_eq!(verdict(&story.only()), (Outcome::Running, Cause::NotTouched, Confidence::Likely));
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::Running, Cause::NotTouched, Confidence::Likely)
+    );
     story.vmm_exit(9);
-    assert_eq!(verdict(&story.only()), (Outcome::VmmKilled, Cause::NotPoison, Confidence::Likely));
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::VmmKilled, Cause::NotPoison, Confidence::Likely)
+    );
 }
 
 #[test]
@@ -160,8 +239,14 @@ fn vmm_that_swallows_the_signal_spins_on_one_line() {
         story.touch(VCPU0, USER_RIP, GPA + 0x80, Access::Read, true);
     }
     let incident = story.only();
-    assert_eq!((incident.outcome, incident.cause), (Outcome::Running, Cause::SigbusSpin));
-    assert_eq!((incident.exits.count, incident.exits.distinct_lines), (Some(100), Some(1)));
+    assert_eq!(
+        (incident.outcome, incident.cause),
+        (Outcome::Running, Cause::SigbusSpin)
+    );
+    assert_eq!(
+        (incident.exits.count, incident.exits.distinct_lines),
+        (Some(100), Some(1))
+    );
 }
 
 #[test]
@@ -173,11 +258,17 @@ fn sixty_four_lines_are_sixty_four_exits_and_a_full_bitmap() {
     }
     let incident = story.only();
     assert_eq!(incident.exits.line_bitmap, Some(Hex(u64::MAX)));
-    assert_eq!((incident.exits.count, incident.exits.distinct_rips), (Some(64), Some(1)));
+    assert_eq!(
+        (incident.exits.count, incident.exits.distinct_rips),
+        (Some(64), Some(1))
+    );
     let latency = incident.latency_ns;
     assert_eq!(latency.in_kernel.unwrap().sum, 64 * 8_000);
     assert_eq!(latency.exit_to_entry.unwrap().count, 64);
-    assert_eq!(latency.claim_63_exits.map(|c| (c.in_kernel_ns, c.within_50us)), Some((504_000, false)));
+    assert_eq!(
+        latency.claim_63_exits.map(|c| (c.in_kernel_ns, c.within_50us)),
+        Some((504_000, false))
+    );
 }
 
 #[test]
@@ -207,5 +298,8 @@ fn a_death_minutes_after_the_handler_finished_is_only_possibly_its() {
         .handled(VCPU0)
         .wait(120_000 * MS)
         .pio(VCPU0, 0x505, 1);
-    assert_eq!(verdict(&story.only()), (Outcome::GuestPanicked, Cause::Unknown, Confidence::Possible));
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::GuestPanicked, Cause::Unknown, Confidence::Possible)
+    );
 }

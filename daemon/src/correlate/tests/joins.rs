@@ -6,7 +6,11 @@ use crate::incident::model::Severity;
 #[test]
 fn poison_in_a_process_that_runs_no_vm_is_no_incident() {
     let mut story = Story::new();
-    let vmm = Vmm { is_vmm: Some(false), vmm: Some("postgres".into()), ..Vmm::default() };
+    let vmm = Vmm {
+        is_vmm: Some(false),
+        vmm: Some("postgres".into()),
+        ..Vmm::default()
+    };
     story.at(QEMU, QEMU, What::Vmm(vmm)).poison(12).vmm_exit(7);
     assert!(story.incidents().is_empty());
 }
@@ -14,7 +18,11 @@ fn poison_in_a_process_that_runs_no_vm_is_no_incident() {
 #[test]
 fn a_vmm_that_dies_without_poison_is_no_incident() {
     let mut story = Story::new();
-    story.vm().pio(VCPU0, 0x505, 1).vmm_exit(9).at(QEMU, QEMU, What::VmDestroyed);
+    story
+        .vm()
+        .pio(VCPU0, 0x505, 1)
+        .vmm_exit(9)
+        .at(QEMU, QEMU, What::VmDestroyed);
     assert!(story.incidents().is_empty());
 }
 
@@ -25,7 +33,11 @@ fn a_process_that_was_gone_is_an_incident_only_if_kvm_spoke_for_it() {
     assert!(story.incidents().is_empty());
     story.touch(VCPU0, USER_RIP, GPA, Access::Read, false).vmm_exit(7);
     let incident = story.only();
-    assert!(incident.missing.iter().any(|m| m.contains("/proc of the VMM")), "{:?}", incident.missing);
+    assert!(
+        incident.missing.iter().any(|m| m.contains("/proc of the VMM")),
+        "{:?}",
+        incident.missing
+    );
 }
 
 #[test]
@@ -41,30 +53,50 @@ fn a_huge_page_touched_piece_by_piece_is_one_incident_with_its_gpas() {
     let mut story = Story::new();
     let (hva, gpa) = (0x7f00_0020_0000, 0x4020_0000);
     story.vm();
-    story.at(WORKER, WORKER, What::FailureBegin { pfn: Hex(PFN), flags: 0 });
+    story.at(
+        WORKER,
+        WORKER,
+        What::FailureBegin {
+            pfn: Hex(PFN),
+            flags: 0,
+        },
+    );
     story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, hva, 21);
     story.at(WORKER, WORKER, What::FailureEnd { ret: 0 });
     for page in 0..8 {
         let exit_ns = story.now;
-        story.sigbus(VCPU0, VCPU0, SigbusSeverity::ActionRequired, hva + page * 4096, 12);
-        story.at(VCPU0, QEMU, What::PoisonExit(PoisonExit {
-            exit_ns: Some(exit_ns),
-            fault_ns: Some(exit_ns),
-            gup_ns: Some(1),
-            gup_ret: Some(-133),
-            signal_ns: Some(exit_ns),
-            user_ns: Some(exit_ns + 10),
-            entry_ns: None,
-            rip: Some(Hex(USER_RIP)),
-            gpa: Some(Hex(gpa + page * 4096)),
-            hva: Some(Hex(hva + page * 4096)),
-            access: Access::Read,
-            isa: Isa::Vmx,
-            reason: 48,
-            user_reason: Some(10),
-            user_errno: Some(-4),
-        }));
-        story.tell(VCPU0, INTEL_AR, gpa + page * 4096).delivered(VCPU0).handled(VCPU0);
+        story.sigbus(
+            VCPU0,
+            VCPU0,
+            SigbusSeverity::ActionRequired,
+            hva + page * 4096,
+            12,
+        );
+        story.at(
+            VCPU0,
+            QEMU,
+            What::PoisonExit(PoisonExit {
+                exit_ns: Some(exit_ns),
+                fault_ns: Some(exit_ns),
+                gup_ns: Some(1),
+                gup_ret: Some(-133),
+                signal_ns: Some(exit_ns),
+                user_ns: Some(exit_ns + 10),
+                entry_ns: None,
+                rip: Some(Hex(USER_RIP)),
+                gpa: Some(Hex(gpa + page * 4096)),
+                hva: Some(Hex(hva + page * 4096)),
+                access: Access::Read,
+                isa: Isa::Vmx,
+                reason: 48,
+                user_reason: Some(10),
+                user_errno: Some(-4),
+            }),
+        );
+        story
+            .tell(VCPU0, INTEL_AR, gpa + page * 4096)
+            .delivered(VCPU0)
+            .handled(VCPU0);
     }
     let incident = story.only();
     assert_eq!(incident.page.size_bytes, Some(2 << 20));
@@ -79,15 +111,38 @@ fn a_broadcast_to_every_vcpu_is_one_incident_and_its_copies_are_not_counted() {
         .vm()
         .poison(12)
         .tell(VCPU0, INTEL_AO, GPA)
-        .put(VCPU1, &[Bank { bank: 1, status: Hex(mca::VAL | mca::UC), addr: Hex(0), misc: Hex(0) }])
+        .put(
+            VCPU1,
+            &[Bank {
+                bank: 1,
+                status: Hex(mca::VAL | mca::UC),
+                addr: Hex(0),
+                misc: Hex(0),
+            }],
+        )
         .delivered(VCPU0)
         .delivered(VCPU1)
         .handled(VCPU0)
         .handled(VCPU1);
     let incident = story.only();
-    assert_eq!((incident.injections.action_optional, incident.injections.action_required), (Some(1), Some(0)));
-    assert_eq!((incident.injections.delivered, incident.injections.vcpus), (Some(2), Some(2)));
-    assert!(incident.injections.told.iter().any(|told| told.severity == Severity::Broadcast));
+    assert_eq!(
+        (
+            incident.injections.action_optional,
+            incident.injections.action_required
+        ),
+        (Some(1), Some(0))
+    );
+    assert_eq!(
+        (incident.injections.delivered, incident.injections.vcpus),
+        (Some(2), Some(2))
+    );
+    assert!(
+        incident
+            .injections
+            .told
+            .iter()
+            .any(|told| told.severity == Severity::Broadcast)
+    );
 }
 
 #[test]
@@ -100,7 +155,14 @@ fn the_same_bank_told_again_after_a_delivery_is_told_twice_but_a_put_state_is_no
             .tell(VCPU0, AMD_AR | mca::OVER, GPA)
             .delivered(VCPU0)
             // Caught in the middle of its delivery and put again: injected, not pending.
-            .at(VCPU0, QEMU, What::QueueException { pending: false, injected: true })
+            .at(
+                VCPU0,
+                QEMU,
+                What::QueueException {
+                    pending: false,
+                    injected: true,
+                },
+            )
             .handled(VCPU0);
     }
     assert_eq!(story.only().injections.action_required, Some(2));
@@ -110,14 +172,24 @@ fn the_same_bank_told_again_after_a_delivery_is_told_twice_but_a_put_state_is_no
 fn two_pages_of_one_vm_are_told_apart() {
     let mut story = Story::new();
     story.vm().poison(12).tell(VCPU0, AMD_AO, GPA);
-    story.at(WORKER, WORKER, What::FailureBegin { pfn: Hex(0x999), flags: 0 });
+    story.at(
+        WORKER,
+        WORKER,
+        What::FailureBegin {
+            pfn: Hex(0x999),
+            flags: 0,
+        },
+    );
     story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, HVA + 0x5000, 12);
     story.at(WORKER, WORKER, What::FailureEnd { ret: 0 });
     story.tell(VCPU0, AMD_AO, GPA + 0x5000);
     let incidents = story.incidents();
     assert_eq!(incidents.len(), 2);
     assert_eq!(incidents[0].page.gpa, Some(Hex(GPA)));
-    assert_eq!((incidents[1].page.gpa, incidents[1].page.pfn), (Some(Hex(GPA + 0x5000)), Some(Hex(0x999))));
+    assert_eq!(
+        (incidents[1].page.gpa, incidents[1].page.pfn),
+        (Some(Hex(GPA + 0x5000)), Some(Hex(0x999)))
+    );
     assert!(incidents.iter().all(|i| i.injections.action_optional == Some(1)));
 }
 
@@ -125,7 +197,12 @@ fn two_pages_of_one_vm_are_told_apart() {
 fn a_reused_pid_does_not_inherit_the_dead_vms_pages() {
     let mut story = Story::new();
     story.vm().poison(12).vmm_exit(9);
-    let other = Vmm { is_vmm: Some(true), name: Some("other".into()), start_ticks: Some(8), ..Vmm::default() };
+    let other = Vmm {
+        is_vmm: Some(true),
+        name: Some("other".into()),
+        start_ticks: Some(8),
+        ..Vmm::default()
+    };
     story.at(QEMU, QEMU, What::Vmm(other)).poison(12);
     let incidents = story.incidents();
     assert_eq!(incidents.len(), 2);
@@ -139,7 +216,11 @@ fn lost_records_are_said_where_they_may_matter() {
     let mut story = Story::new();
     story.vm().poison(12).at(0, 0, What::Lost { records: 17 });
     let incident = story.only();
-    assert!(incident.missing.iter().any(|m| m.contains("17 records")), "{:?}", incident.missing);
+    assert!(
+        incident.missing.iter().any(|m| m.contains("17 records")),
+        "{:?}",
+        incident.missing
+    );
 }
 
 #[test]
@@ -156,6 +237,13 @@ fn a_probe_that_was_not_attached_makes_null_and_not_zero() {
     let mut correlator = Correlator::new(blind);
     story.events.iter().for_each(|event| correlator.feed(event));
     let incident = correlator.incidents().remove(0);
-    assert_eq!((incident.injections.action_optional, incident.injections.delivered), (None, None));
-    assert!(incident.missing.iter().any(|m| m.contains("kvm_inject_mce")), "{:?}", incident.missing);
+    assert_eq!(
+        (incident.injections.action_optional, incident.injections.delivered),
+        (None, None)
+    );
+    assert!(
+        incident.missing.iter().any(|m| m.contains("kvm_inject_mce")),
+        "{:?}",
+        incident.missing
+    );
 }

@@ -51,11 +51,23 @@ pub fn session() -> Session {
     ];
     let probes = names
         .iter()
-        .map(|name| ProbeStatus { name: (*name).into(), binding: Some("test".into()), why: None, lost: None })
+        .map(|name| ProbeStatus {
+            name: (*name).into(),
+            binding: Some("test".into()),
+            why: None,
+            lost: None,
+        })
         .collect();
     Session {
-        host: Host { poisontrace: "test".into(), emulated: Some(false), ..Host::default() },
-        clock: ClockPair { monotonic_ns: 0, wall_ns: Some(1_795_000_000_000_000_000) },
+        host: Host {
+            poisontrace: "test".into(),
+            emulated: Some(false),
+            ..Host::default()
+        },
+        clock: ClockPair {
+            monotonic_ns: 0,
+            wall_ns: Some(1_795_000_000_000_000_000),
+        },
         probes,
         hardware_corrupted_kb: Some(0),
     }
@@ -69,7 +81,10 @@ pub struct Story {
 
 impl Story {
     pub fn new() -> Self {
-        Self { now: 1_000 * MS, events: Vec::new() }
+        Self {
+            now: 1_000 * MS,
+            events: Vec::new(),
+        }
     }
 
     pub fn at(&mut self, tid: u32, pid: u32, what: What) -> &mut Self {
@@ -78,7 +93,13 @@ impl Story {
             VCPU1 => Some(1),
             _ => None,
         };
-        self.events.push(Event { t: self.now, tid, pid, vcpu, what });
+        self.events.push(Event {
+            t: self.now,
+            tid,
+            pid,
+            vcpu,
+            what,
+        });
         self.now += 10_000;
         self
     }
@@ -99,7 +120,14 @@ impl Story {
         self.at(QEMU, QEMU, What::Vmm(vmm))
     }
 
-    pub fn sigbus(&mut self, tid: u32, target: u32, severity: SigbusSeverity, hva: u64, lsb: u32) -> &mut Self {
+    pub fn sigbus(
+        &mut self,
+        tid: u32,
+        target: u32,
+        severity: SigbusSeverity,
+        hva: u64,
+        lsb: u32,
+    ) -> &mut Self {
         self.at(
             tid,
             if tid == WORKER { WORKER } else { QEMU },
@@ -117,38 +145,68 @@ impl Story {
 
     /// The host loses the page; QEMU's main thread is told early.
     pub fn poison(&mut self, lsb: u32) -> &mut Self {
-        self.at(WORKER, WORKER, What::FailureBegin { pfn: Hex(PFN), flags: 0 })
-            .sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, HVA, lsb)
-            .at(
-                WORKER,
-                WORKER,
-                What::FailureAction {
-                    pfn: Hex(PFN),
-                    page_type: "dirty LRU page".into(),
-                    result: "Recovered".into(),
-                },
-            )
-            .at(WORKER, WORKER, What::FailureEnd { ret: 0 })
+        self.at(
+            WORKER,
+            WORKER,
+            What::FailureBegin {
+                pfn: Hex(PFN),
+                flags: 0,
+            },
+        )
+        .sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, HVA, lsb)
+        .at(
+            WORKER,
+            WORKER,
+            What::FailureAction {
+                pfn: Hex(PFN),
+                page_type: "dirty LRU page".into(),
+                result: "Recovered".into(),
+            },
+        )
+        .at(WORKER, WORKER, What::FailureEnd { ret: 0 })
     }
 
     /// QEMU writes bank 9 and, where that raises #MC, queues it; the state is put twice, as QEMU does.
     pub fn tell(&mut self, tid: u32, status: u64, gpa: u64) -> &mut Self {
         for _ in 0..2 {
-            self.put(tid, &[Bank { bank: 9, status: Hex(status), addr: Hex(gpa), misc: Hex(0x8c) }]);
+            self.put(
+                tid,
+                &[Bank {
+                    bank: 9,
+                    status: Hex(status),
+                    addr: Hex(gpa),
+                    misc: Hex(0x8c),
+                }],
+            );
         }
         self
     }
 
     pub fn put(&mut self, tid: u32, banks: &[Bank]) -> &mut Self {
-        let mcg_status = Some(Hex(if banks.iter().any(|b| mca::raises_mc(b.status.0)) { 7 } else { 0 }));
-        self.at(tid, QEMU, What::ToldMsrs {
-            mcg_status,
-            banks: banks.to_vec(),
-            truncated: false,
-            unreadable: false,
-        });
+        let mcg_status = Some(Hex(if banks.iter().any(|b| mca::raises_mc(b.status.0)) {
+            7
+        } else {
+            0
+        }));
+        self.at(
+            tid,
+            QEMU,
+            What::ToldMsrs {
+                mcg_status,
+                banks: banks.to_vec(),
+                truncated: false,
+                unreadable: false,
+            },
+        );
         if banks.iter().any(|b| mca::raises_mc(b.status.0)) {
-            self.at(tid, QEMU, What::QueueException { pending: true, injected: false });
+            self.at(
+                tid,
+                QEMU,
+                What::QueueException {
+                    pending: true,
+                    injected: false,
+                },
+            );
         }
         self
     }
@@ -158,8 +216,22 @@ impl Story {
     }
 
     pub fn handled(&mut self, tid: u32) -> &mut Self {
-        self.at(tid, QEMU, What::McgStatus { write: false, data: Hex(7) })
-            .at(tid, QEMU, What::McgStatus { write: true, data: Hex(0) })
+        self.at(
+            tid,
+            QEMU,
+            What::McgStatus {
+                write: false,
+                data: Hex(7),
+            },
+        )
+        .at(
+            tid,
+            QEMU,
+            What::McgStatus {
+                write: true,
+                data: Hex(0),
+            },
+        )
     }
 
     /// The guest touches the page: signal, exit record, and (if `back`) the next entry.
@@ -193,11 +265,27 @@ impl Story {
     }
 
     pub fn pio(&mut self, tid: u32, port: u64, value: u64) -> &mut Self {
-        self.at(tid, QEMU, What::Pio { port: Hex(port), size: 1, value: Hex(value) })
+        self.at(
+            tid,
+            QEMU,
+            What::Pio {
+                port: Hex(port),
+                size: 1,
+                value: Hex(value),
+            },
+        )
     }
 
     pub fn vmm_exit(&mut self, status: i32) -> &mut Self {
-        self.at(QEMU, QEMU, What::TaskExit { exit_code: status, live: Some(0), comm: "qemu".into() })
+        self.at(
+            QEMU,
+            QEMU,
+            What::TaskExit {
+                exit_code: status,
+                live: Some(0),
+                comm: "qemu".into(),
+            },
+        )
     }
 
     pub fn incidents(&self) -> Vec<Incident> {
@@ -228,6 +316,9 @@ fn conforms(incidents: &[Incident]) {
     let validator = jsonschema::validator_for(&schema).unwrap();
     let answer = crate::incident::model::Answer::new(session().host, incidents.to_vec());
     let json = serde_json::to_value(&answer).unwrap();
-    let errors: Vec<String> = validator.iter_errors(&json).map(|e| format!("{e} at {}", e.instance_path)).collect();
+    let errors: Vec<String> = validator
+        .iter_errors(&json)
+        .map(|e| format!("{e} at {}", e.instance_path))
+        .collect();
     assert!(errors.is_empty(), "{errors:#?}");
 }

@@ -40,7 +40,10 @@ fn no_prefix_is_certain_of_what_the_whole_denies() {
             for incident in incidents(&story.events[..end]) {
                 if incident.confidence == Confidence::Certain {
                     assert_eq!(incident.cause, whole.cause, "after {end} events");
-                    assert!(certain.is_none_or(|cause| cause == incident.cause), "after {end} events");
+                    assert!(
+                        certain.is_none_or(|cause| cause == incident.cause),
+                        "after {end} events"
+                    );
                     certain = Some(incident.cause);
                 }
             }
@@ -50,13 +53,26 @@ fn no_prefix_is_certain_of_what_the_whole_denies() {
 
 #[test]
 fn memory_is_bounded_however_many_pages_are_poisoned() {
-    let limits = Limits { incidents: 100, threads: 100, processes: 10, failures: 10, ..Limits::default() };
+    let limits = Limits {
+        incidents: 100,
+        threads: 100,
+        processes: 10,
+        failures: 10,
+        ..Limits::default()
+    };
     let mut correlator = Correlator::with_limits(session(), limits);
     let mut story = Story::new();
     story.vm();
     for page in 0..1_000u64 {
         let tid = 10_000 + page as u32;
-        story.at(tid, tid, What::FailureBegin { pfn: Hex(page), flags: 0 });
+        story.at(
+            tid,
+            tid,
+            What::FailureBegin {
+                pfn: Hex(page),
+                flags: 0,
+            },
+        );
         story.sigbus(tid, QEMU, SigbusSeverity::ActionOptional, HVA + page * 4096, 12);
     }
     story.events.iter().for_each(|event| correlator.feed(event));
