@@ -6,6 +6,7 @@ mod cli;
 mod command;
 mod demo;
 mod lab;
+mod lock;
 mod paths;
 mod preflight;
 mod progress;
@@ -42,6 +43,7 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
     if !preflight::ensure(progress)? {
         return Ok(ExitCode::from(2));
     }
+    let _lock = lock::take(&paths, progress)?;
     match task {
         Task::Setup(options) => {
             toolchain::set_up(&paths, progress)?;

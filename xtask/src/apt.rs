@@ -1,0 +1,286 @@
+//! Debian packages without root and without touching the machine: the machine's own sources, but lists, status
+//! and cache of our own. apt checks every signature and checksum; packages are unpacked, never installed.
+
+use std::cmp::Ordering;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command;
+use crate::progress::Progress;
+use crate::stamp;
+
+/// Where Debian's package debian-archive-keyring has them.
+const ARCHIVE_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+pub struct Apt {
+    folder: PathBuf,
+    /// A release to prefer, and the folder of sources that it is in.
+    backports: Option<(String, PathBuf)>,
+}
+
+/// A downloaded package.
+pub struct Package {
+    pub name: String,
+    /// As in the name of the file, which says name, version and architecture.
+    pub file: PathBuf,
+}
+
+impl Package {
+    pub fn label(&self) -> String {
+        self.file
+            .file_stem()
+            .map_or_else(String::new, |s| s.to_string_lossy().into_owned())
+    }
+}
+
+impl Apt {
+    /// Why packages cannot be had on this machine.
+    pub fn unavailable() -> Option<String> {
+        ["apt-get", "apt-cache", "dpkg", "dpkg-deb"]
+            .into_iter()
+            .find(|name| crate::paths::program(name).is_none())
+            .map(|name| format!("no {name} on this machine: run it on Debian 12, or in a container of it"))
+    }
+
+    /// Refreshes the lists of packages.
+    pub fn update(folder: &Path, progress: &Progress) -> Result<Self> {
+        if let Some(reason) = Self::unavailable() {
+            bail!(reason);
+        }
+        let apt = Self {
+            folder: folder.to_path_buf(),
+            backports: None,
+        };
+        for dir in ["state/lists/partial", "cache/archives/partial", "log"] {
+            let dir = folder.join(dir);
+            fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        // Empty: apt believes that nothing is installed, so a package's closure is complete.
+        fs::write(folder.join("status"), "")?;
+        apt.read_lists(progress);
+        Ok(apt)
+    }
+
+    fn read_lists(&self, progress: &Progress) {
+        progress.step("apt: reading the lists of packages");
+        let log = self.folder.join("log/update.log");
+        if let Err(error) = command::logged(self.get().arg("update"), &log, "apt-get update") {
+            // One broken third-party source must not stop us: the packages that we want may be there.
+            progress.note(format!("warning: {error:#}"));
+        }
+    }
+
+    /// The same with Debian's backports in front, from the server that the machine takes Debian from.
+    pub fn with_backports(self, progress: &Progress) -> Result<Self> {
+        let format = "$(LABEL) $(COMPONENT) $(CODENAME) $(REPO_URI)";
+        let mut query = self.get();
+        query.args(["indextargets", "--format", format, "Created-By: Packages"]);
+        let targets = command::output(&mut query)?;
+        let (codename, server) = targets
+            .lines()
+            .filter_map(|line| line.strip_prefix("Debian main ")?.split_once(' '))
+            .find(|(codename, _)| !codename.contains('-'))
+            .context("this machine's apt sources do not include Debian's main archive")?;
+        let release = format!("{codename}-backports");
+        let sources = self.folder.join("sources");
+        stamp::start_over(&sources)?;
+        for entry in fs::read_dir("/etc/apt/sources.list.d")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            std::os::unix::fs::symlink(entry.path(), sources.join(entry.file_name()))?;
+        }
+        let signed = if Path::new(ARCHIVE_KEYS).is_file() {
+            format!("[signed-by={ARCHIVE_KEYS}] ")
+        } else {
+            String::new()
+        };
+        let line = format!("deb {signed}{server} {release} main\n");
+        fs::write(sources.join("poisontrace-lab.list"), line)?;
+        let apt = Self {
+            backports: Some((release, sources)),
+            ..self
+        };
+        apt.read_lists(progress);
+        Ok(apt)
+    }
+
+    /// The version that would be installed.
+    pub fn candidate(&self, package: &str) -> Result<Option<String>> {
+        let text = command::output(self.cache().args(["policy", package]))?;
+        let version = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("Candidate: "));
+        Ok(version.filter(|version| *version != "(none)").map(str::to_owned))
+    }
+
+    /// Downloads packages and all that they depend on.
+    pub fn download_closure(&self, packages: &[&str], progress: &Progress) -> Result<Vec<Package>> {
+        // apt leaves out of its answer what an interrupted run has left in the cache.
+        stamp::start_over(&self.archives())?;
+        fs::create_dir_all(self.archives().join("partial"))?;
+        let install = |extra: &str| {
+            let mut get = self.get();
+            get.args(["install", "--yes", "--no-install-recommends", extra])
+                .args(packages);
+            get
+        };
+        let files = self.files(&command::output(&mut install("--print-uris"))?)?;
+        progress.step(format!(
+            "apt: downloading {} packages for {}",
+            files.len(),
+            packages.join(", ")
+        ));
+        let log = self.folder.join("log/closure.log");
+        command::logged(
+            &mut install("--download-only"),
+            &log,
+            "apt-get install --download-only",
+        )?;
+        self.verified(files)
+    }
+
+    /// Downloads these packages alone.
+    pub fn download(&self, packages: &[String], progress: &Progress) -> Result<Vec<Package>> {
+        let mut get = self.get();
+        let listed = command::output(get.args(["download", "--print-uris"]).args(packages))?;
+        let files = self.files(&listed)?;
+        progress.step(format!("apt: downloading {}", packages.join(", ")));
+        let mut get = self.get();
+        get.current_dir(self.archives()).arg("download").args(packages);
+        command::logged(
+            &mut get,
+            &self.folder.join("log/download.log"),
+            "apt-get download",
+        )?;
+        self.verified(files)
+    }
+
+    /// Names of the packages that `name` depends on directly.
+    pub fn depends(&self, name: &str) -> Result<Vec<String>> {
+        let text = command::output(self.cache().args(["depends", "--important", name]))?;
+        Ok(text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends:"))
+            .map(|name| name.trim().to_owned())
+            .collect())
+    }
+
+    /// All names that match, and no others.
+    pub fn names(&self, matches: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+        let text = command::output(self.cache().arg("pkgnames"))?;
+        Ok(text
+            .lines()
+            .filter(|name| matches(name))
+            .map(str::to_owned)
+            .collect())
+    }
+
+    fn archives(&self) -> PathBuf {
+        self.folder.join("cache/archives")
+    }
+
+    /// apt prints `'URI' file size checksum` per package that it would fetch.
+    fn files(&self, listed: &str) -> Result<Vec<Package>> {
+        let packages: Vec<Package> = listed
+            .lines()
+            .filter(|line| line.starts_with('\''))
+            .filter_map(|line| line.split_whitespace().nth(1))
+            .filter_map(|file| {
+                let name = file.split('_').next()?.to_owned();
+                Some(Package {
+                    name,
+                    file: self.archives().join(file),
+                })
+            })
+            .collect();
+        if packages.is_empty() {
+            bail!("apt offers no file to download; look at the machine's apt sources");
+        }
+        Ok(packages)
+    }
+
+    fn verified(&self, packages: Vec<Package>) -> Result<Vec<Package>> {
+        if let Some(missing) = packages.iter().find(|package| !package.file.is_file()) {
+            bail!(
+                "apt did not deliver {}; see {}",
+                missing.label(),
+                self.folder.join("log").display()
+            );
+        }
+        Ok(packages)
+    }
+
+    fn get(&self) -> Command {
+        self.with_options("apt-get")
+    }
+
+    fn cache(&self) -> Command {
+        self.with_options("apt-cache")
+    }
+
+    fn with_options(&self, program: &str) -> Command {
+        let mut command = command::clean(program);
+        let folder = self.folder.display();
+        for option in [
+            format!("Dir::State={folder}/state"),
+            format!("Dir::State::status={folder}/status"),
+            format!("Dir::Cache={folder}/cache"),
+            format!("Dir::Log={folder}/log"),
+            // Nothing of the machine's is locked or changed, so neither locks nor another user are needed.
+            "Debug::NoLocking=1".to_owned(),
+            "APT::Sandbox::User=".to_owned(),
+            "Acquire::Retries=3".to_owned(),
+        ] {
+            command.arg("-o").arg(option);
+        }
+        if let Some((release, sources)) = &self.backports {
+            command.arg("-o").arg(format!("APT::Default-Release={release}"));
+            command
+                .arg("-o")
+                .arg(format!("Dir::Etc::sourceparts={}", sources.display()));
+        }
+        command
+            .env("LC_ALL", "C.UTF-8")
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    }
+}
+
+/// Unpacks packages into one tree and forgets the downloads.
+pub fn unpack(packages: &[Package], tree: &Path, progress: &Progress) -> Result<()> {
+    fs::create_dir_all(tree).with_context(|| format!("cannot create {}", tree.display()))?;
+    progress.step(format!("unpacking {} packages", packages.len()));
+    for (number, package) in packages.iter().enumerate() {
+        progress.detail(format!(
+            "unpacking {} ({} of {})",
+            package.name,
+            number + 1,
+            packages.len()
+        ));
+        command::output(command::clean("dpkg-deb").arg("-x").arg(&package.file).arg(tree))?;
+        fs::remove_file(&package.file).ok();
+    }
+    Ok(())
+}
+
+/// Debian's own ordering of versions.
+pub fn compare_versions(left: &str, right: &str) -> Ordering {
+    let newer = |a: &str, b: &str| {
+        command::clean("dpkg")
+            .args(["--compare-versions", a, "gt", b])
+            .status()
+            .is_ok_and(|s| s.success())
+    };
+    if newer(left, right) {
+        Ordering::Greater
+    } else if newer(right, left) {
+        Ordering::Less
+    } else {
+        Ordering::Equal
+    }
+}

@@ -1,0 +1,68 @@
+//! The application whose memory is poisoned: one locked page, read line by line once the host says so.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use anyhow::{Context, Result, bail};
+use lab_contract::{GUEST_PAGE_READY, GUEST_READ_ALL};
+use rustix::mm::{MapFlags, ProtFlags, mlock, mmap_anonymous};
+
+const PAGE: usize = 4096;
+const LINE: usize = 64;
+const FILL: u8 = 0x5a;
+
+pub fn run() -> Result<()> {
+    let page = locked_page()?;
+    println!("{GUEST_PAGE_READY}{:#x}", guest_physical_address(page)?);
+    let mut word = String::new();
+    while word.trim() != "g" {
+        word.clear();
+        if io::stdin().read_line(&mut word)? == 0 {
+            bail!("the console was closed before the host said go");
+        }
+    }
+    println!("guest: touching");
+    let mut sum = 0_u64;
+    for line in (0..PAGE).step_by(LINE) {
+        // SAFETY: `page` is a mapping of PAGE readable bytes that is never unmapped, and `line` lies within it.
+        sum += u64::from(unsafe { page.add(line).read_volatile() });
+    }
+    println!("{GUEST_READ_ALL} sum={sum:#x}");
+    Ok(())
+}
+
+fn locked_page() -> Result<*mut u8> {
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps nothing.
+    let page = unsafe {
+        mmap_anonymous(
+            std::ptr::null_mut(),
+            PAGE,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE,
+        )
+    }
+    .context("cannot map a page")?
+    .cast::<u8>();
+    // SAFETY: the mapping above is PAGE writable bytes.
+    unsafe { page.write_bytes(FILL, PAGE) };
+    // SAFETY: the same mapping; locking does not change what it holds.
+    unsafe { mlock(page.cast(), PAGE) }.context("cannot lock the page")?;
+    Ok(page)
+}
+
+/// From /proc/self/pagemap: bits 0 to 54 of an entry are the page frame number, bit 63 says that it is present.
+fn guest_physical_address(page: *const u8) -> Result<u64> {
+    let pagemap = File::open("/proc/self/pagemap").context("cannot open /proc/self/pagemap")?;
+    let mut entry = [0; 8];
+    let offset = page.addr() / PAGE * entry.len();
+    pagemap
+        .read_exact_at(&mut entry, offset as u64)
+        .context("cannot read /proc/self/pagemap")?;
+    let entry = u64::from_ne_bytes(entry);
+    let frame = entry & ((1 << 55) - 1);
+    if entry >> 63 == 0 || frame == 0 {
+        bail!("/proc/self/pagemap does not tell the page's frame");
+    }
+    Ok(frame * PAGE as u64)
+}

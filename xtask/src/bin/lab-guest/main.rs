@@ -1,0 +1,73 @@
+//! First process of the KVM guest. It starts an application with one page that the host will poison, and tells
+//! what became of it.
+
+mod application;
+
+use std::ffi::CStr;
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lab_contract::{GUEST_ALIVE, MODULE_ORDER_FILE};
+use rustix::mount::{MountFlags, mount};
+use rustix::process::Signal;
+use rustix::system::{RebootCommand, finit_module, reboot};
+
+/// Time for a late #MC or panic to show.
+const SETTLE: Duration = Duration::from_secs(3);
+
+fn main() {
+    if std::env::args().nth(1).as_deref() == Some("application") {
+        if let Err(error) = application::run() {
+            println!("guest: application failed: {error:#}");
+            std::process::exit(1);
+        }
+        return;
+    }
+    if let Err(error) = init() {
+        println!("guest: failed: {error:#}");
+    }
+    // Only returns where the kernel refuses, and then the VMM's deadline ends the guest.
+    if let Err(error) = reboot(RebootCommand::PowerOff) {
+        println!("guest: cannot power off: {error}");
+    }
+}
+
+fn init() -> Result<()> {
+    mount_on("proc", "/proc", c"proc")?;
+    mount_on("sysfs", "/sys", c"sysfs")?;
+    mount_on("devtmpfs", "/dev", c"devtmpfs").ok();
+    for module in fs::read_to_string(MODULE_ORDER_FILE).unwrap_or_default().lines() {
+        if let Err(error) = load(module) {
+            println!("guest: {error:#}");
+        }
+    }
+    // Not this process: the death of process 1 would be a panic of its own.
+    let mut child = Command::new("/proc/self/exe")
+        .arg("application")
+        .spawn()
+        .context("cannot start the application")?;
+    let status = child.wait()?;
+    match status.signal() {
+        Some(signal) if signal == Signal::BUS.as_raw() => {
+            println!("guest: application killed by SIGBUS");
+        }
+        Some(signal) => println!("guest: application killed by signal {signal}"),
+        None => println!("guest: application ended: {status}"),
+    }
+    std::thread::sleep(SETTLE);
+    println!("{GUEST_ALIVE}");
+    Ok(())
+}
+
+fn load(module: &str) -> Result<()> {
+    let file = File::open(module).with_context(|| format!("cannot open {module}"))?;
+    finit_module(file, c"", 0).with_context(|| format!("cannot load {module}"))
+}
+
+fn mount_on(kind: &str, target: &str, source: &CStr) -> Result<()> {
+    fs::create_dir_all(target).with_context(|| format!("cannot create {target}"))?;
+    mount(source, target, kind, MountFlags::empty(), None).with_context(|| format!("cannot mount {target}"))
+}

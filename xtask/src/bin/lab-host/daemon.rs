@@ -1,0 +1,112 @@
+//! The daemon under test, run as on any host.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use lab_contract::{DAEMON_FILE, DAEMON_READY};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::log::Log;
+use crate::machine::SHARE;
+
+const STATE: &str = "/run/poisontrace";
+const READY_LIMIT: Duration = Duration::from_secs(60);
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+pub struct Daemon(Child);
+
+fn program() -> String {
+    format!("{SHARE}/{DAEMON_FILE}")
+}
+
+impl Daemon {
+    /// Returns once the daemon says that its probes are attached.
+    pub fn start(log: &Log) -> Result<Self> {
+        let mut child = Command::new(program())
+            .args(["run", "--state-dir", STATE, "--record"])
+            .arg(format!("{SHARE}/out/recording.ptrace"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start poisontrace")?;
+        let (sender, ready) = mpsc::channel();
+        let also = sender.clone();
+        let tell = move |sender: &mpsc::Sender<()>, line: &str| {
+            if line.contains(DAEMON_READY) {
+                // Nobody listens any more after the first time.
+                sender.send(()).ok();
+            }
+        };
+        if let Some(stdout) = child.stdout.take() {
+            log.follow(stdout, move |line| tell(&sender, line));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            log.follow(stderr, move |line| tell(&also, line));
+        }
+        let deadline = Instant::now() + READY_LIMIT;
+        while ready.recv_timeout(Duration::from_millis(200)).is_err() {
+            if let Some(status) = child.try_wait()? {
+                bail!("poisontrace ended before it was ready: {status}");
+            }
+            if Instant::now() > deadline {
+                bail!("poisontrace was not ready within {} s", READY_LIMIT.as_secs());
+            }
+        }
+        Ok(Self(child))
+    }
+
+    pub fn running(&mut self) -> Result<()> {
+        match self.0.try_wait()? {
+            Some(status) => bail!("poisontrace ended by itself: {status}"),
+            None => Ok(()),
+        }
+    }
+
+    /// SIGTERM; the exit status and the time that it took, or none where it did not end in time.
+    pub fn stop(mut self) -> Result<Option<(i32, u64)>> {
+        let started = Instant::now();
+        kill_process(Pid::from_child(&self.0), Signal::TERM).context("cannot signal poisontrace")?;
+        while started.elapsed() < STOP_LIMIT {
+            if let Some(status) = self.0.try_wait()? {
+                let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                return Ok(Some((status.code().unwrap_or(-1), took)));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.0.kill().ok();
+        Ok(None)
+    }
+}
+
+/// Asks the running daemon's store; the answer goes to a file in the share, the complaint to the log.
+pub fn ask(arguments: &[&str], file: &str, log: &Log) -> Result<Option<i32>> {
+    save(
+        Command::new(program())
+            .args(arguments)
+            .args(["--state-dir", STATE]),
+        file,
+        log,
+    )
+}
+
+/// `poisontrace check`, with its complaint in the same file.
+pub fn check(log: &Log) -> Result<Option<i32>> {
+    save(Command::new(program()).arg("check"), "check.txt", log)
+}
+
+fn save(command: &mut Command, file: &str, log: &Log) -> Result<Option<i32>> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start poisontrace")?;
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        log.line(&format!("{file}: {line}"));
+    }
+    fs::write(format!("{SHARE}/out/{file}"), &output.stdout)
+        .with_context(|| format!("cannot write {file}"))?;
+    Ok(output.status.code())
+}

@@ -1,0 +1,124 @@
+//! The emulated machine itself: file systems, modules, the kernel's log, power.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use lab_contract::{MODULE_ORDER_FILE, SHARE_TAG, TREE_TAG};
+use rustix::fs::OFlags;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::system::{RebootCommand, finit_module, reboot, sethostname};
+
+pub const SHARE: &str = "/lab";
+const TREE: &str = "/tree";
+
+const FILE_SYSTEMS: [(&str, &str); 9] = [
+    ("proc", "/proc"),
+    ("sysfs", "/sys"),
+    ("devtmpfs", "/dev"),
+    ("devpts", "/dev/pts"),
+    ("tmpfs", "/dev/shm"),
+    ("tmpfs", "/run"),
+    ("tmpfs", "/tmp"),
+    ("debugfs", "/sys/kernel/debug"),
+    ("tracefs", "/sys/kernel/tracing"),
+];
+
+pub fn bring_up() -> Result<()> {
+    for (kind, target) in FILE_SYSTEMS {
+        mount_on(kind, kind, target, MountFlags::empty(), "")?;
+    }
+    mount_on("bpf", "bpf", "/sys/fs/bpf", MountFlags::empty(), "")?;
+    load_modules()?;
+    let options = "trans=virtio,version=9p2000.L,msize=524288,cache=loose";
+    mount_on("9p", SHARE_TAG, SHARE, MountFlags::empty(), options)?;
+    mount_on("9p", TREE_TAG, TREE, MountFlags::RDONLY, options)?;
+    link_tree()
+}
+
+/// Programs find their loader and libraries where Debian has them, so they keep their own names in /proc.
+fn link_tree() -> Result<()> {
+    symlink(format!("{TREE}/usr"), "/usr")?;
+    for name in ["bin", "lib", "lib64", "sbin"] {
+        // Up to Debian 12 some packages unpack outside /usr; later ones do not.
+        let split = format!("{TREE}/{name}");
+        let target = if Path::new(&split).is_dir() {
+            split
+        } else {
+            format!("{TREE}/usr/{name}")
+        };
+        symlink(&target, format!("/{name}")).with_context(|| format!("cannot link /{name} to {target}"))?;
+    }
+    Ok(())
+}
+
+fn load_modules() -> Result<()> {
+    let order = fs::read_to_string(MODULE_ORDER_FILE).context("the initramfs has no list of modules")?;
+    for path in order.lines() {
+        let module = File::open(path).with_context(|| format!("cannot open {path}"))?;
+        finit_module(&module, c"", 0).with_context(|| format!("cannot load {path}"))?;
+    }
+    Ok(())
+}
+
+fn mount_on(kind: &str, source: &str, target: &str, flags: MountFlags, options: &str) -> Result<()> {
+    fs::create_dir_all(target).with_context(|| format!("cannot create {target}"))?;
+    let options = CString::new(options)?;
+    mount(source, target, kind, flags, options.as_c_str()).with_context(|| format!("cannot mount {target}"))
+}
+
+pub fn name(hostname: &str) -> Result<()> {
+    sethostname(hostname.as_bytes()).context("cannot set the host's name")
+}
+
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// All records of the kernel's log, as dmesg prints them.
+pub fn kernel_log() -> Result<Vec<String>> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let mut kmsg = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open("/dev/kmsg")?;
+    let mut lines = Vec::new();
+    let mut record = [0; 8192];
+    loop {
+        match kmsg.read(&mut record) {
+            Ok(length) => lines.extend(readable(&String::from_utf8_lossy(&record[..length]))),
+            // The oldest records were overwritten meanwhile; the next read goes on behind them.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(lines),
+            Err(error) => return Err(error).context("cannot read the kernel's log"),
+        }
+    }
+}
+
+/// `priority,sequence,microseconds,flags;text`, then lines of no interest here.
+fn readable(record: &str) -> Option<String> {
+    let (head, text) = record.lines().next()?.split_once(';')?;
+    let micros: u64 = head.split(',').nth(2)?.parse().ok()?;
+    Some(format!(
+        "[{:5}.{:06}] {text}",
+        micros / 1_000_000,
+        micros % 1_000_000
+    ))
+}
+
+/// The share's file system holds writes back; the other side reads them after our last word.
+pub fn write_back() {
+    rustix::fs::sync();
+    // Fails where something has a file open still.
+    unmount(SHARE, UnmountFlags::empty()).ok();
+}
+
+/// Does not return, unless the kernel refuses.
+pub fn power_off() {
+    if let Err(error) = reboot(RebootCommand::PowerOff) {
+        println!("cannot power off: {error}");
+    }
+}

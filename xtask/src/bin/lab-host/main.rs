@@ -1,0 +1,52 @@
+//! First process of the emulated host: prepares the machine, runs the scenario that the share holds, leaves the
+//! result there, and powers off.
+
+mod daemon;
+mod log;
+mod machine;
+mod scenario;
+mod vmm;
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use lab_contract::{DONE, FAILED, RESULT_FILE, SCENARIO_FILE, Scenario};
+
+use crate::log::Log;
+use crate::machine::SHARE;
+
+fn main() {
+    let outcome = work();
+    machine::write_back();
+    match outcome {
+        Ok(()) => println!("{DONE}"),
+        Err(error) => println!("{FAILED}{error:#}"),
+    }
+    machine::power_off();
+}
+
+fn work() -> Result<()> {
+    machine::bring_up()?;
+    let log = Log::create(&format!("{SHARE}/out/host.log"))?;
+    let result = perform(&log);
+    if let Err(error) = &result {
+        log.line(&format!("lab: failed: {error:#}"));
+    }
+    log.line("--- kernel log");
+    for line in machine::kernel_log()? {
+        log.line(&line);
+    }
+    result
+}
+
+fn perform(log: &Log) -> Result<()> {
+    let text = fs::read_to_string(format!("{SHARE}/{SCENARIO_FILE}")).context("the share has no scenario")?;
+    let scenario: Scenario = serde_json::from_str(&text).context("the scenario is not readable")?;
+    machine::name(&scenario.hostname)?;
+    let result = scenario::run(&scenario, log)?;
+    fs::write(
+        format!("{SHARE}/{RESULT_FILE}"),
+        serde_json::to_string_pretty(&result)?,
+    )
+    .context("cannot write the result")
+}

@@ -1,0 +1,136 @@
+//! Drives one scenario: the daemon, then one guest after the other.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use lab_contract::{Fate, GUEST_PAGE_READY, GuestPlan, GuestResult, LabResult, Scenario};
+
+use crate::daemon::{self, Daemon};
+use crate::log::{Log, uptime};
+use crate::machine;
+use crate::vmm::{Seen, Vmm, in_words};
+
+const BOOT_LIMIT: Duration = Duration::from_secs(90);
+const END_LIMIT: Duration = Duration::from_secs(90);
+/// Between the poison and the touch, so that the two notifications cannot be taken for one.
+const BEFORE_TOUCH: Duration = Duration::from_secs(2);
+/// For the daemon to close the incident.
+const AFTER_END: Duration = Duration::from_millis(1500);
+
+pub fn run(scenario: &Scenario, log: &Log) -> Result<LabResult> {
+    let mut result = LabResult {
+        kernel: machine::kernel_release(),
+        ..LabResult::default()
+    };
+    let mut daemon = None;
+    if scenario.daemon {
+        log.step("asking poisontrace what this kernel offers");
+        result.check_exit = daemon::check(log)?;
+        log.step("starting poisontrace");
+        daemon = Some(Daemon::start(log)?);
+        log.step("poisontrace is ready");
+    }
+    for plan in &scenario.guests {
+        let mut guest = run_guest(plan, log)?;
+        std::thread::sleep(AFTER_END);
+        if let Some(daemon) = &mut daemon {
+            daemon.running()?;
+            ask(&mut guest, log)?;
+        }
+        result.guests.push(guest);
+    }
+    if let Some(daemon) = daemon {
+        log.step("stopping poisontrace");
+        let stopped = daemon.stop()?;
+        result.daemon_exit = stopped.map(|(status, _)| status);
+        result.daemon_stop_ms = stopped.map(|(_, took)| took);
+    }
+    Ok(result)
+}
+
+fn ask(guest: &mut GuestResult, log: &Log) -> Result<()> {
+    log.step("asking poisontrace why");
+    let file = |name: &str| format!("{}{name}", guest.file_prefix);
+    let explain = ["explain", "--last", "--format"];
+    guest.explain_exit = daemon::ask(&[&explain[..], &["json"]].concat(), &file("explain.json"), log)?;
+    daemon::ask(&[&explain[..], &["text"]].concat(), &file("explain.txt"), log)?;
+    guest.incidents_exit = daemon::ask(&["incidents", "--format", "json"], &file("incidents.json"), log)?;
+    Ok(())
+}
+
+fn run_guest(plan: &GuestPlan, log: &Log) -> Result<GuestResult> {
+    let mut result = GuestResult {
+        file_prefix: plan.file_prefix.clone(),
+        ..GuestResult::default()
+    };
+    let (mut vmm, gpa) = boot_guest(plan, log, &mut result)?;
+    result.gpa = Some(gpa);
+    result.page_ready_s = Some(uptime());
+    match plan.fate {
+        Fate::Poison => {
+            let pfn = vmm.page_frame(gpa)?;
+            result.pfn = Some(pfn);
+            log.step(&format!("poisoning page frame {pfn:#x}, the guest's {gpa:#x}"));
+            result.poisoned_s = Some(uptime());
+            fs::write("/sys/kernel/debug/hwpoison/corrupt-pfn", format!("{pfn:#x}"))
+                .context("the kernel did not poison the page")?;
+            std::thread::sleep(BEFORE_TOUCH);
+            log.step("the guest's application touches the page");
+            // The guest may be dead of the first notification already.
+            if let Err(error) = vmm.type_line("g") {
+                log.line(&format!("{error:#}"));
+            }
+        }
+        Fate::KillVmm => {
+            log.step("killing the VMM of a healthy guest");
+            vmm.kill()?;
+        }
+    }
+    let status = vmm.wait(END_LIMIT)?;
+    result.ended_s = uptime();
+    result.vmm_end = in_words(status);
+    result.vmm_exit = status.code();
+    log.step(&format!("QEMU {}", result.vmm_end));
+    Ok(result)
+}
+
+/// Starts the guest, and waits for its application's page.
+fn boot_guest(plan: &GuestPlan, log: &Log, result: &mut GuestResult) -> Result<(Vmm, u64)> {
+    for last_try in [false, true] {
+        log.step(&format!("booting the guest {}", plan.name));
+        result.attempts += 1;
+        result.started_s = uptime();
+        let mut vmm = Vmm::start(plan)?;
+        match vmm.wait_line(GUEST_PAGE_READY, BOOT_LIMIT) {
+            Seen::Line(line) => {
+                let gpa = line
+                    .split_once(GUEST_PAGE_READY)
+                    .and_then(|(_, rest)| rest.trim().strip_prefix("0x"))
+                    .and_then(|digits| u64::from_str_radix(digits, 16).ok())
+                    .with_context(|| format!("the guest names no page: {line}"))?;
+                log.step(&format!("the guest's page is at {gpa:#x}"));
+                return Ok((vmm, gpa));
+            }
+            Seen::Nothing => {
+                vmm.kill()?;
+                let limit = BOOT_LIMIT.as_secs();
+                if last_try {
+                    bail!("the guest was not up within {limit} s, twice; see console.txt");
+                }
+                log.step(&format!(
+                    "the guest was not up within {limit} s; trying once more"
+                ));
+            }
+            Seen::Closed => {
+                let end = in_words(vmm.wait(Duration::from_secs(5))?);
+                if last_try {
+                    bail!("QEMU {end} before the guest was up, twice; see console.txt and qemu.log");
+                }
+                // Seen now and then under emulation, with status 0 and no message; cause unknown.
+                log.step(&format!("QEMU {end} before the guest was up; trying once more"));
+            }
+        }
+    }
+    bail!("the guest did not start")
+}

@@ -1,0 +1,85 @@
+//! Building the product.
+
+use std::env;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::command;
+use crate::paths::Paths;
+use crate::progress::Progress;
+use crate::toolchain;
+
+const OBJECT_VARIABLE: &str = "POISONTRACE_BPF_OBJECT";
+
+/// The BPF object: the one that the user names, else our own build of it.
+pub fn probes(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
+    if let Some(object) = env::var_os(OBJECT_VARIABLE) {
+        let object = PathBuf::from(object);
+        return std::path::absolute(&object)
+            .ok()
+            .filter(|path| path.is_file())
+            .with_context(|| format!("{OBJECT_VARIABLE} names {}, which is no file", object.display()));
+    }
+    let toolchain = toolchain::set_up(paths, progress)?;
+    progress.step("building the BPF programs");
+    progress.aside(|| toolchain.build_probes(paths))?;
+    Ok(paths.bpf_object())
+}
+
+/// The BPF object, then the daemon with it inside.
+pub fn daemon(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
+    daemon_with(paths, &probes(paths, progress)?, progress)
+}
+
+pub fn daemon_with(paths: &Paths, object: &Path, progress: &Progress) -> Result<PathBuf> {
+    progress.step("building poisontrace");
+    let mut cargo = command::clean(paths.cargo());
+    cargo
+        .current_dir(&paths.root)
+        .args(["build", "--release", "--package", "poisontrace"])
+        .env(OBJECT_VARIABLE, object);
+    progress.aside(|| command::shown(&mut cargo, "building poisontrace"))?;
+    Ok(paths.daemon())
+}
+
+/// The first processes of the emulated host and of its guest: static, because their initramfs holds nothing else.
+pub fn lab_programs(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
+    progress.step("building the lab's programs");
+    let mut cargo = command::clean(paths.cargo());
+    cargo
+        .current_dir(&paths.root)
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--target",
+            TARGET,
+            "--package",
+            "xtask",
+        ])
+        .args(["--no-default-features", "--bin", "lab-host", "--bin", "lab-guest"])
+        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    progress.aside(|| command::shown(&mut cargo, "building the lab's programs"))?;
+    Ok(paths.target.join(TARGET).join("release"))
+}
+
+/// All of the workspace's own tests.
+pub fn workspace_tests(paths: &Paths, object: &Path) -> Result<bool> {
+    let mut cargo = command::clean(paths.cargo());
+    cargo
+        .current_dir(&paths.root)
+        .args(["test", "--workspace"])
+        .env(OBJECT_VARIABLE, object);
+    Ok(cargo.status().context("cannot start cargo")?.success())
+}
+
+/// Becomes the daemon on this host.
+pub fn run(paths: &Paths, progress: &Progress, arguments: &[String]) -> Result<()> {
+    let daemon = daemon(paths, progress)?;
+    progress.finish();
+    let error = command::clean(&daemon).arg("run").args(arguments).exec();
+    bail!("cannot start {}: {error}", daemon.display())
+}

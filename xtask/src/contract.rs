@@ -1,0 +1,92 @@
+//! What xtask and the programs inside the lab tell each other: a scenario goes in, a result comes out, both as
+//! JSON in the folder that the emulated host shares with the developer's machine.
+
+use serde::{Deserialize, Serialize};
+
+/// 9p tag of the folder that is shared read-write; it holds everything named below.
+pub const SHARE_TAG: &str = "lab";
+/// 9p tag of the read-only tree of unpacked Debian packages.
+pub const TREE_TAG: &str = "tree";
+
+pub const SCENARIO_FILE: &str = "scenario.json";
+pub const RESULT_FILE: &str = "out/result.json";
+pub const DAEMON_FILE: &str = "bin/poisontrace";
+pub const GUEST_KERNEL_FILE: &str = "guest/vmlinuz";
+pub const GUEST_INITRAMFS_FILE: &str = "guest/initramfs";
+
+/// In the initramfs: the modules to load, one path per line, in order.
+pub const MODULE_ORDER_FILE: &str = "/modules/order";
+
+/// Last words of the emulated host on its console.
+pub const DONE: &str = "LAB DONE ok";
+pub const FAILED: &str = "LAB FAILED: ";
+/// Steps that the emulated host announces on its console start with this.
+pub const STEP: &str = "lab: ";
+
+/// What the guest prints; the emulated host waits for these.
+pub const GUEST_PAGE_READY: &str = "guest: page ready gpa=";
+pub const GUEST_READ_ALL: &str = "guest: read it all";
+pub const GUEST_ALIVE: &str = "guest: still alive after poison";
+
+/// What the daemon prints once all that can be attached is attached.
+pub const DAEMON_READY: &str = "poisontrace: ready";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Scenario {
+    pub hostname: String,
+    /// False runs the lab without the daemon, to look at the kernel and QEMU alone.
+    pub daemon: bool,
+    pub guests: Vec<GuestPlan>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GuestPlan {
+    /// Put before the names of this guest's files in the share; empty for the scenario's main guest.
+    pub file_prefix: String,
+    pub name: String,
+    pub uuid: String,
+    /// QEMU's -cpu.
+    pub cpu: String,
+    /// Give the guest a pvpanic device.
+    pub pvpanic: bool,
+    pub fate: Fate,
+}
+
+/// What the emulated host does to a guest that has its page ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// Poison the page, then let the application touch it.
+    Poison,
+    /// Kill the VMM; no poison.
+    KillVmm,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LabResult {
+    pub kernel: String,
+    pub guests: Vec<GuestResult>,
+    /// Exit status of the daemon after SIGTERM, and how long it took; none where it did not end in time.
+    pub daemon_exit: Option<i32>,
+    pub daemon_stop_ms: Option<u64>,
+    pub check_exit: Option<i32>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct GuestResult {
+    pub file_prefix: String,
+    pub gpa: Option<u64>,
+    pub pfn: Option<u64>,
+    /// How the VMM ended, in words, and its exit status where it had one.
+    pub vmm_end: String,
+    pub vmm_exit: Option<i32>,
+    pub attempts: u32,
+    /// Exit statuses of `poisontrace explain --last` and `poisontrace incidents` after this guest.
+    pub explain_exit: Option<i32>,
+    pub incidents_exit: Option<i32>,
+    /// Seconds of the emulated host's uptime.
+    pub started_s: f64,
+    pub page_ready_s: Option<f64>,
+    pub poisoned_s: Option<f64>,
+    pub ended_s: f64,
+}

@@ -1,0 +1,53 @@
+//! An initramfs with one static program as /init and the modules that it loads.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use cpio::newc::{Builder, trailer};
+
+use super::kernel::Module;
+use lab_contract::MODULE_ORDER_FILE;
+
+const DIRECTORY: u32 = 0o040_755;
+const PROGRAM: u32 = 0o100_755;
+const FILE: u32 = 0o100_644;
+
+pub fn write(path: &Path, init: &Path, modules: &[Module]) -> Result<()> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut archive = Archive {
+        out: BufWriter::new(file),
+        inode: 0,
+    };
+    let init = fs::read(init).with_context(|| format!("cannot read {}", init.display()))?;
+    archive.add("init", PROGRAM, &init)?;
+    archive.add("modules", DIRECTORY, &[])?;
+    let mut order = String::new();
+    for module in modules {
+        let name = format!("modules/{}.ko", module.name);
+        archive.add(&name, FILE, &module.code)?;
+        order.push_str(&format!("/{name}\n"));
+    }
+    archive.add(MODULE_ORDER_FILE.trim_start_matches('/'), FILE, order.as_bytes())?;
+    trailer(archive.out)?
+        .flush()
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+struct Archive {
+    out: BufWriter<File>,
+    inode: u32,
+}
+
+impl Archive {
+    fn add(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
+        self.inode += 1;
+        let size = u32::try_from(content.len()).with_context(|| format!("{name} is too large"))?;
+        let entry = Builder::new(name).ino(self.inode).mode(mode).nlink(1);
+        let mut writer = entry.write(&mut self.out, size);
+        writer.write_all(content)?;
+        writer.finish()?;
+        Ok(())
+    }
+}

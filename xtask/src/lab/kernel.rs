@@ -1,0 +1,186 @@
+//! Debian's kernels: the newest of a series, its image and its modules.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use object::{Object, ObjectSection};
+
+use crate::apt::{self, Apt};
+use crate::progress::Progress;
+
+/// An unpacked kernel package.
+pub struct Kernel {
+    pub image: PathBuf,
+    modules: PathBuf,
+}
+
+/// A module and, before it, all that it depends on.
+pub struct Module {
+    pub name: String,
+    pub code: Vec<u8>,
+}
+
+/// Name of the newest package of a series such as 6.12, of the plain flavour.
+pub fn newest(apt: &Apt, series: &str) -> Result<String> {
+    let prefix = format!("linux-image-{series}.");
+    let version = |name: &str| -> Option<String> {
+        let version = name.strip_prefix(&prefix)?.strip_suffix("-amd64-unsigned")?;
+        let flavoured = ["cloud", "rt"]
+            .iter()
+            .any(|f| version.split('-').any(|part| part == *f));
+        (!flavoured).then(|| version.to_owned())
+    };
+    let names = apt.names(|name| version(name).is_some())?;
+    names
+        .into_iter()
+        .max_by(|a, b| {
+            let version = |name: &str| version(name).unwrap_or_default();
+            apt::compare_versions(&version(a), &version(b))
+        })
+        .with_context(|| format!("apt offers no kernel of the series {series}; try another with --kernel"))
+}
+
+/// Downloads and unpacks; returns what was unpacked.
+pub fn install(apt: &Apt, series: &str, tree: &Path, progress: &Progress) -> Result<Vec<String>> {
+    let packages = apt.download(&[newest(apt, series)?], progress)?;
+    let labels = packages.iter().map(apt::Package::label).collect();
+    apt::unpack(&packages, tree, progress)?;
+    Ok(labels)
+}
+
+impl Kernel {
+    pub fn in_tree(tree: &Path) -> Result<Self> {
+        let modules = only_entry(&tree.join("lib/modules"))?;
+        let release = modules
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let image = tree.join("boot").join(format!("vmlinuz-{release}"));
+        if !image.is_file() {
+            bail!("the kernel package holds no {}", image.display());
+        }
+        Ok(Self { image, modules })
+    }
+
+    /// The named modules with their dependencies, in an order in which they load. A module that is built into the
+    /// kernel is left out.
+    pub fn modules(&self, names: &[&str]) -> Result<Vec<Module>> {
+        let mut files = HashMap::new();
+        find_modules(&self.modules.join("kernel"), &mut files)?;
+        let builtin = fs::read_to_string(self.modules.join("modules.builtin"))
+            .context("the kernel package holds no modules.builtin")?;
+        let builtin: Vec<String> = builtin
+            .lines()
+            .filter_map(|line| module_name(Path::new(line)))
+            .collect();
+        let mut ordered = Vec::new();
+        for name in names {
+            add(&normal(name), &files, &builtin, &mut ordered)?;
+        }
+        Ok(ordered)
+    }
+}
+
+/// There is no modules.dep in the package (depmod writes it at installation), so each module is asked itself.
+fn add(
+    name: &str,
+    files: &HashMap<String, PathBuf>,
+    builtin: &[String],
+    ordered: &mut Vec<Module>,
+) -> Result<()> {
+    if ordered.iter().any(|module| module.name == name) || builtin.iter().any(|known| known == name) {
+        return Ok(());
+    }
+    let file = files
+        .get(name)
+        .with_context(|| format!("this kernel has no module {name}"))?;
+    let code = read_module(file)?;
+    for dependency in depends(&code).with_context(|| format!("cannot read {}", file.display()))? {
+        add(&dependency, files, builtin, ordered)?;
+    }
+    ordered.push(Module {
+        name: name.to_owned(),
+        code,
+    });
+    Ok(())
+}
+
+fn read_module(file: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    if file.extension().is_none_or(|ext| ext != "xz") {
+        return Ok(bytes);
+    }
+    let mut code = Vec::new();
+    lzma_rs::xz_decompress(&mut Cursor::new(bytes), &mut code)
+        .map_err(|error| anyhow::anyhow!("cannot decompress {}: {error:?}", file.display()))?;
+    Ok(code)
+}
+
+/// The section .modinfo holds `key=value` strings, each ended by a zero byte.
+fn depends(code: &[u8]) -> Result<Vec<String>> {
+    let elf = object::File::parse(code)?;
+    let section = elf.section_by_name(".modinfo").context("no section .modinfo")?;
+    let names = section
+        .data()?
+        .split(|byte| *byte == 0)
+        .find_map(|entry| entry.strip_prefix(b"depends="))
+        .map(String::from_utf8_lossy)
+        .unwrap_or_default();
+    Ok(names
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(normal)
+        .collect())
+}
+
+fn find_modules(folder: &Path, files: &mut HashMap<String, PathBuf>) -> Result<()> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            find_modules(&path, files)?;
+        } else if let Some(name) = module_name(&path) {
+            files.insert(name, path);
+        }
+    }
+    Ok(())
+}
+
+/// `kvm-amd.ko.xz` is the module kvm_amd.
+fn module_name(path: &Path) -> Option<String> {
+    let file = path.file_name()?.to_str()?;
+    let (name, rest) = file.split_once('.')?;
+    (rest == "ko" || rest.starts_with("ko.")).then(|| normal(name))
+}
+
+fn normal(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+fn only_entry(folder: &Path) -> Result<PathBuf> {
+    let mut entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    match (entries.next(), entries.next()) {
+        (Some(entry), None) => Ok(entry?.path()),
+        _ => bail!("{} should hold exactly one kernel", folder.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn module_files_are_named_as_the_kernel_names_them() {
+        assert_eq!(
+            module_name(Path::new("kernel/arch/x86/kvm/kvm-amd.ko.xz")).as_deref(),
+            Some("kvm_amd")
+        );
+        assert_eq!(
+            module_name(Path::new("hwpoison-inject.ko")).as_deref(),
+            Some("hwpoison_inject")
+        );
+        assert_eq!(module_name(Path::new("modules.order")), None);
+    }
+}

@@ -1,0 +1,73 @@
+//! What the lab is made of: Debian's QEMU with all that it needs, and a kernel, both unpacked below target/lab.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use super::kernel::{self, Kernel};
+use crate::apt::{self, Apt, Package};
+use crate::paths::Paths;
+use crate::progress::Progress;
+use crate::stamp::{self, Stamp};
+
+const QEMU: &str = "qemu-system-x86";
+/// The scenarios need the CPU properties `succor` and `overflow-recov`: 7.2 has neither, 10.0 is what they were
+/// tried with.
+const QEMU_VERSION: &str = "1:10.0";
+
+pub struct Packages {
+    /// Serves the machine's own QEMU and, over 9p, all programs of the emulated host.
+    pub tree: PathBuf,
+    pub kernel: Kernel,
+}
+
+pub fn set_up(paths: &Paths, series: &str, progress: &Progress) -> Result<Packages> {
+    let tree = paths.lab().join("tree");
+    let kernel_tree = paths.lab().join(format!("kernel-{series}"));
+    let wanted_qemu = vec![format!("{QEMU} {QEMU_VERSION}")];
+    let wanted_kernel = vec![series.to_owned()];
+    let have_qemu = stamp::read(&tree, &wanted_qemu).is_some();
+    let have_kernel = stamp::read(&kernel_tree, &wanted_kernel).is_some();
+    if !(have_qemu && have_kernel) {
+        let mut apt = Apt::update(&paths.apt(), progress)?;
+        if !have_kernel {
+            stamp::start_over(&kernel_tree)?;
+            let installed = kernel::install(&apt, series, &kernel_tree, progress)?;
+            stamp::write(
+                &kernel_tree,
+                &Stamp {
+                    wanted: wanted_kernel,
+                    installed,
+                },
+            )?;
+        }
+        if !have_qemu {
+            stamp::start_over(&tree)?;
+            if !recent_enough(&apt)? {
+                apt = apt.with_backports(progress)?;
+            }
+            if !recent_enough(&apt)? {
+                bail!("apt offers no {QEMU} from {QEMU_VERSION} on, in backports neither");
+            }
+            let packages = apt.download_closure(&[QEMU], progress)?;
+            let installed = packages.iter().map(Package::label).collect();
+            apt::unpack(&packages, &tree, progress)?;
+            stamp::write(
+                &tree,
+                &Stamp {
+                    wanted: wanted_qemu,
+                    installed,
+                },
+            )?;
+        }
+    }
+    Ok(Packages {
+        tree,
+        kernel: Kernel::in_tree(&kernel_tree)?,
+    })
+}
+
+fn recent_enough(apt: &Apt) -> Result<bool> {
+    let offered = apt.candidate(QEMU)?;
+    Ok(offered.is_some_and(|version| apt::compare_versions(&version, QEMU_VERSION).is_ge()))
+}

@@ -1,0 +1,44 @@
+//! What the machine itself must have. All else is unpacked below target/, which needs no root.
+
+use anyhow::Result;
+
+use crate::command;
+use crate::paths::program;
+use crate::progress::Progress;
+
+/// Programs, and the Debian packages that have them.
+const NEEDED: [(&str, &str); 3] = [("cc", "gcc libc6-dev"), ("apt-get", "apt"), ("dpkg-deb", "dpkg")];
+
+/// False where something is missing that only root can install; what to run was said then.
+pub fn ensure(progress: &Progress) -> Result<bool> {
+    let root = rustix::process::geteuid().is_root();
+    // A machine without apt is told by whoever needs apt: it may have no need of it.
+    let missing: Vec<&str> = NEEDED
+        .into_iter()
+        .filter(|(name, _)| program(name).is_none() && program("apt-get").is_some())
+        .flat_map(|(_, packages)| packages.split(' '))
+        .collect();
+    if missing.is_empty() {
+        if !root {
+            progress.note(
+                "not root: system packages cannot be installed, but none is missing; all goes under target/",
+            );
+        }
+        return Ok(true);
+    }
+    let packages = missing.join(" ");
+    if !root {
+        progress.note(format!(
+            "not root: cannot install {packages}; run `sudo apt-get install {packages}`, then this again"
+        ));
+        return Ok(false);
+    }
+    progress.step(format!("installing {packages}"));
+    let mut install = command::clean("apt-get");
+    install
+        .args(["install", "--yes", "--no-install-recommends"])
+        .args(&missing);
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    progress.aside(|| command::shown(&mut install, "apt-get install"))?;
+    Ok(true)
+}

@@ -1,0 +1,53 @@
+//! What a scenario left behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+pub struct Files<'a> {
+    pub out: &'a Path,
+}
+
+impl Files<'_> {
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.out.join(name)
+    }
+
+    pub fn text(&self, name: &str) -> Result<String> {
+        let path = self.path(name);
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    pub fn json(&self, name: &str) -> Result<Value> {
+        let text = self.text(name)?;
+        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", self.path(name).display()))
+    }
+
+    pub fn contains(&self, name: &str, wanted: &str) -> Result<()> {
+        ensure!(
+            self.text(name)?.contains(wanted),
+            "{} does not say: {wanted}",
+            self.path(name).display()
+        );
+        Ok(())
+    }
+}
+
+/// Compares the value at a JSON pointer.
+pub fn expect(json: &Value, pointer: &str, wanted: impl Into<Value>) -> Result<()> {
+    let wanted = wanted.into();
+    let found = json
+        .pointer(pointer)
+        .with_context(|| format!("there is no {pointer}"))?;
+    ensure!(*found == wanted, "{pointer} is {found}, expected {wanted}");
+    Ok(())
+}
+
+pub fn number(json: &Value, pointer: &str) -> Result<f64> {
+    json.pointer(pointer)
+        .and_then(Value::as_f64)
+        .with_context(|| format!("{pointer} is not a number"))
+}

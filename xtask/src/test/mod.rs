@@ -1,0 +1,99 @@
+//! `cargo xtask test`, in tiers: what needs nothing first, the lab last.
+
+mod bad_files;
+mod control;
+mod files;
+mod replay;
+mod report;
+mod schema;
+mod tally;
+
+use std::env;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::builds;
+use crate::cli::Test;
+use crate::lab::scenarios::Story;
+use crate::lab::{self, Lab, Run};
+use crate::paths::Paths;
+use crate::progress::Progress;
+use files::Files;
+use tally::Tally;
+
+pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCode> {
+    progress.note("tier 0: build");
+    let object = builds::probes(paths, progress)?;
+    let daemon = builds::daemon_with(paths, &object, progress)?;
+
+    progress.note("tier 1: unit tests and recorded scenarios");
+    let units = progress.aside(|| builds::workspace_tests(paths, &object))?;
+
+    progress.note("tier 2: the lab");
+    let mut tally = Tally::default();
+    let skipped = options
+        .no_lab
+        .then(|| "--no-lab".to_owned())
+        .or_else(lab::unavailable);
+    match skipped {
+        Some(reason) => tally.skip("lab", &reason),
+        None => run_lab(paths, options, &daemon, &mut tally, progress)?,
+    }
+    progress.finish();
+    let in_ci = env::var_os("CI").is_some_and(|value| value == "true");
+    if in_ci && tally.skipped > 0 {
+        println!("CI=true: a skipped lab is a failure");
+    }
+    println!("{tally}");
+    let good = units && tally.failed == 0 && !(in_ci && tally.skipped > 0);
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn run_lab(
+    paths: &Paths,
+    options: &Test,
+    daemon: &Path,
+    tally: &mut Tally,
+    progress: &Progress,
+) -> Result<()> {
+    let programs = builds::lab_programs(paths, progress)?;
+    let lab = Lab::set_up(paths, &options.lab.kernel, &programs, progress)?;
+    let schema = schema::Schema::read(&paths.root)?;
+    for (story, scenario) in [
+        (Story::Panic, Story::Panic.scenario()),
+        (Story::Survive, Story::Survive.scenario_after_control()),
+    ] {
+        let name = format!("lab::{}", story.name());
+        match lab.run(&format!("test-{}", story.name()), &scenario, daemon, progress) {
+            Ok(run) => {
+                progress.aside(|| examine(&name, story, &run, daemon, &schema, tally));
+            }
+            Err(error) => progress.aside(|| tally.check(&name, "runs", Err(error))),
+        }
+    }
+    Ok(())
+}
+
+/// Everything that must hold after a scenario.
+fn examine(name: &str, story: Story, run: &Run, daemon: &Path, schema: &schema::Schema, tally: &mut Tally) {
+    let files = Files { out: &run.out };
+    tally.check(name, "runs", Ok(()));
+    report::examine(name, story, run, &files, tally);
+    tally.check(
+        name,
+        "report_follows_the_schema",
+        schema.holds(&files, "explain.json"),
+    );
+    control::examine(&run.result, &files, tally);
+    replay::examine(name, &files, daemon, schema, tally);
+    // What is wrong with a file does not depend on the scenario: once is enough.
+    if story == Story::Panic {
+        bad_files::examine(&files, daemon, tally);
+    }
+}

@@ -1,0 +1,151 @@
+//! What `poisontrace explain --last` must say of a scenario.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::files::{Files, expect, number};
+use super::tally::Tally;
+use crate::lab::Run;
+use crate::lab::scenarios::{GUEST_NAME, GUEST_UUID, Story};
+use lab_contract::{GUEST_ALIVE, GUEST_PAGE_READY, GuestResult};
+
+/// The bank's MISC as QEMU writes it: a physical address, of 2^12 bytes.
+const MISC: &str = "0x8c";
+
+pub fn examine(name: &str, story: Story, run: &Run, files: &Files, tally: &mut Tally) {
+    tally.check(
+        name,
+        "kernel_can_give_a_verdict",
+        exits_with(run.result.check_exit, 0),
+    );
+    tally.check(
+        name,
+        "daemon_stops_cleanly_on_sigterm",
+        exits_with(run.result.daemon_exit, 0),
+    );
+    tally.check(name, "guest_says_what_became_of_it", guest_words(story, files));
+    let Some(guest) = run
+        .result
+        .guests
+        .iter()
+        .find(|guest| guest.file_prefix.is_empty())
+    else {
+        tally.check(
+            name,
+            "guest_ran",
+            Err(anyhow::anyhow!("the lab's result has no such guest")),
+        );
+        return;
+    };
+    tally.check(name, "explain_succeeds", exits_with(guest.explain_exit, 0));
+    let report = match files.json("explain.json") {
+        Ok(report) => report,
+        Err(error) => return tally.check(name, "explain_prints_json", Err(error)),
+    };
+    tally.check(name, "one_incident", one_incident(&report, files));
+    tally.check(name, "outcome_and_cause", outcome(story, &report));
+    tally.check(name, "page_is_the_poisoned_one", page(&report, guest, files));
+    tally.check(name, "guest_is_named", named(&report));
+    tally.check(name, "poison_exits_and_latency", exits(&report));
+    tally.check(name, "one_signal_of_each_kind", signals(&report));
+    tally.check(name, "guest_was_told_twice", told(&report, guest));
+}
+
+fn exits_with(found: Option<i32>, wanted: i32) -> Result<()> {
+    let found = found.context("it did not exit in time, or by a signal")?;
+    ensure!(found == wanted, "exit status {found}, expected {wanted}");
+    Ok(())
+}
+
+fn guest_words(story: Story, files: &Files) -> Result<()> {
+    match story {
+        Story::Panic => {
+            files.contains(
+                "console.txt",
+                "Overflowed uncorrected error without MCA Overflow Recovery",
+            )?;
+            files.contains("console.txt", "Kernel panic - not syncing")
+        }
+        Story::Survive => {
+            files.contains("console.txt", "guest: application killed by SIGBUS")?;
+            files.contains("console.txt", GUEST_ALIVE)
+        }
+    }
+}
+
+fn one_incident(report: &Value, files: &Files) -> Result<()> {
+    let count = report["incidents"]
+        .as_array()
+        .context("there is no list of incidents")?
+        .len();
+    ensure!(count == 1, "the report has {count} incidents");
+    let listed = super::control::listed(&files.json("incidents.json")?)?;
+    ensure!(listed == 1, "poisontrace incidents lists {listed}");
+    expect(report, "/host/emulated", true)
+}
+
+fn outcome(story: Story, report: &Value) -> Result<()> {
+    expect(report, "/incidents/0/outcome", story.outcome())?;
+    expect(report, "/incidents/0/cause", story.cause())
+}
+
+fn page(report: &Value, guest: &GuestResult, files: &Files) -> Result<()> {
+    let gpa = gpa(guest)?;
+    files.contains("console.txt", &format!("{GUEST_PAGE_READY}{gpa}"))?;
+    files.contains("qemu.log", &format!("GUEST addr {gpa}"))?;
+    expect(report, "/incidents/0/page/gpa", gpa)?;
+    let pfn = guest.pfn.context("the lab poisoned no page")?;
+    expect(report, "/incidents/0/page/pfn", format!("{pfn:#x}"))
+}
+
+fn gpa(guest: &GuestResult) -> Result<String> {
+    guest
+        .gpa
+        .map(|gpa| format!("{gpa:#x}"))
+        .context("the guest named no page")
+}
+
+fn named(report: &Value) -> Result<()> {
+    expect(report, "/incidents/0/vm/name", GUEST_NAME)?;
+    expect(report, "/incidents/0/vm/uuid", GUEST_UUID)
+}
+
+fn exits(report: &Value) -> Result<()> {
+    let exits = number(report, "/incidents/0/exits/count")?;
+    ensure!(exits >= 1.0, "{exits} poison exits");
+    let gups = number(report, "/incidents/0/latency_ns/gup/count")?;
+    ensure!(gups >= 1.0, "{gups} gups measured");
+    let share = number(report, "/incidents/0/latency_ns/gup_share")?;
+    ensure!(
+        share > 0.0 && share < 1.0,
+        "gup share {share} is not strictly between 0 and 1"
+    );
+    Ok(())
+}
+
+fn signals(report: &Value) -> Result<()> {
+    for counted in ["signals", "injections"] {
+        expect(report, &format!("/incidents/0/{counted}/action_optional"), 1)?;
+        expect(report, &format!("/incidents/0/{counted}/action_required"), 1)?;
+    }
+    Ok(())
+}
+
+fn told(report: &Value, guest: &GuestResult) -> Result<()> {
+    let told = report["incidents"][0]["injections"]["told"]
+        .as_array()
+        .context("there is no told[]")?;
+    ensure!(
+        told.len() == 2,
+        "told[] has {} entries: {}",
+        told.len(),
+        report["incidents"][0]["injections"]
+    );
+    for entry in told {
+        expect(entry, "/addr", gpa(guest)?)?;
+        expect(entry, "/misc", MISC)?;
+    }
+    expect(&told[0], "/severity", "ao")?;
+    expect(&told[1], "/severity", "ar")?;
+    expect(&told[1], "/overflow", true)
+}
