@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod ioctl;
+pub mod page;
 pub mod record;
 
 /// A tracepoint field or structure member that the running kernel does not have.

@@ -212,7 +212,16 @@ fn poison_exit(r: &record::PoisonExit) -> PoisonExit {
         reason: r.exit_reason,
         user_reason: (r.user_ns != 0).then_some(r.user_reason),
         user_errno: (r.user_ns != 0).then_some(r.user_errno),
+        insn: instruction(r),
     }
+}
+
+fn instruction(r: &record::PoisonExit) -> Option<String> {
+    let bytes = r
+        .insn
+        .get(..r.insn_len as usize)
+        .filter(|bytes| !bytes.is_empty())?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Kind of access from `kvm_page_fault.error_code`: on VMX the raw exit qualification (bit 0 read, 1 write,

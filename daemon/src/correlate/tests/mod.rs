@@ -255,6 +255,7 @@ impl Story {
             reason: 0x400,
             user_reason: Some(10),
             user_errno: Some(-4),
+            insn: None,
         };
         self.at(tid, QEMU, What::PoisonExit(exit));
         if back {
