@@ -4,6 +4,7 @@
 mod fates;
 mod joins;
 mod properties;
+mod storms;
 
 use super::*;
 use crate::{
