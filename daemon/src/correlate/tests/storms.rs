@@ -21,13 +21,23 @@ fn guest_flushes_the_page_line_by_line() {
     walk(&mut story, Access::Read);
     let incident = story.only();
     let storm = incident.storm.unwrap();
-    assert_eq!((storm.kind, storm.exits, storm.lines), (StormKind::LineWalk, 64, 64));
+    assert_eq!(
+        (storm.kind, storm.exits, storm.lines),
+        (StormKind::LineWalk, 64, 64)
+    );
     assert!(storm.duration_ns.is_some_and(|ns| ns > 0));
     let flush = incident.flush;
-    assert_eq!((flush.verdict, flush.basis), (FlushVerdict::FlushOnly, FlushBasis::LineWalk));
+    assert_eq!(
+        (flush.verdict, flush.basis),
+        (FlushVerdict::FlushOnly, FlushBasis::LineWalk)
+    );
     // A load loop of the same stride looks the same: never more than possible.
     assert_eq!(flush.confidence, Some(Confidence::Possible));
-    assert!(incident.missing.iter().any(|m| m.contains("loads with a stride")), "{:?}", incident.missing);
+    assert!(
+        incident.missing.iter().any(|m| m.contains("loads with a stride")),
+        "{:?}",
+        incident.missing
+    );
 }
 
 #[test]
@@ -55,8 +65,14 @@ fn a_walk_of_writes_is_no_flush() {
 
 /// A touch whose instruction the processor delivered.
 fn with_bytes(story: &mut Story, hex: &str) {
-    if let Some(Event { what: What::PoisonExit(exit), .. }) =
-        story.events.iter_mut().rev().find(|event| matches!(event.what, What::PoisonExit(_)))
+    if let Some(Event {
+        what: What::PoisonExit(exit),
+        ..
+    }) = story
+        .events
+        .iter_mut()
+        .rev()
+        .find(|event| matches!(event.what, What::PoisonExit(_)))
     {
         exit.insn = Some(hex.into());
     }
@@ -65,14 +81,26 @@ fn with_bytes(story: &mut Story, hex: &str) {
 #[test]
 fn the_instructions_bytes_settle_it_at_the_first_line() {
     let mut story = Story::new();
-    story.vm().poison(12).touch(VCPU0, KERNEL_RIP, GPA, Access::Read, true);
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, true);
     with_bytes(&mut story, "660fae3f4883c740");
-    story.tell(VCPU0, INTEL_AR, GPA).delivered(VCPU0).pio(VCPU0, 0x505, 1);
+    story
+        .tell(VCPU0, INTEL_AR, GPA)
+        .delivered(VCPU0)
+        .pio(VCPU0, 0x505, 1);
     let incident = story.only();
     let flush = incident.flush;
-    assert_eq!((flush.verdict, flush.basis), (FlushVerdict::FlushOnly, FlushBasis::InstructionBytes));
+    assert_eq!(
+        (flush.verdict, flush.basis),
+        (FlushVerdict::FlushOnly, FlushBasis::InstructionBytes)
+    );
     assert_eq!(flush.instruction.as_deref(), Some("clflushopt [rdi]"));
-    assert_eq!((incident.cause, incident.confidence), (Cause::Clflush, Confidence::Certain));
+    assert_eq!(
+        (incident.cause, incident.confidence),
+        (Cause::Clflush, Confidence::Certain)
+    );
 }
 
 #[test]
@@ -84,7 +112,10 @@ fn loads_whose_bytes_are_known_are_never_called_a_flush() {
         with_bytes(&mut story, "488b0790");
     }
     let flush = story.only().flush;
-    assert_eq!((flush.verdict, flush.confidence), (FlushVerdict::NoFlush, Some(Confidence::Certain)));
+    assert_eq!(
+        (flush.verdict, flush.confidence),
+        (FlushVerdict::NoFlush, Some(Confidence::Certain))
+    );
 }
 
 /// What the kernel totals of a VMM that swallows a million signals on one line.
@@ -137,10 +168,16 @@ fn a_million_swallowed_signals_are_counted_exactly_from_a_few_events() {
     assert_eq!(incident.exits.count, Some(1_000_000));
     assert_eq!(incident.signals.action_required, Some(1_000_000));
     let storm = incident.storm.unwrap();
-    assert_eq!((storm.kind, storm.lines, storm.spin), (StormKind::SameLineSpin, 1, Some(Spin::Bounced)));
+    assert_eq!(
+        (storm.kind, storm.lines, storm.spin),
+        (StormKind::SameLineSpin, 1, Some(Spin::Bounced))
+    );
     assert_eq!(incident.cause, Cause::SigbusSpin);
     let latency = incident.latency_ns;
-    assert_eq!(latency.in_kernel.map(|d| (d.count, d.sum)), Some((1_000_000, 1_500_000_000)));
+    assert_eq!(
+        latency.in_kernel.map(|d| (d.count, d.sum)),
+        Some((1_000_000, 1_500_000_000))
+    );
     assert_eq!(latency.gup_share, Some(0.733333));
     assert!(incident.timeline.len() < 250, "{}", incident.timeline.len());
 }
@@ -148,7 +185,10 @@ fn a_million_swallowed_signals_are_counted_exactly_from_a_few_events() {
 #[test]
 fn events_ahead_of_the_totals_are_not_taken_back() {
     let mut story = Story::new();
-    story.vm().poison(12).at(VCPU0, QEMU, What::PageTotals(million(2)));
+    story
+        .vm()
+        .poison(12)
+        .at(VCPU0, QEMU, What::PageTotals(million(2)));
     for _ in 0..5 {
         story.touch(VCPU0, USER_RIP, GPA + 0x80, Access::Read, true);
     }
