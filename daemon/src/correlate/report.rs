@@ -86,10 +86,16 @@ fn page(e: &Evidence) -> model::Page {
 fn signals(e: &Evidence, total: &Total, session: &Session) -> model::Signals {
     let seen = session.has("send_sig_mceerr") || session.has("force_sig_mceerr");
     let required = e.action_required(total);
+    let optional = !predates(e, session) && seen;
     model::Signals {
-        action_optional: (seen || e.ao_signals > 0).then_some(e.ao_signals),
+        action_optional: (optional || e.ao_signals > 0).then_some(e.ao_signals),
         action_required: (seen || required > 0).then_some(required),
     }
+}
+
+/// Whether the page was poisoned before the probes were there: what came of it until then is not known.
+fn predates(e: &Evidence, session: &Session) -> bool {
+    e.pfn.is_none() && session.hardware_corrupted_kb.is_some_and(|kb| kb > 0)
 }
 
 fn exits(total: &Total, session: &Session) -> model::Exits {
@@ -114,7 +120,7 @@ fn injections(e: &Evidence, session: &Session) -> model::Injections {
     let told = session.has("kvm_inject_mce") || !e.told.is_empty();
     let delivered = session.has("kvm_inj_exception") || e.delivered > 0;
     model::Injections {
-        action_optional: told.then_some(e.told_ao),
+        action_optional: (told && (!predates(e, session) || e.told_ao > 0)).then_some(e.told_ao),
         action_required: told.then_some(e.told_ar),
         delivered: delivered.then_some(e.delivered),
         vcpus: delivered.then_some(e.delivered_to.len() as u64),
