@@ -26,7 +26,8 @@ impl Daemon {
     /// Returns once the daemon says that its probes are attached. `recording`: its file in the share.
     pub fn start(recording: &str, log: &Log) -> Result<Self> {
         let mut child = Command::new(program())
-            .args(["run", "--state-dir", STATE, "--record"])
+            // With the BPF programs' own diagnostics: the log is for those who look for what went wrong.
+            .args(["--log-level", "debug", "run", "--state-dir", STATE, "--record"])
             .arg(format!("{SHARE}/out/{recording}"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
