@@ -23,12 +23,14 @@ fn program() -> String {
 }
 
 impl Daemon {
-    /// Returns once the daemon says that its probes are attached. `recording`: its file in the share.
-    pub fn start(recording: &str, log: &Log) -> Result<Self> {
+    /// Returns once the daemon says that its probes are attached. `recording`: its file in the share;
+    /// `more`: options.
+    pub fn start(recording: &str, more: &[&str], log: &Log) -> Result<Self> {
         let mut child = Command::new(program())
             // With the BPF programs' own diagnostics: the log is for those who look for what went wrong.
             .args(["--log-level", "debug", "run", "--state-dir", STATE, "--record"])
             .arg(format!("{SHARE}/out/{recording}"))
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
