@@ -41,7 +41,8 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
         exits: options.exits,
     };
     let name = format!(
-        "storm-{}-{}-{}",
+        "storm-{}-{}-{}-{}",
+        options.lab.kernel,
         options.cpu.name(),
         options.mode,
         options.instruction

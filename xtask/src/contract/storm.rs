@@ -103,6 +103,9 @@ pub struct StormResult {
     pub vmm_s: f64,
     pub explain_exit: Option<i32>,
     pub daemon_exit: Option<i32>,
+    /// Resident memory of the daemon when it was ready, and after the storm.
+    pub daemon_kib_before: Option<u64>,
+    pub daemon_kib_after: Option<u64>,
 }
 
 /// A file on its way out of the emulated host; the line after the last one says how many there were.

@@ -42,13 +42,16 @@ fn perform(log: &Log) -> Result<()> {
     let mut daemon = None;
     if storm.daemon {
         log.step("starting poisontrace");
-        daemon = Some(Daemon::start(log)?);
+        let started = Daemon::start(log)?;
         log.step("poisontrace is ready");
+        result.daemon_kib_before = Some(started.resident_kib()?);
+        daemon = Some(started);
     }
     run_vmm(&storm, &mut result, log)?;
     if let Some(daemon) = &mut daemon {
         std::thread::sleep(AFTER_END);
         daemon.running()?;
+        result.daemon_kib_after = Some(daemon.resident_kib()?);
         log.step("asking poisontrace why");
         let explain = ["explain", "--last", "--format"];
         result.explain_exit = daemon::ask(&[&explain[..], &["json"]].concat(), "explain.json", log)?;
