@@ -125,6 +125,7 @@ impl Correlator {
                 );
             }
             What::PoisonExit(exit) => self.poison_exit(event, exit),
+            What::PageTotals(totals) => self.page_totals(event, totals),
             What::Reentry { exit_ns, entry_ns } => self.reentry(event, *exit_ns, *entry_ns),
             What::ToldMsrs {
                 mcg_status,
