@@ -22,6 +22,7 @@ use clap::Parser;
 
 use crate::cli::{Cli, Experiment, Task};
 use crate::lab::Lab;
+use crate::lab::storm::StormLab;
 use crate::paths::Paths;
 use crate::progress::Progress;
 
@@ -50,6 +51,7 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
             toolchain::set_up(&paths, progress)?;
             let programs = builds::lab_programs(&paths, progress)?;
             Lab::set_up(&paths, &options.kernel, &programs, progress)?;
+            StormLab::set_up(&paths, &options.kernel, &programs, progress)?;
         }
         Task::Build => {
             builds::daemon(&paths, progress)?;
