@@ -8,6 +8,7 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::decode_assists;
 use crate::apt::Apt;
 use crate::command;
 use crate::paths::Paths;
@@ -44,7 +45,7 @@ const OPTIONS: [&str; 18] = [
 pub fn set_up(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     let folder = paths.lab().join("bochs");
     let program = folder.join("bochs");
-    let wanted: Vec<String> = [VERSION]
+    let wanted: Vec<String> = [VERSION, decode_assists::LABEL]
         .iter()
         .chain(&OPTIONS)
         .map(|s| (*s).to_owned())
@@ -67,6 +68,7 @@ pub fn set_up(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     );
     let source = folder.join("source");
     unpack(&archive, &source)?;
+    decode_assists::complete(&source)?;
     let built = build(&source, &folder.join("log"), progress)?;
     fs::copy(&built, &program).with_context(|| format!("cannot copy {}", built.display()))?;
     // Hundreds of megabytes that nobody needs again.

@@ -4,6 +4,7 @@
 pub mod agreement;
 mod arrival;
 mod bochs;
+mod decode_assists;
 mod emulator;
 mod image;
 mod packages;
