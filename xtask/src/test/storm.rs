@@ -33,7 +33,7 @@ pub fn run(lab: &StormLab, daemon: &Path, schema: &Schema, tally: &mut Tally, pr
         progress.aside(|| match outcome {
             Ok(run) => {
                 tally.check(&name, "runs_within_two_minutes", in_time(took));
-                examine(&name, &run, daemon, schema, tally);
+                examine(&name, processor, &run, daemon, schema, tally);
             }
             Err(error) => tally.check(&name, "runs_within_two_minutes", Err(error)),
         });
@@ -45,12 +45,22 @@ fn in_time(took: Duration) -> Result<()> {
     Ok(())
 }
 
-fn examine(name: &str, run: &StormRun, daemon: &Path, schema: &Schema, tally: &mut Tally) {
+fn examine(
+    name: &str,
+    processor: Processor,
+    run: &StormRun,
+    daemon: &Path,
+    schema: &Schema,
+    tally: &mut Tally,
+) {
     let files = Files { out: &run.out };
     tally.check(name, "vmm_walked_the_page", walked(run));
     tally.check(name, "counts_are_those_of_the_vmm", counts(run, &files));
     tally.check(name, "every_line_has_its_exit", every_line(&files));
     tally.check(name, "storm_is_a_line_walk_of_flushes_only", flushes_only(&files));
+    if processor == Processor::Amd {
+        tally.check(name, "bytes_of_the_instruction_tell", by_its_bytes(run, &files));
+    }
     tally.check(
         name,
         "report_follows_the_schema",
@@ -103,6 +113,23 @@ fn flushes_only(files: &Files) -> Result<()> {
     let incident = incident(files)?;
     expect(&incident, "/storm/kind", "line_walk")?;
     expect(&incident, "/flush/verdict", "flush_only")
+}
+
+/// Decode assists leave no doubt.
+fn by_its_bytes(run: &StormRun, files: &Files) -> Result<()> {
+    ensure!(
+        run.result.decode_assists,
+        "the emulated processor has no decode assists"
+    );
+    let incident = incident(files)?;
+    expect(&incident, "/flush/basis", "instruction_bytes")?;
+    expect(&incident, "/flush/confidence", "certain")?;
+    let instruction = incident["flush"]["instruction"].as_str().unwrap_or_default();
+    ensure!(
+        instruction.starts_with("clflush "),
+        "the instruction is {instruction:?}"
+    );
+    Ok(())
 }
 
 fn stopped(run: &StormRun) -> Result<()> {

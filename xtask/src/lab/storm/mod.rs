@@ -95,7 +95,7 @@ impl StormLab {
                     arrival::unpack(&folder.join(SHIPPED), &out)?;
                     return Ok(StormRun {
                         result: read(&out, "result.json")?,
-                        counters: read(&out, "vmm.json").context("the VMM did not count to its end")?,
+                        counters: read(&out, "vmm.json").with_context(|| vmm_failed(&out))?,
                         out,
                     });
                 }
@@ -113,6 +113,13 @@ impl StormLab {
         }
         bail!("the lab did not run")
     }
+}
+
+/// A VMM that did not count to its end says why in a line of its own.
+fn vmm_failed(out: &Path) -> String {
+    let words = fs::read_to_string(out.join("vmm.log")).unwrap_or_default();
+    let reason = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("the VMM failed: {reason}")
 }
 
 fn deadline(plan: StormPlan) -> Duration {
