@@ -69,6 +69,17 @@ impl Daemon {
         }
     }
 
+    /// Its resident memory, in KiB.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.0.id());
+        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|value| value.trim().split(' ').next()?.parse().ok())
+            .with_context(|| format!("no VmRSS in {path}"))
+    }
+
     /// SIGTERM; the exit status and the time that it took, or none where it did not end in time.
     pub fn stop(mut self) -> Result<Option<(i32, u64)>> {
         let started = Instant::now();
