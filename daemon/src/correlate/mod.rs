@@ -2,6 +2,7 @@
 //! clock, no I/O and no global state, so a replay is exact and every rule is a plain unit test.
 
 mod ends;
+mod evidence_from_logs;
 mod injection;
 mod moments;
 mod pages;
@@ -101,6 +102,7 @@ impl Correlator {
                 result,
             } => {
                 self.failure_action(event, pfn.0, page_type, result);
+                self.action_seen(event, pfn.0, page_type, result);
             }
             What::FailureEnd { ret } => self.failure_end(event, *ret),
             What::Sigbus {
@@ -124,7 +126,29 @@ impl Correlator {
                     },
                 );
             }
-            What::PoisonExit(exit) => self.poison_exit(event, exit),
+            What::PoisonExit(exit) => {
+                if !self.unplaced_exit(event, exit) {
+                    self.poison_exit(event, exit);
+                }
+            }
+            What::SigbusSeen {
+                severity,
+                target_tid,
+                target_pid,
+                gpa,
+                pfn,
+                ..
+            } => self.sigbus_seen(
+                event,
+                &evidence_from_logs::Seen {
+                    severity: *severity,
+                    pid: *target_pid,
+                    tid: *target_tid,
+                    gpa: gpa.map(|gpa| gpa.0),
+                    pfn: pfn.map(|pfn| pfn.0),
+                },
+            ),
+            What::Said(saying) => self.said(event, saying),
             What::Reentry { exit_ns, entry_ns } => self.reentry(event, *exit_ns, *entry_ns),
             What::ToldMsrs {
                 mcg_status,
@@ -145,7 +169,9 @@ impl Correlator {
             | What::VcpuReset { .. }
             | What::TripleFault { .. }
             | What::TaskExit { .. }
-            | What::VmDestroyed => self.ended(event),
+            | What::VmDestroyed
+            | What::VmmGone
+            | What::ResetAsked { .. } => self.ended(event),
         }
     }
 

@@ -5,6 +5,7 @@ use crate::{
     hex::Hex,
     incident::{
         evidence::{Evidence, PAGE_SIZE},
+        logged,
         model,
         verdict::decide,
         words,
@@ -15,7 +16,7 @@ use crate::{
 pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::Incident {
     let v = decide(e, late_death_ns);
     let wall = session.clock.wall_at(e.t0);
-    model::Incident {
+    let mut incident = model::Incident {
         id: id(e, wall),
         started_at: wall.and_then(rfc3339),
         vm: model::Vm {
@@ -38,7 +39,9 @@ pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::I
         injections: injections(e, session),
         timeline: timeline(e),
         missing: words::missing(e, v, session),
-    }
+    };
+    logged::adorn(&mut incident, e);
+    incident
 }
 
 /// Stable over a replay: the clock part, then who and what.

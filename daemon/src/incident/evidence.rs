@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     latency::Latencies,
+    logged::Logged,
     mca,
     model::{Severity, Via},
 };
@@ -64,6 +65,8 @@ pub struct Evidence {
     pub timeline: Timeline,
     /// Records lost while this incident was open.
     pub lost: u64,
+    /// What logs told of it.
+    pub logged: Logged,
     open_exits: BTreeMap<(u32, u64), Option<u64>>,
 }
 
@@ -137,6 +140,8 @@ pub enum Sign {
     /// The VMM's last thread ended with this wait status.
     VmmExit(i32),
     VmDestroyed,
+    /// The threads that ran the guest ended; how is not known.
+    VmmGone,
 }
 
 impl Evidence {
@@ -170,6 +175,7 @@ impl Evidence {
             ends: Vec::new(),
             timeline: Timeline::default(),
             lost: 0,
+            logged: Logged::default(),
             open_exits: BTreeMap::new(),
         }
     }
@@ -184,12 +190,13 @@ impl Evidence {
     }
 
     pub fn vmm_gone(&self) -> bool {
-        self.sign(|sign| matches!(sign, Sign::VmmExit(_))).is_some()
+        self.sign(|sign| matches!(sign, Sign::VmmExit(_) | Sign::VmmGone))
+            .is_some()
     }
 
     /// Whether KVM itself has shown that this process runs a guest on this page.
     pub fn kvm_seen(&self) -> bool {
-        self.exits.count > 0 || !self.told.is_empty() || self.delivered > 0
+        self.exits.count > 0 || !self.told.is_empty() || self.delivered > 0 || self.logged.proves_guest()
     }
 
     pub fn poison_at(&mut self, t: u64) {

@@ -2,6 +2,7 @@
 
 pub mod evidence;
 pub mod latency;
+pub mod logged;
 pub mod mca;
 pub mod model;
 pub mod verdict;
