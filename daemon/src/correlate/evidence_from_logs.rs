@@ -76,7 +76,10 @@ impl Correlator {
         let vcpu = vcpu.map(|vcpu| format!(", vCPU {vcpu}")).unwrap_or_default();
         e.timeline.add(
             event.t,
-            format!("SIGBUS {kind} to the VMM (pid {}, thread {}{vcpu})", seen.pid, seen.tid),
+            format!(
+                "SIGBUS {kind} to the VMM (pid {}, thread {}{vcpu})",
+                seen.pid, seen.tid
+            ),
         );
     }
 
@@ -133,15 +136,20 @@ impl Correlator {
         let Some(e) = self.touch(no) else { return false };
         e.poison_at(event.t);
         e.exit(event.tid, exit);
-        e.timeline
-            .add(exit.exit_ns.unwrap_or(event.t), super::moments::poison_exit(exit, event.vcpu));
+        e.timeline.add(
+            exit.exit_ns.unwrap_or(event.t),
+            super::moments::poison_exit(exit, event.vcpu),
+        );
         true
     }
 
     pub(super) fn said(&mut self, event: &Event, saying: &Saying) {
         let names = names(&saying.said);
         let opens = opens(&saying.said);
-        let Some(no) = self.spoken_of(&saying.said, names).or_else(|| opens.then(|| self.open_said(event, names))) else {
+        let Some(no) = self
+            .spoken_of(&saying.said, names)
+            .or_else(|| opens.then(|| self.open_said(event, names)))
+        else {
             return;
         };
         let Some(e) = self.touch(no) else { return };
@@ -155,7 +163,11 @@ impl Correlator {
         e.hva = e.hva.or(names.hva.map(|hva| hva & !(PAGE_SIZE - 1)));
         e.gpa = e.gpa.or(names.gpa.map(|gpa| gpa & !(PAGE_SIZE - 1)));
         e.last = e.last.max(t);
-        if t < e.t0 && saying.own_clock.is_none() && matches!(saying.said, Said::HostSignal { .. }) && !e.logged.trace {
+        if t < e.t0
+            && saying.own_clock.is_none()
+            && matches!(saying.said, Said::HostSignal { .. })
+            && !e.logged.trace
+        {
             e.t0 = t;
         }
         learn(e, t, &saying.said);
@@ -174,7 +186,11 @@ impl Correlator {
     /// The incident of which a statement speaks.
     fn spoken_of(&self, said: &Said, names: Names) -> Option<IncidentNo> {
         let by = |wanted: &dyn Fn(&Evidence) -> bool| {
-            let mut all = self.incidents.iter().filter(|(_, e)| wanted(e)).map(|(no, _)| *no);
+            let mut all = self
+                .incidents
+                .iter()
+                .filter(|(_, e)| wanted(e))
+                .map(|(no, _)| *no);
             let first = all.next()?;
             // Two VMs with the same guest address: the later one would be a guess.
             all.next().is_none().then_some(first)
@@ -196,7 +212,10 @@ impl Correlator {
             return Some(no);
         }
         if let Some(hva) = names.hva
-            && let Some(no) = by(&|e| e.hva.is_some_and(|known| hva.wrapping_sub(known) < e.size().unwrap_or(PAGE_SIZE)))
+            && let Some(no) = by(&|e| {
+                e.hva
+                    .is_some_and(|known| hva.wrapping_sub(known) < e.size().unwrap_or(PAGE_SIZE))
+            })
         {
             return Some(no);
         }
@@ -215,7 +234,8 @@ impl Correlator {
                 && names.pfn.is_none_or(|pfn| e.pfn.is_none_or(|known| known == pfn))
                 && names.hva.is_none_or(|_| e.hva.is_none())
                 && names.gpa.is_none_or(|_| e.gpa.is_none())
-                && named_domain(said).is_none_or(|name| e.vmm.name.as_deref().is_none_or(|known| known == name))
+                && named_domain(said)
+                    .is_none_or(|name| e.vmm.name.as_deref().is_none_or(|known| known == name))
         })
     }
 
@@ -229,7 +249,10 @@ impl Correlator {
 /// Statements that are an incident by themselves.
 fn opens(said: &Said) -> bool {
     match said {
-        Said::HostSignal { .. } | Said::VmmTold { .. } | Said::VmmSigbus { .. } | Said::QmpMemoryFailure { .. } => true,
+        Said::HostSignal { .. }
+        | Said::VmmTold { .. }
+        | Said::VmmSigbus { .. }
+        | Said::QmpMemoryFailure { .. } => true,
         Said::VmmOwnMemory { fatal } => *fatal,
         Said::GuestMce(mce) => fatal_or_lost_memory(mce),
         _ => false,
@@ -304,7 +327,9 @@ fn learn(e: &mut Evidence, t: u64, said: &Said) {
                 e.pid = *pid;
             }
         }
-        Said::HostAction { page_type, result, .. } if e.page_type.is_none() => {
+        Said::HostAction {
+            page_type, result, ..
+        } if e.page_type.is_none() => {
             e.page_type = Some(page_type.clone());
             e.recovery = Some(result.clone());
         }
@@ -364,21 +389,37 @@ fn merge_name(known: &mut Vmm, name: &Option<String>, uuid: &Option<String>, vmm
 fn words(said: &Said) -> Option<String> {
     let hex = |value: &Option<Hex>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
     Some(match said {
-        Said::HostSignal { pfn, comm, pid } => format!("host kernel: pfn {pfn}: SIGBUS to {comm} (pid {pid})"),
-        Said::HostAction { pfn, page_type, result } => {
+        Said::HostSignal { pfn, comm, pid } => {
+            format!("host kernel: pfn {pfn}: SIGBUS to {comm} (pid {pid})")
+        }
+        Said::HostAction {
+            pfn,
+            page_type,
+            result,
+        } => {
             format!("host kernel: pfn {pfn}: recovery action for {page_type}: {result}")
         }
-        Said::OwnAccess { comm, pid, hva } => format!("host kernel: {comm} (pid {pid}) itself touched lost memory at {hva}"),
+        Said::OwnAccess { comm, pid, hva } => {
+            format!("host kernel: {comm} (pid {pid}) itself touched lost memory at {hva}")
+        }
         Said::VmmTold { hva, gpa, severity } => {
             let kind = match severity {
                 Some(SigbusSeverity::ActionRequired) => "action required",
                 Some(SigbusSeverity::ActionOptional) => "action optional",
                 None => "a memory error",
             };
-            format!("the VMM told its guest: {kind}, gpa {}, hva {}", hex(gpa), hex(hva))
+            format!(
+                "the VMM told its guest: {kind}, gpa {}, hva {}",
+                hex(gpa),
+                hex(hva)
+            )
         }
-        Said::VmmOwnMemory { fatal: true } => "the VMM ends itself: lost memory that it cannot pass on".to_owned(),
-        Said::VmmOwnMemory { fatal: false } => "the VMM lost memory of its own, and has not touched it".to_owned(),
+        Said::VmmOwnMemory { fatal: true } => {
+            "the VMM ends itself: lost memory that it cannot pass on".to_owned()
+        }
+        Said::VmmOwnMemory { fatal: false } => {
+            "the VMM lost memory of its own, and has not touched it".to_owned()
+        }
         Said::VmmSigbus { .. } => "the VMM ends itself because of SIGBUS".to_owned(),
         Said::VmName { .. } => return None,
         Said::VmShutdown { reason } => format!("libvirt: the domain is shut down, reason {reason}"),
@@ -393,21 +434,44 @@ fn words(said: &Said) -> Option<String> {
             mce.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default()
         ),
         Said::GuestPanic { text } => format!("guest: panic: {text}"),
-        Said::GuestSignal { pfn, comm, pid } => format!("guest kernel: page {pfn}: SIGBUS to {comm} (pid {pid})"),
-        Said::GuestAction { pfn, page_type, result } => {
+        Said::GuestSignal { pfn, comm, pid } => {
+            format!("guest kernel: page {pfn}: SIGBUS to {comm} (pid {pid})")
+        }
+        Said::GuestAction {
+            pfn,
+            page_type,
+            result,
+        } => {
             format!("guest kernel: page {pfn}: recovery action for {page_type}: {result}")
         }
-        Said::QmpMemoryFailure { recipient, action, action_required, recursive, .. } => format!(
+        Said::QmpMemoryFailure {
+            recipient,
+            action,
+            action_required,
+            recursive,
+            ..
+        } => format!(
             "QMP MEMORY_FAILURE: {} for the {}: {}{}",
-            if *action_required { "action required" } else { "action optional" },
+            if *action_required {
+                "action required"
+            } else {
+                "action optional"
+            },
             sanitise(recipient, 32),
             sanitise(action, 32),
-            if *recursive { ", while one was in progress" } else { "" }
+            if *recursive {
+                ", while one was in progress"
+            } else {
+                ""
+            }
         ),
         Said::QmpPanicked { .. } => "QMP: the guest panicked".to_owned(),
         Said::QmpReset { guest, .. } => format!("QMP: reset{}", if *guest { " by the guest" } else { "" }),
         Said::QmpShutdown { reason, .. } => {
-            format!("QMP: shutdown ({})", reason.as_deref().unwrap_or("no reason told"))
+            format!(
+                "QMP: shutdown ({})",
+                reason.as_deref().unwrap_or("no reason told")
+            )
         }
     })
 }

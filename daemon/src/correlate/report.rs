@@ -5,8 +5,7 @@ use crate::{
     hex::Hex,
     incident::{
         evidence::{Evidence, PAGE_SIZE},
-        logged,
-        model,
+        logged, model,
         verdict::decide,
         words,
     },

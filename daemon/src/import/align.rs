@@ -78,7 +78,9 @@ impl Alignment {
                 .entry((clocks.boot.clone(), clocks.wall.clone()))
                 .or_insert(i128::from(wall) - i128::from(boot));
         }
-        let Some((clock, t)) = clocks.time(stamp) else { return };
+        let Some((clock, t)) = clocks.time(stamp) else {
+            return;
+        };
         if let Some(mark) = mark_of(said) {
             self.mark(clock, mark, t);
         } else {
@@ -129,7 +131,10 @@ impl Alignment {
                 _ => {}
             }
         }
-        let open = self.marks.keys().filter(|clock| !self.offsets.contains_key(clock));
+        let open = self
+            .marks
+            .keys()
+            .filter(|clock| !self.offsets.contains_key(clock));
         open.filter_map(|clock| Some((clock.clone(), self.best(clock)?)))
             .max_by_key(|(_, offset)| offset.by)
     }
@@ -147,7 +152,9 @@ impl Alignment {
                 Some(Offset {
                     ns: median + known.ns,
                     by: sorted.len(),
-                    spread: u64::try_from(spread).unwrap_or(u64::MAX).saturating_add(known.spread),
+                    spread: u64::try_from(spread)
+                        .unwrap_or(u64::MAX)
+                        .saturating_add(known.spread),
                 })
             })
             .max_by_key(|offset| offset.by)

@@ -48,7 +48,10 @@ pub fn open(path: &Path) -> Result<Opened, String> {
         };
     }
     let recording = head.starts_with(b"{\"poisontrace_recording\"");
-    let whole = Box::new(BufReader::with_capacity(READ_AHEAD, Cursor::new(head).chain(input)));
+    let whole = Box::new(BufReader::with_capacity(
+        READ_AHEAD,
+        Cursor::new(head).chain(input),
+    ));
     Ok(if recording {
         Opened::Recording(whole)
     } else {
@@ -59,13 +62,34 @@ pub fn open(path: &Path) -> Result<Opened, String> {
 /// Formats that another program must turn into text first.
 fn unreadable(head: &[u8]) -> Option<&'static str> {
     const MAGIC: [(&[u8], &str); 7] = [
-        (b"\x1f\x8b", "line 1: compressed by gzip: unpack it, or pipe `zcat FILE` into --from -"),
-        (b"\x28\xb5\x2f\xfd", "line 1: compressed by zstd: unpack it, or pipe `zstdcat FILE` into --from -"),
-        (b"\xfd7zXZ", "line 1: compressed by xz: unpack it, or pipe `xzcat FILE` into --from -"),
-        (b"BZh", "line 1: compressed by bzip2: unpack it, or pipe `bzcat FILE` into --from -"),
-        (b"PERFILE2", "line 1: a perf.data file: give the text of `perf script -i FILE`"),
-        (b"\x17\x08\x44tracing", "line 1: a trace.dat file: give the text of `trace-cmd report -i FILE`"),
-        (b"LPKSHHRH", "line 1: a binary journal: give the text of `journalctl -k --file FILE`"),
+        (
+            b"\x1f\x8b",
+            "line 1: compressed by gzip: unpack it, or pipe `zcat FILE` into --from -",
+        ),
+        (
+            b"\x28\xb5\x2f\xfd",
+            "line 1: compressed by zstd: unpack it, or pipe `zstdcat FILE` into --from -",
+        ),
+        (
+            b"\xfd7zXZ",
+            "line 1: compressed by xz: unpack it, or pipe `xzcat FILE` into --from -",
+        ),
+        (
+            b"BZh",
+            "line 1: compressed by bzip2: unpack it, or pipe `bzcat FILE` into --from -",
+        ),
+        (
+            b"PERFILE2",
+            "line 1: a perf.data file: give the text of `perf script -i FILE`",
+        ),
+        (
+            b"\x17\x08\x44tracing",
+            "line 1: a trace.dat file: give the text of `trace-cmd report -i FILE`",
+        ),
+        (
+            b"LPKSHHRH",
+            "line 1: a binary journal: give the text of `journalctl -k --file FILE`",
+        ),
     ];
     MAGIC
         .iter()

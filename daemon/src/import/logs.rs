@@ -130,7 +130,10 @@ impl Log {
 pub fn settle_speakers(logs: &mut [Log]) {
     let mut guest_pages = HashSet::new();
     for log in logs.iter_mut() {
-        let panicked = log.items.iter().any(|item| matches!(item.said, Said::GuestPanic { .. }));
+        let panicked = log
+            .items
+            .iter()
+            .any(|item| matches!(item.said, Said::GuestPanic { .. }));
         let guest = log.guest;
         log.items.retain(|item| match &item.said {
             Said::GuestMce(mce) => guest || panicked || by_a_vmm(mce),
@@ -148,20 +151,24 @@ pub fn settle_speakers(logs: &mut [Log]) {
         let guest = log.guest;
         for item in &mut log.items {
             let said = match &item.said {
-                Said::HostSignal { pfn, comm, pid } if (guest || guest_pages.contains(&pfn.0)) && !vmm_name(comm) => {
+                Said::HostSignal { pfn, comm, pid }
+                    if (guest || guest_pages.contains(&pfn.0)) && !vmm_name(comm) =>
+                {
                     Said::GuestSignal {
                         pfn: *pfn,
                         comm: comm.clone(),
                         pid: *pid,
                     }
                 }
-                Said::HostAction { pfn, page_type, result } if guest || guest_pages.contains(&pfn.0) => {
-                    Said::GuestAction {
-                        pfn: *pfn,
-                        page_type: page_type.clone(),
-                        result: result.clone(),
-                    }
-                }
+                Said::HostAction {
+                    pfn,
+                    page_type,
+                    result,
+                } if guest || guest_pages.contains(&pfn.0) => Said::GuestAction {
+                    pfn: *pfn,
+                    page_type: page_type.clone(),
+                    result: result.clone(),
+                },
                 _ => continue,
             };
             item.said = said;
@@ -174,9 +181,19 @@ fn by_a_vmm(mce: &GuestMce) -> bool {
 }
 
 fn vmm_name(comm: &str) -> bool {
-    ["qemu", "kvm", "CPU ", "firecracker", "fc_vcpu", "cloud-hyp", "crosvm", "vmm", "vcpu"]
-        .iter()
-        .any(|name| comm.starts_with(name))
+    [
+        "qemu",
+        "kvm",
+        "CPU ",
+        "firecracker",
+        "fc_vcpu",
+        "cloud-hyp",
+        "crosvm",
+        "vmm",
+        "vcpu",
+    ]
+    .iter()
+    .any(|name| comm.starts_with(name))
 }
 
 fn speaker(said: &Said) -> Speaker {
@@ -187,9 +204,10 @@ fn speaker(said: &Said) -> Speaker {
         | Said::VmmSigbus { .. }
         | Said::VmName { .. }
         | Said::VmShutdown { .. } => Speaker::Vmm,
-        Said::QmpMemoryFailure { .. } | Said::QmpPanicked { .. } | Said::QmpReset { .. } | Said::QmpShutdown { .. } => {
-            Speaker::Qmp
-        }
+        Said::QmpMemoryFailure { .. }
+        | Said::QmpPanicked { .. }
+        | Said::QmpReset { .. }
+        | Said::QmpShutdown { .. } => Speaker::Qmp,
         Said::GuestMce(_) | Said::GuestPanic { .. } | Said::GuestSignal { .. } | Said::GuestAction { .. } => {
             Speaker::Guest
         }
@@ -223,9 +241,11 @@ pub fn events(logs: &[Log], alignment: &mut Alignment, traced: bool, notes: &mut
         let nth = kinds
             .entry((turn.speaker, std::mem::discriminant(said), kind(said)))
             .or_default();
-        let placed = alignment
-            .place(&turn.clocks, turn.item.stamp)
-            .or_else(|| alignment.same_event(said, *nth).filter(|_| turn.clocks.time(turn.item.stamp).is_none()));
+        let placed = alignment.place(&turn.clocks, turn.item.stamp).or_else(|| {
+            alignment
+                .same_event(said, *nth)
+                .filter(|_| turn.clocks.time(turn.item.stamp).is_none())
+        });
         *nth += 1;
         let own_clock = placed.is_none().then(|| own_time(&turn.clocks, turn.item.stamp));
         if let Some(clock) = &own_clock {
@@ -237,7 +257,10 @@ pub fn events(logs: &[Log], alignment: &mut Alignment, traced: bool, notes: &mut
             pid: 0,
             vcpu: None,
             what: What::Said(Saying {
-                source: logs.get(turn.file).map(|log| log.name.clone()).unwrap_or_default(),
+                source: logs
+                    .get(turn.file)
+                    .map(|log| log.name.clone())
+                    .unwrap_or_default(),
                 own_clock,
                 said: said.clone(),
             }),
@@ -245,7 +268,10 @@ pub fn events(logs: &[Log], alignment: &mut Alignment, traced: bool, notes: &mut
     }
     note_clocks(logs, &turns, alignment, &unplaced, notes);
     for log in logs.iter().filter(|log| log.dropped > 0) {
-        notes.push(format!("{} later statements of {}: too many to keep", log.dropped, log.name));
+        notes.push(format!(
+            "{} later statements of {}: too many to keep",
+            log.dropped, log.name
+        ));
     }
     events
 }
@@ -331,7 +357,9 @@ fn note_clocks(
         }
     }
     for (clock, file) in files.into_keys() {
-        let Some(name) = logs.get(file).map(|log| &log.name) else { continue };
+        let Some(name) = logs.get(file).map(|log| &log.name) else {
+            continue;
+        };
         if alignment.base.as_ref() == Some(&clock) {
             continue;
         }
@@ -341,11 +369,16 @@ fn note_clocks(
                 1 => "by 1 event that both tell of (how exactly is not known)".to_owned(),
                 n => format!("by {n} events that both tell of, to within {milliseconds:.1} ms"),
             };
-            notes.push(format!("the clock of {name} ({}) is aligned {well}", clock_name(&clock)));
+            notes.push(format!(
+                "the clock of {name} ({}) is aligned {well}",
+                clock_name(&clock)
+            ));
         }
     }
     for (file, timed) in unplaced {
-        let Some(name) = logs.get(*file).map(|log| &log.name) else { continue };
+        let Some(name) = logs.get(*file).map(|log| &log.name) else {
+            continue;
+        };
         notes.push(if *timed {
             format!(
                 "the clock of {name} against the others: it tells of no event that another source tells of; its lines are in order, at no known offset"

@@ -71,8 +71,13 @@ fn lost_events(line: &[u8]) -> u64 {
         return 0;
     };
     let rest = &line[at + 6..];
-    let end = rest.iter().position(|b| !b.is_ascii_digit()).unwrap_or(rest.len());
-    record::decimal(&rest[..end]).filter(|n| *n < u64::from(u32::MAX)).unwrap_or(0)
+    let end = rest
+        .iter()
+        .position(|b| !b.is_ascii_digit())
+        .unwrap_or(rest.len());
+    record::decimal(&rest[..end])
+        .filter(|n| *n < u64::from(u32::MAX))
+        .unwrap_or(0)
 }
 
 /// The files, merged.

@@ -41,7 +41,11 @@ const PROGRESS_LINES: u64 = 65_536;
 ///
 /// # Errors
 /// Where none of the files can be used: the problems.
-pub fn read(files: &[PathBuf], allow_truncated: bool, progress: &mut dyn FnMut(u64)) -> Result<Imported, Vec<String>> {
+pub fn read(
+    files: &[PathBuf],
+    allow_truncated: bool,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Imported, Vec<String>> {
     let mut import = Import::new(allow_truncated, files.len() == 1);
     for file in files {
         import.open(file);
@@ -100,7 +104,10 @@ impl Import {
                 Ok(()) => self.usable += 1,
                 Err(problem) => self.problem(file, &problem),
             },
-            Ok(Opened::Text(input)) => self.sources.push(merge::Source::new(file.to_owned(), name(file), input)),
+            Ok(Opened::Text(input)) => {
+                self.sources
+                    .push(merge::Source::new(file.to_owned(), name(file), input))
+            }
             Ok(Opened::Sqlite) => match rasdaemon::read(file) {
                 Ok(items) => {
                     self.usable += 1;
@@ -208,7 +215,12 @@ impl Import {
             return Err(self.problems);
         }
         logs::settle_speakers(&mut self.logs);
-        let events = logs::events(&self.logs, &mut self.alignment, self.recorded || !self.seen.is_empty(), &mut self.notes);
+        let events = logs::events(
+            &self.logs,
+            &mut self.alignment,
+            self.recorded || !self.seen.is_empty(),
+            &mut self.notes,
+        );
         if !self.recorded {
             let kernel = self.logs.iter().find_map(Log::host_kernel);
             let hostname = self.logs.iter().find_map(|log| log.hostname.clone());

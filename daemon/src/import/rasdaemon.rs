@@ -15,8 +15,11 @@ const MAX_ROWS: u32 = 16_384;
 /// # Errors
 /// A database that cannot be read, or that is not rasdaemon's.
 pub fn read(path: &Path) -> Result<Vec<Item>, String> {
-    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .map_err(|err| err.to_string())?;
+    let db = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(|err| err.to_string())?;
     let mut statement = db
         .prepare(
             "SELECT timestamp, pfn, page_type, action_result FROM memory_failure_event ORDER BY id DESC LIMIT ?1",

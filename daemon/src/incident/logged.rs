@@ -101,7 +101,9 @@ impl Logged {
         self.mces
             .iter()
             .filter_map(|(_, mce)| mce.symbol.as_deref())
-            .find(|symbol| symbol.contains("clflush") || symbol.contains("cpa_flush") || symbol.contains("clwb"))
+            .find(|symbol| {
+                symbol.contains("clflush") || symbol.contains("cpa_flush") || symbol.contains("clwb")
+            })
     }
 
     pub fn overflowed_bank(&self) -> Option<u32> {
@@ -131,7 +133,11 @@ pub fn death(e: &Evidence) -> Option<Verdict> {
         return verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Certain);
     }
     if let Some(recursive) = l.qmp_reset {
-        let cause = if recursive { Cause::MceNested } else { Cause::MceDisabled };
+        let cause = if recursive {
+            Cause::MceNested
+        } else {
+            Cause::MceDisabled
+        };
         return verdict(Outcome::GuestReset, cause, Confidence::Certain);
     }
     if let Some(recipient) = &l.qmp_fatal {
@@ -161,7 +167,10 @@ pub fn hints(e: &Evidence) -> Option<Verdict> {
     if l.guest_reset {
         return verdict(Outcome::GuestReset, Cause::Unknown, Confidence::Possible);
     }
-    let recovered = l.guest_result.as_deref().is_some_and(|result| result == "Recovered");
+    let recovered = l
+        .guest_result
+        .as_deref()
+        .is_some_and(|result| result == "Recovered");
     if recovered && l.guest_signal.as_ref().is_none_or(|(_, pid)| *pid != 1) {
         return verdict(Outcome::Survived, Cause::Contained, Confidence::Likely);
     }
@@ -188,7 +197,8 @@ fn panic(e: &Evidence) -> Verdict {
     let says = |words: &str| reason.contains(words);
     let in_kernel = l.mce().and_then(|mce| mce.cs).map(|cs| cs & 3 == 0);
     let status = l.mce().and_then(|mce| mce.status).map_or(0, |status| status.0);
-    let host_told = e.pfn.is_some() || !l.told.is_empty() || e.ao_signals + e.ar_signals > 0 || !e.told.is_empty();
+    let host_told =
+        e.pfn.is_some() || !l.told.is_empty() || e.ao_signals + e.ar_signals > 0 || !e.told.is_empty();
     let corrupt = says("processor context corrupt") || status & mca::PCC != 0;
     let (cause, confidence) = if corrupt && !host_told {
         (Cause::NotPoison, Confidence::Likely)
@@ -196,7 +206,10 @@ fn panic(e: &Evidence) -> Verdict {
         (Cause::MceOverflow, Confidence::Certain)
     } else if l.flusher().is_some() {
         (Cause::Clflush, Confidence::Likely)
-    } else if says("unrecoverable area of kernel") || says("in kernel context") || says("in kernel and no restart") {
+    } else if says("unrecoverable area of kernel")
+        || says("in kernel context")
+        || says("in kernel and no restart")
+    {
         (Cause::KernelAccess, Confidence::Certain)
     } else if says("without mca recovery") {
         (Cause::FatalNotification, Confidence::Likely)
@@ -267,7 +280,8 @@ pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
     );
     note(
         incident.outcome == Outcome::Unknown,
-        "the end of the guest, or that it lives: its console, the VMM's log to its end, or a trace".to_owned(),
+        "the end of the guest, or that it lives: its console, the VMM's log to its end, or a trace"
+            .to_owned(),
     );
 }
 

@@ -235,7 +235,13 @@ fn untouched(e: &Evidence) -> Option<Verdict> {
         // A log does not tell who touched what.
         return None;
     }
-    if e.touched() || e.told_ar > 0 || e.logged.told_ar > 0 || !e.logged.mces.is_empty() || e.ar_signals > 0 || e.delivered > 0 {
+    if e.touched()
+        || e.told_ar > 0
+        || e.logged.told_ar > 0
+        || !e.logged.mces.is_empty()
+        || e.ar_signals > 0
+        || e.delivered > 0
+    {
         return None;
     }
     Some(match vmm_outcome(e) {

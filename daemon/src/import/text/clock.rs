@@ -59,11 +59,14 @@ fn wall(line: &[u8]) -> (Option<i64>, bool) {
         // dmesg -T: [Sun Nov 22 15:45:34 2026]
         let inner = inner.split(']').next().unwrap_or_default();
         let mut words = inner.split_whitespace();
-        let (_, month, day, time, year) = (words.next(), words.next(), words.next(), words.next(), words.next());
-        return (
-            parts(year.and_then(|y| y.parse().ok()), month, day, time),
-            false,
+        let (_, month, day, time, year) = (
+            words.next(),
+            words.next(),
+            words.next(),
+            words.next(),
+            words.next(),
         );
+        return (parts(year.and_then(|y| y.parse().ok()), month, day, time), false);
     }
     let mut words = text.split_whitespace();
     (parts(Some(1970), words.next(), words.next(), words.next()), true)
@@ -85,7 +88,11 @@ fn clock(time: &str) -> Option<i64> {
     let minutes: i64 = parts.next()?.parse().ok()?;
     let rest = seconds(parts.next()?.replace(',', ".").as_bytes())?;
     let whole = time.contains(['.', ',']);
-    let rest = if whole { rest } else { rest.checked_mul(1_000_000_000)? };
+    let rest = if whole {
+        rest
+    } else {
+        rest.checked_mul(1_000_000_000)?
+    };
     let rest = i64::try_from(rest).ok()?;
     ((0..24).contains(&hours) && (0..60).contains(&minutes) && rest < 61_000_000_000)
         .then(|| (hours * 60 + minutes) * 60_000_000_000 + rest)

@@ -52,7 +52,9 @@ fn header(rest: &[u8], mce: &mut GuestMce) -> bool {
     let Some(kind) = find(rest, b": Machine Check") else {
         return false;
     };
-    let Some(bank) = find(rest, b" Bank ") else { return false };
+    let Some(bank) = find(rest, b" Bank ") else {
+        return false;
+    };
     let words = &rest[bank + 6..];
     let Some(colon) = memchr::memchr(b':', words) else {
         return false;
@@ -111,9 +113,13 @@ fn more(rest: &[u8], mce: &mut GuestMce) -> bool {
 /// `33:<000000000040181f> {symbol+0x1/0x2}`, with `!INEXACT!` before it.
 fn rip(after: &[u8], mce: &mut GuestMce) {
     let after = after.strip_prefix(b"!INEXACT! ").unwrap_or(after);
-    let Some(colon) = memchr::memchr(b':', after) else { return };
+    let Some(colon) = memchr::memchr(b':', after) else {
+        return;
+    };
     mce.cs = hex(after[..colon].trim_ascii()).and_then(|cs| u32::try_from(cs).ok());
-    let Some(open) = memchr::memchr(b'<', after) else { return };
+    let Some(open) = memchr::memchr(b'<', after) else {
+        return;
+    };
     let end = memchr::memchr(b'>', after).unwrap_or(after.len());
     mce.rip = hex(&after[(open + 1).min(end)..end]).map(Hex);
     if let Some(open) = memchr::memchr(b'{', after) {
@@ -153,7 +159,10 @@ mod tests {
         ] {
             read(line.as_bytes(), &mut mce);
         }
-        assert_eq!((mce.cpu, mce.bank, mce.mcg_status), (Some(0), Some(9), Some(Hex(7))));
+        assert_eq!(
+            (mce.cpu, mce.bank, mce.mcg_status),
+            (Some(0), Some(9), Some(Hex(7)))
+        );
         assert_eq!(mce.status, Some(Hex(0xfc00_0800_0000_0000)));
         assert_eq!((mce.addr, mce.misc), (Some(Hex(0x2be_b000)), Some(Hex(0x8c))));
         assert_eq!(mce.cs, Some(0x10));

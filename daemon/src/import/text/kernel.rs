@@ -6,9 +6,21 @@ use crate::import::trace::record::decimal;
 /// What a kernel said about a page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Line {
-    Signal { pfn: u64, comm: String, pid: u32 },
-    Action { pfn: u64, page_type: String, result: String },
-    OwnAccess { comm: String, pid: u32, hva: u64 },
+    Signal {
+        pfn: u64,
+        comm: String,
+        pid: u32,
+    },
+    Action {
+        pfn: u64,
+        page_type: String,
+        result: String,
+    },
+    OwnAccess {
+        comm: String,
+        pid: u32,
+        hva: u64,
+    },
 }
 
 /// Reads a line; the position is that of the words.

@@ -203,7 +203,11 @@ fn from_kernel(line: kernel::Line) -> Said {
             comm,
             pid,
         },
-        kernel::Line::Action { pfn, page_type, result } => Said::HostAction {
+        kernel::Line::Action {
+            pfn,
+            page_type,
+            result,
+        } => Said::HostAction {
             pfn: Hex(pfn),
             page_type,
             result,

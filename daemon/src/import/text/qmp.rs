@@ -112,7 +112,10 @@ mod tests {
         );
         let (_, wall, said) = read(qmp.as_bytes()).unwrap();
         assert_eq!(wall, Some(10_000_005_000));
-        let Some(Said::QmpMemoryFailure { action, recursive, .. }) = said else {
+        let Some(Said::QmpMemoryFailure {
+            action, recursive, ..
+        }) = said
+        else {
             panic!("{said:?}")
         };
         assert_eq!((action.as_str(), recursive), ("reset", true));

@@ -121,18 +121,25 @@ mod tests {
             })
         };
         assert_eq!(
-            told("qemu-system-x86_64: Guest MCE Memory Error at QEMU addr 0x7fccea9eb000 and GUEST addr 0x2beb000 of type BUS_MCEERR_AR injected"),
+            told(
+                "qemu-system-x86_64: Guest MCE Memory Error at QEMU addr 0x7fccea9eb000 and GUEST addr 0x2beb000 of type BUS_MCEERR_AR injected"
+            ),
             expected(Some(SigbusSeverity::ActionRequired))
         );
         assert_eq!(
-            told("2026-11-22T15:45:34.1Z qemu-kvm: warning: Guest MCE Memory Error at QEMU addr 0x7fccea9eb000 and GUEST addr 0x2beb000 of type BUS_MCEERR_AO injected"),
+            told(
+                "2026-11-22T15:45:34.1Z qemu-kvm: warning: Guest MCE Memory Error at QEMU addr 0x7fccea9eb000 and GUEST addr 0x2beb000 of type BUS_MCEERR_AO injected"
+            ),
             expected(Some(SigbusSeverity::ActionOptional))
         );
         assert_eq!(
             told("Guest MCE Memory Error at GUEST addr 0x2beb000 and QEMU addr 0x7fccea9eb000 injected"),
             expected(None)
         );
-        assert_eq!(told("QEMU got Hardware memory error"), Some(Said::VmmOwnMemory { fatal: true }));
+        assert_eq!(
+            told("QEMU got Hardware memory error"),
+            Some(Said::VmmOwnMemory { fatal: true })
+        );
         assert_eq!(
             told("Hardware memory error for memory used by QEMU itself instead of guest system!"),
             Some(Said::VmmOwnMemory { fatal: false })
@@ -144,12 +151,21 @@ mod tests {
         let told = |line: &str| read(line.as_bytes()).map(|(_, said)| said);
         assert_eq!(
             told("-name guest=db-7,debug-threads=on \\"),
-            Some(Said::VmName { name: Some("db-7".to_owned()), uuid: None, vmm: None })
+            Some(Said::VmName {
+                name: Some("db-7".to_owned()),
+                uuid: None,
+                vmm: None
+            })
         );
         assert_eq!(
             told("2026-11-22 15:45:34.123+0000: shutting down, reason=crashed"),
-            Some(Said::VmShutdown { reason: "crashed".to_owned() })
+            Some(Said::VmShutdown {
+                reason: "crashed".to_owned()
+            })
         );
-        assert_eq!(told("Shutting down VM after intercepting signal 7, code 2."), None);
+        assert_eq!(
+            told("Shutting down VM after intercepting signal 7, code 2."),
+            None
+        );
     }
 }

@@ -124,7 +124,9 @@ impl Assembler {
 
     /// The process of a thread, which is introduced when first spoken of.
     fn pid(&mut self, tid: u32) -> u32 {
-        let Some(thread) = self.threads.get_mut(&tid) else { return tid };
+        let Some(thread) = self.threads.get_mut(&tid) else {
+            return tid;
+        };
         if let Some(pid) = thread.pid {
             return pid;
         }
@@ -148,7 +150,13 @@ impl Assembler {
     }
 
     fn say(&mut self, t: u64, tid: u32, pid: u32, vcpu: Option<u32>, what: What) {
-        self.out.push(Event { t, tid, pid, vcpu, what });
+        self.out.push(Event {
+            t,
+            tid,
+            pid,
+            vcpu,
+            what,
+        });
     }
 
     fn say_on(&mut self, t: u64, tid: u32, what: What) {
@@ -174,7 +182,14 @@ impl Assembler {
             let open = thread.open_exit_ns.take();
             thread.exit = None;
             if let Some(exit_ns) = open {
-                self.say_on(r.t, r.tid, What::Reentry { exit_ns, entry_ns: r.t });
+                self.say_on(
+                    r.t,
+                    r.tid,
+                    What::Reentry {
+                        exit_ns,
+                        entry_ns: r.t,
+                    },
+                );
             }
         }
         if let Some(rip) = rip_of_entry(r.fields)
@@ -213,7 +228,9 @@ impl Assembler {
             return;
         }
         let rip = hex_of(r.fields, b"rip");
-        let Some(thread) = self.threads.get_mut(&r.tid) else { return };
+        let Some(thread) = self.threads.get_mut(&r.tid) else {
+            return;
+        };
         thread.msr_write_rip = rip.or(thread.msr_write_rip);
         if rip.is_some() && rip == thread.finishing_rip {
             self.handler_finished(r.t, r.tid);
@@ -225,7 +242,14 @@ impl Assembler {
             thread.mc_open = false;
             thread.msr_write_rip = None;
         }
-        self.say_on(t, tid, What::McgStatus { write: true, data: Hex(0) });
+        self.say_on(
+            t,
+            tid,
+            What::McgStatus {
+                write: true,
+                data: Hex(0),
+            },
+        );
     }
 
     fn user(&mut self, r: &Record<'_>) {
@@ -254,7 +278,9 @@ impl Assembler {
             // BUS_ADRERR and the like: a shortage, not poison.
             _ => return,
         };
-        let Some(target) = number_of(r.fields, b"pid") else { return };
+        let Some(target) = number_of(r.fields, b"pid") else {
+            return;
+        };
         let comm = memchr::memmem::find(r.fields, b"comm=").map_or(&b""[..], |at| {
             let rest = &r.fields[at + 5..];
             let end = memchr::memmem::find(rest, b" pid=").unwrap_or(rest.len());
@@ -265,7 +291,8 @@ impl Assembler {
             self.groups.signalled(target, &comm);
         }
         let thread = self.thread(r);
-        let in_exit = required && target == r.tid && thread.exit.as_ref().is_some_and(|exit| exit.user.is_none());
+        let in_exit =
+            required && target == r.tid && thread.exit.as_ref().is_some_and(|exit| exit.user.is_none());
         if in_exit && let Some(exit) = &mut thread.exit {
             exit.signal_ns = Some(r.t);
             return;
@@ -283,7 +310,9 @@ impl Assembler {
 
     /// Says the signals of a `memory_failure()` on this thread.
     fn say_signals(&mut self, tid: u32, pfn: Option<u64>) {
-        let Some(thread) = self.threads.get_mut(&tid) else { return };
+        let Some(thread) = self.threads.get_mut(&tid) else {
+            return;
+        };
         for signal in std::mem::take(&mut thread.signals) {
             let known = self.threads.get(&signal.target);
             let vcpu_thread = known.is_some_and(|thread| thread.kvm);
@@ -333,7 +362,9 @@ impl Assembler {
 
     fn failure(&mut self, r: &Record<'_>) {
         self.saw("memory_failure_event");
-        let Some((pfn, page_type, result)) = action(r.fields) else { return };
+        let Some((pfn, page_type, result)) = action(r.fields) else {
+            return;
+        };
         let signalled = self.waiting.remove(&r.tid);
         if !signalled && self.loose.len() < MAX_LOOSE {
             self.loose.push((
@@ -399,6 +430,8 @@ impl Assembler {
         if !matches!(vector, b"#MC" | b"MC" | b"0x12" | b"18") || again {
             return;
         }
+        // It is emitted on the way in: the exit before it is over, whether or not its return was traced.
+        self.say_exit(r.tid, None);
         let thread = self.kvm_thread(r);
         let finishing = thread.msr_write_rip;
         let nested = thread.mc_open && finishing.is_some();
@@ -424,7 +457,14 @@ impl Assembler {
         }
         let data = words.nth(1).and_then(hex).unwrap_or(u64::MAX);
         self.kvm_thread(r);
-        self.say_on(r.t, r.tid, What::McgStatus { write, data: Hex(data) });
+        self.say_on(
+            r.t,
+            r.tid,
+            What::McgStatus {
+                write,
+                data: Hex(data),
+            },
+        );
     }
 
     fn pio(&mut self, r: &Record<'_>) {
@@ -467,7 +507,9 @@ impl Assembler {
 
     fn gup(&mut self, r: &Record<'_>) {
         self.saw("gup");
-        let Some(thread) = self.threads.get_mut(&r.tid) else { return };
+        let Some(thread) = self.threads.get_mut(&r.tid) else {
+            return;
+        };
         if memchr::memmem::find(r.fields, b"<-").is_some() {
             let ret = [&b"ret"[..], b"arg1", b"retval", b"rc"];
             let ret = ret.iter().find_map(|key| signed_of(r.fields, key));
@@ -483,7 +525,11 @@ impl Assembler {
 fn rip_of_entry(fields: &[u8]) -> Option<u64> {
     let at = memchr::memmem::find(fields, b"rip 0x")?;
     let digits = &fields[at + 6..];
-    let end = digits.iter().take(17).take_while(|b| b.is_ascii_hexdigit()).count();
+    let end = digits
+        .iter()
+        .take(17)
+        .take_while(|b| b.is_ascii_hexdigit())
+        .count();
     hex(&digits[..end])
 }
 

@@ -6,7 +6,11 @@ pub fn value<'a>(fields: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     for at in memchr::memmem::find_iter(fields, key) {
         let begins = at == 0 || !fields[at - 1].is_ascii_alphanumeric() && fields[at - 1] != b'_';
         let after = &fields[at + key.len()..];
-        if !begins || after.first().is_none_or(|b| b.is_ascii_alphanumeric() || *b == b'_') {
+        if !begins
+            || after
+                .first()
+                .is_none_or(|b| b.is_ascii_alphanumeric() || *b == b'_')
+        {
             continue;
         }
         let after = after.trim_ascii_start();
@@ -76,18 +80,33 @@ mod tests {
     #[test]
     fn the_same_field_in_the_words_of_several_kernels() {
         assert_eq!(
-            hex_of(b"vcpu 0 rip 0x10011 address 0x0000000000100040 error_code 0x581", b"address"),
+            hex_of(
+                b"vcpu 0 rip 0x10011 address 0x0000000000100040 error_code 0x581",
+                b"address"
+            ),
             Some(0x10_0040)
         );
-        assert_eq!(hex_of(b"address 100040 error_code 581", b"error_code"), Some(0x581));
-        assert_eq!(hex_of(b"reason npf rip 0x40181f info 1 2beb000", b"info"), Some(1));
+        assert_eq!(
+            hex_of(b"address 100040 error_code 581", b"error_code"),
+            Some(0x581)
+        );
+        assert_eq!(
+            hex_of(b"reason npf rip 0x40181f info 1 2beb000", b"info"),
+            Some(1)
+        );
         assert_eq!(number_of(b"vcpu 3, rip 0xfff0[immediate exit]", b"vcpu"), Some(3));
-        assert_eq!(hex_of(b"vcpu 3, rip 0xfff0[immediate exit]", b"rip"), Some(0xfff0));
+        assert_eq!(
+            hex_of(b"vcpu 3, rip 0xfff0[immediate exit]", b"rip"),
+            Some(0xfff0)
+        );
         assert_eq!(
             signed_of(b"(a+0x1/0x2 <- get_user_pages_unlocked) ret=-133", b"ret"),
             Some(-133)
         );
-        assert_eq!(signed_of(b"(a <- b) arg1=0xffffffffffffff7b", b"arg1"), Some(-133));
+        assert_eq!(
+            signed_of(b"(a <- b) arg1=0xffffffffffffff7b", b"arg1"),
+            Some(-133)
+        );
         assert_eq!(signed_of(b"(a <- b) ret=0xffffff7b", b"ret"), Some(-133));
         assert_eq!(number_of(b"sig=7 errno=0 code=4", b"code"), Some(4));
         assert_eq!(value(b"vcpu_id 1", b"vcpu"), None);

@@ -83,7 +83,9 @@ fn time(rest: &[u8]) -> Option<(u64, &[u8])> {
 /// `34.190884` or `34.190884123` to nanoseconds; without a point (a counter clock) as it is.
 pub fn seconds(number: &[u8]) -> Option<u64> {
     let point = number.iter().position(|b| *b == b'.');
-    let Some(point) = point else { return decimal(number) };
+    let Some(point) = point else {
+        return decimal(number);
+    };
     let fraction = &number[point + 1..];
     let mut ns = decimal(fraction)?;
     if fraction.len() > 9 {

@@ -119,10 +119,6 @@ impl Exit {
         self.signal_ns.is_some() || self.gup_ret == Some(EHWPOISON)
     }
 
-    pub fn fields(&self) -> &[u8] {
-        &self.fields
-    }
-
     pub fn rip(&self) -> Option<u64> {
         hex_of(&self.fields, b"rip")
             .or_else(|| hex_of(&self.fields, b"guest_rip"))
@@ -134,7 +130,9 @@ impl Exit {
             Some(b"npf") => Isa::Svm,
             Some(b"EPT_VIOLATION" | b"EPT_MISCONFIG") => Isa::Vmx,
             Some(reason) if reason.iter().any(u8::is_ascii_uppercase) => Isa::Vmx,
-            Some(reason) if reason.iter().any(u8::is_ascii_lowercase) && !reason.starts_with(b"0x") => Isa::Svm,
+            Some(reason) if reason.iter().any(u8::is_ascii_lowercase) && !reason.starts_with(b"0x") => {
+                Isa::Svm
+            }
             _ => Isa::Unknown,
         }
     }
