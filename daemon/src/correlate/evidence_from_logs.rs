@@ -1,7 +1,7 @@
 //! Imported evidence: signals without an address, and statements of logs. A log names an incident by what it
 //! knows of it: a process, a pfn, an hva, a GPA. What names none, and contradicts just one, speaks of that one.
 
-use super::{Correlator, IncidentNo};
+use super::{Correlator, IncidentNo, saying_words};
 use crate::{
     event::{
         Event, PoisonExit, SigbusSeverity, Vmm,
@@ -15,7 +15,6 @@ use crate::{
         mca,
         model::Severity,
     },
-    text::sanitise,
 };
 
 /// Largest page: 1 GiB; and the usual huge one.
@@ -171,7 +170,7 @@ impl Correlator {
             e.t0 = t;
         }
         learn(e, t, &saying.said);
-        if let Some(words) = words(&saying.said) {
+        if let Some(words) = saying_words::of(&saying.said) {
             let clock = match saying.own_clock.as_deref() {
                 None | Some("") => String::new(),
                 Some(clock) => format!(" {clock}"),
@@ -383,95 +382,4 @@ fn merge_name(known: &mut Vmm, name: &Option<String>, uuid: &Option<String>, vmm
     known.name = known.name.take().or_else(|| name.clone());
     known.uuid = known.uuid.take().or_else(|| uuid.clone());
     known.vmm = known.vmm.take().or_else(|| vmm.clone());
-}
-
-/// The statement in the timeline's words.
-fn words(said: &Said) -> Option<String> {
-    let hex = |value: &Option<Hex>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
-    Some(match said {
-        Said::HostSignal { pfn, comm, pid } => {
-            format!("host kernel: pfn {pfn}: SIGBUS to {comm} (pid {pid})")
-        }
-        Said::HostAction {
-            pfn,
-            page_type,
-            result,
-        } => {
-            format!("host kernel: pfn {pfn}: recovery action for {page_type}: {result}")
-        }
-        Said::OwnAccess { comm, pid, hva } => {
-            format!("host kernel: {comm} (pid {pid}) itself touched lost memory at {hva}")
-        }
-        Said::VmmTold { hva, gpa, severity } => {
-            let kind = match severity {
-                Some(SigbusSeverity::ActionRequired) => "action required",
-                Some(SigbusSeverity::ActionOptional) => "action optional",
-                None => "a memory error",
-            };
-            format!(
-                "the VMM told its guest: {kind}, gpa {}, hva {}",
-                hex(gpa),
-                hex(hva)
-            )
-        }
-        Said::VmmOwnMemory { fatal: true } => {
-            "the VMM ends itself: lost memory that it cannot pass on".to_owned()
-        }
-        Said::VmmOwnMemory { fatal: false } => {
-            "the VMM lost memory of its own, and has not touched it".to_owned()
-        }
-        Said::VmmSigbus { .. } => "the VMM ends itself because of SIGBUS".to_owned(),
-        Said::VmName { .. } => return None,
-        Said::VmShutdown { reason } => format!("libvirt: the domain is shut down, reason {reason}"),
-        Said::GuestMce(mce) => format!(
-            "guest: machine check, bank {} STATUS {} ADDR {} MISC {} RIP {}{}{}",
-            mce.bank.map_or_else(|| "?".to_owned(), |bank| bank.to_string()),
-            hex(&mce.status),
-            hex(&mce.addr),
-            hex(&mce.misc),
-            hex(&mce.rip),
-            mce.symbol.as_ref().map(|s| format!(" ({s})")).unwrap_or_default(),
-            mce.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default()
-        ),
-        Said::GuestPanic { text } => format!("guest: panic: {text}"),
-        Said::GuestSignal { pfn, comm, pid } => {
-            format!("guest kernel: page {pfn}: SIGBUS to {comm} (pid {pid})")
-        }
-        Said::GuestAction {
-            pfn,
-            page_type,
-            result,
-        } => {
-            format!("guest kernel: page {pfn}: recovery action for {page_type}: {result}")
-        }
-        Said::QmpMemoryFailure {
-            recipient,
-            action,
-            action_required,
-            recursive,
-            ..
-        } => format!(
-            "QMP MEMORY_FAILURE: {} for the {}: {}{}",
-            if *action_required {
-                "action required"
-            } else {
-                "action optional"
-            },
-            sanitise(recipient, 32),
-            sanitise(action, 32),
-            if *recursive {
-                ", while one was in progress"
-            } else {
-                ""
-            }
-        ),
-        Said::QmpPanicked { .. } => "QMP: the guest panicked".to_owned(),
-        Said::QmpReset { guest, .. } => format!("QMP: reset{}", if *guest { " by the guest" } else { "" }),
-        Said::QmpShutdown { reason, .. } => {
-            format!(
-                "QMP: shutdown ({})",
-                reason.as_deref().unwrap_or("no reason told")
-            )
-        }
-    })
 }

@@ -7,6 +7,7 @@ mod injection;
 mod moments;
 mod pages;
 pub mod report;
+mod saying_words;
 mod threads;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

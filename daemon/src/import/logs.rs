@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     align::{Alignment, Clock, Clocks},
+    clock_notes,
     text::{Item, Scanner, clock::Stamp},
 };
 use crate::event::{
@@ -215,11 +216,11 @@ fn speaker(said: &Said) -> Speaker {
 }
 
 /// A statement that is to be said.
-struct Turn<'a> {
+pub(super) struct Turn<'a> {
     speaker: Speaker,
-    file: usize,
-    item: &'a Item,
-    clocks: Clocks,
+    pub(super) file: usize,
+    pub(super) item: &'a Item,
+    pub(super) clocks: Clocks,
 }
 
 /// All statements as events on one clock, the host's first and the guest's last; what the clocks are worth
@@ -266,7 +267,7 @@ pub fn events(logs: &[Log], alignment: &mut Alignment, traced: bool, notes: &mut
             }),
         });
     }
-    note_clocks(logs, &turns, alignment, &unplaced, notes);
+    clock_notes::note(logs, &turns, alignment, &unplaced, notes);
     for log in logs.iter().filter(|log| log.dropped > 0) {
         notes.push(format!(
             "{} later statements of {}: too many to keep",
@@ -330,72 +331,13 @@ fn kind(said: &Said) -> String {
     }
 }
 
+/// A time on a clock that is not aligned, for the timeline.
 fn own_time(clocks: &Clocks, stamp: Stamp) -> String {
     match (stamp.boot, clocks.time(stamp)) {
         (Some(boot), _) => format!("{}.{:06}", boot / 1_000_000_000, boot % 1_000_000_000 / 1000),
-        (None, Some((_, wall))) => i128::from(wall)
-            .try_into()
-            .ok()
-            .and_then(|ns: i128| jiff::Timestamp::from_nanosecond(ns).ok())
+        (None, Some((_, wall))) => jiff::Timestamp::from_nanosecond(i128::from(wall))
             .map(|at| at.to_string())
             .unwrap_or_default(),
         (None, None) => String::new(),
-    }
-}
-
-fn note_clocks(
-    logs: &[Log],
-    turns: &[Turn<'_>],
-    alignment: &Alignment,
-    unplaced: &BTreeMap<usize, bool>,
-    notes: &mut Vec<String>,
-) {
-    let mut files: BTreeMap<(Clock, usize), ()> = BTreeMap::new();
-    for turn in turns {
-        if let Some((clock, _)) = turn.clocks.time(turn.item.stamp) {
-            files.insert((clock, turn.file), ());
-        }
-    }
-    for (clock, file) in files.into_keys() {
-        let Some(name) = logs.get(file).map(|log| &log.name) else {
-            continue;
-        };
-        if alignment.base.as_ref() == Some(&clock) {
-            continue;
-        }
-        if let Some(offset) = alignment.offset(&clock).filter(|offset| offset.by > 0) {
-            let milliseconds = offset.spread as f64 / 1e6;
-            let well = match offset.by {
-                1 => "by 1 event that both tell of (how exactly is not known)".to_owned(),
-                n => format!("by {n} events that both tell of, to within {milliseconds:.1} ms"),
-            };
-            notes.push(format!(
-                "the clock of {name} ({}) is aligned {well}",
-                clock_name(&clock)
-            ));
-        }
-    }
-    for (file, timed) in unplaced {
-        let Some(name) = logs.get(*file).map(|log| &log.name) else {
-            continue;
-        };
-        notes.push(if *timed {
-            format!(
-                "the clock of {name} against the others: it tells of no event that another source tells of; its lines are in order, at no known offset"
-            )
-        } else {
-            format!("the times of {name}: its lines have none; they are in order, at no known offset")
-        });
-    }
-}
-
-fn clock_name(clock: &Clock) -> &'static str {
-    match clock {
-        Clock::Trace => "of the trace",
-        Clock::HostBoot => "host, since boot",
-        Clock::HostWall => "host, wall clock",
-        Clock::NoYear(_) => "host, wall clock without a year",
-        Clock::GuestBoot(_) => "guest, since boot",
-        Clock::GuestWall(_) => "guest, wall clock",
     }
 }

@@ -2,6 +2,7 @@
 //! streamed through the correlator; what logs say is little, and is put to it afterwards, on one clock.
 
 mod align;
+mod clock_notes;
 mod detect;
 mod lines;
 mod logs;

@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use super::{
     fields::{hex, hex_of, number_of, signed_of, value},
-    groups::{Groups, is_vcpu},
+    groups::Groups,
     record::Record,
-    thread::{Signal, Thread, userspace_exit},
+    thread::{Thread, userspace_exit},
 };
 use crate::{
     event::{Event, SigbusSeverity, Vmm, What, said::Said},
@@ -17,13 +17,7 @@ use crate::{
 
 /// Threads whose state is kept; the trace of a host with more loses some.
 const MAX_THREADS: usize = 65_536;
-/// SIGBUS that waits longer for its memory_failure_event is said without.
-const SIGNAL_WAITS_NS: u64 = 2_000_000_000;
-const MAX_WAITING: usize = 64;
-const MAX_LOOSE: usize = 4096;
 
-const BUS_MCEERR_AR: u32 = 4;
-const BUS_MCEERR_AO: u32 = 5;
 const MSR_MCG_STATUS: u64 = 0x17a;
 const RESET_PORTS: [u64; 2] = [0x64, 0xcf9];
 const RESET_VECTOR: u64 = 0xfff0;
@@ -34,8 +28,8 @@ pub type Kind = &'static str;
 /// See the module.
 #[derive(Default)]
 pub struct Assembler {
-    threads: HashMap<u32, Thread>,
-    groups: Groups,
+    pub(super) threads: HashMap<u32, Thread>,
+    pub(super) groups: Groups,
     /// Kinds of events that the trace has shown.
     pub seen: BTreeSet<Kind>,
     /// Events that the tracer lost.
@@ -43,9 +37,9 @@ pub struct Assembler {
     /// Failures of pages for which nobody was signalled.
     pub loose: Vec<(u64, Said)>,
     /// Threads with signals that wait.
-    waiting: BTreeSet<u32>,
+    pub(super) waiting: BTreeSet<u32>,
     /// Latest time.
-    now: u64,
+    pub(super) now: u64,
     out: Vec<Event>,
 }
 
@@ -99,11 +93,11 @@ impl Assembler {
         }
     }
 
-    fn saw(&mut self, kind: Kind) {
+    pub(super) fn saw(&mut self, kind: Kind) {
         self.seen.insert(kind);
     }
 
-    fn thread(&mut self, r: &Record<'_>) -> &mut Thread {
+    pub(super) fn thread(&mut self, r: &Record<'_>) -> &mut Thread {
         if self.threads.len() >= MAX_THREADS && !self.threads.contains_key(&r.tid) {
             self.threads
                 .retain(|_, thread| thread.exit.as_ref().is_some_and(|exit| exit.is_poison()));
@@ -116,14 +110,14 @@ impl Assembler {
         thread
     }
 
-    fn kvm_thread(&mut self, r: &Record<'_>) -> &mut Thread {
+    pub(super) fn kvm_thread(&mut self, r: &Record<'_>) -> &mut Thread {
         let thread = self.thread(r);
         thread.kvm = true;
         thread
     }
 
     /// The process of a thread, which is introduced when first spoken of.
-    fn pid(&mut self, tid: u32) -> u32 {
+    pub(super) fn pid(&mut self, tid: u32) -> u32 {
         let Some(thread) = self.threads.get_mut(&tid) else {
             return tid;
         };
@@ -149,7 +143,7 @@ impl Assembler {
         member.pid
     }
 
-    fn say(&mut self, t: u64, tid: u32, pid: u32, vcpu: Option<u32>, what: What) {
+    pub(super) fn say(&mut self, t: u64, tid: u32, pid: u32, vcpu: Option<u32>, what: What) {
         self.out.push(Event {
             t,
             tid,
@@ -159,7 +153,7 @@ impl Assembler {
         });
     }
 
-    fn say_on(&mut self, t: u64, tid: u32, what: What) {
+    pub(super) fn say_on(&mut self, t: u64, tid: u32, what: What) {
         let pid = self.pid(tid);
         let vcpu = self.threads.get(&tid).and_then(|thread| thread.vcpu);
         self.say(t, tid, pid, vcpu, what);
@@ -265,124 +259,6 @@ impl Assembler {
         if matches!(reason, 8 | 9 | 17 | 24 | 39) {
             self.say_on(r.t, r.tid, What::UserspaceExit { reason, errno });
         }
-    }
-
-    fn signal(&mut self, r: &Record<'_>) {
-        self.saw("send_sig_mceerr");
-        if value(r.fields, b"sig") != Some(b"7") {
-            return;
-        }
-        let required = match number_of(r.fields, b"code") {
-            Some(BUS_MCEERR_AR) => true,
-            Some(BUS_MCEERR_AO) => false,
-            // BUS_ADRERR and the like: a shortage, not poison.
-            _ => return,
-        };
-        let Some(target) = number_of(r.fields, b"pid") else {
-            return;
-        };
-        let comm = memchr::memmem::find(r.fields, b"comm=").map_or(&b""[..], |at| {
-            let rest = &r.fields[at + 5..];
-            let end = memchr::memmem::find(rest, b" pid=").unwrap_or(rest.len());
-            &rest[..end]
-        });
-        let comm = comm[..comm.len().min(64)].to_vec();
-        if !required {
-            self.groups.signalled(target, &comm);
-        }
-        let thread = self.thread(r);
-        let in_exit =
-            required && target == r.tid && thread.exit.as_ref().is_some_and(|exit| exit.user.is_none());
-        if in_exit && let Some(exit) = &mut thread.exit {
-            exit.signal_ns = Some(r.t);
-            return;
-        }
-        if thread.signals.len() < MAX_WAITING {
-            thread.signals.push(Signal {
-                t: r.t,
-                required,
-                target,
-                comm,
-            });
-        }
-        self.waiting.insert(r.tid);
-    }
-
-    /// Says the signals of a `memory_failure()` on this thread.
-    fn say_signals(&mut self, tid: u32, pfn: Option<u64>) {
-        let Some(thread) = self.threads.get_mut(&tid) else {
-            return;
-        };
-        for signal in std::mem::take(&mut thread.signals) {
-            let known = self.threads.get(&signal.target);
-            let vcpu_thread = known.is_some_and(|thread| thread.kvm);
-            let told = known.and_then(|thread| thread.tgid);
-            let pid = match told {
-                Some(tgid) => tgid,
-                None if vcpu_thread && (signal.required || is_vcpu(&signal.comm)) => self.pid(signal.target),
-                None => signal.target,
-            };
-            let severity = if signal.required {
-                SigbusSeverity::ActionRequired
-            } else {
-                SigbusSeverity::ActionOptional
-            };
-            let what = What::SigbusSeen {
-                severity,
-                target_tid: signal.target,
-                target_pid: pid,
-                comm: from_c(&signal.comm),
-                gpa: None,
-                pfn: pfn.map(Hex),
-            };
-            self.say(signal.t, tid, tid, None, what);
-        }
-    }
-
-    fn expire(&mut self) {
-        let now = self.now;
-        let late: Vec<u32> = self
-            .waiting
-            .iter()
-            .copied()
-            .filter(|tid| {
-                self.threads.get(tid).is_none_or(|thread| {
-                    thread
-                        .signals
-                        .first()
-                        .is_none_or(|signal| now.saturating_sub(signal.t) > SIGNAL_WAITS_NS)
-                })
-            })
-            .collect();
-        for tid in late {
-            self.waiting.remove(&tid);
-            self.say_signals(tid, None);
-        }
-    }
-
-    fn failure(&mut self, r: &Record<'_>) {
-        self.saw("memory_failure_event");
-        let Some((pfn, page_type, result)) = action(r.fields) else {
-            return;
-        };
-        let signalled = self.waiting.remove(&r.tid);
-        if !signalled && self.loose.len() < MAX_LOOSE {
-            self.loose.push((
-                r.t,
-                Said::HostAction {
-                    pfn: Hex(pfn),
-                    page_type: page_type.clone(),
-                    result: result.clone(),
-                },
-            ));
-        }
-        self.say_signals(r.tid, Some(pfn));
-        let what = What::FailureAction {
-            pfn: Hex(pfn),
-            page_type,
-            result,
-        };
-        self.say(r.t, r.tid, r.tid, None, what);
     }
 
     /// Says the exit under way, if it met poison and was not said yet.
@@ -531,21 +407,4 @@ fn rip_of_entry(fields: &[u8]) -> Option<u64> {
         .take_while(|b| b.is_ascii_hexdigit())
         .count();
     hex(&digits[..end])
-}
-
-/// `pfn 0x…: recovery action for TYPE: RESULT`, or `pfn=0x… page_type=TYPE action_result=RESULT` (rasdaemon).
-pub fn action(fields: &[u8]) -> Option<(u64, String, String)> {
-    let pfn = hex_of(fields, b"pfn").or_else(|| {
-        let text = value(fields, b"pfn")?;
-        hex(text.strip_suffix(b":").unwrap_or(text))
-    })?;
-    let text = String::from_utf8_lossy(fields);
-    let (page_type, result) = if let Some((_, rest)) = text.split_once("recovery action for ") {
-        rest.split_once(": ")?
-    } else {
-        let (_, rest) = text.split_once("page_type=")?;
-        rest.split_once(" action_result=")?
-    };
-    let words = |text: &str| crate::text::sanitise(text.trim(), 64);
-    Some((pfn, words(page_type), words(result)))
 }

@@ -4,7 +4,8 @@ mod assembler;
 mod fields;
 mod groups;
 pub mod record;
+mod signals;
 mod thread;
 
-pub use assembler::{Assembler, action};
+pub use assembler::Assembler;
 pub use fields::hex;
