@@ -36,11 +36,24 @@ pub fn emit<R: Record + 'static>(record: R) {
             slot.write(record);
             slot.submit(0);
         }
-        None => {
-            if let Some(lost) = LOST.get_ptr_mut(0) {
-                // SAFETY: a per-CPU map value; tracing programs do not nest on one CPU.
-                unsafe { *lost += 1 };
-            }
-        }
+        None => lost(),
+    }
+}
+
+/// Sends `len` bytes at `record`, a record and what follows it, or counts it as lost.
+#[inline(always)]
+pub fn emit_bytes(record: *const u8, len: usize) {
+    // SAFETY: the caller's map value; the verifier checks that `len` lies within it.
+    let bytes = unsafe { core::slice::from_raw_parts(record, len) };
+    if EVENTS.output::<[u8]>(bytes, 0).is_err() {
+        lost();
+    }
+}
+
+#[inline(always)]
+fn lost() {
+    if let Some(lost) = LOST.get_ptr_mut(0) {
+        // SAFETY: a per-CPU map value; tracing programs do not nest on one CPU.
+        unsafe { *lost += 1 };
     }
 }

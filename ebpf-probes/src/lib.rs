@@ -6,6 +6,7 @@
 #![no_std]
 
 pub mod ioctl;
+pub mod page;
 pub mod record;
 
 /// A tracepoint field or structure member that the running kernel does not have.
@@ -14,6 +15,6 @@ pub const ABSENT: u32 = u32::MAX;
 /// The vCPU of a record whose thread had not been seen in `kvm_exit` or `kvm_entry` yet.
 pub const NO_VCPU: u32 = u32::MAX;
 
-/// Machine-check banks that one [`record::ToldMsrs`] can carry. A VMM tells of one bank; a broadcast
-/// adds one more; what does not fit is flagged, not dropped silently.
-pub const MAX_BANKS: usize = 4;
+/// MSRs that one [`record::SetMsrs`] can carry: more than QEMU 10 sets (some 150). What is over is cut, and the
+/// record says so.
+pub const MAX_MSRS: usize = 256;

@@ -8,6 +8,7 @@
 mod emit;
 mod hooks;
 mod state;
+mod totals;
 
 /// GPL-compatible, because `bpf_probe_read_kernel` and the tracing helpers ask for it.
 #[unsafe(no_mangle)]

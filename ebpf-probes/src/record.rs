@@ -1,7 +1,5 @@
 //! The records of the ring buffer, one struct a kind, each beginning with a [`Header`].
 
-use crate::MAX_BANKS;
-
 macro_rules! kinds {
     ($($(#[$doc:meta])* $value:literal $konst:ident => $record:ident [$size:literal]),+ $(,)?) => {
         /// Values of [`Header::kind`].
@@ -99,7 +97,12 @@ records! {
         pub gup_calls: u32,
         pub user_reason: u32,
         pub user_errno: i32,
-        pub pad: u32,
+        /// Bytes of the instruction in `insn` that the processor delivered (SVM decode assists), 0: none.
+        pub insn_len: u32,
+        pub insn: [u8; 16],
+        /// How many exits on this page there have been, this one included. Past
+        /// [`crate::page::EVENTS_PER_PAGE`] only some are sent; the totals count all.
+        pub nth: u64,
     }
 
     /// The vCPU entered the guest again after the poison exit that began at `exit_ns`.
@@ -108,14 +111,19 @@ records! {
     /// One machine-check bank.
     pub struct Bank { pub bank: u64, pub status: u64, pub addr: u64, pub misc: u64, }
 
-    /// KVM_SET_MSRS with machine-check MSRs in it: the banks whose STATUS has VAL.
-    pub struct ToldMsrs {
+    /// One MSR (`struct kvm_msr_entry`).
+    pub struct Msr { pub index: u32, pub reserved: u32, pub data: u64, }
+
+    /// KVM_SET_MSRS, as the VMM passed it; `used` [`Msr`]s follow. The list is not looked through in the kernel:
+    /// the loop that would do so is more than the verifiers of 5.10 to 6.1 can follow.
+    pub struct SetMsrs {
         pub h: Header,
-        pub mcg_status: u64,
-        pub banks_used: u32,
-        /// See [`told_flag`].
-        pub flags: u32,
-        pub banks: [Bank; MAX_BANKS],
+        /// Length of the VMM's list; longer than `used` where it was cut.
+        pub nmsrs: u32,
+        pub used: u32,
+        /// 1: the list could not be read.
+        pub unreadable: u32,
+        pub pad: u32,
     }
 
     /// KVM_X86_SET_MCE (`struct kvm_x86_mce`).
@@ -154,9 +162,9 @@ kinds! {
     2 FAILURE_ACTION => FailureAction [40],
     3 FAILURE_END => FailureEnd [32],
     4 SIGBUS => Sigbus [72],
-    5 POISON_EXIT => PoisonExit [136],
+    5 POISON_EXIT => PoisonExit [160],
     6 REENTRY => Reentry [40],
-    7 TOLD_MSRS => ToldMsrs [168],
+    7 SET_MSRS => SetMsrs [40],
     8 TOLD_MCE => ToldMce [64],
     9 QUEUE_EXCEPTION => QueueException [32],
     10 DELIVERED => Delivered [24],
@@ -169,12 +177,4 @@ kinds! {
     17 VM_DESTROYED => VmDestroyed [24],
 }
 
-/// Bits of [`ToldMsrs::flags`].
-pub mod told_flag {
-    /// MCG_STATUS was among the MSRs.
-    pub const HAS_MCG: u32 = 1;
-    /// The list was longer than the probe reads, or more banks were valid than fit.
-    pub const TRUNCATED: u32 = 2;
-    /// The VMM's buffer could not be read.
-    pub const UNREADABLE: u32 = 4;
-}
+const _: () = assert!(core::mem::size_of::<Msr>() == 16);

@@ -72,10 +72,19 @@ pub struct Vcpu {
     pub in_exit: u32,
     /// This exit met poison.
     pub poison: u32,
-    /// Its record has been sent.
-    pub sent: u32,
-    pub pad: u32,
+    /// Its totals have been added: [`COUNTED`], or [`SENT`] where its record was sent as well.
+    pub done: u32,
+    pub insn_len: u32,
+    /// The instruction's bytes in the VMCB (SVM decode assists), 0: none.
+    pub insn: u64,
+    /// When it left for user space.
+    pub user_ns: u64,
 }
+
+/// See [`Vcpu::done`].
+pub const COUNTED: u32 = 1;
+/// See [`Vcpu::done`].
+pub const SENT: u32 = 2;
 
 impl Vcpu {
     pub const fn new(vcpu: u32) -> Self {
@@ -96,8 +105,10 @@ impl Vcpu {
             gup_calls: 0,
             in_exit: 0,
             poison: 0,
-            sent: 0,
-            pad: 0,
+            done: 0,
+            insn_len: 0,
+            insn: 0,
+            user_ns: 0,
         }
     }
 }

@@ -60,6 +60,9 @@ pub enum Fate {
     Poison,
     /// Kill the VMM; no poison.
     KillVmm,
+    /// Stop the daemon, poison the page, start a daemon, then let the application touch the page: poison that
+    /// predates the daemon.
+    PoisonBeforeDaemon,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

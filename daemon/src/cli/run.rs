@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use aya_log::EbpfLogger;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 
 use super::{Failure, Outcome, RecordArgs, RunArgs, attach, output, pipeline::Pipeline};
@@ -13,6 +13,8 @@ use crate::{host::ClockPair, probes::source::Source, sinks::store::Store};
 
 /// Changes are handed to the store and the log at most this often.
 const FLUSH: Duration = Duration::from_millis(50);
+/// How often the totals are read while they change.
+const STORM: Duration = Duration::from_secs(1);
 /// How often new VMs are looked for, and a failed store is tried again.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -53,7 +55,15 @@ async fn events(attached: &mut attach::Attached, mut pipeline: Pipeline) -> Resu
 
     // While nothing waits to be flushed there is no timer to wake up for.
     let mut flush_at: Option<Instant> = None;
+    // In a storm most exits send no record; their totals are then read every second while they change.
+    let mut storming = false;
     loop {
+        let storm = async {
+            match storming {
+                true => sleep(STORM).await,
+                false => std::future::pending().await,
+            }
+        };
         let flush = async {
             match flush_at {
                 Some(at) => sleep_until(at).await,
@@ -70,13 +80,22 @@ async fn events(attached: &mut attach::Attached, mut pipeline: Pipeline) -> Resu
                 }
                 pipeline.take(&events);
                 flush_logger(&mut logger);
+                storming |= source.get_ref().has_totals();
                 flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
             }
             () = flush => {
                 flush_at = None;
+                pipeline.take(&source.get_mut().totals());
+                pipeline.flush();
+            }
+            () = storm => {
+                let totals = source.get_mut().totals();
+                storming = !totals.is_empty();
+                pipeline.take(&totals);
                 pipeline.flush();
             }
             _ = look.tick() => {
+                storming |= source.get_ref().has_totals();
                 pipeline.look_around(ClockPair::now().monotonic_ns);
                 flush_logger(&mut logger);
                 if pipeline.store_is_behind() {
@@ -95,6 +114,7 @@ async fn events(attached: &mut attach::Attached, mut pipeline: Pipeline) -> Resu
         }
         pipeline.take(&events);
     }
+    pipeline.take(&source.get_mut().totals());
     flush_logger(&mut logger);
     pipeline.finish()
 }

@@ -67,7 +67,8 @@ impl Correlator {
             e.gpa.get_or_insert(gpa & !(PAGE_SIZE - 1));
         }
         e.poison_at(event.t);
-        e.signal(seen.severity);
+        let by_exit = seen.gpa.is_some() || seen.pfn.is_none() && seen.tid == event.tid;
+        e.signal(seen.severity, by_exit);
         let kind = match seen.severity {
             SigbusSeverity::ActionOptional => "BUS_MCEERR_AO",
             SigbusSeverity::ActionRequired => "BUS_MCEERR_AR",

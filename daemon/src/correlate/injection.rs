@@ -34,7 +34,8 @@ impl Correlator {
                 }
             }
         }
-        if unreadable {
+        // A list without machine-check MSRs (QEMU sets the TSC by one of its own) says nothing of the banks.
+        if unreadable || (mcg_status.is_none() && banks.is_empty()) {
             return;
         }
         let thread = self.thread(event);

@@ -150,6 +150,7 @@ impl Correlator {
                 },
             ),
             What::Said(saying) => self.said(event, saying),
+            What::PageTotals(totals) => self.page_totals(event, totals),
             What::Reentry { exit_ns, entry_ns } => self.reentry(event, *exit_ns, *entry_ns),
             What::ToldMsrs {
                 mcg_status,

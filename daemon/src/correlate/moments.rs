@@ -2,9 +2,9 @@
 
 use super::pages::Signal;
 use crate::{
-    event::{Access, PoisonExit, SigbusSeverity},
+    event::{Access, PoisonExit, SigbusSeverity, totals::EHWPOISON},
     incident::{
-        evidence::{EHWPOISON, Sign, Told},
+        evidence::{Sign, Told},
         mca,
         model::Severity,
     },

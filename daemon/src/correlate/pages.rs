@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Correlator, IncidentNo, make_room, moments};
 use crate::{
-    event::{Event, PoisonExit, SigbusSeverity},
+    event::{Event, PoisonExit, SigbusSeverity, totals::PageTotals},
     incident::evidence::{Evidence, PAGE_SIZE},
 };
 
@@ -161,7 +161,8 @@ impl Correlator {
         let vcpu = self.vcpu_of(signal.target_tid);
         let Some(evidence) = self.touch(no) else { return };
         evidence.poison_at(event.t);
-        evidence.signal(signal.severity);
+        let by_exit = !in_failure && !signal.forced && signal.target_tid == event.tid;
+        evidence.signal(signal.severity, by_exit);
         if signal.forced && !in_failure {
             evidence.own_access += 1;
         }
@@ -203,12 +204,27 @@ impl Correlator {
         evidence.timeline.add(at, moments::poison_exit(exit, vcpu));
     }
 
+    /// Totals may be read after the VMM's end: they are those of its last incident on the page.
+    pub(super) fn page_totals(&mut self, event: &Event, totals: &PageTotals) {
+        let gpa = totals.gpa.0;
+        let found = self.incident_of_gpa(event.pid, gpa).or_else(|| {
+            let all = self.by_pid.get(&event.pid)?;
+            all.iter()
+                .rev()
+                .copied()
+                .find(|no| self.incidents.get(no).is_some_and(|e| e.gpas.contains(&gpa)))
+        });
+        if let Some(evidence) = found.and_then(|no| self.touch(no)) {
+            evidence.totals(event.tid, totals);
+        }
+    }
+
     pub(super) fn reentry(&mut self, event: &Event, exit_ns: u64, entry_ns: u64) {
         for no in self.by_pid.get(&event.pid).cloned().unwrap_or_default() {
             let mine = self
                 .incidents
                 .get_mut(&no)
-                .is_some_and(|e| e.reentry(event.tid, exit_ns, entry_ns));
+                .is_some_and(|e| e.exits.reentry(event.tid, exit_ns, entry_ns));
             if mine {
                 if let Some(evidence) = self.touch(no) {
                     evidence.poison_at(event.t);

@@ -5,7 +5,8 @@ use crate::{
     hex::Hex,
     incident::{
         evidence::{Evidence, PAGE_SIZE},
-        logged, model,
+        exits::Total,
+        flush, latency, logged, model, storm,
         verdict::decide,
         words,
     },
@@ -13,7 +14,9 @@ use crate::{
 
 /// The incident as it stands.
 pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::Incident {
-    let v = decide(e, late_death_ns);
+    let total = e.exits.total();
+    let flush = flush::flush(&e.exits, &total);
+    let v = decide(e, &total, &flush, late_death_ns);
     let wall = session.clock.wall_at(e.t0);
     let mut incident = model::Incident {
         id: id(e, wall),
@@ -28,16 +31,16 @@ pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::I
         outcome: v.outcome,
         cause: v.cause,
         confidence: v.confidence,
-        sentence: words::sentence(e, v),
+        sentence: words::sentence(e, &total, v),
         advice: words::advice(e, v),
-        signals: signals(e, session),
-        exits: exits(e, session),
-        storm: None,
-        flush: flush(e),
-        latency_ns: e.latencies.report(),
+        signals: signals(e, &total, session),
+        exits: exits(&total, session),
+        storm: storm::storm(&total, e.size()),
+        missing: words::missing(e, &total, &flush, v, session),
+        flush,
+        latency_ns: latency::report(&total.page, &e.exits.samples),
         injections: injections(e, session),
         timeline: timeline(e),
-        missing: words::missing(e, v, session),
     };
     logged::adorn(&mut incident, e);
     incident
@@ -82,55 +85,36 @@ fn page(e: &Evidence) -> model::Page {
     }
 }
 
-fn signals(e: &Evidence, session: &Session) -> model::Signals {
+fn signals(e: &Evidence, total: &Total, session: &Session) -> model::Signals {
     let seen = session.has("send_sig_mceerr") || session.has("force_sig_mceerr");
+    let required = e.action_required(total);
+    let optional = !predates(e, session) && seen;
     model::Signals {
-        action_optional: (seen || e.ao_signals > 0).then_some(e.ao_signals),
-        action_required: (seen || e.ar_signals > 0).then_some(e.ar_signals),
+        action_optional: (optional || e.ao_signals > 0).then_some(e.ao_signals),
+        action_required: (seen || required > 0).then_some(required),
     }
 }
 
-fn exits(e: &Evidence, session: &Session) -> model::Exits {
-    let x = &e.exits;
-    let seen = x.count > 0 || session.has("kvm_exit") || session.has("kvm_page_fault");
-    let located = x.located > 0 || (seen && x.count == 0);
+/// Whether the page was poisoned before the probes were there: what came of it until then is not known.
+fn predates(e: &Evidence, session: &Session) -> bool {
+    e.pfn.is_none() && session.hardware_corrupted_kb.is_some_and(|kb| kb > 0)
+}
+
+fn exits(total: &Total, session: &Session) -> model::Exits {
+    let x = &total.page;
+    let seen = x.exits > 0 || session.has("kvm_exit") || session.has("kvm_page_fault");
+    let located = total.located > 0 || (seen && x.exits == 0);
     model::Exits {
-        count: seen.then_some(x.count),
-        distinct_lines: located.then_some(u64::from(x.bitmap.count_ones())),
-        line_bitmap: located.then_some(Hex(x.bitmap)),
-        distinct_rips: seen.then_some(x.rips.len() as u64),
+        count: seen.then_some(x.exits),
+        distinct_lines: located.then_some(total.distinct_lines()),
+        line_bitmap: located.then_some(x.lines),
+        // Beyond those that are told apart there is no number, only "more".
+        distinct_rips: (seen && x.other_rips == 0).then_some(x.rips.len() as u64),
         by_access: model::ByAccess {
-            read: located.then_some(x.read),
-            write: located.then_some(x.write),
-            fetch: located.then_some(x.fetch),
+            read: located.then_some(x.reads),
+            write: located.then_some(x.writes),
+            fetch: located.then_some(x.fetches),
         },
-    }
-}
-
-/// A CLFLUSH is checked like a load: writes and fetches are none, of a read nothing is known without the
-/// instruction's bytes.
-fn flush(e: &Evidence) -> model::Flush {
-    let x = &e.exits;
-    let (verdict, basis, confidence) = if x.count > 0 && x.read == 0 && x.write + x.fetch == x.count {
-        (
-            model::FlushVerdict::NoFlush,
-            model::FlushBasis::None,
-            Some(model::Confidence::Certain),
-        )
-    } else if x.count == 1 {
-        (
-            model::FlushVerdict::Undetermined,
-            model::FlushBasis::SingleExit,
-            None,
-        )
-    } else {
-        (model::FlushVerdict::Undetermined, model::FlushBasis::None, None)
-    };
-    model::Flush {
-        verdict,
-        basis,
-        instruction: None,
-        confidence,
     }
 }
 
@@ -138,7 +122,7 @@ fn injections(e: &Evidence, session: &Session) -> model::Injections {
     let told = session.has("kvm_inject_mce") || !e.told.is_empty();
     let delivered = session.has("kvm_inj_exception") || e.delivered > 0;
     model::Injections {
-        action_optional: told.then_some(e.told_ao),
+        action_optional: (told && (!predates(e, session) || e.told_ao > 0)).then_some(e.told_ao),
         action_required: told.then_some(e.told_ar),
         delivered: delivered.then_some(e.delivered),
         vcpus: delivered.then_some(e.delivered_to.len() as u64),

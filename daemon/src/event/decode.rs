@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use poisontrace_probes::{
-    NO_VCPU,
-    record::{self, Header, kind, told_flag},
+    NO_VCPU, ioctl,
+    record::{self, Header, kind},
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -83,7 +83,7 @@ impl Decoder {
                     entry_ns: r.entry_ns,
                 }
             }
-            kind::TOLD_MSRS => told_msrs(&body(kind, bytes)?),
+            kind::SET_MSRS => set_msrs(bytes)?,
             kind::TOLD_MCE => {
                 let r: record::ToldMce = body(kind, bytes)?;
                 What::ToldMce {
@@ -212,7 +212,16 @@ fn poison_exit(r: &record::PoisonExit) -> PoisonExit {
         reason: r.exit_reason,
         user_reason: (r.user_ns != 0).then_some(r.user_reason),
         user_errno: (r.user_ns != 0).then_some(r.user_errno),
+        insn: instruction(r),
     }
+}
+
+fn instruction(r: &record::PoisonExit) -> Option<String> {
+    let bytes = r
+        .insn
+        .get(..r.insn_len as usize)
+        .filter(|bytes| !bytes.is_empty())?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Kind of access from `kvm_page_fault.error_code`: on VMX the raw exit qualification (bit 0 read, 1 write,
@@ -239,14 +248,58 @@ fn bank(b: &record::Bank) -> Bank {
     }
 }
 
-fn told_msrs(r: &record::ToldMsrs) -> What {
-    let used = (r.banks_used as usize).min(r.banks.len());
-    What::ToldMsrs {
-        mcg_status: (r.flags & told_flag::HAS_MCG != 0).then_some(Hex(r.mcg_status)),
-        banks: r.banks[..used].iter().map(bank).collect(),
-        truncated: r.flags & told_flag::TRUNCATED != 0,
-        unreadable: r.flags & told_flag::UNREADABLE != 0,
+/// The machine-check MSRs of a KVM_SET_MSRS list: MCG_STATUS, and the banks whose STATUS is valid.
+fn set_msrs(bytes: &[u8]) -> Result<What, DecodeError> {
+    let length = |expected| DecodeError::Length {
+        kind: kind::SET_MSRS,
+        len: bytes.len(),
+        expected,
+    };
+    let (head, rest) =
+        record::SetMsrs::read_from_prefix(bytes).map_err(|_| length(size_of::<record::SetMsrs>()))?;
+    // The ring buffer rounds lengths up to eight bytes; an entry has sixteen.
+    let expected = (head.used as usize).saturating_mul(size_of::<record::Msr>());
+    let list = rest
+        .get(..expected)
+        .ok_or_else(|| length(size_of::<record::SetMsrs>().saturating_add(expected)))?;
+    let mut mcg_status = None;
+    let mut banks: BTreeMap<u32, Bank> = BTreeMap::new();
+    for msr in list.chunks_exact(size_of::<record::Msr>()) {
+        let Ok(msr) = record::Msr::read_from_bytes(msr) else {
+            continue;
+        };
+        if msr.index == ioctl::MCG_STATUS {
+            mcg_status = Some(Hex(msr.data));
+        }
+        let Some(slot) = msr
+            .index
+            .checked_sub(ioctl::MC0_CTL)
+            .filter(|slot| *slot < ioctl::LEGACY_BANKS * 4)
+        else {
+            continue;
+        };
+        let bank = banks.entry(slot / 4).or_insert_with(|| Bank {
+            bank: slot / 4,
+            status: Hex(0),
+            addr: Hex(0),
+            misc: Hex(0),
+        });
+        match slot % 4 {
+            1 => bank.status = Hex(msr.data),
+            2 => bank.addr = Hex(msr.data),
+            3 => bank.misc = Hex(msr.data),
+            _ => {}
+        }
     }
+    Ok(What::ToldMsrs {
+        mcg_status,
+        banks: banks
+            .into_values()
+            .filter(|bank| bank.status.0 & ioctl::STATUS_VAL != 0)
+            .collect(),
+        truncated: head.nmsrs > head.used && head.unreadable == 0,
+        unreadable: head.unreadable != 0,
+    })
 }
 
 #[cfg(test)]
@@ -316,6 +369,53 @@ mod tests {
         );
         let unknown = record::Delivered { h: header(999) };
         assert_eq!(decoder.decode(unknown.as_bytes()), Err(DecodeError::Kind(999)));
+    }
+
+    #[test]
+    fn the_machine_check_banks_are_found_among_all_the_msrs_that_qemu_sets() {
+        let msr = |index, data| record::Msr {
+            index,
+            reserved: 0,
+            data,
+        };
+        let list = [
+            msr(0x10, 7),
+            msr(0x17a, 7),
+            // Bank 8: not valid. Bank 9: valid.
+            msr(0x421, 0),
+            msr(0x424, u64::MAX),
+            msr(0x425, 0xfc00_0800_0000_0000),
+            msr(0x426, 0x2be_b000),
+            msr(0x427, 0x8c),
+            msr(0xc000_0080, 1),
+        ];
+        let used = list.len() as u32;
+        let head = record::SetMsrs {
+            h: header(record::SetMsrs::KIND),
+            nmsrs: used,
+            used,
+            unreadable: 0,
+            pad: 0,
+        };
+        let mut bytes = head.as_bytes().to_vec();
+        list.iter().for_each(|msr| bytes.extend(msr.as_bytes()));
+        let event = Decoder::default().decode(&bytes).unwrap();
+        let bank = Bank {
+            bank: 9,
+            status: Hex(0xfc00_0800_0000_0000),
+            addr: Hex(0x2be_b000),
+            misc: Hex(0x8c),
+        };
+        assert_eq!(
+            event.what,
+            What::ToldMsrs {
+                mcg_status: Some(Hex(7)),
+                banks: vec![bank],
+                truncated: false,
+                unreadable: false
+            }
+        );
+        assert!(Decoder::default().decode(&bytes[..bytes.len() - 1]).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod decode;
 pub mod recording;
 pub mod said;
 pub mod session;
+pub mod totals;
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,8 @@ pub enum What {
     },
     /// A VM exit met poison.
     PoisonExit(PoisonExit),
+    /// The kernel's own totals of a page, replacing those before of this thread and page.
+    PageTotals(totals::PageTotals),
     /// The vCPU entered the guest again after the poison exit that began at `exit_ns`.
     Reentry { exit_ns: u64, entry_ns: u64 },
     /// KVM_SET_MSRS with machine-check MSRs: the banks whose STATUS is valid.
@@ -143,6 +146,9 @@ pub struct PoisonExit {
     pub reason: u32,
     pub user_reason: Option<u32>,
     pub user_errno: Option<i32>,
+    /// Bytes of the instruction, from the VMCB of a processor with decode assists, as hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub insn: Option<String>,
 }
 
 /// Kind of the access that faulted.

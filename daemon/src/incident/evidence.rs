@@ -3,26 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    latency::Latencies,
+    exits::{Exits, Total},
     logged::Logged,
     mca,
     model::{Severity, Via},
 };
-use crate::event::{Access, Bank, PoisonExit, SigbusSeverity, Vmm};
+use crate::event::{Bank, PoisonExit, SigbusSeverity, Vmm, totals::PageTotals};
 
 /// Longest lists kept per incident.
 const MAX_TOLD: usize = 256;
 const MAX_ENDS: usize = 32;
-const MAX_RIPS: usize = 64;
 /// 4 KiB pages of a 2 MiB page.
 const MAX_GPAS: usize = 512;
 /// Timeline: this many first moments, and as many last ones.
 const MAX_MOMENTS: usize = 96;
-/// Poison exits of one incident whose re-entry is awaited: one a vCPU.
-const MAX_OPEN_EXITS: usize = 1024;
 
 pub const PAGE_SIZE: u64 = 4096;
-const LINE_SHIFT: u32 = 6;
 
 /// Everything known of one incident.
 #[derive(Clone, Debug)]
@@ -47,8 +43,9 @@ pub struct Evidence {
     pub ar_signals: u64,
     /// AR signals that were forced on a thread outside `memory_failure()`: its own user-mode access.
     pub own_access: u64,
-    pub exits: ExitTotals,
-    pub latencies: Latencies,
+    pub exits: Exits,
+    /// AR signals that KVM sent for an exit, as events told; the exits' totals may know of more.
+    pub exit_signals: u64,
     pub told: Vec<Told>,
     pub told_ao: u64,
     pub told_ar: u64,
@@ -67,26 +64,6 @@ pub struct Evidence {
     pub lost: u64,
     /// What logs told of it.
     pub logged: Logged,
-    open_exits: BTreeMap<(u32, u64), Option<u64>>,
-}
-
-/// Totals of the exits on the page.
-#[derive(Clone, Debug, Default)]
-pub struct ExitTotals {
-    pub count: u64,
-    /// Exits whose GPA was known, hence in `bitmap`.
-    pub located: u64,
-    pub bitmap: u64,
-    pub rips: BTreeSet<u64>,
-    pub read: u64,
-    pub write: u64,
-    pub fetch: u64,
-    /// -EHWPOISON from the gup of the exit.
-    pub gup_poison: u64,
-    pub last_rip: Option<u64>,
-    pub last_ns: Option<u64>,
-    /// Exits that did not return to user space before they entered the guest again.
-    pub in_kernel_retries: u64,
 }
 
 /// A machine check as the VMM told it.
@@ -162,8 +139,8 @@ impl Evidence {
             ao_signals: 0,
             ar_signals: 0,
             own_access: 0,
-            exits: ExitTotals::default(),
-            latencies: Latencies::default(),
+            exits: Exits::default(),
+            exit_signals: 0,
             told: Vec::new(),
             told_ao: 0,
             told_ar: 0,
@@ -176,7 +153,6 @@ impl Evidence {
             timeline: Timeline::default(),
             lost: 0,
             logged: Logged::default(),
-            open_exits: BTreeMap::new(),
         }
     }
 
@@ -186,7 +162,7 @@ impl Evidence {
     }
 
     pub fn touched(&self) -> bool {
-        self.exits.count > 0 || self.own_access > 0
+        self.exits.any() || self.own_access > 0
     }
 
     pub fn vmm_gone(&self) -> bool {
@@ -196,7 +172,7 @@ impl Evidence {
 
     /// Whether KVM itself has shown that this process runs a guest on this page.
     pub fn kvm_seen(&self) -> bool {
-        self.exits.count > 0 || !self.told.is_empty() || self.delivered > 0 || self.logged.proves_guest()
+        self.exits.any() || !self.told.is_empty() || self.delivered > 0 || self.logged.proves_guest()
     }
 
     pub fn poison_at(&mut self, t: u64) {
@@ -204,69 +180,39 @@ impl Evidence {
         self.last_poison = self.last_poison.max(t);
     }
 
-    pub fn signal(&mut self, severity: SigbusSeverity) {
+    /// A SIGBUS was sent; `by_exit`: by KVM, for an exit of the thread that it was sent to.
+    pub fn signal(&mut self, severity: SigbusSeverity, by_exit: bool) {
         match severity {
             SigbusSeverity::ActionOptional => self.ao_signals += 1,
+            SigbusSeverity::ActionRequired if by_exit => self.exit_signals += 1,
             SigbusSeverity::ActionRequired => self.ar_signals += 1,
         }
     }
 
-    /// Adds a poison exit of thread `tid`.
-    pub fn exit(&mut self, tid: u32, exit: &PoisonExit) {
-        let totals = &mut self.exits;
-        totals.count += 1;
-        match exit.access {
-            Access::Read => totals.read += 1,
-            Access::Write => totals.write += 1,
-            Access::Fetch => totals.fetch += 1,
-            Access::Unknown => {}
-        }
-        if let Some(gpa) = exit.gpa {
-            totals.located += 1;
-            totals.bitmap |= 1 << ((gpa.0 % PAGE_SIZE) >> LINE_SHIFT);
-            let page = gpa.0 & !(PAGE_SIZE - 1);
-            self.gpa.get_or_insert(page);
-            if self.gpas.len() < MAX_GPAS {
-                self.gpas.insert(page);
-            }
-        }
-        if let Some(rip) = exit.rip {
-            totals.last_rip = Some(rip.0);
-            if totals.rips.len() < MAX_RIPS {
-                totals.rips.insert(rip.0);
-            }
-        }
-        if exit.gup_ret == Some(EHWPOISON) {
-            totals.gup_poison += 1;
-        }
-        totals.last_ns = exit.exit_ns.or(exit.fault_ns).or(totals.last_ns);
-        let left_kernel = exit.user_ns.or(exit.entry_ns);
-        let in_kernel = left_kernel
-            .zip(exit.exit_ns)
-            .map(|(end, start)| end.saturating_sub(start));
-        self.latencies.exit(in_kernel, exit.gup_ns);
-        match (exit.exit_ns, exit.entry_ns) {
-            (Some(start), Some(entry)) => {
-                totals.in_kernel_retries += 1;
-                self.latencies.exit_to_entry.add(entry.saturating_sub(start));
-            }
-            (Some(start), None) if self.open_exits.len() < MAX_OPEN_EXITS => {
-                self.open_exits.insert((tid, start), exit.user_ns);
-            }
-            _ => {}
-        }
+    /// All AR signals: `total` is the exits'.
+    pub fn action_required(&self, total: &Total) -> u64 {
+        self.ar_signals + self.exit_signals.max(total.page.signals)
     }
 
-    /// The vCPU entered the guest again. Returns whether it was this incident's exit.
-    pub fn reentry(&mut self, tid: u32, exit_ns: u64, entry_ns: u64) -> bool {
-        let Some(user_ns) = self.open_exits.remove(&(tid, exit_ns)) else {
-            return false;
-        };
-        self.latencies.exit_to_entry.add(entry_ns.saturating_sub(exit_ns));
-        if let Some(user_ns) = user_ns {
-            self.latencies.vmm.add(entry_ns.saturating_sub(user_ns));
+    /// Adds a poison exit of thread `tid`.
+    pub fn exit(&mut self, tid: u32, exit: &PoisonExit) {
+        if let Some(gpa) = exit.gpa {
+            self.touched_page(gpa.0 & !(PAGE_SIZE - 1));
         }
-        true
+        self.exits.add(tid, exit);
+    }
+
+    /// Takes the kernel's totals of one page and thread.
+    pub fn totals(&mut self, tid: u32, totals: &PageTotals) {
+        self.touched_page(totals.gpa.0);
+        self.exits.kernel(tid, totals);
+    }
+
+    fn touched_page(&mut self, page: u64) {
+        self.gpa.get_or_insert(page);
+        if self.gpas.len() < MAX_GPAS {
+            self.gpas.insert(page);
+        }
     }
 
     pub fn tell(&mut self, told: Told) {
@@ -310,9 +256,6 @@ impl Evidence {
         self.ends.iter().find(|end| wanted(&end.sign))
     }
 }
-
-/// `-EHWPOISON`.
-pub const EHWPOISON: i64 = -133;
 
 /// What happened when: the first and the last moments, and how many fell out between.
 #[derive(Clone, Debug, Default)]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{
     evidence::Evidence,
+    exits::Total,
     mca,
     model::{self, Cause, Confidence, Outcome, Severity},
     verdict::Verdict,
@@ -155,7 +156,7 @@ pub fn death(e: &Evidence) -> Option<Verdict> {
 }
 
 /// What logs make of an incident of which nothing else is known.
-pub fn hints(e: &Evidence) -> Option<Verdict> {
+pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
     let l = &e.logged;
     if l.qmp_panicked || l.panic.is_some() {
         // Without a machine check in its words it may have died of something else.
@@ -175,9 +176,9 @@ pub fn hints(e: &Evidence) -> Option<Verdict> {
         return verdict(Outcome::Survived, Cause::Contained, Confidence::Likely);
     }
     // The guest went on after every exit, and nothing was told to it.
-    let x = &e.exits;
-    if l.trace && x.count > 0 && e.delivered == 0 && l.told.is_empty() && e.ends.is_empty() {
-        let went_on = e.latencies.exit_to_entry.count() == x.count;
+    let x = &total.page;
+    if l.trace && x.exits > 0 && e.delivered == 0 && l.told.is_empty() && e.ends.is_empty() {
+        let went_on = x.exit_to_entry.count == x.exits;
         return went_on
             .then(|| verdict(Outcome::Running, Cause::Unknown, Confidence::Possible))
             .flatten();
@@ -197,8 +198,10 @@ fn panic(e: &Evidence) -> Verdict {
     let says = |words: &str| reason.contains(words);
     let in_kernel = l.mce().and_then(|mce| mce.cs).map(|cs| cs & 3 == 0);
     let status = l.mce().and_then(|mce| mce.status).map_or(0, |status| status.0);
-    let host_told =
-        e.pfn.is_some() || !l.told.is_empty() || e.ao_signals + e.ar_signals > 0 || !e.told.is_empty();
+    let host_told = e.pfn.is_some()
+        || !l.told.is_empty()
+        || e.ao_signals + e.ar_signals + e.exit_signals > 0
+        || !e.told.is_empty();
     let corrupt = says("processor context corrupt") || status & mca::PCC != 0;
     let (cause, confidence) = if corrupt && !host_told {
         (Cause::NotPoison, Confidence::Likely)

@@ -1,9 +1,12 @@
 //! The incident: one poisoned page (or huge page) in one VM, and the answer about it.
 
 pub mod evidence;
+pub mod exits;
+pub mod flush;
 pub mod latency;
 pub mod logged;
 pub mod mca;
 pub mod model;
+pub mod storm;
 pub mod verdict;
 pub mod words;

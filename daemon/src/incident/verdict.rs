@@ -3,8 +3,10 @@
 
 use super::{
     evidence::{End, Evidence, Sign, Told},
+    exits::Total,
     logged,
-    model::{Cause, Confidence, Outcome, Severity},
+    model::{Cause, Confidence, Flush, FlushVerdict, Outcome, Severity, StormKind},
+    storm::storm,
 };
 
 /// What became of the guest, why, and how sure that is.
@@ -26,22 +28,20 @@ const fn verdict(outcome: Outcome, cause: Cause, confidence: Confidence) -> Verd
 const SIGBUS: i32 = 7;
 /// Firecracker's exit status after SIGBUS (`FcExitCode::SIGBUS`).
 const FIRECRACKER_SIGBUS: i32 = 149;
-/// As many exits on one line without a telling, and the VMM swallows its signals.
-const SPIN_EXITS: u64 = 3;
 /// Canonical upper half: a kernel's RIP.
 const KERNEL_HALF: u64 = 1 << 63;
 
 /// Applies the rules. `late_death_ns`: how long after the poison a guest's death still counts as its.
-pub fn decide(e: &Evidence, late_death_ns: u64) -> Verdict {
+pub fn decide(e: &Evidence, total: &Total, flush: &Flush, late_death_ns: u64) -> Verdict {
     logged::death(e)
         .or_else(|| vmm_death_by_sigbus(e))
         .or_else(|| private_memory(e))
-        .or_else(|| guest_death(e))
+        .or_else(|| guest_death(e, total, flush))
         .or_else(|| own_memory(e))
         .or_else(|| contained(e, late_death_ns))
-        .or_else(|| spin(e))
-        .or_else(|| dropped(e))
-        .or_else(|| logged::hints(e))
+        .or_else(|| spin(e, total))
+        .or_else(|| dropped(e, total))
+        .or_else(|| logged::hints(e, total))
         .or_else(|| untouched(e))
         .unwrap_or_else(|| verdict(vmm_outcome(e), Cause::Unknown, Confidence::Possible))
 }
@@ -74,13 +74,13 @@ fn vmm_death_by_sigbus(e: &Evidence) -> Option<Verdict> {
     if status & 0x7f == SIGBUS {
         return Some(if told {
             verdict(Outcome::VmmKilled, Cause::SecondSigbus, Confidence::Likely)
-        } else if e.own_access > 0 && e.exits.count == 0 {
+        } else if e.own_access > 0 && !e.exits.any() {
             verdict(Outcome::VmmKilled, Cause::VmmOwnMemory, Confidence::Likely)
         } else {
             verdict(Outcome::VmmKilled, Cause::SigbusUnhandled, Confidence::Certain)
         });
     }
-    if status == FIRECRACKER_SIGBUS << 8 && !told && e.ao_signals + e.ar_signals > 0 {
+    if status == FIRECRACKER_SIGBUS << 8 && !told && e.ao_signals + e.ar_signals + e.exit_signals > 0 {
         return Some(verdict(
             Outcome::VmmExited,
             Cause::SigbusUnhandled,
@@ -102,9 +102,10 @@ fn private_memory(e: &Evidence) -> Option<Verdict> {
 
 /// The guest died: it said so (pvpanic), shut down or reset while a #MC was open, or the VMM reset it because
 /// a #MC met another.
-fn guest_death(e: &Evidence) -> Option<Verdict> {
+fn guest_death(e: &Evidence, total: &Total, flush: &Flush) -> Option<Verdict> {
+    let panic = |end: &End, seen| panic(e, total, flush, end, seen);
     if let Some(end) = e.sign(|sign| matches!(sign, Sign::Panic | Sign::CrashLoaded)) {
-        return Some(panic(e, end, Confidence::Certain));
+        return Some(panic(end, Confidence::Certain));
     }
     // KVM itself gave up on the guest although the guest did not triple-fault: KVM_X86_SET_MCE met MCIP, or
     // CR4.MCE = 0 (KVM_REQ_TRIPLE_FAULT).
@@ -115,7 +116,7 @@ fn guest_death(e: &Evidence) -> Option<Verdict> {
         return Some(refused(end.mc_open, e.delivered));
     }
     // QEMU makes the same test itself, and resets the guest instead of telling it again.
-    if e.sign(|sign| *sign == Sign::VcpuReset).is_some() && e.ar_signals > e.told_ar {
+    if e.sign(|sign| *sign == Sign::VcpuReset).is_some() && e.action_required(total) > e.told_ar {
         let mc_open = e
             .sign(|sign| *sign == Sign::VcpuReset)
             .is_some_and(|end| end.mc_open);
@@ -132,14 +133,14 @@ fn guest_death(e: &Evidence) -> Option<Verdict> {
         )
     };
     if let Some(end) = e.ends.iter().find(|end| gone(&end.sign) && end.mc_open) {
-        return Some(panic(e, end, Confidence::Likely));
+        return Some(panic(end, Confidence::Likely));
     }
     // The VMM ended while the guest was in its #MC handler: the guest's last words are not known.
     let gone = e.sign(|sign| matches!(sign, Sign::VmmExit(_) | Sign::VmmGone));
     if let Some(end) = gone
         && end.mc_open
     {
-        return Some(panic(e, end, Confidence::Possible));
+        return Some(panic(end, Confidence::Possible));
     }
     None
 }
@@ -157,15 +158,20 @@ fn refused(mc_open: bool, delivered: u64) -> Verdict {
 /// Why the guest panicked, by the last thing it was told and where it was. `seen`: how sure the death is.
 /// - `mce_overflow`: the bank said OVER: an error before this one had not been read. With a user-space RIP
 ///   nothing else in the telling is fatal; with a kernel RIP the kernel's own access may be.
-/// - `kernel_access`: action required, and a kernel RIP touched the page. (Whether by CLFLUSH takes the
-///   instruction's bytes.)
+/// - `clflush`: action required, a kernel RIP touched the page, and its instruction (or the walk of its lines)
+///   was a flush;
+/// - `kernel_access`: the same, and not known for a flush.
 /// - `fatal_notification`: nothing but an action-optional #MC was ever delivered.
-fn panic(e: &Evidence, end: &End, seen: Confidence) -> Verdict {
+fn panic(e: &Evidence, total: &Total, flush: &Flush, end: &End, seen: Confidence) -> Verdict {
     let last: Option<&Told> = e
         .told
         .iter()
         .rfind(|told| told.t <= end.t && matches!(told.severity, Severity::Ao | Severity::Ar));
-    let in_kernel = e.exits.last_rip.map(|rip| rip & KERNEL_HALF != 0);
+    let in_kernel = total.last_rip().map(|rip| rip & KERNEL_HALF != 0);
+    let flushed = matches!(
+        flush.verdict,
+        FlushVerdict::FlushOnly | FlushVerdict::FlushThenAccess
+    );
     // A panic outside the handler, after the #MC had been dealt with, has other reasons as well.
     let seen = if end.mc_open { seen } else { Confidence::Possible };
     let (cause, sure) = match last {
@@ -174,7 +180,11 @@ fn panic(e: &Evidence, end: &End, seen: Confidence) -> Verdict {
             _ => (Cause::MceOverflow, Confidence::Likely),
         },
         Some(told) if told.severity == Severity::Ar && in_kernel == Some(true) => {
-            (Cause::KernelAccess, Confidence::Likely)
+            if flushed {
+                (Cause::Clflush, flush.confidence.unwrap_or(Confidence::Possible))
+            } else {
+                (Cause::KernelAccess, Confidence::Likely)
+            }
         }
         Some(told) if told.severity == Severity::Ao && e.delivered > 0 => {
             (Cause::FatalNotification, Confidence::Certain)
@@ -186,7 +196,7 @@ fn panic(e: &Evidence, end: &End, seen: Confidence) -> Verdict {
 
 /// The VMM's own user-mode access met the poison.
 fn own_memory(e: &Evidence) -> Option<Verdict> {
-    if e.own_access == 0 || e.exits.count > 0 || e.told_ar > 0 {
+    if e.own_access == 0 || e.exits.any() || e.told_ar > 0 {
         return None;
     }
     let outcome = match vmm_outcome(e) {
@@ -200,7 +210,7 @@ fn own_memory(e: &Evidence) -> Option<Verdict> {
 /// can still come; certain once that time has passed or the guest has turned itself off in good order.
 fn contained(e: &Evidence, late_death_ns: u64) -> Option<Verdict> {
     // A trace without the tellings shows the signal that asked for one.
-    let told = e.told_ar > 0 || e.logged.trace && e.ar_signals > 0;
+    let told = e.told_ar > 0 || e.logged.trace && e.ar_signals + e.exit_signals > 0;
     if !told || e.delivered == 0 || e.finished == 0 || !e.open_mc.is_empty() {
         return None;
     }
@@ -215,16 +225,17 @@ fn contained(e: &Evidence, late_death_ns: u64) -> Option<Verdict> {
 }
 
 /// Signals and exits go on, and the guest is never told: the VMM swallows SIGBUS, or the thread blocks it.
-fn spin(e: &Evidence) -> Option<Verdict> {
-    let one_place = e.exits.bitmap.count_ones() == 1 && e.exits.rips.len() == 1;
-    (e.told.is_empty() && e.exits.count >= SPIN_EXITS && one_place)
+fn spin(e: &Evidence, total: &Total) -> Option<Verdict> {
+    let spins = storm(total, e.size()).is_some_and(|storm| storm.kind == StormKind::SameLineSpin);
+    let on = vmm_exit(e).is_none();
+    (e.told.is_empty() && spins && on)
         .then(|| verdict(Outcome::Running, Cause::SigbusSpin, Confidence::Likely))
 }
 
 /// KVM_X86_SET_MCE succeeded, the guest ran on, and no #MC ever came.
-fn dropped(e: &Evidence) -> Option<Verdict> {
+fn dropped(e: &Evidence, total: &Total) -> Option<Verdict> {
     let by_set_mce = e.told.iter().any(|told| told.via == super::model::Via::SetMce);
-    let ran_on = e.latencies.exit_to_entry.count() > 0;
+    let ran_on = total.page.exit_to_entry.count > 0;
     (by_set_mce && e.delivered == 0 && ran_on)
         .then(|| verdict(Outcome::Unknown, Cause::MceDropped, Confidence::Possible))
 }
@@ -239,7 +250,7 @@ fn untouched(e: &Evidence) -> Option<Verdict> {
         || e.told_ar > 0
         || e.logged.told_ar > 0
         || !e.logged.mces.is_empty()
-        || e.ar_signals > 0
+        || e.ar_signals + e.exit_signals > 0
         || e.delivered > 0
     {
         return None;

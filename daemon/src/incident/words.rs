@@ -2,7 +2,8 @@
 
 use super::{
     evidence::{Evidence, Sign},
-    model::{Cause, Outcome, Severity},
+    exits::Total,
+    model::{Cause, Flush, FlushBasis, FlushVerdict, Outcome, Severity},
     verdict::Verdict,
 };
 use crate::event::session::Session;
@@ -28,7 +29,7 @@ fn page(e: &Evidence) -> String {
 }
 
 /// The answer in one sentence.
-pub fn sentence(e: &Evidence, v: Verdict) -> String {
+pub fn sentence(e: &Evidence, total: &Total, v: Verdict) -> String {
     let guest = guest(e);
     let page = page(e);
     let fate = match v.outcome {
@@ -84,7 +85,7 @@ pub fn sentence(e: &Evidence, v: Verdict) -> String {
         ),
         Cause::SigbusSpin => format!(
             "{guest} {fate} but stuck: it touches one line of {page}, whose memory the host had lost, again and again, and is never told ({} exits so far).",
-            e.exits.count
+            total.page.exits
         ),
         Cause::NotTouched => format!(
             "{guest} {fate}: the host lost the memory of {page}, and nothing in the guest has touched it."
@@ -148,7 +149,7 @@ pub fn advice(e: &Evidence, v: Verdict) -> Vec<String> {
 }
 
 /// Evidence that was not to be had, and what it would have settled.
-pub fn missing(e: &Evidence, v: Verdict, session: &Session) -> Vec<String> {
+pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: &Session) -> Vec<String> {
     let mut missing = Vec::new();
     let mut note = |absent: bool, text: &str| {
         if absent {
@@ -165,8 +166,12 @@ pub fn missing(e: &Evidence, v: Verdict, session: &Session) -> Vec<String> {
         "pvpanic: the guest has no panic device, so that it panicked is inferred from an unfinished #MC handler",
     );
     note(
-        e.exits.count > 0,
+        flush.verdict == FlushVerdict::Undetermined && e.exits.any(),
         "the bytes of the instruction at the guest's RIP: whether the access was a CLFLUSH or a load",
+    );
+    note(
+        flush.basis == FlushBasis::LineWalk,
+        "the bytes of the instruction that walked the page: CLFLUSH, CLWB and loads with a stride of 64 look the same",
     );
     note(
         e.pfn.is_none(),
@@ -185,7 +190,7 @@ pub fn missing(e: &Evidence, v: Verdict, session: &Session) -> Vec<String> {
         "the VM's name: the VMM's command line and cgroup do not tell one",
     );
     note(
-        e.exits.count == 0 && e.ar_signals > e.own_access,
+        !e.exits.any() && e.action_required(total) > e.own_access,
         "the exit that met the poison: kvm_exit or kvm_page_fault did not show it; its RIP, line and latency are not known",
     );
     if e.lost > 0 {

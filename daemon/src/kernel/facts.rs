@@ -33,13 +33,14 @@ pub const EVENTS: [&str; 14] = [
 ];
 
 /// Functions that the plan may ask for.
-pub const FUNCTIONS: [&str; 6] = [
+pub const FUNCTIONS: [&str; 7] = [
     "memory_failure",
     "send_sig_mceerr",
     "force_sig_mceerr",
     "get_user_pages_unlocked",
     "kvm_arch_vcpu_ioctl",
     "kvm_arch_destroy_vm",
+    "kvm_mmu_page_fault",
 ];
 
 /// Struct members that the probes read.
@@ -68,6 +69,8 @@ pub struct Facts {
     pub kprobes: bool,
     /// Whether nested paging is on, of kvm_intel (`ept`) or kvm_amd (`npt`); `None` where neither is loaded.
     pub nested_paging: Option<bool>,
+    /// Whether kvm_amd is loaded: its processors can deliver the bytes of an instruction that faults.
+    pub svm: bool,
     /// HardwareCorrupted of /proc/meminfo, kB.
     pub hardware_corrupted_kb: Option<u64>,
 }
@@ -135,6 +138,7 @@ impl Facts {
             kprobes: root.join("sys/bus/event_source/devices/kprobe/type").exists()
                 || tracefs.join("kprobe_events").exists(),
             nested_paging: nested_paging(root),
+            svm: root.join("sys/module/kvm_amd").is_dir(),
             hardware_corrupted_kb: hardware_corrupted_kb(root),
         })
     }

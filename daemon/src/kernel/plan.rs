@@ -224,6 +224,7 @@ impl Plan {
             "vm_destroyed",
             "when the VM was destroyed",
         );
+        plan.instruction(facts);
         plan.members(facts);
         plan
     }
@@ -412,6 +413,25 @@ impl Plan {
         } else {
             row.reasons
                 .push("this kernel has no tracepoint syscalls:sys_enter_ioctl with cmd and arg".to_owned());
+        }
+    }
+
+    /// kvm_mmu_page_fault is handed the instruction's bytes where the processor has them; on VMX it never is, and
+    /// a kprobe on every page fault would cost for nothing.
+    fn instruction(&mut self, facts: &Facts) {
+        let lost = "the bytes of the instruction that touched the page: whether it was a CLFLUSH";
+        if facts.svm {
+            self.kprobe(
+                facts,
+                "instruction",
+                "kvm_mmu_page_fault",
+                "page_fault_insn",
+                lost,
+            );
+        } else {
+            let row = self.row("instruction", lost);
+            row.reasons
+                .push("only SVM hands out the bytes of an instruction that faults".to_owned());
         }
     }
 

@@ -2,3 +2,4 @@
 
 pub mod load;
 pub mod source;
+pub mod totals;

@@ -8,8 +8,14 @@ use std::{
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::load::{LoadError, Loaded};
-use crate::event::{Event, What, decode::Decoder};
+use super::{
+    load::{LoadError, Loaded},
+    totals::Totals,
+};
+use crate::{
+    event::{Event, What, decode::Decoder},
+    host::ClockPair,
+};
 
 /// Records taken in one go, so that a flood cannot keep the daemon from its other work.
 const BATCH: usize = 4096;
@@ -21,6 +27,7 @@ pub struct Source {
     lost_before: u64,
     undecodable: u64,
     decoder: Decoder,
+    totals: Totals,
 }
 
 impl Source {
@@ -37,12 +44,14 @@ impl Source {
             .ebpf
             .take_map("LOST")
             .and_then(|map| PerCpuArray::try_from(map).ok());
+        let totals = Totals::new(loaded)?;
         Ok(Self {
             ring: ring.ok_or(LoadError::Map("EVENTS"))?,
             lost: lost.ok_or(LoadError::Map("LOST"))?,
             lost_before: 0,
             undecodable: 0,
             decoder,
+            totals,
         })
     }
 
@@ -72,11 +81,12 @@ impl Source {
             }
         }
         events.sort_by_key(|event| event.t);
+        events.iter().for_each(|event| self.totals.note(event));
         let lost = self.newly_lost();
         if lost > 0 {
             let t = events
                 .last()
-                .map_or_else(|| crate::host::ClockPair::now().monotonic_ns, |event| event.t);
+                .map_or_else(|| ClockPair::now().monotonic_ns, |event| event.t);
             tracing::error!(
                 records = lost,
                 "the ring buffer was full: records of the probes are lost"
@@ -90,6 +100,16 @@ impl Source {
             });
         }
         events
+    }
+
+    /// The kernel's totals that have changed since the last call.
+    pub fn totals(&mut self) -> Vec<Event> {
+        self.totals.changed(ClockPair::now().monotonic_ns)
+    }
+
+    /// Whether any page has totals: they may then go on to change without a record that would say so.
+    pub fn has_totals(&self) -> bool {
+        self.totals.any()
     }
 
     /// Records lost since the last call: those that did not fit, and those that could not be decoded.

@@ -1,7 +1,11 @@
 //! The way of a vCPU thread out of the guest and back: kvm_exit, kvm_page_fault, kvm_userspace_exit,
 //! kvm_entry. All hot: nothing before the armed check.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{
+    helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel},
+    macros::{kprobe, tracepoint},
+    programs::{ProbeContext, TracePointContext},
+};
 use poisontrace_probes::{
     NO_VCPU,
     record::{PoisonExit, Reentry, TripleFault, UserspaceExit, VcpuReset},
@@ -10,7 +14,8 @@ use poisontrace_probes::{
 use super::fields::{Offset, absent, read};
 use crate::{
     emit::{emit, header},
-    state::{VCPUS, Vcpu, armed, current_is_victim, current_tid, current_vcpu},
+    state::{COUNTED, SENT, VCPUS, Vcpu, armed, current_is_victim, current_tid, current_vcpu},
+    totals,
 };
 
 #[unsafe(no_mangle)]
@@ -47,6 +52,8 @@ const SVM_SHUTDOWN: u32 = 0x7f;
 const RESET_VECTOR: u64 = 0xfff0;
 /// `-EHWPOISON`.
 pub const EHWPOISON: i64 = -133;
+/// Longest x86 instruction, and the size of the VMCB's field (AMD APM volume 2, "Decode Assists").
+const MAX_INSN: u32 = 15;
 
 #[inline(always)]
 fn now() -> u64 {
@@ -121,17 +128,36 @@ pub fn kvm_page_fault(ctx: TracePointContext) -> u32 {
     0
 }
 
+/// Counts the exit, and sends its record unless the page has had so many that only some are sent.
 #[inline(always)]
-fn poison_exit(vcpu: &Vcpu, user_ns: u64, user_reason: u32, user_errno: i32, entry_ns: u64) -> PoisonExit {
-    PoisonExit {
+fn account(vcpu: &mut Vcpu, left_ns: u64, user: Option<(u32, i32)>) {
+    let (page, send) = totals::add_exit(vcpu, left_ns, user.is_none());
+    if !send {
+        vcpu.done = COUNTED;
+        return;
+    }
+    vcpu.done = SENT;
+    let mut insn = [0; 16];
+    let mut insn_len = vcpu.insn_len;
+    if vcpu.insn != 0 && insn_len != 0 && insn_len <= MAX_INSN {
+        // SAFETY: fault-safe read of kernel memory: the VMCB's 15 bytes.
+        match unsafe { bpf_probe_read_kernel(vcpu.insn as *const [u8; MAX_INSN as usize]) } {
+            Ok(bytes) => insn[..MAX_INSN as usize].copy_from_slice(&bytes),
+            Err(_) => insn_len = 0,
+        }
+    } else {
+        insn_len = 0;
+    }
+    let (user_reason, user_errno) = user.unwrap_or((0, 0));
+    emit(PoisonExit {
         h: header::<PoisonExit>(),
         exit_ns: vcpu.exit_ns,
         fault_ns: vcpu.fault_ns,
         gup_ns: vcpu.gup_ns,
         gup_ret: vcpu.gup_ret,
         signal_ns: vcpu.signal_ns,
-        user_ns,
-        entry_ns,
+        user_ns: if user.is_some() { left_ns } else { 0 },
+        entry_ns: if user.is_some() { 0 } else { left_ns },
         rip: vcpu.rip,
         gpa: vcpu.gpa,
         fault_code: vcpu.fault_code,
@@ -141,8 +167,10 @@ fn poison_exit(vcpu: &Vcpu, user_ns: u64, user_reason: u32, user_errno: i32, ent
         gup_calls: vcpu.gup_calls,
         user_reason,
         user_errno,
-        pad: 0,
-    }
+        insn_len,
+        insn,
+        nth: page,
+    });
 }
 
 /// `kvm:kvm_userspace_exit(reason, errno)`, 4.19 to 7.3.
@@ -154,9 +182,10 @@ pub fn kvm_userspace_exit(ctx: TracePointContext) -> u32 {
     let reason = read::<u32>(&ctx, &USER_REASON).unwrap_or(u32::MAX);
     let errno = read::<i32>(&ctx, &USER_ERRNO).unwrap_or(0);
     if let Some(vcpu) = current_vcpu() {
-        if vcpu.in_exit != 0 && vcpu.poison != 0 && vcpu.sent == 0 {
-            vcpu.sent = 1;
-            emit(poison_exit(vcpu, now(), reason, errno, 0));
+        if vcpu.in_exit != 0 && vcpu.poison != 0 && vcpu.done == 0 {
+            let user_ns = now();
+            vcpu.user_ns = user_ns;
+            account(vcpu, user_ns, Some((reason, errno)));
         }
     }
     // FAIL_ENTRY, INTERNAL_ERROR, SHUTDOWN, SYSTEM_EVENT: ends of a guest. MEMORY_FAULT (39): private
@@ -183,15 +212,18 @@ pub fn kvm_entry(ctx: TracePointContext) -> u32 {
             vcpu.in_exit = 0;
             if vcpu.poison != 0 {
                 let entry_ns = now();
-                if vcpu.sent == 0 {
-                    vcpu.sent = 1;
-                    emit(poison_exit(vcpu, 0, 0, 0, entry_ns));
-                } else {
-                    emit(Reentry {
-                        h: header::<Reentry>(),
-                        exit_ns: vcpu.exit_ns,
-                        entry_ns,
-                    });
+                match vcpu.done {
+                    0 => account(vcpu, entry_ns, None),
+                    done => {
+                        totals::add_reentry(vcpu, entry_ns);
+                        if done == SENT {
+                            emit(Reentry {
+                                h: header::<Reentry>(),
+                                exit_ns: vcpu.exit_ns,
+                                entry_ns,
+                            });
+                        }
+                    }
                 }
             }
         }
@@ -206,6 +238,26 @@ pub fn kvm_entry(ctx: TracePointContext) -> u32 {
                 h: header::<VcpuReset>(),
                 rip,
             });
+        }
+    }
+    0
+}
+
+/// `int kvm_mmu_page_fault(struct kvm_vcpu *vcpu, gpa_t cr2_or_gpa, u64 error_code, void *insn, int insn_len)`,
+/// exported by kvm.ko, 4.19 to 7.3. npf_interception passes the VMCB's instruction bytes, where the processor
+/// has decode assists; on VMX there are none. Only where they are is noted here: they are read if the page turns
+/// out to be poisoned.
+#[kprobe]
+pub fn page_fault_insn(ctx: ProbeContext) -> u32 {
+    if !armed() {
+        return 0;
+    }
+    if let (Some(insn), Some(len)) = (ctx.arg::<u64>(3), ctx.arg::<u32>(4)) {
+        if insn != 0 {
+            if let Some(vcpu) = current_vcpu() {
+                vcpu.insn = insn;
+                vcpu.insn_len = len;
+            }
         }
     }
     0

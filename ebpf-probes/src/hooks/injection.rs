@@ -10,17 +10,14 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::debug;
 use poisontrace_probes::{
-    MAX_BANKS,
-    ioctl::{
-        KVM_SET_MSRS, KVM_SET_VCPU_EVENTS, KVM_X86_SET_MCE, LEGACY_BANKS, MC_VECTOR, MC0_CTL, MCG_STATUS,
-        STATUS_VAL,
-    },
-    record::{Bank, Delivered, McgStatus, QueueException, ToldMce, ToldMsrs, told_flag},
+    MAX_MSRS,
+    ioctl::{KVM_SET_MSRS, KVM_SET_VCPU_EVENTS, KVM_X86_SET_MCE, MC_VECTOR, MCG_STATUS},
+    record::{Bank, Delivered, McgStatus, Msr, QueueException, SetMsrs, ToldMce},
 };
 
 use super::fields::{Offset, absent, read};
 use crate::{
-    emit::{emit, header},
+    emit::{emit, emit_bytes, header},
     state::{armed, current_is_victim},
 };
 
@@ -39,28 +36,15 @@ static MSR_INDEX: Offset = absent();
 #[unsafe(no_mangle)]
 static MSR_DATA: Offset = absent();
 
-/// `struct kvm_msr_entry`.
-#[derive(Clone, Copy)]
+/// A record with room for its MSRs: too large for the 512-byte stack.
 #[repr(C)]
-struct MsrEntry {
-    index: u32,
-    reserved: u32,
-    data: u64,
+struct MsrRecord {
+    head: SetMsrs,
+    entries: [Msr; MAX_MSRS],
 }
 
-/// More entries than QEMU 10 sets (some 150); a longer list is cut and flagged.
-const MAX_MSRS: usize = 256;
-
-#[repr(C)]
-struct MsrScratch {
-    entries: [MsrEntry; MAX_MSRS],
-    /// CTL, STATUS, ADDR, MISC of each bank.
-    mca: [u64; (LEGACY_BANKS * 4) as usize],
-}
-
-/// Too large for the 512-byte stack.
 #[map]
-static MSR_SCRATCH: PerCpuArray<MsrScratch> = PerCpuArray::with_max_entries(1, 0);
+static MSRS: PerCpuArray<MsrRecord> = PerCpuArray::with_max_entries(1, 0);
 
 /// `struct kvm_x86_mce`, 64 bytes.
 #[derive(Clone, Copy)]
@@ -121,6 +105,7 @@ fn ioctl<C: EbpfContext>(ctx: &C, cmd: u32, arg: u64) {
     }
 }
 
+/// Hands the whole list over; the daemon finds the machine-check MSRs in it.
 #[inline(always)]
 fn set_msrs<C: EbpfContext>(ctx: &C, arg: u64) {
     // struct kvm_msrs: nmsrs u32, pad u32, entries.
@@ -128,92 +113,50 @@ fn set_msrs<C: EbpfContext>(ctx: &C, arg: u64) {
     let Ok(nmsrs) = (unsafe { bpf_probe_read_user(arg as *const u32) }) else {
         return;
     };
-    let Some(scratch) = MSR_SCRATCH.get_ptr_mut(0) else {
+    // STATUS, ADDR and MISC of a bank at least; a VMM that sets single MSRs does not tell of an error by them.
+    if nmsrs < FEWEST_MSRS {
+        return;
+    }
+    let Some(record) = MSRS.get_ptr_mut(0) else {
         return;
     };
     // SAFETY: a per-CPU map value; tracing programs do not nest on one CPU.
-    let scratch = unsafe { &mut *scratch };
-    let mut flags = 0;
+    let record = unsafe { &mut *record };
     let mut used = nmsrs;
     if used > MAX_MSRS as u32 {
         used = MAX_MSRS as u32;
-        flags |= told_flag::TRUNCATED;
     }
     // SAFETY: at most MAX_MSRS entries into an array of that many; fault-safe.
     let read = unsafe {
         probe_read_user_raw(
-            scratch.entries.as_mut_ptr().cast(),
-            used * core::mem::size_of::<MsrEntry>() as u32,
+            record.entries.as_mut_ptr().cast(),
+            used * core::mem::size_of::<Msr>() as u32,
             (arg + 8) as *const _,
         )
     };
     if read != 0 {
         debug!(ctx, "KVM_SET_MSRS: {} entries not readable: {}", nmsrs, read);
-        emit(ToldMsrs {
-            h: header::<ToldMsrs>(),
-            mcg_status: 0,
-            banks_used: 0,
-            flags: flags | told_flag::UNREADABLE,
-            banks: [NO_BANK; MAX_BANKS],
+        emit(SetMsrs {
+            h: header::<SetMsrs>(),
+            nmsrs,
+            used: 0,
+            unreadable: 1,
+            pad: 0,
         });
         return;
     }
-    let mut mcg_status = 0;
-    let mut mca_seen = false;
-    for status in scratch.mca.iter_mut() {
-        *status = 0;
-    }
-    for i in 0..MAX_MSRS {
-        if i as u32 >= used {
-            break;
-        }
-        let entry = scratch.entries[i];
-        let slot = entry.index.wrapping_sub(MC0_CTL);
-        if entry.index == MCG_STATUS {
-            mcg_status = entry.data;
-            flags |= told_flag::HAS_MCG;
-        } else if slot < LEGACY_BANKS * 4 {
-            scratch.mca[slot as usize & 0x7f] = entry.data;
-            mca_seen = true;
-        }
-    }
-    if !mca_seen {
-        return;
-    }
-    let mut record = ToldMsrs {
-        h: header::<ToldMsrs>(),
-        mcg_status,
-        banks_used: 0,
-        flags,
-        banks: [NO_BANK; MAX_BANKS],
+    record.head = SetMsrs {
+        h: header::<SetMsrs>(),
+        nmsrs,
+        used,
+        unreadable: 0,
+        pad: 0,
     };
-    for bank in 0..LEGACY_BANKS as usize {
-        let status = scratch.mca[bank * 4 + 1];
-        if status & STATUS_VAL == 0 {
-            continue;
-        }
-        let at = record.banks_used as usize;
-        if at >= MAX_BANKS {
-            record.flags |= told_flag::TRUNCATED;
-            break;
-        }
-        record.banks[at & (MAX_BANKS - 1)] = Bank {
-            bank: bank as u64,
-            status,
-            addr: scratch.mca[bank * 4 + 2],
-            misc: scratch.mca[bank * 4 + 3],
-        };
-        record.banks_used += 1;
-    }
-    emit(record);
+    let bytes = core::mem::size_of::<SetMsrs>() + used as usize * core::mem::size_of::<Msr>();
+    emit_bytes(core::ptr::from_mut(record).cast(), bytes);
 }
 
-const NO_BANK: Bank = Bank {
-    bank: 0,
-    status: 0,
-    addr: 0,
-    misc: 0,
-};
+const FEWEST_MSRS: u32 = 3;
 
 /// `long kvm_arch_vcpu_ioctl(struct file *filp, unsigned int ioctl, unsigned long arg)`, global in kvm.ko,
 /// 4.19 to 7.3; sees every vCPU ioctl but those that virt/kvm/kvm_main.c handles itself.

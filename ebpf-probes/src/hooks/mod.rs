@@ -7,3 +7,5 @@ mod gup;
 mod injection;
 mod outcome;
 mod signals;
+
+pub use exits::EHWPOISON;

@@ -13,6 +13,7 @@ use super::fields::{Offset, absent, member};
 use crate::{
     emit::{emit, header},
     state::{VICTIMS, arm, current_pid, current_tid, current_vcpu},
+    totals,
 };
 
 #[unsafe(no_mangle)]
@@ -54,6 +55,10 @@ fn signal<C: EbpfContext>(ctx: &C, code: u32, hva: u64, lsb: u32, task: Option<u
                 vcpu.signal_ns = unsafe { bpf_ktime_get_ns() };
                 vcpu.hva = hva;
                 vcpu.poison = 1;
+                if totals::many(vcpu) {
+                    // The page's totals count this signal with its exit; its record would tell nothing new.
+                    return;
+                }
             }
         }
     }

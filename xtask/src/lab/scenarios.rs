@@ -61,22 +61,27 @@ impl Story {
         }
     }
 
-    /// The scenario after a guest whose VMM is killed without any poison: no incident may come of that.
-    pub fn scenario_after_control(self) -> Scenario {
+    /// The scenario between two more guests: before it one whose VMM is killed without any poison (no incident
+    /// may come of that), after it one whose page is poisoned while no daemon runs.
+    pub fn scenario_among_others(self) -> Scenario {
         let mut scenario = self.scenario();
-        scenario.guests.insert(
-            0,
-            GuestPlan {
-                file_prefix: CONTROL_PREFIX.to_owned(),
-                name: "control-guest".to_owned(),
-                uuid: CONTROL_UUID.to_owned(),
-                cpu: self.cpu().to_owned(),
-                pvpanic: true,
-                fate: Fate::KillVmm,
-            },
-        );
+        let other = |prefix: &str, name: &str, uuid: &str, fate| GuestPlan {
+            file_prefix: prefix.to_owned(),
+            name: name.to_owned(),
+            uuid: uuid.to_owned(),
+            cpu: self.cpu().to_owned(),
+            pvpanic: true,
+            fate,
+        };
+        let control = other(CONTROL_PREFIX, "control-guest", CONTROL_UUID, Fate::KillVmm);
+        let late = other(LATE_PREFIX, LATE_NAME, LATE_UUID, Fate::PoisonBeforeDaemon);
+        scenario.guests.insert(0, control);
+        scenario.guests.push(late);
         scenario
     }
 }
 
+pub const LATE_PREFIX: &str = "late-";
+pub const LATE_NAME: &str = "late-guest";
+const LATE_UUID: &str = "5e1f1e55-0000-4000-8000-00000000a7e0";
 pub const CONTROL_PREFIX: &str = "control-";

@@ -3,6 +3,7 @@
 mod bad_files;
 mod control;
 mod files;
+mod late;
 mod replay;
 mod report;
 mod schema;
@@ -67,7 +68,7 @@ fn run_lab(
     let schema = schema::Schema::read(&paths.root)?;
     for (story, scenario) in [
         (Story::Panic, Story::Panic.scenario()),
-        (Story::Survive, Story::Survive.scenario_after_control()),
+        (Story::Survive, Story::Survive.scenario_among_others()),
     ] {
         let name = format!("lab::{}", story.name());
         match lab.run(&format!("test-{}", story.name()), &scenario, daemon, progress) {
@@ -91,6 +92,7 @@ fn examine(name: &str, story: Story, run: &Run, daemon: &Path, schema: &schema::
         schema.holds(&files, "explain.json"),
     );
     control::examine(&run.result, &files, tally);
+    late::examine(&run.result, &files, schema, tally);
     replay::examine(name, &files, daemon, schema, tally);
     // What is wrong with a file does not depend on the scenario: once is enough.
     if story == Story::Panic {

@@ -4,6 +4,7 @@
 mod fates;
 mod joins;
 mod properties;
+mod storms;
 
 use super::*;
 use crate::{
@@ -255,6 +256,7 @@ impl Story {
             reason: 0x400,
             user_reason: Some(10),
             user_errno: Some(-4),
+            insn: None,
         };
         self.at(tid, QEMU, What::PoisonExit(exit));
         if back {

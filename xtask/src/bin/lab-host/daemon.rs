@@ -23,11 +23,11 @@ fn program() -> String {
 }
 
 impl Daemon {
-    /// Returns once the daemon says that its probes are attached.
-    pub fn start(log: &Log) -> Result<Self> {
+    /// Returns once the daemon says that its probes are attached. `recording`: its file in the share.
+    pub fn start(recording: &str, log: &Log) -> Result<Self> {
         let mut child = Command::new(program())
             .args(["run", "--state-dir", STATE, "--record"])
-            .arg(format!("{SHARE}/out/recording.ptrace"))
+            .arg(format!("{SHARE}/out/{recording}"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

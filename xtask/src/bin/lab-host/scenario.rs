@@ -11,6 +11,7 @@ use crate::log::{Log, uptime};
 use crate::machine;
 use crate::vmm::{Seen, Vmm, in_words};
 
+const RECORDING: &str = "recording.ptrace";
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
 const END_LIMIT: Duration = Duration::from_secs(90);
 /// Between the poison and the touch, so that the two notifications cannot be taken for one.
@@ -28,11 +29,11 @@ pub fn run(scenario: &Scenario, log: &Log) -> Result<LabResult> {
         log.step("asking poisontrace what this kernel offers");
         result.check_exit = daemon::check(log)?;
         log.step("starting poisontrace");
-        daemon = Some(Daemon::start(log)?);
+        daemon = Some(Daemon::start(RECORDING, log)?);
         log.step("poisontrace is ready");
     }
     for plan in &scenario.guests {
-        let mut guest = run_guest(plan, log)?;
+        let mut guest = run_guest(plan, &mut daemon, log)?;
         std::thread::sleep(AFTER_END);
         if let Some(daemon) = &mut daemon {
             daemon.running()?;
@@ -59,7 +60,7 @@ fn ask(guest: &mut GuestResult, log: &Log) -> Result<()> {
     Ok(())
 }
 
-fn run_guest(plan: &GuestPlan, log: &Log) -> Result<GuestResult> {
+fn run_guest(plan: &GuestPlan, daemon: &mut Option<Daemon>, log: &Log) -> Result<GuestResult> {
     let mut result = GuestResult {
         file_prefix: plan.file_prefix.clone(),
         ..GuestResult::default()
@@ -69,18 +70,19 @@ fn run_guest(plan: &GuestPlan, log: &Log) -> Result<GuestResult> {
     result.page_ready_s = Some(uptime());
     match plan.fate {
         Fate::Poison => {
-            let pfn = vmm.page_frame(gpa)?;
-            result.pfn = Some(pfn);
-            log.step(&format!("poisoning page frame {pfn:#x}, the guest's {gpa:#x}"));
-            result.poisoned_s = Some(uptime());
-            fs::write("/sys/kernel/debug/hwpoison/corrupt-pfn", format!("{pfn:#x}"))
-                .context("the kernel did not poison the page")?;
-            std::thread::sleep(BEFORE_TOUCH);
-            log.step("the guest's application touches the page");
-            // The guest may be dead of the first notification already.
-            if let Err(error) = vmm.type_line("g") {
-                log.line(&format!("{error:#}"));
+            poison(&mut vmm, gpa, &mut result, log)?;
+            touch(&mut vmm, log);
+        }
+        Fate::PoisonBeforeDaemon => {
+            log.step("stopping poisontrace before the poison");
+            if let Some(daemon) = daemon.take() {
+                daemon.stop()?;
             }
+            poison(&mut vmm, gpa, &mut result, log)?;
+            log.step("starting poisontrace after the poison");
+            let recording = format!("{}{RECORDING}", plan.file_prefix);
+            *daemon = Some(Daemon::start(&recording, log)?);
+            touch(&mut vmm, log);
         }
         Fate::KillVmm => {
             log.step("killing the VMM of a healthy guest");
@@ -93,6 +95,26 @@ fn run_guest(plan: &GuestPlan, log: &Log) -> Result<GuestResult> {
     result.vmm_exit = status.code();
     log.step(&format!("QEMU {}", result.vmm_end));
     Ok(result)
+}
+
+/// Poisons the guest's page, and leaves time for what comes of that alone.
+fn poison(vmm: &mut Vmm, gpa: u64, result: &mut GuestResult, log: &Log) -> Result<()> {
+    let pfn = vmm.page_frame(gpa)?;
+    result.pfn = Some(pfn);
+    log.step(&format!("poisoning page frame {pfn:#x}, the guest's {gpa:#x}"));
+    result.poisoned_s = Some(uptime());
+    fs::write("/sys/kernel/debug/hwpoison/corrupt-pfn", format!("{pfn:#x}"))
+        .context("the kernel did not poison the page")?;
+    std::thread::sleep(BEFORE_TOUCH);
+    Ok(())
+}
+
+fn touch(vmm: &mut Vmm, log: &Log) {
+    log.step("the guest's application touches the page");
+    // The guest may be dead of the first notification already.
+    if let Err(error) = vmm.type_line("g") {
+        log.line(&format!("{error:#}"));
+    }
 }
 
 /// Starts the guest, and waits for its application's page.

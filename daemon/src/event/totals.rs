@@ -1,0 +1,314 @@
+//! The kernel's totals of one page and one vCPU thread, as an event: exact, and replacing those before.
+
+use poisontrace_probes::page;
+use serde::{Deserialize, Serialize};
+
+use super::{Access, PoisonExit};
+use crate::hex::Hex;
+
+/// Totals of the poison exits of one thread on one 4 KiB page (`poisontrace_probes::page::PageTotals`). Times
+/// are CLOCK_MONOTONIC nanoseconds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageTotals {
+    /// The page, low bits zero.
+    pub gpa: Hex,
+    pub exits: u64,
+    pub signals: u64,
+    pub reads: u64,
+    pub writes: u64,
+    pub fetches: u64,
+    /// Bit n: line n was touched.
+    pub lines: Hex,
+    /// Exits on the line of the exit before.
+    pub same_line: u64,
+    /// Exits without a return to user space.
+    pub in_kernel: u64,
+    pub gup_poison: u64,
+    /// Exits by RIPs that are not among `rips`.
+    pub other_rips: u64,
+    pub first_ns: u64,
+    pub last_ns: u64,
+    pub last_entry_ns: u64,
+    pub exit_to_entry: DurationTotals,
+    pub in_kernel_time: DurationTotals,
+    pub gup: DurationTotals,
+    pub vmm: DurationTotals,
+    pub rips: Vec<RipTotals>,
+}
+
+/// Exact count, sum and extremes, nanoseconds; `buckets[n]` counts 2^n to 2^(n+1) - 1 ns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DurationTotals {
+    pub count: u64,
+    pub sum: u64,
+    pub min: u64,
+    pub max: u64,
+    pub buckets: Vec<u32>,
+}
+
+/// What one RIP did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RipTotals {
+    pub rip: Hex,
+    pub exits: u64,
+    pub lines: Hex,
+    pub writes: u64,
+    pub fetches: u64,
+    /// Exits on the line after this RIP's line before.
+    pub ascending: u64,
+    pub first_ns: u64,
+    pub last_ns: u64,
+    pub first_line: u32,
+    pub last_line: u32,
+}
+
+const PAGE_SHIFT: u32 = 12;
+
+impl PageTotals {
+    /// From the kernel's record of guest frame `gfn`.
+    pub fn new(gfn: u64, t: &page::PageTotals) -> Self {
+        let used = (t.rips_used as usize).min(t.rips.len());
+        Self {
+            gpa: Hex(gfn << PAGE_SHIFT),
+            exits: t.exits,
+            signals: t.signals,
+            reads: t.reads,
+            writes: t.writes,
+            fetches: t.fetches,
+            lines: Hex(t.lines),
+            same_line: t.same_line,
+            in_kernel: t.in_kernel,
+            gup_poison: t.gup_poison,
+            other_rips: t.other_rips,
+            first_ns: t.first_ns,
+            last_ns: t.last_ns,
+            last_entry_ns: t.last_entry_ns,
+            exit_to_entry: DurationTotals::new(&t.exit_to_entry),
+            in_kernel_time: DurationTotals::new(&t.in_kernel_time),
+            gup: DurationTotals::new(&t.gup),
+            vmm: DurationTotals::new(&t.vmm),
+            rips: t.rips[..used].iter().map(RipTotals::new).collect(),
+        }
+    }
+}
+
+impl DurationTotals {
+    fn new(d: &page::Duration) -> Self {
+        let used = d
+            .buckets
+            .iter()
+            .rposition(|count| *count != 0)
+            .map_or(0, |last| last + 1);
+        Self {
+            count: d.count,
+            sum: d.sum,
+            min: d.min,
+            max: d.max,
+            buckets: d.buckets[..used].to_vec(),
+        }
+    }
+}
+
+impl RipTotals {
+    fn new(r: &page::ByRip) -> Self {
+        Self {
+            rip: Hex(r.rip),
+            exits: r.exits,
+            lines: Hex(r.lines),
+            writes: r.writes,
+            fetches: r.fetches,
+            ascending: r.ascending,
+            first_ns: r.first_ns,
+            last_ns: r.last_ns,
+            first_line: r.first_line,
+            last_line: r.last_line,
+        }
+    }
+}
+
+const LINE_SHIFT: u32 = 6;
+const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
+/// `-EHWPOISON`.
+pub const EHWPOISON: i64 = -133;
+
+impl PageTotals {
+    /// Adds one exit, as the kernel's own accounting does (`ebpf-probes/src/totals.rs`): for sources that send
+    /// every exit and no totals. An exit without a GPA has no line.
+    pub fn add_exit(&mut self, exit: &PoisonExit) {
+        let at = exit.exit_ns.or(exit.fault_ns).unwrap_or(0);
+        let line = exit.gpa.map(|gpa| ((gpa.0 & PAGE_MASK) >> LINE_SHIFT) as u32);
+        if self.exits == 0 {
+            self.first_ns = at;
+        }
+        self.exits += 1;
+        self.last_ns = at;
+        if let Some(line) = line {
+            let bit = 1u64 << line;
+            if self.exits > 1 && self.last_line() == Some(line) {
+                self.same_line += 1;
+            }
+            self.lines.0 |= bit;
+        }
+        self.signals += u64::from(exit.signal_ns.is_some());
+        self.gup_poison += u64::from(exit.gup_ret == Some(EHWPOISON));
+        match exit.access {
+            Access::Read => self.reads += 1,
+            Access::Write => self.writes += 1,
+            Access::Fetch => self.fetches += 1,
+            Access::Unknown => {}
+        }
+        if let Some(start) = exit.exit_ns {
+            if let Some(end) = exit.user_ns.or(exit.entry_ns) {
+                self.in_kernel_time.add(end.saturating_sub(start));
+            }
+            if let Some(entry) = exit.entry_ns {
+                self.exit_to_entry.add(entry.saturating_sub(start));
+            }
+        }
+        if let Some(ns) = exit.gup_ns {
+            self.gup.add(ns);
+        }
+        if let Some(entry) = exit.entry_ns {
+            self.in_kernel += 1;
+            self.last_entry_ns = entry;
+        }
+        self.add_rip(exit, at, line);
+    }
+
+    /// Adds the way back into the guest of an exit that went to user space.
+    pub fn add_reentry(&mut self, exit_ns: u64, user_ns: Option<u64>, entry_ns: u64) {
+        self.last_entry_ns = entry_ns;
+        self.exit_to_entry.add(entry_ns.saturating_sub(exit_ns));
+        if let Some(user_ns) = user_ns {
+            self.vmm.add(entry_ns.saturating_sub(user_ns));
+        }
+    }
+
+    /// The line of the last exit.
+    fn last_line(&self) -> Option<u32> {
+        self.rips
+            .iter()
+            .max_by_key(|rip| rip.last_ns)
+            .map(|rip| rip.last_line)
+    }
+
+    fn add_rip(&mut self, exit: &PoisonExit, at: u64, line: Option<u32>) {
+        let Some(rip) = exit.rip else { return };
+        let known = self.rips.iter().position(|known| known.rip == rip);
+        let entry = match known {
+            Some(n) => &mut self.rips[n],
+            None if self.rips.len() < page::RIPS => {
+                self.rips.push(RipTotals {
+                    rip,
+                    first_ns: at,
+                    ..RipTotals::default()
+                });
+                let last = self.rips.len() - 1;
+                &mut self.rips[last]
+            }
+            None => {
+                self.other_rips += 1;
+                return;
+            }
+        };
+        if let Some(line) = line {
+            if entry.exits == 0 {
+                entry.first_line = line;
+            } else if line == entry.last_line + 1 {
+                entry.ascending += 1;
+            }
+            entry.lines.0 |= 1 << line;
+            entry.last_line = line;
+        }
+        entry.exits += 1;
+        entry.last_ns = at;
+        entry.writes += u64::from(exit.access == Access::Write);
+        entry.fetches += u64::from(exit.access == Access::Fetch);
+    }
+
+    /// Adds another page's or thread's totals; `gpa` stays.
+    pub fn merge(&mut self, other: &Self) {
+        if other.exits == 0 {
+            return;
+        }
+        self.first_ns = if self.exits == 0 {
+            other.first_ns
+        } else {
+            self.first_ns.min(other.first_ns)
+        };
+        self.last_ns = self.last_ns.max(other.last_ns);
+        self.last_entry_ns = self.last_entry_ns.max(other.last_entry_ns);
+        self.exits += other.exits;
+        self.signals += other.signals;
+        self.reads += other.reads;
+        self.writes += other.writes;
+        self.fetches += other.fetches;
+        self.lines.0 |= other.lines.0;
+        self.same_line += other.same_line;
+        self.in_kernel += other.in_kernel;
+        self.gup_poison += other.gup_poison;
+        self.other_rips += other.other_rips;
+        self.exit_to_entry.merge(&other.exit_to_entry);
+        self.in_kernel_time.merge(&other.in_kernel_time);
+        self.gup.merge(&other.gup);
+        self.vmm.merge(&other.vmm);
+        for rip in &other.rips {
+            match self.rips.iter_mut().find(|known| known.rip == rip.rip) {
+                Some(known) => known.merge(rip),
+                None => self.rips.push(rip.clone()),
+            }
+        }
+    }
+}
+
+impl RipTotals {
+    fn merge(&mut self, other: &Self) {
+        if other.first_ns < self.first_ns {
+            self.first_ns = other.first_ns;
+            self.first_line = other.first_line;
+        }
+        if other.last_ns > self.last_ns {
+            self.last_ns = other.last_ns;
+            self.last_line = other.last_line;
+        }
+        self.exits += other.exits;
+        self.lines.0 |= other.lines.0;
+        self.writes += other.writes;
+        self.fetches += other.fetches;
+        self.ascending += other.ascending;
+    }
+}
+
+impl DurationTotals {
+    pub fn add(&mut self, ns: u64) {
+        self.min = if self.count == 0 { ns } else { self.min.min(ns) };
+        self.max = self.max.max(ns);
+        self.count += 1;
+        self.sum = self.sum.saturating_add(ns);
+        let bucket = (ns.max(1).ilog2() as usize).min(page::BUCKETS - 1);
+        if self.buckets.len() <= bucket {
+            self.buckets.resize(bucket + 1, 0);
+        }
+        self.buckets[bucket] = self.buckets[bucket].saturating_add(1);
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        if other.count == 0 {
+            return;
+        }
+        self.min = if self.count == 0 {
+            other.min
+        } else {
+            self.min.min(other.min)
+        };
+        self.max = self.max.max(other.max);
+        self.count += other.count;
+        self.sum = self.sum.saturating_add(other.sum);
+        if self.buckets.len() < other.buckets.len() {
+            self.buckets.resize(other.buckets.len(), 0);
+        }
+        for (to, from) in self.buckets.iter_mut().zip(&other.buckets) {
+            *to = to.saturating_add(*from);
+        }
+    }
+}

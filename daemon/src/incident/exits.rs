@@ -1,0 +1,167 @@
+//! The exits of one incident: per page and vCPU thread, as the kernel totalled them or as events told of them,
+//! whichever has seen more.
+
+use std::collections::BTreeMap;
+
+use super::latency::Samples;
+use crate::event::{PoisonExit, totals::PageTotals};
+
+/// Pages and threads told apart: 512 pages of a huge page on a few vCPUs.
+const MAX_PAGES: usize = 4096;
+/// Exits whose re-entry is awaited: one a vCPU.
+const MAX_OPEN: usize = 1024;
+/// RIPs whose instruction bytes are kept.
+const MAX_INSTRUCTIONS: usize = 16;
+
+const PAGE_MASK: u64 = !0xfff;
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Exits {
+    /// By thread and page (`None`: the exit's GPA is not known).
+    pages: BTreeMap<(u32, Option<u64>), Page>,
+    open: BTreeMap<(u32, u64), Open>,
+    pub samples: Samples,
+    /// Bytes of the instruction by RIP, hex digits.
+    pub instructions: BTreeMap<u64, String>,
+    /// Exits on pages beyond [`MAX_PAGES`]: counted, not told apart.
+    beyond: PageTotals,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Page {
+    seen: PageTotals,
+    kernel: Option<PageTotals>,
+}
+
+impl Page {
+    /// The kernel's totals are exact, but read from time to time: until the next reading events may be ahead.
+    fn effective(&self) -> &PageTotals {
+        match &self.kernel {
+            Some(kernel) if kernel.exits >= self.seen.exits => kernel,
+            _ => &self.seen,
+        }
+    }
+}
+
+/// An exit that went to user space.
+#[derive(Clone, Debug)]
+struct Open {
+    page: Option<u64>,
+    user_ns: Option<u64>,
+}
+
+impl Exits {
+    pub fn add(&mut self, tid: u32, exit: &PoisonExit) {
+        let page = exit.gpa.map(|gpa| gpa.0 & PAGE_MASK);
+        self.page(tid, page).add_exit(exit);
+        if let (Some(start), Some(end)) = (exit.exit_ns, exit.user_ns.or(exit.entry_ns)) {
+            self.samples.in_kernel.add(end.saturating_sub(start));
+        }
+        if let Some(ns) = exit.gup_ns {
+            self.samples.gup.add(ns);
+        }
+        match (exit.exit_ns, exit.entry_ns) {
+            (Some(start), Some(entry)) => self.samples.exit_to_entry.add(entry.saturating_sub(start)),
+            (Some(start), None) => {
+                if self.open.len() >= MAX_OPEN {
+                    self.open.pop_first();
+                }
+                self.open.insert(
+                    (tid, start),
+                    Open {
+                        page,
+                        user_ns: exit.user_ns,
+                    },
+                );
+            }
+            _ => {}
+        }
+        if let (Some(rip), Some(bytes)) = (exit.rip, &exit.insn)
+            && self.instructions.len() < MAX_INSTRUCTIONS
+        {
+            self.instructions.insert(rip.0, bytes.clone());
+        }
+    }
+
+    /// The vCPU entered the guest again. Returns whether it was one of these exits.
+    pub fn reentry(&mut self, tid: u32, exit_ns: u64, entry_ns: u64) -> bool {
+        let Some(open) = self.open.remove(&(tid, exit_ns)) else {
+            return false;
+        };
+        self.samples.exit_to_entry.add(entry_ns.saturating_sub(exit_ns));
+        if let Some(user_ns) = open.user_ns {
+            self.samples.vmm.add(entry_ns.saturating_sub(user_ns));
+        }
+        self.page(tid, open.page)
+            .add_reentry(exit_ns, open.user_ns, entry_ns);
+        true
+    }
+
+    /// The kernel's totals of one page and thread.
+    pub fn kernel(&mut self, tid: u32, totals: &PageTotals) {
+        let key = (tid, Some(totals.gpa.0));
+        if self.pages.len() < MAX_PAGES || self.pages.contains_key(&key) {
+            self.pages.entry(key).or_default().kernel = Some(totals.clone());
+        }
+    }
+
+    fn page(&mut self, tid: u32, page: Option<u64>) -> &mut PageTotals {
+        let key = (tid, page);
+        if self.pages.len() >= MAX_PAGES && !self.pages.contains_key(&key) {
+            return &mut self.beyond;
+        }
+        &mut self.pages.entry(key).or_default().seen
+    }
+
+    pub fn any(&self) -> bool {
+        !self.pages.is_empty()
+    }
+
+    /// All of them together.
+    pub fn total(&self) -> Total {
+        let mut total = Total {
+            page: self.beyond.clone(),
+            ..Total::default()
+        };
+        for ((_, gpa), page) in &self.pages {
+            let page = page.effective();
+            total.page.merge(page);
+            match gpa {
+                Some(gpa) => {
+                    *total.lines_by_page.entry(*gpa).or_default() |= page.lines.0;
+                    total.located += page.exits;
+                }
+                None => total.unlocated += page.exits,
+            }
+        }
+        total
+    }
+}
+
+/// Sum over pages and threads.
+#[derive(Clone, Debug, Default)]
+pub struct Total {
+    pub page: PageTotals,
+    /// Lines touched of each 4 KiB page.
+    pub lines_by_page: BTreeMap<u64, u64>,
+    pub located: u64,
+    pub unlocated: u64,
+}
+
+impl Total {
+    pub fn distinct_lines(&self) -> u64 {
+        self.lines_by_page
+            .values()
+            .map(|lines| u64::from(lines.count_ones()))
+            .sum()
+    }
+
+    pub fn last_rip(&self) -> Option<u64> {
+        self.page
+            .rips
+            .iter()
+            .max_by_key(|rip| rip.last_ns)
+            .map(|rip| rip.rip.0)
+    }
+}

@@ -1,0 +1,59 @@
+//! Storms: many exits on one page, and of what kind.
+//!
+//! | kind | when |
+//! |---|---|
+//! | `page_touches` | a huge page, two or more of its 4 KiB pages touched |
+//! | `line_walk` | one RIP, [`WALK_LINES`] lines or more, each the one after the last: a CLFLUSH or CLWB loop, or loads of a stride of 64 |
+//! | `same_line_spin` | [`SPIN_EXITS`] exits or more, nine of ten on the line of the exit before |
+//!
+//! The order counts: a walk at whose every line the VMM bounces a few times is a walk.
+
+use super::{
+    evidence::PAGE_SIZE,
+    exits::Total,
+    model::{Spin, Storm, StormKind},
+};
+use crate::event::totals::RipTotals;
+
+/// Lines that make a walk. Fewer are in any structure that a kernel reads through.
+pub const WALK_LINES: u32 = 8;
+/// Exits that make a spin: a guest that is told comes once, or twice.
+pub const SPIN_EXITS: u64 = 8;
+
+/// The storm in these exits, if they are one. `size`: bytes lost.
+pub fn storm(total: &Total, size: Option<u64>) -> Option<Storm> {
+    let page = &total.page;
+    let huge = size.is_some_and(|size| size > PAGE_SIZE);
+    let (kind, spin) = if huge && total.lines_by_page.len() > 1 {
+        (StormKind::PageTouches, None)
+    } else if walk(total).is_some() {
+        (StormKind::LineWalk, None)
+    } else if page.exits >= SPIN_EXITS
+        && page.same_line.saturating_mul(10) >= (page.exits - 1).saturating_mul(9)
+    {
+        let spin = if page.in_kernel * 2 > page.exits {
+            Spin::InKernel
+        } else {
+            Spin::Bounced
+        };
+        (StormKind::SameLineSpin, Some(spin))
+    } else {
+        return None;
+    };
+    Some(Storm {
+        kind,
+        exits: page.exits,
+        lines: total.distinct_lines(),
+        duration_ns: (page.first_ns != 0 && page.last_entry_ns > page.first_ns)
+            .then(|| page.last_entry_ns - page.first_ns),
+        spin,
+    })
+}
+
+/// The RIP that walked the page line by line, upwards.
+pub fn walk(total: &Total) -> Option<&RipTotals> {
+    total.page.rips.iter().find(|rip| {
+        let lines = rip.lines.0.count_ones();
+        lines >= WALK_LINES && rip.ascending + 1 >= u64::from(lines)
+    })
+}

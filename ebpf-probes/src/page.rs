@@ -1,0 +1,100 @@
+//! The totals of one guest page, kept in the kernel: exact, however many exits there are and however few of
+//! them are sent as records.
+
+/// RIPs that are told apart on one page. A flush walks with one; a guest that goes on to touch the page adds
+/// one or two.
+pub const RIPS: usize = 6;
+
+/// Exits of a page that are all sent as records; past them only every power of two is, and each new RIP's
+/// first.
+pub const EVENTS_PER_PAGE: u64 = 256;
+
+/// Buckets of a log2 histogram: bucket n counts durations of 2^n to 2^(n+1) - 1 ns; the last one all above.
+pub const BUCKETS: usize = 32;
+
+macro_rules! shared {
+    ($($(#[$doc:meta])* pub struct $name:ident { $($(#[$fdoc:meta])* pub $field:ident: $ty:ty,)* })+) => {
+        $(
+            $(#[$doc])*
+            #[repr(C)]
+            #[derive(Clone, Copy, Debug)]
+            #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout))]
+            pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
+        )+
+    };
+}
+
+shared! {
+    /// A 4 KiB page of a VM as one vCPU thread touched it: key of the totals. By thread, so that no two programs
+    /// ever add to the same totals at once, and the sums are exact without atomics.
+    pub struct PageKey {
+        /// VMM's tgid.
+        pub pid: u32,
+        /// The vCPU's thread.
+        pub tid: u32,
+        /// Guest frame number, GPA >> 12.
+        pub gfn: u64,
+    }
+
+    /// Exact count, sum and extremes of a duration, ns, and its log2 histogram.
+    pub struct Duration {
+        pub count: u64,
+        pub sum: u64,
+        pub min: u64,
+        pub max: u64,
+        pub buckets: [u32; BUCKETS],
+    }
+
+    /// What one RIP did on the page.
+    pub struct ByRip {
+        pub rip: u64,
+        pub exits: u64,
+        /// Bit n: line n was touched.
+        pub lines: u64,
+        pub writes: u64,
+        pub fetches: u64,
+        /// Exits whose line was the one after this RIP's line before.
+        pub ascending: u64,
+        pub first_ns: u64,
+        pub last_ns: u64,
+        pub first_line: u32,
+        pub last_line: u32,
+    }
+
+    /// Totals of the poison exits on one page.
+    pub struct PageTotals {
+        pub exits: u64,
+        /// SIGBUS BUS_MCEERR_AR that KVM sent for them.
+        pub signals: u64,
+        pub reads: u64,
+        pub writes: u64,
+        pub fetches: u64,
+        /// Bit n: line n was touched.
+        pub lines: u64,
+        /// Exits on the line of the exit before.
+        pub same_line: u64,
+        /// Exits that entered the guest again without a return to user space.
+        pub in_kernel: u64,
+        /// gup said -EHWPOISON.
+        pub gup_poison: u64,
+        /// Exits by RIPs beyond the [`RIPS`] that are told apart.
+        pub other_rips: u64,
+        pub first_ns: u64,
+        pub last_ns: u64,
+        /// Last entry into the guest after an exit on this page.
+        pub last_entry_ns: u64,
+        pub exit_to_entry: Duration,
+        pub in_kernel_time: Duration,
+        pub gup: Duration,
+        pub vmm: Duration,
+        pub rips: [ByRip; RIPS],
+        /// Line of the last exit, and how many of `rips` are used.
+        pub last_line: u32,
+        pub rips_used: u32,
+    }
+}
+
+const _: () = assert!(core::mem::size_of::<PageKey>() == 16);
+const _: () = assert!(core::mem::size_of::<Duration>() == 160);
+const _: () = assert!(core::mem::size_of::<ByRip>() == 72);
+const _: () = assert!(core::mem::size_of::<PageTotals>() == 13 * 8 + 4 * 160 + RIPS * 72 + 8);

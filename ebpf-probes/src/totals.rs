@@ -1,0 +1,197 @@
+//! Keeping the totals of a page: once an exit, and once a re-entry, of a poison exit, on the vCPU's own thread.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{HashMap, PerCpuArray},
+};
+use poisontrace_probes::page::{BUCKETS, ByRip, Duration, EVENTS_PER_PAGE, PageKey, PageTotals, RIPS};
+
+use crate::{
+    hooks::EHWPOISON,
+    state::{Vcpu, current_pid, current_tid},
+};
+
+/// Entries are not to be taken before there is poison: 16,384 of them are 20 MiB.
+const BPF_F_NO_PREALLOC: u32 = 1;
+
+/// Totals by page and thread.
+#[map]
+static PAGES: HashMap<PageKey, PageTotals> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
+/// Exits that could not be added because [`PAGES`] was full, per CPU. Such an exit is always sent as a record.
+#[map]
+static PAGES_FULL: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// A page's totals before its first exit, all zero: too large for the stack.
+#[map]
+static BLANK: PerCpuArray<PageTotals> = PerCpuArray::with_max_entries(1, 0);
+
+const LINE_SHIFT: u64 = 6;
+const LINES: u64 = 64;
+const PAGE_SHIFT: u64 = 12;
+const ISA_VMX: u32 = 1;
+
+#[inline(always)]
+fn key(vcpu: &Vcpu) -> PageKey {
+    PageKey {
+        pid: current_pid(),
+        tid: current_tid(),
+        gfn: vcpu.gpa >> PAGE_SHIFT,
+    }
+}
+
+#[inline(always)]
+fn totals(vcpu: &Vcpu) -> Option<&'static mut PageTotals> {
+    let totals = PAGES.get_ptr_mut(key(vcpu))?;
+    // SAFETY: a map value of this size, checked by the verifier; only this thread's programs touch it.
+    Some(unsafe { &mut *totals })
+}
+
+/// Whether the page has had so many exits that only some are sent as records.
+#[inline(always)]
+pub fn many(vcpu: &Vcpu) -> bool {
+    totals(vcpu).is_some_and(|totals| totals.exits >= EVENTS_PER_PAGE)
+}
+
+#[inline(always)]
+fn add(duration: &mut Duration, ns: u64) {
+    if duration.count == 0 || ns < duration.min {
+        duration.min = ns;
+    }
+    if ns > duration.max {
+        duration.max = ns;
+    }
+    duration.count += 1;
+    duration.sum += ns;
+    // Halving until nothing is left: BPF has no instruction that counts leading zeros.
+    let mut bucket = 0;
+    let mut rest = ns >> 1;
+    while rest != 0 && bucket < BUCKETS - 1 {
+        rest >>= 1;
+        bucket += 1;
+    }
+    duration.buckets[bucket & (BUCKETS - 1)] += 1;
+}
+
+/// Adds an exit; `in_kernel`: it went back into the guest without a return to user space, at `left_ns`. Tells
+/// how many exits the page has had, and whether this one's record is to be sent.
+#[inline(always)]
+pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> (u64, bool) {
+    if vcpu.fault_ns == 0 {
+        // No page to add it to: kvm_page_fault is not attached, or came before the arming.
+        return (0, true);
+    }
+    if totals(vcpu).is_none() {
+        if let Some(blank) = BLANK.get(0) {
+            // A failure shows itself in the look-up below.
+            let _ = PAGES.insert(key(vcpu), blank, 0);
+        }
+    }
+    let Some(page) = totals(vcpu) else {
+        if let Some(full) = PAGES_FULL.get_ptr_mut(0) {
+            // SAFETY: a per-CPU map value; tracing programs do not nest on one CPU.
+            unsafe { *full += 1 };
+        }
+        return (0, true);
+    };
+    let line = (vcpu.gpa >> LINE_SHIFT) & (LINES - 1);
+    if page.exits == 0 {
+        page.first_ns = vcpu.exit_ns;
+    } else if page.last_line == line as u32 {
+        page.same_line += 1;
+    }
+    page.exits += 1;
+    page.lines |= 1 << line;
+    page.last_line = line as u32;
+    page.last_ns = vcpu.exit_ns;
+    if vcpu.signal_ns != 0 {
+        page.signals += 1;
+    }
+    if vcpu.gup_ret == EHWPOISON {
+        page.gup_poison += 1;
+    }
+    let (write, fetch) = access(vcpu);
+    if fetch {
+        page.fetches += 1;
+    } else if write {
+        page.writes += 1;
+    } else {
+        page.reads += 1;
+    }
+    if vcpu.exit_ns != 0 {
+        add(&mut page.in_kernel_time, left_ns - vcpu.exit_ns);
+    }
+    if vcpu.gup_calls != 0 {
+        add(&mut page.gup, vcpu.gup_ns);
+    }
+    if in_kernel {
+        page.in_kernel += 1;
+        page.last_entry_ns = left_ns;
+        if vcpu.exit_ns != 0 {
+            add(&mut page.exit_to_entry, left_ns - vcpu.exit_ns);
+        }
+    }
+    let new_rip = by_rip(page, vcpu, line as u32, write, fetch);
+    let send = new_rip || page.exits <= EVENTS_PER_PAGE || page.exits & (page.exits - 1) == 0;
+    (page.exits, send)
+}
+
+/// Adds the way back into the guest of an exit that has been counted.
+#[inline(always)]
+pub fn add_reentry(vcpu: &Vcpu, entry_ns: u64) {
+    if let Some(page) = totals(vcpu) {
+        page.last_entry_ns = entry_ns;
+        if vcpu.exit_ns != 0 {
+            add(&mut page.exit_to_entry, entry_ns - vcpu.exit_ns);
+        }
+        if vcpu.user_ns != 0 {
+            add(&mut page.vmm, entry_ns - vcpu.user_ns);
+        }
+    }
+}
+
+/// Whether the access was a write, or a fetch: VMX exit qualification bits 1 and 2, NPF error code bits 1 and 4.
+#[inline(always)]
+fn access(vcpu: &Vcpu) -> (bool, bool) {
+    let fetch = if vcpu.isa == ISA_VMX { 1 << 2 } else { 1 << 4 };
+    (vcpu.fault_code & 2 != 0, vcpu.fault_code & fetch != 0)
+}
+
+/// Adds to what this RIP did; tells whether it is new on the page.
+#[inline(always)]
+fn by_rip(page: &mut PageTotals, vcpu: &Vcpu, line: u32, write: bool, fetch: bool) -> bool {
+    let used = page.rips_used;
+    for n in 0..RIPS {
+        let entry = &mut page.rips[n];
+        let new = n as u32 >= used;
+        if new {
+            *entry = ByRip {
+                rip: vcpu.rip,
+                exits: 0,
+                lines: 0,
+                writes: 0,
+                fetches: 0,
+                ascending: 0,
+                first_ns: vcpu.exit_ns,
+                last_ns: 0,
+                first_line: line,
+                last_line: line,
+            };
+            page.rips_used = n as u32 + 1;
+        } else if entry.rip != vcpu.rip {
+            continue;
+        }
+        if entry.exits != 0 && line == entry.last_line + 1 {
+            entry.ascending += 1;
+        }
+        entry.exits += 1;
+        entry.lines |= 1 << line;
+        entry.last_line = line;
+        entry.last_ns = vcpu.exit_ns;
+        entry.writes += u64::from(write);
+        entry.fetches += u64::from(fetch);
+        return new;
+    }
+    page.other_rips += 1;
+    false
+}
