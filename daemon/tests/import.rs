@@ -105,6 +105,11 @@ fn the_trace_alone_shows_the_poison_and_an_unfinished_machine_check() {
     );
     assert_eq!(i["latency_ns"]["exit_to_entry"]["sum"], 5_954_000);
     assert_eq!(i["latency_ns"]["in_kernel"]["sum"], 611_000);
+    assert_eq!(
+        i["latency_ns"]["gup_basis"], "bound",
+        "fault to signal: no probe on gup"
+    );
+    assert_eq!(i["latency_ns"]["gup"]["sum"], 559_000);
     assert_eq!(i["started_at"], Value::Null);
     assert!(misses(&i, "probe kvm_msr"), "{i:#}");
 }
@@ -393,4 +398,84 @@ fn no_prefix_of_a_file_is_a_problem() {
             assert!(matches!(status, Some(0 | 2)), "{n}: {status:?}");
         }
     }
+}
+
+#[test]
+fn an_old_kernels_words_with_gup_probes_and_a_broadcast_are_one_incident() {
+    let all = told(
+        " CPU 1/KVM-1002  [003] d..1   100.000110: kvm_entry: vcpu 1, rip 0xffffffff81000000\n\
+         kworker/2:1-77  [002] d..1   100.100000: signal_generate: sig=7 errno=0 code=5 comm=qemu-system-x86 pid=980 grp=0 res=0\n\
+         kworker/2:1-77  [002] ....   100.100100: memory_failure_event: pfn 0x12345: recovery action for dirty LRU page: Recovered\n\
+         CPU 0/KVM-1001  [002] d..1   100.500000: kvm_entry: vcpu 0\n\
+         CPU 0/KVM-1001  [002] d..1   101.000000: kvm_exit: reason EPT_VIOLATION rip 0xffffffff8106a01c info 581 0\n\
+         CPU 0/KVM-1001  [002] ....   101.000001: kvm_page_fault: address 7654040 error_code 581\n\
+         CPU 0/KVM-1001  [002] ....   101.000002: p_get_user_pages_unlocked_0: (get_user_pages_unlocked+0x0/0x40)\n\
+         CPU 0/KVM-1001  [002] d...   101.000005: r_get_user_pages_unlocked_0: (hva_to_pfn+0x1/0x20 [kvm] <- get_user_pages_unlocked) arg1=0xffffff7b\n\
+         CPU 0/KVM-1001  [002] d..1   101.000006: signal_generate: sig=7 errno=0 code=4 comm=CPU 0/KVM pid=1001 grp=0 res=0\n\
+         CPU 0/KVM-1001  [002] ....   101.000008: kvm_userspace_exit: reason restart (4)\n\
+         CPU 0/KVM-1001  [002] ....   101.010000: kvm_inj_exception: #MC (0x0)\n\
+         CPU 1/KVM-1002  [003] ....   101.010100: kvm_inj_exception: #MC (0x0)\n\
+         CPU 0/KVM-1001  [002] ....   101.030000: kvm_pio: pio_write at 0x505 size 1 count 1 val 0x1 \n",
+    );
+    assert_eq!(all.len(), 1, "{all:#?}");
+    let i = &all[0];
+    assert_eq!(verdict(i), ("guest_panicked", "kernel_access", "likely"));
+    assert_eq!(
+        (&i["vm"]["pid"], &i["vm"]["vmm"]),
+        (&980.into(), &"qemu-system-x86".into())
+    );
+    assert_eq!(
+        (&i["page"]["gpa"], &i["exits"]["line_bitmap"]),
+        (&"0x7654000".into(), &"0x2".into())
+    );
+    assert_eq!(
+        (&i["injections"]["delivered"], &i["injections"]["vcpus"]),
+        (&2.into(), &2.into())
+    );
+    assert_eq!(
+        (&i["latency_ns"]["gup"]["sum"], &i["latency_ns"]["gup_basis"]),
+        (&3_000.into(), &"exact".into())
+    );
+}
+
+#[test]
+fn a_vmm_without_a_handler_is_killed_by_its_signal() {
+    let all = told(
+        "fc_vcpu 0  2001 [002]   101.000000: kvm:kvm_exit: vcpu 0 reason npf rip 0x401000 info1 0x0000000100000006 info2 0x0000000007654040 intr_info 0x00000000 error_code 0x00000000 requests 0x0000000000000000\n\
+         fc_vcpu 0  2001 [002]   101.000006: signal:signal_generate: sig=7 errno=0 code=4 comm=fc_vcpu 0 pid=2001 grp=0 res=0\n\
+         fc_vcpu 0  2001 [002]   101.000009: signal:signal_deliver: sig=7 errno=0 code=4 sa_handler=0 sa_flags=0\n",
+    );
+    assert_eq!(verdict(&all[0]), ("vmm_killed", "sigbus_unhandled", "certain"));
+    assert_eq!(
+        all[0]["page"]["gpa"], "0x7654000",
+        "from EXITINFO2: kvm_page_fault was not traced"
+    );
+}
+
+/// The bound is generous: an unoptimised build on a busy machine. The number itself is printed; an optimised
+/// build is to read a million lines in a second.
+#[test]
+fn a_million_lines_of_a_trace_take_seconds_and_no_memory() {
+    use std::io::Write as _;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("long");
+    let text = fs::read_to_string(amd("ftrace.txt")).unwrap();
+    let hot: String = text
+        .lines()
+        .filter(|line| line.contains(": kvm_e") || line.contains(": sys_ioctl") || line.contains(": kvm_u"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let mut out = fs::File::create(&file).unwrap();
+    let mut lines = 0;
+    while lines < 1_000_000 {
+        out.write_all(hot.as_bytes()).unwrap();
+        lines += hot.lines().count();
+    }
+    drop(out);
+    let begun = std::time::Instant::now();
+    let output = explain(&[file]);
+    let seconds = begun.elapsed().as_secs_f64();
+    assert!(output.status.success(), "{output:?}");
+    println!("{:.0} lines/s", lines as f64 / seconds);
+    assert!(seconds < 60.0, "{seconds} s for {lines} lines");
 }

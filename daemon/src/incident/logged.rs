@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    evidence::Evidence,
+    evidence::{Evidence, Sign},
     exits::Total,
     mca,
     model::{self, Cause, Confidence, Outcome, Severity},
@@ -13,6 +13,8 @@ use crate::{event::said::GuestMce, hex::Hex};
 
 const MAX_TOLD: usize = 256;
 const MAX_MCES: usize = 64;
+/// A VMM that ends later than this after its SIGBUS had another reason.
+const SIGBUS_KILLS_WITHIN_NS: u64 = 1_000_000_000;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -174,6 +176,16 @@ pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
         .is_some_and(|result| result == "Recovered");
     if recovered && l.guest_signal.as_ref().is_none_or(|(_, pid)| *pid != 1) {
         return verdict(Outcome::Survived, Cause::Contained, Confidence::Likely);
+    }
+    // Gone at once, and never told: the VMM did not survive its SIGBUS.
+    let gone = e.sign(|sign| *sign == Sign::VmmGone);
+    if let Some(end) = gone
+        && l.trace
+        && e.exit_signals > 0
+        && e.delivered == 0
+        && end.t.saturating_sub(e.last_poison) < SIGBUS_KILLS_WITHIN_NS
+    {
+        return verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Likely);
     }
     // The guest went on after every exit, and nothing was told to it.
     let x = &total.page;

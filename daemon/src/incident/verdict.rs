@@ -189,6 +189,17 @@ fn panic(e: &Evidence, total: &Total, flush: &Flush, end: &End, seen: Confidence
         Some(told) if told.severity == Severity::Ao && e.delivered > 0 => {
             (Cause::FatalNotification, Confidence::Certain)
         }
+        // What it was told was not seen, but the signals were, and where it was.
+        None if e.exit_signals > 0 && e.delivered > 0 && in_kernel == Some(true) => {
+            if flushed {
+                (Cause::Clflush, flush.confidence.unwrap_or(Confidence::Possible))
+            } else {
+                (Cause::KernelAccess, Confidence::Likely)
+            }
+        }
+        None if e.ao_signals > 0 && e.delivered > 0 && !e.touched() && e.ar_signals + e.exit_signals == 0 => {
+            (Cause::FatalNotification, Confidence::Likely)
+        }
         _ => (Cause::Unknown, Confidence::Possible),
     };
     verdict(Outcome::GuestPanicked, cause, weaker(seen, sure))

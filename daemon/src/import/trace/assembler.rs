@@ -56,6 +56,7 @@ impl Assembler {
             }
             b"kvm_userspace_exit" => self.user(r),
             b"signal_generate" => self.signal(r),
+            b"signal_deliver" => self.delivered(r),
             b"kvm_inj_exception" => self.injected(r),
             b"kvm_msr" => self.msr(r),
             b"kvm_pio" => self.pio(r),
@@ -262,7 +263,7 @@ impl Assembler {
     }
 
     /// Says the exit under way, if it met poison and was not said yet.
-    fn say_exit(&mut self, tid: u32, entry_ns: Option<u64>) {
+    pub(super) fn say_exit(&mut self, tid: u32, entry_ns: Option<u64>) {
         let Some(exit) = self.threads.get_mut(&tid).and_then(|thread| thread.exit.as_mut()) else {
             return;
         };

@@ -18,6 +18,8 @@ use crate::{
 const SIGNAL_WAITS_NS: u64 = 2_000_000_000;
 const MAX_WAITING: usize = 64;
 const MAX_LOOSE: usize = 4096;
+/// Wait status.
+const KILLED_BY_SIGBUS: i32 = 7;
 const BUS_MCEERR_AR: u32 = 4;
 const BUS_MCEERR_AO: u32 = 5;
 
@@ -61,6 +63,25 @@ impl Assembler {
             });
         }
         self.waiting.insert(r.tid);
+    }
+
+    /// SIGBUS for poison that meets no handler kills the process: its wait status follows from that.
+    pub(super) fn delivered(&mut self, r: &Record<'_>) {
+        let poison = matches!(number_of(r.fields, b"code"), Some(BUS_MCEERR_AR | BUS_MCEERR_AO));
+        let unhandled = hex_of(r.fields, b"sa_handler") == Some(0);
+        if value(r.fields, b"sig") != Some(b"7") || !poison || !unhandled {
+            return;
+        }
+        if !self.threads.get(&r.tid).is_some_and(|thread| thread.kvm) {
+            return;
+        }
+        self.say_exit(r.tid, None);
+        let what = What::TaskExit {
+            exit_code: KILLED_BY_SIGBUS,
+            live: Some(0),
+            comm: from_c(r.comm),
+        };
+        self.say_on(r.t, r.tid, what);
     }
 
     /// Says the signals of a `memory_failure()` on this thread.
