@@ -479,3 +479,68 @@ fn a_million_lines_of_a_trace_take_seconds_and_no_memory() {
     println!("{:.0} lines/s", lines as f64 / seconds);
     assert!(seconds < 60.0, "{seconds} s for {lines} lines");
 }
+
+#[test]
+fn a_libvirt_log_names_the_guest_and_says_when() {
+    let all = told(
+        "2026-11-22 15:45:00.000+0000: starting up libvirt version: 10.0.0, qemu version: 8.2.2, kernel: 6.8.0-31-generic, hostname: host-3\n\
+         /usr/bin/qemu-system-x86_64 \\\n-name guest=db-7,debug-threads=on \\\n-uuid 5e1f1e55-0000-4000-8000-00000000feed \\\n\
+         2026-11-22T15:45:34.000000Z qemu-system-x86_64: Guest MCE Memory Error at QEMU addr 0x7f0000001000 and GUEST addr 0x5000 of type BUS_MCEERR_AR injected\n\
+         2026-11-22 15:45:36.000+0000: shutting down, reason=crashed\n",
+    );
+    assert_eq!(all.len(), 1);
+    let i = &all[0];
+    assert_eq!(
+        (&i["vm"]["name"], &i["page"]["gpa"]),
+        (&"db-7".into(), &"0x5000".into())
+    );
+    assert_eq!(i["vm"]["uuid"], "5e1f1e55-0000-4000-8000-00000000feed");
+    assert_eq!(i["started_at"], "2026-11-22T15:45:34.000Z");
+    assert_eq!(i["timeline"][1]["t_ns"], 2_000_000_000);
+}
+
+#[test]
+fn a_recording_takes_the_last_words_from_the_console() {
+    let recording = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings/panic-amd-6.12.ptrace");
+    let console = "[   15.112359] mce: [Hardware Error]: CPU 0: Machine Check Exception: 7 Bank 9: fc00080000000000\n\
+                   [   15.225016] mce: [Hardware Error]: TSC d310f9d44 ADDR 93d3000 MISC 8c \n\
+                   [   15.454470] Kernel panic - not syncing: Fatal local machine check\n";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("console");
+    fs::write(&file, console).unwrap();
+    let i = only(&[recording.clone(), file]);
+    let alone = only(&[recording]);
+    assert_eq!(i["id"], alone["id"]);
+    assert_eq!((&i["outcome"], &i["cause"]), (&alone["outcome"], &alone["cause"]));
+    assert_eq!(
+        i["injections"], alone["injections"],
+        "what was observed is not told again by a log"
+    );
+    assert!(!misses(&i, "the guest's console"), "{i:#}");
+}
+
+#[test]
+fn rasdaemons_database_names_the_page_that_the_log_of_qemu_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ras-mc_event.db");
+    let db = rusqlite::Connection::open(&file).unwrap();
+    db.execute_batch(
+        "CREATE TABLE memory_failure_event (id INTEGER PRIMARY KEY, timestamp TEXT, pfn TEXT, page_type TEXT, action_result TEXT);
+         INSERT INTO memory_failure_event VALUES (1, '2026-11-22 15:45:34 +0000', '0xf7eb', 'dirty LRU page', 'Recovered');",
+    )
+    .unwrap();
+    drop(db);
+    // Of which page the VMM spoke the database alone cannot tell; the kernel's log joins them.
+    let i = only(&[amd("host.log"), file]);
+    assert_eq!(
+        (&i["page"]["pfn"], &i["page"]["gpa"]),
+        (&"0xf7eb".into(), &"0x2beb000".into())
+    );
+    assert!(
+        i["timeline"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|m| m["event"].as_str().unwrap().contains("ras-mc_event.db"))
+    );
+}

@@ -5,14 +5,13 @@ use super::{Correlator, IncidentNo, saying_words};
 use crate::{
     event::{
         Event, PoisonExit, SigbusSeverity, Vmm,
-        said::{GuestMce, Said, Saying},
+        said::{Said, Saying},
         session::Session,
     },
     hex::Hex,
     incident::{
         evidence::{Evidence, PAGE_SIZE},
         logged::LogTold,
-        mca,
         model::Severity,
     },
 };
@@ -30,6 +29,14 @@ struct Names {
     gpa: Option<u64>,
 }
 
+/// What a file has told so far.
+#[derive(Default)]
+pub(super) struct File {
+    /// The incident that it spoke of last.
+    last: Option<IncidentNo>,
+    vmm: Vmm,
+}
+
 /// A SIGBUS as a trace shows it.
 pub(super) struct Seen {
     pub severity: SigbusSeverity,
@@ -37,6 +44,12 @@ pub(super) struct Seen {
     pub tid: u32,
     pub gpa: Option<u64>,
     pub pfn: Option<u64>,
+}
+
+impl Names {
+    fn is_empty(&self) -> bool {
+        self.pid.is_none() && self.pfn.is_none() && self.hva.is_none() && self.gpa.is_none()
+    }
 }
 
 impl Correlator {
@@ -145,13 +158,22 @@ impl Correlator {
 
     pub(super) fn said(&mut self, event: &Event, saying: &Saying) {
         let names = names(&saying.said);
-        let opens = opens(&saying.said);
-        let Some(no) = self
-            .spoken_of(&saying.said, names)
-            .or_else(|| opens.then(|| self.open_said(event, names)))
-        else {
-            return;
-        };
+        let opens = saying_words::opens(&saying.said);
+        if let Said::VmName { name, uuid, vmm } = &saying.said {
+            let file = self.files.entry(saying.source.clone()).or_default();
+            merge_name(&mut file.vmm, name, uuid, vmm);
+        }
+        // What names no page goes on about the one that the file spoke of before.
+        let last = self.files.get(&saying.source).and_then(|file| file.last);
+        let nameless = names.is_empty() && named_domain(&saying.said).is_none();
+        let found = last
+            .filter(|no| nameless && self.incidents.contains_key(no))
+            .or_else(|| self.spoken_of(&saying.said, names))
+            .or_else(|| opens.then(|| self.open_said(event, names)));
+        let Some(no) = found else { return };
+        let file = self.files.entry(saying.source.clone()).or_default();
+        file.last = Some(no);
+        let vmm = file.vmm.clone();
         let Some(e) = self.touch(no) else { return };
         // Without a common clock it is only known that it was said.
         let t = match saying.own_clock {
@@ -170,6 +192,7 @@ impl Correlator {
         {
             e.t0 = t;
         }
+        merge_name(&mut e.vmm, &vmm.name, &vmm.uuid, &vmm.vmm);
         learn(e, t, &saying.said);
         if let Some(words) = saying_words::of(&saying.said) {
             let clock = match saying.own_clock.as_deref() {
@@ -229,6 +252,10 @@ impl Correlator {
         {
             return Some(no);
         }
+        // A host loses many pages: which of them is the guest's, an action alone does not tell.
+        if matches!(said, Said::HostAction { .. }) {
+            return None;
+        }
         by(&|e| {
             names.pid.is_none_or(|pid| e.pid == 0 || e.pid == pid)
                 && names.pfn.is_none_or(|pfn| e.pfn.is_none_or(|known| known == pfn))
@@ -244,25 +271,6 @@ impl Correlator {
         let vmm = self.processes.get(&pid).cloned().unwrap_or_default();
         self.open(Evidence::new(event.t, pid, vmm))
     }
-}
-
-/// Statements that are an incident by themselves.
-fn opens(said: &Said) -> bool {
-    match said {
-        Said::HostSignal { .. }
-        | Said::VmmTold { .. }
-        | Said::VmmSigbus { .. }
-        | Said::QmpMemoryFailure { .. } => true,
-        Said::VmmOwnMemory { fatal } => *fatal,
-        Said::GuestMce(mce) => fatal_or_lost_memory(mce),
-        _ => false,
-    }
-}
-
-/// A corrected error is nobody's death.
-fn fatal_or_lost_memory(mce: &GuestMce) -> bool {
-    mce.status
-        .is_none_or(|status| mca::raises_mc(status.0) || status.0 & mca::DEFERRED != 0)
 }
 
 fn names(said: &Said) -> Names {

@@ -60,6 +60,8 @@ pub struct Correlator {
     processes: BTreeMap<u32, Vmm>,
     changed: BTreeSet<IncidentNo>,
     forgotten: u64,
+    /// Files whose statements are heard.
+    files: BTreeMap<String, evidence_from_logs::File>,
 }
 
 impl Correlator {
@@ -80,6 +82,7 @@ impl Correlator {
             processes: BTreeMap::new(),
             changed: BTreeSet::new(),
             forgotten: 0,
+            files: BTreeMap::new(),
         }
     }
 

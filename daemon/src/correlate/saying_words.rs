@@ -1,10 +1,33 @@
-//! Statements of logs in the timeline's words.
+//! Statements of logs: which are an incident by themselves, and all in the timeline's words.
 
 use crate::{
-    event::{SigbusSeverity, said::Said},
+    event::{
+        SigbusSeverity,
+        said::{GuestMce, Said},
+    },
     hex::Hex,
+    incident::mca,
     text::sanitise,
 };
+
+/// Statements that are an incident by themselves.
+pub fn opens(said: &Said) -> bool {
+    match said {
+        Said::HostSignal { .. }
+        | Said::VmmTold { .. }
+        | Said::VmmSigbus { .. }
+        | Said::QmpMemoryFailure { .. } => true,
+        Said::VmmOwnMemory { fatal } => *fatal,
+        Said::GuestMce(mce) => fatal_or_lost_memory(mce),
+        _ => false,
+    }
+}
+
+/// A corrected error is nobody's death.
+fn fatal_or_lost_memory(mce: &GuestMce) -> bool {
+    mce.status
+        .is_none_or(|status| mca::raises_mc(status.0) || status.0 & mca::DEFERRED != 0)
+}
 
 /// The statement in the timeline's words.
 pub fn of(said: &Said) -> Option<String> {

@@ -231,7 +231,9 @@ pub fn events(logs: &[Log], alignment: &mut Alignment, traced: bool, notes: &mut
         alignment.said(turn.clocks.clone(), turn.item.stamp, &turn.item.said);
     }
     alignment.settle(traced);
-    turns.sort_by_key(|turn| (turn.speaker, turn.file, turn.item.line));
+    // What opens an incident comes before what only adds to one.
+    let adds = |said: &Said| matches!(said, Said::HostAction { .. });
+    turns.sort_by_key(|turn| (turn.speaker, adds(&turn.item.said), turn.file, turn.item.line));
     let mut tellings: HashMap<&Said, usize> = HashMap::new();
     let mut kinds: HashMap<(Speaker, std::mem::Discriminant<Said>, String), usize> = HashMap::new();
     let mut unplaced: BTreeMap<usize, bool> = BTreeMap::new();
