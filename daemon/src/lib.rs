@@ -8,6 +8,7 @@
 //! | loading and attaching the BPF programs, reading their records | [`probes`] |
 //! | decoded events, and recordings of them | [`event`] |
 //! | events in, incident updates out; no clock, no I/O | [`correlate`] |
+//! | evidence that others kept, as events | [`import`] |
 //! | the incident and its verdict | [`incident`] |
 //! | report, store | [`sinks`] |
 //!
@@ -21,6 +22,7 @@ pub mod guest;
 pub mod hex;
 pub mod host;
 pub mod identity;
+pub mod import;
 pub mod incident;
 pub mod kernel;
 pub mod probes;

@@ -1,29 +1,24 @@
-//! `poisontrace explain`: from the store, or from a recording through the same correlator.
+//! `poisontrace explain`: from the store, or from files through the same correlator.
 
-use std::{
-    fs::File,
-    io::{self, BufRead, BufReader, IsTerminal as _},
-    path::Path,
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
-use super::{ExplainArgs, Failure, Format, Outcome, output};
+use super::{ExplainArgs, Failure, Format, Outcome, output, progress::Progress};
 use crate::{
-    correlate::Correlator,
-    event::recording::Reader,
     host::Host,
+    import,
     incident::model::Incident,
     sinks::store::{Stored, Wanted},
+    text::sanitise,
 };
 
 pub fn explain(args: &ExplainArgs) -> Outcome {
-    let (host, incidents) = match &args.from {
-        Some(file) => from_recording(file, args)?,
-        None => from_store(args)?,
+    let (host, incidents) = match args.from.as_slice() {
+        [] => from_store(args)?,
+        files => from_files(files, args)?,
     };
     // Like grep: 1 says that the question was understood and nothing was found. A recording without poison is an
     // answer in itself.
-    let asked_for_one = args.id.is_some() || args.vm.is_some() || args.from.is_none();
+    let asked_for_one = args.id.is_some() || args.vm.is_some() || args.from.is_empty();
     let none = incidents.is_empty();
     match (none, args.format) {
         (true, Format::Text) if asked_for_one => eprintln!("poisontrace: {}", no_incident(args)),
@@ -38,12 +33,12 @@ pub fn explain(args: &ExplainArgs) -> Outcome {
 }
 
 fn no_incident(args: &ExplainArgs) -> String {
-    match (&args.id, &args.vm, &args.from) {
+    match (&args.id, &args.vm, args.from.is_empty()) {
         (Some(id), _, _) => format!("no incident {id}: `poisontrace incidents` lists those there are"),
         (_, Some(name), _) => {
             format!("no incident of a VM named {name}: `poisontrace incidents` lists those there are")
         }
-        (_, _, Some(_)) => "no incident: nothing in this recording is poison in a guest's memory".to_owned(),
+        (_, _, false) => "no incident: nothing in these files is poison in a guest's memory".to_owned(),
         _ => "no incident has been recorded".to_owned(),
     }
 }
@@ -59,34 +54,20 @@ fn from_store(args: &ExplainArgs) -> Result<(Host, Vec<Incident>), Failure> {
     Ok((host, found.into_iter().map(|(_, incident)| incident).collect()))
 }
 
-fn from_recording(file: &Path, args: &ExplainArgs) -> Result<(Host, Vec<Incident>), Failure> {
-    let named = |problem: &dyn std::fmt::Display| Failure::new(format!("{}: {problem}", file.display()));
-    let input: Box<dyn BufRead> = if file.as_os_str() == "-" {
-        if io::stdin().is_terminal() {
-            return Err(Failure::new(
-                "--from - reads a recording from standard input, which is a terminal",
-            ));
+fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Host, Vec<Incident>), Failure> {
+    let progress = Progress::new();
+    let imported = import::read(files, args.allow_truncated, &mut |lines| progress.lines(lines));
+    progress.done();
+    let imported = match imported {
+        Ok(imported) => imported,
+        Err(mut problems) => {
+            let last = problems.pop().unwrap_or_default();
+            say(&problems);
+            return Err(Failure::new(last));
         }
-        Box::new(BufReader::new(io::stdin()))
-    } else {
-        Box::new(BufReader::with_capacity(
-            1 << 16,
-            File::open(file).map_err(|err| named(&err))?,
-        ))
     };
-    let mut reader = Reader::new(input, args.allow_truncated).map_err(|err| named(&err))?;
-    let mut correlator = Correlator::new(reader.session().clone());
-    while let Some(event) = reader.next_event().map_err(|err| named(&err))? {
-        correlator.feed(&event);
-    }
-    let mut incidents = correlator.incidents();
-    if reader.truncated() {
-        for incident in &mut incidents {
-            incident
-                .missing
-                .push("the end of the recording: what came after it is not known".to_owned());
-        }
-    }
+    say(&imported.problems);
+    let mut incidents = imported.incidents;
     if let Some(id) = &args.id {
         incidents.retain(|incident| incident.id == *id);
     }
@@ -96,5 +77,11 @@ fn from_recording(file: &Path, args: &ExplainArgs) -> Result<(Host, Vec<Incident
     if args.last || args.vm.is_some() {
         incidents = incidents.pop().into_iter().collect();
     }
-    Ok((correlator.session().host.clone(), incidents))
+    Ok((imported.session.host, incidents))
+}
+
+fn say(problems: &[String]) {
+    for problem in problems {
+        eprintln!("poisontrace: {}", sanitise(problem, 2000));
+    }
 }

@@ -6,6 +6,7 @@ mod explain;
 mod incidents;
 mod output;
 mod pipeline;
+mod progress;
 mod run;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -100,9 +101,11 @@ struct ExplainArgs {
     /// The last incident of the VM of this name
     #[arg(long, value_name = "NAME", conflicts_with = "last")]
     vm: Option<String>,
-    /// Read a recording instead of the store ("-": standard input); all its incidents, unless one is named
-    #[arg(long, value_name = "FILE")]
-    from: Option<PathBuf>,
+    /// Read files instead of the store ("-": standard input); all their incidents, unless one is named. Any mix of
+    /// recordings, kernel traces as text (ftrace, trace-cmd report, perf script), kernel logs, QEMU and libvirt
+    /// logs, guest consoles, QMP events and rasdaemon's database, each known by its content
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    from: Vec<PathBuf>,
     /// Explain what is there of a recording whose end is missing
     #[arg(long, requires = "from")]
     allow_truncated: bool,

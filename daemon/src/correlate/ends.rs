@@ -40,7 +40,7 @@ impl Correlator {
                 }
             }
         }
-        if matches!(sign, Sign::VmmExit(_)) {
+        if matches!(sign, Sign::VmmExit(_) | Sign::VmmGone) {
             // The incidents stay with the pid: the VM itself is destroyed only after this.
             self.pages.remove_pid(pid);
             self.threads.retain(|_, thread| thread.pid != pid);
@@ -57,7 +57,7 @@ impl Correlator {
             // The kernel destroys the VM after the VMM's last thread has ended.
             Sign::VmDestroyed => true,
             _ if evidence.vmm_gone() => false,
-            Sign::VmmExit(_) => true,
+            Sign::VmmExit(_) | Sign::VmmGone => true,
             _ => t.saturating_sub(evidence.last_poison) <= self.limits.late_death_ns,
         }
     }
@@ -90,6 +90,8 @@ fn sign(what: &What) -> Option<Sign> {
             ..
         } => Sign::VmmExit(*exit_code),
         What::VmDestroyed => Sign::VmDestroyed,
+        What::VmmGone => Sign::VmmGone,
+        What::ResetAsked { port } => Sign::ResetPort(port.0),
         _ => return None,
     })
 }

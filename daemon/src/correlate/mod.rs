@@ -2,10 +2,12 @@
 //! clock, no I/O and no global state, so a replay is exact and every rule is a plain unit test.
 
 mod ends;
+mod evidence_from_logs;
 mod injection;
 mod moments;
 mod pages;
 pub mod report;
+mod saying_words;
 mod threads;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -58,6 +60,8 @@ pub struct Correlator {
     processes: BTreeMap<u32, Vmm>,
     changed: BTreeSet<IncidentNo>,
     forgotten: u64,
+    /// Files whose statements are heard.
+    files: BTreeMap<String, evidence_from_logs::File>,
 }
 
 impl Correlator {
@@ -78,6 +82,7 @@ impl Correlator {
             processes: BTreeMap::new(),
             changed: BTreeSet::new(),
             forgotten: 0,
+            files: BTreeMap::new(),
         }
     }
 
@@ -101,6 +106,7 @@ impl Correlator {
                 result,
             } => {
                 self.failure_action(event, pfn.0, page_type, result);
+                self.action_seen(event, pfn.0, page_type, result);
             }
             What::FailureEnd { ret } => self.failure_end(event, *ret),
             What::Sigbus {
@@ -124,7 +130,29 @@ impl Correlator {
                     },
                 );
             }
-            What::PoisonExit(exit) => self.poison_exit(event, exit),
+            What::PoisonExit(exit) => {
+                if !self.unplaced_exit(event, exit) {
+                    self.poison_exit(event, exit);
+                }
+            }
+            What::SigbusSeen {
+                severity,
+                target_tid,
+                target_pid,
+                gpa,
+                pfn,
+                ..
+            } => self.sigbus_seen(
+                event,
+                &evidence_from_logs::Seen {
+                    severity: *severity,
+                    pid: *target_pid,
+                    tid: *target_tid,
+                    gpa: gpa.map(|gpa| gpa.0),
+                    pfn: pfn.map(|pfn| pfn.0),
+                },
+            ),
+            What::Said(saying) => self.said(event, saying),
             What::PageTotals(totals) => self.page_totals(event, totals),
             What::Reentry { exit_ns, entry_ns } => self.reentry(event, *exit_ns, *entry_ns),
             What::ToldMsrs {
@@ -149,7 +177,9 @@ impl Correlator {
             | What::VcpuReset { .. }
             | What::TripleFault { .. }
             | What::TaskExit { .. }
-            | What::VmDestroyed => self.ended(event),
+            | What::VmDestroyed
+            | What::VmmGone
+            | What::ResetAsked { .. } => self.ended(event),
         }
     }
 

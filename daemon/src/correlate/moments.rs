@@ -117,6 +117,7 @@ pub fn end(sign: &Sign, vcpu: Option<u32>) -> String {
         Sign::MemoryFault(errno) => format!("KVM_EXIT_MEMORY_FAULT to the VMM, errno {errno}"),
         Sign::VcpuReset => format!("{} starts anew at the reset vector", on(vcpu)),
         Sign::VmmExit(status) => format!("the VMM is gone: {}", wait_status(*status)),
+        Sign::VmmGone => "the VMM's threads that ran the guest are gone".into(),
         Sign::VmDestroyed => "the VM is destroyed".into(),
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     incident::{
         evidence::{Evidence, PAGE_SIZE},
         exits::Total,
-        flush, latency, model, storm,
+        flush, latency, logged, model, storm,
         verdict::decide,
         words,
     },
@@ -18,7 +18,7 @@ pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::I
     let flush = flush::flush(&e.exits, &total);
     let v = decide(e, &total, &flush, late_death_ns);
     let wall = session.clock.wall_at(e.t0);
-    model::Incident {
+    let mut incident = model::Incident {
         id: id(e, wall),
         started_at: wall.and_then(rfc3339),
         vm: model::Vm {
@@ -41,7 +41,9 @@ pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::I
         latency_ns: latency::report(&total.page, &e.exits.samples),
         injections: injections(e, session),
         timeline: timeline(e),
-    }
+    };
+    logged::adorn(&mut incident, e);
+    incident
 }
 
 /// Stable over a replay: the clock part, then who and what.

@@ -2,6 +2,7 @@
 
 pub mod decode;
 pub mod recording;
+pub mod said;
 pub mod session;
 pub mod totals;
 
@@ -99,10 +100,28 @@ pub enum What {
     Vmm(Vmm),
     /// Records that the probes could not hand over since the last such event.
     Lost { records: u64 },
+    /// SIGBUS for poison as `signal_generate` shows it: without its address. `gpa`: of the fault that it
+    /// answers; `pfn`: of the `memory_failure()` that sent it.
+    SigbusSeen {
+        severity: SigbusSeverity,
+        target_tid: u32,
+        target_pid: u32,
+        comm: String,
+        #[serde(default)]
+        gpa: Option<Hex>,
+        #[serde(default)]
+        pfn: Option<Hex>,
+    },
+    /// All threads of the VMM that ran its guest have ended; how is not known.
+    VmmGone,
+    /// The guest's last exit wrote to a reset port (the value was not traced), and it never ran again.
+    ResetAsked { port: Hex },
+    /// A log says so.
+    Said(said::Saying),
 }
 
 /// `si_code` of the SIGBUS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SigbusSeverity {
     /// BUS_MCEERR_AO (5).

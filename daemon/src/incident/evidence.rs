@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     exits::{Exits, Total},
+    logged::Logged,
     mca,
     model::{Severity, Via},
 };
@@ -61,6 +62,8 @@ pub struct Evidence {
     pub timeline: Timeline,
     /// Records lost while this incident was open.
     pub lost: u64,
+    /// What logs told of it.
+    pub logged: Logged,
 }
 
 /// A machine check as the VMM told it.
@@ -114,6 +117,8 @@ pub enum Sign {
     /// The VMM's last thread ended with this wait status.
     VmmExit(i32),
     VmDestroyed,
+    /// The threads that ran the guest ended; how is not known.
+    VmmGone,
 }
 
 impl Evidence {
@@ -147,6 +152,7 @@ impl Evidence {
             ends: Vec::new(),
             timeline: Timeline::default(),
             lost: 0,
+            logged: Logged::default(),
         }
     }
 
@@ -160,12 +166,13 @@ impl Evidence {
     }
 
     pub fn vmm_gone(&self) -> bool {
-        self.sign(|sign| matches!(sign, Sign::VmmExit(_))).is_some()
+        self.sign(|sign| matches!(sign, Sign::VmmExit(_) | Sign::VmmGone))
+            .is_some()
     }
 
     /// Whether KVM itself has shown that this process runs a guest on this page.
     pub fn kvm_seen(&self) -> bool {
-        self.exits.any() || !self.told.is_empty() || self.delivered > 0
+        self.exits.any() || !self.told.is_empty() || self.delivered > 0 || self.logged.proves_guest()
     }
 
     pub fn poison_at(&mut self, t: u64) {

@@ -60,6 +60,10 @@ impl Exits {
         }
         if let Some(ns) = exit.gup_ns {
             self.samples.gup.add(ns);
+        } else if let (Some(fault), Some(signal)) = (exit.fault_ns, exit.signal_ns) {
+            let ns = signal.saturating_sub(fault);
+            self.samples.bound.add(ns);
+            self.samples.bound_total.add(ns);
         }
         match (exit.exit_ns, exit.entry_ns) {
             (Some(start), Some(entry)) => self.samples.exit_to_entry.add(entry.saturating_sub(start)),

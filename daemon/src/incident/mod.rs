@@ -4,6 +4,7 @@ pub mod evidence;
 pub mod exits;
 pub mod flush;
 pub mod latency;
+pub mod logged;
 pub mod mca;
 pub mod model;
 pub mod storm;

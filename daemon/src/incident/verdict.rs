@@ -4,6 +4,7 @@
 use super::{
     evidence::{End, Evidence, Sign, Told},
     exits::Total,
+    logged,
     model::{Cause, Confidence, Flush, FlushVerdict, Outcome, Severity, StormKind},
     storm::storm,
 };
@@ -32,13 +33,15 @@ const KERNEL_HALF: u64 = 1 << 63;
 
 /// Applies the rules. `late_death_ns`: how long after the poison a guest's death still counts as its.
 pub fn decide(e: &Evidence, total: &Total, flush: &Flush, late_death_ns: u64) -> Verdict {
-    vmm_death_by_sigbus(e)
+    logged::death(e)
+        .or_else(|| vmm_death_by_sigbus(e))
         .or_else(|| private_memory(e))
         .or_else(|| guest_death(e, total, flush))
         .or_else(|| own_memory(e))
         .or_else(|| contained(e, late_death_ns))
         .or_else(|| spin(e, total))
         .or_else(|| dropped(e, total))
+        .or_else(|| logged::hints(e, total))
         .or_else(|| untouched(e))
         .unwrap_or_else(|| verdict(vmm_outcome(e), Cause::Unknown, Confidence::Possible))
 }
@@ -55,6 +58,7 @@ fn vmm_outcome(e: &Evidence) -> Outcome {
     match vmm_exit(e) {
         Some((_, status)) if status & 0x7f != 0 => Outcome::VmmKilled,
         Some(_) => Outcome::VmmExited,
+        None if e.sign(|sign| *sign == Sign::VmmGone).is_some() => Outcome::VmmExited,
         None => Outcome::Unknown,
     }
 }
@@ -132,7 +136,8 @@ fn guest_death(e: &Evidence, total: &Total, flush: &Flush) -> Option<Verdict> {
         return Some(panic(end, Confidence::Likely));
     }
     // The VMM ended while the guest was in its #MC handler: the guest's last words are not known.
-    if let Some((end, _)) = vmm_exit(e)
+    let gone = e.sign(|sign| matches!(sign, Sign::VmmExit(_) | Sign::VmmGone));
+    if let Some(end) = gone
         && end.mc_open
     {
         return Some(panic(end, Confidence::Possible));
@@ -184,6 +189,17 @@ fn panic(e: &Evidence, total: &Total, flush: &Flush, end: &End, seen: Confidence
         Some(told) if told.severity == Severity::Ao && e.delivered > 0 => {
             (Cause::FatalNotification, Confidence::Certain)
         }
+        // What it was told was not seen, but the signals were, and where it was.
+        None if e.exit_signals > 0 && e.delivered > 0 && in_kernel == Some(true) => {
+            if flushed {
+                (Cause::Clflush, flush.confidence.unwrap_or(Confidence::Possible))
+            } else {
+                (Cause::KernelAccess, Confidence::Likely)
+            }
+        }
+        None if e.ao_signals > 0 && e.delivered > 0 && !e.touched() && e.ar_signals + e.exit_signals == 0 => {
+            (Cause::FatalNotification, Confidence::Likely)
+        }
         _ => (Cause::Unknown, Confidence::Possible),
     };
     verdict(Outcome::GuestPanicked, cause, weaker(seen, sure))
@@ -204,7 +220,9 @@ fn own_memory(e: &Evidence) -> Option<Verdict> {
 /// Every #MC that entered the guest was handled to its end, and the guest went on. Likely while a late death
 /// can still come; certain once that time has passed or the guest has turned itself off in good order.
 fn contained(e: &Evidence, late_death_ns: u64) -> Option<Verdict> {
-    if e.told_ar == 0 || e.delivered == 0 || e.finished == 0 || !e.open_mc.is_empty() {
+    // A trace without the tellings shows the signal that asked for one.
+    let told = e.told_ar > 0 || e.logged.trace && e.ar_signals + e.exit_signals > 0;
+    if !told || e.delivered == 0 || e.finished == 0 || !e.open_mc.is_empty() {
         return None;
     }
     let in_order = e.sign(|sign| *sign == Sign::PowerOff).is_some();
@@ -235,7 +253,17 @@ fn dropped(e: &Evidence, total: &Total) -> Option<Verdict> {
 
 /// Nobody touched the page: an end of the VMM then has other reasons.
 fn untouched(e: &Evidence) -> Option<Verdict> {
-    if e.touched() || e.told_ar > 0 || e.ar_signals + e.exit_signals > 0 || e.delivered > 0 {
+    if e.logged.any() && !e.logged.trace && e.ao_signals == 0 {
+        // A log does not tell who touched what.
+        return None;
+    }
+    if e.touched()
+        || e.told_ar > 0
+        || e.logged.told_ar > 0
+        || !e.logged.mces.is_empty()
+        || e.ar_signals + e.exit_signals > 0
+        || e.delivered > 0
+    {
         return None;
     }
     Some(match vmm_outcome(e) {

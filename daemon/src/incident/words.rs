@@ -12,7 +12,9 @@ use crate::event::session::Session;
 fn guest(e: &Evidence) -> String {
     match (&e.vmm.name, &e.vmm.vmm) {
         (Some(name), _) => format!("Guest {name}"),
+        (None, Some(vmm)) if e.pid == 0 => format!("The guest of {vmm}"),
         (None, Some(vmm)) => format!("The guest of {vmm} (pid {})", e.pid),
+        (None, None) if e.pid == 0 => "The guest".to_owned(),
         (None, None) => format!("The guest of pid {}", e.pid),
     }
 }
@@ -102,6 +104,7 @@ fn overflowed_bank(e: &Evidence) -> Option<u32> {
         .iter()
         .rfind(|told| told.severity == Severity::Ar && told.overflow())
         .map(|told| told.bank.bank)
+        .or_else(|| e.logged.overflowed_bank())
 }
 
 /// What to do now, most urgent first.

@@ -42,7 +42,7 @@ fn perform(log: &Log) -> Result<()> {
     let mut daemon = None;
     if storm.daemon {
         log.step("starting poisontrace");
-        let started = Daemon::start("recording.ptrace", log)?;
+        let started = Daemon::start("recording.ptrace", &[], log)?;
         log.step("poisontrace is ready");
         result.daemon_kib_before = Some(started.resident_kib()?);
         daemon = Some(started);

@@ -1,0 +1,394 @@
+//! Imported evidence: signals without an address, and statements of logs. A log names an incident by what it
+//! knows of it: a process, a pfn, an hva, a GPA. What names none, and contradicts just one, speaks of that one.
+
+use super::{Correlator, IncidentNo, saying_words};
+use crate::{
+    event::{
+        Event, PoisonExit, SigbusSeverity, Vmm,
+        said::{Said, Saying},
+        session::Session,
+    },
+    hex::Hex,
+    incident::{
+        evidence::{Evidence, PAGE_SIZE},
+        logged::LogTold,
+        model::Severity,
+    },
+};
+
+/// Largest page: 1 GiB; and the usual huge one.
+const LSB_1G: u32 = 30;
+const LSB_2M: u32 = 21;
+
+/// What a statement knows of its page.
+#[derive(Clone, Copy, Default)]
+struct Names {
+    pid: Option<u32>,
+    pfn: Option<u64>,
+    hva: Option<u64>,
+    gpa: Option<u64>,
+}
+
+/// What a file has told so far.
+#[derive(Default)]
+pub(super) struct File {
+    /// The incident that it spoke of last.
+    last: Option<IncidentNo>,
+    vmm: Vmm,
+}
+
+/// A SIGBUS as a trace shows it.
+pub(super) struct Seen {
+    pub severity: SigbusSeverity,
+    pub pid: u32,
+    pub tid: u32,
+    pub gpa: Option<u64>,
+    pub pfn: Option<u64>,
+}
+
+impl Names {
+    fn is_empty(&self) -> bool {
+        self.pid.is_none() && self.pfn.is_none() && self.hva.is_none() && self.gpa.is_none()
+    }
+}
+
+impl Correlator {
+    /// What the sources of an import hold is known only when they have been read.
+    pub fn learn_session(&mut self, session: Session) {
+        self.session = session;
+    }
+
+    pub(super) fn sigbus_seen(&mut self, event: &Event, seen: &Seen) {
+        let vmm = self.processes.get(&seen.pid).cloned().unwrap_or_default();
+        if seen.pid == 0 || vmm.is_vmm == Some(false) {
+            return;
+        }
+        let found = match (seen.gpa, seen.pfn) {
+            (Some(gpa), _) => self.page_touched(seen.pid, gpa),
+            (None, Some(pfn)) => self
+                .live_of(seen.pid)
+                .find(|no| self.incidents.get(no).is_some_and(|e| e.pfn == Some(pfn))),
+            (None, None) if seen.severity == SigbusSeverity::ActionRequired => self.latest_of(seen.pid),
+            (None, None) => None,
+        };
+        let no = found.unwrap_or_else(|| self.open(Evidence::new(event.t, seen.pid, vmm)));
+        let vcpu = self.vcpu_of(seen.tid);
+        let Some(e) = self.touch(no) else { return };
+        e.logged.trace = true;
+        e.pfn = e.pfn.or(seen.pfn);
+        if let Some(gpa) = seen.gpa {
+            e.gpa.get_or_insert(gpa & !(PAGE_SIZE - 1));
+        }
+        e.poison_at(event.t);
+        let by_exit = seen.gpa.is_some() || seen.pfn.is_none() && seen.tid == event.tid;
+        e.signal(seen.severity, by_exit);
+        let kind = match seen.severity {
+            SigbusSeverity::ActionOptional => "BUS_MCEERR_AO",
+            SigbusSeverity::ActionRequired => "BUS_MCEERR_AR",
+        };
+        let vcpu = vcpu.map(|vcpu| format!(", vCPU {vcpu}")).unwrap_or_default();
+        e.timeline.add(
+            event.t,
+            format!(
+                "SIGBUS {kind} to the VMM (pid {}, thread {}{vcpu})",
+                seen.pid, seen.tid
+            ),
+        );
+    }
+
+    /// The incident of a touched page: its own; that of the huge page around it; or the only one whose GPA is
+    /// not known yet.
+    fn page_touched(&mut self, pid: u32, gpa: u64) -> Option<IncidentNo> {
+        if let Some(no) = self.incident_of_gpa(pid, gpa) {
+            return Some(no);
+        }
+        let huge = self.live_of(pid).find(|no| {
+            self.incidents.get(no).is_some_and(|e| {
+                let named = e.page_type.as_deref().is_some_and(|t| t.starts_with("huge page"));
+                named && e.gpa.is_some_and(|known| (known ^ gpa) >> LSB_1G == 0)
+            })
+        });
+        if let Some(no) = huge {
+            let e = self.touch(no)?;
+            let within = e.gpa.is_some_and(|known| (known ^ gpa) >> LSB_2M == 0);
+            e.lsb = Some(if within { LSB_2M } else { LSB_1G });
+            return Some(no);
+        }
+        let mut unplaced = self
+            .live_of(pid)
+            .filter(|no| self.incidents.get(no).is_some_and(|e| e.gpa.is_none()));
+        let only = unplaced.next()?;
+        unplaced.next().is_none().then_some(only)
+    }
+
+    /// `memory_failure_event` of a page whose signals were seen without a probe on the function.
+    pub(super) fn action_seen(&mut self, event: &Event, pfn: u64, page_type: &str, result: &str) {
+        let mine: Vec<IncidentNo> = self
+            .incidents
+            .iter()
+            .filter(|(_, e)| e.logged.trace && e.pfn == Some(pfn) && e.page_type.is_none())
+            .map(|(no, _)| *no)
+            .collect();
+        for no in mine {
+            if let Some(e) = self.touch(no) {
+                e.page_type = Some(page_type.to_owned());
+                e.recovery = Some(result.to_owned());
+                e.poison_at(event.t);
+                e.timeline
+                    .add(event.t, super::moments::failure_action(page_type, result));
+            }
+        }
+    }
+
+    /// An exit on poison whose page is not known belongs to the page that was signalled last.
+    pub(super) fn unplaced_exit(&mut self, event: &Event, exit: &PoisonExit) -> bool {
+        let unplaced = exit.hva.is_none() && exit.gpa.is_none();
+        let Some(no) = self.latest_of(event.pid).filter(|_| unplaced) else {
+            return false;
+        };
+        let Some(e) = self.touch(no) else { return false };
+        e.poison_at(event.t);
+        e.exit(event.tid, exit);
+        e.timeline.add(
+            exit.exit_ns.unwrap_or(event.t),
+            super::moments::poison_exit(exit, event.vcpu),
+        );
+        true
+    }
+
+    pub(super) fn said(&mut self, event: &Event, saying: &Saying) {
+        let names = names(&saying.said);
+        let opens = saying_words::opens(&saying.said);
+        if let Said::VmName { name, uuid, vmm } = &saying.said {
+            let file = self.files.entry(saying.source.clone()).or_default();
+            merge_name(&mut file.vmm, name, uuid, vmm);
+        }
+        // What names no page goes on about the one that the file spoke of before.
+        let last = self.files.get(&saying.source).and_then(|file| file.last);
+        let nameless = names.is_empty() && named_domain(&saying.said).is_none();
+        let found = last
+            .filter(|no| nameless && self.incidents.contains_key(no))
+            .or_else(|| self.spoken_of(&saying.said, names))
+            .or_else(|| opens.then(|| self.open_said(event, names)));
+        let Some(no) = found else { return };
+        let file = self.files.entry(saying.source.clone()).or_default();
+        file.last = Some(no);
+        let vmm = file.vmm.clone();
+        let Some(e) = self.touch(no) else { return };
+        // Without a common clock it is only known that it was said.
+        let t = match saying.own_clock {
+            Some(_) if e.last != event.t => e.last,
+            _ => event.t,
+        };
+        e.logged.sources.insert(saying.source.clone());
+        e.pfn = e.pfn.or(names.pfn);
+        e.hva = e.hva.or(names.hva.map(|hva| hva & !(PAGE_SIZE - 1)));
+        e.gpa = e.gpa.or(names.gpa.map(|gpa| gpa & !(PAGE_SIZE - 1)));
+        e.last = e.last.max(t);
+        if t < e.t0
+            && saying.own_clock.is_none()
+            && matches!(saying.said, Said::HostSignal { .. })
+            && !e.logged.trace
+        {
+            e.t0 = t;
+        }
+        merge_name(&mut e.vmm, &vmm.name, &vmm.uuid, &vmm.vmm);
+        learn(e, t, &saying.said);
+        if let Some(words) = saying_words::of(&saying.said) {
+            let clock = match saying.own_clock.as_deref() {
+                None | Some("") => String::new(),
+                Some(clock) => format!(" {clock}"),
+            };
+            e.timeline.add(t, format!("[{}{clock}] {words}", saying.source));
+        }
+        if let Said::GuestMce(_) | Said::VmmTold { .. } = saying.said {
+            e.last_poison = e.last_poison.max(t);
+        }
+    }
+
+    /// The incident of which a statement speaks.
+    fn spoken_of(&self, said: &Said, names: Names) -> Option<IncidentNo> {
+        let by = |wanted: &dyn Fn(&Evidence) -> bool| {
+            let mut all = self
+                .incidents
+                .iter()
+                .filter(|(_, e)| wanted(e))
+                .map(|(no, _)| *no);
+            let first = all.next()?;
+            // Two VMs with the same guest address: the later one would be a guess.
+            all.next().is_none().then_some(first)
+        };
+        let page = |gpa: u64| gpa & !(PAGE_SIZE - 1);
+        let covers = |e: &Evidence, gpa: u64| {
+            let size = e.size().unwrap_or(PAGE_SIZE);
+            e.gpa.is_some_and(|known| (known ^ page(gpa)) < size) || e.gpas.contains(&page(gpa))
+        };
+        if let (Some(pfn), Some(pid)) = (names.pfn, names.pid)
+            && let Some(no) = by(&|e| e.pfn == Some(pfn) && (e.pid == pid || e.pid == 0))
+        {
+            return Some(no);
+        }
+        if let Some(pfn) = names.pfn
+            && names.pid.is_none()
+            && let Some(no) = by(&|e| e.pfn == Some(pfn))
+        {
+            return Some(no);
+        }
+        if let Some(hva) = names.hva
+            && let Some(no) = by(&|e| {
+                e.hva
+                    .is_some_and(|known| hva.wrapping_sub(known) < e.size().unwrap_or(PAGE_SIZE))
+            })
+        {
+            return Some(no);
+        }
+        if let Some(gpa) = names.gpa
+            && let Some(no) = by(&|e| covers(e, gpa))
+        {
+            return Some(no);
+        }
+        if named_domain(said).is_some()
+            && let Some(no) = by(&|e| e.vmm.name.as_deref() == named_domain(said))
+        {
+            return Some(no);
+        }
+        // A host loses many pages: which of them is the guest's, an action alone does not tell.
+        if matches!(said, Said::HostAction { .. }) {
+            return None;
+        }
+        by(&|e| {
+            names.pid.is_none_or(|pid| e.pid == 0 || e.pid == pid)
+                && names.pfn.is_none_or(|pfn| e.pfn.is_none_or(|known| known == pfn))
+                && names.hva.is_none_or(|_| e.hva.is_none())
+                && names.gpa.is_none_or(|_| e.gpa.is_none())
+                && named_domain(said)
+                    .is_none_or(|name| e.vmm.name.as_deref().is_none_or(|known| known == name))
+        })
+    }
+
+    fn open_said(&mut self, event: &Event, names: Names) -> IncidentNo {
+        let pid = names.pid.unwrap_or(0);
+        let vmm = self.processes.get(&pid).cloned().unwrap_or_default();
+        self.open(Evidence::new(event.t, pid, vmm))
+    }
+}
+
+fn names(said: &Said) -> Names {
+    let hex = |value: &Option<Hex>| value.map(|value| value.0);
+    match said {
+        Said::HostSignal { pfn, pid, .. } => Names {
+            pid: Some(*pid),
+            pfn: Some(pfn.0),
+            ..Names::default()
+        },
+        Said::HostAction { pfn, .. } => Names {
+            pfn: Some(pfn.0),
+            ..Names::default()
+        },
+        Said::OwnAccess { pid, hva, .. } => Names {
+            pid: Some(*pid),
+            hva: Some(hva.0),
+            ..Names::default()
+        },
+        Said::VmmTold { hva, gpa, .. } => Names {
+            hva: hex(hva),
+            gpa: hex(gpa),
+            ..Names::default()
+        },
+        Said::GuestMce(mce) => Names {
+            gpa: hex(&mce.addr),
+            ..Names::default()
+        },
+        Said::GuestSignal { pfn, .. } | Said::GuestAction { pfn, .. } => Names {
+            gpa: pfn.0.checked_mul(PAGE_SIZE),
+            ..Names::default()
+        },
+        _ => Names::default(),
+    }
+}
+
+fn named_domain(said: &Said) -> Option<&str> {
+    match said {
+        Said::QmpMemoryFailure { domain, .. }
+        | Said::QmpPanicked { domain }
+        | Said::QmpReset { domain, .. }
+        | Said::QmpShutdown { domain, .. } => domain.as_deref(),
+        _ => None,
+    }
+}
+
+fn severity(required: bool) -> Severity {
+    if required { Severity::Ar } else { Severity::Ao }
+}
+
+/// Notes the statement in the evidence.
+fn learn(e: &mut Evidence, t: u64, said: &Said) {
+    if let Some(name) = named_domain(said) {
+        e.vmm.name.get_or_insert_with(|| name.to_owned());
+    }
+    let l = &mut e.logged;
+    match said {
+        Said::HostSignal { comm, pid, .. } => {
+            l.process = Some(format!("{comm} (pid {pid})"));
+            e.vmm.vmm.get_or_insert_with(|| comm.clone());
+            if e.pid == 0 {
+                e.pid = *pid;
+            }
+        }
+        Said::HostAction {
+            page_type, result, ..
+        } if e.page_type.is_none() => {
+            e.page_type = Some(page_type.clone());
+            e.recovery = Some(result.clone());
+        }
+        Said::OwnAccess { .. } => l.own_access = true,
+        Said::VmmTold { gpa, severity, .. } => l.tell(LogTold {
+            t,
+            gpa: gpa.map(|gpa| gpa.0),
+            severity: match severity {
+                Some(SigbusSeverity::ActionRequired) => Severity::Ar,
+                Some(SigbusSeverity::ActionOptional) => Severity::Ao,
+                None => Severity::Other,
+            },
+        }),
+        Said::VmmOwnMemory { fatal } => l.own_fatal |= *fatal,
+        Said::VmmSigbus { .. } => l.vmm_sigbus = true,
+        Said::VmName { name, uuid, vmm } => merge_name(&mut e.vmm, name, uuid, vmm),
+        Said::VmShutdown { reason } => l.shutdown = Some(reason.clone()),
+        Said::GuestMce(mce) => l.machine_check(t, mce.clone()),
+        Said::GuestPanic { text } => {
+            l.panic.get_or_insert_with(|| text.clone());
+        }
+        Said::GuestSignal { comm, pid, .. } => l.guest_signal = Some((comm.clone(), *pid)),
+        Said::GuestAction { result, .. } => l.guest_result = Some(result.clone()),
+        Said::QmpMemoryFailure {
+            recipient,
+            action,
+            action_required,
+            recursive,
+            ..
+        } => match action.as_str() {
+            "inject" if l.told.is_empty() => l.tell(LogTold {
+                t,
+                gpa: None,
+                severity: severity(*action_required),
+            }),
+            "reset" => l.qmp_reset = Some(*recursive),
+            "fatal" => l.qmp_fatal = Some(recipient.clone()),
+            _ => {}
+        },
+        Said::QmpPanicked { .. } => l.qmp_panicked = true,
+        Said::QmpReset { guest, .. } => l.guest_reset |= *guest,
+        Said::QmpShutdown { reason, .. } => {
+            l.qmp_panicked |= reason.as_deref() == Some("guest-panic");
+            l.guest_reset |= reason.as_deref() == Some("guest-reset");
+        }
+        Said::HostAction { .. } => {}
+    }
+}
+
+fn merge_name(known: &mut Vmm, name: &Option<String>, uuid: &Option<String>, vmm: &Option<String>) {
+    known.name = known.name.take().or_else(|| name.clone());
+    known.uuid = known.uuid.take().or_else(|| uuid.clone());
+    known.vmm = known.vmm.take().or_else(|| vmm.clone());
+}

@@ -1,0 +1,121 @@
+//! Statements of logs: which are an incident by themselves, and all in the timeline's words.
+
+use crate::{
+    event::{
+        SigbusSeverity,
+        said::{GuestMce, Said},
+    },
+    hex::Hex,
+    incident::mca,
+    text::sanitise,
+};
+
+/// Statements that are an incident by themselves.
+pub fn opens(said: &Said) -> bool {
+    match said {
+        Said::HostSignal { .. }
+        | Said::VmmTold { .. }
+        | Said::VmmSigbus { .. }
+        | Said::QmpMemoryFailure { .. } => true,
+        Said::VmmOwnMemory { fatal } => *fatal,
+        Said::GuestMce(mce) => fatal_or_lost_memory(mce),
+        _ => false,
+    }
+}
+
+/// A corrected error is nobody's death.
+fn fatal_or_lost_memory(mce: &GuestMce) -> bool {
+    mce.status
+        .is_none_or(|status| mca::raises_mc(status.0) || status.0 & mca::DEFERRED != 0)
+}
+
+/// The statement in the timeline's words.
+pub fn of(said: &Said) -> Option<String> {
+    let hex = |value: &Option<Hex>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
+    Some(match said {
+        Said::HostSignal { pfn, comm, pid } => {
+            format!("host kernel: pfn {pfn}: SIGBUS to {comm} (pid {pid})")
+        }
+        Said::HostAction {
+            pfn,
+            page_type,
+            result,
+        } => {
+            format!("host kernel: pfn {pfn}: recovery action for {page_type}: {result}")
+        }
+        Said::OwnAccess { comm, pid, hva } => {
+            format!("host kernel: {comm} (pid {pid}) itself touched lost memory at {hva}")
+        }
+        Said::VmmTold { hva, gpa, severity } => {
+            let kind = match severity {
+                Some(SigbusSeverity::ActionRequired) => "action required",
+                Some(SigbusSeverity::ActionOptional) => "action optional",
+                None => "a memory error",
+            };
+            format!(
+                "the VMM told its guest: {kind}, gpa {}, hva {}",
+                hex(gpa),
+                hex(hva)
+            )
+        }
+        Said::VmmOwnMemory { fatal: true } => {
+            "the VMM ends itself: lost memory that it cannot pass on".to_owned()
+        }
+        Said::VmmOwnMemory { fatal: false } => {
+            "the VMM lost memory of its own, and has not touched it".to_owned()
+        }
+        Said::VmmSigbus { .. } => "the VMM ends itself because of SIGBUS".to_owned(),
+        Said::VmName { .. } => return None,
+        Said::VmShutdown { reason } => format!("libvirt: the domain is shut down, reason {reason}"),
+        Said::GuestMce(mce) => format!(
+            "guest: machine check, bank {} STATUS {} ADDR {} MISC {} RIP {}{}{}",
+            mce.bank.map_or_else(|| "?".to_owned(), |bank| bank.to_string()),
+            hex(&mce.status),
+            hex(&mce.addr),
+            hex(&mce.misc),
+            hex(&mce.rip),
+            mce.symbol.as_ref().map(|s| format!(" ({s})")).unwrap_or_default(),
+            mce.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default()
+        ),
+        Said::GuestPanic { text } => format!("guest: panic: {text}"),
+        Said::GuestSignal { pfn, comm, pid } => {
+            format!("guest kernel: page {pfn}: SIGBUS to {comm} (pid {pid})")
+        }
+        Said::GuestAction {
+            pfn,
+            page_type,
+            result,
+        } => {
+            format!("guest kernel: page {pfn}: recovery action for {page_type}: {result}")
+        }
+        Said::QmpMemoryFailure {
+            recipient,
+            action,
+            action_required,
+            recursive,
+            ..
+        } => format!(
+            "QMP MEMORY_FAILURE: {} for the {}: {}{}",
+            if *action_required {
+                "action required"
+            } else {
+                "action optional"
+            },
+            sanitise(recipient, 32),
+            sanitise(action, 32),
+            if *recursive {
+                ", while one was in progress"
+            } else {
+                ""
+            }
+        ),
+        Said::QmpPanicked { .. } => "QMP: the guest panicked".to_owned(),
+        Said::QmpReset { guest, .. } => format!("QMP: reset{}", if *guest { " by the guest" } else { "" }),
+        Said::QmpShutdown { reason, .. } => {
+            format!(
+                "QMP: shutdown ({})",
+                reason.as_deref().unwrap_or("no reason told")
+            )
+        }
+    })
+}

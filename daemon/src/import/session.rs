@@ -1,0 +1,48 @@
+//! The session of an import: no probe of ours was attached; a row counts as attached if its evidence is in
+//! the files, so that what is 0 and what is not known stay apart.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    event::session::{ProbeStatus, Session},
+    host::{ClockPair, Host},
+    kernel::{facts::Facts, plan::Plan},
+};
+
+/// `seen`: kinds of trace events, by row.
+pub fn session(
+    seen: &BTreeSet<&'static str>,
+    kernel: Option<String>,
+    hostname: Option<String>,
+    wall: Option<i128>,
+) -> Session {
+    let probes = Plan::new(&Facts::default(), false)
+        .rows
+        .into_iter()
+        // One event shows the signals of both functions.
+        .filter(|row| row.name != "force_sig_mceerr")
+        .map(|row| {
+            let there = seen.contains(row.name);
+            ProbeStatus {
+                name: row.name.to_owned(),
+                binding: there.then(|| "imported".to_owned()),
+                why: (!there).then(|| "not in the files".to_owned()),
+                lost: (!there).then(|| format!("not in the files; lost is {}", row.lost)),
+            }
+        })
+        .collect();
+    Session {
+        host: Host {
+            hostname,
+            kernel,
+            poisontrace: env!("CARGO_PKG_VERSION").to_owned(),
+            emulated: None,
+        },
+        clock: ClockPair {
+            monotonic_ns: 0,
+            wall_ns: wall.and_then(|ns| i64::try_from(ns).ok()),
+        },
+        probes,
+        hardware_corrupted_kb: None,
+    }
+}

@@ -1,0 +1,171 @@
+//! The words of VMMs and of libvirt in a domain's log.
+
+use crate::{
+    event::{SigbusSeverity, said::Said},
+    hex::Hex,
+    import::trace::hex,
+    text::sanitise,
+};
+
+/// Reads a line; the position is that of the words.
+pub fn read(line: &[u8]) -> Option<(usize, Said)> {
+    memory_error(line)
+        .or_else(|| own_memory(line))
+        .or_else(|| libvirt(line))
+        .or_else(|| firecracker(line))
+}
+
+/// QEMU since 4.2: "Guest MCE Memory Error at QEMU addr 0x… and GUEST addr 0x… of type BUS_MCEERR_AR
+/// injected"; before, the same without types or in another order ("Guest Memory Error", "ram addr").
+fn memory_error(line: &[u8]) -> Option<(usize, Said)> {
+    let at = find(line, b"Memory Error at ").or_else(|| find(line, b"Memory Error on "))?;
+    let address = |keys: [&[u8]; 2]| {
+        keys.iter().find_map(|key| {
+            let begin = find(&line[at..], key)? + at + key.len();
+            hex(number(line[begin..].trim_ascii_start())).map(Hex)
+        })
+    };
+    let hva = address([b"QEMU addr ", b"host addr "]);
+    let gpa = address([b"GUEST addr ", b"guest addr "]);
+    (hva.is_some() || gpa.is_some()).then(|| {
+        let severity = if find(line, b"BUS_MCEERR_AR").is_some() {
+            Some(SigbusSeverity::ActionRequired)
+        } else if find(line, b"BUS_MCEERR_AO").is_some() {
+            Some(SigbusSeverity::ActionOptional)
+        } else {
+            None
+        };
+        (at, Said::VmmTold { hva, gpa, severity })
+    })
+}
+
+/// "Hardware memory error!" (up to 4.1), "QEMU got Hardware memory error": it exits. "Hardware memory error
+/// for memory used by QEMU itself instead of guest system!": an optional one, which it ignores.
+fn own_memory(line: &[u8]) -> Option<(usize, Said)> {
+    let at = find(line, b"ardware memory error")?;
+    let fatal = find(&line[at..], b"QEMU itself").is_none();
+    Some((at, Said::VmmOwnMemory { fatal }))
+}
+
+fn libvirt(line: &[u8]) -> Option<(usize, Said)> {
+    if let Some(at) = find(line, b": shutting down, reason=") {
+        let reason = String::from_utf8_lossy(&line[at + 24..]);
+        let reason = sanitise(reason.trim(), 32);
+        return Some((at, Said::VmShutdown { reason }));
+    }
+    let name = find(line, b"-name ").map(|at| &line[at + 6..]);
+    let uuid = find(line, b"-uuid ").and_then(|at| value(&line[at + 6..], b""));
+    if name.is_none() && uuid.is_none() {
+        return None;
+    }
+    let name = name.and_then(|rest| value(rest, b"guest=").or_else(|| value(rest, b"")));
+    let vmm = find(line, b"qemu-").map(|at| {
+        let end = line[at..]
+            .iter()
+            .position(|b| b.is_ascii_whitespace())
+            .map_or(line.len(), |end| at + end);
+        sanitise(&String::from_utf8_lossy(&line[at..end]), 64)
+    });
+    Some((0, Said::VmName { name, uuid, vmm }))
+}
+
+/// A value of a command line, up to a comma, a blank or the end.
+fn value(rest: &[u8], key: &[u8]) -> Option<String> {
+    let rest = rest.strip_prefix(b"'").unwrap_or(rest).strip_prefix(key)?;
+    let end = rest
+        .iter()
+        .position(|b| matches!(b, b',' | b'\'' | b'\\') || b.is_ascii_whitespace())
+        .unwrap_or(rest.len());
+    (end > 0).then(|| sanitise(&String::from_utf8_lossy(&rest[..end]), 128))
+}
+
+/// "Shutting down VM after intercepting signal 7, code 4."
+fn firecracker(line: &[u8]) -> Option<(usize, Said)> {
+    let at = find(line, b"intercepting signal 7")?;
+    let code = find(line, b"code ").and_then(|code| {
+        let digits: String = line[code + 5..]
+            .iter()
+            .map(|b| char::from(*b))
+            .take_while(char::is_ascii_digit)
+            .collect();
+        digits.parse().ok()
+    });
+    // BUS_ADRERR and the like is a shortage, not poison.
+    matches!(code, None | Some(4 | 5)).then_some((at, Said::VmmSigbus { code }))
+}
+
+fn find(line: &[u8], words: &[u8]) -> Option<usize> {
+    memchr::memmem::find(line, words)
+}
+
+fn number(text: &[u8]) -> &[u8] {
+    let end = text
+        .iter()
+        .position(|b| !(b.is_ascii_hexdigit() || *b == b'x' || *b == b'X'))
+        .unwrap_or(text.len());
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qemu_of_several_ages_says_what_it_told_its_guest() {
+        let told = |line: &str| read(line.as_bytes()).map(|(_, said)| said);
+        let expected = |severity| {
+            Some(Said::VmmTold {
+                hva: Some(Hex(0x7fcc_ea9e_b000)),
+                gpa: Some(Hex(0x2be_b000)),
+                severity,
+            })
+        };
+        assert_eq!(
+            told(
+                "qemu-system-x86_64: Guest MCE Memory Error at QEMU addr 0x7fccea9eb000 and GUEST addr 0x2beb000 of type BUS_MCEERR_AR injected"
+            ),
+            expected(Some(SigbusSeverity::ActionRequired))
+        );
+        assert_eq!(
+            told(
+                "2026-11-22T15:45:34.1Z qemu-kvm: warning: Guest MCE Memory Error at QEMU addr 0x7fccea9eb000 and GUEST addr 0x2beb000 of type BUS_MCEERR_AO injected"
+            ),
+            expected(Some(SigbusSeverity::ActionOptional))
+        );
+        assert_eq!(
+            told("Guest MCE Memory Error at GUEST addr 0x2beb000 and QEMU addr 0x7fccea9eb000 injected"),
+            expected(None)
+        );
+        assert_eq!(
+            told("QEMU got Hardware memory error"),
+            Some(Said::VmmOwnMemory { fatal: true })
+        );
+        assert_eq!(
+            told("Hardware memory error for memory used by QEMU itself instead of guest system!"),
+            Some(Said::VmmOwnMemory { fatal: false })
+        );
+    }
+
+    #[test]
+    fn libvirt_names_the_domain_and_says_why_it_went() {
+        let told = |line: &str| read(line.as_bytes()).map(|(_, said)| said);
+        assert_eq!(
+            told("-name guest=db-7,debug-threads=on \\"),
+            Some(Said::VmName {
+                name: Some("db-7".to_owned()),
+                uuid: None,
+                vmm: None
+            })
+        );
+        assert_eq!(
+            told("2026-11-22 15:45:34.123+0000: shutting down, reason=crashed"),
+            Some(Said::VmShutdown {
+                reason: "crashed".to_owned()
+            })
+        );
+        assert_eq!(
+            told("Shutting down VM after intercepting signal 7, code 2."),
+            None
+        );
+    }
+}

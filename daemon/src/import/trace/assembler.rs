@@ -1,0 +1,411 @@
+//! From trace records to events: the exit, the fault, the signal and the return that belong together fired on
+//! one thread, between `kvm_exit` and the next `kvm_entry`.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{
+    fields::{hex, hex_of, number_of, signed_of, value},
+    groups::Groups,
+    record::Record,
+    thread::{Thread, userspace_exit},
+};
+use crate::{
+    event::{Event, SigbusSeverity, Vmm, What, said::Said},
+    hex::Hex,
+    text::from_c,
+};
+
+/// Threads whose state is kept; the trace of a host with more loses some.
+const MAX_THREADS: usize = 65_536;
+
+const MSR_MCG_STATUS: u64 = 0x17a;
+const RESET_PORTS: [u64; 2] = [0x64, 0xcf9];
+const RESET_VECTOR: u64 = 0xfff0;
+
+/// Kinds of evidence that a trace can hold, by the names of the probe table.
+pub type Kind = &'static str;
+
+/// See the module.
+#[derive(Default)]
+pub struct Assembler {
+    pub(super) threads: HashMap<u32, Thread>,
+    pub(super) groups: Groups,
+    /// Kinds of events that the trace has shown.
+    pub seen: BTreeSet<Kind>,
+    /// Events that the tracer lost.
+    pub lost: u64,
+    /// Failures of pages for which nobody was signalled.
+    pub loose: Vec<(u64, Said)>,
+    /// Threads with signals that wait.
+    pub(super) waiting: BTreeSet<u32>,
+    /// Latest time.
+    pub(super) now: u64,
+    out: Vec<Event>,
+}
+
+impl Assembler {
+    /// Takes one record; what came of it is in [`Self::take`].
+    pub fn record(&mut self, r: &Record<'_>) {
+        self.now = self.now.max(r.t);
+        match r.name {
+            b"kvm_entry" => self.entry(r),
+            b"kvm_exit" => self.exit(r),
+            b"kvm_page_fault" => {
+                self.saw("kvm_page_fault");
+                self.kvm_thread(r).faulted(r.t, r.fields);
+            }
+            b"kvm_userspace_exit" => self.user(r),
+            b"signal_generate" => self.signal(r),
+            b"signal_deliver" => self.delivered(r),
+            b"kvm_inj_exception" => self.injected(r),
+            b"kvm_msr" => self.msr(r),
+            b"kvm_pio" => self.pio(r),
+            b"memory_failure_event" => self.failure(r),
+            b"sched_process_exit" => self.ended(r),
+            name if memchr::memmem::find(name, b"get_user_pages_unlocked").is_some() => self.gup(r),
+            _ => {}
+        }
+        if !self.waiting.is_empty() {
+            self.expire();
+        }
+    }
+
+    /// The events since the last call.
+    pub fn take(&mut self) -> std::vec::Drain<'_, Event> {
+        self.out.drain(..)
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    /// The trace is over: what was under way is said as far as it is known.
+    pub fn finish(&mut self) {
+        for tid in std::mem::take(&mut self.waiting) {
+            self.say_signals(tid, None);
+        }
+        let mut tids: Vec<u32> = self.threads.keys().copied().collect();
+        tids.sort_unstable();
+        for tid in tids {
+            if self.threads.get(&tid).is_some_and(|thread| thread.kvm) {
+                self.pid(tid);
+                self.say_exit(tid, None);
+            }
+        }
+    }
+
+    pub(super) fn saw(&mut self, kind: Kind) {
+        self.seen.insert(kind);
+    }
+
+    pub(super) fn thread(&mut self, r: &Record<'_>) -> &mut Thread {
+        if self.threads.len() >= MAX_THREADS && !self.threads.contains_key(&r.tid) {
+            self.threads
+                .retain(|_, thread| thread.exit.as_ref().is_some_and(|exit| exit.is_poison()));
+        }
+        let thread = self.threads.entry(r.tid).or_default();
+        if thread.comm.is_empty() || thread.comm == b"<...>" {
+            thread.comm = r.comm.to_vec();
+        }
+        thread.tgid = thread.tgid.or(r.tgid);
+        thread
+    }
+
+    pub(super) fn kvm_thread(&mut self, r: &Record<'_>) -> &mut Thread {
+        let thread = self.thread(r);
+        thread.kvm = true;
+        thread
+    }
+
+    /// The process of a thread, which is introduced when first spoken of.
+    pub(super) fn pid(&mut self, tid: u32) -> u32 {
+        let Some(thread) = self.threads.get_mut(&tid) else {
+            return tid;
+        };
+        if let Some(pid) = thread.pid {
+            return pid;
+        }
+        let member = self.groups.join(tid, thread.tgid, &thread.comm, thread.vcpu);
+        thread.pid = Some(member.pid);
+        if member.new {
+            let name = self.groups.name(member.pid).map(from_c);
+            self.say(
+                self.now,
+                tid,
+                member.pid,
+                None,
+                What::Vmm(Vmm {
+                    is_vmm: Some(true),
+                    vmm: name,
+                    ..Vmm::default()
+                }),
+            );
+        }
+        member.pid
+    }
+
+    pub(super) fn say(&mut self, t: u64, tid: u32, pid: u32, vcpu: Option<u32>, what: What) {
+        self.out.push(Event {
+            t,
+            tid,
+            pid,
+            vcpu,
+            what,
+        });
+    }
+
+    pub(super) fn say_on(&mut self, t: u64, tid: u32, what: What) {
+        let pid = self.pid(tid);
+        let vcpu = self.threads.get(&tid).and_then(|thread| thread.vcpu);
+        self.say(t, tid, pid, vcpu, what);
+    }
+
+    fn entry(&mut self, r: &Record<'_>) {
+        self.saw("kvm_entry");
+        let returns = self.seen.contains("kvm_userspace_exit");
+        let thread = self.kvm_thread(r);
+        if thread.vcpu.is_none() {
+            thread.vcpu = number_of(r.fields, b"vcpu").or_else(|| number_of(r.fields, b"vcpu_id"));
+        }
+        let poison = thread.exit.as_ref().is_some_and(|exit| exit.is_poison());
+        if poison {
+            let stayed = thread.exit.as_ref().is_some_and(|exit| exit.user.is_none());
+            // Without a return in the trace it stayed in the kernel only where returns are traced at all.
+            self.say_exit(r.tid, (stayed && returns).then_some(r.t));
+        }
+        if let Some(thread) = self.threads.get_mut(&r.tid) {
+            let open = thread.open_exit_ns.take();
+            thread.exit = None;
+            if let Some(exit_ns) = open {
+                self.say_on(
+                    r.t,
+                    r.tid,
+                    What::Reentry {
+                        exit_ns,
+                        entry_ns: r.t,
+                    },
+                );
+            }
+        }
+        if let Some(rip) = rip_of_entry(r.fields)
+            && rip == RESET_VECTOR
+        {
+            self.say_on(r.t, r.tid, What::VcpuReset { rip: Hex(rip) });
+        }
+    }
+
+    fn exit(&mut self, r: &Record<'_>) {
+        self.saw("kvm_exit");
+        self.say_exit(r.tid, None);
+        let thread = self.kvm_thread(r);
+        if thread.vcpu.is_none() {
+            thread.vcpu = number_of(r.fields, b"vcpu").or_else(|| number_of(r.fields, b"vcpu_id"));
+        }
+        thread.open_exit_ns = None;
+        thread.exited(r.t, r.fields);
+        let after = memchr::memmem::find(r.fields, b"reason ").map_or(&b""[..], |at| &r.fields[at + 7..]);
+        if thread.mc_open && (after.starts_with(b"MSR_WRITE") || after.starts_with(b"msr")) {
+            self.msr_exit(r);
+        } else if after.starts_with(b"TRIPLE_FAULT") || after.starts_with(b"shutdown") {
+            let vmx = after.starts_with(b"T");
+            let what = What::TripleFault {
+                rip: Hex(hex_of(r.fields, b"rip").unwrap_or(0)),
+                reason: if vmx { 2 } else { 0x7f },
+            };
+            self.say_on(r.t, r.tid, what);
+        }
+    }
+
+    /// Where kvm_msr is not traced, the exit alone shows an MSR access; the one by which an earlier handler
+    /// finished is known by its RIP.
+    fn msr_exit(&mut self, r: &Record<'_>) {
+        if self.seen.contains("kvm_msr") {
+            return;
+        }
+        let rip = hex_of(r.fields, b"rip");
+        let Some(thread) = self.threads.get_mut(&r.tid) else {
+            return;
+        };
+        thread.msr_write_rip = rip.or(thread.msr_write_rip);
+        if rip.is_some() && rip == thread.finishing_rip {
+            self.handler_finished(r.t, r.tid);
+        }
+    }
+
+    fn handler_finished(&mut self, t: u64, tid: u32) {
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            thread.mc_open = false;
+            thread.msr_write_rip = None;
+        }
+        self.say_on(
+            t,
+            tid,
+            What::McgStatus {
+                write: true,
+                data: Hex(0),
+            },
+        );
+    }
+
+    fn user(&mut self, r: &Record<'_>) {
+        self.saw("kvm_userspace_exit");
+        let (reason, errno) = userspace_exit(r.fields);
+        let thread = self.kvm_thread(r);
+        if let Some(exit) = &mut thread.exit
+            && exit.user.is_none()
+        {
+            exit.user = Some((r.t, reason, errno));
+        }
+        self.say_exit(r.tid, None);
+        if matches!(reason, 8 | 9 | 17 | 24 | 39) {
+            self.say_on(r.t, r.tid, What::UserspaceExit { reason, errno });
+        }
+    }
+
+    /// Says the exit under way, if it met poison and was not said yet.
+    pub(super) fn say_exit(&mut self, tid: u32, entry_ns: Option<u64>) {
+        let Some(exit) = self.threads.get_mut(&tid).and_then(|thread| thread.exit.as_mut()) else {
+            return;
+        };
+        if !exit.is_poison() || exit.said {
+            return;
+        }
+        exit.said = true;
+        let poison = exit.poison(entry_ns);
+        let (t, gpa, signal) = (exit.t, poison.gpa, exit.signal_ns);
+        let ends = entry_ns.or(poison.user_ns).unwrap_or(t);
+        if let Some(thread) = self.threads.get_mut(&tid)
+            && entry_ns.is_none()
+        {
+            thread.open_exit_ns = poison.exit_ns;
+        }
+        let pid = self.pid(tid);
+        if let Some(signal_ns) = signal {
+            let what = What::SigbusSeen {
+                severity: SigbusSeverity::ActionRequired,
+                target_tid: tid,
+                target_pid: pid,
+                comm: self
+                    .threads
+                    .get(&tid)
+                    .map(|thread| from_c(&thread.comm))
+                    .unwrap_or_default(),
+                gpa,
+                pfn: None,
+            };
+            self.say_on(signal_ns, tid, what);
+        }
+        self.say_on(ends, tid, What::PoisonExit(poison));
+    }
+
+    fn injected(&mut self, r: &Record<'_>) {
+        self.saw("kvm_inj_exception");
+        let vector = r.fields.split(|b| *b == b' ').next().unwrap_or_default();
+        let vector = value(r.fields, b"exception").unwrap_or(vector);
+        let again = memchr::memmem::find(r.fields, b"reinjected]").is_some()
+            || value(r.fields, b"reinjected").is_some_and(|v| !matches!(v, b"0" | b"]"));
+        if !matches!(vector, b"#MC" | b"MC" | b"0x12" | b"18") || again {
+            return;
+        }
+        // It is emitted on the way in: the exit before it is over, whether or not its return was traced.
+        self.say_exit(r.tid, None);
+        let thread = self.kvm_thread(r);
+        let finishing = thread.msr_write_rip;
+        let nested = thread.mc_open && finishing.is_some();
+        if nested {
+            // A second #MC while the first was in progress would have ended the guest instead: the first
+            // one's handler finished, by the MSR write that came last.
+            thread.finishing_rip = finishing;
+            self.handler_finished(r.t, r.tid);
+        }
+        if let Some(thread) = self.threads.get_mut(&r.tid) {
+            thread.mc_open = true;
+        }
+        self.say_on(r.t, r.tid, What::Delivered);
+    }
+
+    fn msr(&mut self, r: &Record<'_>) {
+        self.saw("kvm_msr");
+        let write = r.fields.starts_with(b"msr_write");
+        let mut words = r.fields.split(|b| *b == b' ').filter(|word| !word.is_empty());
+        let index = words.nth(1).and_then(hex);
+        if index != Some(MSR_MCG_STATUS) {
+            return;
+        }
+        let data = words.nth(1).and_then(hex).unwrap_or(u64::MAX);
+        self.kvm_thread(r);
+        self.say_on(
+            r.t,
+            r.tid,
+            What::McgStatus {
+                write,
+                data: Hex(data),
+            },
+        );
+    }
+
+    fn pio(&mut self, r: &Record<'_>) {
+        self.saw("kvm_pio");
+        let port = hex_of(r.fields, b"at").or_else(|| hex_of(r.fields, b"port"));
+        if !r.fields.starts_with(b"pio_write") || !matches!(port, Some(0x505 | 0xcf9 | 0x64 | 0x604)) {
+            return;
+        }
+        self.kvm_thread(r);
+        let what = What::Pio {
+            port: Hex(port.unwrap_or(0)),
+            size: number_of(r.fields, b"size").unwrap_or(1),
+            value: Hex(hex_of(r.fields, b"val").unwrap_or(0)),
+        };
+        self.say_on(r.t, r.tid, what);
+    }
+
+    fn ended(&mut self, r: &Record<'_>) {
+        self.saw("sched_process_exit");
+        let tid = number_of(r.fields, b"pid").unwrap_or(r.tid);
+        if !self.threads.get(&tid).is_some_and(|thread| thread.kvm) {
+            return;
+        }
+        self.say_exit(tid, None);
+        let pid = self.pid(tid);
+        let port = self
+            .threads
+            .get(&tid)
+            .and_then(|thread| thread.exit.as_ref()?.out_port())
+            .filter(|port| RESET_PORTS.contains(port));
+        if let Some(port) = port {
+            self.say_on(r.t, tid, What::ResetAsked { port: Hex(port) });
+        }
+        let gone = self.groups.ended(tid, pid);
+        self.threads.remove(&tid);
+        if let Some(pid) = gone {
+            self.say(r.t, tid, pid, None, What::VmmGone);
+        }
+    }
+
+    fn gup(&mut self, r: &Record<'_>) {
+        self.saw("gup");
+        let Some(thread) = self.threads.get_mut(&r.tid) else {
+            return;
+        };
+        if memchr::memmem::find(r.fields, b"<-").is_some() {
+            let ret = [&b"ret"[..], b"arg1", b"retval", b"rc"];
+            let ret = ret.iter().find_map(|key| signed_of(r.fields, key));
+            thread.gup_ended(r.t, ret);
+        } else {
+            let hva = [&b"start"[..], b"addr", b"hva"];
+            thread.gup_began(r.t, hva.iter().find_map(|key| hex_of(r.fields, key)));
+        }
+    }
+}
+
+/// RIP of `vcpu N, rip 0x…`; only short values are read, which is what a reset vector is.
+fn rip_of_entry(fields: &[u8]) -> Option<u64> {
+    let at = memchr::memmem::find(fields, b"rip 0x")?;
+    let digits = &fields[at + 6..];
+    let end = digits
+        .iter()
+        .take(17)
+        .take_while(|b| b.is_ascii_hexdigit())
+        .count();
+    hex(&digits[..end])
+}

@@ -1,0 +1,236 @@
+//! What a trace has shown of one thread since its last guest entry.
+
+use super::fields::{hex, hex_of, number_of, value};
+use crate::{
+    event::{Access, Isa, PoisonExit},
+    hex::Hex,
+};
+
+/// Longest fields of a `kvm_exit` that are kept until it is known whether it met poison.
+const MAX_FIELDS: usize = 256;
+
+#[derive(Default)]
+pub struct Thread {
+    pub tgid: Option<u32>,
+    pub comm: Vec<u8>,
+    pub vcpu: Option<u32>,
+    /// The VM's process, once something had to be said of it.
+    pub pid: Option<u32>,
+    /// KVM's events have fired on it.
+    pub kvm: bool,
+    pub exit: Option<Exit>,
+    /// Poison exit that waits for its entry.
+    pub open_exit_ns: Option<u64>,
+    /// #MC deliveries whose handler has not been seen to finish.
+    pub mc_open: bool,
+    /// RIP of the latest MSR write since the delivery.
+    pub msr_write_rip: Option<u64>,
+    /// RIP of the MSR write by which a handler is known to have finished.
+    pub finishing_rip: Option<u64>,
+    /// Signals that wait for the `memory_failure_event` that names their page.
+    pub signals: Vec<Signal>,
+    gup_begin: Option<u64>,
+}
+
+/// A SIGBUS for poison.
+pub struct Signal {
+    pub t: u64,
+    pub required: bool,
+    pub target: u32,
+    pub comm: Vec<u8>,
+}
+
+/// One VM exit.
+pub struct Exit {
+    pub t: u64,
+    fields: Vec<u8>,
+    pub fault: Option<Fault>,
+    pub signal_ns: Option<u64>,
+    pub user: Option<(u64, u32, i32)>,
+    gup_ns: Option<u64>,
+    gup_ret: Option<i64>,
+    pub hva: Option<u64>,
+    pub said: bool,
+}
+
+pub struct Fault {
+    pub t: u64,
+    pub gpa: Option<u64>,
+    error_code: Option<u64>,
+    rip: Option<u64>,
+}
+
+const EHWPOISON: i64 = -133;
+
+impl Thread {
+    pub fn exited(&mut self, t: u64, fields: &[u8]) {
+        let mut kept = self.exit.take().map(|exit| exit.fields).unwrap_or_default();
+        kept.clear();
+        kept.extend_from_slice(&fields[..fields.len().min(MAX_FIELDS)]);
+        self.exit = Some(Exit {
+            t,
+            fields: kept,
+            fault: None,
+            signal_ns: None,
+            user: None,
+            gup_ns: None,
+            gup_ret: None,
+            hva: None,
+            said: false,
+        });
+        self.gup_begin = None;
+    }
+
+    pub fn faulted(&mut self, t: u64, fields: &[u8]) {
+        // A trace may lack kvm_exit, or begin between the two.
+        if self.exit.is_none() {
+            self.exited(t, b"");
+        }
+        if let Some(exit) = &mut self.exit {
+            exit.fault = Some(Fault {
+                t,
+                gpa: hex_of(fields, b"address").or_else(|| hex_of(fields, b"fault_address")),
+                error_code: hex_of(fields, b"error_code"),
+                rip: hex_of(fields, b"rip").or_else(|| hex_of(fields, b"guest_rip")),
+            });
+        }
+    }
+
+    pub fn gup_began(&mut self, t: u64, hva: Option<u64>) {
+        self.gup_begin = Some(t);
+        if let (Some(exit), Some(hva)) = (&mut self.exit, hva) {
+            exit.hva = Some(hva);
+        }
+    }
+
+    pub fn gup_ended(&mut self, t: u64, ret: Option<i64>) {
+        let begin = self.gup_begin.take();
+        let Some(exit) = &mut self.exit else { return };
+        if let Some(begin) = begin {
+            *exit.gup_ns.get_or_insert(0) += t.saturating_sub(begin);
+        }
+        exit.gup_ret = ret.or(exit.gup_ret);
+    }
+}
+
+impl Exit {
+    /// Poison: SIGBUS answered the fault, or gup said so.
+    pub fn is_poison(&self) -> bool {
+        self.signal_ns.is_some() || self.gup_ret == Some(EHWPOISON)
+    }
+
+    pub fn rip(&self) -> Option<u64> {
+        hex_of(&self.fields, b"rip")
+            .or_else(|| hex_of(&self.fields, b"guest_rip"))
+            .or_else(|| self.fault.as_ref()?.rip)
+    }
+
+    pub fn isa(&self) -> Isa {
+        match value(&self.fields, b"reason") {
+            Some(b"npf") => Isa::Svm,
+            Some(b"EPT_VIOLATION" | b"EPT_MISCONFIG") => Isa::Vmx,
+            Some(reason) if reason.iter().any(u8::is_ascii_uppercase) => Isa::Vmx,
+            Some(reason) if reason.iter().any(u8::is_ascii_lowercase) && !reason.starts_with(b"0x") => {
+                Isa::Svm
+            }
+            _ => Isa::Unknown,
+        }
+    }
+
+    /// GPA of the fault: from kvm_page_fault, else of SVM's EXITINFO2.
+    pub fn gpa(&self) -> Option<u64> {
+        if let Some(fault) = &self.fault {
+            return fault.gpa;
+        }
+        if self.isa() != Isa::Svm {
+            return None;
+        }
+        hex_of(&self.fields, b"info2").or_else(|| second_info(&self.fields))
+    }
+
+    fn access(&self) -> Access {
+        let code = self.fault.as_ref().and_then(|fault| fault.error_code);
+        let code = code.or_else(|| hex_of(&self.fields, b"info1").or_else(|| hex_of(&self.fields, b"info")));
+        match (self.isa(), code) {
+            // Exit qualification: read, write, fetch.
+            (Isa::Vmx, Some(q)) if q & 2 != 0 => Access::Write,
+            (Isa::Vmx, Some(q)) if q & 4 != 0 => Access::Fetch,
+            (Isa::Vmx, Some(q)) if q & 1 != 0 => Access::Read,
+            // Page-fault error code: W/R and I/D.
+            (Isa::Svm, Some(e)) if e & 0x10 != 0 => Access::Fetch,
+            (Isa::Svm, Some(e)) if e & 2 != 0 => Access::Write,
+            (Isa::Svm, Some(_)) => Access::Read,
+            _ => Access::Unknown,
+        }
+    }
+
+    /// The port that the guest wrote to in this exit (I/O exit information of either vendor).
+    pub fn out_port(&self) -> Option<u64> {
+        let info = hex_of(&self.fields, b"info1").or_else(|| hex_of(&self.fields, b"info"))?;
+        let input = match value(&self.fields, b"reason")? {
+            b"IO_INSTRUCTION" => info & 8 != 0,
+            b"io" => info & 1 != 0,
+            _ => return None,
+        };
+        (!input).then_some((info >> 16) & 0xffff)
+    }
+
+    /// As the correlator takes it. `entry_ns` for an exit that never left the kernel.
+    pub fn poison(&self, entry_ns: Option<u64>) -> PoisonExit {
+        let isa = self.isa();
+        PoisonExit {
+            exit_ns: (!self.fields.is_empty()).then_some(self.t),
+            fault_ns: self.fault.as_ref().map(|fault| fault.t),
+            gup_ns: self.gup_ns,
+            gup_ret: self.gup_ret,
+            signal_ns: self.signal_ns,
+            user_ns: self.user.map(|(t, _, _)| t),
+            entry_ns,
+            rip: self.rip().map(Hex),
+            gpa: self.gpa().map(Hex),
+            hva: None,
+            access: self.access(),
+            isa,
+            reason: match isa {
+                Isa::Vmx => 48,
+                Isa::Svm => 0x400,
+                Isa::Unknown => 0,
+            },
+            user_reason: self.user.map(|(_, reason, _)| reason),
+            user_errno: self.user.map(|(_, _, errno)| errno),
+            insn: None,
+        }
+    }
+}
+
+/// The second number of `info A B`, as kernels before 5.10 and trace-cmd print it.
+fn second_info(fields: &[u8]) -> Option<u64> {
+    let at = memchr::memmem::find(fields, b" info ")?;
+    let mut numbers = fields[at + 6..].split(|b| *b == b' ');
+    numbers.next()?;
+    hex(numbers.next()?)
+}
+
+/// `reason NAME (N)` of kvm_userspace_exit: reason and errno of KVM_RUN.
+pub fn userspace_exit(fields: &[u8]) -> (u32, i32) {
+    const KVM_EXIT_INTR: u32 = 10;
+    const KVM_EXIT_MEMORY_FAULT: u32 = 39;
+    let number = memchr::memchr(b'(', fields)
+        .and_then(|at| super::record::decimal(fields[at + 1..].split(|b| *b == b')').next()?))
+        .and_then(|n| u32::try_from(n).ok());
+    let name = value(fields, b"reason").unwrap_or_default();
+    match (name, number) {
+        (b"restart", Some(errno)) => (KVM_EXIT_INTR, -errno.cast_signed()),
+        // Only memory faults return -EHWPOISON; the name of the reason is not printed with an error.
+        (b"error", Some(133)) => (KVM_EXIT_MEMORY_FAULT, -133),
+        (b"error", Some(errno)) => (0, -errno.cast_signed()),
+        (_, Some(reason)) => (reason, 0),
+        // Other printers: reason=8 errno=0.
+        _ => (
+            number_of(fields, b"reason").unwrap_or(0),
+            super::fields::signed_of(fields, b"errno")
+                .and_then(|e| i32::try_from(e).ok())
+                .unwrap_or(0),
+        ),
+    }
+}

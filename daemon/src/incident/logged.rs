@@ -1,0 +1,358 @@
+//! What logs told of an incident: testimony of the VMM and of the two kernels, beside what was observed.
+
+use std::collections::BTreeSet;
+
+use super::{
+    evidence::{Evidence, Sign},
+    exits::Total,
+    mca,
+    model::{self, Cause, Confidence, Outcome, Severity},
+    verdict::Verdict,
+};
+use crate::{event::said::GuestMce, hex::Hex};
+
+const MAX_TOLD: usize = 256;
+const MAX_MCES: usize = 64;
+/// A VMM that ends later than this after its SIGBUS had another reason.
+const SIGBUS_KILLS_WITHIN_NS: u64 = 1_000_000_000;
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Logged {
+    /// The incident was seen in an imported trace.
+    pub trace: bool,
+    pub sources: BTreeSet<String>,
+    pub told: Vec<LogTold>,
+    pub told_ao: u64,
+    pub told_ar: u64,
+    pub mces: Vec<(u64, GuestMce)>,
+    pub panic: Option<String>,
+    /// The guest's own memory_failure(): whom it signalled, and how it ended.
+    pub guest_signal: Option<(String, u32)>,
+    pub guest_result: Option<String>,
+    /// The host's kernel named this process; whether it is a VMM nothing says.
+    pub process: Option<String>,
+    pub own_access: bool,
+    pub own_fatal: bool,
+    pub vmm_sigbus: bool,
+    /// QMP: reset because of a second error (recursive), or with machine checks off.
+    pub qmp_reset: Option<bool>,
+    /// QMP: the VMM ends; who the error was for.
+    pub qmp_fatal: Option<String>,
+    pub qmp_panicked: bool,
+    pub guest_reset: bool,
+    pub shutdown: Option<String>,
+}
+
+/// What a log says that the VMM told.
+#[derive(Clone, Debug)]
+pub struct LogTold {
+    pub t: u64,
+    pub gpa: Option<u64>,
+    pub severity: Severity,
+}
+
+impl Logged {
+    /// Whether any log speaks of it.
+    pub fn any(&self) -> bool {
+        !self.sources.is_empty()
+    }
+
+    /// Whether a log proves that the process runs a guest.
+    pub fn proves_guest(&self) -> bool {
+        !self.told.is_empty()
+            || !self.mces.is_empty()
+            || self.process.is_some()
+            || self.vmm_sigbus
+            || self.own_fatal
+            || self.qmp_reset.is_some()
+            || self.qmp_fatal.is_some()
+    }
+
+    pub fn tell(&mut self, told: LogTold) {
+        match told.severity {
+            Severity::Ao => self.told_ao += 1,
+            Severity::Ar => self.told_ar += 1,
+            Severity::Broadcast | Severity::Other => {}
+        }
+        if self.told.len() < MAX_TOLD {
+            self.told.push(told);
+        }
+    }
+
+    pub fn machine_check(&mut self, t: u64, mce: GuestMce) {
+        if self.mces.len() < MAX_MCES {
+            self.mces.push((t, mce));
+        }
+    }
+
+    /// The machine check that speaks of the error: one with a reason, else one with an address, else the last.
+    fn mce(&self) -> Option<&GuestMce> {
+        let all = || self.mces.iter().rev().map(|(_, mce)| mce);
+        all()
+            .find(|mce| mce.reason.is_some() && mce.addr.is_some())
+            .or_else(|| all().find(|mce| mce.addr.is_some() && mce.status.is_some()))
+            .or_else(|| all().next())
+    }
+
+    fn reason(&self) -> Option<&str> {
+        self.mces.iter().rev().find_map(|(_, mce)| mce.reason.as_deref())
+    }
+
+    /// The function of the guest's kernel that met the poison, if it is one that flushes.
+    fn flusher(&self) -> Option<&str> {
+        self.mces
+            .iter()
+            .filter_map(|(_, mce)| mce.symbol.as_deref())
+            .find(|symbol| {
+                symbol.contains("clflush") || symbol.contains("cpa_flush") || symbol.contains("clwb")
+            })
+    }
+
+    pub fn overflowed_bank(&self) -> Option<u32> {
+        self.mces
+            .iter()
+            .rev()
+            .find(|(_, mce)| mce.status.is_some_and(|status| status.0 & mca::OVER != 0))
+            .and_then(|(_, mce)| mce.bank)
+    }
+}
+
+const fn verdict(outcome: Outcome, cause: Cause, confidence: Confidence) -> Option<Verdict> {
+    Some(Verdict {
+        outcome,
+        cause,
+        confidence,
+    })
+}
+
+/// Deaths that a log tells: the guest's own last words first, then the VMM's.
+pub fn death(e: &Evidence) -> Option<Verdict> {
+    let l = &e.logged;
+    if l.panic.is_some() && (!l.mces.is_empty() || l.panic.as_deref().is_some_and(by_machine_check)) {
+        return Some(panic(e));
+    }
+    if l.vmm_sigbus {
+        return verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Certain);
+    }
+    if let Some(recursive) = l.qmp_reset {
+        let cause = if recursive {
+            Cause::MceNested
+        } else {
+            Cause::MceDisabled
+        };
+        return verdict(Outcome::GuestReset, cause, Confidence::Certain);
+    }
+    if let Some(recipient) = &l.qmp_fatal {
+        return if recipient == "guest" {
+            verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Likely)
+        } else {
+            verdict(Outcome::VmmExited, Cause::VmmOwnMemory, Confidence::Certain)
+        };
+    }
+    if l.own_fatal {
+        // The same words stand for a guest without software error recovery.
+        return verdict(Outcome::VmmExited, Cause::VmmOwnMemory, Confidence::Likely);
+    }
+    None
+}
+
+/// What logs make of an incident of which nothing else is known.
+pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
+    let l = &e.logged;
+    if l.qmp_panicked || l.panic.is_some() {
+        // Without a machine check in its words it may have died of something else.
+        return verdict(Outcome::GuestPanicked, Cause::Unknown, Confidence::Possible);
+    }
+    if l.own_access {
+        return verdict(Outcome::Unknown, Cause::VmmOwnMemory, Confidence::Possible);
+    }
+    if l.guest_reset {
+        return verdict(Outcome::GuestReset, Cause::Unknown, Confidence::Possible);
+    }
+    let recovered = l
+        .guest_result
+        .as_deref()
+        .is_some_and(|result| result == "Recovered");
+    if recovered && l.guest_signal.as_ref().is_none_or(|(_, pid)| *pid != 1) {
+        return verdict(Outcome::Survived, Cause::Contained, Confidence::Likely);
+    }
+    // Gone at once, and never told: the VMM did not survive its SIGBUS.
+    let gone = e.sign(|sign| *sign == Sign::VmmGone);
+    if let Some(end) = gone
+        && l.trace
+        && e.exit_signals > 0
+        && e.delivered == 0
+        && end.t.saturating_sub(e.last_poison) < SIGBUS_KILLS_WITHIN_NS
+    {
+        return verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Likely);
+    }
+    // The guest went on after every exit, and nothing was told to it.
+    let x = &total.page;
+    if l.trace && x.exits > 0 && e.delivered == 0 && l.told.is_empty() && e.ends.is_empty() {
+        let went_on = x.exit_to_entry.count == x.exits;
+        return went_on
+            .then(|| verdict(Outcome::Running, Cause::Unknown, Confidence::Possible))
+            .flatten();
+    }
+    None
+}
+
+fn by_machine_check(panic: &str) -> bool {
+    let panic = panic.to_ascii_lowercase();
+    panic.contains("machine check") || panic.contains("mce")
+}
+
+/// Why the guest panicked, in its kernel's own words (`arch/x86/kernel/cpu/mce/severity.c`), else by the bank.
+fn panic(e: &Evidence) -> Verdict {
+    let l = &e.logged;
+    let reason = l.reason().unwrap_or_default().to_ascii_lowercase();
+    let says = |words: &str| reason.contains(words);
+    let in_kernel = l.mce().and_then(|mce| mce.cs).map(|cs| cs & 3 == 0);
+    let status = l.mce().and_then(|mce| mce.status).map_or(0, |status| status.0);
+    let host_told = e.pfn.is_some()
+        || !l.told.is_empty()
+        || e.ao_signals + e.ar_signals + e.exit_signals > 0
+        || !e.told.is_empty();
+    let corrupt = says("processor context corrupt") || status & mca::PCC != 0;
+    let (cause, confidence) = if corrupt && !host_told {
+        (Cause::NotPoison, Confidence::Likely)
+    } else if says("overflowed uncorrected") || says("lost events") {
+        (Cause::MceOverflow, Confidence::Certain)
+    } else if l.flusher().is_some() {
+        (Cause::Clflush, Confidence::Likely)
+    } else if says("unrecoverable area of kernel")
+        || says("in kernel context")
+        || says("in kernel and no restart")
+    {
+        (Cause::KernelAccess, Confidence::Certain)
+    } else if says("without mca recovery") {
+        (Cause::FatalNotification, Confidence::Likely)
+    } else {
+        match (mca::severity(status), status & mca::OVER != 0, in_kernel) {
+            (Severity::Ar, true, _) => (Cause::MceOverflow, Confidence::Likely),
+            (Severity::Ar, false, Some(true)) => (Cause::KernelAccess, Confidence::Likely),
+            (Severity::Ao, ..) => (Cause::FatalNotification, Confidence::Likely),
+            _ => (Cause::Unknown, Confidence::Possible),
+        }
+    };
+    Verdict {
+        outcome: Outcome::GuestPanicked,
+        cause,
+        confidence,
+    }
+}
+
+/// Puts what the logs told into the answer, where nothing better is known.
+pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
+    let l = &e.logged;
+    if e.pid == 0 {
+        incident.vm.pid = None;
+    }
+    if !l.any() {
+        return;
+    }
+    let n = &mut incident.injections;
+    if e.told.is_empty() && !(l.told.is_empty() && l.mces.is_empty()) {
+        if !l.told.is_empty() {
+            n.action_optional = Some(l.told_ao);
+            n.action_required = Some(l.told_ar);
+        }
+        n.told = told(e);
+    }
+    if l.flusher().is_some() && incident.flush.basis != model::FlushBasis::InstructionBytes {
+        incident.flush = model::Flush {
+            verdict: model::FlushVerdict::FlushOnly,
+            basis: model::FlushBasis::GuestConsole,
+            instruction: None,
+            confidence: Some(Confidence::Likely),
+        };
+    }
+    let spoken = l.panic.is_some();
+    incident.missing.retain(|text| {
+        !(spoken && (text.starts_with("the guest's console") || text.starts_with("pvpanic")))
+            && !text.starts_with("/proc of the VMM")
+            && !text.starts_with("the VM's name")
+    });
+    let mut note = |absent: bool, text: String| {
+        if absent {
+            incident.missing.push(text);
+        }
+    };
+    note(
+        e.vmm.name.is_none(),
+        "the VM's name: none of the files tells one".to_owned(),
+    );
+    if let Some(process) = &l.process {
+        note(
+            e.vmm.is_vmm != Some(true) && l.told.is_empty(),
+            format!("whether {process} is a VMM: the kernel log names the process alone"),
+        );
+    }
+    note(
+        !l.told.is_empty() && e.told.is_empty() && l.mces.is_empty(),
+        "the bank as the guest was told it: whether an earlier error was still in it (overflow)".to_owned(),
+    );
+    note(
+        incident.outcome == Outcome::Unknown,
+        "the end of the guest, or that it lives: its console, the VMM's log to its end, or a trace"
+            .to_owned(),
+    );
+}
+
+/// The tellings of the log; the machine check on the console is what became of the last one with its address.
+fn told(e: &Evidence) -> Vec<model::Told> {
+    let l = &e.logged;
+    let offset = |t: u64| i64::try_from(i128::from(t) - i128::from(e.t0)).unwrap_or(0);
+    let mut all: Vec<model::Told> = l
+        .told
+        .iter()
+        .map(|told| model::Told {
+            t_ns: offset(told.t),
+            vcpu: None,
+            via: model::Via::Log,
+            bank: None,
+            status: None,
+            addr: told.gpa.map(Hex),
+            misc: None,
+            mcg_status: None,
+            severity: told.severity,
+            overflow: None,
+        })
+        .collect();
+    for (t, mce) in &l.mces {
+        let Some(status) = mce.status else { continue };
+        let severity = mca::severity(status.0);
+        let known = all
+            .iter_mut()
+            .rev()
+            .find(|told| told.severity == severity && told.status.is_none());
+        let entry = match known {
+            Some(told) => told,
+            None => {
+                all.push(model::Told {
+                    t_ns: offset(*t),
+                    vcpu: None,
+                    via: model::Via::Log,
+                    bank: None,
+                    status: None,
+                    addr: None,
+                    misc: None,
+                    mcg_status: None,
+                    severity,
+                    overflow: None,
+                });
+                let last = all.len() - 1;
+                &mut all[last]
+            }
+        };
+        entry.vcpu = mce.cpu;
+        entry.bank = mce.bank;
+        entry.status = Some(status);
+        entry.addr = mce.addr.or(entry.addr);
+        entry.misc = mce.misc;
+        entry.mcg_status = mce.mcg_status;
+        entry.overflow = Some(status.0 & mca::OVER != 0);
+    }
+    all
+}
