@@ -12,12 +12,13 @@
 //! | the incident and its verdict | [`incident`] |
 //! | report, store | [`sinks`] |
 //!
-//! [`identity`] looks up who a process is, [`host`] what machine this is, and [`cli`] ties the stages
+//! [`identity`] looks up who a process is, [`guest`] reads its guest's code where that is allowed, [`host`] what machine this is, and [`cli`] ties the stages
 //! together for each command.
 
 pub mod cli;
 pub mod correlate;
 pub mod event;
+pub mod guest;
 pub mod hex;
 pub mod host;
 pub mod identity;

@@ -7,6 +7,10 @@ pub const KVM_SET_VCPU_EVENTS: u32 = 0x4040_aea0;
 /// `KVM_SET_MSRS`, `_IOW(0xAE, 0x89, struct kvm_msrs)`.
 pub const KVM_SET_MSRS: u32 = 0x4008_ae89;
 
+/// `KVM_GET_SREGS`, `_IOR(0xAE, 0x83, struct kvm_sregs)`.
+pub const KVM_GET_SREGS: u32 = 0x8138_ae83;
+/// `KVM_GET_SREGS2`, `_IOR(0xAE, 0xcc, struct kvm_sregs2)`.
+pub const KVM_GET_SREGS2: u32 = 0x8140_aecc;
 /// Vector of #MC.
 pub const MC_VECTOR: u8 = 18;
 /// `MSR_IA32_MCG_STATUS`.

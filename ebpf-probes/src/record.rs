@@ -155,6 +155,18 @@ records! {
 
     /// `kvm_arch_destroy_vm`.
     pub struct VmDestroyed { pub h: Header, }
+
+    /// What the VMM read of its vCPU by KVM_GET_SREGS or KVM_GET_SREGS2 after a poison exit.
+    pub struct Sregs {
+        pub h: Header,
+        pub cr0: u64,
+        pub cr3: u64,
+        pub cr4: u64,
+        pub efer: u64,
+        /// CS.L: 64-bit code.
+        pub cs_l: u32,
+        pub pad: u32,
+    }
 }
 
 kinds! {
@@ -175,6 +187,7 @@ kinds! {
     15 TRIPLE_FAULT => TripleFault [40],
     16 TASK_EXIT => TaskExit [48],
     17 VM_DESTROYED => VmDestroyed [24],
+    18 SREGS => Sregs [64],
 }
 
 const _: () = assert!(core::mem::size_of::<Msr>() == 16);

@@ -79,6 +79,8 @@ pub struct Vcpu {
     pub insn: u64,
     /// When it left for user space.
     pub user_ns: u64,
+    /// Where the VMM wants its vCPU's registers, during KVM_GET_SREGS after a poison exit.
+    pub sregs: u64,
 }
 
 /// See [`Vcpu::done`].
@@ -109,6 +111,7 @@ impl Vcpu {
             insn_len: 0,
             insn: 0,
             user_ns: 0,
+            sregs: 0,
         }
     }
 }

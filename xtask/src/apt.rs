@@ -17,8 +17,10 @@ const ARCHIVE_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 pub struct Apt {
     folder: PathBuf,
-    /// A release to prefer, and the folder of sources that it is in.
-    backports: Option<(String, PathBuf)>,
+    /// A release to prefer.
+    preferred: Option<String>,
+    /// Sources to use in place of the machine's.
+    sources: Option<PathBuf>,
 }
 
 /// A downloaded package.
@@ -52,7 +54,8 @@ impl Apt {
         }
         let apt = Self {
             folder: folder.to_path_buf(),
-            backports: None,
+            preferred: None,
+            sources: None,
         };
         for dir in ["state/lists/partial", "cache/archives/partial", "log"] {
             let dir = folder.join(dir);
@@ -75,16 +78,46 @@ impl Apt {
 
     /// The same with Debian's backports in front, from the server that the machine takes Debian from.
     pub fn with_backports(self, progress: &Progress) -> Result<Self> {
+        let (codename, server) = self.archive()?;
+        let release = format!("{codename}-backports");
+        let sources = self.add_source(&format!("{server} {release} main"), "deb")?;
+        let apt = Self {
+            preferred: Some(release),
+            sources: Some(sources),
+            ..self
+        };
+        apt.read_lists(progress);
+        Ok(apt)
+    }
+
+    /// The same with the source packages of another release.
+    pub fn with_sources_of(self, release: &str, progress: &Progress) -> Result<Self> {
+        let (_, server) = self.archive()?;
+        let sources = self.add_source(&format!("{server} {release} main"), "deb-src")?;
+        let apt = Self {
+            sources: Some(sources),
+            ..self
+        };
+        apt.read_lists(progress);
+        Ok(apt)
+    }
+
+    /// Codename of the machine's Debian, and the server that it comes from.
+    fn archive(&self) -> Result<(String, String)> {
         let format = "$(LABEL) $(COMPONENT) $(CODENAME) $(REPO_URI)";
         let mut query = self.get();
         query.args(["indextargets", "--format", format, "Created-By: Packages"]);
         let targets = command::output(&mut query)?;
-        let (codename, server) = targets
+        targets
             .lines()
             .filter_map(|line| line.strip_prefix("Debian main ")?.split_once(' '))
             .find(|(codename, _)| !codename.contains('-'))
-            .context("this machine's apt sources do not include Debian's main archive")?;
-        let release = format!("{codename}-backports");
+            .map(|(codename, server)| (codename.to_owned(), server.to_owned()))
+            .context("this machine's apt sources do not include Debian's main archive")
+    }
+
+    /// A folder with the machine's sources and one more.
+    fn add_source(&self, source: &str, kind: &str) -> Result<PathBuf> {
         let sources = self.folder.join("sources");
         stamp::start_over(&sources)?;
         for entry in fs::read_dir("/etc/apt/sources.list.d")
@@ -99,14 +132,9 @@ impl Apt {
         } else {
             String::new()
         };
-        let line = format!("deb {signed}{server} {release} main\n");
+        let line = format!("{kind} {signed}{source}\n");
         fs::write(sources.join("poisontrace-lab.list"), line)?;
-        let apt = Self {
-            backports: Some((release, sources)),
-            ..self
-        };
-        apt.read_lists(progress);
-        Ok(apt)
+        Ok(sources)
     }
 
     /// The version that would be installed.
@@ -158,6 +186,28 @@ impl Apt {
             "apt-get download",
         )?;
         self.verified(files)
+    }
+
+    /// Downloads the source of a package as its authors published it, an archive, into an empty folder.
+    pub fn download_source(
+        &self,
+        name: &str,
+        release: &str,
+        folder: &Path,
+        progress: &Progress,
+    ) -> Result<PathBuf> {
+        stamp::start_over(folder)?;
+        progress.step(format!("apt: downloading the source of {name}"));
+        let mut get = self.get();
+        get.current_dir(folder)
+            .args(["source", "--download-only", "--tar-only"])
+            .arg(format!("{name}/{release}"));
+        command::logged(&mut get, &self.folder.join("log/source.log"), "apt-get source")?;
+        fs::read_dir(folder)?
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.to_string_lossy().contains(".orig.tar."))
+            .with_context(|| format!("apt did not deliver the source of {name}"))
     }
 
     /// Names of the packages that `name` depends on directly.
@@ -238,8 +288,10 @@ impl Apt {
         ] {
             command.arg("-o").arg(option);
         }
-        if let Some((release, sources)) = &self.backports {
+        if let Some(release) = &self.preferred {
             command.arg("-o").arg(format!("APT::Default-Release={release}"));
+        }
+        if let Some(sources) = &self.sources {
             command
                 .arg("-o")
                 .arg(format!("Dir::Etc::sourceparts={}", sources.display()));

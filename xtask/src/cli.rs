@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lab_contract::storm::{Instruction, Mode};
 
 use crate::lab::scenarios::Story;
+use crate::lab::storm::Processor;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Everything a developer of poisontrace runs")]
@@ -27,8 +29,57 @@ pub enum Task {
     },
     /// Poison a page of a real guest in an emulated host, and print what poisontrace says of it
     Demo(Demo),
+    /// Single experiments in the lab
+    Lab {
+        #[command(subcommand)]
+        experiment: Experiment,
+    },
     /// Run all tests
     Test(Test),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Experiment {
+    /// Let a guest walk over a poisoned page with a real CLFLUSH, and print what poisontrace says of it.
+    /// Succeeds only if its counts are those of the VMM
+    Storm(StormOptions),
+}
+
+#[derive(Debug, Args)]
+pub struct StormOptions {
+    /// The emulated host's processor
+    #[arg(long, value_enum, default_value_t = Processor::Intel)]
+    pub cpu: Processor,
+    /// What the VMM does about each SIGBUS
+    #[arg(long, value_enum, default_value_t = Mode::StepOver)]
+    pub mode: Mode,
+    /// What the guest touches each line of the page with
+    #[arg(long, value_enum, default_value_t = Instruction::Clflush)]
+    pub instruction: Instruction,
+    /// Exits that the mode swallow ends after
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub exits: u64,
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// Copy the recording, the reports and the logs to this folder
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+    /// Only the VMM, without the daemon
+    #[arg(long, hide = true)]
+    pub no_daemon: bool,
+    /// Use this poisontrace instead of building one
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub daemon: Option<PathBuf>,
+    #[command(flatten)]
+    pub lab: Lab,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// The report, and the VMM's counts beside it
+    Text,
+    /// poisontrace's JSON alone
+    Json,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,9 @@
 //! What xtask and the programs inside the lab tell each other: a scenario goes in, a result comes out, both as
 //! JSON in the folder that the emulated host shares with the developer's machine.
 
+#[path = "contract/storm.rs"]
+pub mod storm;
+
 use serde::{Deserialize, Serialize};
 
 /// 9p tag of the folder that is shared read-write; it holds everything named below.

@@ -35,7 +35,7 @@ pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
     let run = lab.run(options.scenario.name(), &scenario, &daemon, progress)?;
     progress.finish();
     if let Some(folder) = &options.keep {
-        keep(&run.out, folder)?;
+        keep(&run.out, &KEPT, folder)?;
     }
     if options.no_daemon {
         return without_daemon(&run);
@@ -83,9 +83,9 @@ fn read(out: &Path, name: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn keep(out: &Path, folder: &Path) -> Result<()> {
+pub fn keep(out: &Path, names: &[&str], folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    for name in KEPT {
+    for name in names {
         let from = out.join(name);
         if from.is_file() {
             // Read and written, not copied: the copy gets the permissions of any new file.

@@ -11,6 +11,7 @@ mod paths;
 mod preflight;
 mod progress;
 mod stamp;
+mod storm;
 mod test;
 mod toolchain;
 
@@ -19,8 +20,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-use crate::cli::{Cli, Task};
+use crate::cli::{Cli, Experiment, Task};
 use crate::lab::Lab;
+use crate::lab::storm::StormLab;
 use crate::paths::Paths;
 use crate::progress::Progress;
 
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
 
 fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
     let paths = Paths::find()?;
-    if !preflight::ensure(progress)? {
+    if !preflight::ensure(&preflight::ALWAYS, progress)? {
         return Ok(ExitCode::from(2));
     }
     let _lock = lock::take(&paths, progress)?;
@@ -49,12 +51,16 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
             toolchain::set_up(&paths, progress)?;
             let programs = builds::lab_programs(&paths, progress)?;
             Lab::set_up(&paths, &options.kernel, &programs, progress)?;
+            StormLab::set_up(&paths, &options.kernel, &programs, progress)?;
         }
         Task::Build => {
             builds::daemon(&paths, progress)?;
         }
         Task::Run { arguments } => builds::run(&paths, progress, arguments)?,
         Task::Demo(options) => demo::demo(&paths, options, progress)?,
+        Task::Lab {
+            experiment: Experiment::Storm(options),
+        } => return storm::storm(&paths, options, progress),
         Task::Test(options) => return test::test(&paths, options, progress),
     }
     Ok(ExitCode::SUCCESS)

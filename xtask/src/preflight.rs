@@ -7,14 +7,16 @@ use crate::paths::program;
 use crate::progress::Progress;
 
 /// Programs, and the Debian packages that have them.
-const NEEDED: [(&str, &str); 3] = [("cc", "gcc libc6-dev"), ("apt-get", "apt"), ("dpkg-deb", "dpkg")];
+pub const ALWAYS: [(&str, &str); 3] = [("cc", "gcc libc6-dev"), ("apt-get", "apt"), ("dpkg-deb", "dpkg")];
+/// Bochs is built from source.
+pub const FOR_BOCHS: [(&str, &str); 2] = [("c++", "g++"), ("make", "make")];
 
 /// False where something is missing that only root can install; what to run was said then.
-pub fn ensure(progress: &Progress) -> Result<bool> {
+pub fn ensure(needed: &[(&str, &str)], progress: &Progress) -> Result<bool> {
     let root = rustix::process::geteuid().is_root();
     // A machine without apt is told by whoever needs apt: it may have no need of it.
-    let missing: Vec<&str> = NEEDED
-        .into_iter()
+    let missing: Vec<&str> = needed
+        .iter()
         .filter(|(name, _)| program(name).is_none() && program("apt-get").is_some())
         .flat_map(|(_, packages)| packages.split(' '))
         .collect();

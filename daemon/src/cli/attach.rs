@@ -19,10 +19,10 @@ pub struct Attached {
     pub facts: Facts,
 }
 
-/// Reads the facts, makes the plan, carries it out.
-pub fn probes(log_level: u8) -> Result<Attached, Failure> {
+/// Reads the facts, makes the plan, carries it out. `guest_code`: guest code may be read.
+pub fn probes(log_level: u8, guest_code: bool) -> Result<Attached, Failure> {
     let facts = Facts::of_this_kernel()?;
-    let plan = Plan::new(&facts);
+    let plan = Plan::new(&facts, guest_code);
     let predates = facts.hardware_corrupted_kb.is_some_and(|kb| kb > 0);
     let loaded = attach(&plan, predates, log_level)?;
     let session = Session {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::{Outcome, attach, output};
 
 pub fn check() -> Outcome {
-    let attached = attach::probes(0)?;
+    let attached = attach::probes(0, true)?;
     attach::print_probes(&attached.loaded.probes)?;
     attach::print_limits(&attached.facts)?;
     if !attach::print_verdict(&attached.session)? {

@@ -67,6 +67,16 @@ struct RunArgs {
     /// Also write a recording of all events
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    #[command(flatten)]
+    guest: GuestArgs,
+}
+
+#[derive(Args, Clone, Copy)]
+struct GuestArgs {
+    /// Read the instruction that touched a poisoned page from the guest's memory (at most 15 bytes, and the page-table
+    /// entries on the way); off by default, and said in the report
+    #[arg(long)]
+    read_guest_code: bool,
 }
 
 #[derive(Args)]
@@ -74,6 +84,8 @@ struct RecordArgs {
     /// The recording; a file that exists is not overwritten
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    guest: GuestArgs,
 }
 
 #[derive(Args)]

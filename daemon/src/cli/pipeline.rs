@@ -11,6 +11,7 @@ use super::Failure;
 use crate::{
     correlate::Correlator,
     event::{Event, recording::Writer, session::Session},
+    guest::CodeReader,
     identity::{Directory, identity_event},
     incident::model::{Cause, Incident, Outcome},
     sinks::store::Store,
@@ -20,6 +21,8 @@ use crate::{
 pub struct Pipeline {
     correlator: Correlator,
     directory: Directory,
+    /// Present where guest code may be read.
+    code: Option<CodeReader>,
     store: Option<Store>,
     recording: Option<Recording>,
     /// What was last said in the log of each incident.
@@ -36,13 +39,19 @@ struct Recording {
 const MAX_SAID: usize = 16_384;
 
 impl Pipeline {
-    pub fn new(session: Session, store: Option<Store>, recording: Option<&Path>) -> Result<Self, Failure> {
+    pub fn new(
+        session: Session,
+        store: Option<Store>,
+        recording: Option<&Path>,
+        read_guest_code: bool,
+    ) -> Result<Self, Failure> {
         let recording = recording
             .map(|path| create_recording(path, &session))
             .transpose()?;
         Ok(Self {
             correlator: Correlator::new(session),
             directory: Directory::new("/proc"),
+            code: read_guest_code.then(CodeReader::default),
             store,
             recording,
             said: HashMap::new(),
@@ -64,6 +73,9 @@ impl Pipeline {
                 self.feed(&introduction);
             }
             self.feed(event);
+            if let Some(code) = self.code.as_mut().and_then(|reader| reader.take(event)) {
+                self.feed(&code);
+            }
         }
     }
 

@@ -19,15 +19,25 @@ const STORM: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(10);
 
 pub fn run(args: &RunArgs, log_level: u8) -> Outcome {
-    let mut attached = attach::probes(log_level)?;
+    let mut attached = attach::probes(log_level, args.guest.read_guest_code)?;
     let store = Store::create(&args.state.state_dir, &attached.session.host)?;
-    let pipeline = Pipeline::new(attached.session.clone(), Some(store), args.record.as_deref())?;
+    let pipeline = Pipeline::new(
+        attached.session.clone(),
+        Some(store),
+        args.record.as_deref(),
+        args.guest.read_guest_code,
+    )?;
     serve(&mut attached, pipeline)
 }
 
 pub fn record(args: &RecordArgs, log_level: u8) -> Outcome {
-    let mut attached = attach::probes(log_level)?;
-    let pipeline = Pipeline::new(attached.session.clone(), None, Some(&args.output))?;
+    let mut attached = attach::probes(log_level, args.guest.read_guest_code)?;
+    let pipeline = Pipeline::new(
+        attached.session.clone(),
+        None,
+        Some(&args.output),
+        args.guest.read_guest_code,
+    )?;
     serve(&mut attached, pipeline)
 }
 

@@ -167,6 +167,9 @@ impl Correlator {
             What::QueueException { pending, injected } => self.queued(event, *pending, *injected),
             What::Delivered => self.delivered(event),
             What::McgStatus { write, data } => self.mcg_status(event, *write, data.0),
+            What::GuestCode { rip, bytes } => self.guest_code(event, rip.0, bytes),
+            // Only what is read with it speaks of the page.
+            What::Sregs(_) => {}
             What::Vmm(vmm) => self.identity(event.pid, vmm),
             What::Lost { records } => self.lost(event, *records),
             What::UserspaceExit { .. }

@@ -86,6 +86,13 @@ pub fn told(told: &Told) -> String {
     )
 }
 
+pub fn guest_code(rip: u64, bytes: &str) -> String {
+    format!(
+        "poisontrace reads {} bytes of the guest's code at RIP {rip:#x}: {bytes}",
+        bytes.len() / 2
+    )
+}
+
 pub fn delivered(vcpu: Option<u32>) -> String {
     format!("#MC enters the guest on {}", on(vcpu))
 }

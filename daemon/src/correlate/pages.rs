@@ -234,6 +234,20 @@ impl Correlator {
         }
     }
 
+    /// The instruction at a RIP that touched a page: of every incident in which that RIP did.
+    pub(super) fn guest_code(&mut self, event: &Event, rip: u64, bytes: &str) {
+        let live: Vec<IncidentNo> = self.live_of(event.pid).collect();
+        for no in live {
+            let taken = self
+                .incidents
+                .get_mut(&no)
+                .is_some_and(|e| e.exits.guest_code(rip, bytes));
+            if taken && let Some(evidence) = self.touch(no) {
+                evidence.timeline.add(event.t, moments::guest_code(rip, bytes));
+            }
+        }
+    }
+
     /// Incidents of this process while it lives, newest first.
     pub(super) fn live_of(&self, pid: u32) -> impl Iterator<Item = IncidentNo> + '_ {
         let all = self.by_pid.get(&pid).map(Vec::as_slice).unwrap_or_default();

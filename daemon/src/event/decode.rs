@@ -146,6 +146,16 @@ impl Decoder {
                 body::<record::VmDestroyed>(kind, bytes)?;
                 What::VmDestroyed
             }
+            kind::SREGS => {
+                let r: record::Sregs = body(kind, bytes)?;
+                What::Sregs(super::Sregs {
+                    cr0: Hex(r.cr0),
+                    cr3: Hex(r.cr3),
+                    cr4: Hex(r.cr4),
+                    efer: Hex(r.efer),
+                    long_code: r.cs_l != 0,
+                })
+            }
             other => return Err(DecodeError::Kind(other)),
         })
     }

@@ -92,6 +92,10 @@ pub enum What {
     },
     /// The VM was destroyed.
     VmDestroyed,
+    /// Registers that the VMM read of its vCPU after a poison exit.
+    Sregs(Sregs),
+    /// Bytes at the RIP of a poison exit, read from the guest's memory (`--read-guest-code`), as hex digits.
+    GuestCode { rip: Hex, bytes: String },
     /// Who the process is (read from /proc by the live source; `pid` of the event).
     Vmm(Vmm),
     /// Records that the probes could not hand over since the last such event.
@@ -177,6 +181,17 @@ pub struct Bank {
     pub status: Hex,
     pub addr: Hex,
     pub misc: Hex,
+}
+
+/// What a walk of the guest's page tables begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sregs {
+    pub cr0: Hex,
+    pub cr3: Hex,
+    pub cr4: Hex,
+    pub efer: Hex,
+    /// CS.L: 64-bit code.
+    pub long_code: bool,
 }
 
 /// Who a process is.

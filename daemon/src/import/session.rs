@@ -16,7 +16,7 @@ pub fn session(
     hostname: Option<String>,
     wall: Option<i128>,
 ) -> Session {
-    let probes = Plan::new(&Facts::default())
+    let probes = Plan::new(&Facts::default(), false)
         .rows
         .into_iter()
         // One event shows the signals of both functions.

@@ -88,6 +88,20 @@ impl Exits {
         }
     }
 
+    /// Bytes at `rip` that were read from the guest's memory. Returns whether that RIP touched the page and its bytes
+    /// were not known.
+    pub fn guest_code(&mut self, rip: u64, bytes: &str) -> bool {
+        let touched = self
+            .pages
+            .values()
+            .any(|page| page.effective().rips.iter().any(|r| r.rip.0 == rip));
+        if !touched || self.instructions.contains_key(&rip) || self.instructions.len() >= MAX_INSTRUCTIONS {
+            return false;
+        }
+        self.instructions.insert(rip, bytes.to_owned());
+        true
+    }
+
     /// The vCPU entered the guest again. Returns whether it was one of these exits.
     pub fn reentry(&mut self, tid: u32, exit_ns: u64, entry_ns: u64) -> bool {
         let Some(open) = self.open.remove(&(tid, exit_ns)) else {

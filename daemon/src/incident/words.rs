@@ -116,10 +116,10 @@ pub fn advice(e: &Evidence, v: Verdict) -> Vec<String> {
         ),
         // migrate_prepare() in QEMU's migration code, since 9.0: "Can't migrate this vm with hardware poisoned
         // memory"; before that the migration thread read the page.
-        Outcome::Running | Outcome::Survived => advice.push(
+        Outcome::Running | Outcome::Survived if !e.vmm_gone() => advice.push(
             "Do not live-migrate the guest before it has been reset: QEMU refuses while the guest holds lost memory (9.0 on), and an older QEMU dies of reading the page. Agree on a reboot with its owner; it frees the page.".to_owned(),
         ),
-        Outcome::Unaffected | Outcome::Unknown => {}
+        _ => {}
     }
     match v.cause {
         Cause::MceOverflow => advice.push(

@@ -84,8 +84,8 @@ const NEEDED: [&str; 4] = [
 ];
 
 impl Plan {
-    /// Makes the plan.
-    pub fn new(facts: &Facts) -> Self {
+    /// Makes the plan. `guest_code`: guest code may be read, so attach what that needs.
+    pub fn new(facts: &Facts, guest_code: bool) -> Self {
         let mut plan = Self::default();
         plan.function_pair(
             facts,
@@ -225,6 +225,7 @@ impl Plan {
             "when the VM was destroyed",
         );
         plan.instruction(facts);
+        plan.registers(facts, guest_code);
         plan.members(facts);
         plan
     }
@@ -435,6 +436,47 @@ impl Plan {
         }
     }
 
+    /// The guest's page-table root, as its VMM reads it. Every ioctl of the host passes these two, so they are
+    /// attached only on demand.
+    fn registers(&mut self, facts: &Facts, wanted: bool) {
+        let offset = |event: &str, field: &str| facts.events.get(event).and_then(|e| e.offset(field, 8));
+        let fields = [
+            ("SREGS_CMD", offset("syscalls/sys_enter_ioctl", "cmd")),
+            ("SREGS_ARG", offset("syscalls/sys_enter_ioctl", "arg")),
+            ("SREGS_RET", offset("syscalls/sys_exit_ioctl", "ret")),
+        ];
+        let all = fields.iter().all(|(_, offset)| offset.is_some());
+        for (global, offset) in fields {
+            self.offsets.insert(global, offset.unwrap_or(ABSENT));
+        }
+        if !wanted {
+            return;
+        }
+        let row = self.row(
+            "guest_code",
+            "the guest's page tables, and with them its code (--read-guest-code)",
+        );
+        if !all {
+            row.reasons
+                .push("this kernel has no tracepoints of the ioctl system call".to_owned());
+            return;
+        }
+        let tracepoint = |name: &str| Binding::Tracepoint {
+            group: "syscalls".to_owned(),
+            name: name.to_owned(),
+        };
+        row.alternatives.push(vec![
+            Attach {
+                program: "sregs_enter",
+                binding: tracepoint("sys_enter_ioctl"),
+            },
+            Attach {
+                program: "sregs_exit",
+                binding: tracepoint("sys_exit_ioctl"),
+            },
+        ]);
+    }
+
     fn members(&mut self, facts: &Facts) {
         let members = [
             ("TASK_PID", "task_struct.pid", 4),
@@ -510,7 +552,7 @@ field:unsigned int vcpu_id;	offset:56;	size:4;	signed:0;";
 
     #[test]
     fn fentry_first_kprobe_where_there_is_no_btf_then_a_reason() {
-        let plan = Plan::new(&facts());
+        let plan = Plan::new(&facts(), false);
         let mf = row(&plan, "memory_failure");
         assert_eq!(mf.alternatives[0][0].binding, Binding::Fentry("memory_failure"));
         assert_eq!(mf.alternatives[1][0].binding, Binding::Kprobe("memory_failure"));
@@ -518,7 +560,7 @@ field:unsigned int vcpu_id;	offset:56;	size:4;	signed:0;";
         let mut no_kprobes = facts();
         no_kprobes.kprobes = false;
         no_kprobes.btf_functions.clear();
-        let plan = Plan::new(&no_kprobes);
+        let plan = Plan::new(&no_kprobes, false);
         let mf = row(&plan, "memory_failure");
         assert!(mf.alternatives.is_empty());
         assert_eq!(
@@ -537,7 +579,7 @@ field:unsigned int vcpu_id;	offset:56;	size:4;	signed:0;";
         moved
             .events
             .insert("memory_failure/memory_failure_event".into(), format);
-        let plan = Plan::new(&moved);
+        let plan = Plan::new(&moved, false);
         let row = row(&plan, "memory_failure_event");
         assert_eq!(
             row.alternatives[0][0].binding.to_string(),
@@ -550,7 +592,7 @@ field:unsigned int vcpu_id;	offset:56;	size:4;	signed:0;";
         let mut changed = facts();
         let exit = "field:unsigned int guest_rip;	offset:16;	size:4;	signed:0;";
         changed.events.insert("kvm/kvm_exit".into(), Format::parse(exit));
-        let plan = Plan::new(&changed);
+        let plan = Plan::new(&changed, false);
         assert_eq!(plan.offsets["EXIT_RIP"], ABSENT);
         let partial = &row(&plan, "kvm_exit").partial;
         assert!(

@@ -133,17 +133,45 @@ fn exits(out: &mut String, i: &Incident) {
     line(
         out,
         &format!(
-            "  exits       {} on this page: {} of 64, {}; {}, {}, {}; flush {} ({})",
+            "  exits       {} on this page: {} of 64, {}; {}, {}, {}",
             count(x.count),
             many(x.distinct_lines, "line"),
             many(x.distinct_rips, "RIP"),
             many(x.by_access.read, "read"),
             many(x.by_access.write, "write"),
             many(x.by_access.fetch, "fetch"),
-            i.flush.verdict,
-            i.flush.basis
         ),
     );
+    let instruction = i
+        .flush
+        .instruction
+        .as_ref()
+        .map(|text| format!(": {text}"))
+        .unwrap_or_default();
+    let confidence = i.flush.confidence.map(|c| format!(", {c}")).unwrap_or_default();
+    line(
+        out,
+        &format!(
+            "  flush       {} (by {}{confidence}){instruction}",
+            i.flush.verdict, i.flush.basis
+        ),
+    );
+    if let Some(storm) = &i.storm {
+        let spin = storm.spin.map(|spin| format!(", {spin}")).unwrap_or_default();
+        let took = storm
+            .duration_ns
+            .map(|ns| format!(" in {}", duration(ns)))
+            .unwrap_or_default();
+        line(
+            out,
+            &format!(
+                "  storm       {}{spin}: {} over {}{took}",
+                storm.kind,
+                many(Some(storm.exits), "exit"),
+                many(Some(storm.lines), "line")
+            ),
+        );
+    }
     let l = &i.latency_ns;
     let rows = [
         ("exit to entry", &l.exit_to_entry),
@@ -203,7 +231,13 @@ fn latency_row(d: &Distribution) -> String {
 }
 
 fn timeline(out: &mut String, i: &Incident) {
-    line(out, "  timeline    (from the poisoning)");
+    line(
+        out,
+        match i.page.pfn {
+            Some(_) => "  timeline    (from the poisoning)",
+            None => "  timeline    (from the first sign; the poisoning itself was not seen)",
+        },
+    );
     let moments = &i.timeline;
     let skipped = moments.len().saturating_sub(MAX_MOMENTS);
     for (n, moment) in moments.iter().enumerate() {

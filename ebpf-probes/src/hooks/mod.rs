@@ -6,6 +6,7 @@ mod fields;
 mod gup;
 mod injection;
 mod outcome;
+mod registers;
 mod signals;
 
 pub use exits::EHWPOISON;

@@ -1,14 +1,15 @@
 //! The emulated host: QEMU's software emulation of an AMD processor with nested virtualization.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::command;
+use super::running::Running;
+use super::tree;
 use crate::progress::Progress;
 use lab_contract::{DONE, FAILED, SHARE_TAG, STEP, TREE_TAG};
 
@@ -117,29 +118,9 @@ impl Host<'_> {
     }
 }
 
-/// QEMU of the tree, by the tree's own loader and libraries: the machine needs none of them.
 fn qemu(tree: &Path) -> Result<Command> {
-    let first = |candidates: &[&str]| -> Result<PathBuf> {
-        candidates
-            .iter()
-            .map(|path| tree.join(path))
-            .find(|path| path.exists())
-            .with_context(|| {
-                format!(
-                    "{} holds none of {candidates:?}; remove it and try again",
-                    tree.display()
-                )
-            })
-    };
-    let loader = first(&["lib64/ld-linux-x86-64.so.2", "usr/lib64/ld-linux-x86-64.so.2"])?;
-    let libraries = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"]
-        .map(|dir| tree.join(dir).display().to_string())
-        .join(":");
-    let mut command = command::clean(loader);
-    command
-        .args(["--library-path", &libraries])
-        .arg(first(&["usr/bin/qemu-system-x86_64"])?)
-        .env("QEMU_MODULE_DIR", tree.join("usr/lib/x86_64-linux-gnu/qemu"));
+    let mut command = tree::program(tree, "usr/bin/qemu-system-x86_64")?;
+    command.env("QEMU_MODULE_DIR", tree.join("usr/lib/x86_64-linux-gnu/qemu"));
     for firmware in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
         command.arg("-L").arg(tree.join(firmware));
     }
@@ -154,25 +135,5 @@ fn follow(mut from: impl BufRead, mut to: impl FnMut(String) -> bool) {
         if !to(text) {
             break;
         }
-    }
-}
-
-/// QEMU never outlives us.
-struct Running(Child);
-
-impl Running {
-    fn wait(&mut self, limit: Duration) {
-        let deadline = Instant::now() + limit;
-        while Instant::now() < deadline && matches!(self.0.try_wait(), Ok(None)) {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Fails where QEMU has ended already.
-        self.0.kill().ok();
-        self.0.wait().ok();
     }
 }

@@ -9,7 +9,9 @@ use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSection};
 
 use crate::apt::{self, Apt};
+use crate::paths::Paths;
 use crate::progress::Progress;
+use crate::stamp::{self, Stamp};
 
 /// An unpacked kernel package.
 pub struct Kernel {
@@ -23,11 +25,23 @@ pub struct Module {
     pub code: Vec<u8>,
 }
 
-/// Name of the newest package of a series such as 6.12, of the plain flavour.
-pub fn newest(apt: &Apt, series: &str) -> Result<String> {
+/// Debian's builds of one kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    Plain,
+    /// Fewer drivers: it boots faster.
+    Cloud,
+}
+
+/// Name of the newest package of a series such as 6.12.
+fn newest(apt: &Apt, series: &str, flavour: Flavour) -> Result<String> {
     let prefix = format!("linux-image-{series}.");
+    let suffix = match flavour {
+        Flavour::Plain => "-amd64-unsigned",
+        Flavour::Cloud => "-cloud-amd64-unsigned",
+    };
     let version = |name: &str| -> Option<String> {
-        let version = name.strip_prefix(&prefix)?.strip_suffix("-amd64-unsigned")?;
+        let version = name.strip_prefix(&prefix)?.strip_suffix(suffix)?;
         let flavoured = ["cloud", "rt"]
             .iter()
             .any(|f| version.split('-').any(|part| part == *f));
@@ -43,16 +57,26 @@ pub fn newest(apt: &Apt, series: &str) -> Result<String> {
         .with_context(|| format!("apt offers no kernel of the series {series}; try another with --kernel"))
 }
 
-/// Downloads and unpacks; returns what was unpacked.
-pub fn install(apt: &Apt, series: &str, tree: &Path, progress: &Progress) -> Result<Vec<String>> {
-    let packages = apt.download(&[newest(apt, series)?], progress)?;
-    let labels = packages.iter().map(apt::Package::label).collect();
-    apt::unpack(&packages, tree, progress)?;
-    Ok(labels)
+/// Downloads and unpacks where that has not been done.
+pub fn set_up(paths: &Paths, series: &str, flavour: Flavour, progress: &Progress) -> Result<Kernel> {
+    let tree = paths.lab().join(match flavour {
+        Flavour::Plain => format!("kernel-{series}"),
+        Flavour::Cloud => format!("kernel-{series}-cloud"),
+    });
+    let wanted = vec![series.to_owned()];
+    if stamp::read(&tree, &wanted).is_none() {
+        let apt = Apt::update(&paths.apt(), progress)?;
+        stamp::start_over(&tree)?;
+        let packages = apt.download(&[newest(&apt, series, flavour)?], progress)?;
+        let installed = packages.iter().map(apt::Package::label).collect();
+        apt::unpack(&packages, &tree, progress)?;
+        stamp::write(&tree, &Stamp { wanted, installed })?;
+    }
+    Kernel::in_tree(&tree)
 }
 
 impl Kernel {
-    pub fn in_tree(tree: &Path) -> Result<Self> {
+    fn in_tree(tree: &Path) -> Result<Self> {
         let modules = only_entry(&tree.join("lib/modules"))?;
         let release = modules
             .file_name()

@@ -4,7 +4,10 @@ mod emulator;
 mod initramfs;
 mod kernel;
 mod packages;
+mod running;
 pub mod scenarios;
+pub mod storm;
+mod tree;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,9 +63,9 @@ impl Lab {
         let host_initramfs = folder.join(format!("host-{series}.cpio"));
         let guest_initramfs = folder.join(format!("guest-{series}.cpio"));
         let host_modules = packages.kernel.modules(&HOST_MODULES)?;
-        initramfs::write(&host_initramfs, &programs.join("lab-host"), &host_modules)?;
+        initramfs::write(&host_initramfs, &programs.join("lab-host"), &host_modules, &[])?;
         let guest_modules = packages.kernel.modules(&GUEST_MODULES)?;
-        initramfs::write(&guest_initramfs, &programs.join("lab-guest"), &guest_modules)?;
+        initramfs::write(&guest_initramfs, &programs.join("lab-guest"), &guest_modules, &[])?;
         Ok(Self {
             folder,
             packages,

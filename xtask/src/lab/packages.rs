@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use super::kernel::{self, Kernel};
+use super::kernel::{self, Flavour, Kernel};
 use crate::apt::{self, Apt, Package};
 use crate::paths::Paths;
 use crate::progress::Progress;
@@ -23,47 +23,24 @@ pub struct Packages {
 
 pub fn set_up(paths: &Paths, series: &str, progress: &Progress) -> Result<Packages> {
     let tree = paths.lab().join("tree");
-    let kernel_tree = paths.lab().join(format!("kernel-{series}"));
-    let wanted_qemu = vec![format!("{QEMU} {QEMU_VERSION}")];
-    let wanted_kernel = vec![series.to_owned()];
-    let have_qemu = stamp::read(&tree, &wanted_qemu).is_some();
-    let have_kernel = stamp::read(&kernel_tree, &wanted_kernel).is_some();
-    if !(have_qemu && have_kernel) {
+    let wanted = vec![format!("{QEMU} {QEMU_VERSION}")];
+    if stamp::read(&tree, &wanted).is_none() {
         let mut apt = Apt::update(&paths.apt(), progress)?;
-        if !have_kernel {
-            stamp::start_over(&kernel_tree)?;
-            let installed = kernel::install(&apt, series, &kernel_tree, progress)?;
-            stamp::write(
-                &kernel_tree,
-                &Stamp {
-                    wanted: wanted_kernel,
-                    installed,
-                },
-            )?;
+        stamp::start_over(&tree)?;
+        if !recent_enough(&apt)? {
+            apt = apt.with_backports(progress)?;
         }
-        if !have_qemu {
-            stamp::start_over(&tree)?;
-            if !recent_enough(&apt)? {
-                apt = apt.with_backports(progress)?;
-            }
-            if !recent_enough(&apt)? {
-                bail!("apt offers no {QEMU} from {QEMU_VERSION} on, in backports neither");
-            }
-            let packages = apt.download_closure(&[QEMU], progress)?;
-            let installed = packages.iter().map(Package::label).collect();
-            apt::unpack(&packages, &tree, progress)?;
-            stamp::write(
-                &tree,
-                &Stamp {
-                    wanted: wanted_qemu,
-                    installed,
-                },
-            )?;
+        if !recent_enough(&apt)? {
+            bail!("apt offers no {QEMU} from {QEMU_VERSION} on, in backports neither");
         }
+        let packages = apt.download_closure(&[QEMU], progress)?;
+        let installed = packages.iter().map(Package::label).collect();
+        apt::unpack(&packages, &tree, progress)?;
+        stamp::write(&tree, &Stamp { wanted, installed })?;
     }
     Ok(Packages {
         tree,
-        kernel: Kernel::in_tree(&kernel_tree)?,
+        kernel: kernel::set_up(paths, series, Flavour::Plain, progress)?,
     })
 }
 

@@ -1,4 +1,5 @@
 //! Poison that predates the daemon: it arms itself at its start, sees the first touch, and says what it cannot know.
+//! This daemon may read guest code, so it also knows the instruction.
 
 use anyhow::{Context, Result, ensure};
 use lab_contract::{GuestResult, LabResult};
@@ -23,6 +24,21 @@ pub fn examine(result: &LabResult, files: &Files, schema: &Schema, tally: &mut T
     tally.check(NAME, "report_follows_the_schema", schema.holds(files, &file));
     tally.check(NAME, "first_touch_is_seen", first_touch(files, &file, guest));
     tally.check(NAME, "what_came_before_is_not_known", before(files, &file));
+    tally.check(
+        NAME,
+        "instruction_is_read_from_the_guest",
+        instruction(files, &file),
+    );
+}
+
+/// The application reads the page with a load.
+fn instruction(files: &Files, file: &str) -> Result<()> {
+    let flush = incident(files, file)?["flush"].clone();
+    ensure!(flush["basis"] == "instruction_bytes", "basis {}", flush["basis"]);
+    ensure!(flush["verdict"] == "no_flush", "verdict {}", flush["verdict"]);
+    let text = flush["instruction"].as_str().unwrap_or_default();
+    ensure!(text.starts_with("mov"), "instruction {text:?}");
+    Ok(())
 }
 
 fn incident(files: &Files, file: &str) -> Result<Value> {

@@ -7,6 +7,7 @@ mod late;
 mod replay;
 mod report;
 mod schema;
+mod storm;
 mod tally;
 
 use std::env;
@@ -18,6 +19,7 @@ use anyhow::Result;
 use crate::builds;
 use crate::cli::Test;
 use crate::lab::scenarios::Story;
+use crate::lab::storm::StormLab;
 use crate::lab::{self, Lab, Run};
 use crate::paths::Paths;
 use crate::progress::Progress;
@@ -77,6 +79,10 @@ fn run_lab(
             }
             Err(error) => progress.aside(|| tally.check(&name, "runs", Err(error))),
         }
+    }
+    match StormLab::set_up(paths, &options.lab.kernel, &programs, progress) {
+        Ok(lab) => storm::run(&lab, daemon, &schema, tally, progress),
+        Err(error) => progress.aside(|| tally.check("lab::storm", "set_up", Err(error))),
     }
     Ok(())
 }

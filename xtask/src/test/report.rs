@@ -24,6 +24,7 @@ pub fn examine(name: &str, story: Story, run: &Run, files: &Files, tally: &mut T
         exits_with(run.result.daemon_exit, 0),
     );
     tally.check(name, "guest_says_what_became_of_it", guest_words(story, files));
+    tally.check(name, "probes_log_at_debug", files.contains("host.log", ": armed"));
     let Some(guest) = run
         .result
         .guests

@@ -23,11 +23,14 @@ fn program() -> String {
 }
 
 impl Daemon {
-    /// Returns once the daemon says that its probes are attached. `recording`: its file in the share.
-    pub fn start(recording: &str, log: &Log) -> Result<Self> {
+    /// Returns once the daemon says that its probes are attached. `recording`: its file in the share;
+    /// `more`: options.
+    pub fn start(recording: &str, more: &[&str], log: &Log) -> Result<Self> {
         let mut child = Command::new(program())
-            .args(["run", "--state-dir", STATE, "--record"])
+            // With the BPF programs' own diagnostics: the log is for those who look for what went wrong.
+            .args(["--log-level", "debug", "run", "--state-dir", STATE, "--record"])
             .arg(format!("{SHARE}/out/{recording}"))
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -64,6 +67,17 @@ impl Daemon {
             Some(status) => bail!("poisontrace ended by itself: {status}"),
             None => Ok(()),
         }
+    }
+
+    /// Its resident memory, in KiB.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.0.id());
+        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|value| value.trim().split(' ').next()?.parse().ok())
+            .with_context(|| format!("no VmRSS in {path}"))
     }
 
     /// SIGTERM; the exit status and the time that it took, or none where it did not end in time.

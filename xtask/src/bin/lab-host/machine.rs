@@ -32,7 +32,11 @@ pub fn bring_up() -> Result<()> {
         mount_on(kind, kind, target, MountFlags::empty(), "")?;
     }
     mount_on("bpf", "bpf", "/sys/fs/bpf", MountFlags::empty(), "")?;
-    load_modules()?;
+    load_modules()
+}
+
+/// The folders of the developer's machine that a scenario lives in.
+pub fn mount_share() -> Result<()> {
     let options = "trans=virtio,version=9p2000.L,msize=524288,cache=loose";
     mount_on("9p", SHARE_TAG, SHARE, MountFlags::empty(), options)?;
     mount_on("9p", TREE_TAG, TREE, MountFlags::RDONLY, options)?;
@@ -68,6 +72,11 @@ fn mount_on(kind: &str, source: &str, target: &str, flags: MountFlags, options: 
     fs::create_dir_all(target).with_context(|| format!("cannot create {target}"))?;
     let options = CString::new(options)?;
     mount(source, target, kind, flags, options.as_c_str()).with_context(|| format!("cannot mount {target}"))
+}
+
+/// What the kernel prints on the console would come between what we print.
+pub fn quiet_console() -> Result<()> {
+    fs::write("/proc/sys/kernel/printk", "1").context("cannot silence the console")
 }
 
 pub fn name(hostname: &str) -> Result<()> {

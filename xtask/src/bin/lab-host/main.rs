@@ -1,15 +1,20 @@
 //! First process of the emulated host: prepares the machine, runs the scenario that the share holds, leaves the
-//! result there, and powers off.
+//! result there, and powers off. In an emulator without a share, the initramfs holds a storm, and the files leave
+//! by a serial port.
 
 mod daemon;
 mod log;
 mod machine;
 mod scenario;
+mod shipping;
+mod storm;
 mod vmm;
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
+use lab_contract::storm::STORM_FILE;
 use lab_contract::{DONE, FAILED, RESULT_FILE, SCENARIO_FILE, Scenario};
 
 use crate::log::Log;
@@ -27,16 +32,25 @@ fn main() {
 
 fn work() -> Result<()> {
     machine::bring_up()?;
+    if Path::new(STORM_FILE).exists() {
+        return storm::work();
+    }
+    machine::mount_share()?;
     let log = Log::create(&format!("{SHARE}/out/host.log"))?;
     let result = perform(&log);
     if let Err(error) = &result {
         log.line(&format!("lab: failed: {error:#}"));
     }
+    append_kernel_log(&log)?;
+    result
+}
+
+fn append_kernel_log(log: &Log) -> Result<()> {
     log.line("--- kernel log");
     for line in machine::kernel_log()? {
         log.line(&line);
     }
-    result
+    Ok(())
 }
 
 fn perform(log: &Log) -> Result<()> {

@@ -29,7 +29,7 @@ pub fn run(scenario: &Scenario, log: &Log) -> Result<LabResult> {
         log.step("asking poisontrace what this kernel offers");
         result.check_exit = daemon::check(log)?;
         log.step("starting poisontrace");
-        daemon = Some(Daemon::start(RECORDING, log)?);
+        daemon = Some(Daemon::start(RECORDING, &[], log)?);
         log.step("poisontrace is ready");
     }
     for plan in &scenario.guests {
@@ -81,7 +81,7 @@ fn run_guest(plan: &GuestPlan, daemon: &mut Option<Daemon>, log: &Log) -> Result
             poison(&mut vmm, gpa, &mut result, log)?;
             log.step("starting poisontrace after the poison");
             let recording = format!("{}{RECORDING}", plan.file_prefix);
-            *daemon = Some(Daemon::start(&recording, log)?);
+            *daemon = Some(Daemon::start(&recording, &["--read-guest-code"], log)?);
             touch(&mut vmm, log);
         }
         Fate::KillVmm => {

@@ -1,0 +1,132 @@
+//! A guest's memory, through its VMM's mapping: the poisoned page's GPA and hva tell where guest memory lies in the
+//! VMM, as far as the same mapping reaches.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt as _,
+};
+
+/// Why guest memory cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    #[error("the VMM's memory map cannot be read: {0}")]
+    Map(io::Error),
+    #[error("the poisoned page is in no mapping of the VMM any more")]
+    NoMapping,
+    #[error(
+        "GPA {0:#x} is not in the poisoned page's mapping, or on the other side of the hole below 4 GiB: where it lies is not known"
+    )]
+    Elsewhere(u64),
+    #[error("GPA {0:#x} cannot be read: {1}")]
+    Read(u64, io::Error),
+}
+
+/// Where the hole below 4 GiB ends: VMMs put the memory that does not fit below it above.
+const FOUR_GIB: u64 = 1 << 32;
+
+/// See the module.
+pub struct GuestMemory {
+    mem: File,
+    /// The mapping that holds the poisoned page, in the VMM.
+    start: u64,
+    end: u64,
+    gpa: u64,
+    hva: u64,
+}
+
+impl GuestMemory {
+    /// `gpa` and `hva`: the poisoned page's.
+    ///
+    /// # Errors
+    /// A VMM that is gone, or that may not be read.
+    pub fn open(pid: u32, gpa: u64, hva: u64) -> Result<Self, MemoryError> {
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(MemoryError::Map)?;
+        let (start, end) = mapping(&maps, hva).ok_or(MemoryError::NoMapping)?;
+        // Read-only: nothing here could write to the guest even by mistake.
+        let mem = File::open(format!("/proc/{pid}/mem")).map_err(MemoryError::Map)?;
+        Ok(Self {
+            mem,
+            start,
+            end,
+            gpa,
+            hva,
+        })
+    }
+
+    /// The VMM's address of `gpa`, if `len` bytes there lie in the same mapping and on the same side of the hole.
+    fn address(&self, gpa: u64, len: u64) -> Result<u64, MemoryError> {
+        let same_side = (gpa >= FOUR_GIB) == (self.gpa >= FOUR_GIB);
+        let at = i128::from(self.hva) + i128::from(gpa) - i128::from(self.gpa);
+        match u64::try_from(at) {
+            Ok(at) if same_side && at >= self.start && at.saturating_add(len) <= self.end => Ok(at),
+            _ => Err(MemoryError::Elsewhere(gpa)),
+        }
+    }
+
+    /// Reads guest-physical memory.
+    ///
+    /// # Errors
+    /// Memory that is not known to be there, is poisoned, or whose VMM is gone.
+    pub fn read(&self, gpa: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        let at = self.address(gpa, buffer.len() as u64)?;
+        self.mem
+            .read_exact_at(buffer, at)
+            .map_err(|err| MemoryError::Read(gpa, err))
+    }
+
+    /// Reads one page-table entry.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::read`].
+    pub fn word(&self, gpa: u64) -> Result<u64, MemoryError> {
+        let mut bytes = [0; 8];
+        self.read(gpa, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+}
+
+/// The mapping of /proc/PID/maps that holds `hva`.
+fn mapping(maps: &str, hva: u64) -> Option<(u64, u64)> {
+    maps.lines().find_map(|line| {
+        let (start, rest) = line.split_once('-')?;
+        let (end, _) = rest.split_once(' ')?;
+        let (start, end) = (
+            u64::from_str_radix(start, 16).ok()?,
+            u64::from_str_radix(end, 16).ok()?,
+        );
+        (start <= hva && hva < end).then_some((start, end))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_memory_is_read_where_the_poisoned_page_says_it_lies() {
+        // This process plays the VMM: its buffer is the guest's memory from GPA 0x10000 on.
+        let memory: Vec<u8> = (0..=255).cycle().take(64 * 1024).collect();
+        let hva = memory.as_ptr() as u64;
+        let guest = GuestMemory::open(std::process::id(), 0x1_0000, hva).unwrap();
+        let mut bytes = [0; 4];
+        guest.read(0x1_0102, &mut bytes).unwrap();
+        assert_eq!(bytes, [2, 3, 4, 5]);
+        assert_eq!(
+            guest.word(0x1_0000).unwrap(),
+            u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7])
+        );
+        assert!(matches!(
+            guest.word(FOUR_GIB + 0x1_0000),
+            Err(MemoryError::Elsewhere(_))
+        ));
+        assert!(matches!(guest.word(u64::MAX), Err(MemoryError::Elsewhere(_))));
+    }
+
+    #[test]
+    fn the_mapping_is_found_or_there_is_none() {
+        let maps = "7f00-8000 rw-p 0 00:00 0 \n9000-a000 r--p 0 00:00 0 /x\nnonsense\n";
+        assert_eq!(mapping(maps, 0x9fff), Some((0x9000, 0xa000)));
+        assert_eq!(mapping(maps, 0xa000), None);
+    }
+}

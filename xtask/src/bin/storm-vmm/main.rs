@@ -1,0 +1,158 @@
+//! A VMM just large enough for a storm: one vCPU whose guest walks over a page that the VMM has poisoned.
+//! It counts for itself what poisontrace must find out from outside.
+
+mod guest;
+mod machine;
+mod memory;
+mod sigbus;
+
+use std::collections::BTreeSet;
+use std::io::{Write, stdout};
+
+use anyhow::{Context, Result, bail, ensure};
+use kvm_ioctls::VcpuExit;
+use lab_contract::storm::{Counters, LINE_SIZE, Mode, StormPlan};
+
+use guest::{DONE, Guest, MACHINE_CHECK, POISON_ME, POISONED};
+use machine::Machine;
+use memory::{Memory, PAGE};
+use sigbus::{Code, Sigbus};
+
+fn main() -> Result<()> {
+    let argument = std::env::args()
+        .nth(1)
+        .context("usage: storm-vmm <plan as JSON>")?;
+    let plan: StormPlan = serde_json::from_str(&argument).context("the plan is not readable")?;
+    sigbus::handle()?;
+    let mut memory = Memory::map()?;
+    let guest = Guest::write(&mut memory, plan)?;
+    let machine = Machine::create(&memory, plan.instruction)?;
+    let mut run = Run {
+        plan,
+        memory,
+        guest,
+        machine,
+        rips: BTreeSet::new(),
+        counters: Counters::default(),
+    };
+    run.go_on()?;
+    // QEMU too leaves its VM to the kernel's clearing up; closing the VM first and living on is no VMM's way.
+    std::mem::forget(run);
+    Ok(())
+}
+
+struct Run {
+    plan: StormPlan,
+    memory: Memory,
+    guest: Guest,
+    machine: Machine,
+    rips: BTreeSet<u64>,
+    counters: Counters,
+}
+
+/// What the guest wants of the VMM.
+enum Call {
+    Port(u16),
+    Interrupted,
+    Other(String),
+}
+
+impl Run {
+    fn go_on(&mut self) -> Result<()> {
+        loop {
+            let call = match self.machine.vcpu.run() {
+                Ok(VcpuExit::IoOut(port, _)) => Call::Port(port),
+                Ok(other) => Call::Other(format!("{other:?}")),
+                Err(error) if error.errno() == libc::EINTR => Call::Interrupted,
+                Err(error) => return Err(error).context("KVM_RUN"),
+            };
+            if let Some(signal) = sigbus::take() {
+                ensure!(
+                    matches!(call, Call::Interrupted),
+                    "SIGBUS came while the guest did something else"
+                );
+                self.on_sigbus(signal)?;
+                if self.plan.mode == Mode::Swallow && self.counters.exits >= self.plan.exits {
+                    return self.tell();
+                }
+                continue;
+            }
+            match call {
+                Call::Interrupted => {}
+                Call::Port(POISON_ME) => self.poison()?,
+                Call::Port(MACHINE_CHECK) => self.counters.handled += 1,
+                Call::Port(DONE) => {
+                    self.counters.finished = true;
+                    return self.tell();
+                }
+                Call::Port(port) => bail!("the guest wrote to port {port:#x}"),
+                Call::Other(exit) => {
+                    let rip = self.machine.vcpu.get_regs().map(|regs| regs.rip).unwrap_or(0);
+                    bail!("unexpected {exit} at RIP {rip:#x}");
+                }
+            }
+        }
+    }
+
+    fn poison(&mut self) -> Result<()> {
+        self.counters.gpa = POISONED;
+        self.counters.hva = self.memory.host(POISONED);
+        self.counters.pfn = self.memory.page_frame(POISONED)?;
+        self.memory.poison(POISONED)?;
+        // Who poisons its own memory is told at once: action optional up to Linux 6.9, required from 6.11.
+        if let Some(signal) = sigbus::take() {
+            let name = match signal.code {
+                Code::ActionRequired => "AR",
+                Code::ActionOptional => "AO",
+                Code::Other(_) => "other",
+            };
+            self.counters.sigbus_while_poisoning.push(name.to_owned());
+        }
+        Ok(())
+    }
+
+    fn on_sigbus(&mut self, signal: Sigbus) -> Result<()> {
+        // As QEMU does before it decides anything.
+        let mut regs = self.machine.vcpu.get_regs().context("KVM_GET_REGS")?;
+        self.machine.vcpu.get_sregs().context("KVM_GET_SREGS")?;
+        match signal.code {
+            Code::ActionRequired => self.counters.sigbus_ar += 1,
+            Code::ActionOptional => self.counters.sigbus_ao += 1,
+            Code::Other(code) => bail!("SIGBUS with code {code}"),
+        }
+        // The signal says the page; the line is where the guest's address register points.
+        let page = signal.address - signal.address % PAGE;
+        ensure!(
+            page == self.counters.hva,
+            "SIGBUS of {:#x}, which was not poisoned",
+            signal.address
+        );
+        self.counters.exits += 1;
+        self.counters.line_bitmap |= 1 << (regs.rdi % PAGE / LINE_SIZE);
+        self.rips.insert(regs.rip);
+        match self.plan.mode {
+            Mode::StepOver | Mode::WalkThenRead | Mode::WalkThenWrite => {
+                regs.rip = self.guest.after(regs.rip)?;
+                self.machine.vcpu.set_regs(&regs).context("KVM_SET_REGS")
+            }
+            Mode::Inject => {
+                self.counters.injected += 1;
+                self.machine.inject(POISONED)
+            }
+            Mode::Swallow => Ok(()),
+            Mode::Die => {
+                self.tell()?;
+                sigbus::die()
+            }
+        }
+    }
+
+    /// The only line on standard output.
+    fn tell(&mut self) -> Result<()> {
+        self.counters.distinct_rips = self.rips.len() as u64;
+        let mut out = stdout().lock();
+        serde_json::to_writer(&mut out, &self.counters)?;
+        writeln!(out)?;
+        out.flush().context("cannot write the counters")
+    }
+}

@@ -1,0 +1,143 @@
+//! Storms: what the tiny VMM is asked to do, and what it counts for itself.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// In the initramfs: a host that finds it runs a storm instead of the scenario of the share.
+pub const STORM_FILE: &str = "/storm.json";
+pub const STORM_VMM_FILE: &str = "/storm-vmm";
+/// The serial port that files leave the emulated host by, one JSON line each.
+pub const SHIPPING_PORT: &str = "/dev/ttyS1";
+/// Name of the line after the last file.
+pub const ALL_SHIPPED: &str = "(all)";
+
+pub const LINE_SIZE: u64 = 64;
+pub const LINES: u64 = 64;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Storm {
+    pub hostname: String,
+    /// False runs the VMM alone.
+    pub daemon: bool,
+    pub plan: StormPlan,
+}
+
+/// The VMM's only argument, as JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StormPlan {
+    pub mode: Mode,
+    pub instruction: Instruction,
+    /// How many exits the mode swallow takes before it ends.
+    pub exits: u64,
+}
+
+/// What the VMM does about a SIGBUS that demands action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Sets the guest's RIP past the instruction.
+    StepOver,
+    /// Injects a machine check as QEMU does; the guest's handler returns past the instruction.
+    Inject,
+    /// Nothing: the guest runs into the same line again and again.
+    Swallow,
+    /// Raises SIGBUS again with the default action, as QEMU does where it cannot go on.
+    Die,
+    /// Steps over the whole page; then the guest reads it elsewhere in its code.
+    WalkThenRead,
+    /// The same with a write.
+    WalkThenWrite,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
+pub enum Instruction {
+    Clflush,
+    Clflushopt,
+    Clwb,
+    Load,
+    Store,
+}
+
+impl Instruction {
+    /// Whether the instruction neither reads nor writes the line for its program.
+    pub fn flushes(self) -> bool {
+        matches!(self, Self::Clflush | Self::Clflushopt | Self::Clwb)
+    }
+}
+
+/// The VMM's own counters: one JSON line on its standard output, before it ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// SIGBUS with the codes BUS_MCEERR_AR and BUS_MCEERR_AO, those of the act of poisoning in a count of their own.
+    pub sigbus_ar: u64,
+    pub sigbus_ao: u64,
+    pub sigbus_while_poisoning: Vec<String>,
+    /// Returns from KVM_RUN that came with a SIGBUS of the page.
+    pub exits: u64,
+    /// Bit n: line n of the page had an exit.
+    pub line_bitmap: u64,
+    pub distinct_rips: u64,
+    /// Machine checks given to KVM_X86_SET_MCE, and entries of the guest's handler.
+    pub injected: u64,
+    pub handled: u64,
+    pub hva: u64,
+    pub gpa: u64,
+    pub pfn: u64,
+    /// The guest's code came to its end.
+    pub finished: bool,
+}
+
+/// What the emulated host says of a storm that it ran.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct StormResult {
+    pub kernel: String,
+    pub processor: String,
+    /// SVM's decode assists: KVM gets the instruction's bytes with the exit.
+    pub decode_assists: bool,
+    pub vmm_end: String,
+    pub vmm_signal: Option<i32>,
+    pub vmm_s: f64,
+    pub explain_exit: Option<i32>,
+    pub daemon_exit: Option<i32>,
+    /// Resident memory of the daemon when it was ready, and after the storm.
+    pub daemon_kib_before: Option<u64>,
+    pub daemon_kib_after: Option<u64>,
+}
+
+/// A file on its way out of the emulated host; the line after the last one says how many there were.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Shipped {
+    pub name: String,
+    pub length: usize,
+    /// base64
+    pub content: String,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::StepOver => "step-over",
+            Self::Inject => "inject",
+            Self::Swallow => "swallow",
+            Self::Die => "die",
+            Self::WalkThenRead => "walk-then-read",
+            Self::WalkThenWrite => "walk-then-write",
+        })
+    }
+}
+
+impl fmt::Display for Instruction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Clflush => "clflush",
+            Self::Clflushopt => "clflushopt",
+            Self::Clwb => "clwb",
+            Self::Load => "load",
+            Self::Store => "store",
+        })
+    }
+}

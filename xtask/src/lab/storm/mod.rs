@@ -1,0 +1,137 @@
+//! Storms: a host in Bochs, whose CLFLUSH on a lost page exits to KVM as a real processor's does, and a tiny VMM
+//! that counts for itself.
+
+pub mod agreement;
+mod arrival;
+mod bochs;
+mod decode_assists;
+mod emulator;
+mod image;
+mod packages;
+mod processor;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use lab_contract::storm::{Counters, Mode, Storm, StormPlan, StormResult};
+use serde::de::DeserializeOwned;
+
+use super::emulator::End;
+use crate::paths::Paths;
+use crate::progress::Progress;
+use emulator::{DISC, Host, SHIPPED};
+use image::Content;
+use packages::Packages;
+pub use processor::Processor;
+
+/// A boot and a storm take about half a minute on two idle cores.
+const DEADLINE: Duration = Duration::from_secs(300);
+/// More for storms that are long by design; one exit takes a third of this.
+const PER_EXIT: Duration = Duration::from_millis(1);
+
+pub struct StormLab {
+    folder: PathBuf,
+    programs: PathBuf,
+    bochs: PathBuf,
+    packages: Packages,
+}
+
+/// A storm that was run: what the emulated host and the VMM say, and the folder with all files.
+pub struct StormRun {
+    pub result: StormResult,
+    pub counters: Counters,
+    pub out: PathBuf,
+}
+
+impl StormLab {
+    pub fn set_up(paths: &Paths, series: &str, programs: &Path, progress: &Progress) -> Result<Self> {
+        Ok(Self {
+            folder: paths.lab().join("run"),
+            programs: programs.to_path_buf(),
+            bochs: bochs::set_up(paths, progress)?,
+            packages: packages::set_up(paths, series, progress)?,
+        })
+    }
+
+    /// Boots the host for one storm. `daemon` is what watches it, if anything does.
+    pub fn run(
+        &self,
+        name: &str,
+        processor: Processor,
+        plan: StormPlan,
+        daemon: Option<&Path>,
+        progress: &Progress,
+    ) -> Result<StormRun> {
+        let folder = self.folder.join(name);
+        crate::stamp::start_over(&folder)?;
+        progress.step("lab: writing the host's CD");
+        let storm = Storm {
+            hostname: "lab-host".to_owned(),
+            daemon: daemon.is_some(),
+            plan,
+        };
+        let content = Content {
+            packages: &self.packages,
+            programs: &self.programs,
+            daemon,
+            processor,
+            storm: &storm,
+        };
+        image::write(&content, &folder, DISC)?;
+        let host = Host {
+            bochs: &self.bochs,
+            tree: &self.packages.tree,
+            processor,
+            folder: &folder,
+            deadline: deadline(plan),
+        };
+        let out = folder.join("out");
+        for last_try in [false, true] {
+            crate::stamp::start_over(&out)?;
+            match host.boot(progress)? {
+                End::Done => {
+                    arrival::unpack(&folder.join(SHIPPED), &out)?;
+                    return Ok(StormRun {
+                        result: read(&out, "result.json")?,
+                        counters: read(&out, "vmm.json").with_context(|| vmm_failed(&out))?,
+                        out,
+                    });
+                }
+                End::Failed(reason) => {
+                    // Without them there is the reason, at least.
+                    arrival::unpack(&folder.join(SHIPPED), &out).ok();
+                    bail!("the lab failed: {reason}; see {}", out.display());
+                }
+                End::Silent(reason) if last_try => {
+                    bail!("the lab failed twice: {reason}; see {}", folder.display());
+                }
+                // Bochs is known to stop for good now and then; a second silence is no accident.
+                End::Silent(reason) => progress.note(format!("lab: {reason}; booting once more")),
+            }
+        }
+        bail!("the lab did not run")
+    }
+}
+
+/// A VMM that did not count to its end says why in a line of its own.
+fn vmm_failed(out: &Path) -> String {
+    let words = fs::read_to_string(out.join("vmm.log")).unwrap_or_default();
+    let reason = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("the VMM failed: {reason}")
+}
+
+fn deadline(plan: StormPlan) -> Duration {
+    match plan.mode {
+        Mode::Swallow => DEADLINE + PER_EXIT * u32::try_from(plan.exits).unwrap_or(u32::MAX),
+        _ => DEADLINE,
+    }
+}
+
+fn read<T: DeserializeOwned>(out: &Path, name: &str) -> Result<T> {
+    let path = out.join(name);
+    let text = fs::read_to_string(&path)
+        .with_context(|| format!("the lab left no {name}; see {}", out.join("host.log").display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not readable", path.display()))
+}

@@ -1,0 +1,51 @@
+//! What a storm is made of besides Bochs: firmware, a boot loader, a maker of CD images, the libraries of the
+//! daemon, and a kernel.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::apt::{self, Apt, Package};
+use crate::lab::kernel::{self, Flavour, Kernel};
+use crate::paths::Paths;
+use crate::progress::Progress;
+use crate::stamp::{self, Stamp};
+
+const PACKAGES: [&str; 6] = [
+    "bochsbios",
+    "isolinux",
+    "libgcc-s1",
+    "syslinux-common",
+    "vgabios",
+    "xorriso",
+];
+
+pub struct Packages {
+    pub tree: PathBuf,
+    pub kernel: Kernel,
+}
+
+pub fn set_up(paths: &Paths, series: &str, progress: &Progress) -> Result<Packages> {
+    let tree = paths.lab().join("storm-tree");
+    let wanted = PACKAGES.map(str::to_owned).to_vec();
+    if stamp::read(&tree, &wanted).is_none() {
+        let apt = Apt::update(&paths.apt(), progress)?;
+        stamp::start_over(&tree)?;
+        let packages = apt.download_closure(&PACKAGES, progress)?;
+        let installed = packages.iter().map(Package::label).collect();
+        apt::unpack(&packages, &tree, progress)?;
+        stamp::write(&tree, &Stamp { wanted, installed })?;
+    }
+    Ok(Packages {
+        tree,
+        kernel: kernel::set_up(paths, series, flavour(series), progress)?,
+    })
+}
+
+/// The cloud flavour of 6.1 knows nothing of poisoned memory.
+fn flavour(series: &str) -> Flavour {
+    match series {
+        "6.1" => Flavour::Plain,
+        _ => Flavour::Cloud,
+    }
+}

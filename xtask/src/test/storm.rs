@@ -1,0 +1,139 @@
+//! One storm of real CLFLUSH on each kind of processor: poisontrace's counts are the VMM's own.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab_contract::storm::{Instruction, LINES, Mode, StormPlan};
+use serde_json::Value;
+
+use super::files::{Files, expect};
+use super::replay;
+use super::schema::Schema;
+use super::tally::Tally;
+use crate::lab::storm::agreement::{Row, compare};
+use crate::lab::storm::{Processor, StormLab, StormRun};
+use crate::progress::Progress;
+
+/// After the set-up, with nothing else on the machine.
+const LIMIT: Duration = Duration::from_secs(120);
+const PLAN: StormPlan = StormPlan {
+    mode: Mode::StepOver,
+    instruction: Instruction::Clflush,
+    exits: LINES,
+};
+
+pub fn run(lab: &StormLab, daemon: &Path, schema: &Schema, tally: &mut Tally, progress: &Progress) {
+    for processor in [Processor::Intel, Processor::Amd] {
+        let name = format!("lab::storm::{}", processor.name());
+        let folder = format!("test-storm-{}", processor.name());
+        let started = Instant::now();
+        let outcome = lab.run(&folder, processor, PLAN, Some(daemon), progress);
+        let took = started.elapsed();
+        progress.aside(|| match outcome {
+            Ok(run) => {
+                tally.check(&name, "runs_within_two_minutes", in_time(took));
+                examine(&name, processor, &run, daemon, schema, tally);
+            }
+            Err(error) => tally.check(&name, "runs_within_two_minutes", Err(error)),
+        });
+    }
+}
+
+fn in_time(took: Duration) -> Result<()> {
+    ensure!(took < LIMIT, "it took {} s", took.as_secs());
+    Ok(())
+}
+
+fn examine(
+    name: &str,
+    processor: Processor,
+    run: &StormRun,
+    daemon: &Path,
+    schema: &Schema,
+    tally: &mut Tally,
+) {
+    let files = Files { out: &run.out };
+    tally.check(name, "vmm_walked_the_page", walked(run));
+    tally.check(name, "counts_are_those_of_the_vmm", counts(run, &files));
+    tally.check(name, "every_line_has_its_exit", every_line(&files));
+    tally.check(name, "storm_is_a_line_walk_of_flushes_only", flushes_only(&files));
+    if processor == Processor::Amd {
+        tally.check(name, "bytes_of_the_instruction_tell", by_its_bytes(run, &files));
+    }
+    tally.check(
+        name,
+        "report_follows_the_schema",
+        schema.holds(&files, "explain.json"),
+    );
+    tally.check(name, "daemon_stops_cleanly_on_sigterm", stopped(run));
+    replay::examine(name, &files, daemon, schema, tally);
+}
+
+fn walked(run: &StormRun) -> Result<()> {
+    let counters = &run.counters;
+    ensure!(
+        counters.finished && counters.exits == LINES && counters.line_bitmap == u64::MAX,
+        "the VMM counted {counters:?}"
+    );
+    Ok(())
+}
+
+fn incident(files: &Files) -> Result<Value> {
+    let answer = files.json("explain.json")?;
+    let incidents = answer["incidents"].as_array().context("no list of incidents")?;
+    ensure!(
+        incidents.len() == 1,
+        "{} incidents in place of one",
+        incidents.len()
+    );
+    Ok(incidents[0].clone())
+}
+
+fn counts(run: &StormRun, files: &Files) -> Result<()> {
+    let rows = compare(&run.counters, PLAN.mode, &incident(files)?);
+    let wrong: Vec<String> = rows
+        .iter()
+        .filter(|row| !Row::agrees(row))
+        .map(|row| format!("{}: VMM {}, poisontrace {}", row.name, row.vmm, row.poisontrace))
+        .collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(())
+}
+
+fn every_line(files: &Files) -> Result<()> {
+    let incident = incident(files)?;
+    expect(&incident, "/exits/count", LINES)?;
+    expect(&incident, "/exits/distinct_lines", LINES)?;
+    expect(&incident, "/exits/line_bitmap", "0xffffffffffffffff")?;
+    expect(&incident, "/exits/distinct_rips", 1)
+}
+
+fn flushes_only(files: &Files) -> Result<()> {
+    let incident = incident(files)?;
+    expect(&incident, "/storm/kind", "line_walk")?;
+    expect(&incident, "/flush/verdict", "flush_only")
+}
+
+/// Decode assists leave no doubt.
+fn by_its_bytes(run: &StormRun, files: &Files) -> Result<()> {
+    ensure!(
+        run.result.decode_assists,
+        "the emulated processor has no decode assists"
+    );
+    let incident = incident(files)?;
+    expect(&incident, "/flush/basis", "instruction_bytes")?;
+    expect(&incident, "/flush/confidence", "certain")?;
+    let instruction = incident["flush"]["instruction"].as_str().unwrap_or_default();
+    ensure!(
+        instruction.starts_with("clflush "),
+        "the instruction is {instruction:?}"
+    );
+    Ok(())
+}
+
+fn stopped(run: &StormRun) -> Result<()> {
+    let status = run.result.daemon_exit;
+    ensure!(status == Some(0), "exit status {status:?}");
+    Ok(())
+}
