@@ -62,13 +62,6 @@ pub enum Instruction {
     Store,
 }
 
-impl Instruction {
-    /// Whether the instruction neither reads nor writes the line for its program.
-    pub fn flushes(self) -> bool {
-        matches!(self, Self::Clflush | Self::Clflushopt | Self::Clwb)
-    }
-}
-
 /// The VMM's own counters: one JSON line on its standard output, before it ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use lab_contract::storm::{Counters, Mode, Storm, StormPlan, StormResult};
 use serde::de::DeserializeOwned;
 
@@ -95,7 +95,7 @@ impl StormLab {
                     arrival::unpack(&folder.join(SHIPPED), &out)?;
                     return Ok(StormRun {
                         result: read(&out, "result.json")?,
-                        counters: read(&out, "vmm.json").with_context(|| vmm_failed(&out))?,
+                        counters: read(&out, "vmm.json").map_err(|error| vmm_failed(&out, error))?,
                         out,
                     });
                 }
@@ -116,10 +116,12 @@ impl StormLab {
 }
 
 /// A VMM that did not count to its end says why in a line of its own.
-fn vmm_failed(out: &Path) -> String {
+fn vmm_failed(out: &Path, error: Error) -> Error {
     let words = fs::read_to_string(out.join("vmm.log")).unwrap_or_default();
-    let reason = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    format!("the VMM failed: {reason}")
+    match words.trim().strip_prefix("Error: ") {
+        Some(reason) => anyhow!("the VMM failed: {reason}"),
+        None => error,
+    }
 }
 
 fn deadline(plan: StormPlan) -> Duration {
