@@ -63,7 +63,8 @@ impl Host {
 /// processor.
 fn emulated() -> Option<bool> {
     let dmi = std::fs::read_to_string("/sys/class/dmi/id/bios_vendor").unwrap_or_default();
-    if dmi.trim() == "Bochs" {
+    // Not just "Bochs": old QEMU called its BIOS so, on hardware too.
+    if dmi.trim() == "The Bochs Project" {
         return Some(true);
     }
     hypervisor_signature().map(|signature| &signature == b"TCGTCGTCGTCG")

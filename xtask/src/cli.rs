@@ -59,6 +59,9 @@ pub struct StormOptions {
     /// Exits that the mode swallow ends after
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub exits: u64,
+    /// Let poisontrace read the guest's code
+    #[arg(long)]
+    pub read_guest_code: bool,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
     /// Copy the recording, the reports and the logs to this folder

@@ -12,7 +12,7 @@ use crate::builds;
 use crate::cli::{Format, StormOptions};
 use crate::demo::keep;
 use crate::lab::storm::agreement::{Row, compare};
-use crate::lab::storm::{StormLab, StormRun};
+use crate::lab::storm::{StormLab, StormRun, Watch};
 use crate::paths::Paths;
 use crate::progress::Progress;
 
@@ -47,7 +47,11 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
         options.mode,
         options.instruction
     );
-    let run = lab.run(&name, options.cpu, plan, daemon.as_deref(), progress)?;
+    let watch = daemon.as_deref().map(|daemon| Watch {
+        daemon,
+        read_guest_code: options.read_guest_code,
+    });
+    let run = lab.run(&name, options.cpu, plan, watch, progress)?;
     progress.finish();
     if let Some(folder) = &options.keep {
         keep(&run.out, &KEPT, folder)?;

@@ -25,8 +25,20 @@ const RESET_NOW: u64 = 4;
 
 impl Correlator {
     pub(super) fn ended(&mut self, event: &Event) {
-        let Some(sign) = sign(&event.what) else { return };
         let pid = event.pid;
+        let mut found = sign(&event.what);
+        if let What::TaskExit { exit_code, .. } = &event.what {
+            // The last thread to end may be a kernel worker of the process (kvm-nx-lpage-recovery), whose own
+            // status is 0: the process ended as its leader did.
+            if event.tid == pid && *exit_code != 0 {
+                self.thread(event).exit_code = *exit_code;
+            }
+            let leader = self.threads.get(&pid).map_or(0, |thread| thread.exit_code);
+            if found == Some(Sign::VmmExit(0)) && leader != 0 {
+                found = Some(Sign::VmmExit(leader));
+            }
+        }
+        let Some(sign) = found else { return };
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
         for no in self.by_pid.get(&pid).cloned().unwrap_or_default() {
             if !self.belongs(no, event.t, &sign) {

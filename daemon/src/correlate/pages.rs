@@ -116,9 +116,6 @@ impl Correlator {
             return;
         }
         let vmm = self.processes.get(&pid).cloned().unwrap_or_default();
-        if vmm.is_vmm == Some(false) {
-            return;
-        }
         let in_failure = self.failures.contains_key(&event.tid);
         let size = 1u64 << signal.lsb.max(12);
         let base = signal.hva & !(size - 1);
@@ -182,9 +179,6 @@ impl Correlator {
             None => {
                 // Poison met by gup without a signal that we saw: still an incident.
                 let vmm = self.processes.get(&pid).cloned().unwrap_or_default();
-                if vmm.is_vmm == Some(false) {
-                    return;
-                }
                 let mut evidence = Evidence::new(exit.exit_ns.unwrap_or(event.t), pid, vmm);
                 evidence.hva = exit.hva.map(|hva| hva.0 & !(PAGE_SIZE - 1));
                 let hva = evidence.hva;

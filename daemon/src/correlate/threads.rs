@@ -20,6 +20,8 @@ pub struct Thread {
     pub pending: Vec<Pending>,
     /// #MC is queued and not delivered yet.
     pub outstanding: bool,
+    /// Its exit status, once it has ended with another than 0.
+    pub exit_code: i32,
     /// The incident that this vCPU was last told of.
     pub told: Option<IncidentNo>,
 }

@@ -127,20 +127,25 @@ impl Directory {
         }
     }
 
-    /// Whether one of its descriptors is a KVM VM (`anon_inode:kvm-vm`, virt/kvm/kvm_main.c); `None` where that
+    /// Whether one of its descriptors is a KVM VM or vCPU (virt/kvm/kvm_main.c); `None` where that
     /// cannot be read.
     fn holds_a_vm(&self, pid: u32) -> Option<bool> {
         let descriptors = fs::read_dir(self.proc.join(pid.to_string()).join("fd")).ok()?;
         let mut any = false;
         for descriptor in descriptors.flatten() {
             any = true;
-            if fs::read_link(descriptor.path()).is_ok_and(|to| to.as_os_str() == "anon_inode:kvm-vm") {
+            if fs::read_link(descriptor.path()).is_ok_and(|to| is_kvm(&to)) {
                 return Some(true);
             }
         }
         // A process without any descriptor is one that is ending: its VM may have been among those closed.
         any.then_some(false)
     }
+}
+
+/// `anon_inode:kvm-vm`, `anon_inode:kvm-vcpu:0`, …
+fn is_kvm(to: &std::path::Path) -> bool {
+    to.to_str().is_some_and(|to| to.starts_with("anon_inode:kvm-v"))
 }
 
 /// The event that introduces a process.

@@ -172,7 +172,11 @@ impl Evidence {
 
     /// Whether KVM itself has shown that this process runs a guest on this page.
     pub fn kvm_seen(&self) -> bool {
-        self.exits.any() || !self.told.is_empty() || self.delivered > 0 || self.logged.proves_guest()
+        self.exits.any()
+            || self.sign(|sign| *sign == Sign::VmDestroyed).is_some()
+            || !self.told.is_empty()
+            || self.delivered > 0
+            || self.logged.proves_guest()
     }
 
     pub fn poison_at(&mut self, t: u64) {

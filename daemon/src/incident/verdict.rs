@@ -238,9 +238,11 @@ fn contained(e: &Evidence, late_death_ns: u64) -> Option<Verdict> {
 /// Signals and exits go on, and the guest is never told: the VMM swallows SIGBUS, or the thread blocks it.
 fn spin(e: &Evidence, total: &Total) -> Option<Verdict> {
     let spins = storm(total, e.size()).is_some_and(|storm| storm.kind == StormKind::SameLineSpin);
-    let on = vmm_exit(e).is_none();
-    (e.told.is_empty() && spins && on)
-        .then(|| verdict(Outcome::Running, Cause::SigbusSpin, Confidence::Likely))
+    let outcome = match vmm_outcome(e) {
+        Outcome::Unknown => Outcome::Running,
+        ended => ended,
+    };
+    (e.told.is_empty() && spins).then(|| verdict(outcome, Cause::SigbusSpin, Confidence::Likely))
 }
 
 /// KVM_X86_SET_MCE succeeded, the guest ran on, and no #MC ever came.

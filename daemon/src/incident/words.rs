@@ -84,7 +84,7 @@ pub fn sentence(e: &Evidence, total: &Total, v: Verdict) -> String {
             "{guest} {fate}: it touched private memory (guest_memfd) that the host had lost, and KVM_RUN returned EHWPOISON."
         ),
         Cause::SigbusSpin => format!(
-            "{guest} {fate} but stuck: it touches one line of {page}, whose memory the host had lost, again and again, and is never told ({} exits so far).",
+            "{guest} {fate}: it touched one line of {page}, whose memory the host had lost, again and again, and was never told ({} exits).",
             total.page.exits
         ),
         Cause::NotTouched => format!(

@@ -45,13 +45,14 @@ pub const FUNCTIONS: [&str; 7] = [
 ];
 
 /// Struct members that the probes read.
-pub const MEMBERS: [&str; 6] = [
+pub const MEMBERS: [&str; 7] = [
     "task_struct.pid",
     "task_struct.tgid",
     "task_struct.comm",
     "task_struct.exit_code",
     "task_struct.signal",
     "signal_struct.live",
+    "signal_struct.group_exit_code",
 ];
 
 /// See the module.

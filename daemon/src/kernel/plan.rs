@@ -485,6 +485,7 @@ impl Plan {
             ("TASK_EXIT_CODE", "task_struct.exit_code", 4),
             ("TASK_SIGNAL", "task_struct.signal", 8),
             ("SIGNAL_LIVE", "signal_struct.live", 4),
+            ("SIGNAL_GROUP_EXIT_CODE", "signal_struct.group_exit_code", 4),
         ];
         for (global, path, size) in members {
             let member = facts.members.get(path).filter(|member| member.size == Some(size));

@@ -27,6 +27,8 @@ static TASK_EXIT_CODE: Offset = absent();
 static TASK_SIGNAL: Offset = absent();
 #[unsafe(no_mangle)]
 static SIGNAL_LIVE: Offset = absent();
+#[unsafe(no_mangle)]
+static SIGNAL_GROUP_EXIT_CODE: Offset = absent();
 
 /// QEMU's pvpanic-isa.
 const PORT_PVPANIC: u32 = 0x505;
@@ -72,11 +74,15 @@ pub fn process_exit(_ctx: TracePointContext) -> u32 {
     }
     // SAFETY: a helper without arguments.
     let task = unsafe { bpf_get_current_task() };
-    let live = member::<u64>(task, &TASK_SIGNAL).and_then(|signal| member::<i32>(signal, &SIGNAL_LIVE));
+    let signal = member::<u64>(task, &TASK_SIGNAL).unwrap_or(0);
+    // How the process ends (exit_group, a fatal signal) is in signal_struct; a thread that ends by itself, and a
+    // kernel worker of the process, has its own status.
+    let group = member::<i32>(signal, &SIGNAL_GROUP_EXIT_CODE).unwrap_or(0);
+    let own = member::<i32>(task, &TASK_EXIT_CODE).unwrap_or(0);
     emit(TaskExit {
         h: header::<TaskExit>(),
-        exit_code: member(task, &TASK_EXIT_CODE).unwrap_or(0),
-        live: live.unwrap_or(-1),
+        exit_code: if group != 0 { group } else { own },
+        live: member::<i32>(signal, &SIGNAL_LIVE).unwrap_or(-1),
         comm: bpf_get_current_comm().unwrap_or([0; 16]),
     });
     0

@@ -20,6 +20,8 @@ pub struct Storm {
     pub hostname: String,
     /// False runs the VMM alone.
     pub daemon: bool,
+    /// Let the daemon read the guest's code.
+    pub read_guest_code: bool,
     pub plan: StormPlan,
 }
 

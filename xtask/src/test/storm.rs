@@ -12,7 +12,7 @@ use super::replay;
 use super::schema::Schema;
 use super::tally::Tally;
 use crate::lab::storm::agreement::{Row, compare};
-use crate::lab::storm::{Processor, StormLab, StormRun};
+use crate::lab::storm::{Processor, StormLab, StormRun, Watch};
 use crate::progress::Progress;
 
 /// After the set-up, with nothing else on the machine.
@@ -28,7 +28,11 @@ pub fn run(lab: &StormLab, daemon: &Path, schema: &Schema, tally: &mut Tally, pr
         let name = format!("lab::storm::{}", processor.name());
         let folder = format!("test-storm-{}", processor.name());
         let started = Instant::now();
-        let outcome = lab.run(&folder, processor, PLAN, Some(daemon), progress);
+        let watch = Watch {
+            daemon,
+            read_guest_code: false,
+        };
+        let outcome = lab.run(&folder, processor, PLAN, Some(watch), progress);
         let took = started.elapsed();
         progress.aside(|| match outcome {
             Ok(run) => {

@@ -203,6 +203,27 @@ fn vmm_without_a_handler_is_killed_by_sigbus() {
 }
 
 #[test]
+fn the_vmms_end_is_its_leaders_and_not_its_last_workers() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, false);
+    let ends = |exit_code, live, comm: &str| What::TaskExit {
+        exit_code,
+        live: Some(live),
+        comm: comm.into(),
+    };
+    story
+        .at(QEMU, QEMU, ends(7, 1, "qemu"))
+        .at(QEMU + 9, QEMU, ends(0, 0, "kvm-nx-lpage-re"));
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::VmmKilled, Cause::SigbusUnhandled, Confidence::Certain)
+    );
+}
+
+#[test]
 fn firecracker_exits_with_its_own_status() {
     let mut story = Story::new();
     story

@@ -16,6 +16,21 @@ fn poison_in_a_process_that_runs_no_vm_is_no_incident() {
 }
 
 #[test]
+fn a_vmm_that_closed_its_vm_before_it_was_looked_at_is_still_one() {
+    let mut story = Story::new();
+    let closing = Vmm {
+        is_vmm: Some(false),
+        vmm: Some("vmm".into()),
+        ..Vmm::default()
+    };
+    story
+        .at(QEMU, QEMU, What::Vmm(closing))
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, false);
+    assert_eq!(story.only().signals.action_required, Some(1));
+}
+
+#[test]
 fn a_vmm_that_dies_without_poison_is_no_incident() {
     let mut story = Story::new();
     story

@@ -42,7 +42,12 @@ fn perform(log: &Log) -> Result<()> {
     let mut daemon = None;
     if storm.daemon {
         log.step("starting poisontrace");
-        let started = Daemon::start("recording.ptrace", &[], log)?;
+        let more: &[&str] = if storm.read_guest_code {
+            &["--read-guest-code"]
+        } else {
+            &[]
+        };
+        let started = Daemon::start("recording.ptrace", more, log)?;
         log.step("poisontrace is ready");
         result.daemon_kib_before = Some(started.resident_kib()?);
         daemon = Some(started);

@@ -38,6 +38,13 @@ pub struct StormLab {
     packages: Packages,
 }
 
+/// The daemon that watches a storm.
+#[derive(Clone, Copy)]
+pub struct Watch<'a> {
+    pub daemon: &'a Path,
+    pub read_guest_code: bool,
+}
+
 /// A storm that was run: what the emulated host and the VMM say, and the folder with all files.
 pub struct StormRun {
     pub result: StormResult,
@@ -55,13 +62,13 @@ impl StormLab {
         })
     }
 
-    /// Boots the host for one storm. `daemon` is what watches it, if anything does.
+    /// Boots the host for one storm; `watch` says what watches it, if anything does.
     pub fn run(
         &self,
         name: &str,
         processor: Processor,
         plan: StormPlan,
-        daemon: Option<&Path>,
+        watch: Option<Watch<'_>>,
         progress: &Progress,
     ) -> Result<StormRun> {
         let folder = self.folder.join(name);
@@ -69,13 +76,14 @@ impl StormLab {
         progress.step("lab: writing the host's CD");
         let storm = Storm {
             hostname: "lab-host".to_owned(),
-            daemon: daemon.is_some(),
+            daemon: watch.is_some(),
+            read_guest_code: watch.is_some_and(|watch| watch.read_guest_code),
             plan,
         };
         let content = Content {
             packages: &self.packages,
             programs: &self.programs,
-            daemon,
+            daemon: watch.map(|watch| watch.daemon),
             processor,
             storm: &storm,
         };
