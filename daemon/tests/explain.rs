@@ -6,12 +6,15 @@
     reason = "a test fails by panicking; its helper functions too"
 )]
 
+mod common;
+
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Output,
 };
 
+use common::poisontrace;
 use serde_json::Value;
 
 fn recording(name: &str) -> PathBuf {
@@ -20,33 +23,16 @@ fn recording(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn poisontrace(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_poisontrace"))
-        .args(arguments)
-        .output()
-        .unwrap()
-}
-
 fn explain(file: &Path, more: &[&str]) -> Output {
     let mut arguments = vec!["explain", "--from", file.to_str().unwrap()];
     arguments.extend(more);
-    poisontrace(&arguments)
+    poisontrace(arguments)
 }
 
-/// The JSON answer, held against the contract.
 fn answer(file: &Path) -> Value {
     let output = explain(file, &["--format", "json"]);
-    assert!(output.status.success(), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
-    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let schema = serde_json::from_str(include_str!("explain.schema.json")).unwrap();
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    let errors: Vec<String> = validator
-        .iter_errors(&json)
-        .map(|e| format!("{e} at {}", e.instance_path))
-        .collect();
-    assert!(errors.is_empty(), "{errors:#?}");
-    json
+    common::answer(&output)
 }
 
 /// What cannot be done: one line on stderr, nothing on stdout, status 2.
@@ -165,11 +151,11 @@ fn a_store_that_is_not_there_is_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().to_str().unwrap();
     refused(
-        &poisontrace(&["explain", "--last", "--state-dir", state]),
+        &poisontrace(["explain", "--last", "--state-dir", state]),
         "no incidents are stored",
     );
     refused(
-        &poisontrace(&["incidents", "--state-dir", state]),
+        &poisontrace(["incidents", "--state-dir", state]),
         "no incidents are stored",
     );
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is written");

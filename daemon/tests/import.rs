@@ -5,12 +5,15 @@
     reason = "a test fails by panicking; its helper functions too"
 )]
 
+mod common;
+
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Output,
 };
 
+use common::poisontrace;
 use serde_json::Value;
 
 fn trace(name: &str) -> PathBuf {
@@ -24,11 +27,8 @@ fn amd(name: &str) -> PathBuf {
 }
 
 fn explain(files: &[PathBuf]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_poisontrace"))
-        .args(["explain", "--format", "json", "--from"])
-        .args(files)
-        .output()
-        .unwrap()
+    let options = ["explain", "--format", "json", "--from"].map(PathBuf::from);
+    poisontrace(options.iter().chain(files))
 }
 
 /// The incidents, held against the contract.
@@ -37,15 +37,7 @@ fn incidents_of(output: &Output) -> Vec<Value> {
     if output.stdout.is_empty() {
         return Vec::new();
     }
-    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let schema = serde_json::from_str(include_str!("explain.schema.json")).unwrap();
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    let errors: Vec<String> = validator
-        .iter_errors(&json)
-        .map(|e| format!("{e} at {}", e.instance_path))
-        .collect();
-    assert!(errors.is_empty(), "{errors:#?}");
-    json["incidents"].as_array().unwrap().clone()
+    common::answer(output)["incidents"].as_array().unwrap().clone()
 }
 
 fn incidents(files: &[PathBuf]) -> Vec<Value> {

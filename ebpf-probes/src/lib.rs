@@ -5,6 +5,19 @@
 //! time on both sides, and the daemon refuses a record whose length is not that of its kind.
 #![no_std]
 
+/// Structs that both sides read and write: `repr(C)`, and on the daemon's side without a trace of `unsafe`.
+macro_rules! shared {
+    ($($(#[$doc:meta])* pub struct $name:ident { $($(#[$fdoc:meta])* pub $field:ident: $ty:ty,)* })+) => {
+        $(
+            $(#[$doc])*
+            #[repr(C)]
+            #[derive(Clone, Copy, Debug)]
+            #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout))]
+            pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
+        )+
+    };
+}
+
 pub mod ioctl;
 pub mod page;
 pub mod record;

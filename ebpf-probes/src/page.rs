@@ -12,18 +12,6 @@ pub const EVENTS_PER_PAGE: u64 = 256;
 /// Buckets of a log2 histogram: bucket n counts durations of 2^n to 2^(n+1) - 1 ns; the last one all above.
 pub const BUCKETS: usize = 32;
 
-macro_rules! shared {
-    ($($(#[$doc:meta])* pub struct $name:ident { $($(#[$fdoc:meta])* pub $field:ident: $ty:ty,)* })+) => {
-        $(
-            $(#[$doc])*
-            #[repr(C)]
-            #[derive(Clone, Copy, Debug)]
-            #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout))]
-            pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
-        )+
-    };
-}
-
 shared! {
     /// A 4 KiB page of a VM as one vCPU thread touched it: key of the totals. By thread, so that no two programs
     /// ever add to the same totals at once, and the sums are exact without atomics.

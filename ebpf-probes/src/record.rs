@@ -18,19 +18,7 @@ pub trait Record: Copy {
     const KIND: u32;
 }
 
-macro_rules! records {
-    ($($(#[$doc:meta])* pub struct $name:ident { $($(#[$fdoc:meta])* pub $field:ident: $ty:ty,)* })+) => {
-        $(
-            $(#[$doc])*
-            #[repr(C)]
-            #[derive(Clone, Copy, Debug)]
-            #[cfg_attr(feature = "user", derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout))]
-            pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
-        )+
-    };
-}
-
-records! {
+shared! {
     /// What every record begins with.
     pub struct Header {
         pub kind: u32,

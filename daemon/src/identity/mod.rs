@@ -78,6 +78,11 @@ impl Directory {
         let pid = match &event.what {
             What::Sigbus { target_pid, .. } => *target_pid,
             What::PoisonExit(_) => event.pid,
+            What::TaskExit { live: Some(0), .. } => {
+                // Its number may be another's before the next look around.
+                self.known.remove(&event.pid);
+                return None;
+            }
             _ => return None,
         };
         if pid == 0 || self.known.contains_key(&pid) {
@@ -230,5 +235,25 @@ mod tests {
         };
         assert_eq!((vmm.is_vmm, vmm.vmm.as_deref()), (None, Some("vmm")));
         assert!(directory.introduce(&event).is_none(), "introduced once");
+        let end = What::TaskExit {
+            exit_code: 0,
+            live: Some(0),
+            comm: "vmm".into(),
+        };
+        assert!(
+            directory
+                .introduce(&Event {
+                    t: 6,
+                    tid: 99,
+                    pid: 99,
+                    vcpu: None,
+                    what: end
+                })
+                .is_none()
+        );
+        assert!(
+            directory.introduce(&event).is_some(),
+            "the next process of this number is another"
+        );
     }
 }

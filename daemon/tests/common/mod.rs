@@ -1,0 +1,35 @@
+//! What the tests of the binary share.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; its helper functions too"
+)]
+
+use std::{
+    ffi::OsStr,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+/// Runs the binary.
+pub fn poisontrace<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_poisontrace"))
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// The JSON answer, held against the contract.
+pub fn answer(output: &Output) -> Value {
+    assert!(output.status.success(), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let schema = serde_json::from_str(include_str!("../explain.schema.json")).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<String> = validator
+        .iter_errors(&json)
+        .map(|e| format!("{e} at {}", e.instance_path))
+        .collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+    json
+}
