@@ -88,9 +88,6 @@ shared! {
         /// Bytes of the instruction in `insn` that the processor delivered (SVM decode assists), 0: none.
         pub insn_len: u32,
         pub insn: [u8; 16],
-        /// How many exits on this page there have been, this one included. Past
-        /// [`crate::page::EVENTS_PER_PAGE`] only some are sent; the totals count all.
-        pub nth: u64,
     }
 
     /// The vCPU entered the guest again after the poison exit that began at `exit_ns`.
@@ -162,7 +159,7 @@ kinds! {
     2 FAILURE_ACTION => FailureAction [40],
     3 FAILURE_END => FailureEnd [32],
     4 SIGBUS => Sigbus [72],
-    5 POISON_EXIT => PoisonExit [160],
+    5 POISON_EXIT => PoisonExit [152],
     6 REENTRY => Reentry [40],
     7 SET_MSRS => SetMsrs [40],
     8 TOLD_MCE => ToldMce [64],

@@ -18,10 +18,6 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 #[map]
 static PAGES: HashMap<PageKey, PageTotals> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
 
-/// Exits that could not be added because [`PAGES`] was full, per CPU. Such an exit is always sent as a record.
-#[map]
-static PAGES_FULL: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-
 /// A page's totals before its first exit, all zero: too large for the stack.
 #[map]
 static BLANK: PerCpuArray<PageTotals> = PerCpuArray::with_max_entries(1, 0);
@@ -74,12 +70,12 @@ fn add(duration: &mut Duration, ns: u64) {
 }
 
 /// Adds an exit; `in_kernel`: it went back into the guest without a return to user space, at `left_ns`. Tells
-/// how many exits the page has had, and whether this one's record is to be sent.
+/// whether its record is to be sent.
 #[inline(always)]
-pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> (u64, bool) {
+pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> bool {
     if vcpu.fault_ns == 0 {
         // No page to add it to: kvm_page_fault is not attached, or came before the arming.
-        return (0, true);
+        return true;
     }
     if totals(vcpu).is_none() {
         if let Some(blank) = BLANK.get(0) {
@@ -88,11 +84,8 @@ pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> (u64, bool) {
         }
     }
     let Some(page) = totals(vcpu) else {
-        if let Some(full) = PAGES_FULL.get_ptr_mut(0) {
-            // SAFETY: a per-CPU map value; tracing programs do not nest on one CPU.
-            unsafe { *full += 1 };
-        }
-        return (0, true);
+        // PAGES is full: nothing is lost, as each exit is then sent.
+        return true;
     };
     let line = (vcpu.gpa >> LINE_SHIFT) & (LINES - 1);
     if page.exits == 0 {
@@ -132,8 +125,7 @@ pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> (u64, bool) {
         }
     }
     let new_rip = by_rip(page, vcpu, line as u32, write, fetch);
-    let send = new_rip || page.exits <= EVENTS_PER_PAGE || page.exits & (page.exits - 1) == 0;
-    (page.exits, send)
+    new_rip || page.exits <= EVENTS_PER_PAGE || page.exits & (page.exits - 1) == 0
 }
 
 /// Adds the way back into the guest of an exit that has been counted.

@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use aya_log::EbpfLogger;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
+    time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
 use super::{Failure, Outcome, RecordArgs, RunArgs, attach, output, pipeline::Pipeline};
@@ -58,7 +58,7 @@ async fn events(attached: &mut attach::Attached, mut pipeline: Pipeline) -> Resu
     let mut logger = probe_logger(attached);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut look = interval(LOOK);
+    let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     pipeline.look_around(ClockPair::now().monotonic_ns);
     output::print("poisontrace: ready\n")?;
@@ -87,6 +87,7 @@ async fn events(attached: &mut attach::Attached, mut pipeline: Pipeline) -> Resu
                 if events.is_empty() {
                     // Nothing left: wait for the next record. One that came in between wakes us again.
                     ready.clear_ready();
+                    continue;
                 }
                 pipeline.take(&events);
                 flush_logger(&mut logger);

@@ -145,12 +145,9 @@ impl Exits {
         for ((_, gpa), page) in &self.pages {
             let page = page.effective();
             total.page.merge(page);
-            match gpa {
-                Some(gpa) => {
-                    *total.lines_by_page.entry(*gpa).or_default() |= page.lines.0;
-                    total.located += page.exits;
-                }
-                None => total.unlocated += page.exits,
+            if let Some(gpa) = gpa {
+                *total.lines_by_page.entry(*gpa).or_default() |= page.lines.0;
+                total.located += page.exits;
             }
         }
         total
@@ -164,7 +161,6 @@ pub struct Total {
     /// Lines touched of each 4 KiB page.
     pub lines_by_page: BTreeMap<u64, u64>,
     pub located: u64,
-    pub unlocated: u64,
 }
 
 impl Total {

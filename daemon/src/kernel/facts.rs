@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Tracepoints that the plan may ask for, `group/name`.
-pub const EVENTS: [&str; 15] = [
+pub const EVENTS: [&str; 12] = [
     "ras/memory_failure_event",
     "memory_failure/memory_failure_event",
     "kvm/kvm_exit",
@@ -28,9 +28,6 @@ pub const EVENTS: [&str; 15] = [
     "sched/sched_process_exit",
     "syscalls/sys_enter_ioctl",
     "syscalls/sys_exit_ioctl",
-    "signal/signal_generate",
-    "mce/mce_record",
-    "kvm/kvm_nested_vmexit",
 ];
 
 /// Functions that the plan may ask for.

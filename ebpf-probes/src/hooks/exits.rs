@@ -131,8 +131,7 @@ pub fn kvm_page_fault(ctx: TracePointContext) -> u32 {
 /// Counts the exit, and sends its record unless the page has had so many that only some are sent.
 #[inline(always)]
 fn account(vcpu: &mut Vcpu, left_ns: u64, user: Option<(u32, i32)>) {
-    let (page, send) = totals::add_exit(vcpu, left_ns, user.is_none());
-    if !send {
+    if !totals::add_exit(vcpu, left_ns, user.is_none()) {
         vcpu.done = COUNTED;
         return;
     }
@@ -169,7 +168,6 @@ fn account(vcpu: &mut Vcpu, left_ns: u64, user: Option<(u32, i32)>) {
         user_errno,
         insn_len,
         insn,
-        nth: page,
     });
 }
 
