@@ -36,6 +36,8 @@ pub fn ensure(needed: &[(&str, &str)], progress: &Progress) -> Result<bool> {
         return Ok(false);
     }
     progress.step(format!("installing {packages}"));
+    // A fresh machine may have no lists yet, or lists of packages that are gone.
+    progress.aside(|| command::shown(command::clean("apt-get").arg("update"), "apt-get update"))?;
     let mut install = command::clean("apt-get");
     install
         .args(["install", "--yes", "--no-install-recommends"])
