@@ -24,8 +24,30 @@ pub fn probes(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     }
     let toolchain = toolchain::set_up(paths, progress)?;
     progress.step("building the BPF programs");
-    progress.aside(|| toolchain.build_probes(paths))?;
-    Ok(paths.bpf_object())
+    let object = paths.bpf_object();
+    progress.aside(|| toolchain.build_probes(paths, "bpf", &object))?;
+    Ok(object)
+}
+
+/// The same programs, empty where they are hot.
+pub fn empty_probes(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
+    let toolchain = toolchain::set_up(paths, progress)?;
+    progress.step("building empty BPF programs");
+    let object = paths.bpf_object().with_extension("floor");
+    progress.aside(|| toolchain.build_probes(paths, "bpf,floor", &object))?;
+    Ok(object)
+}
+
+/// What measures the probes on this machine and in the lab, with the same object as the daemon.
+pub fn bench_tool(paths: &Paths, object: &Path, progress: &Progress) -> Result<PathBuf> {
+    progress.step("building poisontrace-bench");
+    let mut cargo = command::clean(paths.cargo());
+    cargo
+        .current_dir(&paths.root)
+        .args(["build", "--release", "--package", "poisontrace-bench"])
+        .env(OBJECT_VARIABLE, object);
+    progress.aside(|| command::shown(&mut cargo, "building poisontrace-bench"))?;
+    Ok(paths.target.join("release/poisontrace-bench"))
 }
 
 /// The BPF object, then the daemon with it inside.

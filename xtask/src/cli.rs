@@ -34,6 +34,8 @@ pub enum Task {
         #[command(subcommand)]
         experiment: Experiment,
     },
+    /// Measure what poisontrace costs, and write the table
+    Bench(BenchOptions),
     /// Run all tests
     Test(Test),
 }
@@ -102,6 +104,24 @@ pub struct Demo {
     /// Only the lab, without the daemon: what kernel, QEMU and guest say
     #[arg(long, hide = true)]
     pub no_daemon: bool,
+    #[command(flatten)]
+    pub lab: Lab,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchOptions {
+    /// Only this emulated processor
+    #[arg(long, value_enum)]
+    pub cpu: Option<Processor>,
+    /// Exits of each kind
+    #[arg(long, default_value_t = 102_400, value_name = "N")]
+    pub exits: u32,
+    /// Only these configurations, beside the one with nothing attached
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Leave out perf, trace-cmd and bpftrace
+    #[arg(long)]
+    pub no_peers: bool,
     #[command(flatten)]
     pub lab: Lab,
 }

@@ -1,6 +1,7 @@
 //! Everything a developer of poisontrace runs: `cargo xtask --help`.
 
 mod apt;
+mod bench;
 mod builds;
 mod cli;
 mod command;
@@ -61,6 +62,7 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         Task::Lab {
             experiment: Experiment::Storm(options),
         } => return storm::storm(&paths, options, progress),
+        Task::Bench(options) => return bench::bench(&paths, options, progress),
         Task::Test(options) => return test::test(&paths, options, progress),
     }
     Ok(ExitCode::SUCCESS)

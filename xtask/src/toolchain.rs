@@ -157,8 +157,8 @@ impl Toolchain {
         )
     }
 
-    /// Builds the BPF programs and puts the object in its place.
-    pub fn build_probes(&self, paths: &Paths) -> Result<()> {
+    /// Builds the BPF programs, and puts the object where it is wanted.
+    pub fn build_probes(&self, paths: &Paths, features: &str, to: &Path) -> Result<()> {
         // A folder of its own: another compiler writes it.
         let target = paths.target.join("bpf-build");
         let mut cargo = self.cargo(paths)?;
@@ -171,15 +171,12 @@ impl Toolchain {
                 "--bin",
                 "poisontrace-probes",
                 "--features",
-                "bpf",
+                features,
             ])
             .arg("--target-dir")
             .arg(&target);
         command::shown(&mut cargo, "building the BPF programs")?;
-        copy(
-            &target.join("bpfel-unknown-none/release/poisontrace-probes"),
-            &paths.bpf_object(),
-        )
+        copy(&target.join("bpfel-unknown-none/release/poisontrace-probes"), to)
     }
 
     /// The user's cargo with this compiler and linker.

@@ -47,6 +47,14 @@ pub fn attach(plan: &Plan, armed: bool, log_level: u8) -> Result<Loaded, LoadErr
     if OBJECT.is_empty() {
         return Err(LoadError::NotBuiltIn);
     }
+    attach_object(OBJECT, plan, armed, log_level)
+}
+
+/// The same with another object of these programs: what they cost is measured beside empty ones.
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_object(object: &[u8], plan: &Plan, armed: bool, log_level: u8) -> Result<Loaded, LoadError> {
     let btf = Btf::from_sys_fs().map_err(|err| LoadError::Btf(chain(&err)))?;
     let armed = u32::from(armed);
     let mut loader = EbpfLoader::new();
@@ -57,7 +65,7 @@ pub fn attach(plan: &Plan, armed: bool, log_level: u8) -> Result<Loaded, LoadErr
         loader.override_global(name, offset, true);
     }
     let mut ebpf = loader
-        .load(OBJECT)
+        .load(object)
         .map_err(|err| LoadError::Object(chain(&err)))?;
     let probes: Vec<ProbeStatus> = plan
         .rows

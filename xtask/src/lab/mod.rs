@@ -1,13 +1,13 @@
 //! The lab: a host kernel under software emulation, with real KVM, a real guest and real poison in it.
 
-mod emulator;
-mod initramfs;
+pub mod emulator;
+pub mod initramfs;
 mod kernel;
 mod packages;
 mod running;
 pub mod scenarios;
 pub mod storm;
-mod tree;
+pub mod tree;
 
 use std::fs;
 use std::path::{Path, PathBuf};

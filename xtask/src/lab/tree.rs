@@ -9,7 +9,7 @@ use crate::command;
 
 /// Up to Debian 12 some packages unpack outside /usr; later ones do not.
 const LOADERS: [&str; 2] = ["lib64/ld-linux-x86-64.so.2", "usr/lib64/ld-linux-x86-64.so.2"];
-const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+pub const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
 
 /// A program of the tree, by the tree's own loader and libraries.
 pub fn program(tree: &Path, path: &str) -> Result<Command> {

@@ -2,6 +2,7 @@
 //! result there, and powers off. In an emulator without a share, the initramfs holds a storm, and the files leave
 //! by a serial port.
 
+mod bench;
 mod daemon;
 mod log;
 mod machine;
@@ -32,6 +33,9 @@ fn main() {
 
 fn work() -> Result<()> {
     machine::bring_up()?;
+    if bench::wanted() {
+        return bench::work();
+    }
     if Path::new(STORM_FILE).exists() {
         return storm::work();
     }

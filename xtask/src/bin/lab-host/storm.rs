@@ -17,7 +17,7 @@ use crate::{append_kernel_log, shipping};
 /// For the daemon to read what the probes tell and to close the incident.
 const AFTER_END: Duration = Duration::from_millis(2000);
 /// The emulator ends at once on power-off; what the console's port still holds would be lost.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
 
 pub fn work() -> Result<()> {
     machine::quiet_console()?;
@@ -91,7 +91,7 @@ fn run_vmm(storm: &Storm, result: &mut StormResult, log: &Log) -> Result<()> {
     Ok(())
 }
 
-fn describe() -> Result<StormResult> {
+pub fn describe() -> Result<StormResult> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
     let field = |name: &str| {
         cpuinfo

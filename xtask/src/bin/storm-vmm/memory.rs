@@ -64,6 +64,15 @@ impl Memory {
         Ok(entry & ((1 << 55) - 1))
     }
 
+    /// The next touch of each of these pages is its first.
+    pub fn drop_pages(&self, gpa: u64, pages: u64) -> Result<()> {
+        let (at, length) = (usize::try_from(gpa)?, usize::try_from(pages * PAGE)?);
+        ensure!(at + length <= SIZE, "{gpa:#x} is beyond the guest's memory");
+        // SAFETY: the pages lie inside the mapping, and nothing of this program is kept in them.
+        unsafe { madvise(self.base.wrapping_byte_add(at), length, Advice::LinuxDontNeed) }
+            .context("madvise(MADV_DONTNEED)")
+    }
+
     /// The kernel treats the page as if the hardware had reported it lost.
     pub fn poison(&self, gpa: u64) -> Result<()> {
         let at = usize::try_from(gpa)?;

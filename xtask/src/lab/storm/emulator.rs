@@ -27,6 +27,7 @@ pub struct Host<'a> {
     pub processor: Processor,
     /// The run's folder, with the CD in it. Bochs runs there: names in its configuration need no quoting then.
     pub folder: &'a Path,
+    pub memory_mib: u32,
     pub deadline: Duration,
 }
 
@@ -101,7 +102,7 @@ impl Host<'_> {
              romimage: file=bios.bin\n\
              vgaromimage: file=vgabios.bin\n\
              cpu: model={}, count=1, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=1\n\
-             memory: guest=512, host=512\n\
+             memory: guest={memory}, host={memory}\n\
              ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14\n\
              ata0-master: type=cdrom, path={DISC}, status=inserted\n\
              boot: cdrom\n\
@@ -113,7 +114,8 @@ impl Host<'_> {
              error: action=ignore\n\
              info: action=ignore\n\
              debug: action=ignore\n",
-            self.processor.model()
+            self.processor.model(),
+            memory = self.memory_mib,
         )
     }
 }

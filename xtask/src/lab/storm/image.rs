@@ -17,7 +17,7 @@ use crate::lab::tree;
 const COMMAND_LINE: &str = "console=ttyS0,115200 nokaslr mitigations=off tsc=reliable no_timer_check audit=0 \
                             apparmor=0 nomodeset panic=-1 rdinit=/init quiet";
 /// What the daemon is linked with.
-const LIBRARIES: [&str; 3] = ["libc.so.6", "libgcc_s.so.1", "libm.so.6"];
+pub const LIBRARIES: [&str; 3] = ["libc.so.6", "libgcc_s.so.1", "libm.so.6"];
 
 pub struct Content<'a> {
     pub packages: &'a Packages,
@@ -30,15 +30,27 @@ pub struct Content<'a> {
 
 /// Writes `name` into the folder.
 pub fn write(content: &Content, folder: &Path, name: &str) -> Result<()> {
+    disc(content.packages, folder, name, |to| {
+        initramfs(content, folder, to)
+    })
+}
+
+/// The same with any initramfs.
+pub fn disc(
+    packages: &Packages,
+    folder: &Path,
+    name: &str,
+    initramfs: impl FnOnce(&Path) -> Result<()>,
+) -> Result<()> {
     let disc = folder.join("disc");
     fs::create_dir_all(disc.join("isolinux"))?;
-    initramfs(content, folder, &disc.join("initrd.img"))?;
-    copy(&content.packages.kernel.image, &disc.join("vmlinuz"))?;
+    initramfs(&disc.join("initrd.img"))?;
+    copy(&packages.kernel.image, &disc.join("vmlinuz"))?;
     for file in [
         "usr/lib/ISOLINUX/isolinux.bin",
         "usr/lib/syslinux/modules/bios/ldlinux.c32",
     ] {
-        let from = tree::file(&content.packages.tree, file)?;
+        let from = tree::file(&packages.tree, file)?;
         let name = from.file_name().context("a file without a name")?;
         copy(&from, &disc.join("isolinux").join(name))?;
     }
@@ -49,7 +61,7 @@ pub fn write(content: &Content, folder: &Path, name: &str) -> Result<()> {
              {COMMAND_LINE}\n"
         ),
     )?;
-    let mut xorriso = tree::program(&content.packages.tree, "usr/bin/xorriso")?;
+    let mut xorriso = tree::program(&packages.tree, "usr/bin/xorriso")?;
     xorriso
         .current_dir(folder)
         .args(["-as", "mkisofs", "-quiet", "-o", name])

@@ -2,12 +2,12 @@
 //! that counts for itself.
 
 pub mod agreement;
-mod arrival;
-mod bochs;
+pub mod arrival;
+pub mod bochs;
 mod decode_assists;
-mod emulator;
-mod image;
-mod packages;
+pub mod emulator;
+pub mod image;
+pub mod packages;
 mod processor;
 
 use std::fs;
@@ -30,6 +30,8 @@ pub use processor::Processor;
 const DEADLINE: Duration = Duration::from_secs(300);
 /// More for storms that are long by design; one exit takes a third of this.
 const PER_EXIT: Duration = Duration::from_millis(1);
+
+const MEMORY_MIB: u32 = 512;
 
 pub struct StormLab {
     folder: PathBuf,
@@ -93,34 +95,39 @@ impl StormLab {
             tree: &self.packages.tree,
             processor,
             folder: &folder,
+            memory_mib: MEMORY_MIB,
             deadline: deadline(plan),
         };
         let out = folder.join("out");
-        for last_try in [false, true] {
-            crate::stamp::start_over(&out)?;
-            match host.boot(progress)? {
-                End::Done => {
-                    arrival::unpack(&folder.join(SHIPPED), &out)?;
-                    return Ok(StormRun {
-                        result: read(&out, "result.json")?,
-                        counters: read(&out, "vmm.json").map_err(|error| vmm_failed(&out, error))?,
-                        out,
-                    });
-                }
-                End::Failed(reason) => {
-                    // Without them there is the reason, at least.
-                    arrival::unpack(&folder.join(SHIPPED), &out).ok();
-                    bail!("the lab failed: {reason}; see {}", out.display());
-                }
-                End::Silent(reason) if last_try => {
-                    bail!("the lab failed twice: {reason}; see {}", folder.display());
-                }
-                // Bochs is known to stop for good now and then; a second silence is no accident.
-                End::Silent(reason) => progress.note(format!("lab: {reason}; booting once more")),
-            }
-        }
-        bail!("the lab did not run")
+        boot(&host, &out, progress)?;
+        Ok(StormRun {
+            result: read(&out, "result.json")?,
+            counters: read(&out, "vmm.json").map_err(|error| vmm_failed(&out, error))?,
+            out,
+        })
     }
+}
+
+/// Boots the host, twice if need be, and unpacks the files that it sends.
+pub fn boot(host: &Host, out: &Path, progress: &Progress) -> Result<()> {
+    let shipped = host.folder.join(SHIPPED);
+    for last_try in [false, true] {
+        crate::stamp::start_over(out)?;
+        match host.boot(progress)? {
+            End::Done => return arrival::unpack(&shipped, out),
+            End::Failed(reason) => {
+                // Without them there is the reason, at least.
+                arrival::unpack(&shipped, out).ok();
+                bail!("the lab failed: {reason}; see {}", out.display());
+            }
+            End::Silent(reason) if last_try => {
+                bail!("the lab failed twice: {reason}; see {}", host.folder.display());
+            }
+            // Bochs is known to stop for good now and then; a second silence is no accident.
+            End::Silent(reason) => progress.note(format!("lab: {reason}; booting once more")),
+        }
+    }
+    bail!("the lab did not run")
 }
 
 /// A VMM that did not count to its end says why in a line of its own.
@@ -139,7 +146,7 @@ fn deadline(plan: StormPlan) -> Duration {
     }
 }
 
-fn read<T: DeserializeOwned>(out: &Path, name: &str) -> Result<T> {
+pub fn read<T: DeserializeOwned>(out: &Path, name: &str) -> Result<T> {
     let path = out.join(name);
     let text = fs::read_to_string(&path)
         .with_context(|| format!("the lab left no {name}; see {}", out.join("host.log").display()))?;

@@ -1,0 +1,193 @@
+//! What an exit costs, in the deterministic time of an emulated host.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use lab_contract::bench::{Bench, BenchResult, Kind, Loop, MEASURED_FILE, Measured, Ready, Step, Watch};
+
+use super::image::{self, Content};
+use super::peers;
+use crate::builds;
+use crate::lab::storm::emulator::{DISC, Host};
+use crate::lab::storm::{self, Processor, bochs, packages};
+use crate::paths::Paths;
+use crate::progress::Progress;
+
+const DEADLINE: Duration = Duration::from_secs(600);
+/// A round trip of one exit under the costliest watch, on a busy machine.
+const PER_EXIT: Duration = Duration::from_micros(1500);
+/// With the peers' libraries on the disc and in memory.
+const MEMORY_MIB: u32 = 2048;
+
+const FLOOR: &str = "lib/floor.o";
+
+/// What is built once for all processors.
+pub struct Lab {
+    bochs: PathBuf,
+    packages: packages::Packages,
+    programs: PathBuf,
+    daemon: PathBuf,
+    tool: PathBuf,
+    floor: PathBuf,
+    peers: Option<peers::Packages>,
+}
+
+pub struct Options<'a> {
+    pub exits: u32,
+    pub kinds: &'a [Kind],
+    /// Only steps with these names.
+    pub only: &'a [String],
+}
+
+/// All that one boot measured.
+pub struct Run {
+    pub processor: Processor,
+    pub result: BenchResult,
+    pub measured: Vec<Measured>,
+    pub steps: Vec<Step>,
+}
+
+impl Lab {
+    pub fn set_up(paths: &Paths, series: &str, with_peers: bool, progress: &Progress) -> Result<Self> {
+        let floor = builds::empty_probes(paths, progress)?;
+        let object = builds::probes(paths, progress)?;
+        let daemon = builds::daemon_with(paths, &object, progress)?;
+        Ok(Self {
+            daemon,
+            floor,
+            tool: builds::bench_tool(paths, &object, progress)?,
+            programs: builds::lab_programs(paths, progress)?,
+            bochs: bochs::set_up(paths, progress)?,
+            packages: packages::set_up(paths, series, progress)?,
+            peers: with_peers.then(|| peers::set_up(paths, progress)).transpose()?,
+        })
+    }
+
+    pub fn versions(&self) -> &[String] {
+        self.peers.as_ref().map_or(&[], |peers| &peers.versions)
+    }
+
+    /// One boot, all steps one after the other.
+    pub fn measure(
+        &self,
+        paths: &Paths,
+        processor: Processor,
+        options: &Options,
+        progress: &Progress,
+    ) -> Result<Run> {
+        let folder = paths
+            .lab()
+            .join("run")
+            .join(format!("bench-{}", processor.name()));
+        crate::stamp::start_over(&folder)?;
+        let bench = Bench {
+            hostname: "lab-host".to_owned(),
+            steps: self.steps(options),
+        };
+        progress.step("lab: writing the host's CD");
+        let content = Content {
+            packages: &self.packages,
+            programs: &self.programs,
+            daemon: &self.daemon,
+            tool: &self.tool,
+            objects: &BTreeMap::from([(FLOOR.to_owned(), self.floor.clone())]),
+            peers: self
+                .peers
+                .as_ref()
+                .map(peers::Packages::files)
+                .transpose()?
+                .unwrap_or_default(),
+            processor,
+            bench: &bench,
+        };
+        image::write(&content, &folder, DISC)?;
+        let exits: u32 = bench
+            .steps
+            .iter()
+            .flat_map(|step| &step.loops)
+            .map(|plan| plan.exits)
+            .sum();
+        let host = Host {
+            bochs: &self.bochs,
+            tree: &self.packages.tree,
+            processor,
+            folder: &folder,
+            memory_mib: MEMORY_MIB,
+            deadline: DEADLINE + PER_EXIT * exits,
+        };
+        let out = folder.join("out");
+        storm::boot(&host, &out, progress)?;
+        Ok(Run {
+            processor,
+            result: storm::read(&out, "result.json")?,
+            measured: measured(&out)?,
+            steps: bench.steps,
+        })
+    }
+
+    /// Poison comes last: a daemon that starts after it is armed from its start.
+    fn steps(&self, options: &Options) -> Vec<Step> {
+        let loops = |poisoned| {
+            let plan = |kind: &Kind| Loop {
+                kind: *kind,
+                exits: options.exits,
+                poisoned,
+            };
+            options.kinds.iter().map(plan).collect()
+        };
+        let step = |name: &str, watch| Step {
+            name: name.to_owned(),
+            watch,
+            other_victim: false,
+            loops: loops(false),
+        };
+        let daemon = || Watch::Program {
+            command: ["/lab/bin/poisontrace", "run", "--state-dir", "/run/poisontrace"]
+                .map(str::to_owned)
+                .to_vec(),
+            ready: Ready::Says("poisontrace: ready".to_owned()),
+            leaves: None,
+        };
+        let floor = Watch::Program {
+            command: ["poisontrace-bench", "attach", "--object"]
+                .map(str::to_owned)
+                .into_iter()
+                .chain([format!("/{FLOOR}")])
+                .collect(),
+            ready: Ready::Says("poisontrace-bench: ready".to_owned()),
+            leaves: None,
+        };
+        let mut steps = vec![
+            step("nothing", Watch::Nothing),
+            step("floor", floor),
+            step("unarmed", daemon()),
+        ];
+        if self.peers.is_some() {
+            steps.extend(peers::all().into_iter().map(|peer| step(peer.name, peer.watch)));
+        }
+        steps.push(step("nothing again", Watch::Nothing));
+        steps.push(Step {
+            other_victim: true,
+            ..step("armed, another VM", daemon())
+        });
+        steps.push(Step {
+            loops: loops(true),
+            ..step("armed, this VM", daemon())
+        });
+        steps.retain(|step| {
+            step.name == "nothing" || options.only.is_empty() || options.only.contains(&step.name)
+        });
+        steps
+    }
+}
+
+fn measured(out: &Path) -> Result<Vec<Measured>> {
+    let path = out.join(MEASURED_FILE);
+    let text = fs::read_to_string(&path).context("the lab left no measurements")?;
+    text.lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("{} is not readable", path.display())))
+        .collect()
+}

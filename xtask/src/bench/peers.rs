@@ -1,0 +1,144 @@
+//! Other programs that look at VM exits, from Debian's packages.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use lab_contract::bench::{Ready, Watch};
+
+use crate::apt::{self, Apt, Package};
+use crate::command;
+use crate::lab::tree;
+use crate::paths::Paths;
+use crate::progress::Progress;
+use crate::stamp::{self, Stamp};
+
+const PACKAGES: [&str; 3] = ["bpftrace", "linux-perf", "trace-cmd"];
+
+/// bcc's kvmexit in bpftrace's words: time from exit to entry by reason.
+const KVMEXIT: &str = "tracepoint:kvm:kvm_exit { @at[tid] = nsecs; @reason[tid] = args->exit_reason; } \
+                       tracepoint:kvm:kvm_entry /@at[tid]/ { @ns[@reason[tid]] = hist(nsecs - @at[tid]); \
+                       delete(@at[tid]); delete(@reason[tid]); }";
+
+/// A program that is measured beside ours.
+pub struct Peer {
+    pub name: &'static str,
+    pub watch: Watch,
+}
+
+pub fn all() -> Vec<Peer> {
+    let program = |command: &[&str], ready, leaves: Option<&str>| Watch::Program {
+        command: command.iter().map(|word| (*word).to_owned()).collect(),
+        ready,
+        leaves: leaves.map(str::to_owned),
+    };
+    vec![
+        Peer {
+            name: "ftrace",
+            watch: Watch::Ftrace {
+                events: vec!["kvm/kvm_exit".to_owned(), "kvm/kvm_entry".to_owned()],
+            },
+        },
+        Peer {
+            name: "trace-cmd",
+            watch: program(
+                &[
+                    "trace-cmd",
+                    "record",
+                    "-e",
+                    "kvm:kvm_exit",
+                    "-e",
+                    "kvm:kvm_entry",
+                    "-o",
+                    "/tmp/trace.dat",
+                ],
+                Ready::After(5000),
+                Some("/tmp/trace.dat"),
+            ),
+        },
+        Peer {
+            name: "perf",
+            watch: program(
+                &["perf", "kvm", "stat", "record", "-a", "-o", "/tmp/perf.data"],
+                Ready::After(5000),
+                Some("/tmp/perf.data"),
+            ),
+        },
+        Peer {
+            name: "bpftrace",
+            watch: program(
+                &["bpftrace", "-e", KVMEXIT],
+                Ready::Says("Attaching".to_owned()),
+                None,
+            ),
+        },
+    ]
+}
+
+/// The packages, unpacked; what they are called, with their versions.
+pub struct Packages {
+    tree: PathBuf,
+    pub versions: Vec<String>,
+}
+
+pub fn set_up(paths: &Paths, progress: &Progress) -> Result<Packages> {
+    let tree = paths.lab().join("peers");
+    let wanted = PACKAGES.map(str::to_owned).to_vec();
+    let installed = match stamp::read(&tree, &wanted) {
+        Some(stamp) => stamp.installed,
+        None => {
+            let apt = Apt::update(&paths.apt(), progress)?;
+            stamp::start_over(&tree)?;
+            let packages = apt.download_closure(&PACKAGES, progress)?;
+            let installed: Vec<String> = packages.iter().map(Package::label).collect();
+            apt::unpack(&packages, &tree, progress)?;
+            stamp::write(
+                &tree,
+                &Stamp {
+                    wanted,
+                    installed: installed.clone(),
+                },
+            )?;
+            installed
+        }
+    };
+    let ours = |label: &String| {
+        let name = label.split('_').next().unwrap_or_default();
+        PACKAGES.contains(&name)
+    };
+    Ok(Packages {
+        tree,
+        versions: installed.into_iter().filter(ours).collect(),
+    })
+}
+
+impl Packages {
+    /// Programs and all libraries that they are linked with: where they are, by name.
+    pub fn files(&self) -> Result<(BTreeMap<String, PathBuf>, BTreeMap<String, PathBuf>)> {
+        let mut programs = BTreeMap::new();
+        let mut libraries = BTreeMap::new();
+        for name in ["bpftrace", "perf", "trace-cmd"] {
+            let program = tree::file(&self.tree, &format!("usr/bin/{name}"))?;
+            for library in linked_with(&self.tree, &program)? {
+                if let Some(name) = library.file_name() {
+                    libraries.insert(name.to_string_lossy().into_owned(), library);
+                }
+            }
+            programs.insert(name.to_owned(), program);
+        }
+        Ok((programs, libraries))
+    }
+}
+
+/// `name => path (address)`, as the loader lists them.
+fn linked_with(tree: &Path, program: &Path) -> Result<Vec<PathBuf>> {
+    let libraries = tree::LIBRARIES.map(|dir| tree.join(dir).display().to_string());
+    let mut list = command::clean(tree::loader(tree)?);
+    list.args(["--library-path", &libraries.join(":"), "--list"])
+        .arg(program);
+    Ok(command::output(&mut list)?
+        .lines()
+        .filter_map(|line| line.split_once(" => ")?.1.split(' ').next())
+        .map(PathBuf::from)
+        .collect())
+}
