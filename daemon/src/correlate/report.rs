@@ -35,6 +35,7 @@ pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::I
         advice: words::advice(e, v),
         signals: signals(e, &total, session),
         exits: exits(&total, session),
+        exit_samples: e.exits.singles.report(e.t0),
         storm: storm::storm(&total, e.size()),
         missing: words::missing(e, &total, &flush, v, session),
         flush,
