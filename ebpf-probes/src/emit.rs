@@ -6,17 +6,23 @@ use poisontrace_probes::{
     record::{Header, Record},
 };
 
-use crate::state::{EVENTS, LOST, VCPUS};
+use crate::{
+    slot,
+    state::{EVENTS, LOST, VCPUS},
+};
 
 /// A header for the current thread, with its vCPU where that is known.
 #[inline(always)]
 pub fn header<R: Record>() -> Header {
     let pid_tgid = bpf_get_current_pid_tgid();
     let tid = pid_tgid as u32;
-    let vcpu = match VCPUS.get_ptr(tid) {
-        // SAFETY: a map value of this size, checked by the verifier.
-        Some(vcpu) => unsafe { (*vcpu).vcpu },
-        None => NO_VCPU,
+    let vcpu = match slot::mine() {
+        Some(slot) => slot.vcpu,
+        None => match VCPUS.get_ptr(tid) {
+            // SAFETY: a map value of this size, checked by the verifier.
+            Some(vcpu) => unsafe { (*vcpu).vcpu },
+            None => NO_VCPU,
+        },
     };
     Header {
         kind: R::KIND,

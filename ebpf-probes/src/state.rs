@@ -36,6 +36,27 @@ pub fn arm() {
     unsafe { core::ptr::write_volatile(ARMED.0.get(), 1) }
 }
 
+/// When [`VICTIMS`] last got a new one, CLOCK_MONOTONIC ns: no two have the same.
+struct Time(UnsafeCell<u64>);
+
+// SAFETY: as for Flag.
+unsafe impl Sync for Time {}
+
+static VICTIMS_CHANGED: Time = Time(UnsafeCell::new(0));
+
+#[inline(always)]
+pub fn victims_changed_ns() -> u64 {
+    // SAFETY: as in armed().
+    unsafe { core::ptr::read_volatile(VICTIMS_CHANGED.0.get()) }
+}
+
+/// After the new one is in [`VICTIMS`], never before.
+#[inline(always)]
+pub fn victims_changed(now_ns: u64) {
+    // SAFETY: as in armed().
+    unsafe { core::ptr::write_volatile(VICTIMS_CHANGED.0.get(), now_ns) }
+}
+
 /// Records to the daemon. 1 MiB holds some 7,000 poison exits.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
@@ -49,7 +70,7 @@ pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static VICTIMS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
 
-/// What a vCPU thread (by tid) is doing since its last `kvm_exit`.
+/// Exits under way that are more than bare ones, by tid.
 #[map]
 pub static VCPUS: LruHashMap<u32, Vcpu> = LruHashMap::with_max_entries(65_536, 0);
 
@@ -127,15 +148,6 @@ pub fn current_tid() -> u32 {
 #[inline(always)]
 pub fn current_pid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
-}
-
-/// The state of the current thread, if it is a vCPU's that has been seen since arming.
-#[inline(always)]
-pub fn current_vcpu() -> Option<&'static mut Vcpu> {
-    let vcpu = VCPUS.get_ptr_mut(current_tid())?;
-    // SAFETY: the verifier knows the pointer as a map value of this size, and a thread's entry is only
-    // touched by programs on that thread, so there is no second reference at work.
-    Some(unsafe { &mut *vcpu })
 }
 
 #[inline(always)]

@@ -7,14 +7,15 @@ use aya_ebpf::{
     programs::{ProbeContext, TracePointContext},
 };
 use poisontrace_probes::{
-    NO_VCPU,
+    ABSENT, NO_VCPU,
     record::{PoisonExit, Reentry, TripleFault, UserspaceExit, VcpuReset},
 };
 
 use super::fields::{Offset, absent, read};
 use crate::{
     emit::{emit, header},
-    state::{COUNTED, SENT, VCPUS, Vcpu, armed, current_is_victim, current_tid, current_vcpu},
+    slot::{self, current_vcpu, open_vcpu},
+    state::{COUNTED, SENT, Vcpu, armed, current_is_victim},
     totals,
 };
 
@@ -67,28 +68,29 @@ pub fn kvm_exit(ctx: TracePointContext) -> u32 {
     if !armed() {
         return 0;
     }
-    let exit_ns = now();
-    let mut state = Vcpu::new(read(&ctx, &EXIT_VCPU).unwrap_or(NO_VCPU));
-    state.exit_ns = exit_ns;
-    state.in_exit = 1;
-    state.exit_reason = read(&ctx, &EXIT_REASON).unwrap_or(0);
-    state.isa = read(&ctx, &EXIT_ISA).unwrap_or(0);
-    state.rip = read(&ctx, &EXIT_RIP).unwrap_or(0);
-    match current_vcpu() {
-        Some(vcpu) => *vcpu = state,
-        // A full LRU map makes room; an error here loses this exit's times, not its signal.
-        None => {
-            let _ = VCPUS.insert(current_tid(), state, 0);
-        }
+    let Some(slot) = slot::take() else { return 0 };
+    if slot.isa == 0 {
+        slot.vcpu = read(&ctx, &EXIT_VCPU).unwrap_or(NO_VCPU);
+        slot.isa = read(&ctx, &EXIT_ISA).unwrap_or(0);
     }
-    let dead = (state.isa == ISA_VMX && state.exit_reason & 0xffff == VMX_TRIPLE_FAULT)
-        || (state.isa == ISA_SVM && state.exit_reason == SVM_SHUTDOWN);
-    if dead && current_is_victim() {
+    slot.exit_ns = now();
+    slot.in_exit = 1;
+    slot.open = 0;
+    slot.exit_reason = read(&ctx, &EXIT_REASON).unwrap_or(0);
+    if FAULT_RIP.load() == ABSENT {
+        slot.rip = read(&ctx, &EXIT_RIP).unwrap_or(0);
+    }
+    if !slot.victim() {
+        return 0;
+    }
+    let dead = (slot.isa == ISA_VMX && slot.exit_reason & 0xffff == VMX_TRIPLE_FAULT)
+        || (slot.isa == ISA_SVM && slot.exit_reason == SVM_SHUTDOWN);
+    if dead {
         emit(TripleFault {
             h: header::<TripleFault>(),
-            rip: state.rip,
-            exit_reason: state.exit_reason,
-            isa: state.isa,
+            rip: read(&ctx, &EXIT_RIP).unwrap_or(0),
+            exit_reason: slot.exit_reason,
+            isa: slot.isa,
         });
     }
     0
@@ -100,26 +102,17 @@ pub fn kvm_page_fault(ctx: TracePointContext) -> u32 {
     if !armed() {
         return 0;
     }
-    let vcpu = match current_vcpu() {
-        Some(vcpu) => vcpu,
-        None => {
-            // The exit came before the arming and the fault after it: no exit time, but not missed.
-            let mut state = Vcpu::new(read(&ctx, &FAULT_VCPU).unwrap_or(NO_VCPU));
-            state.in_exit = 1;
-            state.rip = read(&ctx, &FAULT_RIP).unwrap_or(0);
-            if VCPUS.insert(current_tid(), state, 0).is_err() {
-                return 0;
-            }
-            match current_vcpu() {
-                Some(vcpu) => vcpu,
-                None => return 0,
-            }
-        }
-    };
+    let Some(vcpu) = open_vcpu() else { return 0 };
     // On VMX kvm_page_fault can be emitted a second time (shadow paging) in one exit: the first counts.
     if vcpu.fault_ns == 0 {
         vcpu.fault_ns = now();
         vcpu.gpa = read(&ctx, &FAULT_GPA).unwrap_or(0);
+        if let Some(rip) = read(&ctx, &FAULT_RIP) {
+            vcpu.rip = rip;
+        }
+        if let Some(number) = read(&ctx, &FAULT_VCPU) {
+            vcpu.vcpu = number;
+        }
         vcpu.fault_code = match read::<u64>(&ctx, &FAULT_CODE_U64) {
             Some(code) => code,
             None => u64::from(read::<u32>(&ctx, &FAULT_CODE_U32).unwrap_or(0)),
@@ -178,13 +171,17 @@ pub fn kvm_userspace_exit(ctx: TracePointContext) -> u32 {
         return 0;
     }
     let reason = read::<u32>(&ctx, &USER_REASON).unwrap_or(u32::MAX);
-    let errno = read::<i32>(&ctx, &USER_ERRNO).unwrap_or(0);
-    if let Some(vcpu) = current_vcpu() {
-        if vcpu.in_exit != 0 && vcpu.poison != 0 && vcpu.done == 0 {
+    let poison = current_vcpu().filter(|vcpu| vcpu.in_exit != 0 && vcpu.poison != 0);
+    match poison {
+        Some(vcpu) if vcpu.done == 0 => {
             let user_ns = now();
             vcpu.user_ns = user_ns;
+            let errno = read::<i32>(&ctx, &USER_ERRNO).unwrap_or(0);
             account(vcpu, user_ns, Some((reason, errno)));
         }
+        Some(_) => {}
+        // The exit ends here: what the VMM does now is no part of it.
+        None => slot::leave(),
     }
     // FAIL_ENTRY, INTERNAL_ERROR, SHUTDOWN, SYSTEM_EVENT: ends of a guest. MEMORY_FAULT (39): private
     // memory, whose poison sends no SIGBUS, so there is no victim to ask for.
@@ -193,10 +190,28 @@ pub fn kvm_userspace_exit(ctx: TracePointContext) -> u32 {
         emit(UserspaceExit {
             h: header::<UserspaceExit>(),
             reason,
-            errno,
+            errno: read(&ctx, &USER_ERRNO).unwrap_or(0),
         });
     }
     0
+}
+
+#[inline(always)]
+fn reenter(vcpu: &mut Vcpu) {
+    let entry_ns = now();
+    match vcpu.done {
+        0 => account(vcpu, entry_ns, None),
+        done => {
+            totals::add_reentry(vcpu, entry_ns);
+            if done == SENT {
+                emit(Reentry {
+                    h: header::<Reentry>(),
+                    exit_ns: vcpu.exit_ns,
+                    entry_ns,
+                });
+            }
+        }
+    }
 }
 
 /// `kvm:kvm_entry`.
@@ -205,33 +220,25 @@ pub fn kvm_entry(ctx: TracePointContext) -> u32 {
     if !armed() {
         return 0;
     }
-    if let Some(vcpu) = current_vcpu() {
+    let Some(slot) = slot::take() else { return 0 };
+    if let Some(vcpu) = slot.vcpu() {
         if vcpu.in_exit != 0 {
             vcpu.in_exit = 0;
             if vcpu.poison != 0 {
-                let entry_ns = now();
-                match vcpu.done {
-                    0 => account(vcpu, entry_ns, None),
-                    done => {
-                        totals::add_reentry(vcpu, entry_ns);
-                        if done == SENT {
-                            emit(Reentry {
-                                h: header::<Reentry>(),
-                                exit_ns: vcpu.exit_ns,
-                                entry_ns,
-                            });
-                        }
-                    }
-                }
+                reenter(vcpu);
             }
         }
-    } else {
-        let vcpu = read(&ctx, &ENTRY_VCPU).unwrap_or(NO_VCPU);
-        // No room: the vCPU number stays unknown until its next exit.
-        let _ = VCPUS.insert(current_tid(), Vcpu::new(vcpu), 0);
+    }
+    if slot.vcpu == NO_VCPU {
+        slot.vcpu = read(&ctx, &ENTRY_VCPU).unwrap_or(NO_VCPU);
+    }
+    slot.in_exit = 0;
+    slot.open = 0;
+    if !slot.victim() {
+        return 0;
     }
     if let Some(rip) = read::<u64>(&ctx, &ENTRY_RIP) {
-        if rip == RESET_VECTOR && current_is_victim() {
+        if rip == RESET_VECTOR {
             emit(VcpuReset {
                 h: header::<VcpuReset>(),
                 rip,

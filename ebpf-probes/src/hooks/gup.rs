@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 
 use super::exits::EHWPOISON;
-use crate::state::{armed, current_vcpu};
+use crate::{slot::current_vcpu, state::armed};
 
 #[inline(always)]
 fn enter() {

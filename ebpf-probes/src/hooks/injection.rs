@@ -18,7 +18,8 @@ use poisontrace_probes::{
 use super::fields::{Offset, absent, read};
 use crate::{
     emit::{emit, emit_bytes, header},
-    state::{armed, current_is_victim},
+    slot,
+    state::armed,
 };
 
 #[unsafe(no_mangle)]
@@ -162,7 +163,7 @@ const FEWEST_MSRS: u32 = 3;
 /// 4.19 to 7.3; sees every vCPU ioctl but those that virt/kvm/kvm_main.c handles itself.
 #[kprobe]
 pub fn vcpu_ioctl(ctx: ProbeContext) -> u32 {
-    if armed() && current_is_victim() {
+    if armed() && slot::victim() {
         if let (Some(cmd), Some(arg)) = (ctx.arg::<u32>(1), ctx.arg::<u64>(2)) {
             ioctl(&ctx, cmd, arg);
         }
@@ -173,7 +174,7 @@ pub fn vcpu_ioctl(ctx: ProbeContext) -> u32 {
 /// `syscalls:sys_enter_ioctl`, where the kernel has no kprobes.
 #[tracepoint]
 pub fn sys_enter_ioctl(ctx: TracePointContext) -> u32 {
-    if armed() && current_is_victim() {
+    if armed() && slot::victim() {
         // The fields are 8 bytes wide, as system call arguments are.
         if let (Some(cmd), Some(arg)) = (read::<u64>(&ctx, &IOCTL_CMD), read::<u64>(&ctx, &IOCTL_ARG)) {
             ioctl(&ctx, cmd as u32, arg);
@@ -201,10 +202,10 @@ pub fn kvm_inj_exception(ctx: TracePointContext) -> u32 {
 /// machine-check handler does which means to go on.
 #[tracepoint]
 pub fn kvm_msr(ctx: TracePointContext) -> u32 {
-    if !armed() {
+    if !armed() || !slot::victim() {
         return 0;
     }
-    if read::<u32>(&ctx, &MSR_INDEX) == Some(MCG_STATUS) && current_is_victim() {
+    if read::<u32>(&ctx, &MSR_INDEX) == Some(MCG_STATUS) {
         emit(McgStatus {
             h: header::<McgStatus>(),
             data: read(&ctx, &MSR_DATA).unwrap_or(0),

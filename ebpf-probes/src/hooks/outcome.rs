@@ -10,6 +10,7 @@ use poisontrace_probes::record::{Pio, TaskExit, VmDestroyed};
 use super::fields::{Offset, absent, member, read};
 use crate::{
     emit::{emit, header},
+    slot,
     state::{armed, current_is_victim},
 };
 
@@ -44,7 +45,7 @@ const SLP_EN: u32 = 1 << 13;
 /// `kvm:kvm_pio(rw, port, size, count, val)`, 4.19 to 7.3.
 #[tracepoint]
 pub fn kvm_pio(ctx: TracePointContext) -> u32 {
-    if !armed() {
+    if !armed() || !slot::victim() {
         return 0;
     }
     let (Some(port), Some(value)) = (read::<u32>(&ctx, &PIO_PORT), read::<u32>(&ctx, &PIO_VALUE)) else {
@@ -54,7 +55,7 @@ pub fn kvm_pio(ctx: TracePointContext) -> u32 {
         || port == PORT_RESET
         || (port == PORT_KEYBOARD && value == KEYBOARD_RESET)
         || (port == PORT_PM1A && value & SLP_EN != 0);
-    if telling && read::<u32>(&ctx, &PIO_WRITE) == Some(1) && current_is_victim() {
+    if telling && read::<u32>(&ctx, &PIO_WRITE) == Some(1) {
         emit(Pio {
             h: header::<Pio>(),
             port,
@@ -69,7 +70,11 @@ pub fn kvm_pio(ctx: TracePointContext) -> u32 {
 /// the threads that remain are in task_struct only.
 #[tracepoint]
 pub fn process_exit(_ctx: TracePointContext) -> u32 {
-    if !armed() || !current_is_victim() {
+    if !armed() {
+        return 0;
+    }
+    if !current_is_victim() {
+        slot::free();
         return 0;
     }
     // SAFETY: a helper without arguments.
@@ -85,6 +90,7 @@ pub fn process_exit(_ctx: TracePointContext) -> u32 {
         live: member::<i32>(signal, &SIGNAL_LIVE).unwrap_or(-1),
         comm: bpf_get_current_comm().unwrap_or([0; 16]),
     });
+    slot::free();
     0
 }
 

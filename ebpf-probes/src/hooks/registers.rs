@@ -10,7 +10,8 @@ use poisontrace_probes::{
 use super::fields::{Offset, absent, read};
 use crate::{
     emit::{emit, header},
-    state::{SENT, armed, current_vcpu},
+    slot::current_vcpu,
+    state::{SENT, armed},
 };
 
 #[unsafe(no_mangle)]

@@ -12,7 +12,8 @@ use poisontrace_probes::record::Sigbus;
 use super::fields::{Offset, absent, member};
 use crate::{
     emit::{emit, header},
-    state::{VICTIMS, arm, current_pid, current_tid, current_vcpu},
+    slot::exit_under_way,
+    state::{VICTIMS, arm, current_pid, current_tid, victims_changed},
     totals,
 };
 
@@ -44,12 +45,15 @@ fn signal<C: EbpfContext>(ctx: &C, code: u32, hva: u64, lsb: u32, task: Option<u
     if pid != 0 {
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_ns() };
-        if VICTIMS.get_ptr(pid).is_none() && VICTIMS.insert(pid, now, 0).is_err() {
-            debug!(ctx, "no room to remember pid {}", pid);
+        if VICTIMS.get_ptr(pid).is_none() {
+            if VICTIMS.insert(pid, now, 0).is_err() {
+                debug!(ctx, "no room to remember pid {}", pid);
+            }
+            victims_changed(now);
         }
     }
     if code == BUS_MCEERR_AR && tid == current_tid() {
-        if let Some(vcpu) = current_vcpu() {
+        if let Some(vcpu) = exit_under_way() {
             if vcpu.in_exit != 0 {
                 // SAFETY: a helper without arguments.
                 vcpu.signal_ns = unsafe { bpf_ktime_get_ns() };

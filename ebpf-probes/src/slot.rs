@@ -1,0 +1,185 @@
+//! What every exit of every guest writes and every entry reads, once armed: as little as can be, at a place that needs
+//! no hashing. An exit that turns out to be more than a bare one gets a [`Vcpu`] besides.
+
+use aya_ebpf::{macros::map, maps::Array};
+use poisontrace_probes::NO_VCPU;
+
+use crate::state::{VCPUS, Vcpu, current_is_victim, current_tid, victims_changed_ns};
+
+/// A thread's last exit. Two threads can share a place: each takes it over in turn and finds what it needs again.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Slot {
+    /// 0: free.
+    pub tid: u32,
+    pub vcpu: u32,
+    /// CLOCK_MONOTONIC, ns.
+    pub exit_ns: u64,
+    pub rip: u64,
+    /// [`victims_changed_ns`] when `victim` was looked up.
+    victims_ns: u64,
+    pub exit_reason: u32,
+    pub isa: u32,
+    /// Between `kvm_exit` and `kvm_entry`.
+    pub in_exit: u32,
+    /// The exit under way has a [`Vcpu`].
+    pub open: u32,
+    /// The thread's process was sent a SIGBUS for poison.
+    victim: u32,
+    pad: u32,
+}
+
+/// A power of two; 3.5 MiB.
+const SLOTS_BITS: u32 = 16;
+
+#[map]
+static SLOTS: Array<Slot> = Array::with_max_entries(1 << SLOTS_BITS, 0);
+
+/// The threads of one VM have adjacent numbers: their places are far from each other, lest their processors
+/// contend for one cache line.
+#[inline(always)]
+fn index(tid: u32) -> u32 {
+    (tid & 0xff) << 8 | (tid >> 8) & 0xff
+}
+
+#[inline(always)]
+fn at(tid: u32) -> Option<&'static mut Slot> {
+    let slot = SLOTS.get_ptr_mut(index(tid))?;
+    // SAFETY: a map value of this size, checked by the verifier. Threads that share a slot may write at once; each
+    // word is whole, and a slot is believed only if it names the thread.
+    Some(unsafe { &mut *slot })
+}
+
+/// The current thread's slot, if it is its own.
+#[inline(always)]
+pub fn mine() -> Option<&'static mut Slot> {
+    let tid = current_tid();
+    at(tid).filter(|slot| slot.tid == tid)
+}
+
+/// The current thread's slot, taken over where another had it.
+#[inline(always)]
+pub fn take() -> Option<&'static mut Slot> {
+    let tid = current_tid();
+    let slot = at(tid)?;
+    if slot.tid != tid {
+        *slot = Slot {
+            tid,
+            vcpu: NO_VCPU,
+            exit_ns: 0,
+            rip: 0,
+            victims_ns: 0,
+            exit_reason: 0,
+            isa: 0,
+            in_exit: 0,
+            open: u32::from(state().is_some_and(|vcpu| vcpu.in_exit != 0)),
+            victim: 0,
+            pad: 0,
+        };
+    }
+    Some(slot)
+}
+
+/// The exit under way is over.
+#[inline(always)]
+pub fn leave() {
+    if let Some(vcpu) = current_vcpu() {
+        vcpu.in_exit = 0;
+    }
+    if let Some(slot) = mine() {
+        slot.in_exit = 0;
+        slot.open = 0;
+    }
+}
+
+/// Forgets the current thread, which ends: its number may come again.
+#[inline(always)]
+pub fn free() {
+    if let Some(slot) = mine() {
+        slot.tid = 0;
+    }
+}
+
+impl Slot {
+    /// Whether the current thread's process is a victim; one look-up a thread and new victim.
+    #[inline(always)]
+    pub fn victim(&mut self) -> bool {
+        let changed = victims_changed_ns();
+        if self.victims_ns != changed {
+            self.victims_ns = changed;
+            self.victim = u32::from(current_is_victim());
+        }
+        self.victim != 0
+    }
+
+    /// As [`current_vcpu`].
+    #[inline(always)]
+    pub fn vcpu(&self) -> Option<&'static mut Vcpu> {
+        if self.open == 0 { None } else { state() }
+    }
+}
+
+/// Whether the current thread's process is a victim.
+#[inline(always)]
+pub fn victim() -> bool {
+    match mine() {
+        Some(slot) => slot.victim(),
+        None => current_is_victim(),
+    }
+}
+
+/// The state of the exit under way of the current thread, if it is more than a bare one.
+#[inline(always)]
+pub fn current_vcpu() -> Option<&'static mut Vcpu> {
+    match mine() {
+        Some(slot) => slot.vcpu(),
+        // Another thread has taken the slot over since.
+        None => state().filter(|vcpu| vcpu.in_exit != 0),
+    }
+}
+
+/// The same, begun where there is none.
+#[inline(always)]
+pub fn open_vcpu() -> Option<&'static mut Vcpu> {
+    if let Some(vcpu) = current_vcpu() {
+        return Some(vcpu);
+    }
+    let slot = take()?;
+    let mut fresh = Vcpu::new(slot.vcpu);
+    // Where the exit came before the arming there is no time of it.
+    if slot.in_exit != 0 {
+        fresh.exit_ns = slot.exit_ns;
+        fresh.rip = slot.rip;
+        fresh.exit_reason = slot.exit_reason;
+        fresh.isa = slot.isa;
+    }
+    fresh.in_exit = 1;
+    slot.in_exit = 1;
+    slot.open = 1;
+    match state() {
+        Some(vcpu) => *vcpu = fresh,
+        // A full LRU map makes room; an error here loses this exit's times, not its signal.
+        None => {
+            let _ = VCPUS.insert(current_tid(), fresh, 0);
+        }
+    }
+    state()
+}
+
+#[inline(always)]
+fn state() -> Option<&'static mut Vcpu> {
+    let vcpu = VCPUS.get_ptr_mut(current_tid())?;
+    // SAFETY: the verifier knows the pointer as a map value of this size, and a thread's entry is only touched by
+    // programs on that thread, so there is no second reference at work.
+    Some(unsafe { &mut *vcpu })
+}
+
+/// The same for a signal: it is KVM's answer to an exit only if the thread is in one.
+#[inline(always)]
+pub fn exit_under_way() -> Option<&'static mut Vcpu> {
+    match mine() {
+        Some(slot) if slot.in_exit == 0 => None,
+        Some(_) => open_vcpu(),
+        None => current_vcpu(),
+    }
+}
