@@ -1,6 +1,7 @@
 //! What poisontrace costs: the parts of `cargo xtask bench` that need its own code, on this machine and in the lab.
 
 mod attached;
+mod pipeline;
 
 use std::path::PathBuf;
 
@@ -18,6 +19,13 @@ struct Cli {
 enum Command {
     /// Attach the programs of an object as the daemon does, and wait for SIGINT
     Attach(Attach),
+    /// Feed events through decode, correlator and store, on one core
+    Pipeline {
+        #[arg(long, value_enum)]
+        input: pipeline::Input,
+        #[arg(long)]
+        events: u64,
+    },
 }
 
 #[derive(clap::Args)]
@@ -32,5 +40,13 @@ struct Attach {
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Attach(options) => attached::hold(&options),
+        Command::Pipeline { input, events } => pipeline::run(input, events),
     }
+}
+
+/// Resident memory of this process, KiB.
+fn resident_kib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().split(' ').next()?.parse().ok()
 }

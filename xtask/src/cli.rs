@@ -122,6 +122,9 @@ pub struct BenchOptions {
     /// Leave out perf, trace-cmd and bpftrace
     #[arg(long)]
     pub no_peers: bool,
+    /// Measure the programs of this BPF object, attached as the daemon attaches its own: to try designs
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub object: Option<PathBuf>,
     #[command(flatten)]
     pub lab: Lab,
 }

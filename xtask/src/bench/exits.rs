@@ -1,6 +1,5 @@
 //! What an exit costs, in the deterministic time of an emulated host.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +10,7 @@ use lab_contract::bench::{Bench, BenchResult, Kind, Loop, MEASURED_FILE, Measure
 use super::image::{self, Content};
 use super::peers;
 use crate::builds;
+use crate::cli::BenchOptions;
 use crate::lab::storm::emulator::{DISC, Host};
 use crate::lab::storm::{self, Processor, bochs, packages};
 use crate::paths::Paths;
@@ -23,6 +23,7 @@ const PER_EXIT: Duration = Duration::from_micros(1500);
 const MEMORY_MIB: u32 = 2048;
 
 const FLOOR: &str = "lib/floor.o";
+const OBJECT: &str = "lib/object.o";
 
 /// What is built once for all processors.
 pub struct Lab {
@@ -32,6 +33,8 @@ pub struct Lab {
     daemon: PathBuf,
     tool: PathBuf,
     floor: PathBuf,
+    /// Measured in place of the daemon.
+    object: Option<PathBuf>,
     peers: Option<peers::Packages>,
 }
 
@@ -44,25 +47,33 @@ pub struct Options<'a> {
 
 /// All that one boot measured.
 pub struct Run {
-    pub processor: Processor,
     pub result: BenchResult,
     pub measured: Vec<Measured>,
     pub steps: Vec<Step>,
 }
 
 impl Lab {
-    pub fn set_up(paths: &Paths, series: &str, with_peers: bool, progress: &Progress) -> Result<Self> {
+    pub fn set_up(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<Self> {
+        let series = &options.lab.kernel;
         let floor = builds::empty_probes(paths, progress)?;
-        let object = builds::probes(paths, progress)?;
-        let daemon = builds::daemon_with(paths, &object, progress)?;
+        let (daemon, built_in) = match options.object {
+            Some(_) => (paths.daemon(), paths.bpf_object()),
+            None => {
+                let object = builds::probes(paths, progress)?;
+                (builds::daemon_with(paths, &object, progress)?, object)
+            }
+        };
         Ok(Self {
             daemon,
             floor,
-            tool: builds::bench_tool(paths, &object, progress)?,
+            object: options.object.clone(),
+            tool: builds::bench_tool(paths, &built_in, progress)?,
             programs: builds::lab_programs(paths, progress)?,
             bochs: bochs::set_up(paths, progress)?,
             packages: packages::set_up(paths, series, progress)?,
-            peers: with_peers.then(|| peers::set_up(paths, progress)).transpose()?,
+            peers: (!options.no_peers)
+                .then(|| peers::set_up(paths, progress))
+                .transpose()?,
         })
     }
 
@@ -93,7 +104,10 @@ impl Lab {
             programs: &self.programs,
             daemon: &self.daemon,
             tool: &self.tool,
-            objects: &BTreeMap::from([(FLOOR.to_owned(), self.floor.clone())]),
+            objects: &[(FLOOR, Some(&self.floor)), (OBJECT, self.object.as_ref())]
+                .into_iter()
+                .filter_map(|(name, object)| Some((name.to_owned(), object?.clone())))
+                .collect(),
             peers: self
                 .peers
                 .as_ref()
@@ -121,7 +135,6 @@ impl Lab {
         let out = folder.join("out");
         storm::boot(&host, &out, progress)?;
         Ok(Run {
-            processor,
             result: storm::read(&out, "result.json")?,
             measured: measured(&out)?,
             steps: bench.steps,
@@ -144,25 +157,28 @@ impl Lab {
             other_victim: false,
             loops: loops(false),
         };
-        let daemon = || Watch::Program {
-            command: ["/lab/bin/poisontrace", "run", "--state-dir", "/run/poisontrace"]
-                .map(str::to_owned)
-                .to_vec(),
-            ready: Ready::Says("poisontrace: ready".to_owned()),
+        let program = |command: &[&str], ready: &str| Watch::Program {
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+            ready: Ready::Says(format!("{ready}: ready")),
             leaves: None,
         };
-        let floor = Watch::Program {
-            command: ["poisontrace-bench", "attach", "--object"]
-                .map(str::to_owned)
-                .into_iter()
-                .chain([format!("/{FLOOR}")])
-                .collect(),
-            ready: Ready::Says("poisontrace-bench: ready".to_owned()),
-            leaves: None,
+        let object = |name: &str| {
+            let file = format!("/{name}");
+            program(
+                &["poisontrace-bench", "attach", "--object", &file],
+                "poisontrace-bench",
+            )
+        };
+        let daemon = || match self.object {
+            Some(_) => object(OBJECT),
+            None => program(
+                &["/lab/bin/poisontrace", "run", "--state-dir", "/run/poisontrace"],
+                "poisontrace",
+            ),
         };
         let mut steps = vec![
             step("nothing", Watch::Nothing),
-            step("floor", floor),
+            step("floor", object(FLOOR)),
             step("unarmed", daemon()),
         ];
         if self.peers.is_some() {

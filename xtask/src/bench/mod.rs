@@ -16,7 +16,7 @@ use crate::paths::Paths;
 use crate::progress::Progress;
 
 pub fn bench(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<ExitCode> {
-    let lab = exits::Lab::set_up(paths, &options.lab.kernel, !options.no_peers, progress)?;
+    let lab = exits::Lab::set_up(paths, options, progress)?;
     for processor in [Processor::Intel, Processor::Amd] {
         if options.cpu.is_some_and(|cpu| cpu != processor) {
             continue;
