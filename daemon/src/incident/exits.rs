@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::latency::Samples;
+use super::latency::{Floor, Samples};
 use crate::event::{PoisonExit, totals::PageTotals};
 
 /// Pages and threads told apart: 512 pages of a huge page on a few vCPUs.
@@ -22,6 +22,8 @@ pub struct Exits {
     pages: BTreeMap<(u32, Option<u64>), Page>,
     open: BTreeMap<(u32, u64), Open>,
     pub samples: Samples,
+    /// What a bare exit and entry cost on this host, when the totals were read last.
+    pub floor: Option<Floor>,
     /// Bytes of the instruction by RIP, hex digits.
     pub instructions: BTreeMap<u64, String>,
     /// Exits on pages beyond [`MAX_PAGES`]: counted, not told apart.

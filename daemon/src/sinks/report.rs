@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::{
     host::Host,
-    incident::model::{Distribution, Incident, Told},
+    incident::model::{Distribution, Incident, Latency, Told},
 };
 
 /// Moments of the timeline that one screen holds; the JSON has them all.
@@ -194,26 +194,64 @@ fn exits(out: &mut String, i: &Incident) {
             line(out, &format!("              {name:<14}{}", latency_row(d)));
         }
     }
+    if let Some(floor) = &l.floor {
+        line(
+            out,
+            &format!(
+                "              {:<14}{}",
+                "bare exit",
+                latency_row(&floor.exit_to_entry)
+            ),
+        );
+    }
+    shares(out, l);
+    claim(out, l);
+}
+
+fn shares(out: &mut String, l: &Latency) {
+    let percent = |share: f64| format!("{:.1} %", share * 100.0);
+    if let (Some(kernel), Some(vmm)) = (l.in_kernel_share, l.vmm_share) {
+        line(
+            out,
+            &format!(
+                "              of exit to entry the kernel has {}, the VMM {}",
+                percent(kernel),
+                percent(vmm)
+            ),
+        );
+    }
     if let Some(share) = l.gup_share {
         let basis = l.gup_basis.map_or("?", |basis| basis.word());
         line(
             out,
             &format!(
-                "              the host-side gup is {:.1} % of the time in the kernel ({basis})",
-                share * 100.0
+                "              the host-side gup is {} of the time in the kernel ({basis})",
+                percent(share)
             ),
         );
     }
-    if let Some(claim) = &l.claim_63_exits {
-        let with = claim
-            .with_vmm_ns
-            .map_or_else(String::new, |ns| format!(" ({} with the VMM)", duration(ns)));
-        let holds = if claim.within_50us { "within" } else { "over" };
+}
+
+fn claim(out: &mut String, l: &Latency) {
+    let Some(claim) = &l.claim_63_exits else { return };
+    let with = claim
+        .with_vmm_ns
+        .map_or_else(String::new, |ns| format!(" ({} with the VMM)", duration(ns)));
+    let holds = if claim.within_50us { "within" } else { "over" };
+    line(
+        out,
+        &format!(
+            "              63 such exits take {}{with}: {holds} the 50 µs claimed on LKML in 2020",
+            duration(claim.in_kernel_ns)
+        ),
+    );
+    if let (Some(ns), Some(floor)) = (claim.floor_ns, &l.floor) {
         line(
             out,
             &format!(
-                "              63 such exits take {}{with}: {holds} the 50 µs claimed on LKML in 2020",
-                duration(claim.in_kernel_ns)
+                "              63 bare exits ({}, no memory touched) take {} on this host",
+                floor.exits_of,
+                duration(ns)
             ),
         );
     }
