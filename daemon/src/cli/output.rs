@@ -1,6 +1,11 @@
 //! Writing answers to standard output.
 
-use std::io::{self, Write};
+use std::{
+    fs::File,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
 
 use super::{Failure, Format};
 use crate::{
@@ -37,4 +42,22 @@ pub fn answer(format: Format, host: Host, incidents: Vec<Incident>) -> Result<()
 fn json(answer: &Answer) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(answer)?;
     print(&format!("{text}\n"))
+}
+
+/// Creates a file that holds guest addresses, and is therefore readable by owner and group only. One that exists is
+/// left alone.
+pub fn create(path: &Path) -> Result<File, Failure> {
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o640)
+        .open(path)
+        .map_err(|err| {
+            Failure::new(match err.kind() {
+                io::ErrorKind::AlreadyExists => {
+                    format!("{} exists: name another file, or remove it", path.display())
+                }
+                _ => format!("cannot create {}: {err}", path.display()),
+            })
+        })
 }

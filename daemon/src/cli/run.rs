@@ -9,7 +9,11 @@ use tokio::{
 };
 
 use super::{Failure, Outcome, RecordArgs, RunArgs, attach, output, pipeline::Pipeline};
-use crate::{host::ClockPair, probes::source::Source, sinks::store::Store};
+use crate::{
+    host::ClockPair,
+    probes::source::Source,
+    sinks::store::{Retention, Store, survive_file_size_limit},
+};
 
 /// Changes are handed to the store and the log at most this often.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -20,7 +24,11 @@ const LOOK: Duration = Duration::from_secs(10);
 
 pub fn run(args: &RunArgs, log_level: u8) -> Outcome {
     let mut attached = attach::probes(log_level, args.guest.read_guest_code)?;
-    let store = Store::create(&args.state.state_dir, &attached.session.host)?;
+    let store = Store::start(
+        &args.state.state_dir,
+        &attached.session.host,
+        Retention::default(),
+    );
     let pipeline = Pipeline::new(
         attached.session.clone(),
         Some(store),
@@ -58,6 +66,7 @@ async fn events(attached: &mut attach::Attached, mut pipeline: Pipeline) -> Resu
     let mut logger = probe_logger(attached);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let _file_size_limit = survive_file_size_limit()?;
     let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     pipeline.look_around(ClockPair::now().monotonic_ns);
@@ -97,20 +106,24 @@ async fn events(attached: &mut attach::Attached, mut pipeline: Pipeline) -> Resu
             () = flush => {
                 flush_at = None;
                 pipeline.take(&source.get_mut().totals());
-                pipeline.flush();
+                if pipeline.flush() {
+                    flush_at = Some(Instant::now() + FLUSH);
+                }
             }
             () = storm => {
                 let totals = source.get_mut().totals();
                 storming = !totals.is_empty();
                 pipeline.take(&totals);
-                pipeline.flush();
+                if pipeline.flush() {
+                    flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
+                }
             }
             _ = look.tick() => {
                 storming |= source.get_ref().has_totals();
                 pipeline.look_around(ClockPair::now().monotonic_ns);
                 flush_logger(&mut logger);
-                if pipeline.store_is_behind() {
-                    pipeline.flush();
+                if pipeline.store_is_behind() && pipeline.flush() {
+                    flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
                 }
             }
             _ = interrupt.recv() => break,

@@ -59,6 +59,8 @@ pub struct Correlator {
     threads: BTreeMap<u32, Thread>,
     processes: BTreeMap<u32, Vmm>,
     changed: BTreeSet<IncidentNo>,
+    /// Incidents that the last event belongs to.
+    touched: BTreeSet<IncidentNo>,
     forgotten: u64,
     /// Files whose statements are heard.
     files: BTreeMap<String, evidence_from_logs::File>,
@@ -81,6 +83,7 @@ impl Correlator {
             threads: BTreeMap::new(),
             processes: BTreeMap::new(),
             changed: BTreeSet::new(),
+            touched: BTreeSet::new(),
             forgotten: 0,
             files: BTreeMap::new(),
         }
@@ -97,6 +100,20 @@ impl Correlator {
 
     /// Takes one event.
     pub fn feed(&mut self, event: &Event) {
+        self.touched.clear();
+        self.dispatch(event);
+        if matches!(event.what, What::PageTotals(_)) {
+            // No event of its own, but the sum of those that were, and of those that were not sent.
+            self.touched.clear();
+        }
+        for no in &self.touched {
+            if let Some(evidence) = self.incidents.get_mut(no) {
+                evidence.events += 1;
+            }
+        }
+    }
+
+    fn dispatch(&mut self, event: &Event) {
         self.learn_vcpu(event);
         match &event.what {
             What::FailureBegin { pfn, flags } => self.failure_begin(event, pfn.0, *flags),
@@ -183,10 +200,22 @@ impl Correlator {
         }
     }
 
-    /// Incidents that changed since the last call, as they stand now.
-    pub fn take_changed(&mut self) -> Vec<Incident> {
-        let changed = std::mem::take(&mut self.changed);
-        changed.into_iter().filter_map(|no| self.report(no)).collect()
+    /// The incidents that the last event belongs to: id, and the event's number (from 0) among those of the incident.
+    pub fn attribution(&self) -> impl Iterator<Item = (String, u64)> + '_ {
+        self.touched.iter().filter_map(|no| {
+            let evidence = self.incidents.get(no)?;
+            Some((report::id(evidence, &self.session), evidence.events - 1))
+        })
+    }
+
+    /// Incidents that changed since the last call.
+    pub fn take_changed(&mut self) -> BTreeSet<IncidentNo> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Events that belong to an incident so far.
+    pub fn events_of(&self, no: IncidentNo) -> u64 {
+        self.incidents.get(&no).map_or(0, |evidence| evidence.events)
     }
 
     /// All incidents, oldest first.
@@ -194,7 +223,8 @@ impl Correlator {
         self.incidents.keys().filter_map(|no| self.report(*no)).collect()
     }
 
-    fn report(&self, no: IncidentNo) -> Option<Incident> {
+    /// An incident as it stands now; `None`: forgotten, or none of a guest.
+    pub fn report(&self, no: IncidentNo) -> Option<Incident> {
         let evidence = self.incidents.get(&no)?;
         // A process that could not be asked whether it is a VMM, and for which KVM never spoke, is none.
         if evidence.vmm.is_vmm != Some(true) && !evidence.kvm_seen() {
@@ -266,11 +296,13 @@ impl Correlator {
         self.by_pid.entry(evidence.pid).or_default().push(no);
         self.incidents.insert(no, evidence);
         self.changed.insert(no);
+        self.touched.insert(no);
         no
     }
 
     fn touch(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
         self.changed.insert(no);
+        self.touched.insert(no);
         self.incidents.get_mut(&no)
     }
 }
