@@ -9,11 +9,12 @@
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use poisontrace::{
+    config::Config,
     correlate::report,
     event::session::Session,
     host::Host,
     incident::{evidence::Evidence, model::Incident},
-    sinks::store::{Retention, Store, Stored, Wanted},
+    sinks::store::{Store, Stored, Wanted},
 };
 
 const SOON: Duration = Duration::from_secs(40);
@@ -26,7 +27,7 @@ fn incident(pid: u32, bytes: usize) -> Incident {
 }
 
 fn start(dir: &Path) -> Store {
-    Store::start(dir, &Host::default(), Retention::default())
+    Store::start(dir, &Host::default(), Config::default().store.retention())
 }
 
 fn put(store: &Store, pids: std::ops::Range<u32>) {

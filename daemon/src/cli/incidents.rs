@@ -8,16 +8,16 @@ use std::{
     time::Duration,
 };
 
-use super::{Failure, Format, IncidentsAction, IncidentsArgs, Outcome, output};
+use super::{Failure, Format, IncidentsAction, IncidentsArgs, Outcome, SourceArgs, output};
 use crate::{
     host::Host,
     sinks::store::{Retention, Stored, Wanted, retention},
 };
 
-pub fn incidents(args: &IncidentsArgs) -> Outcome {
-    let dir = &args.state.state_dir;
+pub fn incidents(args: &IncidentsArgs, source: &SourceArgs) -> Outcome {
+    let dir = &source.state_dir(args.state.state_dir.as_ref())?;
     match &args.action {
-        None => list(args),
+        None => list(args, dir),
         Some(IncidentsAction::Export { id, output }) => export(dir, id.as_deref(), output.as_deref()),
         Some(IncidentsAction::Prune { older_than, max_size }) => prune(dir, *older_than, *max_size),
     }
@@ -88,8 +88,8 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(*unit)
 }
 
-fn list(args: &IncidentsArgs) -> Outcome {
-    let found = Stored::open(&args.state.state_dir)?.get(&Wanted::All)?;
+fn list(args: &IncidentsArgs, dir: &Path) -> Outcome {
+    let found = Stored::open(dir)?.get(&Wanted::All)?;
     if args.format == Format::Json {
         // All incidents of one store are of this host.
         let host = found.last().map_or_else(Host::this, |(host, _)| host.clone());

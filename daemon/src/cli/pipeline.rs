@@ -10,6 +10,7 @@ use std::{
 
 use super::{Failure, output};
 use crate::{
+    config::Config,
     correlate::{Correlator, IncidentNo},
     event::{Event, recording::Writer, session::Session},
     guest::CodeReader,
@@ -66,6 +67,12 @@ impl Pipeline {
             changed: BTreeSet::new(),
             unstored: BTreeSet::new(),
         })
+    }
+
+    /// Takes over the settings that may change while the daemon runs.
+    pub fn configure(&mut self, config: &Config) {
+        self.correlator
+            .late_death(config.incident.late_death_seconds.saturating_mul(1_000_000_000));
     }
 
     /// Looks for VMs that have started since the last look.

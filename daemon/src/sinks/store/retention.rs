@@ -16,15 +16,6 @@ pub struct Retention {
     pub max_bytes: u64,
 }
 
-impl Default for Retention {
-    fn default() -> Self {
-        Self {
-            max_age: Duration::from_secs(400 * 86_400),
-            max_bytes: 256 << 20,
-        }
-    }
-}
-
 /// Incidents of one transaction.
 const CHUNK: u32 = 64;
 

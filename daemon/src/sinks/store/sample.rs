@@ -15,7 +15,7 @@ pub const MAX_EVENTS: u64 = ALL + 12 * AN_OCTAVE + 44;
 pub fn kept(n: u64) -> bool {
     match n {
         0..ALL => true,
-        ALL..MANY => n % ((1 << n.ilog2()) / AN_OCTAVE) == 0,
+        ALL..MANY => n.is_multiple_of((1 << n.ilog2()) / AN_OCTAVE),
         _ => n.is_power_of_two(),
     }
 }

@@ -25,6 +25,10 @@ fn incident(pid: u32, name: &str) -> Incident {
     crate::correlate::report::incident(&e, &Session::default(), 0)
 }
 
+fn retention() -> Retention {
+    crate::config::Config::default().store.retention()
+}
+
 fn host() -> Host {
     Host {
         poisontrace: "test".into(),
@@ -33,7 +37,7 @@ fn host() -> Host {
 }
 
 fn start(dir: &Path) -> Store {
-    Store::start(dir, &host(), Retention::default())
+    Store::start(dir, &host(), retention())
 }
 
 /// Stores incidents by a daemon of its own.
@@ -310,7 +314,7 @@ fn the_oldest_go_when_the_store_is_too_large_or_too_old() {
     stored(dir.path(), &many);
     let limit = Retention {
         max_bytes: 1 << 20,
-        ..Retention::default()
+        ..retention()
     };
     let gone = retention::prune_dir(dir.path(), limit).unwrap();
     let left = all(dir.path());
@@ -325,7 +329,7 @@ fn the_oldest_go_when_the_store_is_too_large_or_too_old() {
             [&left[3].1.id],
         )
         .unwrap();
-    retention::prune_dir(dir.path(), Retention::default()).unwrap();
+    retention::prune_dir(dir.path(), retention()).unwrap();
     let left_now = all(dir.path());
     assert_eq!(left_now.len(), 1);
     assert_eq!(left_now[0].1.id, left[3].1.id);
