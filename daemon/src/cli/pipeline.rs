@@ -11,7 +11,7 @@ use std::{
 use super::{Failure, output};
 use crate::{
     config::Config,
-    correlate::{Correlator, IncidentNo},
+    correlate::{Correlator, IncidentNo, report::Update},
     event::{Event, recording::Writer, session::Session},
     guest::CodeReader,
     identity::{Directory, identity_event},
@@ -120,22 +120,22 @@ impl Pipeline {
             recording.failed = true;
             tracing::error!(error = %err, "the recording cannot be written to; it ends here, the daemon goes on");
         }
-        self.changed.extend(self.correlator.take_changed());
+        self.changed.extend(self.correlator.take_numbers());
         for _ in 0..FLUSHED {
             let Some(no) = self.changed.pop_first() else { break };
-            let Some(incident) = self.correlator.report(no) else {
+            let Some(update) = self.correlator.report(no) else {
                 continue;
             };
-            self.say(&incident);
-            self.keep(no, &incident);
+            self.say(&update.incident);
+            self.keep(no, &update);
         }
         !self.changed.is_empty() || self.catch_up()
     }
 
-    fn keep(&mut self, no: IncidentNo, incident: &Incident) {
+    fn keep(&mut self, no: IncidentNo, update: &Update) {
         let Some(store) = &self.store else { return };
         if store.room() > 0 {
-            store.put(incident, None, self.correlator.events_of(no));
+            store.put(&update.incident, None, self.correlator.events_of(no));
             self.unstored.remove(&no);
         } else {
             // It stays where it is, in the correlator, until the store has room.
@@ -153,8 +153,8 @@ impl Pipeline {
             let Some(no) = self.unstored.pop_first() else {
                 break;
             };
-            if let Some(incident) = self.correlator.report(no) {
-                self.keep(no, &incident);
+            if let Some(update) = self.correlator.report(no) {
+                self.keep(no, &update);
             }
         }
         !self.unstored.is_empty()

@@ -17,6 +17,7 @@ use crate::{
     incident::{evidence::Evidence, model::Incident},
 };
 use pages::{Failure, PageIndex};
+use report::Update;
 use threads::Thread;
 
 /// Number of an incident within one correlator.
@@ -213,8 +214,14 @@ impl Correlator {
         })
     }
 
-    /// Incidents that changed since the last call.
-    pub fn take_changed(&mut self) -> BTreeSet<IncidentNo> {
+    /// Incidents that changed since the last call, as they stand now.
+    pub fn take_changed(&mut self) -> Vec<Update> {
+        let changed = self.take_numbers();
+        changed.into_iter().filter_map(|no| self.report(no)).collect()
+    }
+
+    /// As [`Correlator::take_changed`], their numbers alone: to be reported a few at a time.
+    pub fn take_numbers(&mut self) -> BTreeSet<IncidentNo> {
         std::mem::take(&mut self.changed)
     }
 
@@ -225,21 +232,18 @@ impl Correlator {
 
     /// All incidents, oldest first.
     pub fn incidents(&self) -> Vec<Incident> {
-        self.incidents.keys().filter_map(|no| self.report(*no)).collect()
+        let updates = self.incidents.keys().filter_map(|no| self.report(*no));
+        updates.map(|update| update.incident).collect()
     }
 
     /// An incident as it stands now; `None`: forgotten, or none of a guest.
-    pub fn report(&self, no: IncidentNo) -> Option<Incident> {
+    pub fn report(&self, no: IncidentNo) -> Option<Update> {
         let evidence = self.incidents.get(&no)?;
         // A process that could not be asked whether it is a VMM, and for which KVM never spoke, is none.
         if evidence.vmm.is_vmm != Some(true) && !evidence.kvm_seen() {
             return None;
         }
-        Some(report::incident(
-            evidence,
-            &self.session,
-            self.limits.late_death_ns,
-        ))
+        Some(report::update(evidence, &self.session, self.limits.late_death_ns))
     }
 
     fn identity(&mut self, pid: u32, vmm: &Vmm) {

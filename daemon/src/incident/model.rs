@@ -72,6 +72,7 @@ macro_rules! words {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub enum $name { $(#[serde(rename = $word)] $variant),+ }
         impl $name {
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
             pub const fn word(self) -> &'static str { match self { $(Self::$variant => $word),+ } }
         }
         impl std::fmt::Display for $name {
