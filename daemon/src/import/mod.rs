@@ -20,7 +20,7 @@ use std::{
 use crate::{
     correlate::Correlator,
     event::{recording::Reader, session::Session},
-    incident::model::Incident,
+    incident::model::{Incident, Latency},
     text::sanitise,
 };
 use align::Alignment;
@@ -59,6 +59,8 @@ struct Import {
     correlator: Correlator,
     alignment: Alignment,
     recorded: bool,
+    /// The trace's clock has no unit.
+    unitless: bool,
     alone: bool,
     allow_truncated: bool,
     usable: usize,
@@ -78,12 +80,27 @@ fn name(path: &Path) -> String {
     sanitise(&name.to_string_lossy(), 80)
 }
 
+/// Leaves nothing that would be read as a time.
+fn without_times(incident: &mut Incident) {
+    incident.latency_ns = Latency::default();
+    if let Some(storm) = &mut incident.storm {
+        storm.duration_ns = None;
+    }
+    for moment in &mut incident.timeline {
+        moment.t_ns = 0;
+    }
+    for told in &mut incident.injections.told {
+        told.t_ns = 0;
+    }
+}
+
 impl Import {
     fn new(allow_truncated: bool, alone: bool) -> Self {
         Self {
             correlator: Correlator::new(Session::default()),
             alignment: Alignment::default(),
             recorded: false,
+            unitless: false,
             alone,
             allow_truncated,
             usable: 0,
@@ -168,11 +185,9 @@ impl Import {
         }
         assembler.finish();
         self.feed(&mut assembler);
-        if assembler.lost > 0 && !self.recorded {
-            self.notes.push(format!(
-                "{} events that the tracer itself lost: counts are at least what is shown",
-                assembler.lost
-            ));
+        if !self.recorded {
+            self.unitless = assembler.unitless;
+            self.trace_notes(&assembler, merged.overwritten());
         }
         let loose = std::mem::take(&mut assembler.loose);
         if !self.recorded {
@@ -198,6 +213,31 @@ impl Import {
         }
         if !loose.is_empty() {
             self.logs.push(Log::of_trace(loose));
+        }
+    }
+
+    /// What the trace itself says that it lacks.
+    fn trace_notes(&mut self, assembler: &trace::Assembler, overwritten: u64) {
+        if assembler.gaps {
+            let lost = match assembler.lost {
+                0 => "events (how many is not said)".to_owned(),
+                lost => format!("{lost} events"),
+            };
+            self.notes.push(format!(
+                "{lost} that the tracer itself lost: counts are at least what is shown"
+            ));
+        }
+        if overwritten > 0 {
+            self.notes.push(format!(
+                "the beginning of the trace: {overwritten} earlier events were overwritten in the tracer's ring"
+            ));
+        }
+        if assembler.unitless {
+            self.notes.push(
+                "all durations: the trace's clock (counter, x86-tsc) tells an order and no time; trace with \
+                 `echo mono > trace_clock`"
+                    .to_owned(),
+            );
         }
     }
 
@@ -234,6 +274,9 @@ impl Import {
         }
         let mut incidents = self.correlator.incidents();
         for incident in &mut incidents {
+            if self.unitless {
+                without_times(incident);
+            }
             incident.missing.extend(self.notes.iter().cloned());
         }
         Ok(Imported {

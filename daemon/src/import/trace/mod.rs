@@ -3,6 +3,8 @@
 mod assembler;
 mod fields;
 mod groups;
+mod instructions;
+mod reason;
 pub mod record;
 mod signals;
 mod thread;

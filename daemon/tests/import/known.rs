@@ -1,74 +1,10 @@
-//! The binary on what others kept: traces, logs and consoles, alone and together.
+//! The recordings that are known, and short texts of each kind.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test fails by panicking; its helper functions too"
-)]
+use std::{fs, path::Path};
 
-mod common;
-
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Output,
-};
-
-use common::poisontrace;
 use serde_json::Value;
 
-fn trace(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/traces")
-        .join(name)
-}
-
-fn amd(name: &str) -> PathBuf {
-    trace("amd-linux-guest-panic").join(name)
-}
-
-fn explain(files: &[PathBuf]) -> Output {
-    let options = ["explain", "--format", "json", "--from"].map(PathBuf::from);
-    poisontrace(options.iter().chain(files))
-}
-
-/// The incidents, held against the contract.
-fn incidents_of(output: &Output) -> Vec<Value> {
-    assert!(output.status.success(), "{output:?}");
-    if output.stdout.is_empty() {
-        return Vec::new();
-    }
-    common::answer(output)["incidents"].as_array().unwrap().clone()
-}
-
-fn incidents(files: &[PathBuf]) -> Vec<Value> {
-    let output = explain(files);
-    assert!(output.stderr.is_empty(), "{output:?}");
-    incidents_of(&output)
-}
-
-fn only(files: &[PathBuf]) -> Value {
-    let mut all = incidents(files);
-    assert_eq!(all.len(), 1, "{all:#?}");
-    all.remove(0)
-}
-
-/// The answer to one text, as a file.
-fn told(text: &str) -> Vec<Value> {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("text");
-    fs::write(&file, text).unwrap();
-    incidents(&[file])
-}
-
-fn verdict(i: &Value) -> (&str, &str, &str) {
-    let word = |key: &str| i[key].as_str().unwrap();
-    (word("outcome"), word("cause"), word("confidence"))
-}
-
-fn misses(i: &Value, words: &str) -> bool {
-    let missing = i["missing"].as_array().unwrap();
-    missing.iter().any(|m| m.as_str().unwrap().contains(words))
-}
+use crate::{amd, explain, incidents, incidents_of, misses, only, told, trace, verdict};
 
 #[test]
 fn the_trace_alone_shows_the_poison_and_an_unfinished_machine_check() {
@@ -226,40 +162,6 @@ fn a_kernel_log_alone_names_page_and_process() {
         (&all[0]["page"]["pfn"], &all[0]["vm"]["pid"]),
         (&"0x2ad7".into(), &172.into())
     );
-}
-
-#[test]
-fn the_dialects_of_trace_cmd_and_perf_tell_what_ftrace_tells() {
-    let ftrace = fs::read_to_string(amd("ftrace.txt")).unwrap();
-    let expected = only(&[amd("ftrace.txt")]);
-    let perf: String = ftrace
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .map(|line| {
-            let (task, rest) = line.split_once(" [").unwrap();
-            let (comm, tid) = task.trim().rsplit_once('-').unwrap();
-            let (cpu, rest) = rest.split_once(']').unwrap();
-            let (_, rest) = rest.trim().split_once(' ').unwrap();
-            let (time, event) = rest.trim().split_once(' ').unwrap();
-            format!("{comm:>16} {tid:>6} [{cpu}] {time} kvm:{event}\n")
-        })
-        .collect();
-    let trace_cmd = perf.replace(" kvm:", " ");
-    for text in [perf, trace_cmd] {
-        let all = told(&text);
-        assert_eq!(all.len(), 1);
-        for key in [
-            "outcome",
-            "cause",
-            "page",
-            "exits",
-            "latency_ns",
-            "injections",
-            "signals",
-        ] {
-            assert_eq!(all[0][key], expected[key], "{key}");
-        }
-    }
 }
 
 #[test]
