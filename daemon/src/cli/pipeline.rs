@@ -9,6 +9,7 @@ use std::{
 
 use super::Failure;
 use crate::{
+    config::Config,
     correlate::Correlator,
     event::{Event, recording::Writer, session::Session},
     guest::CodeReader,
@@ -57,6 +58,12 @@ impl Pipeline {
             said: HashMap::new(),
             store_failed: false,
         })
+    }
+
+    /// Takes over the settings that may change while the daemon runs.
+    pub fn configure(&mut self, config: &Config) {
+        self.correlator
+            .late_death(config.incident.late_death_seconds.saturating_mul(1_000_000_000));
     }
 
     /// Looks for VMs that have started since the last look.

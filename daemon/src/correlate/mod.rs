@@ -86,6 +86,11 @@ impl Correlator {
         }
     }
 
+    /// Sets [`Limits::late_death_ns`], for what is said from now on.
+    pub fn late_death(&mut self, ns: u64) {
+        self.limits.late_death_ns = ns;
+    }
+
     pub fn session(&self) -> &Session {
         &self.session
     }
