@@ -129,6 +129,13 @@ impl Import {
             Ok(Opened::Sqlite) => match rasdaemon::read(file) {
                 Ok(items) => {
                     self.usable += 1;
+                    if !items.is_empty() {
+                        self.notes.push(format!(
+                            "the page's type in its kernel's own words, where {} alone tells it: rasdaemon numbers \
+                             the types as one kernel did",
+                            name(file)
+                        ));
+                    }
                     self.logs.push(Log::of_host(name(file), items));
                 }
                 Err(problem) => self.problem(file, &problem),

@@ -9,6 +9,7 @@
 mod common;
 mod dialects;
 mod known;
+mod wordings;
 
 use std::{
     fs,

@@ -11,3 +11,4 @@ mod thread;
 
 pub use assembler::Assembler;
 pub use fields::hex;
+pub use signals::action;

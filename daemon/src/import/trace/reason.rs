@@ -37,13 +37,11 @@ pub fn read(fields: &[u8]) -> (Isa, Kind) {
         }
         b"IO_INSTRUCTION" => return (Isa::Vmx, Kind::Port),
         b"io" => return (Isa::Svm, Kind::Port),
+        b"UNKNOWN" => return (Isa::Unknown, Kind::Unknown),
         _ => {}
     }
-    let number = match word {
-        b"UNKNOWN" => number_of(fields, b"UNKNOWN"),
-        word if word.first().is_some_and(u8::is_ascii_digit) => {
-            number_of(fields, b"reason").or_else(|| number_of(fields, b"exit_reason"))
-        }
+    let number = match word.first() {
+        Some(b'0'..=b'9') => number_of(fields, b"reason").or_else(|| number_of(fields, b"exit_reason")),
         _ => None,
     };
     if let Some(number) = number {
