@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use serde_json::Value;
 
-use crate::{amd, explain, incidents, incidents_of, misses, only, told, trace, verdict};
+use crate::{amd, explain, incidents, misses, only, told, trace, verdict};
 
 #[test]
 fn the_trace_alone_shows_the_poison_and_an_unfinished_machine_check() {
@@ -192,34 +192,6 @@ fn junk_between_the_lines_changes_nothing() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named_and_the_rest_is_used() {
-    let dir = tempfile::tempdir().unwrap();
-    let packed = dir.path().join("packed");
-    fs::write(&packed, b"\x1f\x8b\x08 and so on").unwrap();
-    let letter = dir.path().join("letter");
-    fs::write(&letter, "to somebody\n").unwrap();
-    let output = explain(&[
-        packed.clone(),
-        amd("console.txt"),
-        dir.path().join("gone"),
-        letter,
-    ]);
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(incidents_of(&output).len(), 1);
-    assert_eq!(stderr.lines().count(), 3, "{stderr}");
-    for words in [
-        "packed: line 1: compressed by gzip",
-        "gone: No such file",
-        "letter: nothing in its 1 lines",
-    ] {
-        assert!(stderr.contains(words), "{stderr}");
-    }
-    let output = explain(&[packed]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(output.stdout.is_empty());
-}
-
-#[test]
 fn look_alikes_are_no_poison() {
     // SIGBUS of a hugetlb shortage (BUS_ADRERR); a retry loop without SIGBUS; demand paging.
     let retries: String = (0..64)
@@ -344,34 +316,6 @@ fn a_vmm_without_a_handler_is_killed_by_its_signal() {
         all[0]["page"]["gpa"], "0x7654000",
         "from EXITINFO2: kvm_page_fault was not traced"
     );
-}
-
-/// The bound is generous: an unoptimised build on a busy machine. The number itself is printed; an optimised
-/// build is to read a million lines in a second.
-#[test]
-fn a_million_lines_of_a_trace_take_seconds_and_no_memory() {
-    use std::io::Write as _;
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("long");
-    let text = fs::read_to_string(amd("ftrace.txt")).unwrap();
-    let hot: String = text
-        .lines()
-        .filter(|line| line.contains(": kvm_e") || line.contains(": sys_ioctl") || line.contains(": kvm_u"))
-        .map(|line| format!("{line}\n"))
-        .collect();
-    let mut out = fs::File::create(&file).unwrap();
-    let mut lines = 0;
-    while lines < 1_000_000 {
-        out.write_all(hot.as_bytes()).unwrap();
-        lines += hot.lines().count();
-    }
-    drop(out);
-    let begun = std::time::Instant::now();
-    let output = explain(&[file]);
-    let seconds = begun.elapsed().as_secs_f64();
-    assert!(output.status.success(), "{output:?}");
-    println!("{:.0} lines/s", lines as f64 / seconds);
-    assert!(seconds < 60.0, "{seconds} s for {lines} lines");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod dialects;
+mod files;
 mod known;
 mod wordings;
 
