@@ -23,7 +23,7 @@ static ARMED: Flag = Flag(UnsafeCell::new(0));
 
 #[inline(always)]
 pub fn armed() -> bool {
-    if cfg!(feature = "floor") {
+    if cfg!(feature = "empty") {
         return false;
     }
     // SAFETY: the address of a global, aligned; see Flag.
@@ -92,7 +92,7 @@ pub struct Vcpu {
     pub isa: u32,
     pub vcpu: u32,
     pub gup_calls: u32,
-    /// Between `kvm_exit` and `kvm_entry`.
+    /// Between `kvm_exit` and `kvm_entry`, or, without poison, the return to user space.
     pub in_exit: u32,
     /// This exit met poison.
     pub poison: u32,

@@ -33,8 +33,8 @@ pub fn probes(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
 pub fn empty_probes(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     let toolchain = toolchain::set_up(paths, progress)?;
     progress.step("building empty BPF programs");
-    let object = paths.bpf_object().with_extension("floor");
-    progress.aside(|| toolchain.build_probes(paths, "bpf,floor", &object))?;
+    let object = paths.bpf_object().with_extension("empty");
+    progress.aside(|| toolchain.build_probes(paths, "bpf,empty", &object))?;
     Ok(object)
 }
 

@@ -232,10 +232,14 @@ pub fn kvm_entry(ctx: TracePointContext) -> u32 {
     if slot.vcpu == NO_VCPU {
         slot.vcpu = read(&ctx, &ENTRY_VCPU).unwrap_or(NO_VCPU);
     }
+    let bare = slot.in_exit != 0 && slot.open == 0;
     slot.in_exit = 0;
     slot.open = 0;
     if !slot.victim() {
         return 0;
+    }
+    if bare {
+        totals::add_floor(slot, now);
     }
     if let Some(rip) = read::<u64>(&ctx, &ENTRY_RIP) {
         if rip == RESET_VECTOR {

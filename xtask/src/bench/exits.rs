@@ -22,7 +22,7 @@ const PER_EXIT: Duration = Duration::from_micros(1500);
 /// With the peers' libraries on the disc and in memory.
 const MEMORY_MIB: u32 = 2048;
 
-const FLOOR: &str = "lib/floor.o";
+const EMPTY: &str = "lib/empty.o";
 const OBJECT: &str = "lib/object.o";
 
 /// What is built once for all processors.
@@ -32,7 +32,7 @@ pub struct Lab {
     programs: PathBuf,
     daemon: PathBuf,
     tool: PathBuf,
-    floor: PathBuf,
+    empty: PathBuf,
     /// Measured in place of the daemon.
     object: Option<PathBuf>,
     peers: Option<peers::Packages>,
@@ -55,7 +55,7 @@ pub struct Run {
 impl Lab {
     pub fn set_up(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<Self> {
         let series = &options.lab.kernel;
-        let floor = builds::empty_probes(paths, progress)?;
+        let empty = builds::empty_probes(paths, progress)?;
         let (daemon, built_in) = match options.object {
             Some(_) => (paths.daemon(), paths.bpf_object()),
             None => {
@@ -65,7 +65,7 @@ impl Lab {
         };
         Ok(Self {
             daemon,
-            floor,
+            empty,
             object: options.object.clone(),
             tool: builds::bench_tool(paths, &built_in, progress)?,
             programs: builds::lab_programs(paths, progress)?,
@@ -104,7 +104,7 @@ impl Lab {
             programs: &self.programs,
             daemon: &self.daemon,
             tool: &self.tool,
-            objects: &[(FLOOR, Some(&self.floor)), (OBJECT, self.object.as_ref())]
+            objects: &[(EMPTY, Some(&self.empty)), (OBJECT, self.object.as_ref())]
                 .into_iter()
                 .filter_map(|(name, object)| Some((name.to_owned(), object?.clone())))
                 .collect(),
@@ -178,20 +178,20 @@ impl Lab {
         };
         let mut steps = vec![
             step("nothing", Watch::Nothing),
-            step("floor", object(FLOOR)),
+            step("empty", object(EMPTY)),
             step("unarmed", daemon()),
         ];
         if self.peers.is_some() {
             steps.extend(peers::all().into_iter().map(|peer| step(peer.name, peer.watch)));
         }
-        steps.push(step("nothing again", Watch::Nothing));
+        steps.push(step("nothing-again", Watch::Nothing));
         steps.push(Step {
             other_victim: true,
-            ..step("armed, another VM", daemon())
+            ..step("armed-other", daemon())
         });
         steps.push(Step {
             loops: loops(true),
-            ..step("armed, this VM", daemon())
+            ..step("armed-this", daemon())
         });
         steps.retain(|step| {
             step.name == "nothing" || options.only.is_empty() || options.only.contains(&step.name)

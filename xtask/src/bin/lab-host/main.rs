@@ -4,6 +4,7 @@
 
 mod bench;
 mod daemon;
+mod ftrace;
 mod log;
 mod machine;
 mod scenario;
