@@ -7,6 +7,7 @@ mod injection;
 mod moments;
 mod pages;
 pub mod report;
+pub mod resume;
 mod saying_words;
 mod threads;
 
@@ -55,7 +56,10 @@ pub struct Correlator {
     next: IncidentNo,
     /// Incidents by VMM, in order of their beginning.
     by_pid: HashMap<u32, Vec<IncidentNo>>,
+    /// By address in the VMM.
     pages: PageIndex,
+    /// By guest-physical address.
+    gpas: PageIndex,
     failures: BTreeMap<u32, Failure>,
     threads: BTreeMap<u32, Thread>,
     processes: BTreeMap<u32, Vmm>,
@@ -80,6 +84,7 @@ impl Correlator {
             next: 1,
             by_pid: HashMap::new(),
             pages: PageIndex::default(),
+            gpas: PageIndex::default(),
             failures: BTreeMap::new(),
             threads: BTreeMap::new(),
             processes: BTreeMap::new(),
@@ -104,10 +109,20 @@ impl Correlator {
         self.forgotten
     }
 
+    /// Incidents that are remembered.
+    pub fn incident_count(&self) -> usize {
+        self.incidents.len()
+    }
+
     /// Takes one event.
     pub fn feed(&mut self, event: &Event) {
         self.touched.clear();
         self.dispatch(event);
+        let touched = std::mem::take(&mut self.touched);
+        for no in &touched {
+            self.index_gpa(*no, event);
+        }
+        self.touched = touched;
         if matches!(event.what, What::PageTotals(_)) {
             // No event of its own, but the sum of those that were, and of those that were not sent.
             self.touched.clear();
@@ -281,6 +296,7 @@ impl Correlator {
 
     fn forget_pages_of(&mut self, pid: u32) {
         self.pages.remove_pid(pid);
+        self.gpas.remove_pid(pid);
         self.by_pid.remove(&pid);
         self.threads.retain(|_, thread| thread.pid != pid);
     }
@@ -292,7 +308,7 @@ impl Correlator {
                 break;
             };
             self.forgotten += 1;
-            self.pages.remove_incident(no);
+            self.unindex(no, &old);
             if let Some(list) = self.by_pid.get_mut(&old.pid) {
                 list.retain(|other| *other != no);
                 if list.is_empty() {

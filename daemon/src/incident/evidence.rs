@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     exits::{Exits, Total},
     logged::Logged,
@@ -20,8 +22,9 @@ const MAX_MOMENTS: usize = 96;
 
 pub const PAGE_SIZE: u64 = 4096;
 
-/// Everything known of one incident.
-#[derive(Clone, Debug)]
+/// Everything known of one incident. Its JSON is what a daemon that starts again goes on with
+/// (`incident.state` of the store).
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Evidence {
     /// CLOCK_MONOTONIC of the poisoning: `memory_failure()` entered, else the first sign.
     pub t0: u64,
@@ -64,12 +67,14 @@ pub struct Evidence {
     pub lost: u64,
     /// Events that belong to it.
     pub events: u64,
+    /// Its id and `started_at` by the daemon that first told of it, whose wall clock may have been another.
+    pub known_as: Option<(String, Option<String>)>,
     /// What logs told of it.
     pub logged: Logged,
 }
 
 /// A machine check as the VMM told it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Told {
     pub t: u64,
     pub tid: u32,
@@ -87,7 +92,7 @@ impl Told {
 }
 
 /// A sign of the guest's or the VMM's end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     pub t: u64,
     pub sign: Sign,
@@ -95,7 +100,7 @@ pub struct End {
     pub mc_open: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sign {
     /// pvpanic: the guest's kernel says that it panicked.
     Panic,
@@ -155,6 +160,7 @@ impl Evidence {
             timeline: Timeline::default(),
             lost: 0,
             events: 0,
+            known_as: None,
             logged: Logged::default(),
         }
     }
@@ -265,7 +271,7 @@ impl Evidence {
 }
 
 /// What happened when: the first and the last moments, and how many fell out between.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Timeline {
     first: Vec<(u64, String)>,
     last: std::collections::VecDeque<(u64, String)>,

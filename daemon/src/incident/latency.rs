@@ -1,6 +1,8 @@
 //! Latency of the poison exits: counts and sums are the kernel's and exact; percentiles come from samples where
 //! every exit is among them, else from the log2 histograms.
 
+use serde::{Deserialize, Serialize};
+
 use super::model::{Claim, Distribution, GupBasis, Latency};
 use crate::event::totals::{DurationTotals, PageTotals};
 
@@ -8,7 +10,7 @@ use crate::event::totals::{DurationTotals, PageTotals};
 const MAX_SAMPLES: usize = 4096;
 
 /// Single durations, nanoseconds, of the first exits.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Sample(Vec<u64>);
 
 impl Sample {
@@ -20,7 +22,8 @@ impl Sample {
 }
 
 /// The single durations of each kind.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Samples {
     pub exit_to_entry: Sample,
     pub in_kernel: Sample,
