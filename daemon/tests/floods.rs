@@ -10,7 +10,7 @@
 mod load;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -30,6 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 struct Run {
     correlator: Correlator,
     name: &'static str,
+    numbers: BTreeSet<u64>,
     began: Instant,
     events: u64,
 }
@@ -39,6 +40,7 @@ impl Run {
         Self {
             correlator: Correlator::new(session()),
             name,
+            numbers: BTreeSet::new(),
             began: Instant::now(),
             events: 0,
         }
@@ -49,32 +51,42 @@ impl Run {
             self.correlator.feed(&event);
             self.events += 1;
         }
-        // As the daemon does: a few at a time.
-        for no in self.correlator.take_numbers() {
-            let _ = self.correlator.report(no);
-        }
+        let mut changed = self.correlator.take_numbers();
+        self.numbers.append(&mut changed);
     }
 
     /// Each incident's exits are those of the load.
     fn settle(self, truth: &BTreeMap<Page, u64>, look: impl Fn(&Incident)) {
-        let found = self.correlator.incidents();
-        assert_eq!(found.len(), truth.len(), "{}: an incident a page", self.name);
-        let by_page: BTreeMap<(u32, u64), &Incident> = found
+        let took = self.began.elapsed();
+        assert_eq!(
+            self.numbers.len(),
+            truth.len(),
+            "{}: an incident a page",
+            self.name
+        );
+        let pages: BTreeMap<(u32, u64), u64> = truth
             .iter()
-            .map(|i| ((i.vm.pid.unwrap(), i.page.hva.unwrap().0), i))
+            .map(|(page, exits)| ((page.pid(), page.hva()), *exits))
             .collect();
-        for (page, exits) in truth {
-            let incident = by_page[&(page.pid(), page.hva())];
-            assert_eq!(incident.exits.count, Some(*exits), "{}: {page:?}", self.name);
-            look(incident);
+        // One at a time, as the daemon does.
+        for no in &self.numbers {
+            let incident = self.correlator.report(*no).unwrap().incident;
+            let page = (incident.vm.pid.unwrap(), incident.page.hva.unwrap().0);
+            assert_eq!(
+                incident.exits.count,
+                Some(pages[&page]),
+                "{}: {page:x?}",
+                self.name
+            );
+            look(&incident);
         }
         assert_eq!(self.correlator.forgotten(), 0);
-        let took = self.began.elapsed();
         eprintln!(
-            "{:<40} {:>9} events {:>8.2?}, RSS {:>6} KiB",
+            "{:<40} {:>9} events in {:>8.2?}, reported in {:>8.2?}; RSS {:>6} KiB",
             self.name,
             self.events,
             took,
+            self.began.elapsed() - took,
             memory_kib("VmRSS")
         );
         assert!(took < PATIENCE, "{}: {took:?}", self.name);

@@ -52,7 +52,7 @@ impl Default for Limits {
 pub struct Correlator {
     session: Session,
     limits: Limits,
-    incidents: BTreeMap<IncidentNo, Evidence>,
+    incidents: BTreeMap<IncidentNo, Box<Evidence>>,
     next: IncidentNo,
     /// Incidents by VMM, in order of their beginning.
     by_pid: HashMap<u32, Vec<IncidentNo>>,
@@ -319,7 +319,7 @@ impl Correlator {
         let no = self.next;
         self.next += 1;
         self.by_pid.entry(evidence.pid).or_default().push(no);
-        self.incidents.insert(no, evidence);
+        self.incidents.insert(no, Box::new(evidence));
         self.changed.insert(no);
         self.touched.insert(no);
         no
@@ -328,7 +328,7 @@ impl Correlator {
     fn touch(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
         self.changed.insert(no);
         self.touched.insert(no);
-        self.incidents.get_mut(&no)
+        self.incidents.get_mut(&no).map(Box::as_mut)
     }
 }
 

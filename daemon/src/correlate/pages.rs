@@ -17,7 +17,7 @@ pub struct PageIndex {
 
 impl PageIndex {
     /// A small range may lie within a large one, which then begins a few entries before it.
-    fn find(&self, pid: u32, address: u64) -> Option<IncidentNo> {
+    pub fn find(&self, pid: u32, address: u64) -> Option<IncidentNo> {
         const NESTED: usize = 8;
         self.ranges
             .range((pid, 0)..=(pid, address))

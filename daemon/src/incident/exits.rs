@@ -20,9 +20,10 @@ const PAGE_MASK: u64 = !0xfff;
 /// See the module.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Exits {
-    /// By thread and page (`None`: the exit's GPA is not known).
+    /// By thread and page (`None`: the exit's GPA is not known). Boxed, as most incidents have one, and a node of the map
+    /// has room for eleven.
     #[serde(with = "pairs")]
-    pages: BTreeMap<(u32, Option<u64>), Page>,
+    pages: BTreeMap<(u32, Option<u64>), Box<Page>>,
     #[serde(with = "pairs")]
     open: BTreeMap<(u32, u64), Open>,
     pub samples: Samples,
@@ -39,7 +40,7 @@ struct Page {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     before: Option<Box<PageTotals>>,
     seen: PageTotals,
-    kernel: Option<PageTotals>,
+    kernel: Option<Box<PageTotals>>,
 }
 
 impl Page {
@@ -138,7 +139,7 @@ impl Exits {
     pub fn kernel(&mut self, tid: u32, totals: &PageTotals) {
         let key = (tid, Some(totals.gpa.0));
         if self.pages.len() < MAX_PAGES || self.pages.contains_key(&key) {
-            self.pages.entry(key).or_default().kernel = Some(totals.clone());
+            self.pages.entry(key).or_default().kernel = Some(Box::new(totals.clone()));
         }
     }
 
