@@ -232,7 +232,7 @@ fn more_incidents_than_are_kept() {
     let mut correlator = Correlator::new(session());
     let mut load = Load::default();
     let began = Instant::now();
-    for n in 0..60_000u64 {
+    for n in 0..40_000u64 {
         load.poison(Page { vm: 5, no: n }, 12);
         for event in load.events.drain(..) {
             correlator.feed(&event);
@@ -243,11 +243,11 @@ fn more_incidents_than_are_kept() {
     }
     assert_eq!(
         correlator.forgotten(),
-        60_000 - correlator.incident_count() as u64
+        40_000 - correlator.incident_count() as u64
     );
     assert!(correlator.incident_count() <= 16_384);
     eprintln!(
-        "60,000 pages: {:?}, RSS {} KiB",
+        "40,000 pages: {:?}, RSS {} KiB",
         began.elapsed(),
         memory_kib("VmRSS")
     );

@@ -14,7 +14,11 @@ mod threads;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
-    event::{Event, Vmm, What, session::Session},
+    event::{
+        Event, Vmm, What,
+        session::Session,
+        totals::{DurationTotals, FloorKind},
+    },
     incident::{evidence::Evidence, model::Incident},
 };
 use pages::{Failure, PageIndex};
@@ -67,6 +71,10 @@ pub struct Correlator {
     /// Incidents that the last event belongs to.
     touched: BTreeSet<IncidentNo>,
     forgotten: u64,
+    /// A trace told of signals without their address.
+    signals_without_address: bool,
+    /// The host's exits that touch no guest memory.
+    floor: BTreeMap<FloorKind, DurationTotals>,
     /// Files whose statements are heard.
     files: BTreeMap<String, evidence_from_logs::File>,
 }
@@ -91,6 +99,8 @@ impl Correlator {
             changed: BTreeSet::new(),
             touched: BTreeSet::new(),
             forgotten: 0,
+            signals_without_address: false,
+            floor: BTreeMap::new(),
             files: BTreeMap::new(),
         }
     }
@@ -192,6 +202,9 @@ impl Correlator {
             ),
             What::Said(saying) => self.said(event, saying),
             What::PageTotals(totals) => self.page_totals(event, totals),
+            What::Floor { kind, time } => {
+                self.floor.insert(*kind, time.clone());
+            }
             What::Reentry { exit_ns, entry_ns } => self.reentry(event, *exit_ns, *entry_ns),
             What::ToldMsrs {
                 mcg_status,
@@ -310,7 +323,10 @@ impl Correlator {
             self.forgotten += 1;
             self.unindex(no, &old);
             if let Some(list) = self.by_pid.get_mut(&old.pid) {
-                list.retain(|other| *other != no);
+                // In order of their beginning, hence of their numbers.
+                if let Ok(at) = list.binary_search(&no) {
+                    list.remove(at);
+                }
                 if list.is_empty() {
                     self.by_pid.remove(&old.pid);
                 }

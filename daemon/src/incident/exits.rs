@@ -5,7 +5,10 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::{latency::Samples, singles::Singles};
+use super::{
+    latency::{Floor, Samples},
+    singles::Singles,
+};
 use crate::event::{PoisonExit, totals::PageTotals};
 
 /// Pages and threads told apart: 512 pages of a huge page on a few vCPUs.
@@ -27,6 +30,8 @@ pub struct Exits {
     #[serde(with = "pairs")]
     open: BTreeMap<(u32, u64), Open>,
     pub samples: Samples,
+    /// What a bare exit and entry cost on this host, when the totals were read last.
+    pub floor: Option<Floor>,
     pub singles: Singles,
     /// Bytes of the instruction by RIP, hex digits.
     pub instructions: BTreeMap<u64, String>,
