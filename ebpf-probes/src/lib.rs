@@ -19,6 +19,7 @@ macro_rules! shared {
 }
 
 pub mod ioctl;
+pub mod layout;
 pub mod page;
 pub mod record;
 

@@ -45,7 +45,7 @@ enum Command {
     Incidents(IncidentsArgs),
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
-    Check,
+    Check(check::CheckArgs),
 }
 
 #[derive(Args)]
@@ -69,6 +69,8 @@ struct RunArgs {
     record: Option<PathBuf>,
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    probes: attach::ProbeArgs,
 }
 
 #[derive(Args, Clone, Copy)]
@@ -86,6 +88,8 @@ struct RecordArgs {
     output: PathBuf,
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    probes: attach::ProbeArgs,
 }
 
 #[derive(Args)]
@@ -155,7 +159,7 @@ pub fn main() -> ExitCode {
         Command::Record(args) => run::record(&args, probe_log_level(cli.log_level)),
         Command::Explain(args) => explain::explain(&args),
         Command::Incidents(args) => incidents::incidents(&args),
-        Command::Check => check::check(),
+        Command::Check(args) => check::check(&args),
     };
     result.unwrap_or_else(|Failure(text)| {
         eprintln!("poisontrace: {}", crate::text::sanitise(&text, 2000));

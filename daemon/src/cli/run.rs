@@ -19,7 +19,8 @@ const STORM: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(10);
 
 pub fn run(args: &RunArgs, log_level: u8) -> Outcome {
-    let mut attached = attach::probes(log_level, args.guest.read_guest_code)?;
+    let facts = attach::facts(&args.probes)?;
+    let mut attached = attach::probes(facts, log_level, args.guest.read_guest_code)?;
     let store = Store::create(&args.state.state_dir, &attached.session.host)?;
     let pipeline = Pipeline::new(
         attached.session.clone(),
@@ -31,7 +32,8 @@ pub fn run(args: &RunArgs, log_level: u8) -> Outcome {
 }
 
 pub fn record(args: &RecordArgs, log_level: u8) -> Outcome {
-    let mut attached = attach::probes(log_level, args.guest.read_guest_code)?;
+    let facts = attach::facts(&args.probes)?;
+    let mut attached = attach::probes(facts, log_level, args.guest.read_guest_code)?;
     let pipeline = Pipeline::new(
         attached.session.clone(),
         None,
@@ -42,7 +44,7 @@ pub fn record(args: &RecordArgs, log_level: u8) -> Outcome {
 }
 
 fn serve(attached: &mut attach::Attached, pipeline: Pipeline) -> Outcome {
-    attach::print_probes(&attached.loaded.probes)?;
+    attach::print_probes(&attached.loaded, false)?;
     attach::print_limits(&attached.facts)?;
     attach::print_verdict(&attached.session)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -4,4 +4,6 @@
 pub mod btf;
 pub mod facts;
 pub mod format;
+pub mod functions;
+pub mod kvm;
 pub mod plan;
