@@ -13,9 +13,10 @@
 //! | report, store | [`sinks`] |
 //!
 //! [`identity`] looks up who a process is, [`guest`] reads its guest's code where that is allowed, [`host`] what machine this is, and [`cli`] ties the stages
-//! together for each command.
+//! together for each command; [`config`] is what the operator sets.
 
 pub mod cli;
+pub mod config;
 pub mod correlate;
 pub mod event;
 pub mod guest;

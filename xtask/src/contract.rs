@@ -17,6 +17,10 @@ pub const DAEMON_FILE: &str = "bin/poisontrace";
 pub const GUEST_KERNEL_FILE: &str = "guest/vmlinuz";
 pub const GUEST_INITRAMFS_FILE: &str = "guest/initramfs";
 
+/// In the share's folder `out`: the host's facts, and the plan that poisontrace made of them there.
+pub const FACTS_FOLDER: &str = "facts";
+pub const PLAN_FILE: &str = "plan.txt";
+
 /// In the initramfs: the modules to load, one path per line, in order.
 pub const MODULE_ORDER_FILE: &str = "/modules/order";
 
@@ -76,6 +80,8 @@ pub struct LabResult {
     pub daemon_exit: Option<i32>,
     pub daemon_stop_ms: Option<u64>,
     pub check_exit: Option<i32>,
+    /// That of `poisontrace check --save-facts`.
+    pub facts_exit: Option<i32>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -46,8 +46,9 @@ pub fn facts(args: &ProbeArgs) -> Result<Facts, Failure> {
     Ok(facts)
 }
 
-/// Makes the plan of these facts and carries it out. `guest_code`: guest code may be read.
-pub fn probes(facts: Facts, log_level: u8, guest_code: bool) -> Result<Attached, Failure> {
+/// Reads the facts, makes the plan, carries it out. `guest_code`: guest code may be read.
+pub fn probes(args: &ProbeArgs, log_level: u8, guest_code: bool) -> Result<Attached, Failure> {
+    let facts = facts(args)?;
     let plan = Plan::new(&facts, guest_code);
     let predates = facts.hardware_corrupted_kb.is_some_and(|kb| kb > 0);
     let loaded = Loaded::new(plan, &facts, predates, log_level)?;

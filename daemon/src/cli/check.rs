@@ -33,12 +33,12 @@ pub fn check(args: &CheckArgs) -> Outcome {
         facts.taken_away.extend(args.probes.without.iter().cloned());
         return plan(&facts);
     }
-    let facts = attach::facts(&args.probes)?;
     if let Some(folder) = &args.save_facts {
+        let facts = attach::facts(&args.probes)?;
         facts.save(Path::new("/"), folder)?;
         return plan(&facts);
     }
-    let attached = attach::probes(facts, 0, true)?;
+    let attached = attach::probes(&args.probes, 0, true)?;
     attach::print_probes(&attached.loaded, args.verbose)?;
     attach::print_limits(&attached.facts)?;
     if !attach::print_verdict(&attached.session)? {

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::{ExplainArgs, Failure, Format, Outcome, output, progress::Progress};
+use super::{ExplainArgs, Failure, Outcome, ReportFormat, SourceArgs, output, progress::Progress};
 use crate::{
     host::Host,
     import,
@@ -11,9 +11,9 @@ use crate::{
     text::sanitise,
 };
 
-pub fn explain(args: &ExplainArgs) -> Outcome {
+pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
     let (host, incidents) = match args.from.as_slice() {
-        [] => from_store(args)?,
+        [] => from_store(args, source)?,
         files => from_files(files, args)?,
     };
     // Like grep: 1 says that the question was understood and nothing was found. A recording without poison is an
@@ -21,9 +21,9 @@ pub fn explain(args: &ExplainArgs) -> Outcome {
     let asked_for_one = args.id.is_some() || args.vm.is_some() || args.from.is_empty();
     let none = incidents.is_empty();
     match (none, args.format) {
-        (true, Format::Text) if asked_for_one => eprintln!("poisontrace: {}", no_incident(args)),
-        (true, Format::Text) => output::print(&format!("{}\n", no_incident(args)))?,
-        _ => output::answer(args.format, host, incidents)?,
+        (true, ReportFormat::Text) if asked_for_one => eprintln!("poisontrace: {}", no_incident(args)),
+        (true, ReportFormat::Text) => output::print(&format!("{}\n", no_incident(args)))?,
+        _ => output::answer(args.format, host, incidents, args.output.as_deref())?,
     }
     Ok(if none && asked_for_one {
         ExitCode::from(1)
@@ -43,13 +43,13 @@ fn no_incident(args: &ExplainArgs) -> String {
     }
 }
 
-fn from_store(args: &ExplainArgs) -> Result<(Host, Vec<Incident>), Failure> {
+fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Host, Vec<Incident>), Failure> {
     let wanted = match (&args.id, &args.vm) {
         (Some(id), _) => Wanted::Id(id.clone()),
         (None, Some(name)) => Wanted::Vm(name.clone()),
         (None, None) => Wanted::Last,
     };
-    let found = Stored::open(&args.state.state_dir)?.get(&wanted)?;
+    let found = Stored::open(&source.state_dir(args.state.state_dir.as_ref())?)?.get(&wanted)?;
     let host = found.first().map_or_else(Host::this, |(host, _)| host.clone());
     Ok((host, found.into_iter().map(|(_, incident)| incident).collect()))
 }

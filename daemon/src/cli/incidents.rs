@@ -2,22 +2,19 @@
 
 use std::{fmt::Write as _, process::ExitCode};
 
-use super::{Format, IncidentsArgs, Outcome, output};
+use super::{Format, IncidentsArgs, Outcome, SourceArgs, output};
 use crate::{
     host::Host,
     sinks::store::{Stored, Wanted},
 };
 
-pub fn incidents(args: &IncidentsArgs) -> Outcome {
-    let found = Stored::open(&args.state.state_dir)?.get(&Wanted::All)?;
+pub fn incidents(args: &IncidentsArgs, source: &SourceArgs) -> Outcome {
+    let found = Stored::open(&source.state_dir(args.state.state_dir.as_ref())?)?.get(&Wanted::All)?;
     if args.format == Format::Json {
         // All incidents of one store are of this host.
         let host = found.last().map_or_else(Host::this, |(host, _)| host.clone());
-        output::answer(
-            Format::Json,
-            host,
-            found.into_iter().map(|(_, incident)| incident).collect(),
-        )?;
+        let incidents = found.into_iter().map(|(_, incident)| incident).collect();
+        output::print(&output::json(host, incidents)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     if found.is_empty() {

@@ -2,8 +2,10 @@
 
 mod attach;
 mod check;
+mod config;
 mod explain;
 mod incidents;
+mod logging;
 mod output;
 mod pipeline;
 mod progress;
@@ -13,24 +15,27 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::{ListenAddress, LogFormat, LogLevel};
+
 /// Why did my KVM guest die on poisoned memory?
 #[derive(Parser)]
 #[command(name = "poisontrace", version)]
 struct Cli {
-    /// What is written to stderr; at debug and trace the BPF programs' own diagnostics too
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
-    log_level: LogLevel,
+    #[command(flatten)]
+    source: SourceArgs,
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
+/// Where settings come from: a flag wins over the environment (POISONTRACE_ and the key), that over the file.
+#[derive(Args)]
+struct SourceArgs {
+    /// The configuration [default: /etc/poisontrace/poisontrace.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE", env = "POISONTRACE_CONFIG")]
+    config: Option<PathBuf>,
+    /// What is logged; at debug and trace the BPF programs' own diagnostics too [default: info]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
 }
 
 #[derive(Subcommand)]
@@ -46,18 +51,30 @@ enum Command {
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
     Check(check::CheckArgs),
+    /// Look at the configuration
+    Config(ConfigArgs),
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    #[command(subcommand)]
+    task: ConfigTask,
+}
+
+#[derive(Subcommand)]
+enum ConfigTask {
+    /// Say what is wrong with the configuration; exit status 0 if nothing is
+    Check {
+        /// The file to look at [default: that of --config]
+        file: Option<PathBuf>,
+    },
 }
 
 #[derive(Args)]
 struct StateArgs {
-    /// Where incidents are stored
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "/var/lib/poisontrace",
-        env = "POISONTRACE_STATE_DIR"
-    )]
-    state_dir: PathBuf,
+    /// Where incidents are stored [env: POISONTRACE_STATE_DIR] [default: /var/lib/poisontrace]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -71,6 +88,24 @@ struct RunArgs {
     guest: GuestArgs,
     #[command(flatten)]
     probes: attach::ProbeArgs,
+    #[command(flatten)]
+    web: WebArgs,
+    /// Add metrics by VM (label vm)
+    #[arg(long)]
+    vm_labels: bool,
+    /// Where the log goes [default: auto]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Args)]
+struct WebArgs {
+    /// Where /metrics is served; "" serves nothing [default: 127.0.0.1:9847]
+    #[arg(long = "web.listen-address", value_name = "ADDRESS:PORT")]
+    listen_address: Option<ListenAddress>,
+    /// TLS, client certificates and users, in the form of Prometheus' exporter-toolkit
+    #[arg(long = "web.config.file", value_name = "FILE")]
+    config_file: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Copy)]
@@ -113,8 +148,12 @@ struct ExplainArgs {
     /// Explain what is there of a recording whose end is missing
     #[arg(long, requires = "from")]
     allow_truncated: bool,
+    /// html: one page that needs nothing else, for a browser or for paper
     #[arg(long, default_value = "text")]
-    format: Format,
+    format: ReportFormat,
+    /// Write to this file instead of standard output; one that exists is replaced
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -129,6 +168,13 @@ struct IncidentsArgs {
 enum Format {
     Text,
     Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReportFormat {
+    Text,
+    Json,
+    Html,
 }
 
 /// A command that cannot do what it was asked: one line for stderr.
@@ -153,43 +199,28 @@ type Outcome = Result<ExitCode, Failure>;
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    logging(cli.log_level);
-    let result = match cli.command {
-        Command::Run(args) => run::run(&args, probe_log_level(cli.log_level)),
-        Command::Record(args) => run::record(&args, probe_log_level(cli.log_level)),
-        Command::Explain(args) => explain::explain(&args),
-        Command::Incidents(args) => incidents::incidents(&args),
-        Command::Check(args) => check::check(&args),
-    };
-    result.unwrap_or_else(|Failure(text)| {
+    dispatch(&cli).unwrap_or_else(|Failure(text)| {
         eprintln!("poisontrace: {}", crate::text::sanitise(&text, 2000));
         ExitCode::from(2)
     })
 }
 
-fn logging(level: LogLevel) {
-    let level = match level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    };
-    // aya's own account of its work is of use only when something is wrong with it.
-    let filter = tracing_subscriber::EnvFilter::new(format!("{level},aya=warn,aya_obj=warn"));
-    use std::io::IsTerminal as _;
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colour)
-        .init();
-}
-
-/// Levels of `aya_log`: 0 none, … 4 debug.
-fn probe_log_level(level: LogLevel) -> u8 {
-    match level {
-        LogLevel::Debug | LogLevel::Trace => aya_log::Level::Debug as u8,
-        _ => 0,
+fn dispatch(cli: &Cli) -> Outcome {
+    match &cli.command {
+        Command::Run(args) => run::run(args, &cli.source),
+        Command::Record(args) => run::record(args, &cli.source),
+        Command::Explain(args) => {
+            logging::to_stderr(&cli.source);
+            explain::explain(args, &cli.source)
+        }
+        Command::Incidents(args) => {
+            logging::to_stderr(&cli.source);
+            incidents::incidents(args, &cli.source)
+        }
+        Command::Check(args) => {
+            logging::to_stderr(&cli.source);
+            check::check(args)
+        }
+        Command::Config(args) => config::config(args, &cli.source),
     }
 }

@@ -9,6 +9,7 @@ use std::{
 
 use super::Failure;
 use crate::{
+    config::Config,
     correlate::Correlator,
     event::{Event, recording::Writer, session::Session},
     guest::CodeReader,
@@ -59,6 +60,12 @@ impl Pipeline {
         })
     }
 
+    /// Takes over the settings that may change while the daemon runs.
+    pub fn configure(&mut self, config: &Config) {
+        self.correlator
+            .late_death(config.incident.late_death_seconds.saturating_mul(1_000_000_000));
+    }
+
     /// Looks for VMs that have started since the last look.
     pub fn look_around(&mut self, now_ns: u64) {
         for (pid, vmm) in self.directory.scan() {
@@ -100,11 +107,13 @@ impl Pipeline {
             tracing::error!(error = %err, "the recording cannot be written to; it ends here, the daemon goes on");
         }
         let changed = self.correlator.take_changed();
-        for incident in &changed {
-            self.say(incident);
+        let mut incidents = Vec::with_capacity(changed.len());
+        for update in changed {
+            self.say(&update.incident);
+            incidents.push(update.incident);
         }
         let Some(store) = &mut self.store else { return };
-        match store.put(changed) {
+        match store.put(incidents) {
             Ok(()) if self.store_failed => {
                 self.store_failed = false;
                 tracing::info!("the store can be written to again; nothing was lost");

@@ -8,8 +8,13 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
-use super::{Failure, Outcome, RecordArgs, RunArgs, attach, output, pipeline::Pipeline};
-use crate::{host::ClockPair, probes::source::Source, sinks::store::Store};
+use super::{Failure, Outcome, RecordArgs, RunArgs, SourceArgs, attach, logging, output, pipeline::Pipeline};
+use crate::{
+    config::{Config, Layers, needs_restart},
+    host::ClockPair,
+    probes::source::Source,
+    sinks::store::Store,
+};
 
 /// Changes are handed to the store and the log at most this often.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -18,32 +23,71 @@ const STORM: Duration = Duration::from_secs(1);
 /// How often new VMs are looked for, and a failed store is tried again.
 const LOOK: Duration = Duration::from_secs(10);
 
-pub fn run(args: &RunArgs, log_level: u8) -> Outcome {
-    let facts = attach::facts(&args.probes)?;
-    let mut attached = attach::probes(facts, log_level, args.guest.read_guest_code)?;
-    let store = Store::create(&args.state.state_dir, &attached.session.host)?;
-    let pipeline = Pipeline::new(
+pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
+    let (layers, config) = args.settings(source)?;
+    let log = logging::start(&config.log);
+    let mut attached = attach::probes(
+        &args.probes,
+        logging::probe_level(config.log.level),
+        config.guest.read_code,
+    )?;
+    let store = Store::create(&config.state_dir, &attached.session.host)?;
+    let mut pipeline = Pipeline::new(
         attached.session.clone(),
         Some(store),
         args.record.as_deref(),
-        args.guest.read_guest_code,
+        config.guest.read_code,
     )?;
-    serve(&mut attached, pipeline)
+    pipeline.configure(&config);
+    let settings = Settings { layers, config, log };
+    serve(&mut attached, pipeline, Some(settings))
 }
 
-pub fn record(args: &RecordArgs, log_level: u8) -> Outcome {
-    let facts = attach::facts(&args.probes)?;
-    let mut attached = attach::probes(facts, log_level, args.guest.read_guest_code)?;
-    let pipeline = Pipeline::new(
-        attached.session.clone(),
-        None,
-        Some(&args.output),
-        args.guest.read_guest_code,
-    )?;
-    serve(&mut attached, pipeline)
+pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
+    let config = source.layers().read()?;
+    let read_code = args.guest.read_guest_code || config.guest.read_code;
+    logging::start(&config.log);
+    let mut attached = attach::probes(&args.probes, logging::probe_level(config.log.level), read_code)?;
+    let mut pipeline = Pipeline::new(attached.session.clone(), None, Some(&args.output), read_code)?;
+    pipeline.configure(&config);
+    serve(&mut attached, pipeline, None)
 }
 
-fn serve(attached: &mut attach::Attached, pipeline: Pipeline) -> Outcome {
+/// What SIGHUP reads again.
+struct Settings {
+    layers: Layers,
+    /// As they were at the start.
+    config: Config,
+    log: logging::Handle,
+}
+
+impl Settings {
+    /// Takes over what can be changed while running.
+    fn reload(&self, pipeline: &mut Pipeline) {
+        let new = match self.layers.read() {
+            Ok(new) => new,
+            Err(err) => {
+                tracing::error!(error = %err, "the configuration is not taken over; the one before holds");
+                return;
+            }
+        };
+        for problem in new.problems() {
+            tracing::warn!("{problem}");
+        }
+        let rest = needs_restart(&self.config, &new);
+        if !rest.is_empty() {
+            tracing::warn!(
+                keys = rest.join(", "),
+                "these settings change with a restart only"
+            );
+        }
+        self.log.level(new.log.level);
+        pipeline.configure(&new);
+        tracing::info!("the configuration has been read again");
+    }
+}
+
+fn serve(attached: &mut attach::Attached, pipeline: Pipeline, settings: Option<Settings>) -> Outcome {
     attach::print_probes(&attached.loaded, false)?;
     attach::print_limits(&attached.facts)?;
     attach::print_verdict(&attached.session)?;
@@ -51,15 +95,20 @@ fn serve(attached: &mut attach::Attached, pipeline: Pipeline) -> Outcome {
         .enable_all()
         .build()
         .map_err(|err| Failure::new(format!("cannot start the event loop: {err}")))?;
-    runtime.block_on(events(attached, pipeline))?;
+    runtime.block_on(events(attached, pipeline, settings))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn events(attached: &mut attach::Attached, mut pipeline: Pipeline) -> Result<(), Failure> {
+async fn events(
+    attached: &mut attach::Attached,
+    mut pipeline: Pipeline,
+    settings: Option<Settings>,
+) -> Result<(), Failure> {
     let mut source = Source::new(&mut attached.loaded, attached.decoder.clone())?.watched()?;
     let mut logger = probe_logger(attached);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     pipeline.look_around(ClockPair::now().monotonic_ns);
@@ -113,6 +162,13 @@ async fn events(attached: &mut attach::Attached, mut pipeline: Pipeline) -> Resu
                 flush_logger(&mut logger);
                 if pipeline.store_is_behind() {
                     pipeline.flush();
+                }
+            }
+            _ = hangup.recv() => {
+                match &settings {
+                    Some(settings) => settings.reload(&mut pipeline),
+                    // A recording that was started on a terminal ends with it.
+                    None => break,
                 }
             }
             _ = interrupt.recv() => break,

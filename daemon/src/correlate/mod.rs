@@ -17,6 +17,7 @@ use crate::{
     incident::{evidence::Evidence, model::Incident},
 };
 use pages::{Failure, PageIndex};
+use report::Update;
 use threads::Thread;
 
 /// Number of an incident within one correlator.
@@ -84,6 +85,11 @@ impl Correlator {
             forgotten: 0,
             files: BTreeMap::new(),
         }
+    }
+
+    /// Sets [`Limits::late_death_ns`], for what is said from now on.
+    pub fn late_death(&mut self, ns: u64) {
+        self.limits.late_death_ns = ns;
     }
 
     pub fn session(&self) -> &Session {
@@ -184,27 +190,24 @@ impl Correlator {
     }
 
     /// Incidents that changed since the last call, as they stand now.
-    pub fn take_changed(&mut self) -> Vec<Incident> {
+    pub fn take_changed(&mut self) -> Vec<Update> {
         let changed = std::mem::take(&mut self.changed);
         changed.into_iter().filter_map(|no| self.report(no)).collect()
     }
 
     /// All incidents, oldest first.
     pub fn incidents(&self) -> Vec<Incident> {
-        self.incidents.keys().filter_map(|no| self.report(*no)).collect()
+        let updates = self.incidents.keys().filter_map(|no| self.report(*no));
+        updates.map(|update| update.incident).collect()
     }
 
-    fn report(&self, no: IncidentNo) -> Option<Incident> {
+    fn report(&self, no: IncidentNo) -> Option<Update> {
         let evidence = self.incidents.get(&no)?;
         // A process that could not be asked whether it is a VMM, and for which KVM never spoke, is none.
         if evidence.vmm.is_vmm != Some(true) && !evidence.kvm_seen() {
             return None;
         }
-        Some(report::incident(
-            evidence,
-            &self.session,
-            self.limits.late_death_ns,
-        ))
+        Some(report::update(evidence, &self.session, self.limits.late_death_ns))
     }
 
     fn identity(&mut self, pid: u32, vmm: &Vmm) {

@@ -1,7 +1,7 @@
 //! Evidence to the contract's incident.
 
 use crate::{
-    event::session::Session,
+    event::{session::Session, totals::PageTotals},
     hex::Hex,
     incident::{
         evidence::{Evidence, PAGE_SIZE},
@@ -12,8 +12,25 @@ use crate::{
     },
 };
 
+/// An incident as it stands, with what its sinks need and its report does not hold.
+#[derive(Clone, Debug)]
+pub struct Update {
+    pub incident: model::Incident,
+    /// All its exits, with their durations' histograms.
+    pub exits: PageTotals,
+    /// Whether the guest, or its VMM, has touched the page.
+    pub touched: bool,
+    /// Nothing more can come: the VMM is gone.
+    pub closed: bool,
+}
+
 /// The incident as it stands.
 pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::Incident {
+    update(e, session, late_death_ns).incident
+}
+
+/// See [`Update`].
+pub fn update(e: &Evidence, session: &Session, late_death_ns: u64) -> Update {
     let total = e.exits.total();
     let flush = flush::flush(&e.exits, &total);
     let v = decide(e, &total, &flush, late_death_ns);
@@ -35,6 +52,7 @@ pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::I
         advice: words::advice(e, v),
         signals: signals(e, &total, session),
         exits: exits(&total, session),
+        exit_samples: e.exits.singles.report(e.t0),
         storm: storm::storm(&total, e.size()),
         missing: words::missing(e, &total, &flush, v, session),
         flush,
@@ -43,7 +61,12 @@ pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::I
         timeline: timeline(e),
     };
     logged::adorn(&mut incident, e);
-    incident
+    Update {
+        incident,
+        exits: total.page,
+        touched: e.touched(),
+        closed: e.vmm_gone(),
+    }
 }
 
 /// Stable over a replay: the clock part, then who and what.

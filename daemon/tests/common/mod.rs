@@ -20,6 +20,7 @@ pub fn poisontrace<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> O
         .unwrap()
 }
 
+#[allow(dead_code, reason = "each file of tests uses its part")]
 /// The JSON answer, held against the contract.
 pub fn answer(output: &Output) -> Value {
     assert!(output.status.success(), "{output:?}");

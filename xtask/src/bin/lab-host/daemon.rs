@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use lab_contract::{DAEMON_FILE, DAEMON_READY};
+use lab_contract::{DAEMON_FILE, DAEMON_READY, FACTS_FOLDER, PLAN_FILE};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::log::Log;
@@ -107,9 +107,23 @@ pub fn ask(arguments: &[&str], file: &str, log: &Log) -> Result<Option<i32>> {
     )
 }
 
-/// `poisontrace check`, with its complaint in the same file.
+/// `poisontrace check`.
 pub fn check(log: &Log) -> Result<Option<i32>> {
-    save(Command::new(program()).arg("check"), "check.txt", log)
+    save(
+        Command::new(program()).args(["check", "--verbose"]),
+        "check.txt",
+        log,
+    )
+}
+
+/// The facts of this kernel, and the plan that is made of them here.
+pub fn save_facts(log: &Log) -> Result<Option<i32>> {
+    let folder = format!("{SHARE}/out/{FACTS_FOLDER}");
+    save(
+        Command::new(program()).args(["check", "--save-facts", &folder]),
+        PLAN_FILE,
+        log,
+    )
 }
 
 fn save(command: &mut Command, file: &str, log: &Log) -> Result<Option<i32>> {

@@ -1,0 +1,85 @@
+//! `poisontrace config`, and the flags that settings have.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use super::{ConfigArgs, ConfigTask, Failure, Outcome, RunArgs, SourceArgs, output};
+use crate::config::{Config, DEFAULT_FILE, Layers};
+
+pub fn config(args: &ConfigArgs, source: &SourceArgs) -> Outcome {
+    match &args.task {
+        ConfigTask::Check { file } => check(file.as_deref(), source),
+    }
+}
+
+/// Status 1: understood, but it will not work on this machine.
+fn check(file: Option<&Path>, source: &SourceArgs) -> Outcome {
+    let mut layers = source.layers();
+    if let Some(file) = file {
+        layers.file = Some(file.to_owned());
+    }
+    let config = layers.read()?;
+    let problems = config.problems();
+    for problem in &problems {
+        eprintln!("poisontrace: {}", crate::text::sanitise(problem, 2000));
+    }
+    if !problems.is_empty() {
+        return Ok(ExitCode::from(1));
+    }
+    let from = match &layers.file {
+        Some(file) => file.display().to_string(),
+        None if Path::new(DEFAULT_FILE).exists() => DEFAULT_FILE.to_owned(),
+        None => format!("no {DEFAULT_FILE}, so the defaults"),
+    };
+    output::print(&format!("{from}: in order\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl SourceArgs {
+    /// Where settings come from, with the flags that all commands have.
+    pub fn layers(&self) -> Layers {
+        let mut layers = Layers {
+            file: self.config.clone(),
+            ..Layers::default()
+        };
+        layers.flag("log.level", word(self.log_level));
+        layers
+    }
+
+    /// The store's folder: of the flag, else of the settings.
+    pub fn state_dir(&self, flag: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+        match flag {
+            Some(dir) => Ok(dir.clone()),
+            None => Ok(self.layers().read()?.state_dir),
+        }
+    }
+}
+
+impl RunArgs {
+    /// The settings of `run`, and where they come from.
+    pub fn settings(&self, source: &SourceArgs) -> Result<(Layers, Config), Failure> {
+        let mut layers = source.layers();
+        layers.flag("state_dir", self.state.state_dir.as_deref().map(text));
+        layers.flag("guest.read_code", self.guest.read_guest_code.then_some(true));
+        layers.flag("log.format", word(self.log_format));
+        layers.flag(
+            "web.listen_address",
+            self.web.listen_address.map(|address| address.to_string()),
+        );
+        layers.flag("web.config_file", self.web.config_file.as_deref().map(text));
+        layers.flag("metrics.vm_labels", self.vm_labels.then_some(true));
+        let config = layers.read()?;
+        Ok((layers, config))
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// A choice as the file writes it.
+fn word<T: clap::ValueEnum>(choice: Option<T>) -> Option<String> {
+    Some(choice?.to_possible_value()?.get_name().to_owned())
+}

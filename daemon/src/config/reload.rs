@@ -1,0 +1,27 @@
+//! What SIGHUP cannot change.
+
+use super::{
+    Config,
+    layers::{keys, slot, table_of},
+};
+
+/// Keys that hold from the start of the daemon to its end: probes, sockets and files are opened once.
+const AT_START: [&str; 7] = [
+    "state_dir",
+    "log.format",
+    "web.listen_address",
+    "web.config_file",
+    "metrics.vm_labels",
+    "metrics.max_vms",
+    "guest.read_code",
+];
+
+/// Keys whose new value only a restart brings.
+pub fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
+    let (mut old, mut new) = (table_of(old), table_of(new));
+    keys()
+        .into_iter()
+        .filter(|key| AT_START.contains(&key.as_str()))
+        .filter(|key| slot(&mut old, key) != slot(&mut new, key))
+        .collect()
+}

@@ -1,0 +1,54 @@
+//! `poisontrace config check`, as an operator runs it.
+
+mod common;
+
+use std::{ffi::OsStr, fs, path::Path, process::Output};
+
+use common::poisontrace;
+
+fn check(file: &Path) -> Output {
+    poisontrace([OsStr::new("config"), OsStr::new("check"), file.as_os_str()])
+}
+
+#[test]
+fn the_shipped_configuration_is_in_order() {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/poisontrace.toml");
+    let output = check(&shipped);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).ends_with("in order\n"));
+}
+
+#[test]
+fn a_misspelt_key_is_refused_in_one_line_with_the_right_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.toml");
+    fs::write(&file, "[web]\nlisten_adress = \"127.0.0.1:1\"\n").unwrap();
+    let output = check(&file);
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("p.toml:2: unknown key web.listen_adress; did you mean web.listen_address?"));
+}
+
+#[test]
+fn a_hook_that_cannot_be_run_is_told_with_status_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.toml");
+    fs::write(&file, "[hook]\ncommand = [\"/no/such/program\"]\n").unwrap();
+    let output = check(&file);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("hook.command: /no/such/program"));
+}
+
+#[test]
+fn the_configuration_names_the_store_where_no_flag_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("p.toml");
+    fs::write(&file, format!("state_dir = \"{}/else\"\n", dir.path().display())).unwrap();
+    let output = poisontrace(["incidents", "--config", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("/else"),
+        "{output:?}"
+    );
+}
