@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod explain;
 mod incidents;
+mod kvm;
 mod logging;
 mod output;
 mod pipeline;

@@ -8,7 +8,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
-use super::{Failure, Outcome, RecordArgs, RunArgs, SourceArgs, attach, logging, output, pipeline::Pipeline};
+use super::{
+    Failure, Outcome, RecordArgs, RunArgs, SourceArgs, attach,
+    kvm::{self, Follower},
+    logging, output,
+    pipeline::Pipeline,
+};
 use crate::{
     config::{Config, Layers, needs_restart},
     host::ClockPair,
@@ -26,6 +31,7 @@ const LOOK: Duration = Duration::from_secs(10);
 pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
     let (layers, config) = args.settings(source)?;
     let log = logging::start(&config.log);
+    kvm::wait(|| {})?;
     let mut attached = attach::probes(
         &args.probes,
         logging::probe_level(config.log.level),
@@ -47,6 +53,7 @@ pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
     let config = source.layers().read()?;
     let read_code = args.guest.read_guest_code || config.guest.read_code;
     logging::start(&config.log);
+    kvm::wait(|| {})?;
     let mut attached = attach::probes(&args.probes, logging::probe_level(config.log.level), read_code)?;
     let mut pipeline = Pipeline::new(attached.session.clone(), None, Some(&args.output), read_code)?;
     pipeline.configure(&config);
@@ -111,6 +118,7 @@ async fn events(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut kvm = Follower::new();
     pipeline.look_around(ClockPair::now().monotonic_ns);
     output::print("poisontrace: ready\n")?;
 
@@ -118,6 +126,7 @@ async fn events(
     let mut flush_at: Option<Instant> = None;
     // In a storm most exits send no record; their totals are then read every second while they change.
     let mut storming = false;
+    let mut failed = None;
     loop {
         let storm = async {
             match storming {
@@ -156,7 +165,17 @@ async fn events(
                 pipeline.take(&totals);
                 pipeline.flush();
             }
+            () = kvm.news() => {
+                if let Err(reason) = kvm.follow(attached) {
+                    failed = Some(reason);
+                    break;
+                }
+            }
             _ = look.tick() => {
+                if let Err(reason) = kvm.follow(attached) {
+                    failed = Some(reason);
+                    break;
+                }
                 storming |= source.get_ref().has_totals();
                 pipeline.look_around(ClockPair::now().monotonic_ns);
                 flush_logger(&mut logger);
@@ -185,7 +204,8 @@ async fn events(
     }
     pipeline.take(&source.get_mut().totals());
     flush_logger(&mut logger);
-    pipeline.finish()
+    pipeline.finish()?;
+    failed.map_or(Ok(()), Err)
 }
 
 type Logger = EbpfLogger<&'static dyn log::Log>;

@@ -7,3 +7,4 @@ pub mod format;
 pub mod functions;
 pub mod kvm;
 pub mod plan;
+pub mod uevent;
