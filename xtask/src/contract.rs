@@ -56,8 +56,30 @@ pub struct GuestPlan {
     pub cpu: String,
     /// Give the guest a pvpanic device.
     pub pvpanic: bool,
+    /// What is done to the host before this guest is started.
+    #[serde(default)]
+    pub before: Option<Before>,
     pub fate: Fate,
 }
+
+/// What happens to the host's KVM and to the daemon before a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Before {
+    /// KVM's modules are unloaded and loaded again under the running daemon.
+    ReloadKvm,
+    /// The daemon is stopped and KVM unloaded; a daemon with these options is started, and has to wait for KVM, which
+    /// is then loaded with these parameters of the processor's module.
+    DaemonBeforeKvm {
+        options: Vec<String>,
+        parameters: String,
+    },
+}
+
+/// What the daemon says about KVM, and the host waits for.
+pub const DAEMON_WAITS: &str = "waiting for it";
+pub const DAEMON_LETS_GO: &str = "KVM was unloaded";
+pub const DAEMON_ATTACHES_AGAIN: &str = "KVM is back";
 
 /// What the emulated host does to a guest that has its page ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

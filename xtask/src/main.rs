@@ -50,7 +50,7 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         Task::Setup(options) => {
             toolchain::set_up(&paths, progress)?;
             let programs = builds::lab_programs(&paths, progress)?;
-            Lab::set_up(&paths, &options.kernel, &programs, progress)?;
+            Lab::set_up(&paths, &options.kernel, &options.kernel, &programs, progress)?;
             StormLab::set_up(&paths, &options.kernel, &programs, progress)?;
         }
         Task::Build => {

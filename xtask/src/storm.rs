@@ -50,6 +50,7 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
     let watch = daemon.as_deref().map(|daemon| Watch {
         daemon,
         read_guest_code: options.read_guest_code,
+        check: false,
     });
     let run = lab.run(&name, options.cpu, plan, watch, progress)?;
     progress.finish();

@@ -30,8 +30,8 @@ pub struct Prototype {
 /// `u32`, `i64`, `pointer`, `bytes 16`, `struct 4`: what stored facts and the plan compare.
 pub fn shape_name(shape: Shape) -> String {
     match shape {
-        Shape::Unsigned(size) => format!("u{}", size * 8),
-        Shape::Signed(size) => format!("i{}", size * 8),
+        Shape::Unsigned(size) => format!("u{}", size.saturating_mul(8)),
+        Shape::Signed(size) => format!("i{}", size.saturating_mul(8)),
         Shape::Pointer => "pointer".to_owned(),
         Shape::Bytes(size) => format!("bytes {size}"),
         Shape::Struct(size) => format!("struct {size}"),

@@ -29,7 +29,12 @@ impl Uevents {
     /// Where netlink sockets are forbidden.
     pub fn open() -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(KOBJECT_UEVENT))?;
+        let socket = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            flags,
+            Some(KOBJECT_UEVENT),
+        )?;
         bind(&socket, &SocketAddrNetlink::new(0, KERNEL))?;
         Ok(Self(socket))
     }

@@ -22,6 +22,9 @@ pub struct Storm {
     pub daemon: bool,
     /// Let the daemon read the guest's code.
     pub read_guest_code: bool,
+    /// Ask it first what this kernel offers.
+    #[serde(default)]
+    pub check: bool,
     pub plan: StormPlan,
 }
 

@@ -55,7 +55,11 @@ fn newest(apt: &Apt, series: &str, flavour: Flavour) -> Result<Vec<String>> {
     let release = |name: &str| -> Option<(bool, String)> {
         let split = name.starts_with(prefixes[1]);
         let name = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix))?;
-        let name = if split { name } else { name.strip_suffix("-unsigned")? };
+        let name = if split {
+            name
+        } else {
+            name.strip_suffix("-unsigned")?
+        };
         let version = name.strip_suffix(flavour.suffix())?;
         let flavoured = ["cloud", "rt"]
             .iter()

@@ -66,7 +66,13 @@ fn run_lab(
     progress: &Progress,
 ) -> Result<()> {
     let programs = builds::lab_programs(paths, progress)?;
-    let lab = Lab::set_up(paths, &options.lab.kernel, &programs, progress)?;
+    let lab = Lab::set_up(
+        paths,
+        &options.lab.kernel,
+        &options.lab.kernel,
+        &programs,
+        progress,
+    )?;
     let schema = schema::Schema::read(&paths.root)?;
     for (story, scenario) in [
         (Story::Panic, Story::Panic.scenario()),

@@ -31,6 +31,7 @@ pub fn run(lab: &StormLab, daemon: &Path, schema: &Schema, tally: &mut Tally, pr
         let watch = Watch {
             daemon,
             read_guest_code: false,
+            check: false,
         };
         let outcome = lab.run(&folder, processor, PLAN, Some(watch), progress);
         let took = started.elapsed();

@@ -88,6 +88,6 @@ fn kernel(facts: &Facts) -> String {
             btf.join(", ")
         },
         if facts.kprobes { "kprobes" } else { "no kprobes" },
-        facts.lockdown.as_deref().unwrap_or("not built in")
+        facts.lockdown.as_deref().unwrap_or("not seen")
     )
 }

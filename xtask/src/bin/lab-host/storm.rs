@@ -41,6 +41,10 @@ fn perform(log: &Log) -> Result<()> {
     let mut result = describe()?;
     let mut daemon = None;
     if storm.daemon {
+        if storm.check {
+            log.step("asking poisontrace what this kernel offers");
+            daemon::check(log)?;
+        }
         log.step("starting poisontrace");
         let more: &[&str] = if storm.read_guest_code {
             &["--read-guest-code"]

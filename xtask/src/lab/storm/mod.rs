@@ -43,6 +43,8 @@ pub struct StormLab {
 pub struct Watch<'a> {
     pub daemon: &'a Path,
     pub read_guest_code: bool,
+    /// Ask it first what this kernel offers.
+    pub check: bool,
 }
 
 /// A storm that was run: what the emulated host and the VMM say, and the folder with all files.
@@ -78,6 +80,7 @@ impl StormLab {
             hostname: "lab-host".to_owned(),
             daemon: watch.is_some(),
             read_guest_code: watch.is_some_and(|watch| watch.read_guest_code),
+            check: watch.is_some_and(|watch| watch.check),
             plan,
         };
         let content = Content {
