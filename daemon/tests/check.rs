@@ -19,7 +19,7 @@ fn the_plan_of_every_kept_kernel_is_what_it_printed_itself() {
         .filter(|e| e.path().is_dir())
     {
         let live = fs::read_to_string(entry.path().join("plan.txt")).unwrap();
-        let output = poisontrace(&["check", "--facts", &entry.path().to_string_lossy()]);
+        let output = poisontrace(["check", "--facts", &entry.path().to_string_lossy()]);
         let printed = String::from_utf8(output.stdout).unwrap();
         assert_eq!(printed, live, "{}", entry.path().display());
         assert_eq!(output.status.code(), Some(0), "{}", entry.path().display());
@@ -32,7 +32,7 @@ fn the_plan_of_every_kept_kernel_is_what_it_printed_itself() {
 fn a_folder_without_facts_or_with_damaged_ones_is_refused_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |wanted: &str| {
-        let output = poisontrace(&["check", "--facts", &folder.path().to_string_lossy()]);
+        let output = poisontrace(["check", "--facts", &folder.path().to_string_lossy()]);
         let complaint = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{complaint}");
         assert!(

@@ -68,7 +68,7 @@ pub struct Vcpu {
     pub isa: u32,
     pub vcpu: u32,
     pub gup_calls: u32,
-    /// Between `kvm_exit` and `kvm_entry`.
+    /// Between `kvm_exit` and `kvm_entry`, or, without poison, the return to user space.
     pub in_exit: u32,
     /// This exit met poison.
     pub poison: u32,
@@ -85,9 +85,6 @@ pub struct Vcpu {
     pub address: u32,
     /// The exit is that of a guest which the guest itself runs.
     pub nested: u32,
-    /// KVM_RUN has returned to user space since the exit.
-    pub in_user: u32,
-    pub pad: u32,
 }
 
 /// See [`Vcpu::done`].
@@ -121,8 +118,6 @@ impl Vcpu {
             sregs: 0,
             address: 0,
             nested: 0,
-            in_user: 0,
-            pad: 0,
         }
     }
 }

@@ -43,13 +43,19 @@ pub enum Experiment {
     /// Let a guest walk over a poisoned page with a real CLFLUSH, and print what poisontrace says of it.
     /// Succeeds only if its counts are those of the VMM
     Storm(StormOptions),
+    /// Try every kernel on every processor: what binds, what the programs weigh, and whether each scenario gets its
+    /// verdict. Succeeds only if all of them do
+    Matrix(MatrixOptions),
 }
 
 #[derive(Debug, Args)]
 pub struct StormOptions {
-    /// The emulated host's processor
-    #[arg(long, value_enum, default_value_t = Processor::Intel)]
-    pub cpu: Processor,
+    /// The emulated host's processor: Intel if not given, both with --all
+    #[arg(long, value_enum)]
+    pub cpu: Option<Processor>,
+    /// Every kind of storm, one after the other, and a table of what poisontrace says of each
+    #[arg(long, conflicts_with_all = ["mode", "instruction", "exits", "read_guest_code", "ftrace", "format"])]
+    pub all: bool,
     /// What the VMM does about each SIGBUS
     #[arg(long, value_enum, default_value_t = Mode::StepOver)]
     pub mode: Mode,
@@ -62,6 +68,9 @@ pub struct StormOptions {
     /// Let poisontrace read the guest's code
     #[arg(long)]
     pub read_guest_code: bool,
+    /// Record the same run with ftrace, and hold poisontrace's sums against its; adds to every time
+    #[arg(long)]
+    pub ftrace: bool,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
     /// Copy the recording, the reports and the logs to this folder
@@ -73,8 +82,24 @@ pub struct StormOptions {
     /// Use this poisontrace instead of building one
     #[arg(long, hide = true, value_name = "FILE")]
     pub daemon: Option<PathBuf>,
+    /// Use the lab's programs in this folder instead of building them
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub programs: Option<PathBuf>,
     #[command(flatten)]
     pub lab: Lab,
+}
+
+#[derive(Debug, Args)]
+pub struct MatrixOptions {
+    /// Only these series of kernels [default: all that the lab knows]
+    #[arg(long, value_name = "SERIES,…", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Only this processor
+    #[arg(long, value_enum)]
+    pub cpu: Option<Processor>,
+    /// Copy the table, the facts of each kernel and the reports to this folder
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -102,6 +127,9 @@ pub struct Demo {
     /// Only the lab, without the daemon: what kernel, QEMU and guest say
     #[arg(long, hide = true)]
     pub no_daemon: bool,
+    /// Turn the host's nested paging off
+    #[arg(long, hide = true)]
+    pub shadow_paging: bool,
     #[command(flatten)]
     pub lab: Lab,
 }

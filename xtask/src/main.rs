@@ -7,6 +7,7 @@ mod command;
 mod demo;
 mod lab;
 mod lock;
+mod matrix;
 mod paths;
 mod preflight;
 mod progress;
@@ -61,6 +62,9 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         Task::Lab {
             experiment: Experiment::Storm(options),
         } => return storm::storm(&paths, options, progress),
+        Task::Lab {
+            experiment: Experiment::Matrix(options),
+        } => return matrix::matrix(&paths, options, progress),
         Task::Test(options) => return test::test(&paths, options, progress),
     }
     Ok(ExitCode::SUCCESS)

@@ -184,8 +184,10 @@ pub fn kvm_userspace_exit(ctx: TracePointContext) -> u32 {
     let reason = read(&ctx, &USER_REASON).unwrap_or(u32::MAX);
     let errno = read(&ctx, &USER_ERRNO).unwrap_or(0);
     if let Some(vcpu) = current_vcpu() {
-        vcpu.in_user = 1;
-        if vcpu.in_exit != 0 && vcpu.poison != 0 && vcpu.done == 0 {
+        if vcpu.poison == 0 {
+            // The exit ends here: what the VMM does now is no part of it.
+            vcpu.in_exit = 0;
+        } else if vcpu.in_exit != 0 && vcpu.done == 0 {
             let user_ns = now();
             vcpu.user_ns = user_ns;
             account(vcpu, user_ns, Some((reason, errno)));
@@ -228,6 +230,8 @@ pub fn kvm_entry(ctx: TracePointContext) -> u32 {
                         }
                     }
                 }
+            } else {
+                totals::add_floor(vcpu, now);
             }
         }
     } else {

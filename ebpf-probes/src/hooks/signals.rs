@@ -122,10 +122,11 @@ fn signal<C: EbpfContext>(ctx: &C, code: u32, hva: u64, lsb: u32, target: Target
     });
 }
 
-/// Whether the current thread handles a fault of its guest, and has not gone back to the VMM.
+/// Whether the current thread handles a fault of its guest, and has not gone back to the VMM (that ends an exit, unless
+/// it met poison, and then it has been counted).
 #[inline(always)]
 fn in_fault() -> bool {
-    current_vcpu().is_some_and(|vcpu| vcpu.in_exit != 0 && vcpu.fault_ns != 0 && vcpu.in_user == 0)
+    current_vcpu().is_some_and(|vcpu| vcpu.in_exit != 0 && vcpu.fault_ns != 0 && vcpu.done == 0)
 }
 
 /// `int send_sig_mceerr(int code, void __user *addr, short lsb, struct task_struct *t)`, 4.19 to 7.3.

@@ -25,11 +25,21 @@ pub struct Module {
     pub code: Vec<u8>,
 }
 
-/// Where a series is kept, besides the machine's own sources. A kernel that newly appears is one line here.
-const SERIES: [(&str, Archive, &str); 2] = [
-    ("5.10", Archive::Security, "bullseye-security"),
-    ("7.3", Archive::Main, "trixie-backports"),
+/// Where a series is kept, if not in the machine's own sources.
+type Home = Option<(Archive, &'static str)>;
+
+/// The kernels that the lab knows, oldest first. One that newly appears is one line here.
+const SERIES: [(&str, Home); 4] = [
+    ("5.10", Some((Archive::Security, "bullseye-security"))),
+    ("6.1", None),
+    ("6.12", None),
+    ("7.3", Some((Archive::Main, "trixie-backports"))),
 ];
+
+/// The names of the kernels that the lab knows.
+pub fn series() -> impl Iterator<Item = &'static str> {
+    SERIES.iter().map(|(name, _)| *name)
+}
 
 /// Debian's builds of one kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +108,7 @@ pub fn set_up(paths: &Paths, series: &str, flavour: Flavour, progress: &Progress
     let wanted = vec![series.to_owned()];
     if stamp::read(&tree, &wanted).is_none() {
         let mut apt = Apt::update(&paths.apt(), progress)?;
-        if let Some((_, archive, release)) = SERIES.iter().find(|(name, ..)| *name == series) {
+        if let Some((_, Some((archive, release)))) = SERIES.iter().find(|(name, _)| *name == series) {
             apt = apt.with_release(*archive, release, progress)?;
         }
         stamp::start_over(&tree)?;

@@ -3,7 +3,7 @@
 mod emulator;
 mod initramfs;
 pub mod kernel;
-pub mod matrix;
+pub mod offers;
 mod packages;
 mod running;
 pub mod scenarios;

@@ -1,6 +1,7 @@
 //! The daemon under test, run as on any host.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -35,10 +36,26 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// The same without waiting.
     pub fn spawn(recording: &str, more: &[&str], log: &Log) -> Result<Self> {
+        // With the BPF programs' own diagnostics: the log is for those who look for what went wrong.
+        Self::launch("debug", recording, more, log)
+    }
+
+    /// With nothing in the store, and without diagnostics, which take time.
+    pub fn start_afresh(recording: &str, more: &[String], log: &Log) -> Result<Self> {
+        if Path::new(STATE).exists() {
+            fs::remove_dir_all(STATE).with_context(|| format!("cannot remove {STATE}"))?;
+        }
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        let mut daemon = Self::launch("info", recording, &more, log)?;
+        daemon.wait_for(DAEMON_READY)?;
+        Ok(daemon)
+    }
+
+    fn launch(log_level: &str, recording: &str, more: &[&str], log: &Log) -> Result<Self> {
         let mut child = Command::new(program())
-            // With the BPF programs' own diagnostics: the log is for those who look for what went wrong.
-            .args(["--log-level", "debug", "run", "--state-dir", STATE, "--record"])
+            .args(["--log-level", log_level, "run", "--state-dir", STATE, "--record"])
             .arg(format!("{SHARE}/out/{recording}"))
             .args(more)
             .stdin(Stdio::null())
@@ -131,12 +148,8 @@ pub fn ask(arguments: &[&str], file: &str, log: &Log) -> Result<Option<i32>> {
 }
 
 /// `poisontrace check`.
-pub fn check(log: &Log) -> Result<Option<i32>> {
-    save(
-        Command::new(program()).args(["check", "--verbose"]),
-        "check.txt",
-        log,
-    )
+pub fn check(file: &str, log: &Log) -> Result<Option<i32>> {
+    save(Command::new(program()).args(["check", "--verbose"]), file, log)
 }
 
 /// The facts of this kernel, and the plan that is made of them here.

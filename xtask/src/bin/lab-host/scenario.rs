@@ -30,7 +30,7 @@ pub fn run(scenario: &Scenario, log: &Log) -> Result<LabResult> {
     let mut daemon = None;
     if scenario.daemon {
         log.step("asking poisontrace what this kernel offers");
-        result.check_exit = daemon::check(log)?;
+        result.check_exit = daemon::check("check.txt", log)?;
         result.facts_exit = daemon::save_facts(log)?;
         log.step("starting poisontrace");
         daemon = Some(Daemon::start(RECORDING, &[], log)?);
