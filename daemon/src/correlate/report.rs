@@ -56,7 +56,7 @@ pub fn update(e: &Evidence, session: &Session, late_death_ns: u64) -> Update {
         storm: storm::storm(&total, e.size()),
         missing: words::missing(e, &total, &flush, v, session),
         flush,
-        latency_ns: latency::report(&total.page, &e.exits.samples),
+        latency_ns: latency::report(&total.page, &e.exits.samples, e.exits.floor.as_ref()),
         injections: injections(e, session),
         timeline: timeline(e),
     };
