@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod explain;
 mod incidents;
+mod kvm;
 mod logging;
 mod output;
 mod pipeline;
@@ -15,7 +16,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{ListenAddress, LogFormat, LogLevel};
+use crate::{
+    config::{ListenAddress, LogFormat, LogLevel},
+    follow::Template,
+};
 
 /// Why did my KVM guest die on poisoned memory?
 #[derive(Parser)]
@@ -50,7 +54,7 @@ enum Command {
     Incidents(IncidentsArgs),
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
-    Check,
+    Check(check::CheckArgs),
     /// Look at the configuration
     Config(ConfigArgs),
 }
@@ -87,6 +91,10 @@ struct RunArgs {
     #[command(flatten)]
     guest: GuestArgs,
     #[command(flatten)]
+    probes: attach::ProbeArgs,
+    #[command(flatten)]
+    vmm: VmmArgs,
+    #[command(flatten)]
     web: WebArgs,
     /// Add metrics by VM (label vm)
     #[arg(long)]
@@ -115,12 +123,25 @@ struct GuestArgs {
 }
 
 #[derive(Args)]
+struct VmmArgs {
+    /// Where a VMM's log is, with {name}, {uuid} or {pid} in it; read while an incident of the VM is open; "": not read
+    /// [default: /var/log/libvirt/qemu/{name}.log]
+    #[arg(long, value_name = "TEMPLATE")]
+    vmm_log: Option<Template>,
+    /// A QMP socket of the VMM's that no other client uses, likewise; only listened to [default: none]
+    #[arg(long, value_name = "TEMPLATE")]
+    qmp: Option<Template>,
+}
+
+#[derive(Args)]
 struct RecordArgs {
     /// The recording; a file that exists is not overwritten
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    probes: attach::ProbeArgs,
 }
 
 #[derive(Args)]
@@ -238,9 +259,9 @@ fn dispatch(cli: &Cli) -> Outcome {
             logging::to_stderr(&cli.source);
             incidents::incidents(args, &cli.source)
         }
-        Command::Check => {
+        Command::Check(args) => {
             logging::to_stderr(&cli.source);
-            check::check()
+            check::check(args)
         }
         Command::Config(args) => config::config(args, &cli.source),
     }

@@ -10,7 +10,7 @@ use super::{
     mca,
     model::{Severity, Via},
 };
-use crate::event::{Bank, PoisonExit, SigbusSeverity, Vmm, totals::PageTotals};
+use crate::event::{Bank, OtherAddress, PoisonExit, SigbusSeverity, Vmm, totals::PageTotals};
 
 /// Longest lists kept per incident.
 const MAX_TOLD: usize = 256;
@@ -39,6 +39,8 @@ pub struct Evidence {
     pub hva: Option<u64>,
     pub gpa: Option<u64>,
     pub gpas: BTreeSet<u64>,
+    /// The address of the last exit that was no GPA of this guest.
+    pub other_address: Option<OtherAddress>,
     pub lsb: Option<u32>,
     pub page_type: Option<String>,
     pub recovery: Option<String>,
@@ -140,6 +142,7 @@ impl Evidence {
             hva: None,
             gpa: None,
             gpas: BTreeSet::new(),
+            other_address: None,
             lsb: None,
             page_type: None,
             recovery: None,
@@ -212,6 +215,7 @@ impl Evidence {
         if let Some(gpa) = exit.gpa {
             self.touched_page(gpa.0 & !(PAGE_SIZE - 1));
         }
+        self.other_address = exit.other_address.or(self.other_address);
         self.exits.add(tid, vcpu, exit);
     }
 
