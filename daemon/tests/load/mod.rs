@@ -191,6 +191,7 @@ impl Load {
             user_reason: Some(10),
             user_errno: Some(-4),
             insn: None,
+            other_address: None,
         };
         self.at(tid, page.pid(), What::PoisonExit(exit));
         let entry_ns = self.now;
