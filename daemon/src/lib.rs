@@ -22,6 +22,7 @@ pub mod event;
 pub mod guest;
 pub mod hex;
 pub mod host;
+pub mod http;
 pub mod identity;
 pub mod import;
 pub mod incident;
