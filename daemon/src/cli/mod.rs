@@ -144,8 +144,12 @@ struct ExplainArgs {
     /// Explain what is there of a recording whose end is missing
     #[arg(long, requires = "from")]
     allow_truncated: bool,
+    /// html: one page that needs nothing else, for a browser or for paper
     #[arg(long, default_value = "text")]
-    format: Format,
+    format: ReportFormat,
+    /// Write to this file instead of standard output; one that exists is replaced
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -160,6 +164,13 @@ struct IncidentsArgs {
 enum Format {
     Text,
     Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReportFormat {
+    Text,
+    Json,
+    Html,
 }
 
 /// A command that cannot do what it was asked: one line for stderr.

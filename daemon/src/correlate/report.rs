@@ -52,6 +52,7 @@ pub fn update(e: &Evidence, session: &Session, late_death_ns: u64) -> Update {
         advice: words::advice(e, v),
         signals: signals(e, &total, session),
         exits: exits(&total, session),
+        exit_samples: e.exits.singles.report(e.t0),
         storm: storm::storm(&total, e.size()),
         missing: words::missing(e, &total, &flush, v, session),
         flush,

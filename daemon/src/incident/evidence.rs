@@ -199,11 +199,11 @@ impl Evidence {
     }
 
     /// Adds a poison exit of thread `tid`.
-    pub fn exit(&mut self, tid: u32, exit: &PoisonExit) {
+    pub fn exit(&mut self, tid: u32, vcpu: Option<u32>, exit: &PoisonExit) {
         if let Some(gpa) = exit.gpa {
             self.touched_page(gpa.0 & !(PAGE_SIZE - 1));
         }
-        self.exits.add(tid, exit);
+        self.exits.add(tid, vcpu, exit);
     }
 
     /// Takes the kernel's totals of one page and thread.
