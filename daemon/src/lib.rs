@@ -21,6 +21,7 @@ pub mod correlate;
 pub mod event;
 pub mod guest;
 pub mod hex;
+pub mod hook;
 pub mod host;
 pub mod http;
 pub mod identity;

@@ -8,12 +8,18 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
-use super::{Failure, Outcome, RecordArgs, RunArgs, SourceArgs, attach, logging, output, pipeline::Pipeline};
+use super::{
+    Failure, Outcome, RecordArgs, RunArgs, SourceArgs, attach, logging, output,
+    pipeline::{Pipeline, Sinks},
+    serving::{self, Serving},
+};
 use crate::{
     config::{Config, Layers, needs_restart},
     host::ClockPair,
+    http::{Ready, Server},
+    kernel::plan::Plan,
     probes::source::Source,
-    sinks::store::Store,
+    sinks::{metrics::Metrics, store::Store},
 };
 
 /// Changes are handed to the store and the log at most this often.
@@ -27,16 +33,31 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
     let (layers, config) = args.settings(source)?;
     let log = logging::start(&config.log);
     let mut attached = attach::probes(logging::probe_level(config.log.level), config.guest.read_code)?;
+    let ready = match Plan::verdict_needs(|name| attached.session.has(name)).as_slice() {
+        [] => Ready::Yes,
+        missing => Ready::No(format!(
+            "no verdict is possible on this kernel without: {}",
+            missing.join(", ")
+        )),
+    };
+    let server = serving::server(&config.web, ready)?;
+    let max_vms = config
+        .metrics
+        .vm_labels
+        .then_some(config.metrics.max_vms as usize);
+    let mut sinks = Sinks::new(Metrics::new(&attached.session, attached.session.clock, max_vms)?);
     let store = Store::create(&config.state_dir, &attached.session.host)?;
-    let mut pipeline = Pipeline::new(
+    sinks.store = Some((store, config.state_dir.clone()));
+    sinks.log_json = log.to_journal();
+    let mut pipeline = Pipeline::live(
         attached.session.clone(),
-        Some(store),
+        sinks,
         args.record.as_deref(),
         config.guest.read_code,
     )?;
     pipeline.configure(&config);
     let settings = Settings { layers, config, log };
-    serve(&mut attached, pipeline, Some(settings))
+    serve(&mut attached, pipeline, server, Some(settings))
 }
 
 pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
@@ -44,9 +65,10 @@ pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
     let read_code = args.guest.read_guest_code || config.guest.read_code;
     logging::start(&config.log);
     let mut attached = attach::probes(logging::probe_level(config.log.level), read_code)?;
-    let mut pipeline = Pipeline::new(attached.session.clone(), None, Some(&args.output), read_code)?;
+    let sinks = Sinks::new(Metrics::new(&attached.session, attached.session.clock, None)?);
+    let mut pipeline = Pipeline::live(attached.session.clone(), sinks, Some(&args.output), read_code)?;
     pipeline.configure(&config);
-    serve(&mut attached, pipeline, None)
+    serve(&mut attached, pipeline, None, None)
 }
 
 /// What SIGHUP reads again.
@@ -59,7 +81,7 @@ struct Settings {
 
 impl Settings {
     /// Takes over what can be changed while running.
-    fn reload(&self, pipeline: &mut Pipeline) {
+    fn reload(&self, pipeline: &mut Pipeline, serving: &Serving) {
         let new = match self.layers.read() {
             Ok(new) => new,
             Err(err) => {
@@ -79,11 +101,17 @@ impl Settings {
         }
         self.log.level(new.log.level);
         pipeline.configure(&new);
+        serving.reload();
         tracing::info!("the configuration has been read again");
     }
 }
 
-fn serve(attached: &mut attach::Attached, pipeline: Pipeline, settings: Option<Settings>) -> Outcome {
+fn serve(
+    attached: &mut attach::Attached,
+    pipeline: Pipeline,
+    server: Option<Server>,
+    settings: Option<Settings>,
+) -> Outcome {
     attach::print_probes(&attached.loaded.probes)?;
     attach::print_limits(&attached.facts)?;
     attach::print_verdict(&attached.session)?;
@@ -91,13 +119,14 @@ fn serve(attached: &mut attach::Attached, pipeline: Pipeline, settings: Option<S
         .enable_all()
         .build()
         .map_err(|err| Failure::new(format!("cannot start the event loop: {err}")))?;
-    runtime.block_on(events(attached, pipeline, settings))?;
+    runtime.block_on(events(attached, pipeline, server, settings))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn events(
     attached: &mut attach::Attached,
     mut pipeline: Pipeline,
+    server: Option<Server>,
     settings: Option<Settings>,
 ) -> Result<(), Failure> {
     let mut source = Source::new(&mut attached.loaded, attached.decoder.clone())?.watched()?;
@@ -108,6 +137,11 @@ async fn events(
     let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     pipeline.look_around(ClockPair::now().monotonic_ns);
+    pipeline.reconcile();
+    if let Some(settings) = &settings {
+        pipeline.start_hook(settings.config.hook.clone());
+    }
+    let mut serving = Serving::start(server)?;
     output::print("poisontrace: ready\n")?;
 
     // While nothing waits to be flushed there is no timer to wake up for.
@@ -155,14 +189,21 @@ async fn events(
             _ = look.tick() => {
                 storming |= source.get_ref().has_totals();
                 pipeline.look_around(ClockPair::now().monotonic_ns);
+                pipeline.reconcile();
                 flush_logger(&mut logger);
                 if pipeline.store_is_behind() {
                     pipeline.flush();
                 }
             }
+            scrape = serving.next() => {
+                pipeline.take(&source.get_mut().totals());
+                let text = pipeline.scraped(&attached.loaded.costs());
+                // A client that has gone away does not want it any more.
+                let _ = scrape.send(text);
+            }
             _ = hangup.recv() => {
                 match &settings {
-                    Some(settings) => settings.reload(&mut pipeline),
+                    Some(settings) => settings.reload(&mut pipeline, &serving),
                     // A recording that was started on a terminal ends with it.
                     None => break,
                 }

@@ -7,7 +7,10 @@ use prometheus::{
 };
 
 use super::histogram::Histogram;
-use crate::incident::model::{Cause, Outcome};
+use crate::{
+    hook::Ended,
+    incident::model::{Cause, Outcome},
+};
 
 /// `memory_failure_event`'s results (mm/memory-failure.c, MF_RESULT).
 pub const RESULTS: [&str; 4] = ["Ignored", "Failed", "Delayed", "Recovered"];
@@ -21,7 +24,6 @@ pub const STORMS: [&str; 3] = ["line_walk", "same_line_spin", "page_touches"];
 pub const NODE_COUNTERS: [&str; 5] = ["total", "ignored", "failed", "delayed", "recovered"];
 /// The one ring buffer's name.
 pub const RING: &str = "events";
-pub const HOOK_RESULTS: [&str; 4] = ["ok", "failed", "timeout", "dropped"];
 
 /// Verdicts that are there from the start.
 pub const VERDICTS: [(Outcome, Cause); 24] = [
@@ -251,7 +253,7 @@ impl Families {
                 "hook_runs_total",
                 "Runs of the trigger hook, by how they ended; dropped: too many waited",
                 "result",
-                &HOOK_RESULTS,
+                &Ended::ALL.map(Ended::word),
             )?,
             hardware_corrupted: make.gauge(
                 "kernel_hardware_corrupted_bytes",

@@ -15,6 +15,7 @@ use prometheus::{IntGauge, Opts, Registry, TextEncoder};
 use crate::{
     correlate::report::Update,
     event::{Event, What, session::Session},
+    hook::Ended,
     host::ClockPair,
     text::sanitise,
 };
@@ -47,19 +48,6 @@ pub struct Metrics {
     clock: ClockPair,
 }
 
-/// What the HTTP server needs.
-#[derive(Clone)]
-pub struct Exposition(Registry);
-
-impl Exposition {
-    /// The text of /metrics, in Prometheus' text format 0.0.4.
-    pub fn text(&self) -> String {
-        TextEncoder::new()
-            .encode_to_string(&self.0.gather())
-            .unwrap_or_default()
-    }
-}
-
 impl Metrics {
     /// `max_vms`: how many VMs get metrics of their own; `None`: no such metrics. `clock`: what makes events'
     /// times the wall clock's.
@@ -90,8 +78,18 @@ impl Metrics {
         Ok(metrics)
     }
 
-    pub fn exposition(&self) -> Exposition {
-        Exposition(self.registry.clone())
+    /// The text of /metrics, in Prometheus' text format 0.0.4.
+    pub fn exposition(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap_or_default()
+    }
+
+    /// From now on the events are those of another session.
+    pub fn replays(&mut self, session: &Session, clock: ClockPair) {
+        self.clock = clock;
+        self.incidents = Incidents::default();
+        self.probes(session);
     }
 
     /// The rows of the probe table, as they are now.
@@ -203,9 +201,9 @@ impl Metrics {
         counter.inc_by(forgotten.saturating_sub(counter.get()));
     }
 
-    /// A run of the trigger hook ended so (one of `families::HOOK_RESULTS`).
-    pub fn hook(&self, result: &str, times: u64) {
-        self.families.hook_runs.with_label_values(&[result]).inc_by(times);
+    /// A run of the trigger hook ended.
+    pub fn hook(&self, ended: Ended) {
+        self.families.hook_runs.with_label_values(&[ended.word()]).inc();
     }
 
     /// What the daemon itself uses.
