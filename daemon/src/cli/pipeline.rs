@@ -1,15 +1,17 @@
 //! The pipeline: events through the correlator into the sinks, live or replayed.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
-    io::{self, BufWriter},
+    io::BufWriter,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
-use super::Failure;
+use super::{Failure, output};
 use crate::{
     config::{Config, HookEvent},
-    correlate::{Correlator, report::Update},
+    correlate::{Correlator, IncidentNo, report::Update},
     event::{Event, recording::Writer, session::Session},
     guest::CodeReader,
     hook::Hook,
@@ -30,6 +32,13 @@ pub struct Pipeline {
     recording: Option<Recording>,
     /// Present where the events are this machine's own.
     live: Option<Live>,
+    store: Option<Store>,
+    /// The store's folder.
+    state_dir: PathBuf,
+    /// Incidents whose newest state has not been looked at yet.
+    changed: BTreeSet<IncidentNo>,
+    /// Incidents that the store had no room for.
+    unstored: BTreeSet<IncidentNo>,
     /// Time of the latest event.
     latest_ns: u64,
 }
@@ -41,31 +50,31 @@ struct Live {
     code: Option<CodeReader>,
 }
 
-/// Where incidents go.
+/// Where incidents go besides the store.
 pub struct Sinks {
     pub metrics: Metrics,
-    pub store: Option<(Store, PathBuf)>,
     pub hook: Option<Hook>,
     /// Whether the log takes the incident's JSON.
     pub log_json: bool,
     changes: Changes,
     lines: Limit,
-    store_failed: bool,
 }
 
 /// Lines of the log in a burst of incidents; then one a second.
 const LOG_BURST: u32 = 20;
+/// Incidents of one flush: a report takes some 50 µs, and the ring buffer is to be read meanwhile.
+const FLUSHED: usize = 128;
+/// How long the end waits for the disk.
+const CLOSE: Duration = Duration::from_millis(1500);
 
 impl Sinks {
     pub fn new(metrics: Metrics) -> Self {
         Self {
             metrics,
-            store: None,
             hook: None,
             log_json: false,
             changes: Changes::default(),
             lines: Limit::new(LOG_BURST),
-            store_failed: false,
         }
     }
 }
@@ -80,6 +89,7 @@ impl Pipeline {
     pub fn live(
         session: Session,
         sinks: Sinks,
+        store: Option<(Store, PathBuf)>,
         recording: Option<&Path>,
         read_guest_code: bool,
     ) -> Result<Self, Failure> {
@@ -90,25 +100,34 @@ impl Pipeline {
             directory: Directory::new("/proc"),
             code: read_guest_code.then(CodeReader::default),
         };
+        let (store, state_dir) = store.unzip();
         Ok(Self {
-            correlator: Correlator::new(session),
-            sinks,
             recording,
             live: Some(live),
-            latest_ns: 0,
+            store,
+            state_dir: state_dir.unwrap_or_default(),
+            ..Self::of(session, sinks)
         })
     }
 
-    /// Of recorded events, whose times `clock` makes those of now.
-    pub fn replay(session: Session, mut sinks: Sinks, clock: ClockPair) -> Self {
-        sinks.metrics.replays(&session, clock);
+    fn of(session: Session, sinks: Sinks) -> Self {
         Self {
             correlator: Correlator::new(session),
             sinks,
             recording: None,
             live: None,
+            store: None,
+            state_dir: PathBuf::new(),
+            changed: BTreeSet::new(),
+            unstored: BTreeSet::new(),
             latest_ns: 0,
         }
+    }
+
+    /// Of recorded events, whose times `clock` makes those of now.
+    pub fn replay(session: Session, mut sinks: Sinks, clock: ClockPair) -> Self {
+        sinks.metrics.replays(&session, clock);
+        Self::of(session, sinks)
     }
 
     /// Runs the trigger hook from now on; to be called on the event loop.
@@ -164,22 +183,68 @@ impl Pipeline {
         self.latest_ns = self.latest_ns.max(event.t);
         self.sinks.metrics.event(event);
         self.correlator.feed(event);
+        if let Some(store) = &self.store {
+            for (incident, n) in self.correlator.attribution() {
+                store.event(&incident, n, event);
+            }
+        }
     }
 
-    /// Hands what changed to the sinks.
-    pub fn flush(&mut self) {
+    /// Hands what changed to the sinks, a part at a time. Returns whether there is more.
+    pub fn flush(&mut self) -> bool {
         if let Some(recording) = &mut self.recording
             && let (false, Err(err)) = (recording.failed, recording.writer.flush())
         {
             recording.failed = true;
             tracing::error!(error = %err, "the recording cannot be written to; it ends here, the daemon goes on");
         }
-        self.sinks.take(self.correlator.take_changed(), self.latest_ns);
+        self.changed.extend(self.correlator.take_numbers());
+        for _ in 0..FLUSHED {
+            let Some(no) = self.changed.pop_first() else { break };
+            let Some(update) = self.correlator.report(no) else {
+                continue;
+            };
+            self.sinks.take(&update, self.latest_ns);
+            self.keep(no, &update);
+        }
+        !self.changed.is_empty() || self.catch_up()
     }
 
-    /// Whether incidents wait for a store that could not be written to.
+    fn keep(&mut self, no: IncidentNo, update: &Update) {
+        let Some(store) = &self.store else { return };
+        if store.room() > 0 {
+            store.put(&update.incident, None, self.correlator.events_of(no));
+            self.unstored.remove(&no);
+        } else {
+            // It stays where it is, in the correlator, until the store has room.
+            self.unstored.insert(no);
+        }
+    }
+
+    /// Hands the store what it had no room for. Returns whether it will soon take more.
+    fn catch_up(&mut self) -> bool {
+        for _ in 0..FLUSHED {
+            let room = self.store.as_ref().map_or(0, Store::room);
+            if room == 0 {
+                break;
+            }
+            let Some(no) = self.unstored.pop_first() else {
+                break;
+            };
+            if let Some(update) = self.correlator.report(no) {
+                self.keep(no, &update);
+            }
+        }
+        !self.unstored.is_empty()
+            && self
+                .store
+                .as_ref()
+                .is_some_and(|store| store.health().failing.is_none())
+    }
+
+    /// Whether incidents wait for a store that could not take them.
     pub fn store_is_behind(&self) -> bool {
-        self.sinks.store_failed
+        !self.unstored.is_empty()
     }
 
     /// The text of /metrics as things stand. `costs`: of the BPF programs.
@@ -194,8 +259,8 @@ impl Pipeline {
             }
             None => metrics.tick(self.latest_ns),
         }
-        if let Some((_, dir)) = &self.sinks.store {
-            metrics.store(dir, !self.sinks.store_failed);
+        if let Some(store) = &self.store {
+            metrics.store(&self.state_dir, &store.health());
         }
         if let Some(hook) = &mut self.sinks.hook {
             hook.ended().into_iter().for_each(|ended| metrics.hook(ended));
@@ -211,13 +276,23 @@ impl Pipeline {
 
     /// Of a replay, once its recording has ended: the sinks, for the next one.
     pub fn into_sinks(mut self) -> Sinks {
-        self.flush();
+        while self.flush() {}
         self.sinks
     }
 
     /// The last flush, and the recording's closing line.
     pub fn finish(mut self) -> Result<(), Failure> {
-        self.flush();
+        let until = Instant::now() + CLOSE;
+        while self.flush() && Instant::now() < until {
+            if let Some(store) = &self.store {
+                store.settle(Duration::from_millis(100));
+            }
+        }
+        if let Some(store) = self.store.take()
+            && !store.close(until.saturating_duration_since(Instant::now()).max(CLOSE / 3))
+        {
+            tracing::error!("the store could not be written to at the end: the newest changes are lost");
+        }
         if let Some(recording) = self.recording {
             if recording.failed {
                 return Err(Failure::new(
@@ -234,34 +309,12 @@ impl Pipeline {
 }
 
 impl Sinks {
-    fn take(&mut self, updates: Vec<Update>, now_ns: u64) {
-        let mut incidents = Vec::with_capacity(updates.len());
-        for update in updates {
-            self.metrics.update(&update);
-            let change = self.changes.of(&update);
-            if change.any() {
-                self.say(&update.incident, change, now_ns);
-                self.trigger(&update.incident, change);
-            }
-            incidents.push(update.incident);
-        }
-        self.put(incidents);
-    }
-
-    fn put(&mut self, incidents: Vec<Incident>) {
-        let Some((store, _)) = &mut self.store else { return };
-        match store.put(incidents) {
-            Ok(()) if self.store_failed => {
-                self.store_failed = false;
-                tracing::info!("the store can be written to again; nothing was lost");
-            }
-            Ok(()) => {}
-            Err(err) => {
-                if !self.store_failed {
-                    tracing::error!(error = %err, "the store cannot be written to; incidents are kept in memory and tried again");
-                }
-                self.store_failed = true;
-            }
+    fn take(&mut self, update: &Update, now_ns: u64) {
+        self.metrics.update(update);
+        let change = self.changes.of(update);
+        if change.any() {
+            self.say(&update.incident, change, now_ns);
+            self.trigger(&update.incident, change);
         }
     }
 
@@ -312,22 +365,8 @@ impl Sinks {
     }
 }
 
-/// Creates the recording, readable by owner and group: it holds guest addresses.
 fn create_recording(path: &Path, session: &Session) -> Result<Recording, Failure> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o640)
-        .open(path)
-        .map_err(|err| {
-            Failure::new(match err.kind() {
-                io::ErrorKind::AlreadyExists => {
-                    format!("{} exists: name another file, or remove it", path.display())
-                }
-                _ => format!("cannot create {}: {err}", path.display()),
-            })
-        })?;
+    let file = output::create(path)?;
     let mut writer = Writer::new(BufWriter::new(file), session)
         .map_err(|err| Failure::new(format!("{}: {err}", path.display())))?;
     writer

@@ -19,7 +19,10 @@ use crate::{
     http::{Ready, Server},
     kernel::plan::Plan,
     probes::source::Source,
-    sinks::{metrics::Metrics, store::Store},
+    sinks::{
+        metrics::Metrics,
+        store::{Store, survive_file_size_limit},
+    },
 };
 
 /// Changes are handed to the store and the log at most this often.
@@ -46,12 +49,16 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
         .vm_labels
         .then_some(config.metrics.max_vms as usize);
     let mut sinks = Sinks::new(Metrics::new(&attached.session, attached.session.clock, max_vms)?);
-    let store = Store::create(&config.state_dir, &attached.session.host)?;
-    sinks.store = Some((store, config.state_dir.clone()));
+    let store = Store::start(
+        &config.state_dir,
+        &attached.session.host,
+        config.store.retention(),
+    );
     sinks.log_json = log.to_journal();
     let mut pipeline = Pipeline::live(
         attached.session.clone(),
         sinks,
+        Some((store, config.state_dir.clone())),
         args.record.as_deref(),
         config.guest.read_code,
     )?;
@@ -66,7 +73,13 @@ pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
     logging::start(&config.log);
     let mut attached = attach::probes(logging::probe_level(config.log.level), read_code)?;
     let sinks = Sinks::new(Metrics::new(&attached.session, attached.session.clock, None)?);
-    let mut pipeline = Pipeline::live(attached.session.clone(), sinks, Some(&args.output), read_code)?;
+    let mut pipeline = Pipeline::live(
+        attached.session.clone(),
+        sinks,
+        None,
+        Some(&args.output),
+        read_code,
+    )?;
     pipeline.configure(&config);
     serve(&mut attached, pipeline, None, None)
 }
@@ -133,6 +146,7 @@ async fn events(
     let mut logger = probe_logger(attached);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let _file_size_limit = survive_file_size_limit()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -178,21 +192,25 @@ async fn events(
             () = flush => {
                 flush_at = None;
                 pipeline.take(&source.get_mut().totals());
-                pipeline.flush();
+                if pipeline.flush() {
+                    flush_at = Some(Instant::now() + FLUSH);
+                }
             }
             () = storm => {
                 let totals = source.get_mut().totals();
                 storming = !totals.is_empty();
                 pipeline.take(&totals);
-                pipeline.flush();
+                if pipeline.flush() {
+                    flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
+                }
             }
             _ = look.tick() => {
                 storming |= source.get_ref().has_totals();
                 pipeline.look_around(ClockPair::now().monotonic_ns);
                 pipeline.reconcile();
                 flush_logger(&mut logger);
-                if pipeline.store_is_behind() {
-                    pipeline.flush();
+                if pipeline.store_is_behind() && pipeline.flush() {
+                    flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
                 }
             }
             scrape = serving.next() => {

@@ -81,6 +81,8 @@ pub struct Families {
     pub probe_run_seconds: CounterVec,
     pub store_size: IntGauge,
     pub store_up: IntGauge,
+    pub store_waiting: IntGauge,
+    pub store_failures: IntCounter,
     pub hook_runs: IntCounterVec,
     pub hardware_corrupted: IntGauge,
     pub kernel_memory_failures: IntCounterVec,
@@ -249,6 +251,11 @@ impl Families {
             ))?,
             store_size: make.gauge("store_size_bytes", "Size of the store's files")?,
             store_up: make.gauge("store_up", "1 where the last write to the store succeeded")?,
+            store_waiting: make.gauge(
+                "store_waiting_incidents",
+                "Changed incidents that wait to be written to the store",
+            )?,
+            store_failures: make.counter("store_failures_total", "Writes to the store that failed")?,
             hook_runs: make.known(
                 "hook_runs_total",
                 "Runs of the trigger hook, by how they ended; dropped: too many waited",

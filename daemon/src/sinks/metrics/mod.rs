@@ -12,6 +12,7 @@ use std::{collections::HashSet, path::Path};
 
 use prometheus::{IntGauge, Opts, Registry, TextEncoder};
 
+use super::store::Health;
 use crate::{
     correlate::report::Update,
     event::{Event, What, session::Session},
@@ -182,16 +183,22 @@ impl Metrics {
         }
     }
 
-    /// The store's files in `dir`, and whether the last write succeeded.
-    pub fn store(&self, dir: &Path, up: bool) {
+    /// How the store in `dir` fares.
+    pub fn store(&self, dir: &Path, health: &Health) {
         let names = ["", "-wal", "-shm"].map(|end| format!("{}{end}", super::store::FILE));
         let sizes = names
             .iter()
             .filter_map(|name| std::fs::metadata(dir.join(name)).ok());
+        let bytes: u64 = sizes.map(|file| file.len()).sum();
         self.families
             .store_size
-            .set(i64::try_from(sizes.map(|file| file.len()).sum::<u64>()).unwrap_or(i64::MAX));
-        self.families.store_up.set(i64::from(up));
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.families.store_up.set(i64::from(health.failing.is_none()));
+        self.families
+            .store_waiting
+            .set(i64::try_from(health.waiting_incidents).unwrap_or(i64::MAX));
+        let counter = &self.families.store_failures;
+        counter.inc_by(health.failures.saturating_sub(counter.get()));
     }
 
     /// VMs that run, and incidents dropped from memory so far.
