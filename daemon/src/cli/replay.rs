@@ -129,7 +129,7 @@ async fn one(
 fn feed(pipeline: &mut Pipeline, batch: &mut Vec<Event>) {
     pipeline.take(batch);
     batch.clear();
-    pipeline.flush();
+    while pipeline.flush() {}
 }
 
 impl Outside {

@@ -114,12 +114,11 @@ fn flooded() -> Metrics {
         ..Session::default()
     };
     let mut metrics = Metrics::new(&session, session.clock, None).unwrap();
+    let mut verdicts = incidents::Verdicts::default();
     for outcome in Outcome::ALL {
         for cause in Cause::ALL {
-            metrics
-                .families
-                .incidents
-                .with_label_values(&[outcome.word(), cause.word()]);
+            let labels = verdicts.label([outcome.word(), cause.word()]);
+            metrics.families.incidents.with_label_values(&labels);
         }
     }
     for n in 0..1000 {
