@@ -13,6 +13,7 @@ use crate::{
     config::{Config, HookEvent},
     correlate::{Correlator, IncidentNo, report::Update},
     event::{Event, recording::Writer, session::Session},
+    follow::{Follower, Places},
     guest::CodeReader,
     hook::Hook,
     host::ClockPair,
@@ -48,6 +49,7 @@ struct Live {
     directory: Directory,
     /// Present where guest code may be read.
     code: Option<CodeReader>,
+    follower: Follower,
 }
 
 /// Where incidents go besides the store.
@@ -92,6 +94,7 @@ impl Pipeline {
         store: Option<(Store, PathBuf)>,
         recording: Option<&Path>,
         read_guest_code: bool,
+        places: Places,
     ) -> Result<Self, Failure> {
         let recording = recording
             .map(|path| create_recording(path, &session))
@@ -99,6 +102,7 @@ impl Pipeline {
         let live = Live {
             directory: Directory::new("/proc"),
             code: read_guest_code.then(CodeReader::default),
+            follower: Follower::new(places),
         };
         let (store, state_dir) = store.unzip();
         Ok(Self {
@@ -171,6 +175,14 @@ impl Pipeline {
         }
     }
 
+    /// What a VMM says next of itself, while its incident is open.
+    pub async fn heard(&mut self) -> Event {
+        match &mut self.live {
+            Some(live) => live.follower.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
     fn feed(&mut self, event: &Event) {
         tracing::trace!(?event);
         if let Some(recording) = &mut self.recording
@@ -205,6 +217,9 @@ impl Pipeline {
                 continue;
             };
             self.sinks.take(&update, self.latest_ns);
+            if let Some(live) = &mut self.live {
+                live.follower.update(&update);
+            }
             self.keep(no, &update);
         }
         !self.changed.is_empty() || self.catch_up()
@@ -282,6 +297,9 @@ impl Pipeline {
 
     /// The last flush, and the recording's closing line.
     pub fn finish(mut self) -> Result<(), Failure> {
+        while let Some(event) = self.live.as_mut().and_then(|live| live.follower.waiting()) {
+            self.feed(&event);
+        }
         let until = Instant::now() + CLOSE;
         while self.flush() && Instant::now() < until {
             if let Some(store) = &self.store {

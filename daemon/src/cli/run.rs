@@ -61,6 +61,7 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
         Some((store, config.state_dir.clone())),
         args.record.as_deref(),
         config.guest.read_code,
+        config.vmm.places(),
     )?;
     pipeline.configure(&config);
     let settings = Settings { layers, config, log };
@@ -79,6 +80,7 @@ pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
         None,
         Some(&args.output),
         read_code,
+        config.vmm.places(),
     )?;
     pipeline.configure(&config);
     serve(&mut attached, pipeline, None, None)
@@ -187,6 +189,10 @@ async fn events(
                 pipeline.take(&events);
                 flush_logger(&mut logger);
                 storming |= source.get_ref().has_totals();
+                flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
+            }
+            heard = pipeline.heard() => {
+                pipeline.take(&[heard]);
                 flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
             }
             () = flush => {
