@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod explain;
 mod incidents;
+mod kvm;
 mod logging;
 mod output;
 mod pipeline;
@@ -57,7 +58,7 @@ enum Command {
     Replay(ReplayArgs),
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
-    Check,
+    Check(check::CheckArgs),
     /// Look at the configuration
     Config(ConfigArgs),
 }
@@ -93,6 +94,8 @@ struct RunArgs {
     record: Option<PathBuf>,
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    probes: attach::ProbeArgs,
     #[command(flatten)]
     vmm: VmmArgs,
     #[command(flatten)]
@@ -141,6 +144,8 @@ struct RecordArgs {
     output: PathBuf,
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    probes: attach::ProbeArgs,
 }
 
 #[derive(Args)]
@@ -286,9 +291,9 @@ fn dispatch(cli: &Cli) -> Outcome {
             logging::to_stderr(&cli.source);
             incidents::incidents(args, &cli.source)
         }
-        Command::Check => {
+        Command::Check(args) => {
             logging::to_stderr(&cli.source);
-            check::check()
+            check::check(args)
         }
         Command::Config(args) => config::config(args, &cli.source),
     }

@@ -12,7 +12,11 @@ use super::{Failure, output};
 use crate::{
     config::{Config, HookEvent},
     correlate::{Correlator, IncidentNo, report::Update},
-    event::{Event, recording::Writer, session::Session},
+    event::{
+        Event,
+        recording::Writer,
+        session::{ProbeStatus, Session},
+    },
     follow::{Follower, Places},
     guest::CodeReader,
     hook::Hook,
@@ -262,14 +266,15 @@ impl Pipeline {
         !self.unstored.is_empty()
     }
 
-    /// The text of /metrics as things stand. `costs`: of the BPF programs.
-    pub fn scraped(&mut self, costs: &[ProgramCost]) -> String {
+    /// The text of /metrics as things stand. `probes`, `costs`: of the BPF programs, where they are this machine's.
+    pub fn scraped(&mut self, probes: &[ProbeStatus], costs: &[ProgramCost]) -> String {
         self.flush();
         let metrics = &mut self.sinks.metrics;
         match &self.live {
             Some(live) => {
                 metrics.tick(ClockPair::now().monotonic_ns);
                 metrics.tables(live.directory.vms(), self.correlator.forgotten());
+                metrics.probes(probes);
                 metrics.programs(costs);
             }
             None => metrics.tick(self.latest_ns),

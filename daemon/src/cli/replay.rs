@@ -146,7 +146,7 @@ impl Outside {
                 () = wait => return true,
                 scrape = self.serving.next() => {
                     // A client that has gone away does not want it any more.
-                    let _ = scrape.send(pipeline.scraped(&[]));
+                    let _ = scrape.send(pipeline.scraped(&[], &[]));
                 }
                 _ = self.interrupt.recv() => return false,
                 _ = self.terminate.recv() => return false,

@@ -9,7 +9,9 @@ use tokio::{
 };
 
 use super::{
-    Failure, Outcome, RecordArgs, RunArgs, SourceArgs, attach, logging, output,
+    Failure, Outcome, RecordArgs, RunArgs, SourceArgs, attach,
+    kvm::{self, Follower},
+    logging, output,
     pipeline::{Pipeline, Sinks},
     serving::{self, Serving},
 };
@@ -35,7 +37,12 @@ const LOOK: Duration = Duration::from_secs(10);
 pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
     let (layers, config) = args.settings(source)?;
     let log = logging::start(&config.log);
-    let mut attached = attach::probes(logging::probe_level(config.log.level), config.guest.read_code)?;
+    kvm::wait(|| {})?;
+    let mut attached = attach::probes(
+        &args.probes,
+        logging::probe_level(config.log.level),
+        config.guest.read_code,
+    )?;
     let ready = match Plan::verdict_needs(|name| attached.session.has(name)).as_slice() {
         [] => Ready::Yes,
         missing => Ready::No(format!(
@@ -72,7 +79,8 @@ pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
     let config = source.layers().read()?;
     let read_code = args.guest.read_guest_code || config.guest.read_code;
     logging::start(&config.log);
-    let mut attached = attach::probes(logging::probe_level(config.log.level), read_code)?;
+    kvm::wait(|| {})?;
+    let mut attached = attach::probes(&args.probes, logging::probe_level(config.log.level), read_code)?;
     let sinks = Sinks::new(Metrics::new(&attached.session, attached.session.clock, None)?);
     let mut pipeline = Pipeline::live(
         attached.session.clone(),
@@ -127,7 +135,7 @@ fn serve(
     server: Option<Server>,
     settings: Option<Settings>,
 ) -> Outcome {
-    attach::print_probes(&attached.loaded.probes)?;
+    attach::print_probes(&attached.loaded, false)?;
     attach::print_limits(&attached.facts)?;
     attach::print_verdict(&attached.session)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -152,6 +160,7 @@ async fn events(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut kvm = Follower::new();
     pipeline.look_around(ClockPair::now().monotonic_ns);
     pipeline.reconcile();
     if let Some(settings) = &settings {
@@ -164,6 +173,7 @@ async fn events(
     let mut flush_at: Option<Instant> = None;
     // In a storm most exits send no record; their totals are then read every second while they change.
     let mut storming = false;
+    let mut failed = None;
     loop {
         let storm = async {
             match storming {
@@ -210,7 +220,17 @@ async fn events(
                     flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
                 }
             }
+            () = kvm.news() => {
+                if let Err(reason) = kvm.follow(attached) {
+                    failed = Some(reason);
+                    break;
+                }
+            }
             _ = look.tick() => {
+                if let Err(reason) = kvm.follow(attached) {
+                    failed = Some(reason);
+                    break;
+                }
                 storming |= source.get_ref().has_totals();
                 pipeline.look_around(ClockPair::now().monotonic_ns);
                 pipeline.reconcile();
@@ -221,7 +241,7 @@ async fn events(
             }
             scrape = serving.next() => {
                 pipeline.take(&source.get_mut().totals());
-                let text = pipeline.scraped(&attached.loaded.costs());
+                let text = pipeline.scraped(&attached.loaded.probes(), &attached.loaded.costs());
                 // A client that has gone away does not want it any more.
                 let _ = scrape.send(text);
             }
@@ -246,7 +266,8 @@ async fn events(
     }
     pipeline.take(&source.get_mut().totals());
     flush_logger(&mut logger);
-    pipeline.finish()
+    pipeline.finish()?;
+    failed.map_or(Ok(()), Err)
 }
 
 type Logger = EbpfLogger<&'static dyn log::Log>;

@@ -15,7 +15,10 @@ use prometheus::{IntGauge, Opts, Registry, TextEncoder};
 use super::store::Health;
 use crate::{
     correlate::report::Update,
-    event::{Event, What, session::Session},
+    event::{
+        Event, What,
+        session::{ProbeStatus, Session},
+    },
     hook::Ended,
     host::ClockPair,
     text::sanitise,
@@ -75,7 +78,7 @@ impl Metrics {
             reconciler: Reconciler::default(),
             clock,
         };
-        metrics.probes(session);
+        metrics.probes(&session.probes);
         Ok(metrics)
     }
 
@@ -90,12 +93,12 @@ impl Metrics {
     pub fn replays(&mut self, session: &Session, clock: ClockPair) {
         self.clock = clock;
         self.incidents = Incidents::default();
-        self.probes(session);
+        self.probes(&session.probes);
     }
 
     /// The rows of the probe table, as they are now.
-    pub fn probes(&self, session: &Session) {
-        for probe in &session.probes {
+    pub fn probes(&self, rows: &[ProbeStatus]) {
+        for probe in rows {
             self.families
                 .probe_attached
                 .with_label_values(&[sanitise(&probe.name, MAX_LABEL)])
