@@ -4,14 +4,14 @@ use std::fs;
 
 use anyhow::{Context, Result, anyhow};
 use poisontrace::kernel::{facts::Facts, plan::Plan};
-use poisontrace::probes::load::{Loaded, attach_object};
+use poisontrace::probes::load::Loaded;
 
 use crate::Attach;
 
 /// Attaches, says so, and stays until a signal ends the process.
 pub fn hold(options: &Attach) -> Result<()> {
     let loaded = attach(options)?;
-    for probe in &loaded.probes {
+    for probe in loaded.probes() {
         println!(
             "{}: {}",
             probe.name,
@@ -29,5 +29,5 @@ fn attach(options: &Attach) -> Result<Loaded> {
         fs::read(&options.object).with_context(|| format!("cannot read {}", options.object.display()))?;
     let facts = Facts::of_this_kernel().map_err(|error| anyhow!("{error}"))?;
     let plan = Plan::new(&facts, false);
-    attach_object(&object, &plan, options.armed, 0).map_err(|error| anyhow!("{error}"))
+    Loaded::of(&object, plan, &facts, options.armed, 0).map_err(|error| anyhow!("{error}"))
 }

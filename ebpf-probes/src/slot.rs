@@ -18,6 +18,7 @@ pub struct Slot {
     pub rip: u64,
     /// [`victims_changed_ns`] when `victim` was looked up.
     victims_ns: u64,
+    /// 0 where it was not read.
     pub exit_reason: u32,
     pub isa: u32,
     /// Between `kvm_exit` and `kvm_entry`.
@@ -26,7 +27,8 @@ pub struct Slot {
     pub open: u32,
     /// The thread's process was sent a SIGBUS for poison.
     victim: u32,
-    pad: u32,
+    /// The exit is that of a guest which the guest itself runs.
+    pub nested: u32,
 }
 
 /// A power of two; 3.5 MiB.
@@ -74,7 +76,7 @@ pub fn take() -> Option<&'static mut Slot> {
             in_exit: 0,
             open: u32::from(state().is_some_and(|vcpu| vcpu.in_exit != 0)),
             victim: 0,
-            pad: 0,
+            nested: 0,
         };
     }
     Some(slot)
@@ -83,12 +85,19 @@ pub fn take() -> Option<&'static mut Slot> {
 /// The exit under way is over.
 #[inline(always)]
 pub fn leave() {
-    if let Some(vcpu) = current_vcpu() {
-        vcpu.in_exit = 0;
-    }
-    if let Some(slot) = mine() {
-        slot.in_exit = 0;
-        slot.open = 0;
+    match mine() {
+        Some(slot) => {
+            if let Some(vcpu) = slot.vcpu() {
+                vcpu.in_exit = 0;
+            }
+            slot.in_exit = 0;
+            slot.open = 0;
+        }
+        None => {
+            if let Some(vcpu) = state() {
+                vcpu.in_exit = 0;
+            }
+        }
     }
 }
 
@@ -146,6 +155,7 @@ pub fn open_vcpu() -> Option<&'static mut Vcpu> {
     }
     let slot = take()?;
     let mut fresh = Vcpu::new(slot.vcpu);
+    fresh.nested = slot.nested;
     // Where the exit came before the arming there is no time of it.
     if slot.in_exit != 0 {
         fresh.exit_ns = slot.exit_ns;

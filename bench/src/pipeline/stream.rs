@@ -1,6 +1,8 @@
 //! What the events are about: a few VMs in storms at once, three events an exit.
 
-use poisontrace_probes::record::{FailureBegin, FailureEnd, Header, PoisonExit, Record, Reentry, Sigbus};
+use poisontrace_probes::record::{
+    FailureBegin, FailureEnd, Header, PoisonExit, Record, Reentry, Sigbus, address,
+};
 use zerocopy::IntoBytes;
 
 const VMS: u32 = 16;
@@ -75,6 +77,8 @@ pub fn walk() -> Vec<Vec<u8>> {
                     user_errno: -4,
                     insn_len: 0,
                     insn: [0; 16],
+                    address: address::GPA,
+                    pad: 0,
                 };
                 let entry = Reentry {
                     h: header::<Reentry>(pid(vm), vcpu),

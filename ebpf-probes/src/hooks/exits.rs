@@ -2,16 +2,20 @@
 //! kvm_entry. All hot: nothing before the armed check.
 
 use aya_ebpf::{
+    Global,
     helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel},
     macros::{kprobe, tracepoint},
     programs::{ProbeContext, TracePointContext},
 };
 use poisontrace_probes::{
-    ABSENT, NO_VCPU,
-    record::{PoisonExit, Reentry, TripleFault, UserspaceExit, VcpuReset},
+    NO_VCPU,
+    record::{PoisonExit, Reentry, TripleFault, UserspaceExit, VcpuReset, address},
 };
 
-use super::fields::{Offset, absent, read};
+use super::fields::{
+    ENTRY_RIP, ENTRY_VCPU, EXIT_ISA, EXIT_REASON, EXIT_RIP, EXIT_VCPU, FAULT_ADDRESS, FAULT_CODE_U32,
+    FAULT_CODE_U64, FAULT_RIP, FAULT_VCPU, USER_ERRNO, USER_REASON, read,
+};
 use crate::{
     emit::{emit, header},
     slot::{self, current_vcpu, open_vcpu},
@@ -19,36 +23,15 @@ use crate::{
     totals,
 };
 
+/// 1: guests run on shadow paging. Set before load.
 #[unsafe(no_mangle)]
-static EXIT_REASON: Offset = absent();
-#[unsafe(no_mangle)]
-static EXIT_RIP: Offset = absent();
-#[unsafe(no_mangle)]
-static EXIT_ISA: Offset = absent();
-#[unsafe(no_mangle)]
-static EXIT_VCPU: Offset = absent();
-#[unsafe(no_mangle)]
-static FAULT_GPA: Offset = absent();
-#[unsafe(no_mangle)]
-static FAULT_CODE_U64: Offset = absent();
-#[unsafe(no_mangle)]
-static FAULT_CODE_U32: Offset = absent();
-#[unsafe(no_mangle)]
-static FAULT_RIP: Offset = absent();
-#[unsafe(no_mangle)]
-static FAULT_VCPU: Offset = absent();
-#[unsafe(no_mangle)]
-static USER_REASON: Offset = absent();
-#[unsafe(no_mangle)]
-static USER_ERRNO: Offset = absent();
-#[unsafe(no_mangle)]
-static ENTRY_VCPU: Offset = absent();
-#[unsafe(no_mangle)]
-static ENTRY_RIP: Offset = absent();
+static SHADOW_PAGING: Global<u32> = Global::new(0);
 
 const ISA_VMX: u32 = 1;
 const ISA_SVM: u32 = 2;
 const VMX_TRIPLE_FAULT: u32 = 2;
+const VMX_EPT_VIOLATION: u32 = 48;
+const SVM_NPF: u32 = 0x400;
 const SVM_SHUTDOWN: u32 = 0x7f;
 const RESET_VECTOR: u64 = 0xfff0;
 /// `-EHWPOISON`.
@@ -76,13 +59,15 @@ pub fn kvm_exit(ctx: TracePointContext) -> u32 {
     slot.exit_ns = now();
     slot.in_exit = 1;
     slot.open = 0;
-    slot.exit_reason = read(&ctx, &EXIT_REASON).unwrap_or(0);
-    if FAULT_RIP.load() == ABSENT {
+    slot.nested = 0;
+    if FAULT_RIP.absent() {
         slot.rip = read(&ctx, &EXIT_RIP).unwrap_or(0);
     }
     if !slot.victim() {
+        slot.exit_reason = 0;
         return 0;
     }
+    slot.exit_reason = read(&ctx, &EXIT_REASON).unwrap_or(0);
     let dead = (slot.isa == ISA_VMX && slot.exit_reason & 0xffff == VMX_TRIPLE_FAULT)
         || (slot.isa == ISA_SVM && slot.exit_reason == SVM_SHUTDOWN);
     if dead {
@@ -106,19 +91,54 @@ pub fn kvm_page_fault(ctx: TracePointContext) -> u32 {
     // On VMX kvm_page_fault can be emitted a second time (shadow paging) in one exit: the first counts.
     if vcpu.fault_ns == 0 {
         vcpu.fault_ns = now();
-        vcpu.gpa = read(&ctx, &FAULT_GPA).unwrap_or(0);
+        if vcpu.exit_reason == 0 && vcpu.exit_ns != 0 && SHADOW_PAGING.load() == 0 {
+            vcpu.exit_reason = fault_reason(vcpu.isa);
+        }
         if let Some(rip) = read(&ctx, &FAULT_RIP) {
             vcpu.rip = rip;
         }
         if let Some(number) = read(&ctx, &FAULT_VCPU) {
             vcpu.vcpu = number;
         }
-        vcpu.fault_code = match read::<u64>(&ctx, &FAULT_CODE_U64) {
+        if let Some(at) = read(&ctx, &FAULT_ADDRESS) {
+            vcpu.gpa = at;
+            vcpu.address = if vcpu.nested != 0 {
+                address::NESTED
+            } else if SHADOW_PAGING.load() != 0 {
+                address::VIRTUAL
+            } else {
+                address::GPA
+            };
+        }
+        vcpu.fault_code = match read(&ctx, &FAULT_CODE_U64) {
             Some(code) => code,
-            None => u64::from(read::<u32>(&ctx, &FAULT_CODE_U32).unwrap_or(0)),
+            None => u64::from(read(&ctx, &FAULT_CODE_U32).unwrap_or(0)),
         };
     }
     0
+}
+
+/// `kvm:kvm_nested_vmexit`: after kvm_exit and before the exit is handled, if it is that of a guest which the guest
+/// itself runs (nested_vmx_reflect_vmexit, svm_handle_exit).
+#[tracepoint]
+pub fn kvm_nested_vmexit(_ctx: TracePointContext) -> u32 {
+    if armed() {
+        if let Some(slot) = slot::mine() {
+            slot.nested = 1;
+        }
+    }
+    0
+}
+
+/// The exit reason that kvm_page_fault is emitted for (handle_ept_violation, npf_interception): it is not read of
+/// every exit of guests that never had poison. With shadow paging it is another, and not known.
+#[inline(always)]
+fn fault_reason(isa: u32) -> u32 {
+    match isa {
+        ISA_VMX => VMX_EPT_VIOLATION,
+        ISA_SVM => SVM_NPF,
+        _ => 0,
+    }
 }
 
 /// Counts the exit, and sends its record unless the page has had so many that only some are sent.
@@ -161,6 +181,8 @@ fn account(vcpu: &mut Vcpu, left_ns: u64, user: Option<(u32, i32)>) {
         user_errno,
         insn_len,
         insn,
+        address: vcpu.address,
+        pad: 0,
     });
 }
 
@@ -170,13 +192,13 @@ pub fn kvm_userspace_exit(ctx: TracePointContext) -> u32 {
     if !armed() {
         return 0;
     }
-    let reason = read::<u32>(&ctx, &USER_REASON).unwrap_or(u32::MAX);
+    let reason = read(&ctx, &USER_REASON).unwrap_or(u32::MAX);
     let poison = current_vcpu().filter(|vcpu| vcpu.in_exit != 0 && vcpu.poison != 0);
     match poison {
         Some(vcpu) if vcpu.done == 0 => {
             let user_ns = now();
             vcpu.user_ns = user_ns;
-            let errno = read::<i32>(&ctx, &USER_ERRNO).unwrap_or(0);
+            let errno = read(&ctx, &USER_ERRNO).unwrap_or(0);
             account(vcpu, user_ns, Some((reason, errno)));
         }
         Some(_) => {}
@@ -241,7 +263,7 @@ pub fn kvm_entry(ctx: TracePointContext) -> u32 {
     if bare {
         totals::add_floor(slot, now);
     }
-    if let Some(rip) = read::<u64>(&ctx, &ENTRY_RIP) {
+    if let Some(rip) = read(&ctx, &ENTRY_RIP) {
         if rip == RESET_VECTOR {
             emit(VcpuReset {
                 h: header::<VcpuReset>(),

@@ -4,6 +4,7 @@
 mod fates;
 mod joins;
 mod properties;
+mod restarts;
 mod storms;
 
 use super::*;
@@ -257,6 +258,7 @@ impl Story {
             user_reason: Some(10),
             user_errno: Some(-4),
             insn: None,
+            other_address: None,
         };
         self.at(tid, QEMU, What::PoisonExit(exit));
         if back {
