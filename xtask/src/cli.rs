@@ -152,6 +152,9 @@ pub struct BenchOptions {
     /// Leave out perf, trace-cmd and bpftrace
     #[arg(long)]
     pub no_peers: bool,
+    /// A short run on Intel without peers that fails where a ratio is worse than in bench/cost.json
+    #[arg(long)]
+    pub quick: bool,
     /// Measure the programs of this BPF object, attached as the daemon attaches its own: to try designs
     #[arg(long, hide = true, value_name = "FILE")]
     pub object: Option<PathBuf>,

@@ -99,6 +99,9 @@ pub fn kvm_page_fault(ctx: TracePointContext) -> u32 {
         }
         if let Some(number) = read(&ctx, &FAULT_VCPU) {
             vcpu.vcpu = number;
+            if let Some(slot) = slot::mine() {
+                slot.vcpu = number;
+            }
         }
         if let Some(at) = read(&ctx, &FAULT_ADDRESS) {
             vcpu.gpa = at;

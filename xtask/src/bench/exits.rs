@@ -71,7 +71,7 @@ impl Lab {
             programs: builds::lab_programs(paths, progress)?,
             bochs: bochs::set_up(paths, progress)?,
             packages: packages::set_up(paths, series, progress)?,
-            peers: (!options.no_peers)
+            peers: (!options.no_peers && !options.quick)
                 .then(|| peers::set_up(paths, progress))
                 .transpose()?,
         })

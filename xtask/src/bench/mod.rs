@@ -5,33 +5,89 @@ mod image;
 mod peers;
 mod table;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lab_contract::bench::Kind;
 
 use crate::cli::BenchOptions;
 use crate::lab::storm::Processor;
 use crate::paths::Paths;
 use crate::progress::Progress;
+use table::Cost;
+
+/// As many as suffice where time is a count of instructions.
+const QUICK_EXITS: u32 = 2560;
 
 pub fn bench(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<ExitCode> {
     let lab = exits::Lab::set_up(paths, options, progress)?;
+    let mut costs = Vec::new();
     for processor in [Processor::Intel, Processor::Amd] {
-        if options.cpu.is_some_and(|cpu| cpu != processor) {
+        if options.cpu.is_some_and(|cpu| cpu != processor) || (options.quick && processor == Processor::Amd) {
             continue;
         }
         let measure = exits::Options {
-            exits: options.exits,
+            exits: if options.quick { QUICK_EXITS } else { options.exits },
             kinds: &Kind::ALL,
             only: &options.only,
         };
         let run = lab.measure(paths, processor, &measure, progress)?;
-        print!("{}", table::text(&run, &Kind::ALL));
+        progress.finish();
+        let cost = Cost::of(&run);
+        println!("EMULATED: time is a count of instructions.\n{}", cost.markdown());
         for ended in &run.result.ended {
-            println!("{}: {} {:?}", ended.step, ended.end, ended.left);
+            let left = ended
+                .left
+                .map_or_else(String::new, |bytes| format!(", left {bytes} bytes"));
+            println!("{}: {}{left}", ended.step, ended.end);
         }
+        costs.push(cost);
     }
-    println!("{:?}", lab.versions());
+    println!("peers: {}", lab.versions().join(", "));
+    keep(&paths.target.join("bench"), &costs)?;
+    if options.quick {
+        return compare(&committed(paths), &costs);
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The table that --quick compares with; a full run leaves its successor in target/bench.
+fn committed(paths: &Paths) -> PathBuf {
+    paths.root.join("bench/cost.json")
+}
+
+fn keep(folder: &Path, costs: &[Cost]) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    let markdown: Vec<String> = costs.iter().map(Cost::markdown).collect();
+    for (name, text) in [
+        ("cost.json", serde_json::to_string_pretty(costs)? + "\n"),
+        ("cost.md", markdown.join("\n")),
+    ] {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("written: {}", path.display());
+    }
+    Ok(())
+}
+
+fn compare(table: &Path, costs: &[Cost]) -> Result<ExitCode> {
+    let text = fs::read_to_string(table).with_context(|| format!("cannot read {}", table.display()))?;
+    let committed: Vec<Cost> =
+        serde_json::from_str(&text).with_context(|| format!("{} is not readable", table.display()))?;
+    let mut worse = Vec::new();
+    for cost in costs {
+        let before = committed.iter().find(|before| before.processor == cost.processor);
+        let before = before.with_context(|| format!("{} has no {}", table.display(), cost.processor))?;
+        worse.extend(cost.worse_than(before));
+    }
+    for what in &worse {
+        eprintln!("error: dearer than the committed table: {what}");
+    }
+    Ok(if worse.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
