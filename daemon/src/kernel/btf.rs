@@ -40,6 +40,8 @@ const KIND_TYPE_TAG: u32 = 18;
 const KIND_ENUM64: u32 = 19;
 /// Deepest chain of typedefs, qualifiers, arrays and anonymous members that is followed.
 const MAX_DEPTH: u32 = 32;
+/// Members looked at for one name: structs that hold one another could be walked for ever.
+const MAX_VISITS: u32 = 100_000;
 
 /// Parsed BTF of the kernel proper.
 pub struct Btf<'a> {
@@ -114,9 +116,10 @@ impl<'a> Btf<'a> {
                     continue;
                 };
                 // The first definition counts: a later one of the same name is another unit's.
+                let mut visits = MAX_VISITS;
                 if of == name
                     && !found.contains_key(*path)
-                    && let Some(member) = self.member(t, member, 0)
+                    && let Some(member) = self.member(t, member, 0, &mut visits)
                 {
                     found.insert((*path).to_owned(), member);
                 }
@@ -125,11 +128,12 @@ impl<'a> Btf<'a> {
         found
     }
 
-    fn member(&self, t: &Type<'a>, wanted: &str, depth: u32) -> Option<Member> {
+    fn member(&self, t: &Type<'a>, wanted: &str, depth: u32, visits: &mut u32) -> Option<Member> {
         if depth > MAX_DEPTH {
             return None;
         }
         for n in 0..t.vlen as usize {
+            *visits = visits.checked_sub(1)?;
             let name = read_u32(t.tail, n * 12)?;
             let type_id = read_u32(t.tail, n * 12 + 4)?;
             let place = read_u32(t.tail, n * 12 + 8)?;
@@ -149,7 +153,7 @@ impl<'a> Btf<'a> {
             if name.is_empty() {
                 let inner = self.resolve(type_id, 0)?;
                 if matches!(inner.kind, KIND_STRUCT | KIND_UNION)
-                    && let Some(member) = self.member(&inner, wanted, depth + 1)
+                    && let Some(member) = self.member(&inner, wanted, depth + 1, visits)
                 {
                     return Some(Member {
                         offset: member.offset.checked_add(bits / 8)?,
