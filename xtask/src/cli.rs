@@ -34,6 +34,8 @@ pub enum Task {
         #[command(subcommand)]
         experiment: Experiment,
     },
+    /// Take the documentation's pictures of the report again, in Chromium
+    Pictures,
     /// Run all tests
     Test(Test),
 }
@@ -111,6 +113,19 @@ pub struct Test {
     /// Only the tests that need no emulated host
     #[arg(long)]
     pub no_lab: bool,
+    /// Also what needs more on the machine: a browser
+    #[arg(long)]
+    pub full: bool,
+    /// Only this part
+    #[arg(long, value_enum, conflicts_with = "full")]
+    pub only: Option<Part>,
     #[command(flatten)]
     pub lab: Lab,
+}
+
+/// Parts of the tests that can be run alone, with the daemon as it was built last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// The report's page in Chromium
+    Browser,
 }

@@ -1,6 +1,7 @@
 //! Everything a developer of poisontrace runs: `cargo xtask --help`.
 
 mod apt;
+mod browser;
 mod builds;
 mod cli;
 mod command;
@@ -8,6 +9,7 @@ mod demo;
 mod lab;
 mod lock;
 mod paths;
+mod pictures;
 mod preflight;
 mod progress;
 mod stamp;
@@ -61,6 +63,10 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         Task::Lab {
             experiment: Experiment::Storm(options),
         } => return storm::storm(&paths, options, progress),
+        Task::Pictures => {
+            let daemon = builds::daemon(&paths, progress)?;
+            pictures::take(&paths, &daemon, progress)?;
+        }
         Task::Test(options) => return test::test(&paths, options, progress),
     }
     Ok(ExitCode::SUCCESS)
