@@ -13,7 +13,11 @@ mod threads;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
-    event::{Event, Vmm, What, session::Session},
+    event::{
+        Event, Vmm, What,
+        session::Session,
+        totals::{DurationTotals, FloorKind},
+    },
     incident::{evidence::Evidence, model::Incident},
 };
 use pages::{Failure, PageIndex};
@@ -60,7 +64,11 @@ pub struct Correlator {
     threads: BTreeMap<u32, Thread>,
     processes: BTreeMap<u32, Vmm>,
     changed: BTreeSet<IncidentNo>,
+    /// Incidents that the last event belongs to.
+    touched: BTreeSet<IncidentNo>,
     forgotten: u64,
+    /// The host's exits that touch no guest memory.
+    floor: BTreeMap<FloorKind, DurationTotals>,
     /// Files whose statements are heard.
     files: BTreeMap<String, evidence_from_logs::File>,
 }
@@ -82,7 +90,9 @@ impl Correlator {
             threads: BTreeMap::new(),
             processes: BTreeMap::new(),
             changed: BTreeSet::new(),
+            touched: BTreeSet::new(),
             forgotten: 0,
+            floor: BTreeMap::new(),
             files: BTreeMap::new(),
         }
     }
@@ -103,6 +113,20 @@ impl Correlator {
 
     /// Takes one event.
     pub fn feed(&mut self, event: &Event) {
+        self.touched.clear();
+        self.dispatch(event);
+        if matches!(event.what, What::PageTotals(_)) {
+            // No event of its own, but the sum of those that were, and of those that were not sent.
+            self.touched.clear();
+        }
+        for no in &self.touched {
+            if let Some(evidence) = self.incidents.get_mut(no) {
+                evidence.events += 1;
+            }
+        }
+    }
+
+    fn dispatch(&mut self, event: &Event) {
         self.learn_vcpu(event);
         match &event.what {
             What::FailureBegin { pfn, flags } => self.failure_begin(event, pfn.0, *flags),
@@ -160,6 +184,9 @@ impl Correlator {
             ),
             What::Said(saying) => self.said(event, saying),
             What::PageTotals(totals) => self.page_totals(event, totals),
+            What::Floor { kind, time } => {
+                self.floor.insert(*kind, time.clone());
+            }
             What::Reentry { exit_ns, entry_ns } => self.reentry(event, *exit_ns, *entry_ns),
             What::ToldMsrs {
                 mcg_status,
@@ -189,10 +216,28 @@ impl Correlator {
         }
     }
 
+    /// The incidents that the last event belongs to: id, and the event's number (from 0) among those of the incident.
+    pub fn attribution(&self) -> impl Iterator<Item = (String, u64)> + '_ {
+        self.touched.iter().filter_map(|no| {
+            let evidence = self.incidents.get(no)?;
+            Some((report::id(evidence, &self.session), evidence.events - 1))
+        })
+    }
+
     /// Incidents that changed since the last call, as they stand now.
     pub fn take_changed(&mut self) -> Vec<Update> {
-        let changed = std::mem::take(&mut self.changed);
+        let changed = self.take_numbers();
         changed.into_iter().filter_map(|no| self.report(no)).collect()
+    }
+
+    /// As [`Correlator::take_changed`], their numbers alone: to be reported a few at a time.
+    pub fn take_numbers(&mut self) -> BTreeSet<IncidentNo> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Events that belong to an incident so far.
+    pub fn events_of(&self, no: IncidentNo) -> u64 {
+        self.incidents.get(&no).map_or(0, |evidence| evidence.events)
     }
 
     /// All incidents, oldest first.
@@ -201,7 +246,8 @@ impl Correlator {
         updates.map(|update| update.incident).collect()
     }
 
-    fn report(&self, no: IncidentNo) -> Option<Update> {
+    /// An incident as it stands now; `None`: forgotten, or none of a guest.
+    pub fn report(&self, no: IncidentNo) -> Option<Update> {
         let evidence = self.incidents.get(&no)?;
         // A process that could not be asked whether it is a VMM, and for which KVM never spoke, is none.
         if evidence.vmm.is_vmm != Some(true) && !evidence.kvm_seen() {
@@ -269,11 +315,13 @@ impl Correlator {
         self.by_pid.entry(evidence.pid).or_default().push(no);
         self.incidents.insert(no, evidence);
         self.changed.insert(no);
+        self.touched.insert(no);
         no
     }
 
     fn touch(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
         self.changed.insert(no);
+        self.touched.insert(no);
         self.incidents.get_mut(&no)
     }
 }

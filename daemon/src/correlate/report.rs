@@ -36,7 +36,7 @@ pub fn update(e: &Evidence, session: &Session, late_death_ns: u64) -> Update {
     let v = decide(e, &total, &flush, late_death_ns);
     let wall = session.clock.wall_at(e.t0);
     let mut incident = model::Incident {
-        id: id(e, wall),
+        id: id(e, session),
         started_at: wall.and_then(rfc3339),
         vm: model::Vm {
             name: e.vmm.name.clone(),
@@ -56,7 +56,7 @@ pub fn update(e: &Evidence, session: &Session, late_death_ns: u64) -> Update {
         storm: storm::storm(&total, e.size()),
         missing: words::missing(e, &total, &flush, v, session),
         flush,
-        latency_ns: latency::report(&total.page, &e.exits.samples),
+        latency_ns: latency::report(&total.page, &e.exits.samples, e.exits.floor.as_ref()),
         injections: injections(e, session),
         timeline: timeline(e),
     };
@@ -70,8 +70,10 @@ pub fn update(e: &Evidence, session: &Session, late_death_ns: u64) -> Update {
 }
 
 /// Stable over a replay: the clock part, then who and what.
-fn id(e: &Evidence, wall: Option<i64>) -> String {
-    let clock = wall
+pub fn id(e: &Evidence, session: &Session) -> String {
+    let clock = session
+        .clock
+        .wall_at(e.t0)
         .and_then(|ns| jiff::Timestamp::from_nanosecond(i128::from(ns)).ok())
         .map_or_else(
             || format!("mono{}", e.t0),

@@ -62,6 +62,8 @@ pub struct Evidence {
     pub timeline: Timeline,
     /// Records lost while this incident was open.
     pub lost: u64,
+    /// Events that belong to it.
+    pub events: u64,
     /// What logs told of it.
     pub logged: Logged,
 }
@@ -152,6 +154,7 @@ impl Evidence {
             ends: Vec::new(),
             timeline: Timeline::default(),
             lost: 0,
+            events: 0,
             logged: Logged::default(),
         }
     }
