@@ -36,6 +36,10 @@ pub enum Task {
     },
     /// Take the documentation's pictures of the report again, in Chromium
     Pictures,
+    /// Write the Grafana dashboards below dashboards/ again
+    Dashboards,
+    /// Fuzz the parsers of outside input (daemon/fuzz); what is found is kept below target/fuzz/work
+    Fuzz(Fuzz),
     /// Run all tests
     Test(Test),
 }
@@ -118,6 +122,15 @@ pub struct Demo {
 }
 
 #[derive(Debug, Args)]
+pub struct Fuzz {
+    /// Only this target
+    pub target: Option<String>,
+    /// How long each target runs
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    pub seconds: u32,
+}
+
+#[derive(Debug, Args)]
 pub struct Test {
     /// Only the tests that need no emulated host
     #[arg(long)]
@@ -135,6 +148,8 @@ pub struct Test {
 /// Parts of the tests that can be run alone, with the daemon as it was built last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
+    /// Dashboards, rules and runbooks, with Debian's Prometheus
+    Dashboards,
     /// The report's page in Chromium
     Browser,
 }

@@ -5,13 +5,16 @@ mod browser;
 mod builds;
 mod cli;
 mod command;
+mod dashboards;
 mod demo;
+mod fuzz;
 mod lab;
 mod lock;
 mod paths;
 mod pictures;
 mod preflight;
 mod progress;
+mod prometheus;
 mod stamp;
 mod storm;
 mod test;
@@ -66,6 +69,13 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         Task::Pictures => {
             let daemon = builds::daemon(&paths, progress)?;
             pictures::take(&paths, &daemon, progress)?;
+        }
+        Task::Dashboards => dashboards::write(&paths)?,
+        Task::Fuzz(options) => {
+            let target = options.target.as_deref();
+            if !fuzz::fuzz(&paths, target, options.seconds, progress)? {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         Task::Test(options) => return test::test(&paths, options, progress),
     }

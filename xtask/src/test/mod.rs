@@ -3,7 +3,9 @@
 mod bad_files;
 mod browser;
 mod control;
+mod dashboards;
 mod files;
+mod fuzz;
 mod late;
 mod replay;
 mod report;
@@ -17,6 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::apt::Apt;
 use crate::builds;
 use crate::cli::{Part, Test};
 use crate::lab::scenarios::Story;
@@ -39,8 +42,15 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
     progress.note("tier 1: unit tests and recorded scenarios");
     let units = progress.aside(|| builds::workspace_tests(paths, &object))?;
 
-    progress.note("tier 2: the lab");
     let mut tally = Tally::default();
+    fuzz::examine(paths, &mut tally, progress);
+
+    match Apt::unavailable() {
+        Some(reason) => tally.skip("dashboards", &reason),
+        None => dashboards::run(paths, &daemon, &mut tally, progress)?,
+    }
+
+    progress.note("tier 2: the lab");
     let skipped = options
         .no_lab
         .then(|| "--no-lab".to_owned())
@@ -71,6 +81,7 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
 fn alone(paths: &Paths, part: Part, progress: &Progress) -> Result<ExitCode> {
     let mut tally = Tally::default();
     match part {
+        Part::Dashboards => dashboards::run(paths, &paths.daemon(), &mut tally, progress)?,
         Part::Browser => looked_at(paths, &paths.daemon(), &mut tally, progress)?,
     }
     progress.finish();
