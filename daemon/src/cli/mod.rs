@@ -10,7 +10,10 @@ mod logging;
 mod output;
 mod pipeline;
 mod progress;
+mod replay;
 mod run;
+mod serving;
+mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -52,9 +55,13 @@ enum Command {
     Explain(ExplainArgs),
     /// List the incidents of the store, export them, delete old ones
     Incidents(IncidentsArgs),
+    /// Let recordings go through the daemon's pipeline again, in their own time, with /metrics on
+    Replay(ReplayArgs),
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
     Check(check::CheckArgs),
+    /// Follow the daemon on a full screen: VMs at risk, open incidents, exits, probes
+    Watch(WatchArgs),
     /// Look at the configuration
     Config(ConfigArgs),
 }
@@ -145,6 +152,33 @@ struct RecordArgs {
 }
 
 #[derive(Args)]
+struct ReplayArgs {
+    /// Recordings, one after the other
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    from: Vec<PathBuf>,
+    /// As it happened, or as fast as it goes
+    #[arg(long, default_value = "real")]
+    speed: Speed,
+    /// Pauses longer than this are cut to it, seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    longest_pause: u64,
+    /// Go on serving after the last recording, until SIGINT or SIGTERM
+    #[arg(long)]
+    stay: bool,
+    #[command(flatten)]
+    web: WebArgs,
+    /// Add metrics by VM (label vm)
+    #[arg(long)]
+    vm_labels: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Speed {
+    Real,
+    Max,
+}
+
+#[derive(Args)]
 struct ExplainArgs {
     #[command(flatten)]
     state: StateArgs,
@@ -171,6 +205,15 @@ struct ExplainArgs {
     /// Write to this file instead of standard output; one that exists is replaced
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct WatchArgs {
+    #[command(flatten)]
+    state: StateArgs,
+    /// Where the daemon's metrics are [default: what the configuration lets it listen on]
+    #[arg(long, value_name = "URL")]
+    metrics: Option<String>,
 }
 
 #[derive(Args)]
@@ -251,6 +294,7 @@ fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Run(args) => run::run(args, &cli.source),
         Command::Record(args) => run::record(args, &cli.source),
+        Command::Replay(args) => replay::replay(args, &cli.source),
         Command::Explain(args) => {
             logging::to_stderr(&cli.source);
             explain::explain(args, &cli.source)
@@ -259,6 +303,7 @@ fn dispatch(cli: &Cli) -> Outcome {
             logging::to_stderr(&cli.source);
             incidents::incidents(args, &cli.source)
         }
+        Command::Watch(args) => watch::watch(args, &cli.source),
         Command::Check(args) => {
             logging::to_stderr(&cli.source);
             check::check(args)
