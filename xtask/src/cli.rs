@@ -154,7 +154,7 @@ pub struct Test {
     /// Only the tests that need no emulated host
     #[arg(long)]
     pub no_lab: bool,
-    /// Also what needs more on the machine: a browser
+    /// Also what needs more on the machine: a browser, tmux
     #[arg(long)]
     pub full: bool,
     /// Only this part
@@ -169,6 +169,6 @@ pub struct Test {
 pub enum Part {
     /// Dashboards, rules and runbooks, with Debian's Prometheus
     Dashboards,
-    /// The report's page in Chromium
+    /// The report in Chromium, watch in tmux
     Browser,
 }

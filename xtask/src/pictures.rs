@@ -34,7 +34,7 @@ const PICTURES: [(&str, &str, View); 2] = [
 ];
 
 pub fn take(paths: &Paths, daemon: &Path, progress: &Progress) -> Result<()> {
-    preflight::ensure(&preflight::FOR_PAGES, progress)?;
+    preflight::ensure(&preflight::FOR_LOOKING, progress)?;
     let browser = Browser::find()?.context("no Chromium on this machine: apt-get install chromium")?;
     let folder = paths.root.join("daemon/docs/img");
     fs::create_dir_all(&folder)?;

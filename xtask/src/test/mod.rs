@@ -13,6 +13,7 @@ mod report;
 mod schema;
 mod storm;
 mod tally;
+mod watch;
 
 use std::env;
 use std::path::Path;
@@ -95,9 +96,11 @@ fn alone(paths: &Paths, part: Part, progress: &Progress) -> Result<ExitCode> {
 }
 
 fn looked_at(paths: &Paths, daemon: &Path, tally: &mut Tally, progress: &Progress) -> Result<()> {
-    preflight::ensure(&preflight::FOR_PAGES, progress)?;
+    preflight::ensure(&preflight::FOR_LOOKING, progress)?;
     progress.step("looking at the report in Chromium");
     progress.aside(|| browser::run(paths, daemon, tally));
+    progress.step("watching a replay in tmux");
+    progress.aside(|| watch::run(paths, daemon, tally));
     Ok(())
 }
 
