@@ -1,7 +1,7 @@
 //! Imported evidence: signals without an address, and statements of logs. A log names an incident by what it
 //! knows of it: a process, a pfn, an hva, a GPA. What names none, and contradicts just one, speaks of that one.
 
-use super::{Correlator, IncidentNo, saying_words};
+use super::{Correlator, IncidentNo, answers::ToThread, saying_words};
 use crate::{
     event::{
         Event, PoisonExit, SigbusSeverity, Vmm,
@@ -72,6 +72,14 @@ impl Correlator {
             (None, None) => None,
         };
         let no = found.unwrap_or_else(|| self.open(Evidence::new(event.t, seen.pid, vmm)));
+        let to = ToThread {
+            pid: seen.pid,
+            tid: seen.tid,
+            no,
+            required: seen.severity == SigbusSeverity::ActionRequired,
+            own_access: false,
+        };
+        self.signal_sent(event, &to);
         let vcpu = self.vcpu_of(seen.tid);
         let Some(e) = self.touch(no) else { return };
         e.logged.trace = true;

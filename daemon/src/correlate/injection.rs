@@ -11,6 +11,9 @@ use crate::{
     },
 };
 
+/// CR4.MCE: machine checks are enabled.
+const CR4_MCE: u64 = 1 << 6;
+
 impl Correlator {
     pub(super) fn told_msrs(
         &mut self,
@@ -107,6 +110,7 @@ impl Correlator {
     }
 
     pub(super) fn delivered(&mut self, event: &Event) {
+        self.guest_was_told(event);
         if !self.thread(event).pending.is_empty() {
             // KVM_SET_VCPU_EVENTS went unseen; the delivery proves the telling.
             self.tell_pending(event);
@@ -126,6 +130,7 @@ impl Correlator {
     }
 
     pub(super) fn mcg_status(&mut self, event: &Event, write: bool, data: u64) {
+        self.thread_goes_on(event);
         if !write || data != 0 {
             return;
         }
@@ -143,6 +148,7 @@ impl Correlator {
     }
 
     fn tell(&mut self, event: &Event, told: Pending) {
+        self.guest_was_told(event);
         let severity = mca::severity(told.bank.status.0);
         let Some(no) = self.incident_told(event.pid, &told.bank, severity) else {
             return;
@@ -156,6 +162,7 @@ impl Correlator {
             bank: told.bank,
             mcg_status: told.mcg_status,
             severity,
+            rip: None,
         };
         self.thread(event).told = Some(no);
         let Some(evidence) = self.touch(no) else { return };
@@ -167,17 +174,44 @@ impl Correlator {
         evidence.tell(told);
     }
 
-    /// Which incident a bank speaks of: that of its address; else, for a page whose GPA is not known yet, the
-    /// one that was signalled last; a bank without an address follows the last telling.
+    /// Which incident a bank speaks of: that of its address; else, of the pages whose GPA is not known yet, the one at
+    /// the same place within its 2 MiB (VMMs align guest memory so), else the one that was signalled first: SIGBUS is
+    /// answered in the order in which it comes. A bank without an address follows the last telling.
     fn incident_told(&self, pid: u32, bank: &Bank, severity: Severity) -> Option<IncidentNo> {
+        const ALIGNED: u64 = (2 << 20) - 1;
         if severity == Severity::Broadcast || bank.status.0 & mca::ADDRV == 0 {
             return self.latest_of(pid);
         }
-        self.incident_of_gpa(pid, bank.addr.0).or_else(|| {
+        if let Some(no) = self.incident_of_gpa(pid, bank.addr.0) {
+            return Some(no);
+        }
+        let candidates = || {
             self.live_of(pid)
-                .filter(|no| self.incidents.get(no).is_some_and(|e| e.gpa.is_none()))
-                .max_by_key(|no| self.incidents.get(no).map(|e| e.last_poison))
-        })
+                .filter_map(|no| self.incidents.get(&no).map(|e| (no, e)))
+                .filter(|(_, e)| e.gpa.is_none())
+        };
+        let mut placed = candidates().filter(|(_, e)| {
+            let size = e.size().unwrap_or(PAGE_SIZE);
+            e.hva
+                .is_some_and(|hva| (hva ^ bank.addr.0) & ALIGNED & !(size - 1) == 0)
+        });
+        let only = match (placed.next(), placed.next()) {
+            (Some((no, _)), None) => Some(no),
+            _ => None,
+        };
+        only.or_else(|| candidates().min_by_key(|(_, e)| e.last_poison).map(|(no, _)| no))
+    }
+
+    /// CR4.MCE of a vCPU, as its VMM reads it after an exit on poison.
+    pub(super) fn registers(&mut self, event: &Event, sregs: &crate::event::Sregs) {
+        let asked = self.live_of(event.pid).find(|no| {
+            self.incidents
+                .get(no)
+                .is_some_and(|e| e.asked.contains_key(&event.tid))
+        });
+        if let Some(evidence) = asked.and_then(|no| self.touch(no)) {
+            evidence.mce_enabled = Some(sregs.cr4.0 & CR4_MCE != 0);
+        }
     }
 
     /// The incident of this VM with the latest sign of poison.

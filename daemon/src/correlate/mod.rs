@@ -1,16 +1,18 @@
 //! The correlator: events in, incidents out. A pure state machine: time comes from the events, there is no
 //! clock, no I/O and no global state, so a replay is exact and every rule is a plain unit test.
 
+mod answers;
 mod ends;
 mod evidence_from_logs;
 mod injection;
+mod links;
 mod moments;
 mod pages;
 pub mod report;
 mod saying_words;
 mod threads;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::{
     event::{Event, Vmm, What, session::Session},
@@ -56,6 +58,8 @@ pub struct Correlator {
     by_pid: HashMap<u32, Vec<IncidentNo>>,
     pages: PageIndex,
     failures: BTreeMap<u32, Failure>,
+    silent: VecDeque<pages::Silent>,
+    answers: answers::AllAnswers,
     threads: BTreeMap<u32, Thread>,
     processes: BTreeMap<u32, Vmm>,
     changed: BTreeSet<IncidentNo>,
@@ -78,6 +82,8 @@ impl Correlator {
             by_pid: HashMap::new(),
             pages: PageIndex::default(),
             failures: BTreeMap::new(),
+            silent: VecDeque::new(),
+            answers: BTreeMap::new(),
             threads: BTreeMap::new(),
             processes: BTreeMap::new(),
             changed: BTreeSet::new(),
@@ -173,8 +179,7 @@ impl Correlator {
             What::Delivered => self.delivered(event),
             What::McgStatus { write, data } => self.mcg_status(event, *write, data.0),
             What::GuestCode { rip, bytes } => self.guest_code(event, rip.0, bytes),
-            // Only what is read with it speaks of the page.
-            What::Sregs(_) => {}
+            What::Sregs(sregs) => self.registers(event, sregs),
             What::Vmm(vmm) => self.identity(event.pid, vmm),
             What::Lost { records } => self.lost(event, *records),
             What::UserspaceExit { .. }
@@ -191,25 +196,35 @@ impl Correlator {
     /// Incidents that changed since the last call, as they stand now.
     pub fn take_changed(&mut self) -> Vec<Incident> {
         let changed = std::mem::take(&mut self.changed);
-        changed.into_iter().filter_map(|no| self.report(no)).collect()
+        if changed.is_empty() {
+            return Vec::new();
+        }
+        let shared = links::shared(&self.incidents);
+        changed
+            .into_iter()
+            .filter_map(|no| self.report(no, &shared))
+            .collect()
     }
 
     /// All incidents, oldest first.
     pub fn incidents(&self) -> Vec<Incident> {
-        self.incidents.keys().filter_map(|no| self.report(*no)).collect()
+        let shared = links::shared(&self.incidents);
+        self.incidents
+            .keys()
+            .filter_map(|no| self.report(*no, &shared))
+            .collect()
     }
 
-    fn report(&self, no: IncidentNo) -> Option<Incident> {
+    fn report(&self, no: IncidentNo, shared: &links::Shared) -> Option<Incident> {
         let evidence = self.incidents.get(&no)?;
-        // A process that could not be asked whether it is a VMM, and for which KVM never spoke, is none.
-        if evidence.vmm.is_vmm != Some(true) && !evidence.kvm_seen() {
+        if !is_of_a_guest(evidence) {
             return None;
         }
-        Some(report::incident(
-            evidence,
-            &self.session,
-            self.limits.late_death_ns,
-        ))
+        let linked = links::of(no, evidence, &self.incidents, shared)
+            .filter(|other| is_of_a_guest(other))
+            .map(|other| report::id(other, &self.session))
+            .collect();
+        Some(report::incident(evidence, &self.session, linked))
     }
 
     fn identity(&mut self, pid: u32, vmm: &Vmm) {
@@ -269,6 +284,10 @@ impl Correlator {
         let no = self.next;
         self.next += 1;
         self.by_pid.entry(evidence.pid).or_default().push(no);
+        if let Some(pfn) = evidence.pfn {
+            // Their reports name this one now.
+            self.changed.extend(self.known_by_pfn(pfn));
+        }
         self.incidents.insert(no, evidence);
         self.changed.insert(no);
         no
@@ -278,6 +297,11 @@ impl Correlator {
         self.changed.insert(no);
         self.incidents.get_mut(&no)
     }
+}
+
+/// A process that could not be asked whether it is a VMM, and for which KVM never spoke, is none.
+fn is_of_a_guest(evidence: &Evidence) -> bool {
+    evidence.vmm.is_vmm == Some(true) || evidence.kvm_seen()
 }
 
 /// Drops first entries until one more fits.

@@ -7,19 +7,24 @@ use crate::{
         evidence::{Evidence, PAGE_SIZE},
         exits::Total,
         flush, latency, logged, model, storm,
-        verdict::decide,
+        verdict::{Sight, decide},
         words,
     },
 };
 
-/// The incident as it stands.
-pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::Incident {
+/// The incident as it stands. `linked`: ids of the incidents of other VMs that held the same page of the host.
+pub fn incident(e: &Evidence, session: &Session, linked: Vec<String>) -> model::Incident {
     let total = e.exits.total();
     let flush = flush::flush(&e.exits, &total);
-    let v = decide(e, &total, &flush, late_death_ns);
+    let sight = Sight {
+        handler_end: session.has("kvm_msr"),
+        delivery: session.has("kvm_inj_exception"),
+        telling: session.has("kvm_inject_mce"),
+    };
+    let v = decide(e, &total, &flush, sight);
     let wall = session.clock.wall_at(e.t0);
     let mut incident = model::Incident {
-        id: id(e, wall),
+        id: id(e, session),
         started_at: wall.and_then(rfc3339),
         vm: model::Vm {
             name: e.vmm.name.clone(),
@@ -32,7 +37,8 @@ pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::I
         cause: v.cause,
         confidence: v.confidence,
         sentence: words::sentence(e, &total, v),
-        advice: words::advice(e, v),
+        advice: words::advice(e, v, &linked),
+        linked,
         signals: signals(e, &total, session),
         exits: exits(&total, session),
         storm: storm::storm(&total, e.size()),
@@ -47,15 +53,17 @@ pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::I
 }
 
 /// Stable over a replay: the clock part, then who and what.
-fn id(e: &Evidence, wall: Option<i64>) -> String {
-    let clock = wall
+pub fn id(e: &Evidence, session: &Session) -> String {
+    let clock = session
+        .clock
+        .wall_at(e.t0)
         .and_then(|ns| jiff::Timestamp::from_nanosecond(i128::from(ns)).ok())
         .map_or_else(
             || format!("mono{}", e.t0),
             |at| at.strftime("%Y%m%dT%H%M%SZ").to_string(),
         );
     // Only what is known when the incident opens: the id must not change when more is learnt.
-    let page = match (e.hva, e.gpa) {
+    let page = match (e.named_hva.or(e.hva), e.gpa) {
         (Some(hva), _) => format!("{hva:x}"),
         (None, Some(gpa)) => format!("gpa{gpa:x}"),
         (None, None) => "page".to_owned(),

@@ -8,5 +8,6 @@ pub mod logged;
 pub mod mca;
 pub mod model;
 pub mod storm;
+pub mod timeline;
 pub mod verdict;
 pub mod words;
