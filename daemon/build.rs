@@ -6,6 +6,7 @@ use std::{env, fs, path::PathBuf};
 
 fn main() {
     println!("cargo:rerun-if-env-changed=POISONTRACE_BPF_OBJECT");
+    println!("cargo:rerun-if-env-changed=POISONTRACE_REVISION");
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("probes.o");
     let object = env::var_os("POISONTRACE_BPF_OBJECT").filter(|path| !path.is_empty());
     let bytes = match &object {

@@ -1,13 +1,13 @@
 //! Text from outside (process names, command lines, kernel words) on its way to a terminal or a log.
 
-/// Replaces control characters, so that a process cannot write terminal escapes or new lines through us,
-/// and cuts at `max` characters.
+/// Replaces control characters, and those that turn the direction of writing, so that a process cannot write terminal
+/// escapes, new lines or reversed words through us; cuts at `max` characters.
 pub fn sanitise(text: &str, max: usize) -> String {
     let mut out: String = text
         .chars()
         .take(max)
         .map(|c| {
-            if c.is_control() {
+            if c.is_control() || turns_direction(c) {
                 char::REPLACEMENT_CHARACTER
             } else {
                 c
@@ -18,6 +18,11 @@ pub fn sanitise(text: &str, max: usize) -> String {
         out.push('…');
     }
     out
+}
+
+/// Unicode's Bidi_Control characters.
+fn turns_direction(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A NUL-terminated C string, as `task_struct.comm` is.
@@ -33,6 +38,7 @@ mod tests {
     #[test]
     fn a_process_cannot_smuggle_terminal_escapes_into_a_report() {
         assert_eq!(sanitise("evil\x1b[2Jname\n", 64), "evil\u{fffd}[2Jname\u{fffd}");
+        assert_eq!(sanitise("web\u{202e}live", 64), "web\u{fffd}live");
         assert_eq!(sanitise("abcdef", 3), "abc…");
         assert_eq!(from_c(b"qemu\0junk"), "qemu");
     }

@@ -10,6 +10,7 @@ mod common;
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Output,
 };
@@ -159,4 +160,24 @@ fn a_store_that_is_not_there_is_refused_in_one_line() {
         "no incidents are stored",
     );
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is written");
+}
+
+#[test]
+fn output_replaces_a_file_and_is_not_for_everybody_to_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("report.html");
+    fs::write(&file, "an older report").unwrap();
+    let recording = recording("storm-intel-6.12.ptrace");
+    let output = explain(&recording, &["--format", "html", "-o", file.to_str().unwrap()]);
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+    let page = fs::read_to_string(&file).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>"));
+    assert_eq!(page.matches("<circle").count(), 64);
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o7777, 0o640);
+
+    let nowhere = dir.path().join("no/such/folder/report.html");
+    refused(
+        &explain(&recording, &["-o", nowhere.to_str().unwrap()]),
+        "cannot write",
+    );
 }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::{ExplainArgs, Failure, Format, Outcome, SourceArgs, output, progress::Progress};
+use super::{ExplainArgs, Failure, Outcome, ReportFormat, SourceArgs, output, progress::Progress};
 use crate::{
     host::Host,
     import,
@@ -21,9 +21,9 @@ pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
     let asked_for_one = args.id.is_some() || args.vm.is_some() || args.from.is_empty();
     let none = incidents.is_empty();
     match (none, args.format) {
-        (true, Format::Text) if asked_for_one => eprintln!("poisontrace: {}", no_incident(args)),
-        (true, Format::Text) => output::print(&format!("{}\n", no_incident(args)))?,
-        _ => output::answer(args.format, host, incidents)?,
+        (true, ReportFormat::Text) if asked_for_one => eprintln!("poisontrace: {}", no_incident(args)),
+        (true, ReportFormat::Text) => output::print(&format!("{}\n", no_incident(args)))?,
+        _ => output::answer(args.format, host, incidents, args.output.as_deref())?,
     }
     Ok(if none && asked_for_one {
         ExitCode::from(1)
@@ -56,7 +56,9 @@ fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Host, Vec<Inci
 
 fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Host, Vec<Incident>), Failure> {
     let progress = Progress::new();
-    let imported = import::read(files, args.allow_truncated, &mut |lines| progress.lines(lines));
+    let imported = import::read(files, args.allow_truncated, args.late_death, &mut |lines| {
+        progress.lines(lines)
+    });
     progress.done();
     let imported = match imported {
         Ok(imported) => imported,

@@ -13,11 +13,8 @@ pub fn incidents(args: &IncidentsArgs, source: &SourceArgs) -> Outcome {
     if args.format == Format::Json {
         // All incidents of one store are of this host.
         let host = found.last().map_or_else(Host::this, |(host, _)| host.clone());
-        output::answer(
-            Format::Json,
-            host,
-            found.into_iter().map(|(_, incident)| incident).collect(),
-        )?;
+        let incidents = found.into_iter().map(|(_, incident)| incident).collect();
+        output::print(&output::json(host, incidents)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     if found.is_empty() {

@@ -91,6 +91,9 @@ struct RunArgs {
     /// Add metrics by VM (label vm)
     #[arg(long)]
     vm_labels: bool,
+    /// How long after the last sign of poison a guest's death still counts as its [default: 600]
+    #[arg(long, value_name = "SECONDS")]
+    late_death: Option<u32>,
     /// Where the log goes [default: auto]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -141,11 +144,18 @@ struct ExplainArgs {
     /// logs, guest consoles, QMP events and rasdaemon's database, each known by its content
     #[arg(long, value_name = "FILE", num_args = 1..)]
     from: Vec<PathBuf>,
+    /// How long after the last sign of poison a guest's death still counts as its
+    #[arg(long, value_name = "SECONDS", requires = "from", default_value_t = 600)]
+    late_death: u64,
     /// Explain what is there of a recording whose end is missing
     #[arg(long, requires = "from")]
     allow_truncated: bool,
+    /// html: one page that needs nothing else, for a browser or for paper
     #[arg(long, default_value = "text")]
-    format: Format,
+    format: ReportFormat,
+    /// Write to this file instead of standard output; one that exists is replaced
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 #[derive(Args)]
@@ -160,6 +170,13 @@ struct IncidentsArgs {
 enum Format {
     Text,
     Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReportFormat {
+    Text,
+    Json,
+    Html,
 }
 
 /// A command that cannot do what it was asked: one line for stderr.

@@ -1,12 +1,17 @@
-//! Writing answers to standard output.
+//! Writing answers.
 
-use std::io::{self, Write};
+use std::{
+    fs::{File, Permissions},
+    io::{self, Write},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
 
-use super::{Failure, Format};
+use super::{Failure, ReportFormat};
 use crate::{
     host::Host,
     incident::model::{Answer, Incident},
-    sinks::report,
+    sinks::report::{self, Look},
 };
 
 /// Prints to standard output. A reader that closed its end (`| head`) has what it wanted.
@@ -20,21 +25,53 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Prints incidents in the form that was asked for.
-pub fn answer(format: Format, host: Host, incidents: Vec<Incident>) -> Result<(), Failure> {
-    match format {
-        Format::Json => json(&Answer::new(host, incidents)),
-        Format::Text => {
+/// Writes incidents in the form that was asked for, to a file or to standard output.
+pub fn answer(
+    format: ReportFormat,
+    host: Host,
+    incidents: Vec<Incident>,
+    file: Option<&Path>,
+) -> Result<(), Failure> {
+    let text = match format {
+        ReportFormat::Json => json(host, incidents)?,
+        ReportFormat::Html => report::html(&host, &incidents),
+        ReportFormat::Text => {
+            let look = match file {
+                Some(_) => Look::PLAIN,
+                None => Look::of_stdout(),
+            };
             let texts: Vec<String> = incidents
                 .iter()
-                .map(|incident| report::text(&host, incident))
+                .map(|incident| report::text(&host, incident, look))
                 .collect();
-            print(&texts.join("\n"))
+            texts.join("\n")
         }
+    };
+    match file {
+        Some(file) => {
+            write(file, &text).map_err(|err| Failure::new(format!("cannot write {}: {err}", file.display())))
+        }
+        None => print(&text),
     }
 }
 
-fn json(answer: &Answer) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(answer)?;
-    print(&format!("{text}\n"))
+/// Incidents as the contract's JSON.
+pub fn json(host: Host, incidents: Vec<Incident>) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(&Answer::new(host, incidents))?;
+    Ok(format!("{text}\n"))
+}
+
+/// Writes the whole file or none of it, for its owner and group to read: it holds guest addresses.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    // A device or a pipe cannot be replaced by a file.
+    if path.metadata().is_ok_and(|there| !there.is_file()) {
+        return File::options().write(true).open(path)?.write_all(text.as_bytes());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut file = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(0o640))
+        .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+    file.write_all(text.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
 }

@@ -107,11 +107,13 @@ impl Pipeline {
             tracing::error!(error = %err, "the recording cannot be written to; it ends here, the daemon goes on");
         }
         let changed = self.correlator.take_changed();
-        for incident in &changed {
-            self.say(incident);
+        let mut incidents = Vec::with_capacity(changed.len());
+        for update in changed {
+            self.say(&update.incident);
+            incidents.push(update.incident);
         }
         let Some(store) = &mut self.store else { return };
-        match store.put(changed) {
+        match store.put(incidents) {
             Ok(()) if self.store_failed => {
                 self.store_failed = false;
                 tracing::info!("the store can be written to again; nothing was lost");

@@ -156,7 +156,7 @@ impl Correlator {
         };
         let Some(e) = self.touch(no) else { return false };
         e.poison_at(event.t);
-        e.exit(event.tid, exit);
+        e.exit(event.tid, event.vcpu, exit);
         e.timeline.add(
             exit.exit_ns.unwrap_or(event.t),
             super::moments::poison_exit(exit, event.vcpu),

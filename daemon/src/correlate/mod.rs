@@ -19,6 +19,7 @@ use crate::{
     incident::{evidence::Evidence, model::Incident},
 };
 use pages::{Failure, PageIndex};
+use report::Update;
 use threads::Thread;
 
 /// Number of an incident within one correlator.
@@ -194,7 +195,7 @@ impl Correlator {
     }
 
     /// Incidents that changed since the last call, as they stand now.
-    pub fn take_changed(&mut self) -> Vec<Incident> {
+    pub fn take_changed(&mut self) -> Vec<Update> {
         let changed = std::mem::take(&mut self.changed);
         if changed.is_empty() {
             return Vec::new();
@@ -209,13 +210,11 @@ impl Correlator {
     /// All incidents, oldest first.
     pub fn incidents(&self) -> Vec<Incident> {
         let shared = links::shared(&self.incidents);
-        self.incidents
-            .keys()
-            .filter_map(|no| self.report(*no, &shared))
-            .collect()
+        let updates = self.incidents.keys().filter_map(|no| self.report(*no, &shared));
+        updates.map(|update| update.incident).collect()
     }
 
-    fn report(&self, no: IncidentNo, shared: &links::Shared) -> Option<Incident> {
+    fn report(&self, no: IncidentNo, shared: &links::Shared) -> Option<Update> {
         let evidence = self.incidents.get(&no)?;
         if !is_of_a_guest(evidence) {
             return None;
@@ -224,7 +223,7 @@ impl Correlator {
             .filter(|other| is_of_a_guest(other))
             .map(|other| report::id(other, &self.session))
             .collect();
-        Some(report::incident(evidence, &self.session, linked))
+        Some(report::update(evidence, &self.session, linked))
     }
 
     fn identity(&mut self, pid: u32, vmm: &Vmm) {

@@ -339,7 +339,7 @@ impl Correlator {
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(tid));
         let Some(evidence) = self.touch(no) else { return };
         evidence.poison_at(event.t);
-        evidence.exit(tid, exit);
+        evidence.exit(tid, vcpu, exit);
         let at = exit.exit_ns.or(exit.fault_ns).unwrap_or(event.t);
         evidence.timeline.add(at, moments::poison_exit(exit, vcpu));
     }

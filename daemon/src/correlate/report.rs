@@ -1,7 +1,7 @@
 //! Evidence to the contract's incident.
 
 use crate::{
-    event::session::Session,
+    event::{session::Session, totals::PageTotals},
     hex::Hex,
     incident::{
         evidence::{Evidence, PAGE_SIZE},
@@ -12,8 +12,26 @@ use crate::{
     },
 };
 
+/// An incident as it stands, with what its sinks need and its report does not hold.
+#[derive(Clone, Debug)]
+pub struct Update {
+    pub incident: model::Incident,
+    /// All its exits, with their durations' histograms.
+    pub exits: PageTotals,
+    /// Whether the guest, or its VMM, has touched the page.
+    pub touched: bool,
+    /// Nothing more can come: the VMM is gone.
+    pub closed: bool,
+}
+
+/// The incident as it stands, and nothing of others.
+#[cfg(test)]
+pub fn incident(e: &Evidence, session: &Session) -> model::Incident {
+    update(e, session, Vec::new()).incident
+}
+
 /// The incident as it stands. `linked`: ids of the incidents of other VMs that held the same page of the host.
-pub fn incident(e: &Evidence, session: &Session, linked: Vec<String>) -> model::Incident {
+pub fn update(e: &Evidence, session: &Session, linked: Vec<String>) -> Update {
     let total = e.exits.total();
     let flush = flush::flush(&e.exits, &total);
     let sight = Sight {
@@ -41,6 +59,7 @@ pub fn incident(e: &Evidence, session: &Session, linked: Vec<String>) -> model::
         linked,
         signals: signals(e, &total, session),
         exits: exits(&total, session),
+        exit_samples: e.exits.singles.report(e.t0),
         storm: storm::storm(&total, e.size()),
         missing: words::missing(e, &total, &flush, v, session),
         flush,
@@ -49,7 +68,12 @@ pub fn incident(e: &Evidence, session: &Session, linked: Vec<String>) -> model::
         timeline: timeline(e),
     };
     logged::adorn(&mut incident, e);
-    incident
+    Update {
+        incident,
+        exits: total.page,
+        touched: e.touched(),
+        closed: e.vmm_gone(),
+    }
 }
 
 /// Stable over a replay: the clock part, then who and what.

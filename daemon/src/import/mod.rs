@@ -38,16 +38,21 @@ pub struct Imported {
 /// How many lines are read between two calls of the progress.
 const PROGRESS_LINES: u64 = 65_536;
 
-/// Reads the files. `progress` is told the lines read so far.
+/// Reads the files. `late_death_s`: how long after the poison a guest's death still counts as its, seconds.
+/// `progress` is told the lines read so far.
 ///
 /// # Errors
 /// Where none of the files can be used: the problems.
 pub fn read(
     files: &[PathBuf],
     allow_truncated: bool,
+    late_death_s: u64,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Imported, Vec<String>> {
     let mut import = Import::new(allow_truncated, files.len() == 1);
+    import
+        .correlator
+        .late_death(late_death_s.saturating_mul(1_000_000_000));
     for file in files {
         import.open(file);
     }

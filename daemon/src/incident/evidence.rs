@@ -321,7 +321,7 @@ impl Evidence {
     }
 
     /// Adds a poison exit of thread `tid`.
-    pub fn exit(&mut self, tid: u32, exit: &PoisonExit) {
+    pub fn exit(&mut self, tid: u32, vcpu: Option<u32>, exit: &PoisonExit) {
         if let Some(gpa) = exit.gpa {
             self.touched_page(gpa.0 & !(PAGE_SIZE - 1));
         }
@@ -330,7 +330,7 @@ impl Evidence {
         {
             self.rips.insert(tid, rip.0);
         }
-        self.exits.add(tid, exit);
+        self.exits.add(tid, vcpu, exit);
     }
 
     /// The vCPU entered the guest again after an exit on the page.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::latency::Samples;
+use super::{latency::Samples, singles::Singles};
 use crate::event::{PoisonExit, totals::PageTotals};
 
 /// Pages and threads told apart: 512 pages of a huge page on a few vCPUs.
@@ -22,6 +22,7 @@ pub struct Exits {
     pages: BTreeMap<(u32, Option<u64>), Page>,
     open: BTreeMap<(u32, u64), Open>,
     pub samples: Samples,
+    pub singles: Singles,
     /// Bytes of the instruction by RIP, hex digits.
     pub instructions: BTreeMap<u64, String>,
     /// Exits on pages beyond [`MAX_PAGES`]: counted, not told apart.
@@ -52,7 +53,8 @@ struct Open {
 }
 
 impl Exits {
-    pub fn add(&mut self, tid: u32, exit: &PoisonExit) {
+    pub fn add(&mut self, tid: u32, vcpu: Option<u32>, exit: &PoisonExit) {
+        self.singles.add(tid, vcpu, exit);
         let page = exit.gpa.map(|gpa| gpa.0 & PAGE_MASK);
         self.page(tid, page).add_exit(exit);
         if let (Some(start), Some(end)) = (exit.exit_ns, exit.user_ns.or(exit.entry_ns)) {
@@ -107,6 +109,7 @@ impl Exits {
         let Some(open) = self.open.remove(&(tid, exit_ns)) else {
             return false;
         };
+        self.singles.reentry(tid, exit_ns, entry_ns);
         self.samples.exit_to_entry.add(entry_ns.saturating_sub(exit_ns));
         if let Some(user_ns) = open.user_ns {
             self.samples.vmm.add(entry_ns.saturating_sub(user_ns));

@@ -83,6 +83,7 @@ fn distribution(total: &DurationTotals, sample: &Sample) -> Option<Distribution>
         p99,
         max: total.max,
         sum: total.sum,
+        buckets: total.buckets.clone(),
     })
 }
 

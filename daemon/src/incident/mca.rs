@@ -1,7 +1,10 @@
 //! Machine-check bank registers: Intel SDM volume 3, "Machine-Check Architecture" (IA32_MCi_STATUS), and
 //! AMD APM volume 2, "Machine Check Architecture" (MCi_STATUS); `arch/x86/include/asm/mce.h`.
 
+pub mod fields;
+
 use crate::incident::model::Severity;
+pub use fields::status_names as flags;
 
 /// The register is valid.
 pub const VAL: u64 = 1 << 63;
@@ -56,29 +59,6 @@ pub fn severity(status: u64) -> Severity {
         (false, true, _) => Severity::Ao,
         _ => Severity::Other,
     }
-}
-
-/// The names of the bits that are set, highest first.
-pub fn flags(status: u64) -> String {
-    const NAMES: [(u64, &str); 11] = [
-        (VAL, "VAL"),
-        (OVER, "OVER"),
-        (UC, "UC"),
-        (EN, "EN"),
-        (MISCV, "MISCV"),
-        (ADDRV, "ADDRV"),
-        (PCC, "PCC"),
-        (S, "S"),
-        (AR, "AR"),
-        (DEFERRED, "DEFERRED"),
-        (POISON, "POISON"),
-    ];
-    let set: Vec<&str> = NAMES
-        .iter()
-        .filter(|(bit, _)| status & bit != 0)
-        .map(|(_, name)| *name)
-        .collect();
-    set.join(" ")
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod latency;
 pub mod logged;
 pub mod mca;
 pub mod model;
+pub mod singles;
 pub mod storm;
 pub mod timeline;
 pub mod verdict;

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{hex::Hex, host::Host};
+use crate::{event::Access, hex::Hex, host::Host};
 
 pub const SCHEMA_VERSION: u32 = 1;
 
@@ -40,6 +40,8 @@ pub struct Incident {
     pub advice: Vec<String>,
     pub signals: Signals,
     pub exits: Exits,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exit_samples: Vec<ExitSample>,
     pub storm: Option<Storm>,
     pub flush: Flush,
     pub latency_ns: Latency,
@@ -75,6 +77,7 @@ macro_rules! words {
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
         pub enum $name { $(#[serde(rename = $word)] $variant),+ }
         impl $name {
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
             pub const fn word(self) -> &'static str { match self { $(Self::$variant => $word),+ } }
         }
         impl std::fmt::Display for $name {
@@ -129,6 +132,22 @@ pub struct ByAccess {
     pub read: Option<u64>,
     pub write: Option<u64>,
     pub fetch: Option<u64>,
+}
+
+/// One exit on the page: the first 256 of them, then every power of two (from a source that tells of every exit: at
+/// most 512 in even distances).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExitSample {
+    /// From the poisoning, nanoseconds.
+    pub t_ns: i64,
+    pub vcpu: Option<u32>,
+    /// With its low bits: which line was touched.
+    pub gpa: Option<Hex>,
+    pub rip: Option<Hex>,
+    pub access: Access,
+    pub in_kernel_ns: Option<u64>,
+    pub gup_ns: Option<u64>,
+    pub exit_to_entry_ns: Option<u64>,
 }
 
 words! {
@@ -186,6 +205,21 @@ pub struct Latency {
     pub claim_63_exits: Option<Claim>,
 }
 
+impl Latency {
+    /// What was measured, by the name that reports give it.
+    pub fn rows(&self) -> Vec<(&'static str, &Distribution)> {
+        [
+            ("exit to entry", &self.exit_to_entry),
+            ("in kernel", &self.in_kernel),
+            ("gup", &self.gup),
+            ("in the VMM", &self.vmm),
+        ]
+        .into_iter()
+        .filter_map(|(name, distribution)| Some((name, distribution.as_ref()?)))
+        .collect()
+    }
+}
+
 /// Nanoseconds; `count` and `sum` are exact.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Distribution {
@@ -195,6 +229,9 @@ pub struct Distribution {
     pub p99: u64,
     pub max: u64,
     pub sum: u64,
+    /// `buckets[n]`: how many of 2^n to 2^(n+1) - 1 ns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub buckets: Vec<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,4 +1,5 @@
 //! Where incidents go.
 
+pub mod metrics;
 pub mod report;
 pub mod store;

@@ -260,7 +260,7 @@ mod tests {
     fn incident(pid: u32, name: &str) -> Incident {
         let mut e = Evidence::new(1, pid, Default::default());
         e.vmm.name = Some(name.to_owned());
-        crate::correlate::report::incident(&e, &Session::default(), Vec::new())
+        crate::correlate::report::incident(&e, &Session::default())
     }
 
     #[test]

@@ -65,11 +65,11 @@ fn an_incident_is_told_anew_when_another_vm_turns_out_to_share_its_page() {
     story.events[..second]
         .iter()
         .for_each(|event| correlator.feed(event));
-    assert!(correlator.take_changed()[0].linked.is_empty());
+    assert!(correlator.take_changed()[0].incident.linked.is_empty());
     correlator.feed(&story.events[second]);
     let changed = correlator.take_changed();
     assert_eq!(changed.len(), 2);
-    assert!(changed.iter().all(|incident| incident.linked.len() == 1));
+    assert!(changed.iter().all(|update| update.incident.linked.len() == 1));
 }
 
 #[test]

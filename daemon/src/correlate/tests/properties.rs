@@ -257,7 +257,8 @@ fn verdicts_on_the_way(events: &[Event]) -> Vec<(String, Outcome, Cause, Confide
     let mut verdicts = Vec::new();
     for event in events {
         correlator.feed(event);
-        for incident in correlator.take_changed() {
+        for update in correlator.take_changed() {
+            let incident = update.incident;
             verdicts.push((incident.id, incident.outcome, incident.cause, incident.confidence));
         }
     }

@@ -1,0 +1,149 @@
+//! Single exits of one incident, for the plot: all of the first, then ever fewer, evenly spaced. Bounded.
+
+use super::model::ExitSample;
+use crate::event::PoisonExit;
+
+/// Exits kept. The kernel sends the first 256 of a page and every power of two after them, so that only sources
+/// that tell of every exit are thinned.
+const MAX_KEPT: usize = 512;
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Singles {
+    kept: Vec<Single>,
+    seen: u64,
+    /// log2 of: of how many exits one is kept.
+    thinned: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Single {
+    tid: u32,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    at: u64,
+    sample: ExitSample,
+}
+
+impl Singles {
+    pub fn add(&mut self, tid: u32, vcpu: Option<u32>, exit: &PoisonExit) {
+        let no = self.seen;
+        self.seen += 1;
+        if self.kept.len() >= MAX_KEPT {
+            let mut even = false;
+            self.kept.retain(|_| {
+                even = !even;
+                even
+            });
+            self.thinned += 1;
+        }
+        let Some(at) = exit.exit_ns.or(exit.fault_ns) else {
+            return;
+        };
+        if no.trailing_zeros() < self.thinned {
+            return;
+        }
+        let since_exit = |end: Option<u64>| exit.exit_ns.zip(end).map(|(a, b)| b.saturating_sub(a));
+        self.kept.push(Single {
+            tid,
+            at,
+            sample: ExitSample {
+                t_ns: 0,
+                vcpu,
+                gpa: exit.gpa,
+                rip: exit.rip,
+                access: exit.access,
+                in_kernel_ns: since_exit(exit.user_ns.or(exit.entry_ns)),
+                gup_ns: exit.gup_ns,
+                exit_to_entry_ns: since_exit(exit.entry_ns),
+            },
+        });
+    }
+
+    /// The vCPU entered the guest again after the exit that began at `exit_ns`.
+    pub fn reentry(&mut self, tid: u32, exit_ns: u64, entry_ns: u64) {
+        let last = self
+            .kept
+            .iter_mut()
+            .rev()
+            .find(|single| single.tid == tid)
+            .filter(|single| single.at == exit_ns);
+        if let Some(single) = last {
+            single.sample.exit_to_entry_ns = Some(entry_ns.saturating_sub(exit_ns));
+        }
+    }
+
+    /// In order of time, from `t0` on (CLOCK_MONOTONIC, nanoseconds).
+    pub fn report(&self, t0: u64) -> Vec<ExitSample> {
+        let mut samples: Vec<ExitSample> = self
+            .kept
+            .iter()
+            .map(|single| ExitSample {
+                t_ns: i64::try_from(i128::from(single.at) - i128::from(t0)).unwrap_or(i64::MAX),
+                ..single.sample.clone()
+            })
+            .collect();
+        samples.sort_by_key(|sample| sample.t_ns);
+        samples
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{Access, Isa},
+        hex::Hex,
+    };
+
+    fn exit(at: u64) -> PoisonExit {
+        PoisonExit {
+            exit_ns: Some(at),
+            fault_ns: None,
+            gup_ns: Some(300),
+            gup_ret: None,
+            signal_ns: None,
+            user_ns: Some(at + 700),
+            entry_ns: None,
+            rip: Some(Hex(0x1000)),
+            gpa: Some(Hex(0x5040)),
+            hva: None,
+            access: Access::Read,
+            isa: Isa::Vmx,
+            reason: 48,
+            user_reason: None,
+            user_errno: None,
+            insn: None,
+        }
+    }
+
+    #[test]
+    fn a_million_exits_leave_an_even_and_bounded_sample() {
+        let mut singles = Singles::default();
+        for n in 0..1_000_000 {
+            singles.add(7, Some(0), &exit(1_000 * n));
+            singles.reentry(7, 1_000 * n, 1_000 * n + 900);
+        }
+        let samples = singles.report(0);
+        assert!(
+            (MAX_KEPT / 2..=MAX_KEPT).contains(&samples.len()),
+            "{}",
+            samples.len()
+        );
+        let step = samples[1].t_ns - samples[0].t_ns;
+        assert!(samples.windows(2).all(|w| w[1].t_ns - w[0].t_ns == step));
+        assert!(
+            samples
+                .iter()
+                .all(|s| s.in_kernel_ns == Some(700) && s.exit_to_entry_ns == Some(900))
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_sends_of_one_page_is_kept_whole() {
+        let mut singles = Singles::default();
+        for n in 0..300 {
+            singles.add(7, None, &exit(n));
+        }
+        assert_eq!(singles.report(0).len(), 300);
+    }
+}

@@ -1,0 +1,223 @@
+//! Prometheus metrics: incidents, events and the kernel's counters in, the text of /metrics out. The only module
+//! that knows the crate `prometheus`.
+
+mod families;
+mod histogram;
+mod incidents;
+pub mod kernel;
+mod process;
+mod vms;
+
+use std::{collections::HashSet, path::Path};
+
+use prometheus::{IntGauge, Opts, Registry, TextEncoder};
+
+use crate::{
+    correlate::report::Update,
+    event::{Event, What, session::Session},
+    host::ClockPair,
+    text::sanitise,
+};
+use families::{Families, NODE_COUNTERS, PAGE_TYPES, RESULTS, RING};
+use incidents::Incidents;
+use kernel::{KernelCounters, Reconciler};
+use vms::Vms;
+
+/// Pairs of type and result that are told apart: the kernel's words, but a recording's may be anybody's.
+const MAX_FAILURE_KINDS: usize = 48;
+/// Longest label, characters.
+const MAX_LABEL: usize = 64;
+
+/// What one BPF program has cost, by the kernel's statistics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramCost {
+    pub name: String,
+    pub runs: u64,
+    pub run_ns: u64,
+}
+
+/// See the module.
+pub struct Metrics {
+    registry: Registry,
+    families: Families,
+    incidents: Incidents,
+    vms: Option<Vms>,
+    failure_kinds: HashSet<(String, String)>,
+    reconciler: Reconciler,
+    clock: ClockPair,
+}
+
+/// What the HTTP server needs.
+#[derive(Clone)]
+pub struct Exposition(Registry);
+
+impl Exposition {
+    /// The text of /metrics, in Prometheus' text format 0.0.4.
+    pub fn text(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.0.gather())
+            .unwrap_or_default()
+    }
+}
+
+impl Metrics {
+    /// `max_vms`: how many VMs get metrics of their own; `None`: no such metrics. `clock`: what makes events'
+    /// times the wall clock's.
+    ///
+    /// # Errors
+    /// As [`Families::new`].
+    pub fn new(session: &Session, clock: ClockPair, max_vms: Option<usize>) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let families = Families::new(&registry)?;
+        let build = IntGauge::with_opts(
+            Opts::new("poisontrace_build_info", "1; the labels say what runs")
+                .const_label("version", env!("CARGO_PKG_VERSION"))
+                .const_label("revision", crate::host::REVISION),
+        )?;
+        build.set(1);
+        registry.register(Box::new(build))?;
+        let vms = max_vms.map(|max| Vms::new(&registry, max)).transpose()?;
+        let metrics = Self {
+            registry,
+            families,
+            incidents: Incidents::default(),
+            vms,
+            failure_kinds: HashSet::new(),
+            reconciler: Reconciler::default(),
+            clock,
+        };
+        metrics.probes(session);
+        Ok(metrics)
+    }
+
+    pub fn exposition(&self) -> Exposition {
+        Exposition(self.registry.clone())
+    }
+
+    /// The rows of the probe table, as they are now.
+    pub fn probes(&self, session: &Session) {
+        for probe in &session.probes {
+            self.families
+                .probe_attached
+                .with_label_values(&[sanitise(&probe.name, MAX_LABEL)])
+                .set(i64::from(probe.binding.is_some()));
+        }
+    }
+
+    /// Counts one event.
+    pub fn event(&mut self, event: &Event) {
+        match &event.what {
+            // Made by the daemon, not received.
+            What::Vmm(_) | What::PageTotals(_) | What::GuestCode { .. } => return,
+            What::Lost { records } => {
+                self.families
+                    .events_lost
+                    .with_label_values(&[RING])
+                    .inc_by(*records);
+                return;
+            }
+            What::FailureAction {
+                page_type, result, ..
+            } => self.failure(page_type, result),
+            _ => {}
+        }
+        self.families.events.with_label_values(&[RING]).inc();
+        if let Some(wall) = self.clock.wall_at(event.t) {
+            self.families.last_event.set(wall as f64 / 1e9);
+        }
+    }
+
+    fn failure(&mut self, page_type: &str, result: &str) {
+        self.reconciler.saw();
+        let mut kind = (sanitise(page_type, MAX_LABEL), sanitise(result, MAX_LABEL));
+        let known = PAGE_TYPES.contains(&kind.0.as_str()) && RESULTS.contains(&kind.1.as_str());
+        if !known && !self.failure_kinds.contains(&kind) {
+            if self.failure_kinds.len() >= MAX_FAILURE_KINDS {
+                kind = ("other".to_owned(), "other".to_owned());
+            } else {
+                self.failure_kinds.insert(kind.clone());
+            }
+        }
+        self.families
+            .memory_failures
+            .with_label_values(&[kind.0, kind.1])
+            .inc();
+    }
+
+    /// Counts what is new of an incident.
+    pub fn update(&mut self, update: &Update) {
+        let change = self.incidents.update(update, &self.families);
+        if let Some(vms) = &mut self.vms {
+            vms.update(update, &change);
+        }
+    }
+
+    /// Sets what is a state. `now_ns`: CLOCK_MONOTONIC, as the events have it.
+    pub fn tick(&mut self, now_ns: u64) {
+        self.incidents.tick(now_ns, &self.families);
+    }
+
+    /// The kernel's own counters, read now.
+    pub fn kernel(&mut self, counters: &KernelCounters) {
+        if let Some(bytes) = counters.hardware_corrupted {
+            self.families
+                .hardware_corrupted
+                .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        if let Some(nodes) = counters.nodes {
+            for (name, count) in NODE_COUNTERS.iter().zip(nodes) {
+                let counter = self.families.kernel_memory_failures.with_label_values(&[name]);
+                counter.inc_by(count.saturating_sub(counter.get()));
+            }
+            let new = self.reconciler.look(Some(nodes[0]));
+            self.families.memory_failures_unseen.inc_by(new);
+        }
+    }
+
+    /// What the BPF programs have cost so far.
+    pub fn programs(&self, costs: &[ProgramCost]) {
+        for cost in costs {
+            let runs = self.families.probe_runs.with_label_values(&[&cost.name]);
+            runs.inc_by(cost.runs.saturating_sub(runs.get()));
+            let seconds = self.families.probe_run_seconds.with_label_values(&[&cost.name]);
+            seconds.inc_by((cost.run_ns as f64 / 1e9 - seconds.get()).max(0.0));
+        }
+    }
+
+    /// The store's files in `dir`, and whether the last write succeeded.
+    pub fn store(&self, dir: &Path, up: bool) {
+        let names = ["", "-wal", "-shm"].map(|end| format!("{}{end}", super::store::FILE));
+        let sizes = names
+            .iter()
+            .filter_map(|name| std::fs::metadata(dir.join(name)).ok());
+        self.families
+            .store_size
+            .set(i64::try_from(sizes.map(|file| file.len()).sum::<u64>()).unwrap_or(i64::MAX));
+        self.families.store_up.set(i64::from(up));
+    }
+
+    /// VMs that run, and incidents dropped from memory so far.
+    pub fn tables(&self, vms: usize, forgotten: u64) {
+        self.families.vms.set(i64::try_from(vms).unwrap_or(i64::MAX));
+        let counter = &self.families.incidents_forgotten;
+        counter.inc_by(forgotten.saturating_sub(counter.get()));
+    }
+
+    /// A run of the trigger hook ended so (one of `families::HOOK_RESULTS`).
+    pub fn hook(&self, result: &str, times: u64) {
+        self.families.hook_runs.with_label_values(&[result]).inc_by(times);
+    }
+
+    /// What the daemon itself uses.
+    pub fn process(&self) {
+        let Some(usage) = process::Usage::read() else {
+            return;
+        };
+        self.families.resident_memory.set(usage.resident_bytes);
+        let cpu = &self.families.cpu_seconds;
+        cpu.inc_by((usage.cpu_seconds - cpu.get()).max(0.0));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! The report as people get it: text held against snapshots, the page against what it must never hold.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; its helper functions too"
+)]
+
+use poisontrace::{
+    host::Host,
+    incident::model::{Answer, Incident},
+    sinks::report::{Look, html, text},
+};
+
+/// An answer that this version or an older one gave: it must stay readable.
+fn kept(answer: &str) -> (Host, Incident) {
+    let mut answer: Answer = serde_json::from_str(answer).unwrap();
+    (answer.host, answer.incidents.remove(0))
+}
+
+fn panic() -> (Host, Incident) {
+    kept(include_str!("answers/panic-amd.json"))
+}
+
+fn storm() -> (Host, Incident) {
+    kept(include_str!("answers/storm-intel.json"))
+}
+
+#[test]
+fn text_of_a_panicked_guest() {
+    let (host, incident) = panic();
+    insta::assert_snapshot!(text(&host, &incident, Look::PLAIN));
+}
+
+#[test]
+fn text_of_a_storm_on_a_narrow_terminal() {
+    let (host, incident) = storm();
+    let narrow = Look {
+        width: 80,
+        colour: false,
+    };
+    insta::assert_snapshot!(text(&host, &incident, narrow));
+}
+
+#[test]
+fn text_is_as_wide_as_it_may_be_whatever_the_guest_is_called() {
+    let (host, mut incident) = panic();
+    incident.vm.name = Some("客人の仮想マシン".repeat(9));
+    incident.sentence = format!("Guest {} panicked.", "客人の仮想マシン".repeat(9));
+    for width in [80, 120] {
+        for colour in [false, true] {
+            let text = text(&host, &incident, Look { width, colour });
+            for line in text.lines() {
+                assert!(console::measure_text_width(line) <= width, "{line}");
+            }
+            assert_eq!(text.contains('\x1b'), colour);
+        }
+    }
+}
+
+#[test]
+fn colours_change_no_word() {
+    let (host, incident) = panic();
+    let coloured = text(
+        &host,
+        &incident,
+        Look {
+            width: 100,
+            colour: true,
+        },
+    );
+    let plain = text(&host, &incident, Look::PLAIN);
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(&console::strip_ansi_codes(&coloured)), words(&plain));
+}
+
+#[test]
+fn the_page_shows_every_exit_of_a_storm_and_every_bit_of_a_telling() {
+    let (host, incident) = storm();
+    let page = html(&host, &[incident]);
+    assert_eq!(page.matches("<circle").count(), 64);
+    let (host, incident) = panic();
+    let page = html(&host, &[incident]);
+    for bit in [
+        "VAL",
+        "OVER",
+        "UC",
+        "PCC",
+        "DEFERRED",
+        "POISON",
+        "MCIP",
+        "RIPV",
+        "recoverable LSB",
+    ] {
+        assert!(page.contains(&format!(">{bit}<")), "{bit}");
+    }
+}
+
+#[test]
+fn a_page_of_what_was_never_touched_says_so() {
+    let (host, mut incident) = panic();
+    incident.exits.count = Some(0);
+    incident.exits.line_bitmap = Some(0.into());
+    incident.exit_samples.clear();
+    incident.latency_ns = Default::default();
+    incident.injections = Default::default();
+    let page = html(&host, &[incident]);
+    assert!(
+        page.contains("no VM exit on it was seen") && !page.contains("<svg"),
+        "{page}"
+    );
+}
