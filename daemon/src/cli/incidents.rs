@@ -1,15 +1,95 @@
-//! `poisontrace incidents`: the store's list.
+//! `poisontrace incidents`: the store's list, its export, its pruning.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{
+    fmt::Write as _,
+    io::{self, BufWriter, Write},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
-use super::{Format, IncidentsArgs, Outcome, SourceArgs, output};
+use super::{Failure, Format, IncidentsAction, IncidentsArgs, Outcome, SourceArgs, output};
 use crate::{
     host::Host,
-    sinks::store::{Stored, Wanted},
+    sinks::store::{Retention, Stored, Wanted, retention},
 };
 
 pub fn incidents(args: &IncidentsArgs, source: &SourceArgs) -> Outcome {
-    let found = Stored::open(&source.state_dir(args.state.state_dir.as_ref())?)?.get(&Wanted::All)?;
+    let dir = &source.state_dir(args.state.state_dir.as_ref())?;
+    match &args.action {
+        None => list(args, dir),
+        Some(IncidentsAction::Export { id, output }) => export(dir, id.as_deref(), output.as_deref()),
+        Some(IncidentsAction::Prune { older_than, max_size }) => prune(dir, *older_than, *max_size),
+    }
+}
+
+fn export(dir: &Path, id: Option<&str>, to: Option<&Path>) -> Outcome {
+    let stored = Stored::open(dir)?;
+    let wanted = id.map_or(Wanted::All, |id| Wanted::Id(id.to_owned()));
+    let ids = stored.ids(&wanted)?;
+    if let (true, Some(id)) = (ids.is_empty(), id) {
+        eprintln!("poisontrace: no incident {id}: `poisontrace incidents` lists those there are");
+        return Ok(ExitCode::from(1));
+    }
+    let mut out: Box<dyn Write> = match to {
+        Some(path) => Box::new(BufWriter::new(output::create(path)?)),
+        None => Box::new(BufWriter::new(io::stdout().lock())),
+    };
+    // One at a time, however many there are; one that retention deletes meanwhile is passed by.
+    for id in &ids {
+        let Some(dossier) = stored.dossier(id)? else {
+            continue;
+        };
+        serde_json::to_writer(&mut out, &dossier)
+            .map_err(io::Error::from)
+            .and_then(|()| out.write_all(b"\n"))
+            .or_else(closed)?;
+    }
+    out.flush().or_else(closed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A reader that closed its end has what it wanted.
+fn closed(err: io::Error) -> Result<(), Failure> {
+    match err.kind() {
+        io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(Failure::new(format!("the export cannot be written: {err}"))),
+    }
+}
+
+fn prune(dir: &Path, older_than: Option<Duration>, max_size: Option<u64>) -> Outcome {
+    let limits = Retention {
+        max_age: older_than.unwrap_or(Duration::MAX),
+        max_bytes: max_size.unwrap_or(u64::MAX),
+    };
+    let gone = retention::prune_dir(dir, limits)?;
+    output::print(&format!("{gone} incidents deleted\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `90d`, `12h`, `30m`, `45s`.
+pub fn age(text: &str) -> Result<Duration, String> {
+    let seconds = scaled(text, &[("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)]);
+    seconds.map(Duration::from_secs).ok_or_else(|| {
+        "a number with d, h, m or s (days, hours, minutes, seconds) is wanted, as in 90d".to_owned()
+    })
+}
+
+/// `500K`, `64M`, `2G`, bytes.
+pub fn size(text: &str) -> Result<u64, String> {
+    scaled(text, &[("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30), ("", 1)])
+        .ok_or_else(|| "a number of bytes is wanted, with K, M or G if you like, as in 64M".to_owned())
+}
+
+fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let (number, unit) = units
+        .iter()
+        .find_map(|(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))?;
+    number.parse::<u64>().ok()?.checked_mul(*unit)
+}
+
+fn list(args: &IncidentsArgs, dir: &Path) -> Outcome {
+    let found = Stored::open(dir)?.get(&Wanted::All)?;
     if args.format == Format::Json {
         // All incidents of one store are of this host.
         let host = found.last().map_or_else(Host::this, |(host, _)| host.clone());

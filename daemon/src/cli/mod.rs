@@ -46,7 +46,7 @@ enum Command {
     Record(RecordArgs),
     /// Say why a guest died: an incident of the store, or of a recording
     Explain(ExplainArgs),
-    /// List the incidents of the store
+    /// List the incidents of the store, export them, delete old ones
     Incidents(IncidentsArgs),
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
@@ -73,7 +73,7 @@ enum ConfigTask {
 #[derive(Args)]
 struct StateArgs {
     /// Where incidents are stored [env: POISONTRACE_STATE_DIR] [default: /var/lib/poisontrace]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
 
@@ -164,6 +164,31 @@ struct IncidentsArgs {
     state: StateArgs,
     #[arg(long, default_value = "text")]
     format: Format,
+    #[command(subcommand)]
+    action: Option<IncidentsAction>,
+}
+
+#[derive(Subcommand)]
+enum IncidentsAction {
+    /// Write all that is stored as JSON lines, one incident a line: with its verdict history and its kept events
+    Export {
+        /// Only this incident
+        #[arg(value_name = "ID")]
+        id: Option<String>,
+        /// Instead of standard output; a file that exists is not overwritten
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Delete incidents by the age of their last change, then the oldest while the store is too large; the daemon
+    /// may be running
+    Prune {
+        /// 12h, 90d
+        #[arg(long, value_name = "AGE", value_parser = incidents::age, required_unless_present = "max_size")]
+        older_than: Option<std::time::Duration>,
+        /// 500K, 64M, 2G
+        #[arg(long, value_name = "SIZE", value_parser = incidents::size)]
+        max_size: Option<u64>,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -3,7 +3,7 @@
 use std::{
     fs::{File, Permissions},
     io::{self, Write},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
 };
 
@@ -74,4 +74,22 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.persist(path)?;
     Ok(())
+}
+
+/// Creates a file that holds guest addresses, and is therefore readable by owner and group only. One that exists is
+/// left alone.
+pub fn create(path: &Path) -> Result<File, Failure> {
+    File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o640)
+        .open(path)
+        .map_err(|err| {
+            Failure::new(match err.kind() {
+                io::ErrorKind::AlreadyExists => {
+                    format!("{} exists: name another file, or remove it", path.display())
+                }
+                _ => format!("cannot create {}: {err}", path.display()),
+            })
+        })
 }

@@ -1,16 +1,17 @@
 //! The live pipeline: events through the correlator into the sinks.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs::File,
-    io::{self, BufWriter},
+    io::BufWriter,
     path::Path,
+    time::Duration,
 };
 
-use super::Failure;
+use super::{Failure, output};
 use crate::{
     config::Config,
-    correlate::Correlator,
+    correlate::{Correlator, IncidentNo, report::Update},
     event::{Event, recording::Writer, session::Session},
     guest::CodeReader,
     identity::{Directory, identity_event},
@@ -28,7 +29,10 @@ pub struct Pipeline {
     recording: Option<Recording>,
     /// What was last said in the log of each incident.
     said: HashMap<String, (Outcome, Cause)>,
-    store_failed: bool,
+    /// Incidents whose newest state has not been looked at yet.
+    changed: BTreeSet<IncidentNo>,
+    /// Incidents that the store had no room for.
+    unstored: BTreeSet<IncidentNo>,
 }
 
 struct Recording {
@@ -38,6 +42,10 @@ struct Recording {
 
 /// Incidents whose state is remembered for the log.
 const MAX_SAID: usize = 16_384;
+/// Incidents of one flush: a report takes some 50 µs, and the ring buffer is to be read meanwhile.
+const FLUSHED: usize = 128;
+/// How long the end waits for the disk.
+const CLOSE: Duration = Duration::from_millis(1500);
 
 impl Pipeline {
     pub fn new(
@@ -56,7 +64,8 @@ impl Pipeline {
             store,
             recording,
             said: HashMap::new(),
-            store_failed: false,
+            changed: BTreeSet::new(),
+            unstored: BTreeSet::new(),
         })
     }
 
@@ -96,41 +105,68 @@ impl Pipeline {
             tracing::error!(error = %err, "the recording cannot be written to; it ends here, the daemon goes on");
         }
         self.correlator.feed(event);
+        if let Some(store) = &self.store {
+            for (incident, n) in self.correlator.attribution() {
+                store.event(&incident, n, event);
+            }
+        }
     }
 
-    /// Hands what changed to the store and the log.
-    pub fn flush(&mut self) {
+    /// Hands what changed to the store and the log, a part at a time. Returns whether there is more.
+    pub fn flush(&mut self) -> bool {
         if let Some(recording) = &mut self.recording
             && let (false, Err(err)) = (recording.failed, recording.writer.flush())
         {
             recording.failed = true;
             tracing::error!(error = %err, "the recording cannot be written to; it ends here, the daemon goes on");
         }
-        let changed = self.correlator.take_changed();
-        let mut incidents = Vec::with_capacity(changed.len());
-        for update in changed {
+        self.changed.extend(self.correlator.take_numbers());
+        for _ in 0..FLUSHED {
+            let Some(no) = self.changed.pop_first() else { break };
+            let Some(update) = self.correlator.report(no) else {
+                continue;
+            };
             self.say(&update.incident);
-            incidents.push(update.incident);
+            self.keep(no, &update);
         }
-        let Some(store) = &mut self.store else { return };
-        match store.put(incidents) {
-            Ok(()) if self.store_failed => {
-                self.store_failed = false;
-                tracing::info!("the store can be written to again; nothing was lost");
-            }
-            Ok(()) => {}
-            Err(err) => {
-                if !self.store_failed {
-                    tracing::error!(error = %err, "the store cannot be written to; incidents are kept in memory and tried again");
-                }
-                self.store_failed = true;
-            }
+        !self.changed.is_empty() || self.catch_up()
+    }
+
+    fn keep(&mut self, no: IncidentNo, update: &Update) {
+        let Some(store) = &self.store else { return };
+        if store.room() > 0 {
+            store.put(&update.incident, None, self.correlator.events_of(no));
+            self.unstored.remove(&no);
+        } else {
+            // It stays where it is, in the correlator, until the store has room.
+            self.unstored.insert(no);
         }
     }
 
-    /// Whether incidents wait for a store that could not be written to.
+    /// Hands the store what it had no room for. Returns whether it will soon take more.
+    fn catch_up(&mut self) -> bool {
+        for _ in 0..FLUSHED {
+            let room = self.store.as_ref().map_or(0, Store::room);
+            if room == 0 {
+                break;
+            }
+            let Some(no) = self.unstored.pop_first() else {
+                break;
+            };
+            if let Some(update) = self.correlator.report(no) {
+                self.keep(no, &update);
+            }
+        }
+        !self.unstored.is_empty()
+            && self
+                .store
+                .as_ref()
+                .is_some_and(|store| store.health().failing.is_none())
+    }
+
+    /// Whether incidents wait for a store that could not take them.
     pub fn store_is_behind(&self) -> bool {
-        self.store_failed
+        !self.unstored.is_empty()
     }
 
     fn say(&mut self, incident: &Incident) {
@@ -154,7 +190,21 @@ impl Pipeline {
 
     /// The last flush, and the recording's closing line.
     pub fn finish(mut self) -> Result<(), Failure> {
-        self.flush();
+        let until = std::time::Instant::now() + CLOSE;
+        while self.flush() && std::time::Instant::now() < until {
+            if let Some(store) = &self.store {
+                store.settle(Duration::from_millis(100));
+            }
+        }
+        if let Some(store) = self.store.take()
+            && !store.close(
+                until
+                    .saturating_duration_since(std::time::Instant::now())
+                    .max(CLOSE / 3),
+            )
+        {
+            tracing::error!("the store could not be written to at the end: the newest changes are lost");
+        }
         if let Some(recording) = self.recording {
             if recording.failed {
                 return Err(Failure::new(
@@ -170,22 +220,8 @@ impl Pipeline {
     }
 }
 
-/// Creates the recording, readable by owner and group: it holds guest addresses.
 fn create_recording(path: &Path, session: &Session) -> Result<Recording, Failure> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o640)
-        .open(path)
-        .map_err(|err| {
-            Failure::new(match err.kind() {
-                io::ErrorKind::AlreadyExists => {
-                    format!("{} exists: name another file, or remove it", path.display())
-                }
-                _ => format!("cannot create {}: {err}", path.display()),
-            })
-        })?;
+    let file = output::create(path)?;
     let mut writer = Writer::new(BufWriter::new(file), session)
         .map_err(|err| Failure::new(format!("{}: {err}", path.display())))?;
     writer

@@ -13,7 +13,7 @@ use crate::{
     config::{Config, Layers, needs_restart},
     host::ClockPair,
     probes::source::Source,
-    sinks::store::Store,
+    sinks::store::{Store, survive_file_size_limit},
 };
 
 /// Changes are handed to the store and the log at most this often.
@@ -27,7 +27,11 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
     let (layers, config) = args.settings(source)?;
     let log = logging::start(&config.log);
     let mut attached = attach::probes(logging::probe_level(config.log.level), config.guest.read_code)?;
-    let store = Store::create(&config.state_dir, &attached.session.host)?;
+    let store = Store::start(
+        &config.state_dir,
+        &attached.session.host,
+        config.store.retention(),
+    );
     let mut pipeline = Pipeline::new(
         attached.session.clone(),
         Some(store),
@@ -104,6 +108,7 @@ async fn events(
     let mut logger = probe_logger(attached);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let _file_size_limit = survive_file_size_limit()?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -144,20 +149,24 @@ async fn events(
             () = flush => {
                 flush_at = None;
                 pipeline.take(&source.get_mut().totals());
-                pipeline.flush();
+                if pipeline.flush() {
+                    flush_at = Some(Instant::now() + FLUSH);
+                }
             }
             () = storm => {
                 let totals = source.get_mut().totals();
                 storming = !totals.is_empty();
                 pipeline.take(&totals);
-                pipeline.flush();
+                if pipeline.flush() {
+                    flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
+                }
             }
             _ = look.tick() => {
                 storming |= source.get_ref().has_totals();
                 pipeline.look_around(ClockPair::now().monotonic_ns);
                 flush_logger(&mut logger);
-                if pipeline.store_is_behind() {
-                    pipeline.flush();
+                if pipeline.store_is_behind() && pipeline.flush() {
+                    flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
                 }
             }
             _ = hangup.recv() => {

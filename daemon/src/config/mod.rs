@@ -4,13 +4,15 @@
 mod layers;
 mod reload;
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 pub use layers::{ConfigError, Layers};
 pub use reload::needs_restart;
+
+use crate::sinks::store::Retention;
 
 /// Read where no other file is named, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/poisontrace/poisontrace.toml";
@@ -20,12 +22,29 @@ pub const DEFAULT_FILE: &str = "/etc/poisontrace/poisontrace.toml";
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub state_dir: PathBuf,
+    pub store: Store,
     pub log: Log,
     pub web: Web,
     pub metrics: Metrics,
     pub guest: Guest,
     pub incident: Incident,
     pub hook: Hook,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    pub max_age_days: u32,
+    pub max_megabytes: u32,
+}
+
+impl Store {
+    pub fn retention(&self) -> Retention {
+        Retention {
+            max_age: Duration::from_secs(u64::from(self.max_age_days) * 86_400),
+            max_bytes: u64::from(self.max_megabytes) << 20,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -140,12 +159,22 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             state_dir: "/var/lib/poisontrace".into(),
+            store: Store::default(),
             log: Log::default(),
             web: Web::default(),
             metrics: Metrics::default(),
             guest: Guest::default(),
             incident: Incident::default(),
             hook: Hook::default(),
+        }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            max_age_days: 400,
+            max_megabytes: 256,
         }
     }
 }
@@ -199,6 +228,14 @@ impl Config {
     /// What is well formed and will not work: found by looking at this machine.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
+        for (key, value) in [
+            ("max_age_days", self.store.max_age_days),
+            ("max_megabytes", self.store.max_megabytes),
+        ] {
+            if value == 0 {
+                problems.push(format!("store.{key}: 0 would keep nothing: at least 1"));
+            }
+        }
         if let Some(program) = self.hook.command.first() {
             let path = std::path::Path::new(program);
             if !path.is_absolute() {

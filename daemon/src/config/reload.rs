@@ -6,8 +6,10 @@ use super::{
 };
 
 /// Keys that hold from the start of the daemon to its end: probes, sockets and files are opened once.
-const AT_START: [&str; 7] = [
+const AT_START: [&str; 9] = [
     "state_dir",
+    "store.max_age_days",
+    "store.max_megabytes",
     "log.format",
     "web.listen_address",
     "web.config_file",

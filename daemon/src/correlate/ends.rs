@@ -45,10 +45,11 @@ impl Correlator {
             }
         }
         let Some(sign) = found else { return };
-        if sign == Sign::MemoryFault(EHWPOISON) {
-            self.private_memory_lost(event);
-        }
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
+        if sign == Sign::PrivateMemory {
+            self.private_memory_lost(event, vcpu);
+            return;
+        }
         let blame = self.blame(event, &sign);
         for no in self.by_pid.get(&pid).cloned().unwrap_or_default() {
             let last_sigbus = self.last_sigbus(pid, no);
@@ -74,10 +75,23 @@ impl Correlator {
         }
     }
 
-    /// Poison in guest_memfd sends no signal: KVM_RUN itself tells of it.
-    fn private_memory_lost(&mut self, event: &Event) {
-        if self.latest_of(event.pid).is_none() {
-            self.open_new(event, event.pid, New::default());
+    /// Poison in guest_memfd sends no signal: KVM_RUN itself tells of it, and not of its page.
+    fn private_memory_lost(&mut self, event: &Event, vcpu: Option<u32>) {
+        let known = self.live_of(event.pid).find(|no| {
+            self.incidents
+                .get(no)
+                .is_some_and(|e| e.private_fault().is_some())
+        });
+        let no = known.unwrap_or_else(|| self.open_new(event, event.pid, New::default()));
+        let Some(end) = self.end_of(no, event.t, &Sign::PrivateMemory, &Blame::default()) else {
+            return;
+        };
+        let words = moments::end(&end, vcpu);
+        if let Some(evidence) = self.touch(no) {
+            evidence.poison_at(event.t);
+            if evidence.end(end) {
+                evidence.timeline.add(event.t, words);
+            }
         }
     }
 
@@ -184,7 +198,8 @@ fn sign(what: &What) -> Option<Sign> {
             KVM_EXIT_SHUTDOWN => Sign::KvmShutdown,
             KVM_EXIT_SYSTEM_EVENT => Sign::SystemEvent,
             KVM_EXIT_FAIL_ENTRY | KVM_EXIT_INTERNAL_ERROR => Sign::InternalError,
-            KVM_EXIT_MEMORY_FAULT => Sign::MemoryFault(*errno),
+            // With EFAULT a page is to change between private and shared.
+            KVM_EXIT_MEMORY_FAULT if *errno == EHWPOISON => Sign::PrivateMemory,
             _ => return None,
         },
         What::Pio { port, value, .. } => match (port.0, value.0) {

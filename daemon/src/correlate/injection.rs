@@ -188,7 +188,7 @@ impl Correlator {
         let candidates = || {
             self.live_of(pid)
                 .filter_map(|no| self.incidents.get(&no).map(|e| (no, e)))
-                .filter(|(_, e)| e.gpa.is_none())
+                .filter(|(_, e)| e.gpa.is_none() && e.private_fault().is_none())
         };
         let mut placed = candidates().filter(|(_, e)| {
             let size = e.size().unwrap_or(PAGE_SIZE);

@@ -8,11 +8,13 @@ use crate::incident::evidence::Evidence;
 /// Incidents of the pages of the host that are lost in more than one of them.
 pub type Shared = HashMap<u64, Vec<IncidentNo>>;
 
-/// By page frame.
-pub fn shared(incidents: &BTreeMap<IncidentNo, Evidence>) -> Shared {
+/// By page frame; `only`: of this one.
+pub fn shared(incidents: &BTreeMap<IncidentNo, Evidence>, only: Option<u64>) -> Shared {
     let mut by_pfn = Shared::new();
     for (no, evidence) in incidents {
-        if let Some(pfn) = evidence.pfn {
+        if let Some(pfn) = evidence.pfn
+            && only.is_none_or(|only| only == pfn)
+        {
             by_pfn.entry(pfn).or_default().push(*no);
         }
     }

@@ -64,6 +64,8 @@ pub struct Correlator {
     threads: BTreeMap<u32, Thread>,
     processes: BTreeMap<u32, Vmm>,
     changed: BTreeSet<IncidentNo>,
+    /// Incidents that the last event belongs to.
+    touched: BTreeSet<IncidentNo>,
     forgotten: u64,
     /// Files whose statements are heard.
     files: BTreeMap<String, evidence_from_logs::File>,
@@ -88,6 +90,7 @@ impl Correlator {
             threads: BTreeMap::new(),
             processes: BTreeMap::new(),
             changed: BTreeSet::new(),
+            touched: BTreeSet::new(),
             forgotten: 0,
             files: BTreeMap::new(),
         }
@@ -109,6 +112,20 @@ impl Correlator {
 
     /// Takes one event.
     pub fn feed(&mut self, event: &Event) {
+        self.touched.clear();
+        self.dispatch(event);
+        if matches!(event.what, What::PageTotals(_)) {
+            // No event of its own, but the sum of those that were, and of those that were not sent.
+            self.touched.clear();
+        }
+        for no in &self.touched {
+            if let Some(evidence) = self.incidents.get_mut(no) {
+                evidence.events += 1;
+            }
+        }
+    }
+
+    fn dispatch(&mut self, event: &Event) {
         self.learn_vcpu(event);
         match &event.what {
             What::FailureBegin { pfn, flags } => self.failure_begin(event, pfn.0, *flags),
@@ -194,27 +211,46 @@ impl Correlator {
         }
     }
 
+    /// The incidents that the last event belongs to: id, and the event's number (from 0) among those of the incident.
+    pub fn attribution(&self) -> impl Iterator<Item = (String, u64)> + '_ {
+        self.touched.iter().filter_map(|no| {
+            let evidence = self.incidents.get(no)?;
+            Some((report::id(evidence, &self.session), evidence.events - 1))
+        })
+    }
+
     /// Incidents that changed since the last call, as they stand now.
     pub fn take_changed(&mut self) -> Vec<Update> {
-        let changed = std::mem::take(&mut self.changed);
-        if changed.is_empty() {
-            return Vec::new();
-        }
-        let shared = links::shared(&self.incidents);
-        changed
-            .into_iter()
-            .filter_map(|no| self.report(no, &shared))
-            .collect()
+        let changed = self.take_numbers();
+        changed.into_iter().filter_map(|no| self.report(no)).collect()
+    }
+
+    /// As [`Correlator::take_changed`], their numbers alone: to be reported a few at a time.
+    pub fn take_numbers(&mut self) -> BTreeSet<IncidentNo> {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Events that belong to an incident so far.
+    pub fn events_of(&self, no: IncidentNo) -> u64 {
+        self.incidents.get(&no).map_or(0, |evidence| evidence.events)
     }
 
     /// All incidents, oldest first.
     pub fn incidents(&self) -> Vec<Incident> {
-        let shared = links::shared(&self.incidents);
-        let updates = self.incidents.keys().filter_map(|no| self.report(*no, &shared));
+        let shared = links::shared(&self.incidents, None);
+        let all = self.incidents.keys();
+        let updates = all.filter_map(|no| self.report_among(*no, &shared));
         updates.map(|update| update.incident).collect()
     }
 
-    fn report(&self, no: IncidentNo, shared: &links::Shared) -> Option<Update> {
+    /// An incident as it stands now; `None`: forgotten, or none of a guest.
+    pub fn report(&self, no: IncidentNo) -> Option<Update> {
+        let evidence = self.incidents.get(&no)?;
+        let shared = evidence.pfn.map(|pfn| links::shared(&self.incidents, Some(pfn)));
+        self.report_among(no, &shared.unwrap_or_default())
+    }
+
+    fn report_among(&self, no: IncidentNo, shared: &links::Shared) -> Option<Update> {
         let evidence = self.incidents.get(&no)?;
         if !is_of_a_guest(evidence) {
             return None;
@@ -289,11 +325,13 @@ impl Correlator {
         }
         self.incidents.insert(no, evidence);
         self.changed.insert(no);
+        self.touched.insert(no);
         no
     }
 
     fn touch(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
         self.changed.insert(no);
+        self.touched.insert(no);
         self.incidents.get_mut(&no)
     }
 }

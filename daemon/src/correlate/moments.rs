@@ -133,7 +133,7 @@ fn sign(sign: &Sign, vcpu: Option<u32>) -> String {
         Sign::KvmShutdown => "KVM_EXIT_SHUTDOWN to the VMM".into(),
         Sign::SystemEvent => "KVM_EXIT_SYSTEM_EVENT to the VMM".into(),
         Sign::InternalError => "KVM could not go on (internal error or failed entry)".into(),
-        Sign::MemoryFault(errno) => format!("KVM_EXIT_MEMORY_FAULT to the VMM, errno {errno}"),
+        Sign::PrivateMemory => "KVM_EXIT_MEMORY_FAULT to the VMM, errno EHWPOISON".into(),
         Sign::VcpuReset => format!("{} starts anew at the reset vector", on(vcpu)),
         Sign::VmmExit(status) => format!("the VMM is gone: {}", wait_status(*status)),
         Sign::VmmGone => "the VMM's threads that ran the guest are gone".into(),

@@ -25,7 +25,6 @@ pub struct Update {
 }
 
 /// The incident as it stands, and nothing of others.
-#[cfg(test)]
 pub fn incident(e: &Evidence, session: &Session) -> model::Incident {
     update(e, session, Vec::new()).incident
 }

@@ -20,8 +20,6 @@ const MAX_GPAS: usize = 512;
 const MAX_THREADS: usize = 1024;
 
 pub const PAGE_SIZE: u64 = 4096;
-/// `-EHWPOISON`, as KVM_RUN returns it.
-const EHWPOISON: i32 = -133;
 
 /// Everything known of one incident.
 #[derive(Clone, Debug)]
@@ -79,6 +77,8 @@ pub struct Evidence {
     pub lost: u64,
     /// The pfn is that of a page whose loss named no process, and fits by time.
     pub joined_by_time: bool,
+    /// Events that belong to it.
+    pub events: u64,
     /// What logs told of it.
     pub logged: Logged,
 }
@@ -174,8 +174,8 @@ pub enum Sign {
     SystemEvent,
     /// KVM_EXIT_INTERNAL_ERROR or FAIL_ENTRY.
     InternalError,
-    /// KVM_EXIT_MEMORY_FAULT with this errno.
-    MemoryFault(i32),
+    /// KVM_EXIT_MEMORY_FAULT with EHWPOISON.
+    PrivateMemory,
     /// A vCPU entered the guest at the reset vector.
     VcpuReset,
     /// The VMM's last thread ended with this wait status.
@@ -223,6 +223,7 @@ impl Evidence {
             timeline: Timeline::default(),
             lost: 0,
             joined_by_time: false,
+            events: 0,
             logged: Logged::default(),
         }
     }
@@ -255,7 +256,7 @@ impl Evidence {
 
     /// KVM_RUN gave up with EHWPOISON: guest_memfd.
     pub fn private_fault(&self) -> Option<&End> {
-        self.sign(|sign| *sign == Sign::MemoryFault(EHWPOISON))
+        self.sign(|sign| *sign == Sign::PrivateMemory)
     }
 
     /// Whether every #MC that entered the guest was handled to its end, and no signal waits for an answer.

@@ -123,7 +123,7 @@ fn deciding(e: &Evidence) -> Option<&End> {
             return None;
         }
         let decides = match end.sign {
-            Sign::MemoryFault(_) if e.private_fault() == Some(end) => return None,
+            Sign::PrivateMemory => return None,
             Sign::Panic | Sign::CrashLoaded => true,
             Sign::ResetPort(_)
             | Sign::TripleFault
@@ -132,7 +132,7 @@ fn deciding(e: &Evidence) -> Option<&End> {
             | Sign::SystemEvent
             | Sign::VmmExit(_)
             | Sign::VmmGone => end.mc_open || end.refused.is_some(),
-            Sign::InternalError | Sign::MemoryFault(_) | Sign::VmDestroyed | Sign::PowerOff => false,
+            Sign::InternalError | Sign::VmDestroyed | Sign::PowerOff => false,
         };
         if decides {
             return Some(end);

@@ -1,0 +1,73 @@
+//! `poisontrace incidents` on a store, as any user would run it.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; its helper functions too"
+)]
+
+mod common;
+
+use std::{fs, path::Path, process::Output};
+
+use common::poisontrace;
+use serde_json::Value;
+
+/// A store of layout 1, with two incidents of the lab.
+fn store() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/layout-1.db");
+    fs::copy(file, dir.path().join("incidents.db")).unwrap();
+    dir
+}
+
+fn incidents(dir: &Path, more: &[&str]) -> Output {
+    let mut arguments = vec!["incidents", "--state-dir", dir.to_str().unwrap()];
+    arguments.extend(more);
+    poisontrace(arguments)
+}
+
+#[test]
+fn an_export_is_one_incident_a_line() {
+    let dir = store();
+    let output = incidents(dir.path(), &["export"]);
+    assert!(output.status.success(), "{output:?}");
+    let lines: Vec<Value> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0]["schema_version"], 1);
+    assert_eq!(lines[0]["incident"]["cause"], "mce_overflow");
+    assert!(lines[0]["host"]["kernel"].is_string());
+
+    let id = lines[1]["incident"]["id"].as_str().unwrap();
+    let file = dir.path().join("one.jsonl");
+    let to = ["export", id, "--output", file.to_str().unwrap()];
+    assert!(incidents(dir.path(), &to).status.success());
+    assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 1);
+    use std::os::unix::fs::PermissionsExt as _;
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(
+        incidents(dir.path(), &to).status.code(),
+        Some(2),
+        "not overwritten"
+    );
+    assert_eq!(incidents(dir.path(), &["export", "none"]).status.code(), Some(1));
+}
+
+#[test]
+fn pruning_deletes_by_age_and_by_size() {
+    let dir = store();
+    let said = |arguments: &[&str]| String::from_utf8(incidents(dir.path(), arguments).stdout).unwrap();
+    assert_eq!(said(&["prune", "--older-than", "90d"]), "0 incidents deleted\n");
+    assert_eq!(said(&["prune", "--max-size", "10G"]), "0 incidents deleted\n");
+    assert_eq!(said(&["prune", "--max-size", "1K"]), "2 incidents deleted\n");
+    assert_eq!(said(&[]), "no incident has been recorded\n");
+    for wrong in [&["prune"][..], &["prune", "--older-than", "soon"]] {
+        assert_eq!(incidents(dir.path(), wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    let absent = incidents(&dir.path().join("nothing"), &["prune", "--max-size", "1K"]);
+    assert_eq!(absent.status.code(), Some(2));
+    assert!(!dir.path().join("nothing").exists());
+}
