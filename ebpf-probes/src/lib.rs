@@ -18,6 +18,7 @@ macro_rules! shared {
     };
 }
 
+pub mod floor;
 pub mod ioctl;
 pub mod page;
 pub mod record;

@@ -68,7 +68,7 @@ pub struct Vcpu {
     pub isa: u32,
     pub vcpu: u32,
     pub gup_calls: u32,
-    /// Between `kvm_exit` and `kvm_entry`.
+    /// Between `kvm_exit` and `kvm_entry`, or, without poison, the return to user space.
     pub in_exit: u32,
     /// This exit met poison.
     pub poison: u32,

@@ -4,7 +4,10 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, PerCpuArray},
 };
-use poisontrace_probes::page::{BUCKETS, ByRip, Duration, EVENTS_PER_PAGE, PageKey, PageTotals, RIPS};
+use poisontrace_probes::{
+    floor,
+    page::{BUCKETS, ByRip, Duration, EVENTS_PER_PAGE, PageKey, PageTotals, RIPS},
+};
 
 use crate::{
     hooks::EHWPOISON,
@@ -22,10 +25,15 @@ static PAGES: HashMap<PageKey, PageTotals> = HashMap::with_max_entries(16_384, B
 #[map]
 static BLANK: PerCpuArray<PageTotals> = PerCpuArray::with_max_entries(1, 0);
 
+/// Exit to entry of exits that touch no memory, by their kind.
+#[map]
+static FLOOR: PerCpuArray<Duration> = PerCpuArray::with_max_entries(floor::KINDS, 0);
+
 const LINE_SHIFT: u64 = 6;
 const LINES: u64 = 64;
 const PAGE_SHIFT: u64 = 12;
 const ISA_VMX: u32 = 1;
+const ISA_SVM: u32 = 2;
 
 #[inline(always)]
 fn key(vcpu: &Vcpu) -> PageKey {
@@ -139,6 +147,31 @@ pub fn add_reentry(vcpu: &Vcpu, entry_ns: u64) {
         if vcpu.user_ns != 0 {
             add(&mut page.vmm, entry_ns - vcpu.user_ns);
         }
+    }
+}
+
+/// Adds an exit that met no page fault and did not leave the kernel, if it is of a kind that is a measure of the bare
+/// way out of the guest and back. An exit that waits (HLT, PAUSE) or runs the host's own interrupts is none.
+#[inline(always)]
+pub fn add_floor(vcpu: &Vcpu, entry_ns: impl FnOnce() -> u64) {
+    let Some(kind) = floor_kind(vcpu) else { return };
+    if let Some(duration) = FLOOR.get_ptr_mut(kind) {
+        // SAFETY: a per-CPU map value; tracing programs do not nest on one CPU.
+        add(unsafe { &mut *duration }, entry_ns() - vcpu.exit_ns);
+    }
+}
+
+#[inline(always)]
+fn floor_kind(vcpu: &Vcpu) -> Option<u32> {
+    if vcpu.exit_ns == 0 || vcpu.fault_ns != 0 {
+        return None;
+    }
+    match (vcpu.isa, vcpu.exit_reason) {
+        (ISA_VMX, 10) | (ISA_SVM, 0x72) => Some(floor::CPUID),
+        (ISA_VMX, 31 | 32) | (ISA_SVM, 0x7c) => Some(floor::MSR),
+        (ISA_VMX, 7) | (ISA_SVM, 0x64) => Some(floor::INTERRUPT_WINDOW),
+        (ISA_VMX, 52) => Some(floor::PREEMPTION_TIMER),
+        _ => None,
     }
 }
 

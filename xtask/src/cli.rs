@@ -47,9 +47,12 @@ pub enum Experiment {
 
 #[derive(Debug, Args)]
 pub struct StormOptions {
-    /// The emulated host's processor
-    #[arg(long, value_enum, default_value_t = Processor::Intel)]
-    pub cpu: Processor,
+    /// The emulated host's processor: Intel if not given, both with --all
+    #[arg(long, value_enum)]
+    pub cpu: Option<Processor>,
+    /// Every kind of storm, one after the other, and a table of what poisontrace says of each
+    #[arg(long, conflicts_with_all = ["mode", "instruction", "exits", "read_guest_code", "ftrace", "format"])]
+    pub all: bool,
     /// What the VMM does about each SIGBUS
     #[arg(long, value_enum, default_value_t = Mode::StepOver)]
     pub mode: Mode,
@@ -62,6 +65,9 @@ pub struct StormOptions {
     /// Let poisontrace read the guest's code
     #[arg(long)]
     pub read_guest_code: bool,
+    /// Record the same run with ftrace, and hold poisontrace's sums against its; adds to every time
+    #[arg(long)]
+    pub ftrace: bool,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
     /// Copy the recording, the reports and the logs to this folder
@@ -73,6 +79,9 @@ pub struct StormOptions {
     /// Use this poisontrace instead of building one
     #[arg(long, hide = true, value_name = "FILE")]
     pub daemon: Option<PathBuf>,
+    /// Use the lab's programs in this folder instead of building them
+    #[arg(long, hide = true, value_name = "DIR")]
+    pub programs: Option<PathBuf>,
     #[command(flatten)]
     pub lab: Lab,
 }

@@ -1,23 +1,25 @@
 //! `cargo xtask lab storm`: one storm from set-up to report, and whether the counts agree.
 
+mod table;
+
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use lab_contract::storm::StormPlan;
+use lab_contract::storm::{FTRACE_FILE, StormPlan};
 use serde_json::Value;
 
 use crate::builds;
 use crate::cli::{Format, StormOptions};
 use crate::demo::keep;
 use crate::lab::storm::agreement::{Row, compare};
-use crate::lab::storm::{StormLab, StormRun, Watch};
+use crate::lab::storm::{Processor, StormLab, StormRun, cells, timing};
 use crate::paths::Paths;
 use crate::progress::Progress;
 
 /// What --keep copies.
-const KEPT: [&str; 7] = [
+const KEPT: [&str; 8] = [
     "recording.ptrace",
     "explain.json",
     "explain.txt",
@@ -25,6 +27,7 @@ const KEPT: [&str; 7] = [
     "vmm.log",
     "result.json",
     "host.log",
+    FTRACE_FILE,
 ];
 
 pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Result<ExitCode> {
@@ -33,43 +36,60 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
         (Some(daemon), false) => Some(daemon.clone()),
         (None, false) => Some(builds::daemon(paths, progress)?),
     };
-    let programs = builds::lab_programs(paths, progress)?;
+    let programs = match &options.programs {
+        Some(programs) => programs.clone(),
+        None => builds::lab_programs(paths, progress)?,
+    };
     let lab = StormLab::set_up(paths, &options.lab.kernel, &programs, progress)?;
+    let daemon = daemon.as_deref();
+    if options.all {
+        let processors = options
+            .cpu
+            .map_or(vec![Processor::Intel, Processor::Amd], |cpu| vec![cpu]);
+        return table::all(
+            &lab,
+            &options.lab.kernel,
+            &processors,
+            daemon,
+            options.keep.as_deref(),
+            progress,
+        );
+    }
+    let processor = options.cpu.unwrap_or(Processor::Intel);
+    let name = format!(
+        "storm-{}-{}-{}-{}",
+        options.lab.kernel,
+        processor.name(),
+        options.mode,
+        options.instruction
+    );
     let plan = StormPlan {
         mode: options.mode,
         instruction: options.instruction,
         exits: options.exits,
     };
-    let name = format!(
-        "storm-{}-{}-{}-{}",
-        options.lab.kernel,
-        options.cpu.name(),
-        options.mode,
-        options.instruction
-    );
-    let watch = daemon.as_deref().map(|daemon| Watch {
-        daemon,
-        read_guest_code: options.read_guest_code,
-    });
-    let run = lab.run(&name, options.cpu, plan, watch, progress)?;
+    let storms = cells::with_and_without(plan, cells::options(options.read_guest_code), options.ftrace);
+    if daemon.is_none() {
+        let runs = lab.run(&name, processor, &storms[..1], None, progress)?;
+        progress.finish();
+        for run in runs {
+            let run = run?;
+            println!("{}", serde_json::to_string_pretty(&run.result)?);
+            println!("{}", serde_json::to_string_pretty(&run.counters)?);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (alone, run) = cells::both(lab.run(&name, processor, &storms, daemon, progress)?)?;
     progress.finish();
     if let Some(folder) = &options.keep {
         keep(&run.out, &KEPT, folder)?;
     }
-    if daemon.is_none() {
-        println!("{}", serde_json::to_string_pretty(&run.result)?);
-        println!("{}", serde_json::to_string_pretty(&run.counters)?);
-        return Ok(ExitCode::SUCCESS);
-    }
-    answer(&run, options)
+    answer(&alone, &run, options)
 }
 
-fn answer(run: &StormRun, options: &StormOptions) -> Result<ExitCode> {
-    let read = |name: &str| -> Result<String> {
-        let path = run.out.join(name);
-        fs::read_to_string(&path).with_context(|| format!("the lab left no {}", path.display()))
-    };
-    let json = read("explain.json")?;
+/// The one incident of a storm's report, and the report as it was printed.
+fn incident(run: &StormRun) -> Result<(Value, String)> {
+    let json = file(run, "explain.json")?;
     let report: Value = serde_json::from_str(&json).with_context(|| no_report(&run.out))?;
     let incidents = report["incidents"].as_array().map_or(0, Vec::len);
     ensure!(
@@ -77,8 +97,22 @@ fn answer(run: &StormRun, options: &StormOptions) -> Result<ExitCode> {
         "{incidents} incidents in place of one; see {}",
         run.out.display()
     );
-    let rows = compare(&run.counters, options.mode, &report["incidents"][0]);
-    let agreed = rows.iter().all(Row::agrees);
+    Ok((report["incidents"][0].clone(), json))
+}
+
+fn file(run: &StormRun, name: &str) -> Result<String> {
+    let path = run.out.join(name);
+    fs::read_to_string(&path).with_context(|| format!("the lab left no {}", path.display()))
+}
+
+fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<ExitCode> {
+    let (incident, json) = incident(run)?;
+    let rows = compare(&run.counters, options.mode, &incident);
+    let times = if options.ftrace {
+        timing::compare(alone, run, &incident)?
+    } else {
+        Vec::new()
+    };
     match options.format {
         Format::Json => print!("{json}"),
         Format::Text => {
@@ -90,21 +124,32 @@ fn answer(run: &StormRun, options: &StormOptions) -> Result<ExitCode> {
                 "{}, Linux {}, {} by {}\n",
                 run.result.processor, run.result.kernel, options.instruction, options.mode
             );
-            print!("{}", read("explain.txt")?);
-            print!("\n{}", table(&rows));
+            print!("{}", file(run, "explain.txt")?);
+            print!("\n{}", counts(&rows));
+            if let Some((without, with)) = timing::added(&alone.counters, &run.counters) {
+                println!(
+                    "\nWhat the probes add: KVM_RUN takes {without} ns for one such exit without poisontrace, {with} ns \
+                     with it (by the VMM's clock; emulated)"
+                );
+            }
+            if !times.is_empty() {
+                println!("\n{}", timing::HEADING);
+                times.iter().for_each(|row| println!("{row}"));
+            }
         }
     }
-    if agreed {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let names: Vec<&str> = rows
+    let wrong: Vec<&str> = rows
         .iter()
         .filter(|row| !row.agrees())
         .map(|row| row.name)
+        .chain(times.iter().filter(|row| !row.agrees()).map(|row| row.name))
         .collect();
+    if wrong.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
     eprintln!(
         "error: poisontrace and the VMM do not agree about: {}; files in {}",
-        names.join(", "),
+        wrong.join(", "),
         run.out.display()
     );
     Ok(ExitCode::FAILURE)
@@ -117,7 +162,7 @@ fn no_report(out: &Path) -> String {
     )
 }
 
-fn table(rows: &[Row]) -> String {
+fn counts(rows: &[Row]) -> String {
     let mut text = format!("{:25}{:>20}{:>20}\n", "", "VMM's own count", "poisontrace");
     for row in rows {
         let remark = if row.agrees() { "" } else { "  DIFFERENT" };

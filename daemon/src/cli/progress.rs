@@ -2,20 +2,34 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A spinner with the count of lines; hidden where stderr is no terminal.
+use crate::import::Reading;
+
+/// A bar over the bytes of the files, a spinner where a pipe is among them; hidden where stderr is no terminal.
 pub struct Progress(ProgressBar);
+
+const BAR: &str = "{wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+const SPINNER: &str = "{spinner} {bytes} read, {bytes_per_sec}";
 
 impl Progress {
     pub fn new() -> Self {
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} lines read, {per_sec}") {
-            bar.set_style(style);
-        }
-        Self(bar)
+        Self(ProgressBar::no_length())
     }
 
-    pub fn lines(&self, lines: u64) {
-        self.0.set_position(lines);
+    pub fn at(&self, reading: Reading) {
+        if self.0.length() != reading.total || self.0.position() == 0 {
+            let (style, length) = match reading.total {
+                Some(total) => (ProgressStyle::with_template(BAR), total),
+                None => (ProgressStyle::with_template(SPINNER), 0),
+            };
+            if let Ok(style) = style {
+                self.0.set_style(style);
+            }
+            match length {
+                0 => self.0.unset_length(),
+                length => self.0.set_length(length),
+            }
+        }
+        self.0.set_position(reading.done);
     }
 
     pub fn done(&self) {

@@ -5,7 +5,7 @@ use super::{Correlator, IncidentNo, answers::ToThread, saying_words};
 use crate::{
     event::{
         Event, PoisonExit, SigbusSeverity, Vmm,
-        said::{Said, Saying},
+        said::{Ended, Said, Saying},
         session::Session,
     },
     hex::Hex,
@@ -15,6 +15,10 @@ use crate::{
         model::Severity,
     },
 };
+
+const SIGBUS: u32 = 7;
+/// Firecracker's exit status after SIGBUS (`FcExitCode::SIGBUS`).
+const FIRECRACKER_SIGBUS: u32 = 149;
 
 /// Largest page: 1 GiB; and the usual huge one.
 const LSB_1G: u32 = 30;
@@ -277,20 +281,26 @@ impl Correlator {
     fn open_said(&mut self, event: &Event, names: Names) -> IncidentNo {
         let pid = names.pid.unwrap_or(0);
         let vmm = self.processes.get(&pid).cloned().unwrap_or_default();
-        self.open(Evidence::new(event.t, pid, vmm))
+        let mut evidence = Evidence::new(event.t, pid, vmm);
+        evidence.logged.alone = true;
+        self.open(evidence)
     }
 }
 
 fn names(said: &Said) -> Names {
     let hex = |value: &Option<Hex>| value.map(|value| value.0);
     match said {
-        Said::HostSignal { pfn, pid, .. } => Names {
+        Said::HostSignal { pfn, pid, .. } | Said::HostKilled { pfn, pid, .. } => Names {
             pid: Some(*pid),
             pfn: Some(pfn.0),
             ..Names::default()
         },
         Said::HostAction { pfn, .. } => Names {
             pfn: Some(pfn.0),
+            ..Names::default()
+        },
+        Said::ProcessEnded { pid, .. } => Names {
+            pid: *pid,
             ..Names::default()
         },
         Said::OwnAccess { pid, hva, .. } => Names {
@@ -336,6 +346,14 @@ fn learn(e: &mut Evidence, t: u64, said: &Said) {
     }
     let l = &mut e.logged;
     match said {
+        Said::HostKilled { .. } => l.killed = true,
+        Said::ProcessEnded { how, .. } => match how {
+            Ended::Signal(SIGBUS) => l.died_by_sigbus = true,
+            Ended::Exit(FIRECRACKER_SIGBUS) => l.vmm_sigbus = true,
+            _ => {}
+        },
+        Said::VmmReset { recursive } => l.qmp_reset = Some(*recursive),
+        Said::RunFailed => l.run_failed = true,
         Said::HostSignal { comm, pid, .. } => {
             l.process = Some(format!("{comm} (pid {pid})"));
             e.vmm.vmm.get_or_insert_with(|| comm.clone());

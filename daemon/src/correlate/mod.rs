@@ -15,7 +15,11 @@ mod threads;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::{
-    event::{Event, Vmm, What, session::Session},
+    event::{
+        Event, Vmm, What,
+        session::Session,
+        totals::{DurationTotals, FloorKind},
+    },
     incident::{evidence::Evidence, model::Incident},
 };
 use pages::{Failure, PageIndex};
@@ -67,6 +71,8 @@ pub struct Correlator {
     /// Incidents that the last event belongs to.
     touched: BTreeSet<IncidentNo>,
     forgotten: u64,
+    /// The host's exits that touch no guest memory.
+    floor: BTreeMap<FloorKind, DurationTotals>,
     /// Files whose statements are heard.
     files: BTreeMap<String, evidence_from_logs::File>,
 }
@@ -92,6 +98,7 @@ impl Correlator {
             changed: BTreeSet::new(),
             touched: BTreeSet::new(),
             forgotten: 0,
+            floor: BTreeMap::new(),
             files: BTreeMap::new(),
         }
     }
@@ -183,6 +190,9 @@ impl Correlator {
             ),
             What::Said(saying) => self.said(event, saying),
             What::PageTotals(totals) => self.page_totals(event, totals),
+            What::Floor { kind, time } => {
+                self.floor.insert(*kind, time.clone());
+            }
             What::Reentry { exit_ns, entry_ns } => self.reentry(event, *exit_ns, *entry_ns),
             What::ToldMsrs {
                 mcg_status,

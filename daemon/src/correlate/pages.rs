@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use super::{Correlator, IncidentNo, answers::ToThread, make_room, moments};
 use crate::{
     event::{Event, PoisonExit, SigbusSeverity, totals::PageTotals},
-    incident::evidence::{Evidence, PAGE_SIZE},
+    incident::{
+        evidence::{Evidence, PAGE_SIZE},
+        latency,
+    },
 };
 
 /// Which incident an address of a VMM belongs to.
@@ -354,8 +357,10 @@ impl Correlator {
                 .copied()
                 .find(|no| self.incidents.get(no).is_some_and(|e| e.gpas.contains(&gpa)))
         });
+        let floor = latency::Floor::cheapest(&self.floor);
         if let Some(evidence) = found.and_then(|no| self.touch(no)) {
             evidence.totals(event.tid, totals);
+            evidence.exits.floor = floor.or(evidence.exits.floor.take());
         }
     }
 

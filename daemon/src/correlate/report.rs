@@ -62,7 +62,7 @@ pub fn update(e: &Evidence, session: &Session, linked: Vec<String>) -> Update {
         storm: storm::storm(&total, e.size()),
         missing: words::missing(e, &total, &flush, v, session),
         flush,
-        latency_ns: latency::report(&total.page, &e.exits.samples),
+        latency_ns: latency::report(&total.page, &e.exits.samples, e.exits.floor.as_ref()),
         injections: injections(e, session),
         timeline: timeline(e),
     };

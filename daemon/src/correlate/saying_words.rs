@@ -3,7 +3,7 @@
 use crate::{
     event::{
         SigbusSeverity,
-        said::{GuestMce, Said},
+        said::{Ended, GuestMce, Said},
     },
     hex::Hex,
     incident::mca,
@@ -14,6 +14,8 @@ use crate::{
 pub fn opens(said: &Said) -> bool {
     match said {
         Said::HostSignal { .. }
+        | Said::HostKilled { .. }
+        | Said::RunFailed
         | Said::VmmTold { .. }
         | Said::VmmSigbus { .. }
         | Said::QmpMemoryFailure { .. } => true,
@@ -43,6 +45,23 @@ pub fn of(said: &Said) -> Option<String> {
         } => {
             format!("host kernel: pfn {pfn}: recovery action for {page_type}: {result}")
         }
+        Said::HostKilled { pfn, comm, pid } => {
+            format!("host kernel: pfn {pfn}: SIGKILL to {comm} (pid {pid}): the page could not be unmapped")
+        }
+        Said::ProcessEnded { who, pid, how } => {
+            let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+            match how {
+                Ended::Signal(signal) => format!("{who}{pid} was killed by signal {signal}"),
+                Ended::Exit(status) => format!("{who}{pid} ended with status {status}"),
+            }
+        }
+        Said::VmmReset { recursive: true } => {
+            "the VMM resets its guest: a machine check met one in progress".to_owned()
+        }
+        Said::VmmReset { recursive: false } => {
+            "the VMM resets its guest: a machine check met a vCPU with machine checks off".to_owned()
+        }
+        Said::RunFailed => "the VMM: KVM_RUN failed on lost memory (EHWPOISON)".to_owned(),
         Said::OwnAccess { comm, pid, hva } => {
             format!("host kernel: {comm} (pid {pid}) itself touched lost memory at {hva}")
         }

@@ -57,6 +57,11 @@ pub enum What {
     PoisonExit(PoisonExit),
     /// The kernel's own totals of a page, replacing those before of this thread and page.
     PageTotals(totals::PageTotals),
+    /// Exit to entry of the host's exits that touch no guest memory, since the arming, replacing that before.
+    Floor {
+        kind: totals::FloorKind,
+        time: totals::DurationTotals,
+    },
     /// The vCPU entered the guest again after the poison exit that began at `exit_ns`.
     Reentry { exit_ns: u64, entry_ns: u64 },
     /// KVM_SET_MSRS with machine-check MSRs: the banks whose STATUS is valid.

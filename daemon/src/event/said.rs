@@ -30,6 +30,14 @@ pub enum Said {
         page_type: String,
         result: String,
     },
+    /// The host's kernel: SIGKILL, because the page could not be unmapped.
+    HostKilled { pfn: Hex, comm: String, pid: u32 },
+    /// The audit subsystem or systemd: how a process ended.
+    ProcessEnded {
+        who: String,
+        pid: Option<u32>,
+        how: Ended,
+    },
     /// The host's kernel: a process touched lost memory by itself.
     OwnAccess { comm: String, pid: u32, hva: Hex },
     /// The VMM: it told its guest.
@@ -40,6 +48,10 @@ pub enum Said {
     },
     /// QEMU: lost memory that is not its guest's; it ends itself where `fatal`.
     VmmOwnMemory { fatal: bool },
+    /// QEMU: it resets its guest, because a #MC met one in progress, or machine checks turned off.
+    VmmReset { recursive: bool },
+    /// QEMU: KVM_RUN failed with -EHWPOISON.
+    RunFailed,
     /// Firecracker: it ends because of SIGBUS.
     VmmSigbus { code: Option<i32> },
     /// libvirt, or a VMM's command line: who the VM is.
@@ -80,6 +92,14 @@ pub enum Said {
         guest: bool,
         reason: Option<String>,
     },
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    Signal(u32),
+    Exit(u32),
 }
 
 /// A machine check as a kernel printed it, gathered from its lines.

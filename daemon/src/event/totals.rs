@@ -1,6 +1,6 @@
 //! The kernel's totals of one page and one vCPU thread, as an event: exact, and replacing those before.
 
-use poisontrace_probes::page;
+use poisontrace_probes::{floor, page};
 use serde::{Deserialize, Serialize};
 
 use super::{Access, PoisonExit};
@@ -62,6 +62,37 @@ pub struct RipTotals {
     pub last_line: u32,
 }
 
+/// Exits that touch no guest memory and stay in the kernel, by kind: what a bare exit and entry costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FloorKind {
+    Cpuid,
+    Msr,
+    InterruptWindow,
+    PreemptionTimer,
+}
+
+impl FloorKind {
+    /// With its number in the kernel's table.
+    pub const ALL: [(u32, Self); floor::KINDS as usize] = [
+        (floor::CPUID, Self::Cpuid),
+        (floor::MSR, Self::Msr),
+        (floor::INTERRUPT_WINDOW, Self::InterruptWindow),
+        (floor::PREEMPTION_TIMER, Self::PreemptionTimer),
+    ];
+}
+
+impl std::fmt::Display for FloorKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Cpuid => "CPUID",
+            Self::Msr => "MSR",
+            Self::InterruptWindow => "interrupt window",
+            Self::PreemptionTimer => "preemption timer",
+        })
+    }
+}
+
 const PAGE_SHIFT: u32 = 12;
 
 impl PageTotals {
@@ -93,7 +124,7 @@ impl PageTotals {
 }
 
 impl DurationTotals {
-    fn new(d: &page::Duration) -> Self {
+    pub fn new(d: &page::Duration) -> Self {
         let used = d
             .buckets
             .iter()
@@ -280,6 +311,10 @@ impl RipTotals {
 }
 
 impl DurationTotals {
+    pub fn mean(&self) -> Option<u64> {
+        self.sum.checked_div(self.count)
+    }
+
     pub fn add(&mut self, ns: u64) {
         self.min = if self.count == 0 { ns } else { self.min.min(ns) };
         self.max = self.max.max(ns);

@@ -6,14 +6,21 @@ use std::{
     path::Path,
 };
 
+use flate2::read::MultiGzDecoder;
+
+use super::meter::Meter;
+
 /// First bytes that are looked at.
 const HEAD: usize = 4096;
 const READ_AHEAD: usize = 1 << 18;
+/// How often a file may have been compressed.
+const MAX_LAYERS: u32 = 2;
 
 /// An opened file.
 pub enum Opened {
     Recording(Box<dyn BufRead>),
     Text(Box<dyn BufRead>),
+    /// Only a file's: SQLite reads it by itself.
     Sqlite,
 }
 
@@ -21,37 +28,59 @@ pub enum Opened {
 ///
 /// # Errors
 /// What cannot be read, in words that say what to do.
-pub fn open(path: &Path) -> Result<Opened, String> {
-    let stdin = path.as_os_str() == "-";
-    let mut input: Box<dyn Read> = if stdin {
+pub fn open(path: &Path, meter: &Meter) -> Result<Opened, String> {
+    if path.as_os_str() == "-" {
         if io::stdin().is_terminal() {
             return Err("standard input is a terminal: pipe a file into it, or name one".to_owned());
         }
-        Box::new(io::stdin())
-    } else {
-        Box::new(File::open(path).map_err(|err| err.to_string())?)
-    };
+        return match sort(meter.of(io::stdin(), None), 0)? {
+            Opened::Sqlite => {
+                Err("a SQLite database cannot be read from standard input: name the file".to_owned())
+            }
+            opened => Ok(opened),
+        };
+    }
+    let file = File::open(path).map_err(|err| err.to_string())?;
+    let size = file
+        .metadata()
+        .ok()
+        .filter(|meta| meta.is_file())
+        .map(|meta| meta.len());
+    sort(meter.of(file, size), 0)
+}
+
+/// Looks what `input` is. gzip, in which logs are rotated, is read as what it holds.
+///
+/// # Errors
+/// As [`open`].
+pub fn sort(mut input: impl Read + 'static, layers: u32) -> Result<Opened, String> {
     let mut head = Vec::with_capacity(HEAD);
     input
         .by_ref()
         .take(HEAD as u64)
         .read_to_end(&mut head)
-        .map_err(|err| err.to_string())?;
+        .map_err(|err| match layers {
+            0 => err.to_string(),
+            _ => format!("line 1: {err}"),
+        })?;
     if let Some(why) = unreadable(&head) {
         return Err(why.to_owned());
     }
-    if head.starts_with(b"SQLite format 3\0") {
-        return if stdin {
-            Err("a SQLite database cannot be read from standard input: name the file".to_owned())
-        } else {
-            Ok(Opened::Sqlite)
-        };
+    let sqlite = head.starts_with(b"SQLite format 3\0");
+    if sqlite && layers == 0 {
+        return Ok(Opened::Sqlite);
     }
+    if sqlite {
+        return Err("a compressed SQLite database: unpack it".to_owned());
+    }
+    let gzip = head.starts_with(b"\x1f\x8b\x08");
     let recording = head.starts_with(b"{\"poisontrace_recording\"");
-    let whole = Box::new(BufReader::with_capacity(
-        READ_AHEAD,
-        Cursor::new(head).chain(input),
-    ));
+    let whole = Cursor::new(head).chain(input);
+    if gzip && layers < MAX_LAYERS {
+        let unpacked: Box<dyn Read> = Box::new(MultiGzDecoder::new(whole));
+        return sort(unpacked, layers + 1);
+    }
+    let whole = Box::new(BufReader::with_capacity(READ_AHEAD, whole));
     Ok(if recording {
         Opened::Recording(whole)
     } else {
@@ -61,11 +90,7 @@ pub fn open(path: &Path) -> Result<Opened, String> {
 
 /// Formats that another program must turn into text first.
 fn unreadable(head: &[u8]) -> Option<&'static str> {
-    const MAGIC: [(&[u8], &str); 7] = [
-        (
-            b"\x1f\x8b",
-            "line 1: compressed by gzip: unpack it, or pipe `zcat FILE` into --from -",
-        ),
+    const MAGIC: [(&[u8], &str); 6] = [
         (
             b"\x28\xb5\x2f\xfd",
             "line 1: compressed by zstd: unpack it, or pipe `zstdcat FILE` into --from -",

@@ -130,6 +130,8 @@ impl Log {
 /// machine check is the guest's if it has the mark of a VMM, or a panic follows, or the file says so.
 pub fn settle_speakers(logs: &mut [Log]) {
     let mut guest_pages = HashSet::new();
+    // A VMM's page is the host's, whatever a guest calls its own of the same number.
+    let mut host_pages = HashSet::new();
     for log in logs.iter_mut() {
         let panicked = log
             .items
@@ -141,20 +143,22 @@ pub fn settle_speakers(logs: &mut [Log]) {
             _ => true,
         });
         for item in &log.items {
-            if let Said::GuestMce(mce) = &item.said
-                && let Some(addr) = mce.addr
-            {
-                guest_pages.insert(addr.0 >> PAGE_SHIFT);
+            match &item.said {
+                Said::GuestMce(mce) => guest_pages.extend(mce.addr.map(|addr| addr.0 >> PAGE_SHIFT)),
+                Said::VmmTold { gpa, .. } => guest_pages.extend(gpa.map(|gpa| gpa.0 >> PAGE_SHIFT)),
+                Said::HostSignal { pfn, comm, .. } if vmm_name(comm) => {
+                    host_pages.insert(pfn.0);
+                }
+                _ => {}
             }
         }
     }
+    let guests = |pfn: u64| guest_pages.contains(&pfn) && !host_pages.contains(&pfn);
     for log in logs {
         let guest = log.guest;
         for item in &mut log.items {
             let said = match &item.said {
-                Said::HostSignal { pfn, comm, pid }
-                    if (guest || guest_pages.contains(&pfn.0)) && !vmm_name(comm) =>
-                {
+                Said::HostSignal { pfn, comm, pid } if (guest || guests(pfn.0)) && !vmm_name(comm) => {
                     Said::GuestSignal {
                         pfn: *pfn,
                         comm: comm.clone(),
@@ -165,7 +169,7 @@ pub fn settle_speakers(logs: &mut [Log]) {
                     pfn,
                     page_type,
                     result,
-                } if guest || guest_pages.contains(&pfn.0) => Said::GuestAction {
+                } if guest || guests(pfn.0) => Said::GuestAction {
                     pfn: *pfn,
                     page_type: page_type.clone(),
                     result: result.clone(),
@@ -199,8 +203,14 @@ fn vmm_name(comm: &str) -> bool {
 
 fn speaker(said: &Said) -> Speaker {
     match said {
-        Said::HostSignal { .. } | Said::HostAction { .. } | Said::OwnAccess { .. } => Speaker::Host,
+        Said::HostSignal { .. }
+        | Said::HostAction { .. }
+        | Said::HostKilled { .. }
+        | Said::ProcessEnded { .. }
+        | Said::OwnAccess { .. } => Speaker::Host,
         Said::VmmTold { .. }
+        | Said::VmmReset { .. }
+        | Said::RunFailed
         | Said::VmmOwnMemory { .. }
         | Said::VmmSigbus { .. }
         | Said::VmName { .. }

@@ -7,25 +7,28 @@ mod detect;
 mod lines;
 mod logs;
 mod merge;
+mod meter;
 mod rasdaemon;
 mod session;
 mod text;
 pub mod trace;
 
 use std::{
-    io::BufRead,
+    io::{BufRead, Read},
     path::{Path, PathBuf},
 };
 
 use crate::{
     correlate::Correlator,
     event::{recording::Reader, session::Session},
-    incident::model::Incident,
+    incident::model::{Incident, Latency},
     text::sanitise,
 };
 use align::Alignment;
 use detect::Opened;
 use logs::Log;
+use meter::Meter;
+pub use meter::Reading;
 
 /// What the files told.
 pub struct Imported {
@@ -35,11 +38,11 @@ pub struct Imported {
     pub problems: Vec<String>,
 }
 
-/// How many lines are read between two calls of the progress.
-const PROGRESS_LINES: u64 = 65_536;
+/// How many lines or events are read between two calls of the progress.
+const PROGRESS_EVERY: u64 = 65_536;
 
-/// Reads the files. `late_death_s`: how long after the poison a guest's death still counts as its, seconds.
-/// `progress` is told the lines read so far.
+/// Reads the files ("-": standard input). `late_death_s`: how long after the poison a guest's death still counts as
+/// its, seconds. `progress` is told how far the reading is.
 ///
 /// # Errors
 /// Where none of the files can be used: the problems.
@@ -47,16 +50,40 @@ pub fn read(
     files: &[PathBuf],
     allow_truncated: bool,
     late_death_s: u64,
-    progress: &mut dyn FnMut(u64),
+    progress: &mut dyn FnMut(Reading),
 ) -> Result<Imported, Vec<String>> {
     let mut import = Import::new(allow_truncated, files.len() == 1);
     import
         .correlator
         .late_death(late_death_s.saturating_mul(1_000_000_000));
     for file in files {
-        import.open(file);
+        match detect::open(file, &import.meter) {
+            Ok(opened) => import.take(file, opened, progress),
+            Err(problem) => import.problem(file, &problem),
+        }
     }
     import.stream(progress);
+    import.settle()
+}
+
+/// Reads inputs that are no files, each with a name.
+///
+/// # Errors
+/// As [`read`]; a SQLite database is refused, as only a file of it can be read.
+pub fn read_inputs<R: Read + 'static>(
+    inputs: Vec<(String, R)>,
+    allow_truncated: bool,
+) -> Result<Imported, Vec<String>> {
+    let mut import = Import::new(allow_truncated, inputs.len() == 1);
+    for (name, input) in inputs {
+        let name = PathBuf::from(name);
+        match detect::sort(input, 0) {
+            Ok(Opened::Sqlite) => import.problem(&name, &"a SQLite database that is no file"),
+            Ok(opened) => import.take(&name, opened, &mut |_| {}),
+            Err(problem) => import.problem(&name, &problem),
+        }
+    }
+    import.stream(&mut |_| {});
     import.settle()
 }
 
@@ -64,6 +91,8 @@ struct Import {
     correlator: Correlator,
     alignment: Alignment,
     recorded: bool,
+    /// The trace's clock has no unit.
+    unitless: bool,
     alone: bool,
     allow_truncated: bool,
     usable: usize,
@@ -72,6 +101,7 @@ struct Import {
     seen: std::collections::BTreeSet<&'static str>,
     problems: Vec<String>,
     notes: Vec<String>,
+    meter: Meter,
 }
 
 /// A file as the answer names it.
@@ -83,12 +113,27 @@ fn name(path: &Path) -> String {
     sanitise(&name.to_string_lossy(), 80)
 }
 
+/// Leaves nothing that would be read as a time.
+fn without_times(incident: &mut Incident) {
+    incident.latency_ns = Latency::default();
+    if let Some(storm) = &mut incident.storm {
+        storm.duration_ns = None;
+    }
+    for moment in &mut incident.timeline {
+        moment.t_ns = 0;
+    }
+    for told in &mut incident.injections.told {
+        told.t_ns = 0;
+    }
+}
+
 impl Import {
     fn new(allow_truncated: bool, alone: bool) -> Self {
         Self {
             correlator: Correlator::new(Session::default()),
             alignment: Alignment::default(),
             recorded: false,
+            unitless: false,
             alone,
             allow_truncated,
             usable: 0,
@@ -97,6 +142,7 @@ impl Import {
             seen: std::collections::BTreeSet::new(),
             problems: Vec::new(),
             notes: Vec::new(),
+            meter: Meter::default(),
         }
     }
 
@@ -104,28 +150,40 @@ impl Import {
         self.problems.push(format!("{}: {problem}", file.display()));
     }
 
-    fn open(&mut self, file: &Path) {
-        match detect::open(file) {
-            Ok(Opened::Recording(input)) => match self.recording(file, input) {
-                Ok(()) => self.usable += 1,
-                Err(problem) => self.problem(file, &problem),
-            },
-            Ok(Opened::Text(input)) => {
-                self.sources
-                    .push(merge::Source::new(file.to_owned(), name(file), input))
+    fn take(&mut self, file: &Path, opened: Opened, progress: &mut dyn FnMut(Reading)) {
+        let taken = match opened {
+            Opened::Text(input) => {
+                let source = merge::Source::new(file.to_owned(), name(file), input);
+                return self.sources.push(source);
             }
-            Ok(Opened::Sqlite) => match rasdaemon::read(file) {
-                Ok(items) => {
-                    self.usable += 1;
-                    self.logs.push(Log::of_host(name(file), items));
-                }
-                Err(problem) => self.problem(file, &problem),
-            },
+            Opened::Recording(input) => self.recording(file, input, progress),
+            Opened::Sqlite => self.database(file),
+        };
+        match taken {
+            Ok(()) => self.usable += 1,
             Err(problem) => self.problem(file, &problem),
         }
     }
 
-    fn recording(&mut self, file: &Path, input: Box<dyn BufRead>) -> Result<(), String> {
+    fn database(&mut self, file: &Path) -> Result<(), String> {
+        let items = rasdaemon::read(file)?;
+        if !items.is_empty() {
+            self.notes.push(format!(
+                "the page's type in its kernel's own words, where {} alone tells it: rasdaemon numbers the types \
+                 as one kernel did",
+                name(file)
+            ));
+        }
+        self.logs.push(Log::of_host(name(file), items));
+        Ok(())
+    }
+
+    fn recording(
+        &mut self,
+        file: &Path,
+        input: Box<dyn BufRead>,
+        progress: &mut dyn FnMut(Reading),
+    ) -> Result<(), String> {
         // Among other files a torn recording is better than none; alone it is asked about.
         let torn_is_fine = self.allow_truncated || !self.alone;
         let mut reader = Reader::new(input, torn_is_fine).map_err(|err| err.to_string())?;
@@ -133,7 +191,10 @@ impl Import {
             self.recorded = true;
             self.correlator.learn_session(reader.session().clone());
         }
-        loop {
+        for number in 1_u64.. {
+            if number.is_multiple_of(PROGRESS_EVERY) {
+                progress(self.meter.reading());
+            }
             match reader.next_event() {
                 Ok(Some(event)) => {
                     self.alignment.event(&event);
@@ -154,30 +215,28 @@ impl Import {
         Ok(())
     }
 
-    fn stream(&mut self, progress: &mut dyn FnMut(u64)) {
+    fn stream(&mut self, progress: &mut dyn FnMut(Reading)) {
         let sources = std::mem::take(&mut self.sources);
         if sources.is_empty() {
             return;
         }
         let mut merged = merge::Merge::new(sources);
         let mut assembler = trace::Assembler::default();
-        let mut next_progress = PROGRESS_LINES;
+        let mut next_progress = PROGRESS_EVERY;
         while merged.step(&mut assembler) {
             if !assembler.is_idle() {
                 self.feed(&mut assembler);
             }
             if merged.lines() >= next_progress {
-                next_progress = merged.lines() + PROGRESS_LINES;
-                progress(merged.lines());
+                next_progress = merged.lines() + PROGRESS_EVERY;
+                progress(self.meter.reading());
             }
         }
         assembler.finish();
         self.feed(&mut assembler);
-        if assembler.lost > 0 && !self.recorded {
-            self.notes.push(format!(
-                "{} events that the tracer itself lost: counts are at least what is shown",
-                assembler.lost
-            ));
+        if !self.recorded {
+            self.unitless = assembler.unitless;
+            self.trace_notes(&assembler, merged.overwritten());
         }
         let loose = std::mem::take(&mut assembler.loose);
         if !self.recorded {
@@ -203,6 +262,31 @@ impl Import {
         }
         if !loose.is_empty() {
             self.logs.push(Log::of_trace(loose));
+        }
+    }
+
+    /// What the trace itself says that it lacks.
+    fn trace_notes(&mut self, assembler: &trace::Assembler, overwritten: u64) {
+        if assembler.gaps {
+            let lost = match assembler.lost {
+                0 => "events (how many is not said)".to_owned(),
+                lost => format!("{lost} events"),
+            };
+            self.notes.push(format!(
+                "{lost} that the tracer itself lost: counts are at least what is shown"
+            ));
+        }
+        if overwritten > 0 {
+            self.notes.push(format!(
+                "the beginning of the trace: {overwritten} earlier events were overwritten in the tracer's ring"
+            ));
+        }
+        if assembler.unitless {
+            self.notes.push(
+                "all durations: the trace's clock (counter, x86-tsc) tells an order and no time; trace with \
+                 `echo mono > trace_clock`"
+                    .to_owned(),
+            );
         }
     }
 
@@ -239,6 +323,9 @@ impl Import {
         }
         let mut incidents = self.correlator.incidents();
         for incident in &mut incidents {
+            if self.unitless {
+                without_times(incident);
+            }
             incident.missing.extend(self.notes.iter().cloned());
         }
         Ok(Imported {

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{latency::Samples, singles::Singles};
+use super::{
+    latency::{Floor, Samples},
+    singles::Singles,
+};
 use crate::event::{PoisonExit, totals::PageTotals};
 
 /// Pages and threads told apart: 512 pages of a huge page on a few vCPUs.
@@ -22,6 +25,8 @@ pub struct Exits {
     pages: BTreeMap<(u32, Option<u64>), Page>,
     open: BTreeMap<(u32, u64), Open>,
     pub samples: Samples,
+    /// What a bare exit and entry cost on this host, when the totals were read last.
+    pub floor: Option<Floor>,
     pub singles: Singles,
     /// Bytes of the instruction by RIP, hex digits.
     pub instructions: BTreeMap<u64, String>,

@@ -1,8 +1,10 @@
 //! Latency of the poison exits: counts and sums are the kernel's and exact; percentiles come from samples where
 //! every exit is among them, else from the log2 histograms.
 
-use super::model::{Claim, Distribution, GupBasis, Latency};
-use crate::event::totals::{DurationTotals, PageTotals};
+use std::collections::BTreeMap;
+
+use super::model::{Claim, Distribution, FloorTimes, GupBasis, Latency};
+use crate::event::totals::{DurationTotals, FloorKind, PageTotals};
 
 /// Samples kept for the percentiles, each kind.
 const MAX_SAMPLES: usize = 4096;
@@ -35,8 +37,29 @@ pub struct Samples {
 const CLAIM_EXITS: u64 = 63;
 const CLAIM_NS: u64 = 50_000;
 
+/// What a bare exit and entry cost on the host: of the kind that costs least, so that others' work in the kernel is not
+/// taken for it.
+#[derive(Clone, Debug)]
+pub struct Floor {
+    kind: FloorKind,
+    time: DurationTotals,
+}
+
+impl Floor {
+    pub fn cheapest(kinds: &BTreeMap<FloorKind, DurationTotals>) -> Option<Self> {
+        let (kind, time) = kinds
+            .iter()
+            .filter(|(_, time)| time.count > 0)
+            .min_by_key(|(_, time)| time.mean())?;
+        Some(Self {
+            kind: *kind,
+            time: time.clone(),
+        })
+    }
+}
+
 /// The contract's latencies.
-pub fn report(total: &PageTotals, samples: &Samples) -> Latency {
+pub fn report(total: &PageTotals, samples: &Samples, floor: Option<&Floor>) -> Latency {
     let in_kernel = &total.in_kernel_time;
     let bound = total.gup.count == 0 && samples.bound_total.count == total.exits;
     let (gup, gup_sample) = if bound {
@@ -44,23 +67,43 @@ pub fn report(total: &PageTotals, samples: &Samples) -> Latency {
     } else {
         (&total.gup, &samples.gup)
     };
-    let share =
-        (gup.count > 0 && in_kernel.sum > 0).then(|| (gup.sum as f64 / in_kernel.sum as f64).clamp(0.0, 1.0));
+    let gup_share = (gup.count > 0 && in_kernel.sum > 0).then(|| share(gup.sum, in_kernel.sum));
     let claim = mean_times(in_kernel, CLAIM_EXITS).map(|in_kernel_ns| Claim {
         in_kernel_ns,
         with_vmm_ns: mean_times(&total.exit_to_entry, CLAIM_EXITS),
         within_50us: in_kernel_ns <= CLAIM_NS,
+        floor_ns: floor.and_then(|floor| mean_times(&floor.time, CLAIM_EXITS)),
     });
+    // Of the exits that went back into the guest: the last one of a guest that died has no way back.
+    let (back, vmm) = (&total.exit_to_entry, &total.vmm);
+    let vmm_share = (back.sum > 0 && back.count >= vmm.count).then(|| share(vmm.sum, back.sum));
     Latency {
         exit_to_entry: distribution(&total.exit_to_entry, &samples.exit_to_entry),
         in_kernel: distribution(in_kernel, &samples.in_kernel),
         gup: distribution(gup, gup_sample),
         vmm: distribution(&total.vmm, &samples.vmm),
-        // Six digits: the JSON of a replay must be that of the live run to the letter.
-        gup_share: share.map(|share| (share * 1e6).round() / 1e6),
+        gup_share,
         gup_basis: (gup.count > 0).then_some(if bound { GupBasis::Bound } else { GupBasis::Exact }),
+        in_kernel_share: vmm_share.map(|share| rounded(1.0 - share)),
+        vmm_share,
+        floor: floor.and_then(|floor| {
+            let exit_to_entry = distribution(&floor.time, &Sample::default())?;
+            Some(FloorTimes {
+                exits_of: floor.kind,
+                exit_to_entry,
+            })
+        }),
         claim_63_exits: claim,
     }
+}
+
+fn share(part: u64, whole: u64) -> f64 {
+    rounded((part as f64 / whole as f64).clamp(0.0, 1.0))
+}
+
+/// Six digits: the JSON of a replay must be that of the live run to the letter.
+fn rounded(share: f64) -> f64 {
+    (share * 1e6).round() / 1e6
 }
 
 fn distribution(total: &DurationTotals, sample: &Sample) -> Option<Distribution> {
@@ -119,21 +162,32 @@ mod tests {
             total.in_kernel_time.add(790);
             total.gup.add(395);
             total.exit_to_entry.add(2_000);
+            total.vmm.add(1_500);
         }
-        let report = report(&total, &Samples::default());
+        let mut kinds = BTreeMap::new();
+        for (kind, ns) in [(FloorKind::Msr, 900), (FloorKind::Cpuid, 300)] {
+            kinds.entry(kind).or_insert_with(DurationTotals::default).add(ns);
+        }
+        let floor = Floor::cheapest(&kinds).unwrap();
+        let report = report(&total, &Samples::default(), Some(&floor));
         let claim = report.claim_63_exits.unwrap();
         assert_eq!(
             (claim.in_kernel_ns, claim.with_vmm_ns, claim.within_50us),
             (49_770, Some(126_000), true)
         );
-        assert_eq!(report.gup_share, Some(0.5));
+        assert_eq!(
+            (report.gup_share, report.in_kernel_share, report.vmm_share),
+            (Some(0.5), Some(0.25), Some(0.75))
+        );
+        assert_eq!(claim.floor_ns, Some(63 * 300));
+        assert_eq!(report.floor.unwrap().exits_of, FloorKind::Cpuid);
         assert_eq!(report.in_kernel.unwrap().sum, 64 * 790);
     }
 
     #[test]
     fn nothing_seen_is_null_and_not_zero() {
         assert_eq!(
-            report(&PageTotals::default(), &Samples::default()),
+            report(&PageTotals::default(), &Samples::default(), None),
             Latency::default()
         );
     }

@@ -21,6 +21,8 @@ const SIGBUS_KILLS_WITHIN_NS: u64 = 1_000_000_000;
 pub struct Logged {
     /// The incident was seen in an imported trace.
     pub trace: bool,
+    /// A log opened it: what was observed is of other incidents.
+    pub alone: bool,
     pub sources: BTreeSet<String>,
     pub told: Vec<LogTold>,
     pub told_ao: u64,
@@ -35,6 +37,12 @@ pub struct Logged {
     pub own_access: bool,
     pub own_fatal: bool,
     pub vmm_sigbus: bool,
+    /// The process was killed by SIGBUS.
+    pub died_by_sigbus: bool,
+    /// The host's kernel killed it (SIGKILL): the page could not be unmapped.
+    pub killed: bool,
+    /// KVM_RUN returned -EHWPOISON.
+    pub run_failed: bool,
     /// QMP: reset because of a second error (recursive), or with machine checks off.
     pub qmp_reset: Option<bool>,
     /// QMP: the VMM ends; who the error was for.
@@ -65,6 +73,8 @@ impl Logged {
             || self.process.is_some()
             || self.vmm_sigbus
             || self.own_fatal
+            || self.killed
+            || self.run_failed
             || self.qmp_reset.is_some()
             || self.qmp_fatal.is_some()
     }
@@ -134,6 +144,22 @@ pub fn death(e: &Evidence) -> Option<Verdict> {
     }
     if l.vmm_sigbus {
         return verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Certain);
+    }
+    if l.died_by_sigbus {
+        // QEMU re-raises a second SIGBUS that comes while one is pending; without a handler it is the first.
+        let told = !l.told.is_empty() || !e.told.is_empty();
+        let cause = if told {
+            Cause::SecondSigbus
+        } else {
+            Cause::SigbusUnhandled
+        };
+        return verdict(Outcome::VmmKilled, cause, Confidence::Likely);
+    }
+    if l.killed {
+        return verdict(Outcome::VmmKilled, Cause::Unknown, Confidence::Likely);
+    }
+    if l.run_failed {
+        return verdict(Outcome::Running, Cause::GuestMemfd, Confidence::Certain);
     }
     if let Some(recursive) = l.qmp_reset {
         let cause = if recursive {
@@ -223,6 +249,7 @@ fn panic(e: &Evidence) -> Verdict {
         (Cause::Clflush, Confidence::Likely)
     } else if says("unrecoverable area of kernel")
         || says("in kernel context")
+        || says("fetch error in kernel")
         || says("in kernel and no restart")
     {
         (Cause::KernelAccess, Confidence::Certain)
@@ -251,6 +278,13 @@ pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
     }
     if !l.any() {
         return;
+    }
+    if l.alone && !l.trace && !e.touched() && e.told.is_empty() && e.delivered == 0 {
+        // The trace beside it is silent about this one: that is not known to be nothing.
+        incident.signals = model::Signals::default();
+        incident.exits = model::Exits::default();
+        incident.injections.delivered = None;
+        incident.injections.vcpus = None;
     }
     let n = &mut incident.injections;
     if e.told.is_empty() && !(l.told.is_empty() && l.mces.is_empty()) {

@@ -3,7 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{event::Access, hex::Hex, host::Host};
+use crate::{
+    event::{Access, totals::FloorKind},
+    hex::Hex,
+    host::Host,
+};
 
 pub const SCHEMA_VERSION: u32 = 1;
 
@@ -202,7 +206,23 @@ pub struct Latency {
     pub vmm: Option<Distribution>,
     pub gup_share: Option<f64>,
     pub gup_basis: Option<GupBasis>,
+    /// in_kernel.sum / exit_to_entry.sum, over the exits that went back into the guest; vmm.sum likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_kernel_share: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmm_share: Option<f64>,
+    /// The host's exits that touch no guest memory: the bare way out of the guest and back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<FloorTimes>,
     pub claim_63_exits: Option<Claim>,
+}
+
+/// See [`Latency::floor`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FloorTimes {
+    /// The cheapest kind of them that was seen.
+    pub exits_of: FloorKind,
+    pub exit_to_entry: Distribution,
 }
 
 impl Latency {
@@ -216,6 +236,11 @@ impl Latency {
         ]
         .into_iter()
         .filter_map(|(name, distribution)| Some((name, distribution.as_ref()?)))
+        .chain(
+            self.floor
+                .as_ref()
+                .map(|floor| ("bare exit", &floor.exit_to_entry)),
+        )
         .collect()
     }
 }
@@ -239,6 +264,9 @@ pub struct Claim {
     pub in_kernel_ns: u64,
     pub with_vmm_ns: Option<u64>,
     pub within_50us: bool,
+    /// 63 times the mean of `floor`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor_ns: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -4,12 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aya::{
     Pod,
-    maps::{HashMap, MapData},
+    maps::{HashMap, MapData, PerCpuArray},
 };
-use poisontrace_probes::page::{PageKey, PageTotals};
+use poisontrace_probes::page::{Duration, PageKey, PageTotals};
 
 use super::load::{LoadError, Loaded};
-use crate::event::{Event, What, totals};
+use crate::event::{
+    Event, What,
+    totals::{self, DurationTotals, FloorKind},
+};
 
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -23,6 +26,12 @@ struct Value(PageTotals);
 // SAFETY: as above.
 unsafe impl Pod for Value {}
 
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Time(Duration);
+// SAFETY: as above.
+unsafe impl Pod for Time {}
+
 const PAGE_SHIFT: u32 = 12;
 
 /// (pid, tid, gfn).
@@ -31,6 +40,7 @@ type Page = (u32, u32, u64);
 /// See the module.
 pub struct Totals {
     map: HashMap<MapData, Key, Value>,
+    floor: PerCpuArray<MapData, Time>,
     /// Pages that records spoke of, and what was read of them last: exits and time of the last entry.
     pages: BTreeMap<Page, (u64, u64)>,
     /// VMMs whose VM is destroyed: read once more, then forgotten, as the numbers may be used again.
@@ -47,8 +57,13 @@ impl Totals {
             .ebpf
             .take_map("PAGES")
             .and_then(|map| HashMap::try_from(map).ok());
+        let floor = loaded
+            .ebpf
+            .take_map("FLOOR")
+            .and_then(|map| PerCpuArray::try_from(map).ok());
         Ok(Self {
             map: map.ok_or(LoadError::Map("PAGES"))?,
+            floor: floor.ok_or(LoadError::Map("FLOOR"))?,
             pages: BTreeMap::new(),
             dying: BTreeSet::new(),
         })
@@ -87,7 +102,26 @@ impl Totals {
         self.dying.clear();
     }
 
-    /// The totals that have changed since they were read last, as events of time `t`.
+    /// The bare exits so far, of all CPUs: where any were seen.
+    fn floor(&self, t: u64) -> impl Iterator<Item = Event> + '_ {
+        FloorKind::ALL.into_iter().filter_map(move |(number, kind)| {
+            let per_cpu = self.floor.get(&number, 0).ok()?;
+            let mut time = DurationTotals::default();
+            for Time(one) in per_cpu.iter() {
+                time.merge(&DurationTotals::new(one));
+            }
+            (time.count > 0).then_some(Event {
+                t,
+                tid: 0,
+                pid: 0,
+                vcpu: None,
+                what: What::Floor { kind, time },
+            })
+        })
+    }
+
+    /// The totals that have changed since they were read last, as events of time `t`; before them, what they are
+    /// to be held against.
     pub fn changed(&mut self, t: u64) -> Vec<Event> {
         let mut events = Vec::new();
         for ((pid, tid, gfn), last) in &mut self.pages {
@@ -115,7 +149,10 @@ impl Totals {
             }
         }
         self.forget_dying();
-        events
+        if events.is_empty() {
+            return events;
+        }
+        self.floor(t).chain(events).collect()
     }
 
     /// Whether there are pages to look at.

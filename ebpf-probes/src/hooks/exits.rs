@@ -180,7 +180,10 @@ pub fn kvm_userspace_exit(ctx: TracePointContext) -> u32 {
     let reason = read::<u32>(&ctx, &USER_REASON).unwrap_or(u32::MAX);
     let errno = read::<i32>(&ctx, &USER_ERRNO).unwrap_or(0);
     if let Some(vcpu) = current_vcpu() {
-        if vcpu.in_exit != 0 && vcpu.poison != 0 && vcpu.done == 0 {
+        if vcpu.poison == 0 {
+            // The exit ends here: what the VMM does now is no part of it.
+            vcpu.in_exit = 0;
+        } else if vcpu.in_exit != 0 && vcpu.done == 0 {
             let user_ns = now();
             vcpu.user_ns = user_ns;
             account(vcpu, user_ns, Some((reason, errno)));
@@ -223,6 +226,8 @@ pub fn kvm_entry(ctx: TracePointContext) -> u32 {
                         }
                     }
                 }
+            } else {
+                totals::add_floor(vcpu, now);
             }
         }
     } else {

@@ -15,13 +15,24 @@ pub const ALL_SHIPPED: &str = "(all)";
 pub const LINE_SIZE: u64 = 64;
 pub const LINES: u64 = 64;
 
+/// CPUIDs of the guest after the poisoning: exits that touch no memory.
+pub const BARE_EXITS: u64 = 64;
+
+/// What one boot of the emulated host does, in turn.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Storm {
+pub struct Storms {
     pub hostname: String,
-    /// False runs the VMM alone.
-    pub daemon: bool,
-    /// Let the daemon read the guest's code.
-    pub read_guest_code: bool,
+    pub storms: Vec<Storm>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Storm {
+    /// The folder of its files below that of all; empty: that one itself.
+    pub name: String,
+    /// Options of `poisontrace run`; none: the VMM runs alone.
+    pub daemon: Option<Vec<String>>,
+    /// Record it with ftrace too.
+    pub ftrace: bool,
     pub plan: StormPlan,
 }
 
@@ -84,6 +95,9 @@ pub struct Counters {
     pub pfn: u64,
     /// The guest's code came to its end.
     pub finished: bool,
+    /// In KVM_RUN that ended with a SIGBUS of the page, nanoseconds: from the guest's entry to the return, exits and
+    /// guest.
+    pub run_ns: u64,
 }
 
 /// What the emulated host says of a storm that it ran.
@@ -101,14 +115,25 @@ pub struct StormResult {
     /// Resident memory of the daemon when it was ready, and after the storm.
     pub daemon_kib_before: Option<u64>,
     pub daemon_kib_after: Option<u64>,
+    /// Processor cycles, ftrace's clock, and CLOCK_MONOTONIC in nanoseconds, at the same two moments.
+    pub clocks: Option<[(u64, u64); 2]>,
+    /// Why it could not be run to its end.
+    pub error: Option<String>,
 }
+
+/// What ftrace recorded, as the file `trace` of its instance has it.
+pub const FTRACE_FILE: &str = "ftrace.txt";
+/// Kprobe events around `get_user_pages_unlocked`, in a group of their own.
+pub const GUP_GROUP: &str = "storm";
+pub const GUP_ENTER: &str = "gup_enter";
+pub const GUP_RETURN: &str = "gup_return";
 
 /// A file on its way out of the emulated host; the line after the last one says how many there were.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Shipped {
     pub name: String,
     pub length: usize,
-    /// base64
+    /// base64 of a gzip file
     pub content: String,
 }
 

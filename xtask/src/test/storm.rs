@@ -12,7 +12,7 @@ use super::replay;
 use super::schema::Schema;
 use super::tally::Tally;
 use crate::lab::storm::agreement::{Row, compare};
-use crate::lab::storm::{Processor, StormLab, StormRun, Watch};
+use crate::lab::storm::{Processor, StormLab, StormRun, cells, timing};
 use crate::progress::Progress;
 
 /// After the set-up, with nothing else on the machine.
@@ -28,16 +28,15 @@ pub fn run(lab: &StormLab, daemon: &Path, schema: &Schema, tally: &mut Tally, pr
         let name = format!("lab::storm::{}", processor.name());
         let folder = format!("test-storm-{}", processor.name());
         let started = Instant::now();
-        let watch = Watch {
-            daemon,
-            read_guest_code: false,
-        };
-        let outcome = lab.run(&folder, processor, PLAN, Some(watch), progress);
+        let storms = cells::with_and_without(PLAN, cells::options(false), true);
+        let outcome = lab
+            .run(&folder, processor, &storms, Some(daemon), progress)
+            .and_then(cells::both);
         let took = started.elapsed();
         progress.aside(|| match outcome {
-            Ok(run) => {
+            Ok((alone, run)) => {
                 tally.check(&name, "runs_within_two_minutes", in_time(took));
-                examine(&name, processor, &run, daemon, schema, tally);
+                examine(&name, processor, &alone, &run, daemon, schema, tally);
             }
             Err(error) => tally.check(&name, "runs_within_two_minutes", Err(error)),
         });
@@ -52,6 +51,7 @@ fn in_time(took: Duration) -> Result<()> {
 fn examine(
     name: &str,
     processor: Processor,
+    alone: &StormRun,
     run: &StormRun,
     daemon: &Path,
     schema: &Schema,
@@ -61,6 +61,7 @@ fn examine(
     tally.check(name, "vmm_walked_the_page", walked(run));
     tally.check(name, "counts_are_those_of_the_vmm", counts(run, &files));
     tally.check(name, "every_line_has_its_exit", every_line(&files));
+    tally.check(name, "sums_are_those_of_ftrace", sums(alone, run, &files));
     tally.check(name, "storm_is_a_line_walk_of_flushes_only", flushes_only(&files));
     if processor == Processor::Amd {
         tally.check(name, "bytes_of_the_instruction_tell", by_its_bytes(run, &files));
@@ -100,6 +101,17 @@ fn counts(run: &StormRun, files: &Files) -> Result<()> {
         .iter()
         .filter(|row| !Row::agrees(row))
         .map(|row| format!("{}: VMM {}, poisontrace {}", row.name, row.vmm, row.poisontrace))
+        .collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(())
+}
+
+fn sums(alone: &StormRun, run: &StormRun, files: &Files) -> Result<()> {
+    let rows = timing::compare(alone, run, &incident(files)?)?;
+    let wrong: Vec<String> = rows
+        .iter()
+        .filter(|row| !row.agrees())
+        .map(|row| format!("{}: {:+.0} ns an exit", row.name, row.difference()))
         .collect();
     ensure!(wrong.is_empty(), "{}", wrong.join("; "));
     Ok(())

@@ -16,6 +16,12 @@ pub enum Line {
         page_type: String,
         result: String,
     },
+    /// SIGKILL: the page could not be unmapped.
+    Kill {
+        pfn: u64,
+        comm: String,
+        pid: u32,
+    },
     OwnAccess {
         comm: String,
         pid: u32,
@@ -25,6 +31,9 @@ pub enum Line {
 
 /// Reads a line; the position is that of the words.
 pub fn read(line: &[u8]) -> Option<(usize, Line)> {
+    if let Some(at) = memchr::memmem::find(line, b"memory_failure_event") {
+        return Some((at, rasdaemon(&line[at..])?));
+    }
     if let Some(at) = memchr::memmem::find(line, b"Memory failure: 0x") {
         return Some((at, about_page(&line[at + 18..])?));
     }
@@ -41,6 +50,18 @@ pub fn read(line: &[u8]) -> Option<(usize, Line)> {
     Some((at, Line::OwnAccess { comm, pid, hva }))
 }
 
+/// `memory_failure_event: 2026-11-22 15:45:34 +0000 pfn=0xf7eb page_type=… action_result=… ` (rasdaemon's
+/// ras-memory-failure-handler.c, since 0.6.6; its journal and its standard output).
+fn rasdaemon(line: &[u8]) -> Option<Line> {
+    memchr::memmem::find(line, b"page_type=")?;
+    let (pfn, page_type, result) = super::super::trace::action(line)?;
+    Some(Line::Action {
+        pfn,
+        page_type,
+        result,
+    })
+}
+
 fn about_page(rest: &[u8]) -> Option<Line> {
     let colon = memchr::memchr(b':', rest)?;
     let pfn = super::super::trace::hex(&rest[..colon])?;
@@ -50,6 +71,10 @@ fn about_page(rest: &[u8]) -> Option<Line> {
             let (comm, pid, _) = process(rest)?;
             return Some(Line::Signal { pfn, comm, pid });
         }
+    }
+    if let Some(rest) = rest.strip_prefix(b"forcibly killing ") {
+        let (comm, pid, _) = process(rest)?;
+        return Some(Line::Kill { pfn, comm, pid });
     }
     let text = String::from_utf8_lossy(rest);
     let (page_type, result) = match text.strip_prefix("recovery action for ") {

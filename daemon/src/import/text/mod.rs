@@ -2,12 +2,13 @@
 //! are often written into one file, and into one another's lines.
 
 pub mod clock;
+mod escapes;
 mod guest;
+mod journal;
 mod kernel;
+mod process;
 mod qmp;
 mod vmm;
-
-use serde::Deserialize;
 
 use crate::{
     event::said::{GuestMce, Said},
@@ -46,55 +47,36 @@ pub struct Scanner {
     /// What was recognised, for the answer.
     pub kinds: std::collections::BTreeSet<&'static str>,
     report: Option<(u64, Stamp, GuestMce)>,
-}
-
-#[derive(Deserialize)]
-struct Journal {
-    #[serde(rename = "MESSAGE")]
-    message: serde_json::Value,
-    #[serde(rename = "__REALTIME_TIMESTAMP")]
-    wall: Option<String>,
-    #[serde(rename = "_SOURCE_MONOTONIC_TIMESTAMP")]
-    boot: Option<String>,
+    journal: journal::Gatherer,
+    virsh: qmp::Virsh,
 }
 
 impl Scanner {
     pub fn line(&mut self, number: u64, line: &[u8]) {
-        if line.first() == Some(&b'{')
-            && memchr::memmem::find(line, b"\"MESSAGE\"").is_some()
-            && let Ok(journal) = serde_json::from_slice::<Journal>(line)
-        {
-            self.journal(number, &journal);
-        } else {
+        let line = &*escapes::strip(line);
+        if let Some(entry) = journal::json(number, line) {
+            return self.entry(&entry);
+        }
+        let (field, entry) = self.journal.line(number, line);
+        if let Some(entry) = entry {
+            self.entry(&entry);
+        }
+        if !field {
             self.text(number, line, None);
         }
     }
 
     /// The file is over.
     pub fn finish(&mut self) {
+        if let Some(entry) = self.journal.finish() {
+            self.entry(&entry);
+        }
         self.close_report();
     }
 
-    fn journal(&mut self, number: u64, entry: &Journal) {
+    fn entry(&mut self, entry: &journal::Entry) {
         self.known += 1;
-        let us = |text: &Option<String>| text.as_ref()?.parse::<u64>().ok()?.checked_mul(1000);
-        let stamp = Stamp {
-            boot: us(&entry.boot),
-            wall: us(&entry.wall).and_then(|ns| i64::try_from(ns).ok()),
-            no_year: false,
-        };
-        match &entry.message {
-            serde_json::Value::String(text) => self.text(number, text.as_bytes(), Some(stamp)),
-            // journald gives what is no UTF-8 as numbers.
-            serde_json::Value::Array(bytes) => {
-                let bytes: Vec<u8> = bytes
-                    .iter()
-                    .filter_map(|b| u8::try_from(b.as_u64()?).ok())
-                    .collect();
-                self.text(number, &bytes, Some(stamp));
-            }
-            _ => {}
-        }
+        self.text(entry.line, &entry.message, Some(entry.stamp));
     }
 
     fn text(&mut self, number: u64, line: &[u8], stamp: Option<Stamp>) {
@@ -140,7 +122,10 @@ impl Scanner {
         if let Some((at, said)) = vmm::read(line) {
             self.kinds.insert("VMM log");
             self.add(number, stamp_at(at), said);
-        } else if let Some((at, wall, said)) = qmp::read(line) {
+        } else if let Some((at, said)) = process::read(line) {
+            self.kinds.insert("system log");
+            self.add(number, stamp_at(at), said);
+        } else if let Some((at, wall, said)) = qmp::read(line).or_else(|| self.virsh.line(line)) {
             self.known += 1;
             self.kinds.insert("QMP events");
             if let Some(said) = said {
@@ -211,6 +196,11 @@ fn from_kernel(line: kernel::Line) -> Said {
             pfn: Hex(pfn),
             page_type,
             result,
+        },
+        kernel::Line::Kill { pfn, comm, pid } => Said::HostKilled {
+            pfn: Hex(pfn),
+            comm,
+            pid,
         },
         kernel::Line::OwnAccess { comm, pid, hva } => Said::OwnAccess {
             comm,

@@ -11,6 +11,8 @@ use crate::{
 pub fn read(line: &[u8]) -> Option<(usize, Said)> {
     memory_error(line)
         .or_else(|| own_memory(line))
+        .or_else(|| reset(line))
+        .or_else(|| run_failed(line))
         .or_else(|| libvirt(line))
         .or_else(|| firecracker(line))
 }
@@ -39,12 +41,28 @@ fn memory_error(line: &[u8]) -> Option<(usize, Said)> {
     })
 }
 
-/// "Hardware memory error!" (up to 4.1), "QEMU got Hardware memory error": it exits. "Hardware memory error
-/// for memory used by QEMU itself instead of guest system!": an optional one, which it ignores.
+/// "Hardware memory error!" (up to 4.1), "QEMU got Hardware memory error at addr 0x…": it exits. "Hardware memory
+/// error … for memory used by QEMU itself instead of guest system!": of type BUS_MCEERR_AO, which it ignores.
 fn own_memory(line: &[u8]) -> Option<(usize, Said)> {
     let at = find(line, b"ardware memory error")?;
-    let fatal = find(&line[at..], b"QEMU itself").is_none();
+    let fatal = find(&line[at..], b"QEMU itself").is_none() || find(&line[at..], b"BUS_MCEERR_AR").is_some();
     Some((at, Said::VmmOwnMemory { fatal }))
+}
+
+/// "CPU 0: Previous MCE still in progress, raising triple fault", "CPU 0: MCE capability is not enabled, …"
+/// (target/i386/helper.c, with `-d cpu_reset`; up to 4.2 the first stands for both).
+fn reset(line: &[u8]) -> Option<(usize, Said)> {
+    let at = find(line, b"raising triple fault")?;
+    let nested = find(&line[..at], b"Previous MCE still in progress").is_some();
+    let disabled = find(&line[..at], b"MCE capability is not enabled").is_some();
+    (nested || disabled).then_some((at, Said::VmmReset { recursive: nested }))
+}
+
+/// "error: kvm run failed Memory page has hardware error": KVM_RUN said -EHWPOISON (accel/kvm/kvm-all.c), which
+/// it does for guest_memfd.
+fn run_failed(line: &[u8]) -> Option<(usize, Said)> {
+    let at = find(line, b"kvm run failed Memory page has hardware error")?;
+    Some((at, Said::RunFailed))
 }
 
 fn libvirt(line: &[u8]) -> Option<(usize, Said)> {
@@ -52,6 +70,11 @@ fn libvirt(line: &[u8]) -> Option<(usize, Said)> {
         let reason = String::from_utf8_lossy(&line[at + 24..]);
         let reason = sanitise(reason.trim(), 32);
         return Some((at, Said::VmShutdown { reason }));
+    }
+    // Before libvirt 3.x no reason was told.
+    if line.ends_with(b": shutting down") && line.first().is_some_and(u8::is_ascii_digit) {
+        let reason = "not told".to_owned();
+        return Some((line.len(), Said::VmShutdown { reason }));
     }
     let name = find(line, b"-name ").map(|at| &line[at + 6..]);
     let uuid = find(line, b"-uuid ").and_then(|at| value(&line[at + 6..], b""));

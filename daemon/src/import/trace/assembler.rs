@@ -6,11 +6,13 @@ use std::collections::{BTreeSet, HashMap};
 use super::{
     fields::{hex, hex_of, number_of, signed_of, value},
     groups::Groups,
+    instructions::Instructions,
+    reason::{self, Kind as Reason},
     record::Record,
     thread::{Thread, userspace_exit},
 };
 use crate::{
-    event::{Event, SigbusSeverity, Vmm, What, said::Said},
+    event::{Event, Isa, SigbusSeverity, Vmm, What, said::Said},
     hex::Hex,
     text::from_c,
 };
@@ -32,21 +34,29 @@ pub struct Assembler {
     pub(super) groups: Groups,
     /// Kinds of events that the trace has shown.
     pub seen: BTreeSet<Kind>,
-    /// Events that the tracer lost.
+    /// Whether the tracer lost events, and how many as far as it says.
+    pub gaps: bool,
     pub lost: u64,
+    /// Records taken.
+    pub records: u64,
     /// Failures of pages for which nobody was signalled.
     pub loose: Vec<(u64, Said)>,
     /// Threads with signals that wait.
     pub(super) waiting: BTreeSet<u32>,
     /// Latest time.
     pub(super) now: u64,
+    /// The clock of the trace counts something, and not seconds.
+    pub unitless: bool,
+    instructions: Instructions,
     out: Vec<Event>,
 }
 
 impl Assembler {
     /// Takes one record; what came of it is in [`Self::take`].
     pub fn record(&mut self, r: &Record<'_>) {
+        self.records += 1;
         self.now = self.now.max(r.t);
+        self.unitless |= !r.unit;
         match r.name {
             b"kvm_entry" => self.entry(r),
             b"kvm_exit" => self.exit(r),
@@ -62,7 +72,12 @@ impl Assembler {
             b"kvm_pio" => self.pio(r),
             b"memory_failure_event" => self.failure(r),
             b"sched_process_exit" => self.ended(r),
-            name if memchr::memmem::find(name, b"get_user_pages_unlocked").is_some() => self.gup(r),
+            b"kvm_emulate_insn" => {
+                self.kvm_thread(r);
+                self.instructions.emulated(r.tid, r.fields);
+            }
+            // A kprobe is called what its owner likes; its fields begin with the place: "(function+0x0/0x40)".
+            _ if r.fields.first() == Some(&b'(') => self.probe(r),
             _ => {}
         }
         if !self.waiting.is_empty() {
@@ -77,6 +92,20 @@ impl Assembler {
 
     pub fn is_idle(&self) -> bool {
         self.out.is_empty()
+    }
+
+    /// Events are missing here: as many as are known, but one at least.
+    pub fn gap(&mut self, lost: u64) {
+        self.gaps = true;
+        self.lost = self.lost.saturating_add(lost);
+        let mut tids: Vec<u32> = self.threads.keys().copied().collect();
+        tids.sort_unstable();
+        for tid in tids {
+            self.say_exit(tid, None);
+            if let Some(thread) = self.threads.get_mut(&tid) {
+                thread.gap();
+            }
+        }
     }
 
     /// The trace is over: what was under way is said as far as it is known.
@@ -203,16 +232,22 @@ impl Assembler {
         }
         thread.open_exit_ns = None;
         thread.exited(r.t, r.fields);
-        let after = memchr::memmem::find(r.fields, b"reason ").map_or(&b""[..], |at| &r.fields[at + 7..]);
-        if thread.mc_open && (after.starts_with(b"MSR_WRITE") || after.starts_with(b"msr")) {
-            self.msr_exit(r);
-        } else if after.starts_with(b"TRIPLE_FAULT") || after.starts_with(b"shutdown") {
-            let vmx = after.starts_with(b"T");
-            let what = What::TripleFault {
-                rip: Hex(hex_of(r.fields, b"rip").unwrap_or(0)),
-                reason: if vmx { 2 } else { 0x7f },
-            };
-            self.say_on(r.t, r.tid, what);
+        // Reading the reason of every exit would cost much of the time; these are few.
+        let (mc_open, begins) = (thread.mc_open, memchr::memmem::find(r.fields, b"reason"));
+        let rare = begins.is_some_and(|at| matches!(r.fields.get(at + 7), Some(b'T' | b's' | b'0'..=b'9')));
+        if !mc_open && !rare {
+            return;
+        }
+        match reason::read(r.fields) {
+            (_, Reason::Msr) if mc_open => self.msr_exit(r),
+            (isa, Reason::TripleFault) => {
+                let what = What::TripleFault {
+                    rip: Hex(reason::rip(r.fields).unwrap_or(0)),
+                    reason: if isa == Isa::Vmx { 2 } else { 0x7f },
+                };
+                self.say_on(r.t, r.tid, what);
+            }
+            _ => {}
         }
     }
 
@@ -222,7 +257,7 @@ impl Assembler {
         if self.seen.contains("kvm_msr") {
             return;
         }
-        let rip = hex_of(r.fields, b"rip");
+        let rip = reason::rip(r.fields);
         let Some(thread) = self.threads.get_mut(&r.tid) else {
             return;
         };
@@ -271,7 +306,9 @@ impl Assembler {
             return;
         }
         exit.said = true;
-        let poison = exit.poison(entry_ns);
+        let rip = exit.rip();
+        let insn = rip.and_then(|rip| self.instructions.at(tid, rip).cloned());
+        let poison = exit.poison(entry_ns, insn);
         let (t, gpa, signal) = (exit.t, poison.gpa, exit.signal_ns);
         let ends = entry_ns.or(poison.user_ns).unwrap_or(t);
         if let Some(thread) = self.threads.get_mut(&tid)
@@ -326,6 +363,9 @@ impl Assembler {
 
     fn msr(&mut self, r: &Record<'_>) {
         self.saw("kvm_msr");
+        if let Some(index) = number_of(r.fields, b"ecx") {
+            return self.raw_msr(r, index);
+        }
         let write = r.fields.starts_with(b"msr_write");
         let mut words = r.fields.split(|b| *b == b' ').filter(|word| !word.is_empty());
         let index = words.nth(1).and_then(hex);
@@ -333,21 +373,28 @@ impl Assembler {
             return;
         }
         let data = words.nth(1).and_then(hex).unwrap_or(u64::MAX);
+        self.mcg_status(r, write, data);
+    }
+
+    /// `write=1 ecx=378 data=0`.
+    fn raw_msr(&mut self, r: &Record<'_>, index: u32) {
+        if u64::from(index) == MSR_MCG_STATUS {
+            let data = hex_of(r.fields, b"data").unwrap_or(u64::MAX);
+            self.mcg_status(r, number_of(r.fields, b"write") == Some(1), data);
+        }
+    }
+
+    fn mcg_status(&mut self, r: &Record<'_>, write: bool, data: u64) {
         self.kvm_thread(r);
-        self.say_on(
-            r.t,
-            r.tid,
-            What::McgStatus {
-                write,
-                data: Hex(data),
-            },
-        );
+        let data = Hex(data);
+        self.say_on(r.t, r.tid, What::McgStatus { write, data });
     }
 
     fn pio(&mut self, r: &Record<'_>) {
         self.saw("kvm_pio");
         let port = hex_of(r.fields, b"at").or_else(|| hex_of(r.fields, b"port"));
-        if !r.fields.starts_with(b"pio_write") || !matches!(port, Some(0x505 | 0xcf9 | 0x64 | 0x604)) {
+        let written = r.fields.starts_with(b"pio_write") || number_of(r.fields, b"rw") == Some(1);
+        if !written || !matches!(port, Some(0x505 | 0xcf9 | 0x64 | 0x604)) {
             return;
         }
         self.kvm_thread(r);
@@ -382,26 +429,44 @@ impl Assembler {
         }
     }
 
-    fn gup(&mut self, r: &Record<'_>) {
-        self.saw("gup");
+    /// A kprobe on the lookup of the page.
+    fn probe(&mut self, r: &Record<'_>) {
+        let place = memchr::memchr(b')', r.fields).map_or(r.fields, |end| &r.fields[..end]);
+        let returns = memchr::memmem::find(place, b"<-").is_some();
+        let gup = memchr::memmem::find(place, b"get_user_pages_unlocked").is_some();
+        let lookup = returns
+            && [&b"hva_to_pfn"[..], b"gfn_to_pfn", b"faultin_pfn"]
+                .iter()
+                .any(|name| memchr::memmem::find(place, name).is_some());
+        if !gup && !lookup {
+            return;
+        }
+        let ret = || {
+            let keys = [&b"ret"[..], b"arg1", b"retval", b"rc"];
+            keys.iter().find_map(|key| signed_of(r.fields, key))
+        };
+        if gup {
+            self.saw("gup");
+        }
         let Some(thread) = self.threads.get_mut(&r.tid) else {
             return;
         };
-        if memchr::memmem::find(r.fields, b"<-").is_some() {
-            let ret = [&b"ret"[..], b"arg1", b"retval", b"rc"];
-            let ret = ret.iter().find_map(|key| signed_of(r.fields, key));
-            thread.gup_ended(r.t, ret);
-        } else {
-            let hva = [&b"start"[..], b"addr", b"hva"];
-            thread.gup_began(r.t, hva.iter().find_map(|key| hex_of(r.fields, key)));
+        match (gup, returns) {
+            // "(hva_to_pfn+0x98/0x2f0 [kvm] <- get_user_pages_unlocked)": what returned stands last.
+            (true, true) => thread.gup_ended(r.t, ret()),
+            (true, false) => {
+                let hva = [&b"start"[..], b"addr", b"hva"];
+                thread.gup_began(r.t, hva.iter().find_map(|key| hex_of(r.fields, key)));
+            }
+            (false, _) => thread.lookup_ended(ret()),
         }
     }
 }
 
 /// RIP of `vcpu N, rip 0x…`; only short values are read, which is what a reset vector is.
 fn rip_of_entry(fields: &[u8]) -> Option<u64> {
-    let at = memchr::memmem::find(fields, b"rip 0x")?;
-    let digits = &fields[at + 6..];
+    let at = memchr::memmem::find(fields, b"rip")?;
+    let digits = fields.get(at + 4..)?.strip_prefix(b"0x")?;
     let end = digits
         .iter()
         .take(17)

@@ -1,8 +1,19 @@
 //! Fields of trace events: `key value`, `key=value` or `key: value`, in hex with and without `0x`. Kernels
 //! and tools print the same field differently; what is not understood is absent.
+//!
+//! An event's own format prints addresses in hex, with `0x` or without (`address 7654040`). The raw fields of
+//! `trace-cmd report -R`, of perf where it cannot read a format, and of tracefs' option `fields` are `key=value`:
+//! hex with `0x`, else decimal.
+
+use super::record::decimal;
 
 /// The value after `key`, up to a space, comma or bracket. `key` must stand at a word's beginning.
 pub fn value<'a>(fields: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+    find(fields, key).map(|(value, _)| value)
+}
+
+/// The same, and whether it is `key=value`.
+fn find<'a>(fields: &'a [u8], key: &[u8]) -> Option<(&'a [u8], bool)> {
     for at in memchr::memmem::find_iter(fields, key) {
         let begins = at == 0 || !fields[at - 1].is_ascii_alphanumeric() && fields[at - 1] != b'_';
         let after = &fields[at + key.len()..];
@@ -14,6 +25,7 @@ pub fn value<'a>(fields: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
             continue;
         }
         let after = after.trim_ascii_start();
+        let raw = after.first() == Some(&b'=');
         let after = after
             .strip_prefix(b"=")
             .or_else(|| after.strip_prefix(b":"))
@@ -24,7 +36,7 @@ pub fn value<'a>(fields: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
             .position(|b| matches!(b, b' ' | b',' | b'[' | b'(' | b')' | b'\t'))
             .unwrap_or(after.len());
         if end > 0 {
-            return Some(&after[..end]);
+            return Some((&after[..end], raw));
         }
     }
     None
@@ -49,7 +61,11 @@ pub fn hex(digits: &[u8]) -> Option<u64> {
 }
 
 pub fn hex_of(fields: &[u8], key: &[u8]) -> Option<u64> {
-    hex(value(fields, key)?)
+    let (value, raw) = find(fields, key)?;
+    match raw {
+        true if !value.starts_with(b"0x") => decimal(value).or_else(|| hex(value)),
+        _ => hex(value),
+    }
 }
 
 /// A decimal that may be negative, or `0x…` of 64 or 32 bits of two's complement, as kprobes print a return.
@@ -109,6 +125,13 @@ mod tests {
         );
         assert_eq!(signed_of(b"(a <- b) ret=0xffffff7b", b"ret"), Some(-133));
         assert_eq!(number_of(b"sig=7 errno=0 code=4", b"code"), Some(4));
+        for raw in [
+            "fault_address=1048640 error_code=1409",
+            "fault_address=0x100040 (1048640) error_code=0x581 (1409)",
+        ] {
+            assert_eq!(hex_of(raw.as_bytes(), b"fault_address"), Some(0x10_0040));
+            assert_eq!(hex_of(raw.as_bytes(), b"error_code"), Some(0x581));
+        }
         assert_eq!(value(b"vcpu_id 1", b"vcpu"), None);
         assert_eq!(value(b"rip", b"rip"), None);
         assert_eq!(hex(b"10000000000000000"), None);

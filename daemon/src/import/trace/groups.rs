@@ -112,9 +112,13 @@ pub fn is_vcpu(comm: &[u8]) -> bool {
     comm.starts_with(b"CPU ") || memchr::memmem::find(comm, b"vcpu").is_some()
 }
 
+/// What latency-format prints of a name.
+const CUT_NAME: usize = 8;
+
 /// Whether the names may be of one process.
 fn related(process: &[u8], thread: &[u8]) -> bool {
-    process == thread || is_vcpu(thread) || thread == b"<...>" || process == b"<...>"
+    let cut = |short: &[u8], long: &[u8]| short.len() == CUT_NAME && long.starts_with(short);
+    process == thread || cut(thread, process) || is_vcpu(thread) || thread == b"<...>" || process == b"<...>"
 }
 
 #[cfg(test)]

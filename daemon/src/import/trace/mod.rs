@@ -3,9 +3,12 @@
 mod assembler;
 mod fields;
 mod groups;
+mod instructions;
+mod reason;
 pub mod record;
 mod signals;
 mod thread;
 
 pub use assembler::Assembler;
 pub use fields::hex;
+pub use signals::action;

@@ -18,6 +18,7 @@ use crate::{
 const SIGNAL_WAITS_NS: u64 = 2_000_000_000;
 const MAX_WAITING: usize = 64;
 const MAX_LOOSE: usize = 4096;
+const SIGBUS: u32 = 7;
 /// Wait status.
 const KILLED_BY_SIGBUS: i32 = 7;
 const BUS_MCEERR_AR: u32 = 4;
@@ -26,7 +27,7 @@ const BUS_MCEERR_AO: u32 = 5;
 impl Assembler {
     pub(super) fn signal(&mut self, r: &Record<'_>) {
         self.saw("send_sig_mceerr");
-        if value(r.fields, b"sig") != Some(b"7") {
+        if number_of(r.fields, b"sig") != Some(SIGBUS) {
             return;
         }
         let required = match number_of(r.fields, b"code") {
@@ -48,8 +49,12 @@ impl Assembler {
             self.groups.signalled(target, &comm);
         }
         let thread = self.thread(r);
-        let in_exit =
-            required && target == r.tid && thread.exit.as_ref().is_some_and(|exit| exit.user.is_none());
+        let in_exit = required
+            && target == r.tid
+            && thread
+                .exit
+                .as_ref()
+                .is_some_and(|exit| exit.user.is_none() && exit.may_be_fault());
         if in_exit && let Some(exit) = &mut thread.exit {
             exit.signal_ns = Some(r.t);
             return;
@@ -69,7 +74,7 @@ impl Assembler {
     pub(super) fn delivered(&mut self, r: &Record<'_>) {
         let poison = matches!(number_of(r.fields, b"code"), Some(BUS_MCEERR_AR | BUS_MCEERR_AO));
         let unhandled = hex_of(r.fields, b"sa_handler") == Some(0);
-        if value(r.fields, b"sig") != Some(b"7") || !poison || !unhandled {
+        if number_of(r.fields, b"sig") != Some(SIGBUS) || !poison || !unhandled {
             return;
         }
         if !self.threads.get(&r.tid).is_some_and(|thread| thread.kvm) {
@@ -162,7 +167,8 @@ impl Assembler {
     }
 }
 
-/// `pfn 0x…: recovery action for TYPE: RESULT`, or `pfn=0x… page_type=TYPE action_result=RESULT` (rasdaemon).
+/// `pfn 0x…: recovery action for TYPE: RESULT`; raw, `pfn=… type=9 result=3`; or
+/// `pfn=0x… page_type=TYPE action_result=RESULT` (rasdaemon).
 pub fn action(fields: &[u8]) -> Option<(u64, String, String)> {
     let pfn = hex_of(fields, b"pfn").or_else(|| {
         let text = value(fields, b"pfn")?;
@@ -171,10 +177,29 @@ pub fn action(fields: &[u8]) -> Option<(u64, String, String)> {
     let text = String::from_utf8_lossy(fields);
     let (page_type, result) = if let Some((_, rest)) = text.split_once("recovery action for ") {
         rest.split_once(": ")?
-    } else {
-        let (_, rest) = text.split_once("page_type=")?;
+    } else if let Some((_, rest)) = text.split_once("page_type=") {
         rest.split_once(" action_result=")?
+    } else {
+        // What the number of a type means depends on the kernel (`enum mf_action_page_type`).
+        let page_type = format!("page type {}", number_of(fields, b"type")?);
+        return Some((
+            pfn,
+            page_type,
+            result_word(&number_of(fields, b"result")?.to_string()),
+        ));
     };
     let words = |text: &str| crate::text::sanitise(text.trim(), 64);
-    Some((pfn, words(page_type), words(result)))
+    Some((pfn, words(page_type), result_word(&words(result))))
+}
+
+/// `enum mf_result` of mm/memory-failure.c, unchanged since 4.19, where a tool printed the number.
+fn result_word(result: &str) -> String {
+    let word = match result.trim_start_matches("0x") {
+        "0" => "Ignored",
+        "1" => "Failed",
+        "2" => "Delayed",
+        "3" => "Recovered",
+        _ => result,
+    };
+    word.to_owned()
 }

@@ -1,6 +1,9 @@
 //! What a trace has shown of one thread since its last guest entry.
 
-use super::fields::{hex, hex_of, number_of, value};
+use super::{
+    fields::{hex, hex_of, number_of, value},
+    reason::{self, Kind},
+};
 use crate::{
     event::{Access, Isa, PoisonExit},
     hex::Hex,
@@ -61,6 +64,8 @@ pub struct Fault {
 }
 
 const EHWPOISON: i64 = -133;
+/// What KVM's lookup of a pfn returns for poison (include/linux/kvm_host.h), the same since 4.19.
+const KVM_PFN_ERR_HWPOISON: i64 = 0x7ff0_0000_0000_0001;
 
 impl Thread {
     pub fn exited(&mut self, t: u64, fields: &[u8]) {
@@ -91,7 +96,7 @@ impl Thread {
                 t,
                 gpa: hex_of(fields, b"address").or_else(|| hex_of(fields, b"fault_address")),
                 error_code: hex_of(fields, b"error_code"),
-                rip: hex_of(fields, b"rip").or_else(|| hex_of(fields, b"guest_rip")),
+                rip: reason::rip(fields),
             });
         }
     }
@@ -101,6 +106,23 @@ impl Thread {
         if let (Some(exit), Some(hva)) = (&mut self.exit, hva) {
             exit.hva = Some(hva);
         }
+    }
+
+    /// A probe on another function of the lookup said what it returned.
+    pub fn lookup_ended(&mut self, ret: Option<i64>) {
+        if let Some(exit) = &mut self.exit
+            && ret == Some(KVM_PFN_ERR_HWPOISON)
+        {
+            exit.gup_ret.get_or_insert(EHWPOISON);
+        }
+    }
+
+    /// Events were lost: what was under way may have ended since.
+    pub fn gap(&mut self) {
+        self.exit = None;
+        self.open_exit_ns = None;
+        self.gup_begin = None;
+        self.mc_open = false;
     }
 
     pub fn gup_ended(&mut self, t: u64, ret: Option<i64>) {
@@ -120,25 +142,33 @@ impl Exit {
     }
 
     pub fn rip(&self) -> Option<u64> {
-        hex_of(&self.fields, b"rip")
-            .or_else(|| hex_of(&self.fields, b"guest_rip"))
-            .or_else(|| self.fault.as_ref()?.rip)
+        reason::rip(&self.fields).or_else(|| self.fault.as_ref()?.rip)
     }
 
+    /// Which extension: by the reason, else by what only one of them prints as the fault's error code.
     pub fn isa(&self) -> Isa {
-        match value(&self.fields, b"reason") {
-            Some(b"npf") => Isa::Svm,
-            Some(b"EPT_VIOLATION" | b"EPT_MISCONFIG") => Isa::Vmx,
-            Some(reason) if reason.iter().any(u8::is_ascii_uppercase) => Isa::Vmx,
-            Some(reason) if reason.iter().any(u8::is_ascii_lowercase) && !reason.starts_with(b"0x") => {
-                Isa::Svm
-            }
-            _ => Isa::Unknown,
+        let (isa, _) = reason::read(&self.fields);
+        match (isa, self.error_code()) {
+            // Bits 32 and 33 are NPF's; bit 7, always set on an access by address, is reserved in NPF's.
+            (Isa::Unknown, Some(code)) if code >> 32 & 3 != 0 => Isa::Svm,
+            (Isa::Unknown, Some(code)) if code & 0x80 != 0 => Isa::Vmx,
+            (isa, _) => isa,
         }
     }
 
-    /// GPA of the fault: from kvm_page_fault, else of SVM's EXITINFO2.
+    /// Whether it can have been on poison: what left the guest for another reason is answered by no SIGBUS of
+    /// its own.
+    pub fn may_be_fault(&self) -> bool {
+        self.fault.is_some() || matches!(reason::read(&self.fields).1, Kind::Fault | Kind::Unknown)
+    }
+
+    /// GPA of the fault: from kvm_page_fault, else of SVM's EXITINFO2. With shadow paging the address is the
+    /// guest's virtual one, and the exit an exception's.
     pub fn gpa(&self) -> Option<u64> {
+        let (_, kind) = reason::read(&self.fields);
+        if kind != Kind::Fault && kind != Kind::Unknown {
+            return None;
+        }
         if let Some(fault) = &self.fault {
             return fault.gpa;
         }
@@ -148,10 +178,13 @@ impl Exit {
         hex_of(&self.fields, b"info2").or_else(|| second_info(&self.fields))
     }
 
+    fn error_code(&self) -> Option<u64> {
+        let of_fault = self.fault.as_ref().and_then(|fault| fault.error_code);
+        of_fault.or_else(|| reason::info1(&self.fields))
+    }
+
     fn access(&self) -> Access {
-        let code = self.fault.as_ref().and_then(|fault| fault.error_code);
-        let code = code.or_else(|| hex_of(&self.fields, b"info1").or_else(|| hex_of(&self.fields, b"info")));
-        match (self.isa(), code) {
+        match (self.isa(), self.error_code()) {
             // Exit qualification: read, write, fetch.
             (Isa::Vmx, Some(q)) if q & 2 != 0 => Access::Write,
             (Isa::Vmx, Some(q)) if q & 4 != 0 => Access::Fetch,
@@ -166,17 +199,18 @@ impl Exit {
 
     /// The port that the guest wrote to in this exit (I/O exit information of either vendor).
     pub fn out_port(&self) -> Option<u64> {
-        let info = hex_of(&self.fields, b"info1").or_else(|| hex_of(&self.fields, b"info"))?;
-        let input = match value(&self.fields, b"reason")? {
-            b"IO_INSTRUCTION" => info & 8 != 0,
-            b"io" => info & 1 != 0,
+        let info = reason::info1(&self.fields)?;
+        let input = match reason::read(&self.fields) {
+            (Isa::Vmx, Kind::Port) => info & 8 != 0,
+            (Isa::Svm, Kind::Port) => info & 1 != 0,
             _ => return None,
         };
         (!input).then_some((info >> 16) & 0xffff)
     }
 
-    /// As the correlator takes it. `entry_ns` for an exit that never left the kernel.
-    pub fn poison(&self, entry_ns: Option<u64>) -> PoisonExit {
+    /// As the correlator takes it. `entry_ns` for an exit that never left the kernel; `insn` where the
+    /// instruction at its RIP is known.
+    pub fn poison(&self, entry_ns: Option<u64>, insn: Option<String>) -> PoisonExit {
         let isa = self.isa();
         PoisonExit {
             exit_ns: (!self.fields.is_empty()).then_some(self.t),
@@ -198,7 +232,7 @@ impl Exit {
             },
             user_reason: self.user.map(|(_, reason, _)| reason),
             user_errno: self.user.map(|(_, _, errno)| errno),
-            insn: None,
+            insn,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The report, for people: text for a terminal and a ticket, a page for a browser and for paper.
 
 mod html;
+mod latency;
 mod lines;
 mod plots;
 mod text;

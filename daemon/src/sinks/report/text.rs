@@ -2,7 +2,7 @@
 
 use console::{Style, StyledObject};
 
-use super::{count, duration, hex, lines, many, offset, or, size};
+use super::{count, duration, hex, latency, lines, many, offset, or, size};
 use crate::{
     host::Host,
     incident::model::{Confidence, Distribution, Incident, Outcome, Told},
@@ -232,28 +232,8 @@ impl Page {
         for (name, distribution) in rows {
             self.fact("", &format!("{name:<14}{}", latency_row(distribution)));
         }
-        if let Some(share) = l.gup_share {
-            let basis = l.gup_basis.map_or("?", |basis| basis.word());
-            self.fact(
-                "",
-                &format!(
-                    "the host-side gup is {:.1} % of the time in the kernel ({basis})",
-                    share * 100.0
-                ),
-            );
-        }
-        if let Some(claim) = &l.claim_63_exits {
-            let with = claim
-                .with_vmm_ns
-                .map_or_else(String::new, |ns| format!(" ({} with the VMM)", duration(ns)));
-            let holds = if claim.within_50us { "within" } else { "over" };
-            self.fact(
-                "",
-                &format!(
-                    "63 such exits take {}{with}: {holds} the 50 µs claimed on LKML in 2020",
-                    duration(claim.in_kernel_ns)
-                ),
-            );
+        for sentence in latency::words(l) {
+            self.fact("", &sentence);
         }
     }
 

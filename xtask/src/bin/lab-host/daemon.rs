@@ -1,6 +1,7 @@
 //! The daemon under test, run as on any host.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -26,9 +27,22 @@ impl Daemon {
     /// Returns once the daemon says that its probes are attached. `recording`: its file in the share;
     /// `more`: options.
     pub fn start(recording: &str, more: &[&str], log: &Log) -> Result<Self> {
+        // With the BPF programs' own diagnostics: the log is for those who look for what went wrong.
+        Self::launch("debug", recording, more, log)
+    }
+
+    /// With nothing in the store, and without diagnostics, which take time.
+    pub fn start_afresh(recording: &str, more: &[String], log: &Log) -> Result<Self> {
+        if Path::new(STATE).exists() {
+            fs::remove_dir_all(STATE).with_context(|| format!("cannot remove {STATE}"))?;
+        }
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        Self::launch("info", recording, &more, log)
+    }
+
+    fn launch(log_level: &str, recording: &str, more: &[&str], log: &Log) -> Result<Self> {
         let mut child = Command::new(program())
-            // With the BPF programs' own diagnostics: the log is for those who look for what went wrong.
-            .args(["--log-level", "debug", "run", "--state-dir", STATE, "--record"])
+            .args(["--log-level", log_level, "run", "--state-dir", STATE, "--record"])
             .arg(format!("{SHARE}/out/{recording}"))
             .args(more)
             .stdin(Stdio::null())

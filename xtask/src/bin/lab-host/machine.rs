@@ -12,6 +12,8 @@ use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::system::{RebootCommand, finit_module, reboot, sethostname};
 
+use crate::log::Log;
+
 pub const SHARE: &str = "/lab";
 const TREE: &str = "/tree";
 
@@ -85,6 +87,14 @@ pub fn name(hostname: &str) -> Result<()> {
 
 pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Gives simulated poison's page back, so that the next storm begins as the first did.
+pub fn forget_poison(pfn: u64, log: &Log) {
+    let file = "/sys/kernel/debug/hwpoison/unpoison-pfn";
+    if let Err(error) = fs::write(file, format!("{pfn:#x}")) {
+        log.line(&format!("lab: cannot give page frame {pfn:#x} back: {error}"));
+    }
 }
 
 /// All records of the kernel's log, as dmesg prints them.

@@ -3,6 +3,7 @@
 //! by a serial port.
 
 mod daemon;
+mod ftrace;
 mod log;
 mod machine;
 mod scenario;

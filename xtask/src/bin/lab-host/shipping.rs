@@ -3,27 +3,29 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use lab_contract::storm::{ALL_SHIPPED, SHIPPING_PORT, Shipped};
 use rustix::termios::{OptionalActions, Termios, speed, tcdrain, tcgetattr, tcsetattr};
 
-/// Every file of the folder, then a line that says how many they were.
+/// Every file of the folder and of the folders in it, then a line that says how many they were.
 pub fn ship(folder: &str) -> Result<()> {
     let port = open()?;
     let mut out = BufWriter::new(&port);
-    let mut count = 0;
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {folder}"))? {
-        let path = entry?.path();
-        send(&mut out, &path).with_context(|| format!("cannot ship {}", path.display()))?;
-        count += 1;
+    let mut files = Vec::new();
+    find(Path::new(folder), &mut files)?;
+    for path in &files {
+        let name = path.strip_prefix(folder)?.to_string_lossy();
+        send(&mut out, path, &name).with_context(|| format!("cannot ship {}", path.display()))?;
     }
     let last = Shipped {
         name: ALL_SHIPPED.to_owned(),
-        length: count,
+        length: files.len(),
         content: String::new(),
     };
     line(&mut out, &last)?;
@@ -31,14 +33,26 @@ pub fn ship(folder: &str) -> Result<()> {
     tcdrain(&port).context("the serial port does not drain")
 }
 
-fn send(out: &mut impl Write, path: &Path) -> Result<()> {
+fn find(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            find(&path, files)?;
+        } else {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn send(out: &mut impl Write, path: &Path, name: &str) -> Result<()> {
     let content = fs::read(path)?;
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(&content)?;
     let file = Shipped {
-        name: path
-            .file_name()
-            .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+        name: name.to_owned(),
         length: content.len(),
-        content: STANDARD.encode(&content),
+        content: STANDARD.encode(gzip.finish()?),
     };
     line(out, &file)
 }

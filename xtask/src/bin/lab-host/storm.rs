@@ -1,4 +1,4 @@
-//! Drives one storm: the daemon, the tiny VMM, the daemon's answer.
+//! Drives storms, one after the other: the daemon, the tiny VMM, the daemon's answer.
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
@@ -6,9 +6,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lab_contract::storm::{STORM_FILE, STORM_VMM_FILE, Storm, StormResult};
+use lab_contract::storm::{Counters, FTRACE_FILE, STORM_FILE, STORM_VMM_FILE, Storm, StormResult, Storms};
 
 use crate::daemon::{self, Daemon};
+use crate::ftrace::Ftrace;
 use crate::log::{Log, uptime};
 use crate::machine::{self, SHARE};
 use crate::vmm::in_words;
@@ -36,54 +37,87 @@ pub fn work() -> Result<()> {
 
 fn perform(log: &Log) -> Result<()> {
     let text = fs::read_to_string(STORM_FILE).context("the initramfs has no storm")?;
-    let storm: Storm = serde_json::from_str(&text).context("the storm is not readable")?;
-    machine::name(&storm.hostname)?;
-    let mut result = describe()?;
+    let storms: Storms = serde_json::from_str(&text).context("the storms are not readable")?;
+    machine::name(&storms.hostname)?;
+    for storm in &storms.storms {
+        let folder = format!("{SHARE}/out/{}", storm.name);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot create {folder}"))?;
+        let mut result = describe()?;
+        // The others can still be run.
+        if let Err(error) = one(storm, &folder, &mut result, log) {
+            log.line(&format!("lab: {} failed: {error:#}", storm.name));
+            result.error = Some(format!("{error:#}"));
+        }
+        fs::write(
+            format!("{folder}/result.json"),
+            serde_json::to_string_pretty(&result)?,
+        )
+        .context("cannot write the result")?;
+        if let Ok(counters) = fs::read(format!("{folder}/vmm.json"))
+            && let Ok(counters) = serde_json::from_slice::<Counters>(&counters)
+        {
+            machine::forget_poison(counters.pfn, log);
+        }
+    }
+    Ok(())
+}
+
+fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Result<()> {
+    // Before the daemon: of two probes at one tracepoint the first to come is the first to see.
+    let ftrace = storm.ftrace.then(Ftrace::start).transpose()?;
     let mut daemon = None;
-    if storm.daemon {
+    if let Some(options) = &storm.daemon {
         log.step("starting poisontrace");
-        let more: &[&str] = if storm.read_guest_code {
-            &["--read-guest-code"]
-        } else {
-            &[]
-        };
-        let started = Daemon::start("recording.ptrace", more, log)?;
+        let recording = inside(storm, "recording.ptrace");
+        let started = Daemon::start_afresh(&recording, options, log)?;
         log.step("poisontrace is ready");
         result.daemon_kib_before = Some(started.resident_kib()?);
         daemon = Some(started);
     }
-    run_vmm(&storm, &mut result, log)?;
+    let clocks = ftrace.as_ref().map(Ftrace::record);
+    run_vmm(storm, folder, result, log)?;
+    if let (Some(ftrace), Some(before)) = (ftrace, clocks) {
+        result.clocks = Some([before?, ftrace.save(&format!("{folder}/{FTRACE_FILE}"))?]);
+    }
     if let Some(daemon) = &mut daemon {
         std::thread::sleep(AFTER_END);
         daemon.running()?;
         result.daemon_kib_after = Some(daemon.resident_kib()?);
         log.step("asking poisontrace why");
-        let explain = ["explain", "--last", "--format"];
-        result.explain_exit = daemon::ask(&[&explain[..], &["json"]].concat(), "explain.json", log)?;
-        daemon::ask(&[&explain[..], &["text"]].concat(), "explain.txt", log)?;
+        for format in ["json", "text"] {
+            let extension = if format == "json" { "json" } else { "txt" };
+            let file = inside(storm, &format!("explain.{extension}"));
+            let exit = daemon::ask(&["explain", "--last", "--format", format], &file, log)?;
+            result.explain_exit = result.explain_exit.max(exit);
+        }
     }
     if let Some(daemon) = daemon {
         log.step("stopping poisontrace");
         result.daemon_exit = daemon.stop()?.map(|(status, _)| status);
     }
-    fs::write(
-        format!("{SHARE}/out/result.json"),
-        serde_json::to_string_pretty(&result)?,
-    )
-    .context("cannot write the result")
+    Ok(())
 }
 
-fn run_vmm(storm: &Storm, result: &mut StormResult, log: &Log) -> Result<()> {
+/// A file of this storm, in the folder of all.
+fn inside(storm: &Storm, file: &str) -> String {
+    if storm.name.is_empty() {
+        file.to_owned()
+    } else {
+        format!("{}/{file}", storm.name)
+    }
+}
+
+fn run_vmm(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Result<()> {
     log.step(&format!("{} by {}", storm.plan.instruction, storm.plan.mode));
     let started = uptime();
-    let errors = File::create(format!("{SHARE}/out/vmm.log")).context("cannot write vmm.log")?;
+    let errors = File::create(format!("{folder}/vmm.log")).context("cannot write vmm.log")?;
     let output = Command::new(STORM_VMM_FILE)
         .arg(serde_json::to_string(&storm.plan)?)
         .stdin(Stdio::null())
         .stderr(errors)
         .output()
         .context("cannot start the VMM")?;
-    fs::write(format!("{SHARE}/out/vmm.json"), &output.stdout).context("cannot write vmm.json")?;
+    fs::write(format!("{folder}/vmm.json"), &output.stdout).context("cannot write vmm.json")?;
     result.vmm_s = uptime() - started;
     result.vmm_end = in_words(output.status);
     result.vmm_signal = output.status.signal();

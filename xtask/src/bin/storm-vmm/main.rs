@@ -8,13 +8,13 @@ mod sigbus;
 
 use std::collections::BTreeSet;
 use std::io::{Write, stdout};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use kvm_ioctls::VcpuExit;
 use lab_contract::storm::{Counters, LINE_SIZE, Mode, StormPlan};
 
-use guest::{DONE, Guest, MACHINE_CHECK, POISON_ME, POISONED};
+use guest::{BARE_EXITS_DONE, DONE, Guest, MACHINE_CHECK, POISON_ME, POISONED};
 use machine::Machine;
 use memory::{Memory, PAGE};
 use sigbus::{Code, Sigbus};
@@ -65,13 +65,16 @@ enum Call {
 impl Run {
     fn go_on(&mut self) -> Result<()> {
         loop {
+            let started = Instant::now();
             let call = match self.machine.vcpu.run() {
                 Ok(VcpuExit::IoOut(port, _)) => Call::Port(port),
                 Ok(other) => Call::Other(format!("{other:?}")),
                 Err(error) if error.errno() == libc::EINTR => Call::Interrupted,
                 Err(error) => return Err(error).context("KVM_RUN"),
             };
+            let took = started.elapsed();
             if let Some(signal) = sigbus::take() {
+                self.counters.run_ns += u64::try_from(took.as_nanos())?;
                 ensure!(
                     matches!(call, Call::Interrupted),
                     "SIGBUS came while the guest did something else"
@@ -83,7 +86,7 @@ impl Run {
                 continue;
             }
             match call {
-                Call::Interrupted => {}
+                Call::Interrupted | Call::Port(BARE_EXITS_DONE) => {}
                 Call::Port(POISON_ME) => self.poison()?,
                 Call::Port(MACHINE_CHECK) => self.counters.handled += 1,
                 Call::Port(DONE) => {

@@ -1,11 +1,13 @@
 //! The files that the emulated host sent by its serial port.
 
 use std::fs;
-use std::path::Path;
+use std::io::Read;
+use std::path::{Component, Path};
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use flate2::read::GzDecoder;
 use lab_contract::storm::{ALL_SHIPPED, Shipped};
 
 /// Writes them into a folder. Nothing may be missing.
@@ -19,9 +21,7 @@ pub fn unpack(shipped: &Path, into: &Path) -> Result<()> {
             ensure!(file.length == count, "{count} of {} files arrived", file.length);
             return Ok(());
         }
-        let content = STANDARD
-            .decode(&file.content)
-            .with_context(|| format!("{} did not arrive whole", file.name))?;
+        let content = content(&file).with_context(|| format!("{} did not arrive whole", file.name))?;
         ensure!(
             content.len() == file.length,
             "{} arrived with {} of {} bytes",
@@ -29,29 +29,50 @@ pub fn unpack(shipped: &Path, into: &Path) -> Result<()> {
             content.len(),
             file.length
         );
+        let name = Path::new(&file.name);
         ensure!(
-            !file.name.contains('/'),
-            "{} is no plain name of a file",
+            name.components().all(|part| matches!(part, Component::Normal(_))),
+            "{} leads out of the folder",
             file.name
         );
-        fs::write(into.join(&file.name), content)
-            .with_context(|| format!("cannot write to {}", into.display()))?;
+        let path = into.join(name);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
         count += 1;
     }
     bail!("the files of the emulated host did not all arrive: {count} did")
 }
 
+fn content(file: &Shipped) -> Result<Vec<u8>> {
+    let gzip = STANDARD.decode(&file.content)?;
+    let mut content = Vec::new();
+    GzDecoder::new(&gzip[..]).read_to_end(&mut content)?;
+    Ok(content)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use flate2::{Compression, write::GzEncoder};
+
     use super::*;
 
     fn line(name: &str, content: &str, length: usize) -> String {
         let file = Shipped {
             name: name.to_owned(),
             length,
-            content: STANDARD.encode(content),
+            content: STANDARD.encode(gzip(content)),
         };
         serde_json::to_string(&file).unwrap_or_default() + "\n"
+    }
+
+    fn gzip(content: &str) -> Vec<u8> {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(content.as_bytes()).unwrap();
+        gzip.finish().unwrap()
     }
 
     fn arrives(lines: &str) -> Result<String> {
@@ -65,6 +86,11 @@ mod tests {
     #[test]
     fn whole_files_arrive_and_others_are_refused() -> Result<()> {
         let whole = line("a.txt", "poison", 6);
+        let below = line("walk/b.txt", "line", 4);
+        assert_eq!(
+            arrives(&(whole.clone() + &below + &line(ALL_SHIPPED, "", 2)))?,
+            "poison"
+        );
         assert_eq!(arrives(&(whole.clone() + &line(ALL_SHIPPED, "", 1)))?, "poison");
         for broken in [
             whole.clone(),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use lab_contract::DAEMON_FILE;
-use lab_contract::storm::{STORM_FILE, STORM_VMM_FILE, Storm};
+use lab_contract::storm::{STORM_FILE, STORM_VMM_FILE, Storms};
 
 use super::packages::Packages;
 use super::processor::Processor;
@@ -25,7 +25,7 @@ pub struct Content<'a> {
     pub programs: &'a Path,
     pub daemon: Option<&'a Path>,
     pub processor: Processor,
-    pub storm: &'a Storm,
+    pub storms: &'a Storms,
 }
 
 /// Writes `name` into the folder.
@@ -69,7 +69,7 @@ fn initramfs(content: &Content, folder: &Path, to: &Path) -> Result<()> {
     let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
     let tree = &content.packages.tree;
     let mut extras = vec![
-        Extra::File(STORM_FILE, serde_json::to_vec(content.storm)?),
+        Extra::File(STORM_FILE, serde_json::to_vec(content.storms)?),
         Extra::Program(STORM_VMM_FILE, read(&content.programs.join("storm-vmm"))?),
         Extra::Folder("lab"),
         Extra::Folder("lab/bin"),
@@ -96,7 +96,7 @@ fn initramfs(content: &Content, folder: &Path, to: &Path) -> Result<()> {
     let modules = content
         .packages
         .kernel
-        .modules(&[content.processor.kvm_module()])?;
+        .modules(&[content.processor.kvm_module(), "hwpoison_inject"])?;
     initramfs::write(to, &content.programs.join("lab-host"), &modules, &extras)
 }
 

@@ -4,18 +4,21 @@
 pub mod agreement;
 mod arrival;
 mod bochs;
+pub mod cells;
 mod decode_assists;
 mod emulator;
 mod image;
 mod packages;
 mod processor;
+pub mod timing;
+mod trace;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, bail};
-use lab_contract::storm::{Counters, Mode, Storm, StormPlan, StormResult};
+use lab_contract::storm::{Counters, Mode, Storm, StormResult, Storms};
 use serde::de::DeserializeOwned;
 
 use super::emulator::End;
@@ -26,8 +29,9 @@ use image::Content;
 use packages::Packages;
 pub use processor::Processor;
 
-/// A boot and a storm take about half a minute on two idle cores.
-const DEADLINE: Duration = Duration::from_secs(300);
+/// A boot takes a quarter of a minute on two idle cores, a storm under poisontrace as long.
+const DEADLINE: Duration = Duration::from_secs(240);
+const PER_STORM: Duration = Duration::from_secs(60);
 /// More for storms that are long by design; one exit takes a third of this.
 const PER_EXIT: Duration = Duration::from_millis(1);
 
@@ -38,14 +42,7 @@ pub struct StormLab {
     packages: Packages,
 }
 
-/// The daemon that watches a storm.
-#[derive(Clone, Copy)]
-pub struct Watch<'a> {
-    pub daemon: &'a Path,
-    pub read_guest_code: bool,
-}
-
-/// A storm that was run: what the emulated host and the VMM say, and the folder with all files.
+/// A storm that was run: what the emulated host and the VMM say, and the folder with its files.
 pub struct StormRun {
     pub result: StormResult,
     pub counters: Counters,
@@ -62,30 +59,27 @@ impl StormLab {
         })
     }
 
-    /// Boots the host for one storm; `watch` says what watches it, if anything does.
+    /// Boots the host for these storms, one after the other. `daemon` is what watches those that are to be watched.
     pub fn run(
         &self,
         name: &str,
         processor: Processor,
-        plan: StormPlan,
-        watch: Option<Watch<'_>>,
+        storms: &[Storm],
+        daemon: Option<&Path>,
         progress: &Progress,
-    ) -> Result<StormRun> {
+    ) -> Result<Vec<Result<StormRun>>> {
         let folder = self.folder.join(name);
         crate::stamp::start_over(&folder)?;
         progress.step("lab: writing the host's CD");
-        let storm = Storm {
-            hostname: "lab-host".to_owned(),
-            daemon: watch.is_some(),
-            read_guest_code: watch.is_some_and(|watch| watch.read_guest_code),
-            plan,
-        };
         let content = Content {
             packages: &self.packages,
             programs: &self.programs,
-            daemon: watch.map(|watch| watch.daemon),
+            daemon,
             processor,
-            storm: &storm,
+            storms: &Storms {
+                hostname: "lab-host".to_owned(),
+                storms: storms.to_vec(),
+            },
         };
         image::write(&content, &folder, DISC)?;
         let host = Host {
@@ -93,7 +87,7 @@ impl StormLab {
             tree: &self.packages.tree,
             processor,
             folder: &folder,
-            deadline: deadline(plan),
+            deadline: deadline(storms),
         };
         let out = folder.join("out");
         for last_try in [false, true] {
@@ -101,11 +95,10 @@ impl StormLab {
             match host.boot(progress)? {
                 End::Done => {
                     arrival::unpack(&folder.join(SHIPPED), &out)?;
-                    return Ok(StormRun {
-                        result: read(&out, "result.json")?,
-                        counters: read(&out, "vmm.json").map_err(|error| vmm_failed(&out, error))?,
-                        out,
-                    });
+                    return Ok(storms
+                        .iter()
+                        .map(|storm| outcome(&out.join(&storm.name)))
+                        .collect());
                 }
                 End::Failed(reason) => {
                     // Without them there is the reason, at least.
@@ -123,6 +116,19 @@ impl StormLab {
     }
 }
 
+fn outcome(out: &Path) -> Result<StormRun> {
+    let result: StormResult = read(out, "result.json")?;
+    let counters = read(out, "vmm.json").map_err(|error| vmm_failed(out, error))?;
+    if let Some(error) = result.error {
+        bail!("the storm failed: {error}; see {}", out.display());
+    }
+    Ok(StormRun {
+        result,
+        counters,
+        out: out.to_path_buf(),
+    })
+}
+
 /// A VMM that did not count to its end says why in a line of its own.
 fn vmm_failed(out: &Path, error: Error) -> Error {
     let words = fs::read_to_string(out.join("vmm.log")).unwrap_or_default();
@@ -132,11 +138,12 @@ fn vmm_failed(out: &Path, error: Error) -> Error {
     }
 }
 
-fn deadline(plan: StormPlan) -> Duration {
-    match plan.mode {
-        Mode::Swallow => DEADLINE + PER_EXIT * u32::try_from(plan.exits).unwrap_or(u32::MAX),
-        _ => DEADLINE,
-    }
+fn deadline(storms: &[Storm]) -> Duration {
+    let more = |storm: &Storm| match storm.plan.mode {
+        Mode::Swallow => PER_STORM + PER_EXIT * u32::try_from(storm.plan.exits).unwrap_or(u32::MAX),
+        _ => PER_STORM,
+    };
+    DEADLINE + storms.iter().map(more).sum::<Duration>()
 }
 
 fn read<T: DeserializeOwned>(out: &Path, name: &str) -> Result<T> {

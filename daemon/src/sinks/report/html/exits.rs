@@ -3,8 +3,8 @@
 use maud::{Markup, PreEscaped, html};
 
 use crate::{
-    incident::model::{Incident, Latency},
-    sinks::report::{count, duration, lines, many, plots},
+    incident::model::Incident,
+    sinks::report::{count, duration, latency, lines, many, plots},
 };
 
 pub fn section(i: &Incident) -> Markup {
@@ -103,7 +103,7 @@ pub fn latency(i: &Incident) -> Markup {
                         }
                     }
                 } }
-                (words(l))
+                @for sentence in latency::words(l) { p { (sentence) } }
                 @if let Some(svg) = plots::histograms(&rows) {
                     figure {
                         div role="img" aria-label="Histograms of the latencies" { (PreEscaped(svg)) }
@@ -112,24 +112,6 @@ pub fn latency(i: &Incident) -> Markup {
                         }
                     }
                 }
-            }
-        }
-    }
-}
-
-fn words(l: &Latency) -> Markup {
-    html! {
-        @if let Some(share) = l.gup_share {
-            p {
-                "The host-side gup is " (format!("{:.1}", share * 100.0)) " % of the time in the kernel"
-                @if let Some(basis) = l.gup_basis { " (" (basis) ")" } "."
-            }
-        }
-        @if let Some(claim) = &l.claim_63_exits {
-            p {
-                "63 such exits take " strong { (duration(claim.in_kernel_ns)) }
-                @if let Some(ns) = claim.with_vmm_ns { " (" (duration(ns)) " with the VMM)" }
-                ": " @if claim.within_50us { "within" } @else { "over" } " the 50 µs claimed on LKML in 2020."
             }
         }
     }

@@ -1,74 +1,10 @@
-//! The binary on what others kept: traces, logs and consoles, alone and together.
+//! The recordings that are known, and short texts of each kind.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test fails by panicking; its helper functions too"
-)]
+use std::{fs, path::Path};
 
-mod common;
-
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Output,
-};
-
-use common::poisontrace;
 use serde_json::Value;
 
-fn trace(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/traces")
-        .join(name)
-}
-
-fn amd(name: &str) -> PathBuf {
-    trace("amd-linux-guest-panic").join(name)
-}
-
-fn explain(files: &[PathBuf]) -> Output {
-    let options = ["explain", "--format", "json", "--from"].map(PathBuf::from);
-    poisontrace(options.iter().chain(files))
-}
-
-/// The incidents, held against the contract.
-fn incidents_of(output: &Output) -> Vec<Value> {
-    assert!(output.status.success(), "{output:?}");
-    if output.stdout.is_empty() {
-        return Vec::new();
-    }
-    common::answer(output)["incidents"].as_array().unwrap().clone()
-}
-
-fn incidents(files: &[PathBuf]) -> Vec<Value> {
-    let output = explain(files);
-    assert!(output.stderr.is_empty(), "{output:?}");
-    incidents_of(&output)
-}
-
-fn only(files: &[PathBuf]) -> Value {
-    let mut all = incidents(files);
-    assert_eq!(all.len(), 1, "{all:#?}");
-    all.remove(0)
-}
-
-/// The answer to one text, as a file.
-fn told(text: &str) -> Vec<Value> {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("text");
-    fs::write(&file, text).unwrap();
-    incidents(&[file])
-}
-
-fn verdict(i: &Value) -> (&str, &str, &str) {
-    let word = |key: &str| i[key].as_str().unwrap();
-    (word("outcome"), word("cause"), word("confidence"))
-}
-
-fn misses(i: &Value, words: &str) -> bool {
-    let missing = i["missing"].as_array().unwrap();
-    missing.iter().any(|m| m.as_str().unwrap().contains(words))
-}
+use crate::{amd, explain, incidents, misses, only, told, trace, verdict};
 
 #[test]
 fn the_trace_alone_shows_the_poison_and_an_unfinished_machine_check() {
@@ -229,40 +165,6 @@ fn a_kernel_log_alone_names_page_and_process() {
 }
 
 #[test]
-fn the_dialects_of_trace_cmd_and_perf_tell_what_ftrace_tells() {
-    let ftrace = fs::read_to_string(amd("ftrace.txt")).unwrap();
-    let expected = only(&[amd("ftrace.txt")]);
-    let perf: String = ftrace
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .map(|line| {
-            let (task, rest) = line.split_once(" [").unwrap();
-            let (comm, tid) = task.trim().rsplit_once('-').unwrap();
-            let (cpu, rest) = rest.split_once(']').unwrap();
-            let (_, rest) = rest.trim().split_once(' ').unwrap();
-            let (time, event) = rest.trim().split_once(' ').unwrap();
-            format!("{comm:>16} {tid:>6} [{cpu}] {time} kvm:{event}\n")
-        })
-        .collect();
-    let trace_cmd = perf.replace(" kvm:", " ");
-    for text in [perf, trace_cmd] {
-        let all = told(&text);
-        assert_eq!(all.len(), 1);
-        for key in [
-            "outcome",
-            "cause",
-            "page",
-            "exits",
-            "latency_ns",
-            "injections",
-            "signals",
-        ] {
-            assert_eq!(all[0][key], expected[key], "{key}");
-        }
-    }
-}
-
-#[test]
 fn junk_between_the_lines_changes_nothing() {
     for file in ["ftrace.txt", "console.txt", "qemu.log"].map(amd) {
         let expected = only(std::slice::from_ref(&file));
@@ -287,34 +189,6 @@ fn junk_between_the_lines_changes_nothing() {
         fs::write(&copy, noisy).unwrap();
         assert_eq!(only(&[copy]), expected);
     }
-}
-
-#[test]
-fn what_cannot_be_read_is_named_and_the_rest_is_used() {
-    let dir = tempfile::tempdir().unwrap();
-    let packed = dir.path().join("packed");
-    fs::write(&packed, b"\x1f\x8b\x08 and so on").unwrap();
-    let letter = dir.path().join("letter");
-    fs::write(&letter, "to somebody\n").unwrap();
-    let output = explain(&[
-        packed.clone(),
-        amd("console.txt"),
-        dir.path().join("gone"),
-        letter,
-    ]);
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(incidents_of(&output).len(), 1);
-    assert_eq!(stderr.lines().count(), 3, "{stderr}");
-    for words in [
-        "packed: line 1: compressed by gzip",
-        "gone: No such file",
-        "letter: nothing in its 1 lines",
-    ] {
-        assert!(stderr.contains(words), "{stderr}");
-    }
-    let output = explain(&[packed]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(output.stdout.is_empty());
 }
 
 #[test]
@@ -442,34 +316,6 @@ fn a_vmm_without_a_handler_is_killed_by_its_signal() {
         all[0]["page"]["gpa"], "0x7654000",
         "from EXITINFO2: kvm_page_fault was not traced"
     );
-}
-
-/// The bound is generous: an unoptimised build on a busy machine. The number itself is printed; an optimised
-/// build is to read a million lines in a second.
-#[test]
-fn a_million_lines_of_a_trace_take_seconds_and_no_memory() {
-    use std::io::Write as _;
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("long");
-    let text = fs::read_to_string(amd("ftrace.txt")).unwrap();
-    let hot: String = text
-        .lines()
-        .filter(|line| line.contains(": kvm_e") || line.contains(": sys_ioctl") || line.contains(": kvm_u"))
-        .map(|line| format!("{line}\n"))
-        .collect();
-    let mut out = fs::File::create(&file).unwrap();
-    let mut lines = 0;
-    while lines < 1_000_000 {
-        out.write_all(hot.as_bytes()).unwrap();
-        lines += hot.lines().count();
-    }
-    drop(out);
-    let begun = std::time::Instant::now();
-    let output = explain(&[file]);
-    let seconds = begun.elapsed().as_secs_f64();
-    assert!(output.status.success(), "{output:?}");
-    println!("{:.0} lines/s", lines as f64 / seconds);
-    assert!(seconds < 60.0, "{seconds} s for {lines} lines");
 }
 
 #[test]

@@ -1,0 +1,181 @@
+//! journald's formats that spread an entry over fields: JSON (one line, pretty, server-sent events, sequence) and
+//! export. (`journalctl -o json|json-pretty|json-sse|json-seq|export|verbose`, systemd.journal-fields(7).)
+
+use serde::Deserialize;
+
+use super::clock::{self, Stamp};
+
+#[derive(Default, Deserialize)]
+struct Fields {
+    #[serde(rename = "MESSAGE")]
+    message: Option<serde_json::Value>,
+    #[serde(rename = "__REALTIME_TIMESTAMP")]
+    wall: Option<String>,
+    #[serde(rename = "_SOURCE_MONOTONIC_TIMESTAMP")]
+    boot: Option<String>,
+}
+
+/// One entry.
+pub struct Entry {
+    /// The line of its message, or of the whole entry.
+    pub line: u64,
+    pub stamp: Stamp,
+    pub message: Vec<u8>,
+}
+
+/// Gathers the fields of entries that stand on lines of their own.
+#[derive(Default)]
+pub struct Gatherer {
+    fields: Fields,
+    stamp: Stamp,
+    line: u64,
+}
+
+/// The line as a whole entry in JSON.
+pub fn json(number: u64, line: &[u8]) -> Option<Entry> {
+    let line = line.strip_prefix(b"\x1e").unwrap_or(line);
+    let line = line.strip_prefix(b"data: ").unwrap_or(line);
+    if line.first() != Some(&b'{') || memchr::memmem::find(line, b"\"MESSAGE\"").is_none() {
+        return None;
+    }
+    entry(number, Stamp::default(), serde_json::from_slice(line).ok()?)
+}
+
+fn entry(line: u64, stamp: Stamp, fields: Fields) -> Option<Entry> {
+    let us = |text: &Option<String>| text.as_ref()?.parse::<u64>().ok()?.checked_mul(1000);
+    let message = match fields.message? {
+        serde_json::Value::String(text) => text.into_bytes(),
+        // journald gives what is no UTF-8 as numbers.
+        serde_json::Value::Array(bytes) => bytes
+            .iter()
+            .filter_map(|b| u8::try_from(b.as_u64()?).ok())
+            .collect(),
+        _ => return None,
+    };
+    let stamp = Stamp {
+        boot: us(&fields.boot),
+        wall: us(&fields.wall)
+            .and_then(|ns| i64::try_from(ns).ok())
+            .or(stamp.wall),
+        no_year: false,
+    };
+    Some(Entry { line, stamp, message })
+}
+
+impl Gatherer {
+    /// Takes a line: whether it is a field of an entry, and the entry before if it ends with this line.
+    pub fn line(&mut self, number: u64, line: &[u8]) -> (bool, Option<Entry>) {
+        let Some((key, value)) = field(line) else {
+            let before = self.finish();
+            // The head of `-o verbose`: "Sun 2026-11-22 15:45:34.123456 UTC [s=…]".
+            if memchr::memmem::find(line, b" [s=").is_some() {
+                self.stamp = clock::stamp(line, line.len());
+            }
+            return (false, before);
+        };
+        // The fields come in any order; the cursor and the wall clock begin an entry.
+        let before = match key {
+            "__CURSOR" => self.finish(),
+            _ => None,
+        };
+        let text = || String::from_utf8_lossy(value).into_owned();
+        match key {
+            "MESSAGE" => {
+                self.fields.message = Some(serde_json::Value::String(text()));
+                self.line = number;
+            }
+            "__REALTIME_TIMESTAMP" => self.fields.wall = Some(text()),
+            "_SOURCE_MONOTONIC_TIMESTAMP" => self.fields.boot = Some(text()),
+            _ => {}
+        }
+        (true, before)
+    }
+
+    /// The entry under way.
+    pub fn finish(&mut self) -> Option<Entry> {
+        let fields = std::mem::take(&mut self.fields);
+        let stamp = std::mem::take(&mut self.stamp);
+        entry(self.line, stamp, fields)
+    }
+}
+
+/// `KEY=value`, or `"KEY" : "value",`, with journald's alphabet of keys.
+fn field(line: &[u8]) -> Option<(&str, &[u8])> {
+    let text = line.trim_ascii();
+    let quoted = text.first() == Some(&b'"');
+    let text = if quoted { &text[1..] } else { text };
+    let end = text
+        .iter()
+        .take(64)
+        .position(|b| !(b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_'))?;
+    let key = std::str::from_utf8(&text[..end])
+        .ok()
+        .filter(|key| key.len() > 1)?;
+    let rest = &text[end..];
+    if !quoted {
+        return Some((key, rest.strip_prefix(b"=")?));
+    }
+    let rest = rest.strip_prefix(b"\"")?.trim_ascii_start().strip_prefix(b":")?;
+    let rest = rest.trim_ascii();
+    let rest = rest.strip_suffix(b",").unwrap_or(rest);
+    Some((key, rest.strip_prefix(b"\"")?.strip_suffix(b"\"")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(text: &str) -> Vec<(u64, Stamp, String)> {
+        let mut gatherer = Gatherer::default();
+        let mut found = Vec::new();
+        for (line, number) in text.lines().zip(1..) {
+            let whole = json(number, line.as_bytes());
+            let gathered = match whole {
+                Some(_) => None,
+                None => gatherer.line(number, line.as_bytes()).1,
+            };
+            found.extend(whole.into_iter().chain(gathered));
+        }
+        found.extend(gatherer.finish());
+        found
+            .into_iter()
+            .map(|e| (e.line, e.stamp, String::from_utf8_lossy(&e.message).into_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn an_entry_in_each_of_journalds_formats() {
+        let stamp = Stamp {
+            boot: Some(34_181_197_000),
+            wall: Some(1_795_362_334_000_000_000),
+            no_year: false,
+        };
+        for (text, line) in [
+            (
+                "__CURSOR=s=1;i=2\n__REALTIME_TIMESTAMP=1795362334000000\n__MONOTONIC_TIMESTAMP=7\n\
+                 _SOURCE_MONOTONIC_TIMESTAMP=34181197\nPRIORITY=3\nMESSAGE=words\n\n",
+                6,
+            ),
+            (
+                "{\n\t\"__REALTIME_TIMESTAMP\" : \"1795362334000000\",\n\t\"MESSAGE\" : \"words\",\n\
+                 \t\"_SOURCE_MONOTONIC_TIMESTAMP\" : \"34181197\"\n}\n",
+                3,
+            ),
+            (
+                "data: {\"__REALTIME_TIMESTAMP\":\"1795362334000000\",\"MESSAGE\":\"words\",\"_SOURCE_MONOTONIC_TIMESTAMP\":\"34181197\"}\n",
+                1,
+            ),
+            (
+                "\u{1e}{\"MESSAGE\":[119,111,114,100,115],\"__REALTIME_TIMESTAMP\":\"1795362334000000\",\"_SOURCE_MONOTONIC_TIMESTAMP\":\"34181197\"}",
+                1,
+            ),
+            (
+                "Sun 2026-11-22 15:45:34.000000 UTC [s=1;i=2]\n    MESSAGE=words\n    _SOURCE_MONOTONIC_TIMESTAMP=34181197\n",
+                2,
+            ),
+        ] {
+            assert_eq!(entries(text), [(line, stamp, "words".to_owned())], "{text}");
+        }
+        assert_eq!(entries("PATH=/bin\nMESSAG=x\n{\"MESSAGE\": 7}\n"), []);
+    }
+}

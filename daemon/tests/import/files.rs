@@ -1,0 +1,227 @@
+//! Files as such: what cannot be read is named and the rest is used, whatever its size is read in constant memory.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use flate2::{Compression, write::GzEncoder};
+
+use crate::{amd, explain, incidents_of, only, trace};
+
+#[test]
+fn what_cannot_be_read_is_named_and_the_rest_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let recording =
+        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings/panic-amd-6.12.ptrace"))
+            .unwrap();
+    let second_line = recording.iter().position(|b| *b == b'\n').unwrap() + 1;
+    let mut damaged = recording[..second_line].to_vec();
+    damaged.extend(b"{\"t\": 1, no event\n");
+    let bad: [(PathBuf, &str); 12] = [
+        (
+            file("packed", b"\xfd7zXZ\0 and so on"),
+            "packed: line 1: compressed by xz: unpack it",
+        ),
+        (
+            file("zstd", b"\x28\xb5\x2f\xfd and so on"),
+            "zstd: line 1: compressed by zstd",
+        ),
+        (
+            file("torn.gz", &gzip(b"[ 1.0] Memory failure: 0x1: ")[..20]),
+            "torn.gz: line 1: ",
+        ),
+        (
+            file("perf.data", b"PERFILE2 and so on"),
+            "perf.data: line 1: a perf.data file: give the text of `perf script",
+        ),
+        (
+            file("trace.dat", b"\x17\x08\x44tracing6\0"),
+            "trace.dat: line 1: a trace.dat file",
+        ),
+        (
+            file("journal", b"LPKSHHRH and so on"),
+            "journal: line 1: a binary journal",
+        ),
+        (
+            file("other.db", b"SQLite format 3\0 and nothing more"),
+            "other.db: ",
+        ),
+        (
+            file("letter", b"to somebody\n"),
+            "letter: nothing in its 1 lines is known",
+        ),
+        (file("empty", b""), "empty: an empty file"),
+        (file("damaged", &damaged), "damaged: line 2: "),
+        (dir.path().join("gone"), "gone: No such file"),
+        (dir.path().to_owned(), "Is a directory"),
+    ];
+    let mut files: Vec<PathBuf> = bad.iter().map(|(path, _)| path.clone()).collect();
+    files.insert(4, amd("console.txt"));
+    let output = explain(&files);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(incidents_of(&output).len(), 1);
+    assert_eq!(stderr.lines().count(), bad.len(), "{stderr}");
+    for (_, words) in &bad {
+        assert!(stderr.contains(words), "{words} in: {stderr}");
+    }
+    for (path, words) in &bad {
+        let output = explain(std::slice::from_ref(path));
+        assert_eq!(output.status.code(), Some(2), "{words}: {output:?}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn rotated_logs_are_read_as_they_lie() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings/panic-amd-6.12.ptrace");
+    for file in [amd("console.txt"), amd("ftrace.txt"), recording] {
+        let packed = dir.path().join("packed.gz");
+        fs::write(&packed, gzip(&fs::read(&file).unwrap())).unwrap();
+        let mut expected = only(&[file]);
+        let mut answer = only(&[packed]);
+        for answer in [&mut expected, &mut answer] {
+            // The file's name is in the timeline's words.
+            answer["timeline"] = answer["timeline"].as_array().unwrap().len().into();
+        }
+        assert_eq!(answer, expected);
+    }
+}
+
+#[test]
+fn a_pipe_by_name_is_read_as_a_file_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let text = fs::read(amd("qemu.log")).unwrap();
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::write(pipe, text).unwrap()
+    });
+    let i = only(&[pipe]);
+    writer.join().unwrap();
+    assert_eq!(i["page"]["gpa"], "0x2beb000");
+}
+
+/// A text that goes on for `left` bytes.
+struct Endless<'a> {
+    text: &'a [u8],
+    at: usize,
+    left: u64,
+}
+
+impl Read for Endless<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let n = wanted.min(self.text.len() - self.at);
+        buffer[..n].copy_from_slice(&self.text[self.at..self.at + n]);
+        self.at = (self.at + n) % self.text.len();
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+/// Pipes `bytes` of `text` into the binary: its greatest resident size in KiB.
+fn resident_kib(text: &[u8], bytes: u64) -> u64 {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_poisontrace"))
+        .args(["explain", "--from", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut endless = Endless {
+        text,
+        at: 0,
+        left: bytes,
+    };
+    io::copy(&mut endless, &mut input).unwrap();
+    // All but what a pipe holds has been read: the size is that of the end.
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    drop(input);
+    child.wait().unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn memory_does_not_grow_with_the_input() {
+    const MIB: u64 = 1 << 20;
+    let trace = fs::read(amd("ftrace.txt")).unwrap();
+    let storm = fs::read(trace_of_the_storm()).unwrap();
+    let log = fs::read(amd("host.log")).unwrap();
+    let junk: Vec<u8> = (0..200_003_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let long_line = vec![b'['; 100_000];
+    for (kind, text) in [
+        ("trace", trace),
+        ("storm", storm),
+        ("log", log),
+        ("junk", junk),
+        ("one line", long_line),
+    ] {
+        let [small, large] = [1, 8].map(|mib| resident_kib(&text, mib * MIB));
+        assert!(
+            large < small + 8 * 1024,
+            "{kind}: {small} KiB of 2 MiB, {large} KiB of 32 MiB"
+        );
+    }
+}
+
+fn trace_of_the_storm() -> PathBuf {
+    trace("intel-tiny-vmm/clflushopt-stepped-over.ftrace.txt")
+}
+
+/// The best of three runs over `lines` lines of a trace's hot events.
+fn time_of(hot: &str, lines: usize) -> Duration {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("long");
+    let mut out = fs::File::create(&file).unwrap();
+    let each = hot.lines().count();
+    for _ in 0..lines.div_ceil(each) {
+        out.write_all(hot.as_bytes()).unwrap();
+    }
+    drop(out);
+    let run = || {
+        let begun = Instant::now();
+        let output = explain(std::slice::from_ref(&file));
+        assert!(output.status.success(), "{output:?}");
+        begun.elapsed()
+    };
+    (0..3).map(|_| run()).min().unwrap()
+}
+
+/// An optimised build reads millions of lines a second; what is held here, on any build and machine, is that a
+/// line of a long trace costs what one of a short trace does,.
+#[test]
+fn a_line_costs_the_same_in_a_long_trace_as_in_a_short_one() {
+    let text = fs::read_to_string(amd("ftrace.txt")).unwrap();
+    let hot: String = text
+        .lines()
+        .filter(|line| line.contains(": kvm_e") || line.contains(": sys_ioctl") || line.contains(": kvm_u"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let [short, long] = [25_000, 100_000].map(|lines| time_of(&hot, lines));
+    println!("{:.0} lines/s", 100_000.0 / long.as_secs_f64());
+    assert!(
+        long < short * 8,
+        "4 times the lines took {long:?}, {short:?} before"
+    );
+}

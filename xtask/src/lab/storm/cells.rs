@@ -1,0 +1,176 @@
+//! The storms that are worth a run of their own, and what poisontrace has to say of each.
+
+use anyhow::{Result, bail, ensure};
+use lab_contract::storm::{Instruction, LINES, Mode, Storm, StormPlan};
+use serde_json::Value;
+
+use super::StormRun;
+
+/// Bounces of the storm on one line.
+const BOUNCES: u64 = 1000;
+
+/// A storm, watched or not.
+#[derive(Clone, Copy)]
+pub struct Cell {
+    pub mode: Mode,
+    pub instruction: Instruction,
+    /// Let poisontrace read the guest's code.
+    pub guest_code: bool,
+}
+
+/// Every kind of storm once, where it can be told by its instruction's bytes twice.
+pub fn all() -> Vec<Cell> {
+    use Instruction::{Clflush, Clflushopt, Clwb, Load, Store};
+    let kinds = [
+        (Mode::StepOver, Clflush),
+        (Mode::StepOver, Clflushopt),
+        (Mode::StepOver, Clwb),
+        (Mode::StepOver, Load),
+        (Mode::StepOver, Store),
+        (Mode::WalkThenRead, Clflush),
+        (Mode::WalkThenWrite, Clflush),
+        (Mode::Inject, Clflush),
+        (Mode::Swallow, Clflush),
+        (Mode::Die, Clflush),
+    ];
+    let cell = |(mode, instruction), guest_code| Cell {
+        mode,
+        instruction,
+        guest_code,
+    };
+    kinds
+        .into_iter()
+        .flat_map(|kind| [cell(kind, false), cell(kind, true)])
+        .collect()
+}
+
+impl Cell {
+    pub fn name(&self) -> String {
+        let code = if self.guest_code { "-code" } else { "" };
+        format!("{}-{}{code}", self.instruction, self.mode)
+    }
+
+    pub fn storm(&self) -> Storm {
+        Storm {
+            name: self.name(),
+            daemon: Some(options(self.guest_code)),
+            ftrace: false,
+            plan: self.plan(BOUNCES),
+        }
+    }
+
+    fn plan(&self, exits: u64) -> StormPlan {
+        StormPlan {
+            mode: self.mode,
+            instruction: self.instruction,
+            exits,
+        }
+    }
+
+    /// Whether the report says of the storm what it must.
+    pub fn holds(&self, run: &StormRun, incident: &Value) -> Result<()> {
+        let said = |pointer: &str| {
+            incident
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or("null")
+        };
+        let expect = |pointer: &str, wanted: &str| {
+            let said = said(pointer);
+            ensure!(said == wanted, "{pointer} is {said}, not {wanted}");
+            Ok(())
+        };
+        // A VMM that dies at once does not live until its guest's memory is read.
+        let bytes = run.result.decode_assists || (self.guest_code && self.mode != Mode::Die);
+        let walks = !matches!(self.mode, Mode::Swallow | Mode::Die);
+        if walks {
+            expect("/storm/kind", "line_walk")?;
+            ensure!(
+                run.counters.line_bitmap == u64::MAX && run.counters.exits >= LINES,
+                "the VMM counted {} exits, not a walk of the page",
+                run.counters.exits
+            );
+        } else if self.mode == Mode::Swallow {
+            expect("/storm/kind", "same_line_spin")?;
+            expect("/storm/spin", "bounced")?;
+        } else {
+            expect("/storm/kind", "null")?;
+        }
+        let flushes = !matches!(self.instruction, Instruction::Load | Instruction::Store);
+        let afterwards = matches!(self.mode, Mode::WalkThenRead | Mode::WalkThenWrite);
+        let verdict = match (flushes, bytes) {
+            _ if self.instruction == Instruction::Store => "no_flush",
+            (true, _) if afterwards => "flush_then_access",
+            (true, true) => "flush_only",
+            (false, true) => "no_flush",
+            // Loads of this stride look like flushes: never more than possible.
+            (_, false) if walks => "flush_only",
+            (_, false) => "undetermined",
+        };
+        expect("/flush/verdict", verdict)?;
+        if bytes {
+            expect("/flush/basis", "instruction_bytes")?;
+            expect("/flush/confidence", "certain")?;
+            return self.named(said("/flush/instruction"));
+        }
+        match verdict {
+            "flush_only" | "flush_then_access" => {
+                expect("/flush/basis", "line_walk")?;
+                expect("/flush/confidence", "possible")
+            }
+            _ => expect("/flush/instruction", "null"),
+        }
+    }
+
+    fn named(&self, instruction: &str) -> Result<()> {
+        let wanted = match self.instruction {
+            Instruction::Load => "mov rax,",
+            Instruction::Store => "mov [",
+            Instruction::Clflush => "clflush [",
+            Instruction::Clflushopt => "clflushopt [",
+            Instruction::Clwb => "clwb [",
+        };
+        if !instruction.starts_with(wanted) {
+            bail!("the instruction is named {instruction:?}");
+        }
+        Ok(())
+    }
+}
+
+/// A storm by the VMM alone, and the same under poisontrace: what the probes add is the difference. The first is cut
+/// short: what one exit takes shows in few of them.
+pub fn with_and_without(plan: StormPlan, options: Vec<String>, ftrace: bool) -> [Storm; 2] {
+    let alone = Storm {
+        name: "alone".to_owned(),
+        daemon: None,
+        ftrace,
+        plan: StormPlan {
+            exits: plan.exits.min(BOUNCES),
+            ..plan
+        },
+    };
+    let watched = Storm {
+        name: String::new(),
+        daemon: Some(options),
+        ftrace,
+        plan,
+    };
+    [alone, watched]
+}
+
+/// The outcomes of these two.
+pub fn both(runs: Vec<Result<StormRun>>) -> Result<(StormRun, StormRun)> {
+    let mut runs = runs.into_iter();
+    match (runs.next(), runs.next()) {
+        (Some(alone), Some(watched)) => Ok((alone?, watched?)),
+        _ => bail!("a storm is missing"),
+    }
+}
+
+/// Of `poisontrace run`.
+pub fn options(guest_code: bool) -> Vec<String> {
+    guest_code
+        .then(|| "--read-guest-code".to_owned())
+        .into_iter()
+        .collect()
+}
