@@ -1,6 +1,8 @@
 //! What xtask and the programs inside the lab tell each other: a scenario goes in, a result comes out, both as
 //! JSON in the folder that the emulated host shares with the developer's machine.
 
+#[path = "contract/fates.rs"]
+pub mod fates;
 #[path = "contract/storm.rs"]
 pub mod storm;
 

@@ -214,9 +214,12 @@ impl Correlator {
         }
     }
 
-    /// The incident of this VM with the latest sign of poison.
+    /// The incident of this VM with the latest sign of poison. Private memory is not told of.
     pub(super) fn latest_of(&self, pid: u32) -> Option<IncidentNo> {
         self.live_of(pid)
-            .max_by_key(|no| self.incidents.get(no).map(|e| e.last_poison))
+            .filter_map(|no| self.incidents.get(&no).map(|e| (no, e)))
+            .filter(|(_, e)| e.private_fault().is_none())
+            .max_by_key(|(_, e)| e.last_poison)
+            .map(|(no, _)| no)
     }
 }

@@ -377,8 +377,6 @@ fn memory_is_bounded_however_many_silent_losses_and_vmms_there_are() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
-
     /// Two VMs on one host: however their events interleave, each has its own story.
     #[test]
     fn interleaving_with_another_vm_changes_no_verdict(

@@ -87,6 +87,10 @@ pub fn decide(e: &Evidence, total: &Total, flush: &Flush, sight: Sight) -> Verdi
 
 /// What the probes saw.
 fn observed(case: &Case) -> Option<Verdict> {
+    // It is the first that is seen of its page, and nothing of it can follow.
+    if let Some(verdict) = vmm::private_memory(case) {
+        return Some(verdict);
+    }
     let end = deciding(case.e);
     if let Some(end) = end.filter(|end| !of_vmm(&end.sign)) {
         return Some(death::verdict(case, end));
@@ -101,8 +105,7 @@ fn observed(case: &Case) -> Option<Verdict> {
         Some(_) => Confidence::Likely,
         None => Confidence::Certain,
     };
-    vmm::private_memory(case)
-        .or_else(|| vmm::by_sigbus(case))
+    vmm::by_sigbus(case)
         .map(|v| verdict(v.outcome, v.cause, weaker(v.confidence, sure)))
         .or_else(|| life::closed(case))
         .or_else(|| end.map(|end| death::verdict(case, end)))
@@ -123,7 +126,6 @@ fn deciding(e: &Evidence) -> Option<&End> {
             return None;
         }
         let decides = match end.sign {
-            Sign::PrivateMemory => return None,
             Sign::Panic | Sign::CrashLoaded => true,
             Sign::ResetPort(_)
             | Sign::TripleFault
@@ -132,7 +134,7 @@ fn deciding(e: &Evidence) -> Option<&End> {
             | Sign::SystemEvent
             | Sign::VmmExit(_)
             | Sign::VmmGone => end.mc_open || end.refused.is_some(),
-            Sign::InternalError | Sign::VmDestroyed | Sign::PowerOff => false,
+            Sign::InternalError | Sign::PrivateMemory | Sign::VmDestroyed | Sign::PowerOff => false,
         };
         if decides {
             return Some(end);
