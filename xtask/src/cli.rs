@@ -34,6 +34,8 @@ pub enum Task {
         #[command(subcommand)]
         experiment: Experiment,
     },
+    /// Fuzz the parsers of outside input (daemon/fuzz); what is found is kept below target/fuzz/work
+    Fuzz(Fuzz),
     /// Run all tests
     Test(Test),
 }
@@ -113,6 +115,15 @@ pub struct Demo {
     pub no_daemon: bool,
     #[command(flatten)]
     pub lab: Lab,
+}
+
+#[derive(Debug, Args)]
+pub struct Fuzz {
+    /// Only this target
+    pub target: Option<String>,
+    /// How long each target runs
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    pub seconds: u32,
 }
 
 #[derive(Debug, Args)]

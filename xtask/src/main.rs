@@ -5,6 +5,7 @@ mod builds;
 mod cli;
 mod command;
 mod demo;
+mod fuzz;
 mod lab;
 mod lock;
 mod paths;
@@ -61,6 +62,12 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         Task::Lab {
             experiment: Experiment::Storm(options),
         } => return storm::storm(&paths, options, progress),
+        Task::Fuzz(options) => {
+            let target = options.target.as_deref();
+            if !fuzz::fuzz(&paths, target, options.seconds, progress)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Task::Test(options) => return test::test(&paths, options, progress),
     }
     Ok(ExitCode::SUCCESS)

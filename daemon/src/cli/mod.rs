@@ -15,7 +15,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{ListenAddress, LogFormat, LogLevel};
+use crate::{
+    config::{ListenAddress, LogFormat, LogLevel},
+    follow::Template,
+};
 
 /// Why did my KVM guest die on poisoned memory?
 #[derive(Parser)]
@@ -87,6 +90,8 @@ struct RunArgs {
     #[command(flatten)]
     guest: GuestArgs,
     #[command(flatten)]
+    vmm: VmmArgs,
+    #[command(flatten)]
     web: WebArgs,
     /// Add metrics by VM (label vm)
     #[arg(long)]
@@ -115,6 +120,17 @@ struct GuestArgs {
     /// entries on the way); off by default, and said in the report
     #[arg(long)]
     read_guest_code: bool,
+}
+
+#[derive(Args)]
+struct VmmArgs {
+    /// Where a VMM's log is, with {name}, {uuid} or {pid} in it; read while an incident of the VM is open; "": not read
+    /// [default: /var/log/libvirt/qemu/{name}.log]
+    #[arg(long, value_name = "TEMPLATE")]
+    vmm_log: Option<Template>,
+    /// A QMP socket of the VMM's that no other client uses, likewise; only listened to [default: none]
+    #[arg(long, value_name = "TEMPLATE")]
+    qmp: Option<Template>,
 }
 
 #[derive(Args)]

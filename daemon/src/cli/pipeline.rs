@@ -13,6 +13,7 @@ use crate::{
     config::Config,
     correlate::{Correlator, IncidentNo, report::Update},
     event::{Event, recording::Writer, session::Session},
+    follow::{Follower, Places},
     guest::CodeReader,
     identity::{Directory, identity_event},
     incident::model::{Cause, Incident, Outcome},
@@ -25,6 +26,7 @@ pub struct Pipeline {
     directory: Directory,
     /// Present where guest code may be read.
     code: Option<CodeReader>,
+    follower: Follower,
     store: Option<Store>,
     recording: Option<Recording>,
     /// What was last said in the log of each incident.
@@ -53,6 +55,7 @@ impl Pipeline {
         store: Option<Store>,
         recording: Option<&Path>,
         read_guest_code: bool,
+        places: Places,
     ) -> Result<Self, Failure> {
         let recording = recording
             .map(|path| create_recording(path, &session))
@@ -61,6 +64,7 @@ impl Pipeline {
             correlator: Correlator::new(session),
             directory: Directory::new("/proc"),
             code: read_guest_code.then(CodeReader::default),
+            follower: Follower::new(places),
             store,
             recording,
             said: HashMap::new(),
@@ -95,6 +99,11 @@ impl Pipeline {
         }
     }
 
+    /// What a VMM says next of itself, while its incident is open.
+    pub async fn heard(&mut self) -> Event {
+        self.follower.next().await
+    }
+
     fn feed(&mut self, event: &Event) {
         tracing::trace!(?event);
         if let Some(recording) = &mut self.recording
@@ -127,6 +136,7 @@ impl Pipeline {
                 continue;
             };
             self.say(&update.incident);
+            self.follower.update(&update);
             self.keep(no, &update);
         }
         !self.changed.is_empty() || self.catch_up()
@@ -190,6 +200,9 @@ impl Pipeline {
 
     /// The last flush, and the recording's closing line.
     pub fn finish(mut self) -> Result<(), Failure> {
+        while let Some(event) = self.follower.waiting() {
+            self.feed(&event);
+        }
         let until = std::time::Instant::now() + CLOSE;
         while self.flush() && std::time::Instant::now() < until {
             if let Some(store) = &self.store {

@@ -37,6 +37,7 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
         Some(store),
         args.record.as_deref(),
         config.guest.read_code,
+        config.vmm.places(),
     )?;
     pipeline.configure(&config);
     let settings = Settings { layers, config, log };
@@ -48,7 +49,13 @@ pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
     let read_code = args.guest.read_guest_code || config.guest.read_code;
     logging::start(&config.log);
     let mut attached = attach::probes(logging::probe_level(config.log.level), read_code)?;
-    let mut pipeline = Pipeline::new(attached.session.clone(), None, Some(&args.output), read_code)?;
+    let mut pipeline = Pipeline::new(
+        attached.session.clone(),
+        None,
+        Some(&args.output),
+        read_code,
+        config.vmm.places(),
+    )?;
     pipeline.configure(&config);
     serve(&mut attached, pipeline, None)
 }
@@ -144,6 +151,10 @@ async fn events(
                 pipeline.take(&events);
                 flush_logger(&mut logger);
                 storming |= source.get_ref().has_totals();
+                flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
+            }
+            heard = pipeline.heard() => {
+                pipeline.take(&[heard]);
                 flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
             }
             () = flush => {

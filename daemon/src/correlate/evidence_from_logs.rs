@@ -178,10 +178,13 @@ impl Correlator {
         // What names no page goes on about the one that the file spoke of before.
         let last = self.files.get(&saying.source).and_then(|file| file.last);
         let nameless = names.is_empty() && named_domain(&saying.said).is_none();
-        let found = last
-            .filter(|no| nameless && self.incidents.contains_key(no))
-            .or_else(|| self.spoken_of(&saying.said, names))
-            .or_else(|| opens.then(|| self.open_said(event, names)));
+        let found = match event.pid {
+            0 => last
+                .filter(|no| nameless && self.incidents.contains_key(no))
+                .or_else(|| self.spoken_of(&saying.said, names))
+                .or_else(|| opens.then(|| self.open_said(event, names))),
+            pid => self.spoken_of_by(pid, names),
+        };
         let Some(no) = found else { return };
         let file = self.files.entry(saying.source.clone()).or_default();
         file.last = Some(no);
@@ -216,6 +219,30 @@ impl Correlator {
         if let Said::GuestMce(_) | Said::VmmTold { .. } = saying.said {
             e.last_poison = e.last_poison.max(t);
         }
+    }
+
+    /// The incident of which the VMM `pid` speaks itself: that of the page that it names, else its latest. It opens
+    /// none: what happens is seen.
+    fn spoken_of_by(&self, pid: u32, names: Names) -> Option<IncidentNo> {
+        let page = |e: &Evidence| {
+            let size = e.size().unwrap_or(PAGE_SIZE);
+            let by_hva = names
+                .hva
+                .zip(e.hva)
+                .map(|(hva, known)| hva.wrapping_sub(known) < size);
+            let by_gpa = names.gpa.zip(e.gpa).map(|(gpa, known)| (gpa ^ known) < size);
+            by_hva.or(by_gpa)
+        };
+        // The latest first; a VMM's last words may come when it is gone.
+        let mut all = self.incidents.iter().rev().filter(|(_, e)| e.pid == pid);
+        if names.hva.is_none() && names.gpa.is_none() {
+            return all.next().map(|(no, _)| *no);
+        }
+        let known = all.clone().find(|(_, e)| page(e) == Some(true));
+        // Else one whose addresses are not known yet.
+        known
+            .or_else(|| all.find(|(_, e)| page(e).is_none()))
+            .map(|(no, _)| *no)
     }
 
     /// The incident of which a statement speaks.

@@ -3,6 +3,7 @@
 mod bad_files;
 mod control;
 mod files;
+mod fuzz;
 mod late;
 mod replay;
 mod report;
@@ -34,8 +35,10 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
     progress.note("tier 1: unit tests and recorded scenarios");
     let units = progress.aside(|| builds::workspace_tests(paths, &object))?;
 
-    progress.note("tier 2: the lab");
     let mut tally = Tally::default();
+    fuzz::examine(paths, &mut tally, progress);
+
+    progress.note("tier 2: the lab");
     let skipped = options
         .no_lab
         .then(|| "--no-lab".to_owned())
