@@ -8,6 +8,7 @@ mod demo;
 mod fuzz;
 mod lab;
 mod lock;
+mod matrix;
 mod paths;
 mod preflight;
 mod progress;
@@ -51,7 +52,7 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         Task::Setup(options) => {
             toolchain::set_up(&paths, progress)?;
             let programs = builds::lab_programs(&paths, progress)?;
-            Lab::set_up(&paths, &options.kernel, &programs, progress)?;
+            Lab::set_up(&paths, &options.kernel, &options.kernel, &programs, progress)?;
             StormLab::set_up(&paths, &options.kernel, &programs, progress)?;
         }
         Task::Build => {
@@ -62,6 +63,9 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         Task::Lab {
             experiment: Experiment::Storm(options),
         } => return storm::storm(&paths, options, progress),
+        Task::Lab {
+            experiment: Experiment::Matrix(options),
+        } => return matrix::matrix(&paths, options, progress),
         Task::Fuzz(options) => {
             let target = options.target.as_deref();
             if !fuzz::fuzz(&paths, target, options.seconds, progress)? {

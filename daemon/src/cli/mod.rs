@@ -5,6 +5,7 @@ mod check;
 mod config;
 mod explain;
 mod incidents;
+mod kvm;
 mod logging;
 mod output;
 mod pipeline;
@@ -53,7 +54,7 @@ enum Command {
     Incidents(IncidentsArgs),
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
-    Check,
+    Check(check::CheckArgs),
     /// Look at the configuration
     Config(ConfigArgs),
 }
@@ -89,6 +90,8 @@ struct RunArgs {
     record: Option<PathBuf>,
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    probes: attach::ProbeArgs,
     #[command(flatten)]
     vmm: VmmArgs,
     #[command(flatten)]
@@ -140,6 +143,8 @@ struct RecordArgs {
     output: PathBuf,
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    probes: attach::ProbeArgs,
 }
 
 #[derive(Args)]
@@ -260,9 +265,9 @@ fn dispatch(cli: &Cli) -> Outcome {
             logging::to_stderr(&cli.source);
             incidents::incidents(args, &cli.source)
         }
-        Command::Check => {
+        Command::Check(args) => {
             logging::to_stderr(&cli.source);
-            check::check()
+            check::check(args)
         }
         Command::Config(args) => config::config(args, &cli.source),
     }

@@ -8,7 +8,12 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
-use super::{Failure, Outcome, RecordArgs, RunArgs, SourceArgs, attach, logging, output, pipeline::Pipeline};
+use super::{
+    Failure, Outcome, RecordArgs, RunArgs, SourceArgs, attach,
+    kvm::{self, Follower},
+    logging, output,
+    pipeline::Pipeline,
+};
 use crate::{
     config::{Config, Layers, needs_restart},
     host::ClockPair,
@@ -26,7 +31,12 @@ const LOOK: Duration = Duration::from_secs(10);
 pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
     let (layers, config) = args.settings(source)?;
     let log = logging::start(&config.log);
-    let mut attached = attach::probes(logging::probe_level(config.log.level), config.guest.read_code)?;
+    kvm::wait(|| {})?;
+    let mut attached = attach::probes(
+        &args.probes,
+        logging::probe_level(config.log.level),
+        config.guest.read_code,
+    )?;
     let store = Store::start(
         &config.state_dir,
         &attached.session.host,
@@ -48,7 +58,8 @@ pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
     let config = source.layers().read()?;
     let read_code = args.guest.read_guest_code || config.guest.read_code;
     logging::start(&config.log);
-    let mut attached = attach::probes(logging::probe_level(config.log.level), read_code)?;
+    kvm::wait(|| {})?;
+    let mut attached = attach::probes(&args.probes, logging::probe_level(config.log.level), read_code)?;
     let mut pipeline = Pipeline::new(
         attached.session.clone(),
         None,
@@ -95,7 +106,7 @@ impl Settings {
 }
 
 fn serve(attached: &mut attach::Attached, pipeline: Pipeline, settings: Option<Settings>) -> Outcome {
-    attach::print_probes(&attached.loaded.probes)?;
+    attach::print_probes(&attached.loaded, false)?;
     attach::print_limits(&attached.facts)?;
     attach::print_verdict(&attached.session)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -119,6 +130,7 @@ async fn events(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut kvm = Follower::new();
     pipeline.look_around(ClockPair::now().monotonic_ns);
     output::print("poisontrace: ready\n")?;
 
@@ -126,6 +138,7 @@ async fn events(
     let mut flush_at: Option<Instant> = None;
     // In a storm most exits send no record; their totals are then read every second while they change.
     let mut storming = false;
+    let mut failed = None;
     loop {
         let storm = async {
             match storming {
@@ -172,7 +185,17 @@ async fn events(
                     flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
                 }
             }
+            () = kvm.news() => {
+                if let Err(reason) = kvm.follow(attached) {
+                    failed = Some(reason);
+                    break;
+                }
+            }
             _ = look.tick() => {
+                if let Err(reason) = kvm.follow(attached) {
+                    failed = Some(reason);
+                    break;
+                }
                 storming |= source.get_ref().has_totals();
                 pipeline.look_around(ClockPair::now().monotonic_ns);
                 flush_logger(&mut logger);
@@ -201,7 +224,8 @@ async fn events(
     }
     pipeline.take(&source.get_mut().totals());
     flush_logger(&mut logger);
-    pipeline.finish()
+    pipeline.finish()?;
+    failed.map_or(Ok(()), Err)
 }
 
 type Logger = EbpfLogger<&'static dyn log::Log>;

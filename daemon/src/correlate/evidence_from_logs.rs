@@ -67,7 +67,14 @@ impl Correlator {
         if seen.pid == 0 || vmm.is_vmm == Some(false) {
             return;
         }
-        let found = match (seen.gpa, seen.pfn) {
+        // The live tracepoint is in the midst of the other probes; a trace is taken for what it shows alone.
+        let live = self
+            .session
+            .binding("send_sig_mceerr")
+            .is_some_and(|b| b.starts_with("tracepoint "));
+        let failure = self.failures.get(&event.tid).filter(|_| live);
+        let pfn = seen.pfn.or_else(|| failure?.pfn);
+        let found = match (seen.gpa, pfn) {
             (Some(gpa), _) => self.page_touched(seen.pid, gpa),
             (None, Some(pfn)) => self
                 .live_of(seen.pid)
@@ -76,6 +83,9 @@ impl Correlator {
             (None, None) => None,
         };
         let no = found.unwrap_or_else(|| self.open(Evidence::new(event.t, seen.pid, vmm)));
+        if live {
+            self.signalled_in_failure(event, seen.severity, no);
+        }
         let to = ToThread {
             pid: seen.pid,
             tid: seen.tid,
@@ -86,13 +96,13 @@ impl Correlator {
         self.signal_sent(event, &to);
         let vcpu = self.vcpu_of(seen.tid);
         let Some(e) = self.touch(no) else { return };
-        e.logged.trace = true;
-        e.pfn = e.pfn.or(seen.pfn);
+        e.logged.trace |= !live;
+        e.pfn = e.pfn.or(pfn);
         if let Some(gpa) = seen.gpa {
             e.gpa.get_or_insert(gpa & !(PAGE_SIZE - 1));
         }
         e.poison_at(event.t);
-        let by_exit = seen.gpa.is_some() || seen.pfn.is_none() && seen.tid == event.tid;
+        let by_exit = seen.gpa.is_some() || pfn.is_none() && seen.tid == event.tid;
         e.signal(seen.severity, by_exit);
         let kind = match seen.severity {
             SigbusSeverity::ActionOptional => "BUS_MCEERR_AO",

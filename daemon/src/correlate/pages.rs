@@ -60,7 +60,7 @@ impl PageIndex {
 /// A `memory_failure()` under way on one thread.
 pub struct Failure {
     t: u64,
-    pfn: Option<u64>,
+    pub pfn: Option<u64>,
     flags: Option<u64>,
     page_type: Option<String>,
     result: Option<String>,
@@ -197,22 +197,7 @@ impl Correlator {
         }
         let in_failure = self.failures.contains_key(&event.tid);
         let no = self.incident_signalled(event, &signal);
-        if let Some(failure) = self.failures.get_mut(&event.tid) {
-            if !failure.incidents.contains(&no) {
-                failure.incidents.push(no);
-            }
-        } else if signal.severity == SigbusSeverity::ActionOptional && !self.session.has("memory_failure") {
-            // No probe on memory_failure(): its event on this thread still names the pfn.
-            let failure = Failure {
-                t: event.t,
-                pfn: None,
-                flags: None,
-                page_type: None,
-                result: None,
-                incidents: vec![no],
-            };
-            self.begin(event.tid, failure);
-        }
+        self.signalled_in_failure(event, signal.severity, no);
         let own_access = signal.forced && !in_failure;
         let to = ToThread {
             pid,
@@ -231,6 +216,26 @@ impl Correlator {
         evidence
             .timeline
             .add(event.t, moments::sigbus(&signal, pid, vcpu));
+    }
+
+    /// Ties a signal to the `memory_failure()` that sent it, on the same thread.
+    pub(super) fn signalled_in_failure(&mut self, event: &Event, severity: SigbusSeverity, no: IncidentNo) {
+        if let Some(failure) = self.failures.get_mut(&event.tid) {
+            if !failure.incidents.contains(&no) {
+                failure.incidents.push(no);
+            }
+        } else if severity == SigbusSeverity::ActionOptional && !self.session.has("memory_failure") {
+            // No probe on memory_failure(): its event on this thread still names the pfn.
+            let failure = Failure {
+                t: event.t,
+                pfn: None,
+                flags: None,
+                page_type: None,
+                result: None,
+                incidents: vec![no],
+            };
+            self.begin(event.tid, failure);
+        }
     }
 
     /// The incident of a signal: the page's own; that of a huge page around it or of a piece of it; else a new one.

@@ -9,7 +9,7 @@ use super::{
     model::{Severity, Via},
     timeline::Timeline,
 };
-use crate::event::{Bank, PoisonExit, SigbusSeverity, Vmm, totals::PageTotals};
+use crate::event::{Bank, OtherAddress, PoisonExit, SigbusSeverity, Vmm, totals::PageTotals};
 
 /// Longest lists kept per incident.
 const MAX_TOLD: usize = 256;
@@ -39,6 +39,8 @@ pub struct Evidence {
     pub named_hva: Option<u64>,
     pub gpa: Option<u64>,
     pub gpas: BTreeSet<u64>,
+    /// The address of the last exit that was no GPA of this guest.
+    pub other_address: Option<OtherAddress>,
     pub lsb: Option<u32>,
     pub page_type: Option<String>,
     pub recovery: Option<String>,
@@ -198,6 +200,7 @@ impl Evidence {
             named_hva: None,
             gpa: None,
             gpas: BTreeSet::new(),
+            other_address: None,
             lsb: None,
             page_type: None,
             recovery: None,
@@ -331,6 +334,7 @@ impl Evidence {
         {
             self.rips.insert(tid, rip.0);
         }
+        self.other_address = exit.other_address.or(self.other_address);
         self.exits.add(tid, vcpu, exit);
     }
 

@@ -247,6 +247,7 @@ fn a_page_of_1_gib_is_one_incident_wherever_in_it_the_guest_touches() {
             gpa: Some(Hex(gpa + offset)),
             hva: Some(Hex(hva + offset)),
             access: Access::Read,
+            other_address: None,
             isa: Isa::Svm,
             reason: 0x400,
             user_reason: None,

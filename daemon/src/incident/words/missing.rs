@@ -1,7 +1,7 @@
 //! Evidence that was not to be had, and what it would have settled.
 
 use crate::{
-    event::session::Session,
+    event::{OtherAddress, session::Session},
     incident::{
         evidence::{Evidence, Sign},
         exits::Total,
@@ -63,10 +63,20 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
         v.cause == Cause::GuestMemfd,
         "the address of the private page: KVM sends no signal for it that would name it",
     );
-    note(
-        e.gpa.is_none() && v.cause != Cause::GuestMemfd,
-        "the guest's address of the page: nothing in the guest has touched it, and it was not told",
-    );
+    match e.other_address {
+        Some(OtherAddress::Virtual(_)) => note(
+            true,
+            "the guest's address and line of each exit: under shadow paging (ept=0, npt=0) KVM gives guest-virtual addresses",
+        ),
+        Some(OtherAddress::Nested(_)) => note(
+            true,
+            "the guest's address and line of each exit: a guest that this guest runs itself took them, and KVM gives that guest's addresses",
+        ),
+        None => note(
+            e.gpa.is_none() && v.cause != Cause::GuestMemfd,
+            "the guest's address of the page: nothing in the guest has touched it, and it was not told",
+        ),
+    }
     note(
         e.vmm.is_vmm != Some(true),
         "/proc of the VMM: it was gone before it could be asked for its name",
@@ -90,7 +100,8 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
     }
     for probe in session.probes.iter().filter(|probe| probe.binding.is_none()) {
         if let Some(lost) = &probe.lost {
-            note(true, &format!("probe {}: {lost}", probe.name));
+            let why = probe.why.as_deref().unwrap_or("no reason is known");
+            note(true, &format!("probe {} ({why}): {lost}", probe.name));
         }
     }
     missing
