@@ -150,6 +150,9 @@ pub struct Test {
     /// Only the tests that need no emulated host
     #[arg(long)]
     pub no_lab: bool,
+    /// All scenarios of the lab: half an hour more
+    #[arg(long, conflicts_with = "no_lab")]
+    pub full: bool,
     #[command(flatten)]
     pub lab: Lab,
 }
