@@ -121,11 +121,15 @@ impl Correlator {
     }
 
     /// Whether a #MC is open on a thread, of whichever page.
-    pub(super) fn mc_open_on(&self, pid: u32, tid: u32) -> bool {
-        self.live_of(pid).any(|no| {
-            self.incidents
-                .get(&no)
-                .is_some_and(|e| e.open_mc.contains_key(&tid))
+    fn mc_open_on(&self, pid: u32, tid: u32) -> bool {
+        let thread = self.threads.get(&tid).filter(|thread| thread.pid == pid);
+        thread.is_some_and(|thread| {
+            let open = |no: &IncidentNo| {
+                self.incidents
+                    .get(no)
+                    .is_some_and(|e| e.open_mc.contains_key(&tid))
+            };
+            thread.in_mc.iter().any(open)
         })
     }
 }

@@ -69,6 +69,7 @@ impl Correlator {
         if matches!(sign, Sign::VmmExit(_) | Sign::VmmGone) {
             // The incidents stay with the pid: the VM itself is destroyed only after this.
             self.pages.remove_pid(pid);
+            self.gpas.remove_pid(pid);
             self.threads.retain(|_, thread| thread.pid != pid);
             self.processes.remove(&pid);
             self.answers.remove(&pid);
@@ -171,7 +172,7 @@ impl Correlator {
             e.ends.iter().any(|end| by(&end.sign) && end.t >= since)
         };
         let (no, tid, asked) = all()
-            .flat_map(|(no, e)| e.asked.iter().map(move |(tid, asked)| (no, *tid, *asked)))
+            .flat_map(|(no, e)| e.asked.iter().map(move |(tid, asked)| (no, tid, *asked)))
             .filter(|(_, tid, asked)| asked.told == by_kvm && (!by_kvm || *tid == event.tid))
             .max_by_key(|(_, _, asked)| asked.t)?;
         let ran_on = asked

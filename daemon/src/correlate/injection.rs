@@ -13,6 +13,8 @@ use crate::{
 
 /// CR4.MCE: machine checks are enabled.
 const CR4_MCE: u64 = 1 << 6;
+/// Incidents of one vCPU's unfinished handlers: one nests at most, but a delivery may be missed.
+const MAX_IN_MC: usize = 64;
 
 impl Correlator {
     pub(super) fn told_msrs(
@@ -122,6 +124,10 @@ impl Correlator {
             return;
         };
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
+        let in_mc = &mut self.thread(event).in_mc;
+        if !in_mc.contains(&no) && in_mc.len() < MAX_IN_MC {
+            in_mc.push(no);
+        }
         if let Some(evidence) = self.touch(no) {
             evidence.poison_at(event.t);
             evidence.deliver(event.t, event.tid);
@@ -135,7 +141,12 @@ impl Correlator {
             return;
         }
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
-        for no in self.by_pid.get(&event.pid).cloned().unwrap_or_default() {
+        let mut open = std::mem::take(&mut self.thread(event).in_mc);
+        if open.is_empty() {
+            // The thread has been forgotten since, or the delivery was not seen.
+            open = self.by_pid.get(&event.pid).cloned().unwrap_or_default();
+        }
+        for no in open {
             let finished = self
                 .incidents
                 .get_mut(&no)
@@ -207,7 +218,7 @@ impl Correlator {
         let asked = self.live_of(event.pid).find(|no| {
             self.incidents
                 .get(no)
-                .is_some_and(|e| e.asked.contains_key(&event.tid))
+                .is_some_and(|e| e.asked.get(event.tid).is_some())
         });
         if let Some(evidence) = asked.and_then(|no| self.touch(no)) {
             evidence.mce_enabled = Some(sregs.cr4.0 & CR4_MCE != 0);

@@ -1,43 +1,30 @@
 //! One page of the host in several VMs (ksm, shared memory): an incident each, that name each other.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeSet;
 
-use super::IncidentNo;
+use super::{Correlator, IncidentNo};
 use crate::incident::evidence::Evidence;
 
-/// Incidents of the pages of the host that are lost in more than one of them.
-pub type Shared = HashMap<u64, Vec<IncidentNo>>;
+/// Incidents by page frame.
+pub type ByPfn = BTreeSet<(u64, IncidentNo)>;
 
-/// By page frame; `only`: of this one.
-pub fn shared(incidents: &BTreeMap<IncidentNo, Evidence>, only: Option<u64>) -> Shared {
-    let mut by_pfn = Shared::new();
-    for (no, evidence) in incidents {
-        if let Some(pfn) = evidence.pfn
-            && only.is_none_or(|only| only == pfn)
-        {
-            by_pfn.entry(pfn).or_default().push(*no);
-        }
+impl Correlator {
+    /// The incidents of other VMs that held this one's page at the same time. A VMM that has ended before another began
+    /// shared nothing with it.
+    pub(super) fn linked(&self, no: IncidentNo, evidence: &Evidence) -> impl Iterator<Item = &Evidence> {
+        let pfn = evidence.pfn.into_iter();
+        let (pid, began, ended) = (
+            evidence.pid,
+            evidence.t0,
+            evidence.vmm_gone().then_some(evidence.last),
+        );
+        pfn.flat_map(|pfn| self.by_pfn.range((pfn, 0)..=(pfn, IncidentNo::MAX)))
+            .filter(move |(_, other)| *other != no)
+            .filter_map(|(_, other)| self.incidents.get(other).map(Box::as_ref))
+            .filter(move |other| {
+                let before_this = other.vmm_gone() && other.last < began;
+                let after_this = ended.is_some_and(|ended| ended < other.t0);
+                other.pid != pid && !before_this && !after_this
+            })
     }
-    by_pfn.retain(|_, incidents| incidents.len() > 1);
-    by_pfn
-}
-
-/// The incidents of other VMs that held this one's page at the same time. A VMM that has ended before another began
-/// shared nothing with it.
-pub fn of<'a>(
-    no: IncidentNo,
-    evidence: &'a Evidence,
-    incidents: &'a BTreeMap<IncidentNo, Evidence>,
-    shared: &Shared,
-) -> impl Iterator<Item = &'a Evidence> {
-    let all = evidence.pfn.and_then(|pfn| shared.get(&pfn));
-    let others = all.map(Vec::as_slice).unwrap_or_default().to_vec();
-    others
-        .into_iter()
-        .filter(move |other| *other != no)
-        .filter_map(|other| incidents.get(&other))
-        .filter(move |other| {
-            let before = |a: &Evidence, b: &Evidence| a.vmm_gone() && a.last < b.t0;
-            other.pid != evidence.pid && !before(other, evidence) && !before(evidence, other)
-        })
 }

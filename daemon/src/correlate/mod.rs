@@ -9,6 +9,7 @@ mod links;
 mod moments;
 mod pages;
 pub mod report;
+pub mod resume;
 mod saying_words;
 mod threads;
 
@@ -57,13 +58,18 @@ impl Default for Limits {
 pub struct Correlator {
     session: Session,
     limits: Limits,
-    incidents: BTreeMap<IncidentNo, Evidence>,
+    incidents: BTreeMap<IncidentNo, Box<Evidence>>,
     next: IncidentNo,
     /// Incidents by VMM, in order of their beginning.
     by_pid: HashMap<u32, Vec<IncidentNo>>,
+    /// By address in the VMM.
     pages: PageIndex,
+    /// By guest-physical address.
+    gpas: PageIndex,
     failures: BTreeMap<u32, Failure>,
     silent: VecDeque<pages::Silent>,
+    /// Page frames of the incidents.
+    by_pfn: links::ByPfn,
     answers: answers::AllAnswers,
     threads: BTreeMap<u32, Thread>,
     processes: BTreeMap<u32, Vmm>,
@@ -71,6 +77,8 @@ pub struct Correlator {
     /// Incidents that the last event belongs to.
     touched: BTreeSet<IncidentNo>,
     forgotten: u64,
+    /// A trace told of signals without their address.
+    signals_without_address: bool,
     /// The host's exits that touch no guest memory.
     floor: BTreeMap<FloorKind, DurationTotals>,
     /// Files whose statements are heard.
@@ -90,14 +98,17 @@ impl Correlator {
             next: 1,
             by_pid: HashMap::new(),
             pages: PageIndex::default(),
+            gpas: PageIndex::default(),
             failures: BTreeMap::new(),
             silent: VecDeque::new(),
+            by_pfn: links::ByPfn::new(),
             answers: BTreeMap::new(),
             threads: BTreeMap::new(),
             processes: BTreeMap::new(),
             changed: BTreeSet::new(),
             touched: BTreeSet::new(),
             forgotten: 0,
+            signals_without_address: false,
             floor: BTreeMap::new(),
             files: BTreeMap::new(),
         }
@@ -117,10 +128,20 @@ impl Correlator {
         self.forgotten
     }
 
+    /// Incidents that are remembered.
+    pub fn incident_count(&self) -> usize {
+        self.incidents.len()
+    }
+
     /// Takes one event.
     pub fn feed(&mut self, event: &Event) {
         self.touched.clear();
         self.dispatch(event);
+        let touched = std::mem::take(&mut self.touched);
+        for no in &touched {
+            self.index_gpa(*no, event);
+        }
+        self.touched = touched;
         if matches!(event.what, What::PageTotals(_)) {
             // No event of its own, but the sum of those that were, and of those that were not sent.
             self.touched.clear();
@@ -247,25 +268,18 @@ impl Correlator {
 
     /// All incidents, oldest first.
     pub fn incidents(&self) -> Vec<Incident> {
-        let shared = links::shared(&self.incidents, None);
-        let all = self.incidents.keys();
-        let updates = all.filter_map(|no| self.report_among(*no, &shared));
+        let updates = self.incidents.keys().filter_map(|no| self.report(*no));
         updates.map(|update| update.incident).collect()
     }
 
     /// An incident as it stands now; `None`: forgotten, or none of a guest.
     pub fn report(&self, no: IncidentNo) -> Option<Update> {
         let evidence = self.incidents.get(&no)?;
-        let shared = evidence.pfn.map(|pfn| links::shared(&self.incidents, Some(pfn)));
-        self.report_among(no, &shared.unwrap_or_default())
-    }
-
-    fn report_among(&self, no: IncidentNo, shared: &links::Shared) -> Option<Update> {
-        let evidence = self.incidents.get(&no)?;
         if !is_of_a_guest(evidence) {
             return None;
         }
-        let linked = links::of(no, evidence, &self.incidents, shared)
+        let linked = self
+            .linked(no, evidence)
             .filter(|other| is_of_a_guest(other))
             .map(|other| report::id(other, &self.session))
             .collect();
@@ -307,6 +321,7 @@ impl Correlator {
 
     fn forget_pages_of(&mut self, pid: u32) {
         self.pages.remove_pid(pid);
+        self.gpas.remove_pid(pid);
         self.by_pid.remove(&pid);
         self.threads.retain(|_, thread| thread.pid != pid);
     }
@@ -318,9 +333,12 @@ impl Correlator {
                 break;
             };
             self.forgotten += 1;
-            self.pages.remove_incident(no);
+            self.unindex(no, &old);
             if let Some(list) = self.by_pid.get_mut(&old.pid) {
-                list.retain(|other| *other != no);
+                // In order of their beginning, hence of their numbers.
+                if let Ok(at) = list.binary_search(&no) {
+                    list.remove(at);
+                }
                 if list.is_empty() {
                     self.by_pid.remove(&old.pid);
                 }
@@ -332,8 +350,9 @@ impl Correlator {
         if let Some(pfn) = evidence.pfn {
             // Their reports name this one now.
             self.changed.extend(self.known_by_pfn(pfn));
+            self.by_pfn.insert((pfn, no));
         }
-        self.incidents.insert(no, evidence);
+        self.incidents.insert(no, Box::new(evidence));
         self.changed.insert(no);
         self.touched.insert(no);
         no
@@ -342,7 +361,7 @@ impl Correlator {
     fn touch(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
         self.changed.insert(no);
         self.touched.insert(no);
-        self.incidents.get_mut(&no)
+        self.incidents.get_mut(&no).map(Box::as_mut)
     }
 }
 

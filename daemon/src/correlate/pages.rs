@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Correlator, IncidentNo, answers::ToThread, make_room, moments};
 use crate::{
-    event::{Event, PoisonExit, SigbusSeverity, totals::PageTotals},
+    event::{Event, PoisonExit, SigbusSeverity, What, totals::PageTotals},
     incident::{
         evidence::{Evidence, PAGE_SIZE},
         latency,
@@ -19,21 +19,18 @@ pub struct PageIndex {
 }
 
 impl PageIndex {
-    fn find(&self, pid: u32, hva: u64) -> Option<IncidentNo> {
-        let covers = |(&(owner, base), &(size, no)): (&(u32, u64), &(u64, IncidentNo))| {
-            (owner == pid && hva - base < size).then_some(no)
-        };
-        let nearest = self.ranges.range(..=(pid, hva)).next_back();
-        // A piece that has an incident of its own may stand before the huge page around this one.
-        let around = [LSB_2M, MAX_LSB].map(|lsb| (pid, hva & !((1 << lsb) - 1)));
-        nearest.and_then(covers).or_else(|| {
-            around
-                .iter()
-                .find_map(|key| self.ranges.get_key_value(key).and_then(covers))
-        })
+    /// A small range may lie within a large one, which then begins a few entries before it.
+    pub fn find(&self, pid: u32, address: u64) -> Option<IncidentNo> {
+        const NESTED: usize = 8;
+        self.ranges
+            .range((pid, 0)..=(pid, address))
+            .rev()
+            .take(NESTED)
+            .find(|((_, base), (size, _))| address - base < *size)
+            .map(|(_, (_, no))| *no)
     }
 
-    fn insert(&mut self, pid: u32, base: u64, size: u64, no: IncidentNo) {
+    pub fn insert(&mut self, pid: u32, base: u64, size: u64, no: IncidentNo) {
         self.ranges.insert((pid, base), (size, no));
     }
 
@@ -45,11 +42,22 @@ impl PageIndex {
     }
 
     pub fn remove_pid(&mut self, pid: u32) {
-        self.ranges.retain(|(owner, _), _| *owner != pid);
+        let of_pid = self.ranges.range((pid, 0)..=(pid, u64::MAX));
+        let gone: Vec<(u32, u64)> = of_pid.map(|(key, _)| *key).collect();
+        for key in gone {
+            self.ranges.remove(&key);
+        }
     }
 
-    pub fn remove_incident(&mut self, no: IncidentNo) {
-        self.ranges.retain(|_, (_, other)| *other != no);
+    /// Removes the range that begins at `base`, if it is this incident's.
+    pub fn remove(&mut self, pid: u32, base: u64, no: IncidentNo) {
+        if self
+            .ranges
+            .get(&(pid, base))
+            .is_some_and(|(_, other)| *other == no)
+        {
+            self.ranges.remove(&(pid, base));
+        }
     }
 
     pub fn incidents(&self) -> impl Iterator<Item = IncidentNo> + '_ {
@@ -128,11 +136,26 @@ impl Correlator {
 
     /// Open incidents of VMs that hold this page of the host.
     pub(super) fn known_by_pfn(&self, pfn: u64) -> Vec<IncidentNo> {
-        self.incidents
-            .iter()
-            .filter(|(_, e)| e.holds_pfn(pfn) && !e.vmm_gone())
-            .map(|(no, _)| *no)
-            .collect()
+        const HUGE_PAGE: u64 = 511;
+        let within = (pfn & !HUGE_PAGE, 0)..=(pfn | HUGE_PAGE, IncidentNo::MAX);
+        let holds = |no: &IncidentNo| {
+            self.incidents
+                .get(no)
+                .is_some_and(|e| e.holds_pfn(pfn) && !e.vmm_gone())
+        };
+        let named = self.by_pfn.range(within).map(|(_, no)| *no);
+        named.filter(holds).collect()
+    }
+
+    /// The page of the host of an incident that was opened without.
+    pub(super) fn name_pfn(&mut self, no: IncidentNo, pfn: u64) {
+        if let Some(evidence) = self.touch(no)
+            && evidence.pfn.is_none()
+        {
+            evidence.pfn = Some(pfn);
+            self.changed.extend(self.known_by_pfn(pfn));
+            self.by_pfn.insert((pfn, no));
+        }
     }
 
     pub(super) fn failure_action(&mut self, event: &Event, pfn: u64, page_type: &str, result: &str) {
@@ -145,8 +168,8 @@ impl Correlator {
         failure.page_type = Some(page_type.to_owned());
         failure.result = Some(result.to_owned());
         for no in failure.incidents.clone() {
+            self.name_pfn(no, pfn);
             let Some(evidence) = self.touch(no) else { continue };
-            evidence.pfn.get_or_insert(pfn);
             // "already poisoned" (6.11 on) is about the second report, not about the page.
             if evidence.recovery.is_none() || !page_type.contains("already poisoned") {
                 evidence.page_type = Some(page_type.to_owned());
@@ -276,16 +299,15 @@ impl Correlator {
             }
             return no;
         };
-        let widened = self.touch(no).is_some_and(|evidence| {
+        let unnamed = self.incidents.get(&no).is_some_and(|e| e.pfn.is_none());
+        if let (true, Some(pfn), Some(began)) = (unnamed, pfn, began) {
             // The vCPU was faster than memory_failure(), which names the page only now.
-            if let (None, Some(pfn)) = (evidence.pfn, pfn) {
-                evidence.pfn = Some(pfn);
-                evidence
-                    .timeline
-                    .add(began.unwrap_or(evidence.t0), moments::failure_begin(pfn, flags));
+            self.name_pfn(no, pfn);
+            if let Some(evidence) = self.touch(no) {
+                evidence.timeline.add(began, moments::failure_begin(pfn, flags));
             }
-            evidence.widen(base, lsb)
-        });
+        }
+        let widened = self.touch(no).is_some_and(|evidence| evidence.widen(base, lsb));
         if widened {
             self.pages.insert(pid, base, 1 << lsb, no);
         }
@@ -303,10 +325,10 @@ impl Correlator {
         let silent = self.silent.pop_front()?;
         let evidence = self.touch(no)?;
         evidence.widen(base, LSB_2M);
-        evidence.pfn = Some(silent.pfn);
         evidence.page_type = Some(silent.page_type);
         evidence.recovery = Some(silent.result);
         evidence.joined_by_time = true;
+        self.name_pfn(no, silent.pfn);
         self.pages.insert(pid, base, 1 << LSB_2M, no);
         Some(no)
     }
@@ -345,6 +367,7 @@ impl Correlator {
         };
         let tid = event.tid;
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(tid));
+        self.thread(event).exited = Some(no);
         let Some(evidence) = self.touch(no) else { return };
         evidence.poison_at(event.t);
         evidence.exit(tid, vcpu, exit);
@@ -371,19 +394,28 @@ impl Correlator {
 
     pub(super) fn reentry(&mut self, event: &Event, exit_ns: u64, entry_ns: u64) {
         self.thread_goes_on(event);
+        // The thread's last exit, unless the thread has been forgotten since.
+        let last = self.threads.get(&event.tid).and_then(|thread| thread.exited);
+        if last.is_some_and(|no| self.reentry_of(no, event, exit_ns, entry_ns)) {
+            return;
+        }
         for no in self.by_pid.get(&event.pid).cloned().unwrap_or_default() {
-            let mine = self
-                .incidents
-                .get_mut(&no)
-                .is_some_and(|e| e.exits.reentry(event.tid, exit_ns, entry_ns));
-            if mine {
-                if let Some(evidence) = self.touch(no) {
-                    evidence.poison_at(event.t);
-                    evidence.reentered(event.tid, entry_ns);
-                }
+            if self.reentry_of(no, event, exit_ns, entry_ns) {
                 return;
             }
         }
+    }
+
+    fn reentry_of(&mut self, no: IncidentNo, event: &Event, exit_ns: u64, entry_ns: u64) -> bool {
+        let evidence = self.incidents.get_mut(&no);
+        if !evidence.is_some_and(|e| e.exits.reentry(event.tid, exit_ns, entry_ns)) {
+            return false;
+        }
+        if let Some(evidence) = self.touch(no) {
+            evidence.poison_at(event.t);
+            evidence.reentered(event.tid, entry_ns);
+        }
+        true
     }
 
     /// The instruction at a RIP that touched a page: of every incident in which that RIP did.
@@ -411,12 +443,51 @@ impl Correlator {
 
     /// The incident of a GPA of this VM: the same 4 KiB page, or the same huge page.
     pub(super) fn incident_of_gpa(&self, pid: u32, gpa: u64) -> Option<IncidentNo> {
-        let page = gpa & !(PAGE_SIZE - 1);
-        self.live_of(pid).find(|no| {
-            self.incidents.get(no).is_some_and(|e| {
-                let size = e.size().unwrap_or(PAGE_SIZE);
-                e.gpa.is_some_and(|known| known == page || (known ^ page) < size) || e.gpas.contains(&page)
-            })
-        })
+        self.gpas.find(pid, gpa & !(PAGE_SIZE - 1))
+    }
+
+    /// Keeps the index of GPAs: called with each incident that an event touched.
+    pub(super) fn index_gpa(&mut self, no: IncidentNo, event: &Event) {
+        let Some(evidence) = self.incidents.get(&no) else {
+            return;
+        };
+        if evidence.vmm_gone() {
+            return;
+        }
+        let pid = evidence.pid;
+        if let Some(gpa) = evidence.gpa {
+            let size = evidence.size().unwrap_or(PAGE_SIZE);
+            self.gpas.insert(pid, gpa & !(size - 1), size, no);
+        }
+        // A huge page whose GPAs are not aligned as its HVA is has pages beyond that range.
+        let page = match &event.what {
+            What::PoisonExit(exit) => exit.gpa.map(|gpa| gpa.0 & !(PAGE_SIZE - 1)),
+            What::PageTotals(totals) => Some(totals.gpa.0),
+            _ => None,
+        };
+        if let Some(page) = page
+            && event.pid == pid
+            && self.gpas.find(pid, page).is_none()
+        {
+            self.gpas.insert(pid, page, PAGE_SIZE, no);
+        }
+    }
+
+    /// Takes an incident that is forgotten out of the indices.
+    pub(super) fn unindex(&mut self, no: IncidentNo, evidence: &Evidence) {
+        let pid = evidence.pid;
+        if let Some(pfn) = evidence.pfn {
+            self.by_pfn.remove(&(pfn, no));
+        }
+        if let Some(hva) = evidence.hva {
+            self.pages.remove(pid, hva, no);
+        }
+        if let Some(gpa) = evidence.gpa {
+            let size = evidence.size().unwrap_or(PAGE_SIZE);
+            self.gpas.remove(pid, gpa & !(size - 1), no);
+        }
+        for gpa in &evidence.gpas {
+            self.gpas.remove(pid, *gpa, no);
+        }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
+    by_thread::ByThread,
     exits::{Exits, Total},
     logged::Logged,
     mca,
@@ -16,13 +19,12 @@ const MAX_TOLD: usize = 256;
 const MAX_ENDS: usize = 32;
 /// 4 KiB pages of a 2 MiB page.
 const MAX_GPAS: usize = 512;
-/// Threads whose last RIP and unanswered signal are kept: one a vCPU.
-const MAX_THREADS: usize = 1024;
 
 pub const PAGE_SIZE: u64 = 4096;
 
-/// Everything known of one incident.
-#[derive(Clone, Debug)]
+/// Everything known of one incident. Its JSON is what a daemon that starts again goes on with
+/// (`incident.state` of the store).
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Evidence {
     /// CLOCK_MONOTONIC of the poisoning: `memory_failure()` entered, else the first sign.
     pub t0: u64,
@@ -64,9 +66,9 @@ pub struct Evidence {
     pub finished: u64,
     pub last_finished: Option<u64>,
     /// Action-required signals that the VMM has not answered by telling the guest, by the thread they were sent to.
-    pub asked: BTreeMap<u32, Asked>,
+    pub asked: ByThread<Asked>,
     /// RIP of each thread's last exit on the page.
-    rips: BTreeMap<u32, u64>,
+    rips: ByThread<u64>,
     /// Machine checks that KVM_X86_SET_MCE took, and with which the vCPU went on without a #MC.
     pub dropped: u64,
     /// CR4.MCE of the vCPU at its last exit on the page.
@@ -81,12 +83,14 @@ pub struct Evidence {
     pub joined_by_time: bool,
     /// Events that belong to it.
     pub events: u64,
+    /// Its id and `started_at` by the daemon that first told of it, whose wall clock may have been another.
+    pub known_as: Option<(String, Option<String>)>,
     /// What logs told of it.
     pub logged: Logged,
 }
 
 /// A machine check as the VMM told it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Told {
     pub t: u64,
     pub tid: u32,
@@ -106,7 +110,7 @@ impl Told {
 }
 
 /// An action-required signal that waits for its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
     pub t: u64,
     /// A #MC was open on that thread, of whichever page.
@@ -118,7 +122,7 @@ pub struct Asked {
 }
 
 /// The SIGBUS that a VMM was sent last before it ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastSigbus {
     pub t: u64,
     /// It was of this incident's page.
@@ -134,7 +138,7 @@ pub struct LastSigbus {
 }
 
 /// A sign of the guest's or the VMM's end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     pub t: u64,
     pub sign: Sign,
@@ -153,13 +157,13 @@ pub struct End {
 
 /// An error that could not be told: neither QEMU nor KVM gives a #MC to a vCPU whose MCG_STATUS.MCIP is set, or whose
 /// CR4.MCE is clear.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// A #MC was open on that vCPU.
     pub nested: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sign {
     /// pvpanic: the guest's kernel says that it panicked.
     Panic,
@@ -217,8 +221,8 @@ impl Evidence {
             open_mc: BTreeMap::new(),
             finished: 0,
             last_finished: None,
-            asked: BTreeMap::new(),
-            rips: BTreeMap::new(),
+            asked: ByThread::default(),
+            rips: ByThread::default(),
             dropped: 0,
             mce_enabled: None,
             last_sigbus: None,
@@ -227,6 +231,7 @@ impl Evidence {
             lost: 0,
             joined_by_time: false,
             events: 0,
+            known_as: None,
             logged: Logged::default(),
         }
     }
@@ -264,7 +269,7 @@ impl Evidence {
 
     /// Whether every #MC that entered the guest was handled to its end, and no signal waits for an answer.
     pub fn handled(&self) -> bool {
-        let waits = self.asked.values().any(|asked| asked.ran_on.is_none());
+        let waits = self.asked.iter().any(|(_, asked)| asked.ran_on.is_none());
         self.finished > 0 && self.open_mc.is_empty() && !waits
     }
 
@@ -308,15 +313,13 @@ impl Evidence {
 
     /// An action-required signal now waits for the VMM's answer. `mc_open`: on that thread, of whichever page.
     pub fn ask(&mut self, t: u64, tid: u32, mc_open: bool) {
-        if self.asked.len() < MAX_THREADS {
-            let asked = Asked {
-                t,
-                mc_open,
-                told: false,
-                ran_on: None,
-            };
-            self.asked.insert(tid, asked);
-        }
+        let asked = Asked {
+            t,
+            mc_open,
+            told: false,
+            ran_on: None,
+        };
+        self.asked.insert(tid, asked);
     }
 
     /// All AR signals: `total` is the exits'.
@@ -329,9 +332,7 @@ impl Evidence {
         if let Some(gpa) = exit.gpa {
             self.touched_page(gpa.0 & !(PAGE_SIZE - 1));
         }
-        if let Some(rip) = exit.rip
-            && (self.rips.len() < MAX_THREADS || self.rips.contains_key(&tid))
-        {
+        if let Some(rip) = exit.rip {
             self.rips.insert(tid, rip.0);
         }
         self.other_address = exit.other_address.or(self.other_address);
@@ -340,10 +341,10 @@ impl Evidence {
 
     /// The vCPU entered the guest again after an exit on the page.
     pub fn reentered(&mut self, tid: u32, entry_ns: u64) {
-        if let Some(asked) = self.asked.get_mut(&tid) {
+        if let Some(asked) = self.asked.get_mut(tid) {
             if asked.told {
                 self.dropped += 1;
-                self.asked.remove(&tid);
+                self.asked.remove(tid);
             } else {
                 asked.ran_on.get_or_insert(entry_ns);
             }
@@ -364,20 +365,17 @@ impl Evidence {
     }
 
     pub fn tell(&mut self, mut told: Told) {
-        told.rip = self.rips.get(&told.tid).copied();
+        told.rip = self.rips.get(told.tid).copied();
         if told.via == Via::SetMsrs {
-            self.asked.remove(&told.tid);
+            self.asked.remove(told.tid);
         } else if mca::raises_mc(told.bank.status.0) {
-            let mc_open = self.open_mc.contains_key(&told.tid);
-            self.asked
-                .entry(told.tid)
-                .or_insert(Asked {
-                    t: told.t,
-                    mc_open,
-                    told: true,
-                    ran_on: None,
-                })
-                .told = true;
+            if self.asked.get(told.tid).is_none() {
+                let mc_open = self.open_mc.contains_key(&told.tid);
+                self.ask(told.t, told.tid, mc_open);
+            }
+            if let Some(asked) = self.asked.get_mut(told.tid) {
+                asked.told = true;
+            }
         }
         match told.severity {
             Severity::Ao => self.told_ao += 1,
@@ -385,6 +383,8 @@ impl Evidence {
             Severity::Broadcast | Severity::Other => {}
         }
         if self.told.len() < MAX_TOLD {
+            // Most are told once.
+            self.told.reserve_exact(1);
             self.told.push(told);
         }
     }
@@ -394,7 +394,7 @@ impl Evidence {
         self.delivered += 1;
         self.delivered_to.insert(tid);
         self.open_mc.insert(tid, t);
-        self.asked.remove(&tid);
+        self.asked.remove(tid);
     }
 
     /// The guest's handler on this thread wrote 0 to MCG_STATUS.

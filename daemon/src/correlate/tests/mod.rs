@@ -8,6 +8,7 @@ mod links;
 mod look_alikes;
 mod properties;
 mod refused;
+mod restarts;
 mod storms;
 mod vmm_ends;
 
