@@ -3,5 +3,6 @@
 pub mod binding;
 mod fentry_btf;
 pub mod load;
+mod memory;
 pub mod source;
 pub mod totals;
