@@ -5,6 +5,7 @@ mod fates;
 mod joins;
 mod kernels;
 mod properties;
+mod restarts;
 mod storms;
 
 use super::*;
