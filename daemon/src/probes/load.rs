@@ -158,7 +158,7 @@ impl Loaded {
             .collect();
         for n in &attached {
             self.detach_row(*n);
-            self.rows[*n].state = RowState::Waiting;
+            self.rows[*n].waiting();
         }
         attached.len()
     }
@@ -239,6 +239,11 @@ impl BoundRow {
         self.status.lost = None;
         self.links = links;
         self.state = RowState::Attached;
+    }
+
+    fn waiting(&mut self) {
+        self.unavailable(&["KVM is unloaded".to_owned()]);
+        self.state = RowState::Waiting;
     }
 
     fn unavailable(&mut self, reasons: &[String]) {
