@@ -3,6 +3,7 @@
 
 mod fates;
 mod joins;
+mod kernels;
 mod late;
 mod links;
 mod look_alikes;
