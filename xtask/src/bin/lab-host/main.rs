@@ -4,6 +4,7 @@
 
 mod bench;
 mod daemon;
+mod fates;
 mod ftrace;
 mod log;
 mod machine;
