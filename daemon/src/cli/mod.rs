@@ -3,6 +3,7 @@
 mod attach;
 mod check;
 mod config;
+mod detach;
 mod explain;
 mod incidents;
 mod kvm;
@@ -55,6 +56,8 @@ enum Command {
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
     Check(check::CheckArgs),
+    /// Remove the probes and totals that a daemon which was killed has left in the kernel
+    Detach,
     /// Look at the configuration
     Config(ConfigArgs),
 }
@@ -263,6 +266,7 @@ fn dispatch(cli: &Cli) -> Outcome {
             logging::to_stderr(&cli.source);
             check::check(args)
         }
+        Command::Detach => detach::detach(),
         Command::Config(args) => config::config(args, &cli.source),
     }
 }

@@ -1,7 +1,7 @@
 //! The live pipeline: events through the correlator into the sinks.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::File,
     io::BufWriter,
     path::Path,
@@ -11,13 +11,18 @@ use std::{
 use super::{Failure, output};
 use crate::{
     config::Config,
-    correlate::{Correlator, IncidentNo, report::Update},
-    event::{Event, recording::Writer, session::Session},
+    correlate::{
+        Correlator, IncidentNo,
+        report::Update,
+        resume::{Meanwhile, State},
+    },
+    event::{Event, What, recording::Writer, session::Session},
     follow::{Follower, Places},
     guest::CodeReader,
+    host::ClockPair,
     identity::{Directory, identity_event},
     incident::model::{Cause, Incident, Outcome},
-    sinks::store::Store,
+    sinks::store::{Store, Stored, boot_id},
 };
 
 /// See the module.
@@ -35,6 +40,8 @@ pub struct Pipeline {
     changed: BTreeSet<IncidentNo>,
     /// Incidents that the store had no room for.
     unstored: BTreeSet<IncidentNo>,
+    /// VMMs of incidents that were taken over, and when they started, clock ticks since boot.
+    resumed: BTreeMap<u32, Option<u64>>,
 }
 
 struct Recording {
@@ -70,7 +77,53 @@ impl Pipeline {
             said: HashMap::new(),
             changed: BTreeSet::new(),
             unstored: BTreeSet::new(),
+            resumed: BTreeMap::new(),
         })
+    }
+
+    /// Takes over the incidents that a daemon before left open in the store.
+    pub fn resume(&mut self, dir: &Path, meanwhile: Meanwhile) {
+        let states = Stored::open(dir).and_then(|stored| stored.states(&boot_id().unwrap_or_default()));
+        let states = match states {
+            Ok(states) => states,
+            // Nothing has been stored yet, or the store has just said what is wrong with it.
+            Err(_) => return,
+        };
+        let now = ClockPair::now().monotonic_ns;
+        for state in &states {
+            match serde_json::from_str::<State>(state) {
+                Ok(state) => {
+                    self.resumed.insert(state.pid(), state.start_ticks());
+                    self.correlator.resume(state, now, meanwhile);
+                }
+                Err(err) => {
+                    tracing::warn!(error = %err, "an open incident of another poisontrace cannot be gone on with");
+                }
+            }
+        }
+        if !self.resumed.is_empty() {
+            tracing::info!(
+                incidents = states.len(),
+                ?meanwhile,
+                "goes on with the incidents that were open"
+            );
+        }
+    }
+
+    /// Closes the incidents of VMMs that ended while nobody looked: once what the probes sent meanwhile is read.
+    pub fn bury(&mut self) {
+        let t = ClockPair::now().monotonic_ns;
+        for (pid, ticks) in std::mem::take(&mut self.resumed) {
+            if self.directory.start_ticks(pid) != ticks {
+                self.feed(&Event {
+                    t,
+                    tid: pid,
+                    pid,
+                    vcpu: None,
+                    what: What::VmmGone,
+                });
+            }
+        }
     }
 
     /// Takes over the settings that may change while the daemon runs.
@@ -145,7 +198,11 @@ impl Pipeline {
     fn keep(&mut self, no: IncidentNo, update: &Update) {
         let Some(store) = &self.store else { return };
         if store.room() > 0 {
-            store.put(&update.incident, None, self.correlator.events_of(no));
+            store.put(
+                &update.incident,
+                self.correlator.state(no, &update.incident),
+                self.correlator.events_of(no),
+            );
             self.unstored.remove(&no);
         } else {
             // It stays where it is, in the correlator, until the store has room.

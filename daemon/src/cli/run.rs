@@ -1,6 +1,6 @@
 //! `poisontrace run` and `poisontrace record`: the daemon.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use aya_log::EbpfLogger;
 use tokio::{
@@ -17,6 +17,7 @@ use super::{
 use crate::{
     config::{Config, Layers, needs_restart},
     host::ClockPair,
+    pins::{self, Pins},
     probes::source::Source,
     sinks::store::{Store, survive_file_size_limit},
 };
@@ -36,6 +37,7 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
         &args.probes,
         logging::probe_level(config.log.level),
         config.guest.read_code,
+        Pins::take(Path::new(pins::ROOT)),
     )?;
     let store = Store::start(
         &config.state_dir,
@@ -50,6 +52,7 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
         config.vmm.places(),
     )?;
     pipeline.configure(&config);
+    pipeline.resume(&config.state_dir, attached.loaded.meanwhile());
     let settings = Settings { layers, config, log };
     serve(&mut attached, pipeline, Some(settings))
 }
@@ -59,7 +62,12 @@ pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
     let read_code = args.guest.read_guest_code || config.guest.read_code;
     logging::start(&config.log);
     kvm::wait(|| {})?;
-    let mut attached = attach::probes(&args.probes, logging::probe_level(config.log.level), read_code)?;
+    let mut attached = attach::probes(
+        &args.probes,
+        logging::probe_level(config.log.level),
+        read_code,
+        None,
+    )?;
     let mut pipeline = Pipeline::new(
         attached.session.clone(),
         None,
@@ -113,7 +121,9 @@ fn serve(attached: &mut attach::Attached, pipeline: Pipeline, settings: Option<S
         .enable_all()
         .build()
         .map_err(|err| Failure::new(format!("cannot start the event loop: {err}")))?;
-    runtime.block_on(events(attached, pipeline, settings))?;
+    let outcome = runtime.block_on(events(attached, pipeline, settings));
+    attached.loaded.detach();
+    outcome?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -131,6 +141,8 @@ async fn events(
     let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut kvm = Follower::new();
+    take_all(&mut pipeline, source.get_mut());
+    pipeline.bury();
     pipeline.look_around(ClockPair::now().monotonic_ns);
     output::print("poisontrace: ready\n")?;
 
@@ -215,17 +227,23 @@ async fn events(
         }
     }
     tracing::info!("stopping");
-    loop {
-        let events = source.get_mut().drain();
+    take_all(&mut pipeline, source.get_mut());
+    flush_logger(&mut logger);
+    pipeline.finish()?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// All that the probes have sent and counted until now.
+fn take_all(pipeline: &mut Pipeline, source: &mut Source) {
+    // A flood may go on for ever.
+    for _ in 0..256 {
+        let events = source.drain();
         if events.is_empty() {
             break;
         }
         pipeline.take(&events);
     }
-    pipeline.take(&source.get_mut().totals());
-    flush_logger(&mut logger);
-    pipeline.finish()?;
-    failed.map_or(Ok(()), Err)
+    pipeline.take(&source.totals());
 }
 
 type Logger = EbpfLogger<&'static dyn log::Log>;
