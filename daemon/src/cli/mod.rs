@@ -11,7 +11,9 @@ mod logging;
 mod output;
 mod pipeline;
 mod progress;
+mod replay;
 mod run;
+mod serving;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -53,6 +55,8 @@ enum Command {
     Explain(ExplainArgs),
     /// List the incidents of the store, export them, delete old ones
     Incidents(IncidentsArgs),
+    /// Let recordings go through the daemon's pipeline again, in their own time, with /metrics on
+    Replay(ReplayArgs),
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
     Check(check::CheckArgs),
@@ -145,6 +149,33 @@ struct RecordArgs {
     guest: GuestArgs,
     #[command(flatten)]
     probes: attach::ProbeArgs,
+}
+
+#[derive(Args)]
+struct ReplayArgs {
+    /// Recordings, one after the other
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    from: Vec<PathBuf>,
+    /// As it happened, or as fast as it goes
+    #[arg(long, default_value = "real")]
+    speed: Speed,
+    /// Pauses longer than this are cut to it, seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    longest_pause: u64,
+    /// Go on serving after the last recording, until SIGINT or SIGTERM
+    #[arg(long)]
+    stay: bool,
+    #[command(flatten)]
+    web: WebArgs,
+    /// Add metrics by VM (label vm)
+    #[arg(long)]
+    vm_labels: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Speed {
+    Real,
+    Max,
 }
 
 #[derive(Args)]
@@ -254,6 +285,7 @@ fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Run(args) => run::run(args, &cli.source),
         Command::Record(args) => run::record(args, &cli.source),
+        Command::Replay(args) => replay::replay(args, &cli.source),
         Command::Explain(args) => {
             logging::to_stderr(&cli.source);
             explain::explain(args, &cli.source)

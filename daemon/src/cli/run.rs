@@ -12,14 +12,20 @@ use super::{
     Failure, Outcome, RecordArgs, RunArgs, SourceArgs, attach,
     kvm::{self, Follower},
     logging, output,
-    pipeline::Pipeline,
+    pipeline::{Pipeline, Sinks},
+    serving::{self, Serving},
 };
 use crate::{
     config::{Config, Layers, needs_restart},
     host::ClockPair,
+    http::{Ready, Server},
+    kernel::plan::Plan,
     pins::{self, Pins},
     probes::source::Source,
-    sinks::store::{Store, survive_file_size_limit},
+    sinks::{
+        metrics::Metrics,
+        store::{Store, survive_file_size_limit},
+    },
 };
 
 /// Changes are handed to the store and the log at most this often.
@@ -39,14 +45,29 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
         config.guest.read_code,
         Pins::take(Path::new(pins::ROOT)),
     )?;
+    let ready = match Plan::verdict_needs(|name| attached.session.has(name)).as_slice() {
+        [] => Ready::Yes,
+        missing => Ready::No(format!(
+            "no verdict is possible on this kernel without: {}",
+            missing.join(", ")
+        )),
+    };
+    let server = serving::server(&config.web, ready)?;
+    let max_vms = config
+        .metrics
+        .vm_labels
+        .then_some(config.metrics.max_vms as usize);
+    let mut sinks = Sinks::new(Metrics::new(&attached.session, attached.session.clock, max_vms)?);
     let store = Store::start(
         &config.state_dir,
         &attached.session.host,
         config.store.retention(),
     );
-    let mut pipeline = Pipeline::new(
+    sinks.log_json = log.to_journal();
+    let mut pipeline = Pipeline::live(
         attached.session.clone(),
-        Some(store),
+        sinks,
+        Some((store, config.state_dir.clone())),
         args.record.as_deref(),
         config.guest.read_code,
         config.vmm.places(),
@@ -54,7 +75,7 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
     pipeline.configure(&config);
     pipeline.resume(&config.state_dir, attached.loaded.meanwhile());
     let settings = Settings { layers, config, log };
-    serve(&mut attached, pipeline, Some(settings))
+    serve(&mut attached, pipeline, server, Some(settings))
 }
 
 pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
@@ -68,15 +89,17 @@ pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
         read_code,
         None,
     )?;
-    let mut pipeline = Pipeline::new(
+    let sinks = Sinks::new(Metrics::new(&attached.session, attached.session.clock, None)?);
+    let mut pipeline = Pipeline::live(
         attached.session.clone(),
+        sinks,
         None,
         Some(&args.output),
         read_code,
         config.vmm.places(),
     )?;
     pipeline.configure(&config);
-    serve(&mut attached, pipeline, None)
+    serve(&mut attached, pipeline, None, None)
 }
 
 /// What SIGHUP reads again.
@@ -89,7 +112,7 @@ struct Settings {
 
 impl Settings {
     /// Takes over what can be changed while running.
-    fn reload(&self, pipeline: &mut Pipeline) {
+    fn reload(&self, pipeline: &mut Pipeline, serving: &Serving) {
         let new = match self.layers.read() {
             Ok(new) => new,
             Err(err) => {
@@ -109,11 +132,17 @@ impl Settings {
         }
         self.log.level(new.log.level);
         pipeline.configure(&new);
+        serving.reload();
         tracing::info!("the configuration has been read again");
     }
 }
 
-fn serve(attached: &mut attach::Attached, pipeline: Pipeline, settings: Option<Settings>) -> Outcome {
+fn serve(
+    attached: &mut attach::Attached,
+    pipeline: Pipeline,
+    server: Option<Server>,
+    settings: Option<Settings>,
+) -> Outcome {
     attach::print_probes(&attached.loaded, false)?;
     attach::print_limits(&attached.facts)?;
     attach::print_verdict(&attached.session)?;
@@ -121,15 +150,14 @@ fn serve(attached: &mut attach::Attached, pipeline: Pipeline, settings: Option<S
         .enable_all()
         .build()
         .map_err(|err| Failure::new(format!("cannot start the event loop: {err}")))?;
-    let outcome = runtime.block_on(events(attached, pipeline, settings));
-    attached.loaded.detach();
-    outcome?;
+    runtime.block_on(events(attached, pipeline, server, settings))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn events(
     attached: &mut attach::Attached,
     mut pipeline: Pipeline,
+    server: Option<Server>,
     settings: Option<Settings>,
 ) -> Result<(), Failure> {
     let mut source = Source::new(&mut attached.loaded, attached.decoder.clone())?.watched()?;
@@ -144,10 +172,15 @@ async fn events(
     take_all(&mut pipeline, source.get_mut());
     pipeline.bury();
     pipeline.look_around(ClockPair::now().monotonic_ns);
+    pipeline.reconcile();
+    if let Some(settings) = &settings {
+        pipeline.start_hook(settings.config.hook.clone());
+    }
+    let mut serving = Serving::start(server)?;
     output::print("poisontrace: ready\n")?;
 
-    // While nothing waits to be flushed there is no timer to wake up for.
-    let mut flush_at: Option<Instant> = None;
+    // While nothing waits to be flushed there is no timer to wake up for. Once, for what a daemon before left.
+    let mut flush_at = Some(Instant::now() + FLUSH);
     // In a storm most exits send no record; their totals are then read every second while they change.
     let mut storming = false;
     let mut failed = None;
@@ -210,14 +243,21 @@ async fn events(
                 }
                 storming |= source.get_ref().has_totals();
                 pipeline.look_around(ClockPair::now().monotonic_ns);
+                pipeline.reconcile();
                 flush_logger(&mut logger);
                 if pipeline.store_is_behind() && pipeline.flush() {
                     flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
                 }
             }
+            scrape = serving.next() => {
+                pipeline.take(&source.get_mut().totals());
+                let text = pipeline.scraped(&attached.loaded.probes(), &attached.loaded.costs());
+                // A client that has gone away does not want it any more.
+                let _ = scrape.send(text);
+            }
             _ = hangup.recv() => {
                 match &settings {
-                    Some(settings) => settings.reload(&mut pipeline),
+                    Some(settings) => settings.reload(&mut pipeline, &serving),
                     // A recording that was started on a terminal ends with it.
                     None => break,
                 }

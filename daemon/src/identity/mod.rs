@@ -80,6 +80,11 @@ impl Directory {
         found
     }
 
+    /// VMMs that are known and were not seen to end.
+    pub fn vms(&self) -> usize {
+        self.known.values().filter(|vmm| vmm.is_vmm == Some(true)).count()
+    }
+
     /// The identity event that must go before `event`, if it speaks of a process that is not known yet.
     pub fn introduce(&mut self, event: &Event) -> Option<Event> {
         let pid = match &event.what {

@@ -39,6 +39,7 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 
 /// This daemon's place, held until it is dropped.
 pub struct Pins {
+    root: PathBuf,
     maps: PathBuf,
     mine: PathBuf,
     /// Daemons before this one that have left their programs attached.
@@ -102,6 +103,7 @@ impl Pins {
         let before = entries(&maps)?.into_iter().filter(|path| path.is_dir()).collect();
         make(&mine)?;
         Ok(Self {
+            root: root.to_owned(),
             totals: maps.join(MAPS[0]).exists(),
             maps,
             mine,
@@ -119,9 +121,15 @@ impl Pins {
         }
     }
 
-    /// Removes this daemon's links, where it cannot begin.
-    pub fn abandon(&self) {
-        let _ = remove(&self.mine);
+    /// Removes all that is pinned; where the programs of a daemon before are still at work, only what is this one's.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn clear(self) -> io::Result<usize> {
+        match self.before.is_empty() {
+            true => detach(&self.root),
+            false => remove(&self.mine),
+        }
     }
 
     /// Where a map is pinned.

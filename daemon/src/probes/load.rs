@@ -3,8 +3,6 @@
 //! [`Loaded::new`] is the one place that loads the object, [`Loaded::attach_row`] the one that attaches a row (also
 //! once more), [`Loaded::detach_row`] the one that lets go of it.
 
-use std::path::Path;
-
 use aya::{Btf, Ebpf, EbpfLoader};
 use poisontrace_probes::arming;
 
@@ -77,7 +75,7 @@ impl BoundRow {
     }
 }
 
-/// Loaded programs. Dropping it detaches them all.
+/// Loaded programs. Dropping it detaches them all, and removes what is pinned: only a daemon that is killed leaves it.
 pub struct Loaded {
     pub ebpf: Ebpf,
     btf: Btf,
@@ -142,13 +140,8 @@ impl Loaded {
             meanwhile: pins.as_ref().map_or(Meanwhile::Unseen, Pins::meanwhile),
             pins,
         };
-        let begun = loaded.begin(armed);
-        if begun.is_err() {
-            // Links that are pinned would outlive this.
-            (0..loaded.rows.len()).for_each(|n| loaded.detach_row(n));
-            loaded.pins.iter().for_each(Pins::abandon);
-        }
-        begun.map(|()| loaded)
+        loaded.begin(armed)?;
+        Ok(loaded)
     }
 
     fn begin(&mut self, armed: bool) -> Result<(), LoadError> {
@@ -172,12 +165,12 @@ impl Loaded {
     }
 
     /// Detaches everything, and removes what is pinned.
-    pub fn detach(&mut self) {
+    fn detach(&mut self) {
         for n in 0..self.rows.len() {
             self.detach_row(n);
         }
-        if self.pins.take().is_some()
-            && let Err(err) = pins::detach(Path::new(pins::ROOT))
+        if let Some(pins) = self.pins.take()
+            && let Err(err) = pins.clear()
         {
             tracing::error!(error = %err, "not all that is pinned could be removed: `poisontrace detach` does");
         }
@@ -269,6 +262,12 @@ impl Loaded {
                 tracing::debug!(program = name, error = %err, "not detached");
             }
         }
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.detach();
     }
 }
 

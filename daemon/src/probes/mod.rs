@@ -1,6 +1,7 @@
 //! The BPF programs: loading and attaching them after the plan, and reading their records.
 
 pub mod binding;
+mod cost;
 mod fentry_btf;
 pub mod load;
 pub mod source;
