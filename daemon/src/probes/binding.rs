@@ -5,9 +5,13 @@ use std::path::Path;
 use aya::{
     Btf,
     programs::{
-        FEntry, FExit, FdLink, KProbe, Program, ProgramError, RawTracePoint, TracePoint,
-        fentry::FEntryLinkId, fexit::FExitLinkId, kprobe::KProbeLinkId, links::PinnedLink,
-        raw_trace_point::RawTracePointLinkId, trace_point::TracePointLinkId,
+        FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint,
+        fentry::FEntryLinkId,
+        fexit::FExitLinkId,
+        kprobe::KProbeLinkId,
+        links::{FdLink, PinnedLink},
+        raw_trace_point::RawTracePointLinkId,
+        trace_point::TracePointLinkId,
     },
 };
 
