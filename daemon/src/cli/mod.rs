@@ -99,6 +99,10 @@ struct RunArgs {
     guest: GuestArgs,
     #[command(flatten)]
     probes: attach::ProbeArgs,
+    /// Leave probes attached and totals counting below /sys/fs/bpf/poisontrace where the daemon is killed, for the next
+    /// one to take over; `poisontrace detach` removes them. Not tried on hardware
+    #[arg(long)]
+    outlive: bool,
     #[command(flatten)]
     vmm: VmmArgs,
     #[command(flatten)]

@@ -43,7 +43,7 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
         &args.probes,
         logging::probe_level(config.log.level),
         config.guest.read_code,
-        Pins::take(Path::new(pins::ROOT)),
+        args.outlive.then(|| Pins::take(Path::new(pins::ROOT))).flatten(),
     )?;
     let ready = match Plan::verdict_needs(|name| attached.session.has(name)).as_slice() {
         [] => Ready::Yes,
