@@ -14,6 +14,7 @@ mod progress;
 mod replay;
 mod run;
 mod serving;
+mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -62,6 +63,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Remove the probes and totals that a daemon which was killed has left in the kernel
     Detach,
+    /// Follow the daemon on a full screen: VMs at risk, open incidents, exits, probes
+    Watch(WatchArgs),
     /// Look at the configuration
     Config(ConfigArgs),
 }
@@ -212,6 +215,15 @@ struct ExplainArgs {
 }
 
 #[derive(Args)]
+struct WatchArgs {
+    #[command(flatten)]
+    state: StateArgs,
+    /// Where the daemon's metrics are [default: what the configuration lets it listen on]
+    #[arg(long, value_name = "URL")]
+    metrics: Option<String>,
+}
+
+#[derive(Args)]
 struct IncidentsArgs {
     #[command(flatten)]
     state: StateArgs,
@@ -298,6 +310,7 @@ fn dispatch(cli: &Cli) -> Outcome {
             logging::to_stderr(&cli.source);
             incidents::incidents(args, &cli.source)
         }
+        Command::Watch(args) => watch::watch(args, &cli.source),
         Command::Check(args) => {
             logging::to_stderr(&cli.source);
             check::check(args)

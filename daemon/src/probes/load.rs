@@ -8,7 +8,7 @@ use poisontrace_probes::arming;
 
 use super::{
     binding::{self, Link, Size, chain},
-    fentry_btf,
+    fentry_btf, memory,
 };
 use crate::{
     correlate::resume::Meanwhile,
@@ -148,6 +148,7 @@ impl Loaded {
         for n in 0..self.rows.len() {
             self.attach_row(n);
         }
+        memory::give_back();
         if self.rows.iter().all(|row| row.state != RowState::Attached) {
             let why = self.rows.iter().find_map(|row| row.status.why.clone());
             return Err(LoadError::Nothing(why.unwrap_or_default()));
@@ -209,7 +210,7 @@ impl Loaded {
             .collect();
         for n in &attached {
             self.detach_row(*n);
-            self.rows[*n].state = RowState::Waiting;
+            self.rows[*n].waiting();
         }
         attached.len()
     }
@@ -296,6 +297,11 @@ impl BoundRow {
         self.status.lost = None;
         self.links = links;
         self.state = RowState::Attached;
+    }
+
+    fn waiting(&mut self) {
+        self.unavailable(&["KVM is unloaded".to_owned()]);
+        self.state = RowState::Waiting;
     }
 
     fn unavailable(&mut self, reasons: &[String]) {
