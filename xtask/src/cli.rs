@@ -136,6 +136,9 @@ pub struct Demo {
     /// Turn the host's nested paging off
     #[arg(long, hide = true)]
     pub shadow_paging: bool,
+    /// Unload and load KVM under the daemon first; then once more with a daemon that has tracepoints only
+    #[arg(long, hide = true, conflicts_with = "shadow_paging")]
+    pub reloads: bool,
     #[command(flatten)]
     pub lab: Lab,
 }
@@ -154,7 +157,7 @@ pub struct Test {
     /// Only the tests that need no emulated host
     #[arg(long)]
     pub no_lab: bool,
-    /// Also what needs more on the machine: a browser, tmux
+    /// Also what needs more on the machine (a browser, tmux), and all scenarios of the lab
     #[arg(long)]
     pub full: bool,
     /// Only this part
