@@ -161,7 +161,7 @@ pub struct Test {
     /// Only the tests that need no emulated host
     #[arg(long)]
     pub no_lab: bool,
-    /// Also what needs more on the machine: a browser, tmux
+    /// Also what needs more on the machine (a browser, tmux), and all scenarios of the lab
     #[arg(long)]
     pub full: bool,
     /// Only this part

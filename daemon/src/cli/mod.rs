@@ -113,6 +113,9 @@ struct RunArgs {
     /// Add metrics by VM (label vm)
     #[arg(long)]
     vm_labels: bool,
+    /// How long after the last sign of poison a guest's death still counts as its [default: 600]
+    #[arg(long, value_name = "SECONDS")]
+    late_death: Option<u32>,
     /// Where the log goes [default: auto]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -203,6 +206,9 @@ struct ExplainArgs {
     /// logs, guest consoles, QMP events and rasdaemon's database, each known by its content
     #[arg(long, value_name = "FILE", num_args = 1..)]
     from: Vec<PathBuf>,
+    /// How long after the last sign of poison a guest's death still counts as its
+    #[arg(long, value_name = "SECONDS", requires = "from", default_value_t = 600)]
+    late_death: u64,
     /// Explain what is there of a recording whose end is missing
     #[arg(long, requires = "from")]
     allow_truncated: bool,

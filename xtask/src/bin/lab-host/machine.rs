@@ -17,6 +17,7 @@ use crate::log::Log;
 
 pub const SHARE: &str = "/lab";
 const TREE: &str = "/tree";
+pub const HUGE_PAGES: &str = "/dev/hugepages";
 
 const FILE_SYSTEMS: [(&str, &str); 9] = [
     ("proc", "/proc"),
@@ -36,6 +37,20 @@ pub fn bring_up() -> Result<()> {
     }
     mount_on("bpf", "bpf", "/sys/fs/bpf", MountFlags::empty(), "")?;
     load_modules()
+}
+
+/// Huge pages of 2 MiB for a guest of 256 MiB, and a few to spare.
+pub fn reserve_huge_pages() -> Result<()> {
+    const PAGES: &str = "136";
+    const COUNT: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    fs::write(COUNT, PAGES).context("the kernel has no huge pages")?;
+    mount_on(
+        "hugetlbfs",
+        "hugetlbfs",
+        HUGE_PAGES,
+        MountFlags::empty(),
+        "pagesize=2M",
+    )
 }
 
 /// The folders of the developer's machine that a scenario lives in.
