@@ -29,5 +29,5 @@ fn attach(options: &Attach) -> Result<Loaded> {
         fs::read(&options.object).with_context(|| format!("cannot read {}", options.object.display()))?;
     let facts = Facts::of_this_kernel().map_err(|error| anyhow!("{error}"))?;
     let plan = Plan::new(&facts, false);
-    Loaded::of(&object, plan, &facts, options.armed, 0).map_err(|error| anyhow!("{error}"))
+    Loaded::of(&object, plan, &facts, options.armed, 0, None).map_err(|error| anyhow!("{error}"))
 }

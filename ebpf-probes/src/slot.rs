@@ -70,7 +70,8 @@ pub fn take() -> Option<&'static mut Slot> {
             vcpu: NO_VCPU,
             exit_ns: 0,
             rip: 0,
-            victims_ns: 0,
+            // Not looked up; a daemon's successor finds victims that it never saw signalled.
+            victims_ns: u64::MAX,
             exit_reason: 0,
             isa: 0,
             in_exit: 0,

@@ -3,6 +3,7 @@
 mod attach;
 mod check;
 mod config;
+mod detach;
 mod explain;
 mod incidents;
 mod kvm;
@@ -60,6 +61,8 @@ enum Command {
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
     Check(check::CheckArgs),
+    /// Remove the probes and totals that a daemon which was killed has left in the kernel
+    Detach,
     /// Follow the daemon on a full screen: VMs at risk, open incidents, exits, probes
     Watch(WatchArgs),
     /// Look at the configuration
@@ -99,6 +102,10 @@ struct RunArgs {
     guest: GuestArgs,
     #[command(flatten)]
     probes: attach::ProbeArgs,
+    /// Leave probes attached and totals counting below /sys/fs/bpf/poisontrace where the daemon is killed, for the next
+    /// one to take over; `poisontrace detach` removes them. Not tried on hardware
+    #[arg(long)]
+    outlive: bool,
     #[command(flatten)]
     vmm: VmmArgs,
     #[command(flatten)]
@@ -314,6 +321,7 @@ fn dispatch(cli: &Cli) -> Outcome {
             logging::to_stderr(&cli.source);
             check::check(args)
         }
+        Command::Detach => detach::detach(),
         Command::Config(args) => config::config(args, &cli.source),
     }
 }

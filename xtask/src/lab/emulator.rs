@@ -13,8 +13,10 @@ use super::tree;
 use crate::progress::Progress;
 use lab_contract::{DONE, FAILED, SHARE_TAG, STEP, TREE_TAG};
 
-/// A boot and a scenario take about a minute on two idle cores.
+/// A boot and a guest take about a minute on two idle cores.
 const DEADLINE: Duration = Duration::from_secs(300);
+/// For each guest after the first.
+const PER_GUEST: Duration = Duration::from_secs(150);
 const POWER_OFF: Duration = Duration::from_secs(10);
 
 pub struct Host<'a> {
@@ -22,6 +24,8 @@ pub struct Host<'a> {
     pub kernel: &'a Path,
     pub initramfs: &'a Path,
     pub share: &'a Path,
+    /// How many it runs in turn.
+    pub guests: usize,
 }
 
 /// How a boot ended, where QEMU itself ran.
@@ -45,7 +49,9 @@ impl Host<'_> {
         let errors = sender.clone();
         std::thread::spawn(move || follow(BufReader::new(stdout), |line| sender.send(line).is_ok()));
         std::thread::spawn(move || follow(BufReader::new(stderr), |line| errors.send(line).is_ok()));
-        let deadline = Instant::now() + DEADLINE;
+        let more = u32::try_from(self.guests.saturating_sub(1)).unwrap_or(0);
+        let limit = DEADLINE + PER_GUEST * more;
+        let deadline = Instant::now() + limit;
         let mut seen = Vec::new();
         let end = loop {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -62,7 +68,7 @@ impl Host<'_> {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    break End::Silent(format!("no answer in {} s", DEADLINE.as_secs()));
+                    break End::Silent(format!("no answer in {} s", limit.as_secs()));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let last = seen.last().map_or("nothing", String::as_str);

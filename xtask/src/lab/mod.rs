@@ -95,6 +95,7 @@ impl Lab {
                 kernel: &self.packages.kernel.image,
                 initramfs: &self.host_initramfs,
                 share: &share,
+                guests: scenario.guests.len(),
             };
             let log = share.join("out/host.log");
             match host.boot(progress)? {

@@ -3,7 +3,7 @@
 mod bad_files;
 mod browser;
 mod control;
-mod dashboards;
+pub mod dashboards;
 mod files;
 mod fuzz;
 mod late;
