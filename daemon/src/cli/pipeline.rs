@@ -289,6 +289,11 @@ impl Pipeline {
         metrics.exposition()
     }
 
+    /// The probes have been proved live, now.
+    pub fn proved_live(&self) {
+        self.sinks.metrics.proved_live(ClockPair::now());
+    }
+
     /// Compares with the kernel's own counters; not more often than events need to arrive.
     pub fn reconcile(&mut self) {
         self.sinks.metrics.kernel(&KernelCounters::read(Path::new("/")));

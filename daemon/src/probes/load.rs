@@ -94,11 +94,13 @@ impl Loaded {
         }
         let armed = u32::from(armed);
         let shadow_paging = u32::from(plan.shadow_paging);
+        let daemon = std::process::id();
         let mut loader = EbpfLoader::new();
         // The programs have no relocations against the kernel's BTF, which the loader has read nonetheless: let go
         // of it before anything else is allocated behind it.
         loader.btf(None);
         loader.override_global("ARMED", &armed, true);
+        loader.override_global("DAEMON", &daemon, true);
         loader.override_global("SHADOW_PAGING", &shadow_paging, true);
         loader.override_global(aya_log::LEVEL, &log_level, false);
         for (name, offset) in &plan.offsets {
