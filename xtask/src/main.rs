@@ -5,7 +5,9 @@ mod builds;
 mod cli;
 mod command;
 mod demo;
+mod dist;
 mod fuzz;
+mod install;
 mod lab;
 mod lock;
 mod matrix;
@@ -59,10 +61,17 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
             builds::daemon(&paths, progress)?;
         }
         Task::Run { arguments } => builds::run(&paths, progress, arguments)?,
+        Task::Dist => {
+            let packages = dist::dist(&paths, None, progress)?;
+            progress.note(format!("{}\n{}", packages.deb.display(), packages.rpm.display()));
+        }
         Task::Demo(options) => demo::demo(&paths, options, progress)?,
         Task::Lab {
             experiment: Experiment::Storm(options),
         } => return storm::storm(&paths, options, progress),
+        Task::Lab {
+            experiment: Experiment::Install(options),
+        } => return install::install(&paths, options, progress),
         Task::Lab {
             experiment: Experiment::Matrix(options),
         } => return matrix::matrix(&paths, options, progress),

@@ -2,6 +2,7 @@
 
 mod emulator;
 mod initramfs;
+pub mod install;
 pub mod kernel;
 pub mod offers;
 mod packages;
@@ -91,6 +92,8 @@ impl Lab {
                 kernel: &self.packages.kernel.image,
                 initramfs: &self.host_initramfs,
                 share: &share,
+                disk: None,
+                deadline: emulator::DEADLINE,
             };
             let log = share.join("out/host.log");
             match host.boot(progress)? {

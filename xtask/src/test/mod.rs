@@ -26,7 +26,7 @@ use crate::lab::{self, Lab, Run};
 use crate::paths::Paths;
 use crate::progress::Progress;
 use files::Files;
-use tally::Tally;
+pub use tally::Tally;
 
 pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCode> {
     progress.note("tier 0: build");
