@@ -16,25 +16,33 @@ const CARGO_DEB: (&str, &str) = ("cargo-deb", "3.6.3");
 const CARGO_RPM: (&str, &str) = ("cargo-generate-rpm", "0.21.1");
 const CARGO_AUDITABLE: (&str, &str) = ("cargo-auditable", "0.7.7");
 
-/// What was made.
-pub struct Packages {
-    pub deb: PathBuf,
-    pub rpm: PathBuf,
+/// The folder of all that is made.
+fn folder(paths: &Paths) -> PathBuf {
+    paths.target.join("dist")
 }
 
-/// Makes both. `version`: another than the crate's, for the .deb.
-pub fn dist(paths: &Paths, version: Option<&str>, progress: &Progress) -> Result<Packages> {
+/// Makes both packages, and returns where they are.
+pub fn dist(paths: &Paths, progress: &Progress) -> Result<[PathBuf; 2]> {
+    prepare(paths, progress)?;
+    Ok([deb(paths, None, progress)?, rpm(paths, progress)?])
+}
+
+/// The binary and all else that the packages hold.
+pub fn prepare(paths: &Paths, progress: &Progress) -> Result<()> {
+    let folder = folder(paths);
+    fs::create_dir_all(&folder)?;
     let object = builds::probes(paths, progress)?;
     let auditable = tool(paths, CARGO_AUDITABLE, progress)?;
     builds::daemon_auditable(paths, &object, &auditable, progress)?;
-    let folder = paths.target.join("dist");
-    fs::create_dir_all(&folder)?;
     manual(paths, &object, &folder.join("manual"), progress)?;
-    dashboards(paths, &folder.join("dashboards"))?;
+    dashboards(paths, &folder.join("dashboards"))
+}
 
-    let deb = folder.join("poisontrace.deb");
-    progress.step("packing the .deb");
+/// Packs what [`prepare`] made. `version`: another than the crate's.
+pub fn deb(paths: &Paths, version: Option<&str>, progress: &Progress) -> Result<PathBuf> {
+    let deb = folder(paths).join("poisontrace.deb");
     let mut cargo_deb = command::clean(tool(paths, CARGO_DEB, progress)?);
+    progress.step("packing the .deb");
     cargo_deb
         .current_dir(&paths.root)
         .args(["--no-build", "--package", "poisontrace", "--output"])
@@ -42,17 +50,24 @@ pub fn dist(paths: &Paths, version: Option<&str>, progress: &Progress) -> Result
     if let Some(version) = version {
         cargo_deb.args(["--deb-version", version]);
     }
-    command::logged(&mut cargo_deb, &folder.join("deb.log"), "cargo-deb")?;
+    command::logged(&mut cargo_deb, &folder(paths).join("deb.log"), "cargo-deb")?;
+    Ok(deb)
+}
 
-    let rpm = folder.join("poisontrace.rpm");
-    progress.step("packing the .rpm");
+fn rpm(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
+    let rpm = folder(paths).join("poisontrace.rpm");
     let mut cargo_rpm = command::clean(tool(paths, CARGO_RPM, progress)?);
+    progress.step("packing the .rpm");
     cargo_rpm
         .current_dir(&paths.root)
         .args(["--package", "daemon", "--output"])
         .arg(&rpm);
-    command::logged(&mut cargo_rpm, &folder.join("rpm.log"), "cargo-generate-rpm")?;
-    Ok(Packages { deb, rpm })
+    command::logged(
+        &mut cargo_rpm,
+        &folder(paths).join("rpm.log"),
+        "cargo-generate-rpm",
+    )?;
+    Ok(rpm)
 }
 
 /// A tool of this version below target/tools, installed where it is not there yet.

@@ -62,8 +62,8 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         }
         Task::Run { arguments } => builds::run(&paths, progress, arguments)?,
         Task::Dist => {
-            let packages = dist::dist(&paths, None, progress)?;
-            progress.note(format!("{}\n{}", packages.deb.display(), packages.rpm.display()));
+            let [deb, rpm] = dist::dist(&paths, progress)?;
+            progress.note(format!("{}\n{}", deb.display(), rpm.display()));
         }
         Task::Demo(options) => demo::demo(&paths, options, progress)?,
         Task::Lab {

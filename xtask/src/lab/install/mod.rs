@@ -60,16 +60,17 @@ pub fn run(paths: &Paths, series: &str, programs: &Path, progress: &Progress) ->
         fs::create_dir(share.join(dir))?;
     }
     fs::copy(programs.join("storm-vmm"), share.join("bin/storm-vmm")).context("cannot copy storm-vmm")?;
+    dist::prepare(paths, progress)?;
     for (name, version) in [("first.deb", None), ("second.deb", Some("0.1.0+upgrade"))] {
-        let made = dist::dist(paths, version, progress)?;
-        fs::copy(&made.deb, share.join(name)).context("cannot copy the package")?;
+        let deb = dist::deb(paths, version, progress)?;
+        fs::copy(&deb, share.join(name)).context("cannot copy the package")?;
     }
     let initramfs = initramfs(&packages, &folder, series, programs)?;
     let disk = folder.join("disk.ext4");
     fs::copy(&base, &disk).context("cannot copy the image")?;
     let host = Host {
         tree: &packages.tree,
-        kernel: &packages.host.image,
+        kernel: &packages.kernel.image,
         initramfs: &initramfs,
         share: &share,
         disk: Some(&disk),
@@ -89,7 +90,7 @@ pub fn run(paths: &Paths, series: &str, programs: &Path, progress: &Progress) ->
 
 fn initramfs(packages: &Packages, folder: &Path, series: &str, programs: &Path) -> Result<PathBuf> {
     let file = folder.join(format!("switch-{series}.cpio"));
-    let modules = packages.host.modules(&MODULES)?;
+    let modules = packages.kernel.modules(&MODULES)?;
     let extras = [
         Extra::Folder("root"),
         Extra::File(SWITCH_FILE.trim_start_matches('/'), Vec::new()),
