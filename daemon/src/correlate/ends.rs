@@ -55,6 +55,7 @@ impl Correlator {
         if matches!(sign, Sign::VmmExit(_) | Sign::VmmGone) {
             // The incidents stay with the pid: the VM itself is destroyed only after this.
             self.pages.remove_pid(pid);
+            self.gpas.remove_pid(pid);
             self.threads.retain(|_, thread| thread.pid != pid);
             self.processes.remove(&pid);
         }

@@ -87,6 +87,7 @@ impl Correlator {
             self.signalled_in_failure(event, seen.severity, no);
         }
         let vcpu = self.vcpu_of(seen.tid);
+        self.signals_without_address = true;
         let Some(e) = self.touch(no) else { return };
         e.logged.trace |= !live;
         e.pfn = e.pfn.or(pfn);
@@ -137,6 +138,10 @@ impl Correlator {
 
     /// `memory_failure_event` of a page whose signals were seen without a probe on the function.
     pub(super) fn action_seen(&mut self, event: &Event, pfn: u64, page_type: &str, result: &str) {
+        // Live, memory_failure()'s own thread joins them: no search through all incidents.
+        if !self.signals_without_address {
+            return;
+        }
         let mine: Vec<IncidentNo> = self
             .incidents
             .iter()
@@ -156,8 +161,10 @@ impl Correlator {
 
     /// An exit on poison whose page is not known belongs to the page that was signalled last.
     pub(super) fn unplaced_exit(&mut self, event: &Event, exit: &PoisonExit) -> bool {
-        let unplaced = exit.hva.is_none() && exit.gpa.is_none();
-        let Some(no) = self.latest_of(event.pid).filter(|_| unplaced) else {
+        if exit.hva.is_some() || exit.gpa.is_some() {
+            return false;
+        }
+        let Some(no) = self.latest_of(event.pid) else {
             return false;
         };
         let Some(e) = self.touch(no) else { return false };

@@ -11,6 +11,9 @@ use crate::{
     },
 };
 
+/// Incidents of one vCPU's unfinished handlers: one nests at most, but a delivery may be missed.
+const MAX_IN_MC: usize = 64;
+
 impl Correlator {
     pub(super) fn told_msrs(
         &mut self,
@@ -118,6 +121,10 @@ impl Correlator {
             return;
         };
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
+        let in_mc = &mut self.thread(event).in_mc;
+        if !in_mc.contains(&no) && in_mc.len() < MAX_IN_MC {
+            in_mc.push(no);
+        }
         if let Some(evidence) = self.touch(no) {
             evidence.poison_at(event.t);
             evidence.deliver(event.t, event.tid);
@@ -130,7 +137,12 @@ impl Correlator {
             return;
         }
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
-        for no in self.by_pid.get(&event.pid).cloned().unwrap_or_default() {
+        let mut open = std::mem::take(&mut self.thread(event).in_mc);
+        if open.is_empty() {
+            // The thread has been forgotten since, or the delivery was not seen.
+            open = self.by_pid.get(&event.pid).cloned().unwrap_or_default();
+        }
+        for no in open {
             let finished = self
                 .incidents
                 .get_mut(&no)

@@ -7,6 +7,7 @@ mod injection;
 mod moments;
 mod pages;
 pub mod report;
+pub mod resume;
 mod saying_words;
 mod threads;
 
@@ -55,11 +56,14 @@ impl Default for Limits {
 pub struct Correlator {
     session: Session,
     limits: Limits,
-    incidents: BTreeMap<IncidentNo, Evidence>,
+    incidents: BTreeMap<IncidentNo, Box<Evidence>>,
     next: IncidentNo,
     /// Incidents by VMM, in order of their beginning.
     by_pid: HashMap<u32, Vec<IncidentNo>>,
+    /// By address in the VMM.
     pages: PageIndex,
+    /// By guest-physical address.
+    gpas: PageIndex,
     failures: BTreeMap<u32, Failure>,
     threads: BTreeMap<u32, Thread>,
     processes: BTreeMap<u32, Vmm>,
@@ -67,6 +71,8 @@ pub struct Correlator {
     /// Incidents that the last event belongs to.
     touched: BTreeSet<IncidentNo>,
     forgotten: u64,
+    /// A trace told of signals without their address.
+    signals_without_address: bool,
     /// The host's exits that touch no guest memory.
     floor: BTreeMap<FloorKind, DurationTotals>,
     /// Files whose statements are heard.
@@ -86,12 +92,14 @@ impl Correlator {
             next: 1,
             by_pid: HashMap::new(),
             pages: PageIndex::default(),
+            gpas: PageIndex::default(),
             failures: BTreeMap::new(),
             threads: BTreeMap::new(),
             processes: BTreeMap::new(),
             changed: BTreeSet::new(),
             touched: BTreeSet::new(),
             forgotten: 0,
+            signals_without_address: false,
             floor: BTreeMap::new(),
             files: BTreeMap::new(),
         }
@@ -111,10 +119,20 @@ impl Correlator {
         self.forgotten
     }
 
+    /// Incidents that are remembered.
+    pub fn incident_count(&self) -> usize {
+        self.incidents.len()
+    }
+
     /// Takes one event.
     pub fn feed(&mut self, event: &Event) {
         self.touched.clear();
         self.dispatch(event);
+        let touched = std::mem::take(&mut self.touched);
+        for no in &touched {
+            self.index_gpa(*no, event);
+        }
+        self.touched = touched;
         if matches!(event.what, What::PageTotals(_)) {
             // No event of its own, but the sum of those that were, and of those that were not sent.
             self.touched.clear();
@@ -291,6 +309,7 @@ impl Correlator {
 
     fn forget_pages_of(&mut self, pid: u32) {
         self.pages.remove_pid(pid);
+        self.gpas.remove_pid(pid);
         self.by_pid.remove(&pid);
         self.threads.retain(|_, thread| thread.pid != pid);
     }
@@ -302,9 +321,12 @@ impl Correlator {
                 break;
             };
             self.forgotten += 1;
-            self.pages.remove_incident(no);
+            self.unindex(no, &old);
             if let Some(list) = self.by_pid.get_mut(&old.pid) {
-                list.retain(|other| *other != no);
+                // In order of their beginning, hence of their numbers.
+                if let Ok(at) = list.binary_search(&no) {
+                    list.remove(at);
+                }
                 if list.is_empty() {
                     self.by_pid.remove(&old.pid);
                 }
@@ -313,7 +335,7 @@ impl Correlator {
         let no = self.next;
         self.next += 1;
         self.by_pid.entry(evidence.pid).or_default().push(no);
-        self.incidents.insert(no, evidence);
+        self.incidents.insert(no, Box::new(evidence));
         self.changed.insert(no);
         self.touched.insert(no);
         no
@@ -322,7 +344,7 @@ impl Correlator {
     fn touch(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
         self.changed.insert(no);
         self.touched.insert(no);
-        self.incidents.get_mut(&no)
+        self.incidents.get_mut(&no).map(Box::as_mut)
     }
 }
 

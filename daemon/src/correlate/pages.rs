@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Correlator, IncidentNo, make_room, moments};
 use crate::{
-    event::{Event, PoisonExit, SigbusSeverity, totals::PageTotals},
+    event::{Event, PoisonExit, SigbusSeverity, What, totals::PageTotals},
     incident::{
         evidence::{Evidence, PAGE_SIZE},
         latency,
@@ -19,21 +19,38 @@ pub struct PageIndex {
 }
 
 impl PageIndex {
-    fn find(&self, pid: u32, hva: u64) -> Option<IncidentNo> {
-        let ((owner, base), (size, no)) = self.ranges.range(..=(pid, hva)).next_back()?;
-        (*owner == pid && hva - base < *size).then_some(*no)
+    /// A small range may lie within a large one, which then begins a few entries before it.
+    pub fn find(&self, pid: u32, address: u64) -> Option<IncidentNo> {
+        const NESTED: usize = 8;
+        self.ranges
+            .range((pid, 0)..=(pid, address))
+            .rev()
+            .take(NESTED)
+            .find(|((_, base), (size, _))| address - base < *size)
+            .map(|(_, (_, no))| *no)
     }
 
-    fn insert(&mut self, pid: u32, base: u64, size: u64, no: IncidentNo) {
+    pub fn insert(&mut self, pid: u32, base: u64, size: u64, no: IncidentNo) {
         self.ranges.insert((pid, base), (size, no));
     }
 
     pub fn remove_pid(&mut self, pid: u32) {
-        self.ranges.retain(|(owner, _), _| *owner != pid);
+        let of_pid = self.ranges.range((pid, 0)..=(pid, u64::MAX));
+        let gone: Vec<(u32, u64)> = of_pid.map(|(key, _)| *key).collect();
+        for key in gone {
+            self.ranges.remove(&key);
+        }
     }
 
-    pub fn remove_incident(&mut self, no: IncidentNo) {
-        self.ranges.retain(|_, (_, other)| *other != no);
+    /// Removes the range that begins at `base`, if it is this incident's.
+    pub fn remove(&mut self, pid: u32, base: u64, no: IncidentNo) {
+        if self
+            .ranges
+            .get(&(pid, base))
+            .is_some_and(|(_, other)| *other == no)
+        {
+            self.ranges.remove(&(pid, base));
+        }
     }
 
     pub fn incidents(&self) -> impl Iterator<Item = IncidentNo> + '_ {
@@ -199,6 +216,7 @@ impl Correlator {
         };
         let tid = event.tid;
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(tid));
+        self.thread(event).exited = Some(no);
         let Some(evidence) = self.touch(no) else { return };
         evidence.poison_at(event.t);
         evidence.exit(tid, vcpu, exit);
@@ -224,18 +242,27 @@ impl Correlator {
     }
 
     pub(super) fn reentry(&mut self, event: &Event, exit_ns: u64, entry_ns: u64) {
+        // The thread's last exit, unless the thread has been forgotten since.
+        let last = self.threads.get(&event.tid).and_then(|thread| thread.exited);
+        if last.is_some_and(|no| self.reentry_of(no, event, exit_ns, entry_ns)) {
+            return;
+        }
         for no in self.by_pid.get(&event.pid).cloned().unwrap_or_default() {
-            let mine = self
-                .incidents
-                .get_mut(&no)
-                .is_some_and(|e| e.exits.reentry(event.tid, exit_ns, entry_ns));
-            if mine {
-                if let Some(evidence) = self.touch(no) {
-                    evidence.poison_at(event.t);
-                }
+            if self.reentry_of(no, event, exit_ns, entry_ns) {
                 return;
             }
         }
+    }
+
+    fn reentry_of(&mut self, no: IncidentNo, event: &Event, exit_ns: u64, entry_ns: u64) -> bool {
+        let evidence = self.incidents.get_mut(&no);
+        if !evidence.is_some_and(|e| e.exits.reentry(event.tid, exit_ns, entry_ns)) {
+            return false;
+        }
+        if let Some(evidence) = self.touch(no) {
+            evidence.poison_at(event.t);
+        }
+        true
     }
 
     /// The instruction at a RIP that touched a page: of every incident in which that RIP did.
@@ -263,12 +290,48 @@ impl Correlator {
 
     /// The incident of a GPA of this VM: the same 4 KiB page, or the same huge page.
     pub(super) fn incident_of_gpa(&self, pid: u32, gpa: u64) -> Option<IncidentNo> {
-        let page = gpa & !(PAGE_SIZE - 1);
-        self.live_of(pid).find(|no| {
-            self.incidents.get(no).is_some_and(|e| {
-                let size = e.size().unwrap_or(PAGE_SIZE);
-                e.gpa.is_some_and(|known| known == page || (known ^ page) < size) || e.gpas.contains(&page)
-            })
-        })
+        self.gpas.find(pid, gpa & !(PAGE_SIZE - 1))
+    }
+
+    /// Keeps the index of GPAs: called with each incident that an event touched.
+    pub(super) fn index_gpa(&mut self, no: IncidentNo, event: &Event) {
+        let Some(evidence) = self.incidents.get(&no) else {
+            return;
+        };
+        if evidence.vmm_gone() {
+            return;
+        }
+        let pid = evidence.pid;
+        if let Some(gpa) = evidence.gpa {
+            let size = evidence.size().unwrap_or(PAGE_SIZE);
+            self.gpas.insert(pid, gpa & !(size - 1), size, no);
+        }
+        // A huge page whose GPAs are not aligned as its HVA is has pages beyond that range.
+        let page = match &event.what {
+            What::PoisonExit(exit) => exit.gpa.map(|gpa| gpa.0 & !(PAGE_SIZE - 1)),
+            What::PageTotals(totals) => Some(totals.gpa.0),
+            _ => None,
+        };
+        if let Some(page) = page
+            && event.pid == pid
+            && self.gpas.find(pid, page).is_none()
+        {
+            self.gpas.insert(pid, page, PAGE_SIZE, no);
+        }
+    }
+
+    /// Takes an incident that is forgotten out of the indices.
+    pub(super) fn unindex(&mut self, no: IncidentNo, evidence: &Evidence) {
+        let pid = evidence.pid;
+        if let Some(hva) = evidence.hva {
+            self.pages.remove(pid, hva, no);
+        }
+        if let Some(gpa) = evidence.gpa {
+            let size = evidence.size().unwrap_or(PAGE_SIZE);
+            self.gpas.remove(pid, gpa & !(size - 1), no);
+        }
+        for gpa in &evidence.gpas {
+            self.gpas.remove(pid, *gpa, no);
+        }
     }
 }

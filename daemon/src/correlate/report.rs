@@ -37,7 +37,10 @@ pub fn update(e: &Evidence, session: &Session, late_death_ns: u64) -> Update {
     let wall = session.clock.wall_at(e.t0);
     let mut incident = model::Incident {
         id: id(e, session),
-        started_at: wall.and_then(rfc3339),
+        started_at: match &e.known_as {
+            Some((_, started_at)) => started_at.clone(),
+            None => wall.and_then(rfc3339),
+        },
         vm: model::Vm {
             name: e.vmm.name.clone(),
             uuid: e.vmm.uuid.clone(),
@@ -71,6 +74,9 @@ pub fn update(e: &Evidence, session: &Session, late_death_ns: u64) -> Update {
 
 /// Stable over a replay: the clock part, then who and what.
 pub fn id(e: &Evidence, session: &Session) -> String {
+    if let Some((id, _)) = &e.known_as {
+        return id.clone();
+    }
     let clock = session
         .clock
         .wall_at(e.t0)

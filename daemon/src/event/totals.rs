@@ -229,6 +229,8 @@ impl PageTotals {
         let entry = match known {
             Some(n) => &mut self.rips[n],
             None if self.rips.len() < page::RIPS => {
+                // Most pages have one.
+                self.rips.reserve_exact(1);
                 self.rips.push(RipTotals {
                     rip,
                     first_ns: at,

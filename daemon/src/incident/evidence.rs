@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     exits::{Exits, Total},
     logged::Logged,
@@ -20,8 +22,9 @@ const MAX_MOMENTS: usize = 96;
 
 pub const PAGE_SIZE: u64 = 4096;
 
-/// Everything known of one incident.
-#[derive(Clone, Debug)]
+/// Everything known of one incident. Its JSON is what a daemon that starts again goes on with
+/// (`incident.state` of the store).
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Evidence {
     /// CLOCK_MONOTONIC of the poisoning: `memory_failure()` entered, else the first sign.
     pub t0: u64,
@@ -66,12 +69,14 @@ pub struct Evidence {
     pub lost: u64,
     /// Events that belong to it.
     pub events: u64,
+    /// Its id and `started_at` by the daemon that first told of it, whose wall clock may have been another.
+    pub known_as: Option<(String, Option<String>)>,
     /// What logs told of it.
     pub logged: Logged,
 }
 
 /// A machine check as the VMM told it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Told {
     pub t: u64,
     pub tid: u32,
@@ -89,7 +94,7 @@ impl Told {
 }
 
 /// A sign of the guest's or the VMM's end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     pub t: u64,
     pub sign: Sign,
@@ -97,7 +102,7 @@ pub struct End {
     pub mc_open: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sign {
     /// pvpanic: the guest's kernel says that it panicked.
     Panic,
@@ -158,6 +163,7 @@ impl Evidence {
             timeline: Timeline::default(),
             lost: 0,
             events: 0,
+            known_as: None,
             logged: Logged::default(),
         }
     }
@@ -233,6 +239,8 @@ impl Evidence {
             Severity::Broadcast | Severity::Other => {}
         }
         if self.told.len() < MAX_TOLD {
+            // Most are told once.
+            self.told.reserve_exact(1);
             self.told.push(told);
         }
     }
@@ -269,15 +277,17 @@ impl Evidence {
 }
 
 /// What happened when: the first and the last moments, and how many fell out between.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Timeline {
-    first: Vec<(u64, String)>,
-    last: std::collections::VecDeque<(u64, String)>,
+    first: Vec<(u64, Box<str>)>,
+    last: std::collections::VecDeque<(u64, Box<str>)>,
     skipped: u64,
 }
 
 impl Timeline {
     pub fn add(&mut self, t: u64, text: String) {
+        // Without the spare room that a formatted text has: a flood of pages has a hundred thousand.
+        let text = text.into_boxed_str();
         if self.first.len() < MAX_MOMENTS {
             self.first.push((t, text));
             return;
@@ -291,14 +301,15 @@ impl Timeline {
 
     /// All moments in order of time; one of them says how many are not shown.
     pub fn moments(&self) -> Vec<(u64, String)> {
-        let mut moments = self.first.clone();
+        let owned = |(t, text): &(u64, Box<str>)| (*t, text.to_string());
+        let mut moments: Vec<(u64, String)> = self.first.iter().map(owned).collect();
         if let (true, Some((t, _))) = (self.skipped > 0, self.last.front()) {
             moments.push((
                 *t,
                 format!("({} moments before this one are not kept)", self.skipped),
             ));
         }
-        moments.extend(self.last.iter().cloned());
+        moments.extend(self.last.iter().map(owned));
         moments.sort_by_key(|(t, _)| *t);
         moments
     }

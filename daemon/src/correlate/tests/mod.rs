@@ -4,6 +4,7 @@
 mod fates;
 mod joins;
 mod properties;
+mod restarts;
 mod storms;
 
 use super::*;
