@@ -36,6 +36,10 @@ pub enum Task {
         #[command(subcommand)]
         experiment: Experiment,
     },
+    /// Take the documentation's pictures of the report again, in Chromium
+    Pictures,
+    /// Write the Grafana dashboards below dashboards/ again
+    Dashboards,
     /// Fuzz the parsers of outside input (daemon/fuzz); what is found is kept below target/fuzz/work
     Fuzz(Fuzz),
     /// Run all tests
@@ -160,6 +164,21 @@ pub struct Test {
     /// Only the tests that need no emulated host
     #[arg(long)]
     pub no_lab: bool,
+    /// Also what needs more on the machine: a browser, tmux
+    #[arg(long)]
+    pub full: bool,
+    /// Only this part
+    #[arg(long, value_enum, conflicts_with = "full")]
+    pub only: Option<Part>,
     #[command(flatten)]
     pub lab: Lab,
+}
+
+/// Parts of the tests that can be run alone, with the daemon as it was built last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Dashboards, rules and runbooks, with Debian's Prometheus
+    Dashboards,
+    /// The report in Chromium, watch in tmux
+    Browser,
 }

@@ -1,9 +1,11 @@
 //! Everything a developer of poisontrace runs: `cargo xtask --help`.
 
 mod apt;
+mod browser;
 mod builds;
 mod cli;
 mod command;
+mod dashboards;
 mod demo;
 mod dist;
 mod fuzz;
@@ -12,8 +14,10 @@ mod lab;
 mod lock;
 mod matrix;
 mod paths;
+mod pictures;
 mod preflight;
 mod progress;
+mod prometheus;
 mod stamp;
 mod storm;
 mod test;
@@ -69,6 +73,11 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         Task::Lab {
             experiment: Experiment::Storm(options),
         } => return storm::storm(&paths, options, progress),
+        Task::Pictures => {
+            let daemon = builds::daemon(&paths, progress)?;
+            pictures::take(&paths, &daemon, progress)?;
+        }
+        Task::Dashboards => dashboards::write(&paths)?,
         Task::Lab {
             experiment: Experiment::Install(options),
         } => return install::install(&paths, options, progress),

@@ -13,6 +13,7 @@ mod progress;
 mod replay;
 mod run;
 mod serving;
+mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -59,6 +60,8 @@ enum Command {
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
     Check(check::CheckArgs),
+    /// Follow the daemon on a full screen: VMs at risk, open incidents, exits, probes
+    Watch(WatchArgs),
     /// Look at the configuration
     Config(ConfigArgs),
 }
@@ -205,6 +208,15 @@ struct ExplainArgs {
 }
 
 #[derive(Args)]
+struct WatchArgs {
+    #[command(flatten)]
+    state: StateArgs,
+    /// Where the daemon's metrics are [default: what the configuration lets it listen on]
+    #[arg(long, value_name = "URL")]
+    metrics: Option<String>,
+}
+
+#[derive(Args)]
 struct IncidentsArgs {
     #[command(flatten)]
     state: StateArgs,
@@ -304,6 +316,7 @@ fn dispatch(cli: &Cli) -> Outcome {
             logging::to_stderr(&cli.source);
             incidents::incidents(args, &cli.source)
         }
+        Command::Watch(args) => watch::watch(args, &cli.source),
         Command::Check(args) => {
             logging::to_stderr(&cli.source);
             check::check(args)

@@ -50,6 +50,24 @@ pub fn examine(name: &str, story: Story, run: &Run, files: &Files, tally: &mut T
     tally.check(name, "poison_exits_and_latency", exits(&report));
     tally.check(name, "one_signal_of_each_kind", signals(&report));
     tally.check(name, "guest_was_told_twice", told(&report, guest));
+    tally.check(name, "vmm_was_heard", heard(&report));
+}
+
+/// The VMM's own log and its QMP events, each of both tellings.
+fn heard(report: &Value) -> Result<()> {
+    let timeline = report["incidents"][0]["timeline"]
+        .as_array()
+        .context("there is no timeline")?;
+    for source in [format!("[{GUEST_NAME}.log]"), "[QMP]".to_owned()] {
+        for severity in ["action optional", "action required"] {
+            let said = timeline.iter().any(|moment| {
+                let event = moment["event"].as_str().unwrap_or_default();
+                event.starts_with(&source) && event.contains(severity)
+            });
+            ensure!(said, "the timeline has no {severity} of {source}");
+        }
+    }
+    Ok(())
 }
 
 fn exits_with(found: Option<i32>, wanted: i32) -> Result<()> {

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::log::Log;
 use crate::machine::SHARE;
+use crate::vmm::{LOG_TEMPLATE, QMP_TEMPLATE};
 
 const STATE: &str = "/run/poisontrace";
 const WORD_LIMIT: Duration = Duration::from_secs(60);
@@ -57,6 +58,7 @@ impl Daemon {
         let mut child = Command::new(program())
             .args(["--log-level", log_level, "run", "--state-dir", STATE, "--record"])
             .arg(format!("{SHARE}/out/{recording}"))
+            .args(["--vmm-log", LOG_TEMPLATE, "--qmp", QMP_TEMPLATE])
             .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

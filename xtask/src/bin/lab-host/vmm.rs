@@ -21,6 +21,39 @@ pub struct Vmm {
     child: Child,
     console: UnixStream,
     lines: Receiver<String>,
+    _log: KeptLog,
+}
+
+/// QEMU's log where libvirt would have it, by the VM's name; copied to the share at the end.
+struct KeptLog {
+    file: File,
+    path: String,
+    kept_as: String,
+}
+
+impl KeptLog {
+    fn create(path: String, kept_as: String) -> Result<Self> {
+        let file = File::create(&path)?;
+        Ok(Self { file, path, kept_as })
+    }
+}
+
+impl Drop for KeptLog {
+    fn drop(&mut self) {
+        fs::copy(&self.path, &self.kept_as).ok();
+    }
+}
+
+/// Where poisontrace is told to look for a VMM's log and for its QMP socket.
+pub const LOG_TEMPLATE: &str = "/run/{name}.log";
+pub const QMP_TEMPLATE: &str = "/run/{name}.qmp";
+
+fn log_of(name: &str) -> String {
+    LOG_TEMPLATE.replace("{name}", name)
+}
+
+fn qmp_of(name: &str) -> String {
+    QMP_TEMPLATE.replace("{name}", name)
 }
 
 /// What came first.
@@ -38,11 +71,13 @@ impl Vmm {
             // There is one only after a guest before this one.
             fs::remove_file(socket).ok();
         }
-        let log = File::create(out("qemu.log")).context("cannot write qemu.log")?;
+        let (log, kept_as) = (log_of(&plan.name), out("qemu.log"));
+        fs::remove_file(qmp_of(&plan.name)).ok();
+        let log = KeptLog::create(log, kept_as).context("cannot write QEMU's log")?;
         let mut child = command(plan)
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
+            .stdout(log.file.try_clone()?)
+            .stderr(log.file.try_clone()?)
             .spawn()
             .context("cannot start QEMU")?;
         let connected = connect(SERIAL, &mut child);
@@ -55,6 +90,7 @@ impl Vmm {
             child,
             console,
             lines,
+            _log: log,
         })
     }
 
@@ -168,6 +204,7 @@ fn command(plan: &GuestPlan) -> Command {
             &format!("socket,id=monitor,path={MONITOR},server=on,wait=off"),
         ])
         .args(["-mon", "chardev=monitor,mode=readline"])
+        .args(["-qmp", &format!("unix:{},server=on,wait=off", qmp_of(&plan.name))])
         .args(["-action", "reboot=shutdown,shutdown=poweroff"]);
     if plan.pvpanic {
         qemu.args(["-device", "pvpanic"]);
