@@ -98,7 +98,7 @@ fn manual(paths: &Paths, object: &Path, folder: &Path, progress: &Progress) -> R
     stamp::start_over(folder)?;
     let mut cargo = builds::cargo(paths, object);
     cargo
-        .args(["run", "--quiet", "--release", "--package", "poisontrace"])
+        .args(["run", "--quiet", "--package", "poisontrace"])
         .args(["--example", "manual", "--"])
         .arg(folder);
     command::logged(&mut cargo, &paths.target.join("dist/manual.log"), "the manual")
