@@ -146,6 +146,9 @@ pub struct Demo {
     /// Turn the host's nested paging off
     #[arg(long, hide = true)]
     pub shadow_paging: bool,
+    /// Unload and load KVM under the daemon first; then once more with a daemon that has tracepoints only
+    #[arg(long, hide = true, conflicts_with = "shadow_paging")]
+    pub reloads: bool,
     #[command(flatten)]
     pub lab: Lab,
 }

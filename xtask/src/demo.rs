@@ -36,9 +36,10 @@ pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
         &programs,
         progress,
     )?;
-    let mut scenario = match options.shadow_paging {
-        true => options.scenario.scenario_on_shadow_paging(),
-        false => options.scenario.scenario(),
+    let mut scenario = match (options.shadow_paging, options.reloads) {
+        (true, _) => options.scenario.scenario_on_shadow_paging(),
+        (_, true) => options.scenario.scenario_with_reloads(),
+        _ => options.scenario.scenario(),
     };
     scenario.daemon = !options.no_daemon;
     let run = lab.run(options.scenario.name(), &scenario, &daemon, progress)?;

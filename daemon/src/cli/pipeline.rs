@@ -294,6 +294,11 @@ impl Pipeline {
         self.sinks.metrics.proved_live(ClockPair::now());
     }
 
+    /// How often each row of the probe table was attached again.
+    pub fn reattached<'a>(&self, rows: impl Iterator<Item = (&'a str, u64)>) {
+        self.sinks.metrics.reattached(rows);
+    }
+
     /// Compares with the kernel's own counters; not more often than events need to arrive.
     pub fn reconcile(&mut self) {
         self.sinks.metrics.kernel(&KernelCounters::read(Path::new("/")));

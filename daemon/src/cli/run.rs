@@ -255,6 +255,8 @@ async fn events(
             }
             scrape = serving.next() => {
                 pipeline.take(&source.get_mut().totals());
+                let rows = attached.loaded.rows().iter();
+                pipeline.reattached(rows.map(|row| (row.status().name.as_str(), row.reattached())));
                 let text = pipeline.scraped(&attached.loaded.probes(), &attached.loaded.costs());
                 // A client that has gone away does not want it any more.
                 let _ = scrape.send(text);

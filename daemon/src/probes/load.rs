@@ -7,7 +7,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 
 use super::{
     binding::{self, Link, Size, chain},
-    fentry_btf,
+    fentry_btf, memory,
 };
 use crate::{
     event::session::ProbeStatus,
@@ -119,6 +119,7 @@ impl Loaded {
         for n in 0..loaded.rows.len() {
             loaded.attach_row(n);
         }
+        memory::give_back();
         if loaded.rows.iter().all(|row| row.state != RowState::Attached) {
             let why = loaded.rows.iter().find_map(|row| row.status.why.clone());
             return Err(LoadError::Nothing(why.unwrap_or_default()));
@@ -159,7 +160,7 @@ impl Loaded {
             .collect();
         for n in &attached {
             self.detach_row(*n);
-            self.rows[*n].state = RowState::Waiting;
+            self.rows[*n].waiting();
         }
         attached.len()
     }
@@ -240,6 +241,11 @@ impl BoundRow {
         self.status.lost = None;
         self.links = links;
         self.state = RowState::Attached;
+    }
+
+    fn waiting(&mut self) {
+        self.unavailable(&["KVM is unloaded".to_owned()]);
+        self.state = RowState::Waiting;
     }
 
     fn unavailable(&mut self, reasons: &[String]) {

@@ -3,6 +3,7 @@
 
 mod fates;
 mod joins;
+mod kernels;
 mod properties;
 mod restarts;
 mod storms;

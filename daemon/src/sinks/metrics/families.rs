@@ -78,6 +78,7 @@ pub struct Families {
     pub last_event: Gauge,
     pub proved: Gauge,
     pub probe_attached: IntGaugeVec,
+    pub probe_reattached: IntCounterVec,
     pub probe_runs: IntCounterVec,
     pub probe_run_seconds: CounterVec,
     pub store_size: IntGauge,
@@ -238,10 +239,15 @@ impl Families {
             probe_attached: make.add(IntGaugeVec::new(
                 Opts::new(
                     full("probe_attached"),
-                    "1 where the probe of this row of `poisontrace check` is attached, 0 where it is unavailable",
+                    "1 where the probe of this row of `poisontrace check` is attached, 0 where it is unavailable or KVM unloaded",
                 ),
                 &["probe"],
             ))?,
+            probe_reattached: make.counters(
+                "probe_reattached_total",
+                "Times that a probe was attached again after KVM had been unloaded",
+                &["probe"],
+            )?,
             probe_runs: make.counters(
                 "probe_runs_total",
                 "Runs of the probes' BPF programs, while kernel.bpf_stats_enabled is 1",

@@ -176,6 +176,15 @@ impl Metrics {
         }
     }
 
+    /// How often each row of the probe table was attached again.
+    pub fn reattached<'a>(&self, rows: impl Iterator<Item = (&'a str, u64)>) {
+        for (name, times) in rows {
+            let label = sanitise(name, MAX_LABEL);
+            let counter = self.families.probe_reattached.with_label_values(&[label]);
+            counter.inc_by(times.saturating_sub(counter.get()));
+        }
+    }
+
     /// What the BPF programs have cost so far.
     pub fn programs(&self, costs: &[ProgramCost]) {
         for cost in costs {

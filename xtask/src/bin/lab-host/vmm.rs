@@ -15,7 +15,8 @@ use crate::machine::SHARE;
 
 const SERIAL: &str = "/run/guest-serial";
 const MONITOR: &str = "/run/guest-monitor";
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// Before 5.17 the share's file system reads single pages, and QEMU takes long to start.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Vmm {
     child: Child,
