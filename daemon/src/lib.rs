@@ -31,6 +31,7 @@ pub mod import;
 pub mod incident;
 pub mod kernel;
 pub mod notify;
+pub mod pins;
 pub mod probes;
 pub mod sinks;
 pub mod text;

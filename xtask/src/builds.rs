@@ -89,7 +89,7 @@ pub fn lab_programs(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
             "xtask",
         ])
         .args(["--no-default-features", "--bin", "lab-host", "--bin", "lab-guest"])
-        .args(["--bin", "storm-vmm"])
+        .args(["--bin", "storm-vmm", "--bin", "fate-vmm"])
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     progress.aside(|| command::shown(&mut cargo, "building the lab's programs"))?;
     Ok(paths.target.join(TARGET).join("release"))

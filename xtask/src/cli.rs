@@ -81,6 +81,10 @@ pub struct StormOptions {
     /// Exits that the mode swallow ends after
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub exits: u64,
+    /// Kill poisontrace this many times while the storm lasts, and start it again each time: the counts must be the VMM's
+    /// all the same (--mode swallow with many --exits lasts long enough)
+    #[arg(long, default_value_t = 0, value_name = "TIMES")]
+    pub kill_daemon: u32,
     /// Let poisontrace read the guest's code
     #[arg(long)]
     pub read_guest_code: bool,
@@ -167,7 +171,7 @@ pub struct Test {
     /// Only the tests that need no emulated host
     #[arg(long)]
     pub no_lab: bool,
-    /// Also what needs more on the machine: a browser, tmux
+    /// Also what needs more on the machine (a browser, tmux), and all scenarios of the lab
     #[arg(long)]
     pub full: bool,
     /// Only this part

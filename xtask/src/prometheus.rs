@@ -155,15 +155,15 @@ scrape_configs:
         let result = answer["data"]["result"].as_array().context("no list of series")?;
         let series = result.iter().map(|one| Series {
             labels: one["metric"].clone(),
-            values: one["values"]
+            points: one["values"]
                 .as_array()
                 .into_iter()
                 .flatten()
-                .filter_map(|point| point[1].as_str()?.parse::<f64>().ok())
-                .filter(|value| value.is_finite())
+                .filter_map(|point| Some((point[0].as_f64()?, point[1].as_str()?.parse::<f64>().ok()?)))
+                .filter(|(_, value)| value.is_finite())
                 .collect(),
         });
-        Ok(series.filter(|series| !series.values.is_empty()).collect())
+        Ok(series.filter(|series| !series.points.is_empty()).collect())
     }
 
     /// The alert rules that it has loaded.
@@ -182,5 +182,6 @@ scrape_configs:
 
 pub struct Series {
     pub labels: Value,
-    pub values: Vec<f64>,
+    /// Seconds since the epoch, and the value.
+    pub points: Vec<(f64, f64)>,
 }

@@ -3,6 +3,7 @@
 mod attach;
 mod check;
 mod config;
+mod detach;
 mod explain;
 mod incidents;
 mod kvm;
@@ -60,6 +61,8 @@ enum Command {
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
     Check(check::CheckArgs),
+    /// Remove the probes and totals that a daemon which was killed has left in the kernel
+    Detach,
     /// Follow the daemon on a full screen: VMs at risk, open incidents, exits, probes
     Watch(WatchArgs),
     /// Look at the configuration
@@ -99,6 +102,10 @@ struct RunArgs {
     guest: GuestArgs,
     #[command(flatten)]
     probes: attach::ProbeArgs,
+    /// Leave probes attached and totals counting below /sys/fs/bpf/poisontrace where the daemon is killed, for the next
+    /// one to take over; `poisontrace detach` removes them. Not tried on hardware
+    #[arg(long)]
+    outlive: bool,
     #[command(flatten)]
     vmm: VmmArgs,
     #[command(flatten)]
@@ -106,6 +113,9 @@ struct RunArgs {
     /// Add metrics by VM (label vm)
     #[arg(long)]
     vm_labels: bool,
+    /// How long after the last sign of poison a guest's death still counts as its [default: 600]
+    #[arg(long, value_name = "SECONDS")]
+    late_death: Option<u32>,
     /// Where the log goes [default: auto]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -196,6 +206,9 @@ struct ExplainArgs {
     /// logs, guest consoles, QMP events and rasdaemon's database, each known by its content
     #[arg(long, value_name = "FILE", num_args = 1..)]
     from: Vec<PathBuf>,
+    /// How long after the last sign of poison a guest's death still counts as its
+    #[arg(long, value_name = "SECONDS", requires = "from", default_value_t = 600)]
+    late_death: u64,
     /// Explain what is there of a recording whose end is missing
     #[arg(long, requires = "from")]
     allow_truncated: bool,
@@ -321,6 +334,7 @@ fn dispatch(cli: &Cli) -> Outcome {
             logging::to_stderr(&cli.source);
             check::check(args)
         }
+        Command::Detach => detach::detach(),
         Command::Config(args) => config::config(args, &cli.source),
     }
 }

@@ -1,9 +1,11 @@
 //! The correlator: events in, incidents out. A pure state machine: time comes from the events, there is no
 //! clock, no I/O and no global state, so a replay is exact and every rule is a plain unit test.
 
+mod answers;
 mod ends;
 mod evidence_from_logs;
 mod injection;
+mod links;
 mod moments;
 mod pages;
 pub mod report;
@@ -11,7 +13,7 @@ pub mod resume;
 mod saying_words;
 mod threads;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::{
     event::{
@@ -65,6 +67,10 @@ pub struct Correlator {
     /// By guest-physical address.
     gpas: PageIndex,
     failures: BTreeMap<u32, Failure>,
+    silent: VecDeque<pages::Silent>,
+    /// Page frames of the incidents.
+    by_pfn: links::ByPfn,
+    answers: answers::AllAnswers,
     threads: BTreeMap<u32, Thread>,
     processes: BTreeMap<u32, Vmm>,
     changed: BTreeSet<IncidentNo>,
@@ -94,6 +100,9 @@ impl Correlator {
             pages: PageIndex::default(),
             gpas: PageIndex::default(),
             failures: BTreeMap::new(),
+            silent: VecDeque::new(),
+            by_pfn: links::ByPfn::new(),
+            answers: BTreeMap::new(),
             threads: BTreeMap::new(),
             processes: BTreeMap::new(),
             changed: BTreeSet::new(),
@@ -219,8 +228,7 @@ impl Correlator {
             What::Delivered => self.delivered(event),
             What::McgStatus { write, data } => self.mcg_status(event, *write, data.0),
             What::GuestCode { rip, bytes } => self.guest_code(event, rip.0, bytes),
-            // Only what is read with it speaks of the page.
-            What::Sregs(_) => {}
+            What::Sregs(sregs) => self.registers(event, sregs),
             What::Vmm(vmm) => self.identity(event.pid, vmm),
             What::Lost { records } => self.lost(event, *records),
             What::UserspaceExit { .. }
@@ -267,11 +275,15 @@ impl Correlator {
     /// An incident as it stands now; `None`: forgotten, or none of a guest.
     pub fn report(&self, no: IncidentNo) -> Option<Update> {
         let evidence = self.incidents.get(&no)?;
-        // A process that could not be asked whether it is a VMM, and for which KVM never spoke, is none.
-        if evidence.vmm.is_vmm != Some(true) && !evidence.kvm_seen() {
+        if !is_of_a_guest(evidence) {
             return None;
         }
-        Some(report::update(evidence, &self.session, self.limits.late_death_ns))
+        let linked = self
+            .linked(no, evidence)
+            .filter(|other| is_of_a_guest(other))
+            .map(|other| report::id(other, &self.session))
+            .collect();
+        Some(report::update(evidence, &self.session, linked))
     }
 
     fn identity(&mut self, pid: u32, vmm: &Vmm) {
@@ -335,6 +347,11 @@ impl Correlator {
         let no = self.next;
         self.next += 1;
         self.by_pid.entry(evidence.pid).or_default().push(no);
+        if let Some(pfn) = evidence.pfn {
+            // Their reports name this one now.
+            self.changed.extend(self.known_by_pfn(pfn));
+            self.by_pfn.insert((pfn, no));
+        }
         self.incidents.insert(no, Box::new(evidence));
         self.changed.insert(no);
         self.touched.insert(no);
@@ -346,6 +363,11 @@ impl Correlator {
         self.touched.insert(no);
         self.incidents.get_mut(&no).map(Box::as_mut)
     }
+}
+
+/// A process that could not be asked whether it is a VMM, and for which KVM never spoke, is none.
+fn is_of_a_guest(evidence: &Evidence) -> bool {
+    evidence.vmm.is_vmm == Some(true) || evidence.kvm_seen()
 }
 
 /// Drops first entries until one more fits.

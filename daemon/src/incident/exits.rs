@@ -228,10 +228,12 @@ impl Total {
             .sum()
     }
 
-    pub fn last_rip(&self) -> Option<u64> {
+    /// The RIP of the last exit before `t`, as far as the RIPs' own times tell.
+    pub fn last_rip_before(&self, t: u64) -> Option<u64> {
         self.page
             .rips
             .iter()
+            .filter(|rip| rip.first_ns <= t)
             .max_by_key(|rip| rip.last_ns)
             .map(|rip| rip.rip.0)
     }

@@ -1,6 +1,7 @@
 //! `cargo xtask dashboards`: Grafana's dashboards, written from here so that each panel has its unit, its words and a
 //! data source of the reader's choice.
 
+mod draw;
 mod fleet;
 mod host;
 mod panel;
@@ -9,6 +10,8 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+
+pub use draw::page;
 
 use crate::paths::Paths;
 
@@ -64,15 +67,7 @@ pub fn queries(dashboard: &Value) -> Vec<Query> {
     for panel in panels {
         let targets = panel["targets"].as_array().map(Vec::as_slice).unwrap_or_default();
         for target in targets {
-            let mut expr = target["expr"].as_str().unwrap_or_default().to_owned();
-            for (variable, value) in [
-                ("$instance", ".*"),
-                ("$vm", ".*"),
-                ("$__rate_interval", "10s"),
-                ("$__range", "10m"),
-            ] {
-                expr = expr.replace(variable, value);
-            }
+            let expr = query_of(target["expr"].as_str().unwrap_or_default());
             queries.push(Query {
                 panel: panel["title"].as_str().unwrap_or_default().to_owned(),
                 expr,
@@ -80,4 +75,18 @@ pub fn queries(dashboard: &Value) -> Vec<Query> {
         }
     }
     queries
+}
+
+/// A panel's query with the variables that stand for all, and a rate that a short replay allows.
+fn query_of(expr: &str) -> String {
+    let mut expr = expr.to_owned();
+    for (variable, value) in [
+        ("$instance", ".*"),
+        ("$vm", ".*"),
+        ("$__rate_interval", "10s"),
+        ("$__range", "10m"),
+    ] {
+        expr = expr.replace(variable, value);
+    }
+    expr
 }

@@ -13,9 +13,17 @@ use super::tree;
 use crate::progress::Progress;
 use lab_contract::{DONE, FAILED, SHARE_TAG, STEP, TREE_TAG};
 
-/// A boot and a scenario take about a minute on two idle cores.
-pub const DEADLINE: Duration = Duration::from_secs(300);
+/// A boot and a guest take about a minute on two idle cores.
+const DEADLINE: Duration = Duration::from_secs(300);
+/// For each guest after the first.
+const PER_GUEST: Duration = Duration::from_secs(150);
 const POWER_OFF: Duration = Duration::from_secs(10);
+
+/// How long a host that runs so many guests in turn may take.
+pub fn deadline(guests: usize) -> Duration {
+    let more = u32::try_from(guests.saturating_sub(1)).unwrap_or(0);
+    DEADLINE + PER_GUEST * more
+}
 
 pub struct Host<'a> {
     pub tree: &'a Path,

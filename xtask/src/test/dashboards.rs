@@ -92,6 +92,15 @@ impl Replay {
     pub fn run(paths: &Paths, daemon: &Path, programs: &Path) -> Result<Self> {
         let target = format!("127.0.0.1:{}", prometheus::free_port()?);
         let prometheus = Prometheus::start(programs, &target, &hurried(paths)?)?;
+        // It begins to scrape some seconds after it is ready; what is replayed before that it does not see change.
+        let begun = Instant::now();
+        while prometheus.series("up")?.is_empty() {
+            ensure!(
+                begun.elapsed() < REPLAYED_WITHIN,
+                "Prometheus does not begin to scrape"
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
         let recordings = paths.root.join("daemon/tests/recordings");
         let mut replay = command::clean(daemon);
         replay

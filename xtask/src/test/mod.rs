@@ -3,13 +3,14 @@
 mod bad_files;
 mod browser;
 mod control;
-mod dashboards;
+pub mod dashboards;
 mod files;
 mod fuzz;
 mod late;
 mod reloads;
 mod replay;
 mod report;
+mod scenarios;
 mod schema;
 mod storm;
 mod tally;
@@ -140,6 +141,10 @@ fn run_lab(
             reloads::examine(RELOADS, &files, &schema, tally);
         }),
         Err(error) => progress.aside(|| tally.check(RELOADS, "runs", Err(error))),
+    }
+    let more: &[Story] = if options.full { &scenarios::ALL } else { &[] };
+    for story in more {
+        scenarios::run(*story, &lab, daemon, tally, progress);
     }
     match StormLab::set_up(paths, &options.lab.kernel, &programs, progress) {
         Ok(lab) => storm::run(&lab, daemon, &schema, tally, progress),

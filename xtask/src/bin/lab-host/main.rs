@@ -3,6 +3,7 @@
 //! by a serial port.
 
 mod daemon;
+mod fates;
 mod ftrace;
 mod log;
 mod machine;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lab_contract::{GUEST_INITRAMFS_FILE, GUEST_KERNEL_FILE, GuestPlan};
 
-use crate::machine::SHARE;
+use crate::machine::{HUGE_PAGES, SHARE};
 
 const SERIAL: &str = "/run/guest-serial";
 const MONITOR: &str = "/run/guest-monitor";
@@ -187,13 +187,17 @@ fn command(plan: &GuestPlan) -> Command {
             "-cpu",
             &plan.cpu,
             "-smp",
-            "1",
+            &plan.vcpus.max(1).to_string(),
             "-m",
             "256",
         ])
         .args(["-kernel", &format!("{SHARE}/{GUEST_KERNEL_FILE}")])
         .args(["-initrd", &format!("{SHARE}/{GUEST_INITRAMFS_FILE}")])
-        .args(["-append", "console=ttyS0 panic=-1 quiet tsc=reliable"])
+        .arg("-append")
+        .arg(format!(
+            "console=ttyS0 panic=-1 quiet tsc=reliable {}",
+            plan.words.join(" ")
+        ))
         // QEMU waits for the console's reader, so that no line is lost.
         .args([
             "-chardev",
@@ -206,7 +210,15 @@ fn command(plan: &GuestPlan) -> Command {
         ])
         .args(["-mon", "chardev=monitor,mode=readline"])
         .args(["-qmp", &format!("unix:{},server=on,wait=off", qmp_of(&plan.name))])
-        .args(["-action", "reboot=shutdown,shutdown=poweroff"]);
+        .arg("-action")
+        .arg(if plan.reboots {
+            "shutdown=poweroff"
+        } else {
+            "reboot=shutdown,shutdown=poweroff"
+        });
+    if plan.huge_pages {
+        qemu.args(["-mem-path", HUGE_PAGES, "-mem-prealloc"]);
+    }
     if plan.pvpanic {
         qemu.args(["-device", "pvpanic"]);
     }
