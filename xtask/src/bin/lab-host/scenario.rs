@@ -11,6 +11,7 @@ use lab_contract::{
 
 use crate::daemon::{self, Daemon};
 use crate::log::{Log, uptime};
+use crate::machine::SHARE;
 use crate::vmm::{Seen, Vmm, in_words};
 use crate::{fates, machine};
 
