@@ -3,6 +3,7 @@
 mod attach;
 mod check;
 mod config;
+mod detach;
 mod explain;
 mod incidents;
 mod kvm;
@@ -26,7 +27,7 @@ use crate::{
 
 /// Why did my KVM guest die on poisoned memory?
 #[derive(Parser)]
-#[command(name = "poisontrace", version)]
+#[command(name = "poisontrace", version = VERSION)]
 struct Cli {
     #[command(flatten)]
     source: SourceArgs,
@@ -60,6 +61,8 @@ enum Command {
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
     Check(check::CheckArgs),
+    /// Remove the probes and totals that a daemon which was killed has left in the kernel
+    Detach,
     /// Follow the daemon on a full screen: VMs at risk, open incidents, exits, probes
     Watch(WatchArgs),
     /// Look at the configuration
@@ -99,6 +102,10 @@ struct RunArgs {
     guest: GuestArgs,
     #[command(flatten)]
     probes: attach::ProbeArgs,
+    /// Leave probes attached and totals counting below /sys/fs/bpf/poisontrace where the daemon is killed, for the next
+    /// one to take over; `poisontrace detach` removes them. Not tried on hardware
+    #[arg(long)]
+    outlive: bool,
     #[command(flatten)]
     vmm: VmmArgs,
     #[command(flatten)]
@@ -287,6 +294,19 @@ impl Failure {
 /// A command's result: its exit status, or why it could not be done (status 2).
 type Outcome = Result<ExitCode, Failure>;
 
+/// Version and revision.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("POISONTRACE_BUILT_FROM"),
+    ")"
+);
+
+/// The command line's description, for man pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -314,6 +334,7 @@ fn dispatch(cli: &Cli) -> Outcome {
             logging::to_stderr(&cli.source);
             check::check(args)
         }
+        Command::Detach => detach::detach(),
         Command::Config(args) => config::config(args, &cli.source),
     }
 }

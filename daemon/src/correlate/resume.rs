@@ -29,6 +29,8 @@ struct StateRef<'a> {
 pub enum Meanwhile {
     /// The probes stayed attached and counted on.
     Counted,
+    /// They were detached, but the totals are still there.
+    Kept,
     /// They were detached; the totals begin anew.
     Unseen,
 }
@@ -64,6 +66,7 @@ impl Correlator {
         let heard = evidence.last.saturating_sub(evidence.t0) as f64 / 1e9;
         let what = match meanwhile {
             Meanwhile::Counted => "its probes stayed attached and counted on",
+            Meanwhile::Kept => "its probes were detached, and what happened since was not seen",
             Meanwhile::Unseen => {
                 evidence.exits.begin_anew();
                 "its probes were detached, and what happened since was not seen"

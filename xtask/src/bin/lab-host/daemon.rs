@@ -48,10 +48,22 @@ impl Daemon {
         if Path::new(STATE).exists() {
             fs::remove_dir_all(STATE).with_context(|| format!("cannot remove {STATE}"))?;
         }
+        Self::start_again(recording, more, log)
+    }
+
+    /// Another after one that was killed: it finds the store, and what is pinned.
+    pub fn start_again(recording: &str, more: &[String], log: &Log) -> Result<Self> {
         let more: Vec<&str> = more.iter().map(String::as_str).collect();
         let mut daemon = Self::launch("info", recording, &more, log)?;
         daemon.wait_for(DAEMON_READY)?;
         Ok(daemon)
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill().context("cannot kill poisontrace")?;
+        self.child.wait().context("cannot wait for poisontrace")?;
+        Ok(())
     }
 
     fn launch(log_level: &str, recording: &str, more: &[&str], log: &Log) -> Result<Self> {

@@ -129,6 +129,24 @@ fn mount_on(kind: &str, source: &str, target: &str, flags: MountFlags, options: 
     mount(source, target, kind, flags, options.as_c_str()).with_context(|| format!("cannot mount {target}"))
 }
 
+/// Probes that are attached, and what is pinned in the BPF file system.
+pub fn attached() -> Vec<String> {
+    let mut found = Vec::new();
+    for file in [
+        "/sys/kernel/debug/kprobes/list",
+        "/sys/kernel/tracing/enabled_functions",
+    ] {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        found.extend(text.lines().map(|line| format!("{file}: {line}")));
+    }
+    if let Ok(entries) = fs::read_dir("/sys/fs/bpf") {
+        let names = entries.flatten().map(|entry| entry.path().display().to_string());
+        // The kernel's own iterators, where it was built with them.
+        found.extend(names.filter(|name| !name.ends_with(".debug")));
+    }
+    found
+}
+
 /// What the kernel prints on the console would come between what we print.
 pub fn quiet_console() -> Result<()> {
     fs::write("/proc/sys/kernel/printk", "1").context("cannot silence the console")
