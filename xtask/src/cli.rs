@@ -27,6 +27,8 @@ pub enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Make the packages: target/dist/poisontrace.deb and .rpm
+    Dist,
     /// Poison a page of a real guest in an emulated host, and print what poisontrace says of it
     Demo(Demo),
     /// Single experiments in the lab
@@ -51,9 +53,17 @@ pub enum Experiment {
     /// Let a guest walk over a poisoned page with a real CLFLUSH, and print what poisontrace says of it.
     /// Succeeds only if its counts are those of the VMM
     Storm(StormOptions),
+    /// Install the .deb in a real Debian 12 under its own systemd: run, poison, upgrade, stop, purge (needs root)
+    Install(InstallOptions),
     /// Try every kernel on every processor: what binds, what the programs weigh, and whether each scenario gets its
     /// verdict. Succeeds only if all of them do
     Matrix(MatrixOptions),
+}
+
+#[derive(Debug, Args)]
+pub struct InstallOptions {
+    #[command(flatten)]
+    pub lab: Lab,
 }
 
 #[derive(Debug, Args)]

@@ -15,6 +15,8 @@ pub const SHARE_TAG: &str = "lab";
 /// 9p tag of the read-only tree of unpacked Debian packages.
 pub const TREE_TAG: &str = "tree";
 
+/// In the initramfs: a host that finds it goes on with the system on its disk.
+pub const SWITCH_FILE: &str = "/switch-root";
 pub const SCENARIO_FILE: &str = "scenario.json";
 pub const RESULT_FILE: &str = "out/result.json";
 pub const DAEMON_FILE: &str = "bin/poisontrace";

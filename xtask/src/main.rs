@@ -8,7 +8,9 @@ mod cli;
 mod command;
 mod dashboards;
 mod demo;
+mod dist;
 mod fuzz;
+mod install;
 mod lab;
 mod lock;
 mod matrix;
@@ -64,6 +66,10 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
             builds::daemon(&paths, progress)?;
         }
         Task::Run { arguments } => builds::run(&paths, progress, arguments)?,
+        Task::Dist => {
+            let [deb, rpm] = dist::dist(&paths, progress)?;
+            progress.note(format!("{}\n{}", deb.display(), rpm.display()));
+        }
         Task::Demo(options) => demo::demo(&paths, options, progress)?,
         Task::Lab {
             experiment: Experiment::Storm(options),
@@ -74,6 +80,9 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
             pictures::take(&paths, &daemon, progress)?;
         }
         Task::Dashboards => dashboards::write(&paths)?,
+        Task::Lab {
+            experiment: Experiment::Install(options),
+        } => return install::install(&paths, options, progress),
         Task::Lab {
             experiment: Experiment::Matrix(options),
         } => return matrix::matrix(&paths, options, progress),

@@ -121,6 +121,16 @@ fn sizes(loaded: &Loaded, row: &BoundRow) -> String {
         .collect()
 }
 
+/// One line for a service manager.
+pub fn status(session: &Session) -> String {
+    let attached = session
+        .probes
+        .iter()
+        .filter(|probe| probe.binding.is_some())
+        .count();
+    format!("{attached} of {} probes attached", session.probes.len())
+}
+
 /// Whether what is attached allows a verdict; says so where it does not.
 pub fn print_verdict(session: &Session) -> Result<bool, Failure> {
     let missing = Plan::verdict_needs(|name| session.has(name));

@@ -27,7 +27,7 @@ use crate::{
 
 /// Why did my KVM guest die on poisoned memory?
 #[derive(Parser)]
-#[command(name = "poisontrace", version)]
+#[command(name = "poisontrace", version = VERSION)]
 struct Cli {
     #[command(flatten)]
     source: SourceArgs,
@@ -293,6 +293,19 @@ impl Failure {
 
 /// A command's result: its exit status, or why it could not be done (status 2).
 type Outcome = Result<ExitCode, Failure>;
+
+/// Version and revision.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("POISONTRACE_BUILT_FROM"),
+    ")"
+);
+
+/// The command line's description, for man pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
 
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {

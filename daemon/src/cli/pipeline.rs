@@ -298,6 +298,11 @@ impl Pipeline {
         metrics.exposition()
     }
 
+    /// The probes have been proved live, now.
+    pub fn proved_live(&self) {
+        self.sinks.metrics.proved_live(ClockPair::now());
+    }
+
     /// How often each row of the probe table was attached again.
     pub fn reattached<'a>(&self, rows: impl Iterator<Item = (&'a str, u64)>) {
         self.sinks.metrics.reattached(rows);

@@ -20,6 +20,7 @@ use crate::{
     host::ClockPair,
     http::{Ready, Server},
     kernel::plan::Plan,
+    notify::{self, Beat, Heart},
     pins::{self, Pins},
     probes::source::Source,
     sinks::{
@@ -30,6 +31,8 @@ use crate::{
 
 /// Changes are handed to the store and the log at most this often.
 const FLUSH: Duration = Duration::from_millis(50);
+/// The first proof of life is looked for so soon after the start.
+const FIRST_PROOF: Duration = Duration::from_secs(2);
 /// How often the totals are read while they change.
 const STORM: Duration = Duration::from_secs(1);
 /// How often new VMs are looked for, and a failed store is tried again.
@@ -38,7 +41,7 @@ const LOOK: Duration = Duration::from_secs(10);
 pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
     let (layers, config) = args.settings(source)?;
     let log = logging::start(&config.log);
-    kvm::wait(|| {})?;
+    kvm::wait(|| notify::ready("waiting for KVM"))?;
     let mut attached = attach::probes(
         &args.probes,
         logging::probe_level(config.log.level),
@@ -178,6 +181,11 @@ async fn events(
     }
     let mut serving = Serving::start(server)?;
     output::print("poisontrace: ready\n")?;
+    notify::ready(&attach::status(&attached.session));
+    let mut heart = Heart::default();
+    let mut proof = interval_at(Instant::now() + FIRST_PROOF, notify::PROOF);
+    proof.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    heart.ask();
 
     // While nothing waits to be flushed there is no timer to wake up for. Once, for what a daemon before left.
     let mut flush_at = Some(Instant::now() + FLUSH);
@@ -249,6 +257,12 @@ async fn events(
                     flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
                 }
             }
+            _ = proof.tick() => {
+                if heart.judge(source.get_mut().proved_live()) == Beat::Live {
+                    pipeline.proved_live();
+                }
+                heart.ask();
+            }
             scrape = serving.next() => {
                 pipeline.take(&source.get_mut().totals());
                 let rows = attached.loaded.rows().iter();
@@ -268,6 +282,7 @@ async fn events(
             _ = terminate.recv() => break,
         }
     }
+    notify::stopping();
     tracing::info!("stopping");
     take_all(&mut pipeline, source.get_mut());
     flush_logger(&mut logger);

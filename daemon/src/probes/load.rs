@@ -128,6 +128,7 @@ impl Loaded {
             (None, false) => arming::IDLE,
         };
         let shadow_paging = u32::from(plan.shadow_paging);
+        let daemon = std::process::id();
         let mut loader = EbpfLoader::new();
         // The programs have no relocations against the kernel's BTF, which the loader has read nonetheless: let go
         // of it before anything else is allocated behind it.
@@ -138,6 +139,7 @@ impl Loaded {
                 loader.map_pin_path(map, pins.map(map));
             }
         }
+        loader.override_global("DAEMON", &daemon, true);
         loader.override_global("SHADOW_PAGING", &shadow_paging, true);
         loader.override_global(aya_log::LEVEL, &log_level, false);
         for (name, offset) in &plan.offsets {

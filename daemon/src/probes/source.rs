@@ -30,6 +30,8 @@ pub struct Source {
     kept: Option<Array<MapData, u64>>,
     lost_before: u64,
     undecodable: u64,
+    own_pid: u32,
+    proved: bool,
     decoder: Decoder,
     totals: Totals,
 }
@@ -60,6 +62,8 @@ impl Source {
             kept,
             lost_before: reported.unwrap_or(0),
             undecodable: 0,
+            own_pid: std::process::id(),
+            proved: false,
             decoder,
             totals,
         })
@@ -83,7 +87,12 @@ impl Source {
         while events.len() < BATCH {
             let Some(record) = self.ring.next() else { break };
             match self.decoder.decode(&record) {
+                // A thread of the daemon's own: only its arrival says something.
+                Ok(event) if event.pid == self.own_pid && matches!(event.what, What::TaskExit { .. }) => {
+                    self.proved = true;
+                }
                 Ok(mut event) => {
+                    self.proved = true;
                     name_target(&mut event);
                     events.push(event);
                 }
@@ -113,6 +122,11 @@ impl Source {
             });
         }
         events
+    }
+
+    /// Whether a record has come since the last call: the probes ran, and this end read what they sent.
+    pub fn proved_live(&mut self) -> bool {
+        std::mem::take(&mut self.proved)
     }
 
     /// The kernel's totals that have changed since the last call.

@@ -3,6 +3,7 @@
 pub mod emulator;
 pub mod explained;
 pub mod initramfs;
+pub mod install;
 pub mod kernel;
 pub mod offers;
 mod packages;
@@ -95,7 +96,8 @@ impl Lab {
                 kernel: &self.packages.kernel.image,
                 initramfs: &self.host_initramfs,
                 share: &share,
-                guests: scenario.guests.len(),
+                disk: None,
+                deadline: emulator::deadline(scenario.guests.len()),
             };
             let log = share.join("out/host.log");
             match host.boot(progress)? {

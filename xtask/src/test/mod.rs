@@ -32,7 +32,7 @@ use crate::paths::Paths;
 use crate::preflight;
 use crate::progress::Progress;
 use files::Files;
-use tally::Tally;
+pub use tally::Tally;
 
 pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCode> {
     if let Some(part) = options.only {

@@ -76,6 +76,7 @@ pub struct Families {
     pub events: IntCounterVec,
     pub events_lost: IntCounterVec,
     pub last_event: Gauge,
+    pub proved: Gauge,
     pub probe_attached: IntGaugeVec,
     pub probe_reattached: IntCounterVec,
     pub probe_runs: IntCounterVec,
@@ -230,6 +231,10 @@ impl Families {
             last_event: make.add(Gauge::new(
                 full("last_event_timestamp_seconds"),
                 "Wall-clock time of the last event; 0 before the first",
+            ))?,
+            proved: make.add(Gauge::new(
+                full("probes_proved_live_timestamp_seconds"),
+                "When a record last proved that the probes run; 0 where that cannot be had",
             ))?,
             probe_attached: make.add(IntGaugeVec::new(
                 Opts::new(

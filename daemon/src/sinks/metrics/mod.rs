@@ -213,6 +213,13 @@ impl Metrics {
         counter.inc_by(health.failures.saturating_sub(counter.get()));
     }
 
+    /// The probes have been proved live.
+    pub fn proved_live(&self, now: ClockPair) {
+        self.families
+            .proved
+            .set(now.wall_ns.map_or(0.0, |ns| ns as f64 / 1e9));
+    }
+
     /// VMs that run, and incidents dropped from memory so far.
     pub fn tables(&self, vms: usize, forgotten: u64) {
         self.families.vms.set(i64::try_from(vms).unwrap_or(i64::MAX));
