@@ -60,6 +60,8 @@ pub fn update(e: &Evidence, session: &Session, late_death_ns: u64) -> Update {
         injections: injections(e, session),
         timeline: timeline(e),
     };
+    let kernel = session.host.kernel.as_deref();
+    incident.missing.extend(latency::missing(&e.exits, kernel));
     logged::adorn(&mut incident, e);
     Update {
         incident,
