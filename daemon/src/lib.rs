@@ -10,6 +10,7 @@
 //! | events in, incident updates out; no clock, no I/O | [`correlate`] |
 //! | evidence that others kept, as events | [`import`] |
 //! | the incident and its verdict | [`incident`] |
+//! | what a VMM says while its incident is open, as events | [`follow`] |
 //! | report, store | [`sinks`] |
 //!
 //! [`identity`] looks up who a process is, [`guest`] reads its guest's code where that is allowed, [`host`] what machine this is, and [`cli`] ties the stages
@@ -19,9 +20,12 @@ pub mod cli;
 pub mod config;
 pub mod correlate;
 pub mod event;
+pub mod follow;
 pub mod guest;
 pub mod hex;
+pub mod hook;
 pub mod host;
+pub mod http;
 pub mod identity;
 pub mod import;
 pub mod incident;

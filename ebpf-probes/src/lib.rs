@@ -20,6 +20,7 @@ macro_rules! shared {
 
 pub mod floor;
 pub mod ioctl;
+pub mod layout;
 pub mod page;
 pub mod record;
 

@@ -1,5 +1,16 @@
 //! The records of the ring buffer, one struct a kind, each beginning with a [`Header`].
 
+/// Values of [`PoisonExit::address`]: what `kvm_page_fault` gave.
+pub mod address {
+    /// No address: its field is not read on this kernel, or no fault was seen.
+    pub const NONE: u32 = 0;
+    pub const GPA: u32 = 1;
+    /// Guest-virtual: shadow paging.
+    pub const VIRTUAL: u32 = 2;
+    /// Of a guest that the guest itself runs.
+    pub const NESTED: u32 = 3;
+}
+
 macro_rules! kinds {
     ($($(#[$doc:meta])* $value:literal $konst:ident => $record:ident [$size:literal]),+ $(,)?) => {
         /// Values of [`Header::kind`].
@@ -75,8 +86,9 @@ shared! {
         /// When the vCPU entered the guest again; 0 while it has not.
         pub entry_ns: u64,
         pub rip: u64,
+        /// `kvm_page_fault.fault_address`; what it is says `address`.
         pub gpa: u64,
-        /// `kvm_page_fault.error_code`: VMX exit qualification or NPF error code.
+        /// `kvm_page_fault.error_code`: VMX exit qualification, NPF error code, or that of #PF (shadow paging).
         pub fault_code: u64,
         pub hva: u64,
         pub exit_reason: u32,
@@ -88,6 +100,23 @@ shared! {
         /// Bytes of the instruction in `insn` that the processor delivered (SVM decode assists), 0: none.
         pub insn_len: u32,
         pub insn: [u8; 16],
+        /// One of [`address`].
+        pub address: u32,
+        pub pad: u32,
+    }
+
+    /// SIGBUS for poison as `signal:signal_generate` shows it, without its address.
+    pub struct SigbusSeen {
+        pub h: Header,
+        /// GPA of the exit that it answers; valid if `located` is 1.
+        pub gpa: u64,
+        pub located: u32,
+        /// `si_code`: 4 BUS_MCEERR_AR, 5 BUS_MCEERR_AO.
+        pub code: u32,
+        pub target_tid: u32,
+        /// 0 where it is not the current process.
+        pub target_pid: u32,
+        pub comm: [u8; 16],
     }
 
     /// The vCPU entered the guest again after the poison exit that began at `exit_ns`.
@@ -159,7 +188,7 @@ kinds! {
     2 FAILURE_ACTION => FailureAction [40],
     3 FAILURE_END => FailureEnd [32],
     4 SIGBUS => Sigbus [72],
-    5 POISON_EXIT => PoisonExit [152],
+    5 POISON_EXIT => PoisonExit [160],
     6 REENTRY => Reentry [40],
     7 SET_MSRS => SetMsrs [40],
     8 TOLD_MCE => ToldMce [64],
@@ -173,6 +202,7 @@ kinds! {
     16 TASK_EXIT => TaskExit [48],
     17 VM_DESTROYED => VmDestroyed [24],
     18 SREGS => Sregs [64],
+    19 SIGBUS_SEEN => SigbusSeen [64],
 }
 
 const _: () = assert!(core::mem::size_of::<Msr>() == 16);

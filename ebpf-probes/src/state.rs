@@ -81,6 +81,10 @@ pub struct Vcpu {
     pub user_ns: u64,
     /// Where the VMM wants its vCPU's registers, during KVM_GET_SREGS after a poison exit.
     pub sregs: u64,
+    /// What `gpa` is: one of `poisontrace_probes::record::address`.
+    pub address: u32,
+    /// The exit is that of a guest which the guest itself runs.
+    pub nested: u32,
 }
 
 /// See [`Vcpu::done`].
@@ -112,6 +116,8 @@ impl Vcpu {
             insn: 0,
             user_ns: 0,
             sregs: 0,
+            address: 0,
+            nested: 0,
         }
     }
 }

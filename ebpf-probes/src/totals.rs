@@ -7,6 +7,7 @@ use aya_ebpf::{
 use poisontrace_probes::{
     floor,
     page::{BUCKETS, ByRip, Duration, EVENTS_PER_PAGE, PageKey, PageTotals, RIPS},
+    record::address,
 };
 
 use crate::{
@@ -54,7 +55,7 @@ fn totals(vcpu: &Vcpu) -> Option<&'static mut PageTotals> {
 /// Whether the page has had so many exits that only some are sent as records.
 #[inline(always)]
 pub fn many(vcpu: &Vcpu) -> bool {
-    totals(vcpu).is_some_and(|totals| totals.exits >= EVENTS_PER_PAGE)
+    vcpu.address == address::GPA && totals(vcpu).is_some_and(|totals| totals.exits >= EVENTS_PER_PAGE)
 }
 
 #[inline(always)]
@@ -81,8 +82,9 @@ fn add(duration: &mut Duration, ns: u64) {
 /// whether its record is to be sent.
 #[inline(always)]
 pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> bool {
-    if vcpu.fault_ns == 0 {
-        // No page to add it to: kvm_page_fault is not attached, or came before the arming.
+    if vcpu.address != address::GPA {
+        // No page to add it to: kvm_page_fault is not attached or came before the arming, or its address is none of
+        // this guest's (shadow paging, a nested guest).
         return true;
     }
     if totals(vcpu).is_none() {
@@ -139,6 +141,9 @@ pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> bool {
 /// Adds the way back into the guest of an exit that has been counted.
 #[inline(always)]
 pub fn add_reentry(vcpu: &Vcpu, entry_ns: u64) {
+    if vcpu.address != address::GPA {
+        return;
+    }
     if let Some(page) = totals(vcpu) {
         page.last_entry_ns = entry_ns;
         if vcpu.exit_ns != 0 {

@@ -15,6 +15,13 @@ use crate::stamp;
 /// Where Debian's package debian-archive-keyring has them.
 const ARCHIVE_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// Debian's archives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Archive {
+    Main,
+    Security,
+}
+
 pub struct Apt {
     folder: PathBuf,
     /// A release to prefer.
@@ -83,6 +90,26 @@ impl Apt {
         let sources = self.add_source(&format!("{server} {release} main"), "deb")?;
         let apt = Self {
             preferred: Some(release),
+            sources: Some(sources),
+            ..self
+        };
+        apt.read_lists(progress);
+        Ok(apt)
+    }
+
+    /// The same with another release as well, which need not be that of the machine.
+    pub fn with_release(self, archive: Archive, release: &str, progress: &Progress) -> Result<Self> {
+        let (_, mut server) = self.archive()?;
+        if archive == Archive::Security {
+            // A mirror has both side by side.
+            let root = server.trim_end_matches('/');
+            let root = root.strip_suffix("debian").with_context(|| {
+                format!("cannot tell where {server} keeps debian-security: its path does not end in debian")
+            })?;
+            server = format!("{root}debian-security");
+        }
+        let sources = self.add_source(&format!("{server} {release} main"), "deb")?;
+        let apt = Self {
             sources: Some(sources),
             ..self
         };

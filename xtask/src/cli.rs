@@ -34,6 +34,8 @@ pub enum Task {
         #[command(subcommand)]
         experiment: Experiment,
     },
+    /// Fuzz the parsers of outside input (daemon/fuzz); what is found is kept below target/fuzz/work
+    Fuzz(Fuzz),
     /// Run all tests
     Test(Test),
 }
@@ -43,6 +45,9 @@ pub enum Experiment {
     /// Let a guest walk over a poisoned page with a real CLFLUSH, and print what poisontrace says of it.
     /// Succeeds only if its counts are those of the VMM
     Storm(StormOptions),
+    /// Try every kernel on every processor: what binds, what the programs weigh, and whether each scenario gets its
+    /// verdict. Succeeds only if all of them do
+    Matrix(MatrixOptions),
 }
 
 #[derive(Debug, Args)]
@@ -86,6 +91,19 @@ pub struct StormOptions {
     pub lab: Lab,
 }
 
+#[derive(Debug, Args)]
+pub struct MatrixOptions {
+    /// Only these series of kernels [default: all that the lab knows]
+    #[arg(long, value_name = "SERIES,…", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Only this processor
+    #[arg(long, value_enum)]
+    pub cpu: Option<Processor>,
+    /// Copy the table, the facts of each kernel and the reports to this folder
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// The report, and the VMM's counts beside it
@@ -111,8 +129,20 @@ pub struct Demo {
     /// Only the lab, without the daemon: what kernel, QEMU and guest say
     #[arg(long, hide = true)]
     pub no_daemon: bool,
+    /// Turn the host's nested paging off
+    #[arg(long, hide = true)]
+    pub shadow_paging: bool,
     #[command(flatten)]
     pub lab: Lab,
+}
+
+#[derive(Debug, Args)]
+pub struct Fuzz {
+    /// Only this target
+    pub target: Option<String>,
+    /// How long each target runs
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    pub seconds: u32,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,10 @@ pub const DAEMON_FILE: &str = "bin/poisontrace";
 pub const GUEST_KERNEL_FILE: &str = "guest/vmlinuz";
 pub const GUEST_INITRAMFS_FILE: &str = "guest/initramfs";
 
+/// In the share's folder `out`: the host's facts, and the plan that poisontrace made of them there.
+pub const FACTS_FOLDER: &str = "facts";
+pub const PLAN_FILE: &str = "plan.txt";
+
 /// In the initramfs: the modules to load, one path per line, in order.
 pub const MODULE_ORDER_FILE: &str = "/modules/order";
 
@@ -52,8 +56,30 @@ pub struct GuestPlan {
     pub cpu: String,
     /// Give the guest a pvpanic device.
     pub pvpanic: bool,
+    /// What is done to the host before this guest is started.
+    #[serde(default)]
+    pub before: Option<Before>,
     pub fate: Fate,
 }
+
+/// What happens to the host's KVM and to the daemon before a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Before {
+    /// KVM's modules are unloaded and loaded again under the running daemon.
+    ReloadKvm,
+    /// The daemon is stopped and KVM unloaded; a daemon with these options is started, and has to wait for KVM, which
+    /// is then loaded with these parameters of the processor's module.
+    DaemonBeforeKvm {
+        options: Vec<String>,
+        parameters: String,
+    },
+}
+
+/// What the daemon says about KVM, and the host waits for.
+pub const DAEMON_WAITS: &str = "waiting for it";
+pub const DAEMON_LETS_GO: &str = "KVM was unloaded";
+pub const DAEMON_ATTACHES_AGAIN: &str = "KVM is back";
 
 /// What the emulated host does to a guest that has its page ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +102,8 @@ pub struct LabResult {
     pub daemon_exit: Option<i32>,
     pub daemon_stop_ms: Option<u64>,
     pub check_exit: Option<i32>,
+    /// That of `poisontrace check --save-facts`.
+    pub facts_exit: Option<i32>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

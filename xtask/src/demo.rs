@@ -29,8 +29,17 @@ pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
         builds::daemon(paths, progress)?
     };
     let programs = builds::lab_programs(paths, progress)?;
-    let lab = Lab::set_up(paths, &options.lab.kernel, &programs, progress)?;
-    let mut scenario = options.scenario.scenario();
+    let lab = Lab::set_up(
+        paths,
+        &options.lab.kernel,
+        &options.lab.kernel,
+        &programs,
+        progress,
+    )?;
+    let mut scenario = match options.shadow_paging {
+        true => options.scenario.scenario_on_shadow_paging(),
+        false => options.scenario.scenario(),
+    };
     scenario.daemon = !options.no_daemon;
     let run = lab.run(options.scenario.name(), &scenario, &daemon, progress)?;
     progress.finish();

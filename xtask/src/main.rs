@@ -5,8 +5,10 @@ mod builds;
 mod cli;
 mod command;
 mod demo;
+mod fuzz;
 mod lab;
 mod lock;
+mod matrix;
 mod paths;
 mod preflight;
 mod progress;
@@ -50,7 +52,7 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         Task::Setup(options) => {
             toolchain::set_up(&paths, progress)?;
             let programs = builds::lab_programs(&paths, progress)?;
-            Lab::set_up(&paths, &options.kernel, &programs, progress)?;
+            Lab::set_up(&paths, &options.kernel, &options.kernel, &programs, progress)?;
             StormLab::set_up(&paths, &options.kernel, &programs, progress)?;
         }
         Task::Build => {
@@ -61,6 +63,15 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         Task::Lab {
             experiment: Experiment::Storm(options),
         } => return storm::storm(&paths, options, progress),
+        Task::Lab {
+            experiment: Experiment::Matrix(options),
+        } => return matrix::matrix(&paths, options, progress),
+        Task::Fuzz(options) => {
+            let target = options.target.as_deref();
+            if !fuzz::fuzz(&paths, target, options.seconds, progress)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Task::Test(options) => return test::test(&paths, options, progress),
     }
     Ok(ExitCode::SUCCESS)

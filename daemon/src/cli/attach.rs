@@ -1,5 +1,7 @@
 //! From the running kernel to attached probes: what `run`, `record` and `check` share.
 
+use clap::Args;
+
 use super::{Failure, output};
 use crate::{
     event::{
@@ -7,9 +9,27 @@ use crate::{
         session::{ProbeStatus, Session},
     },
     host::{ClockPair, Host},
-    kernel::{facts::Facts, plan::Plan},
-    probes::load::{Loaded, attach},
+    kernel::{
+        facts::{Facts, MEMORY_FAILURE_EVENTS},
+        kvm::Kvm,
+        plan::Plan,
+    },
+    probes::load::{BoundRow, Loaded},
 };
+
+/// How probes are attached.
+#[derive(Args, Clone)]
+pub struct ProbeArgs {
+    /// Do without these ways of binding, as if the kernel had none of them; said in the report
+    #[arg(
+        long,
+        hide = true,
+        value_name = "WAY,…",
+        value_delimiter = ',',
+        value_parser = ["kprobe", "fentry", "tracepoint", "raw_tracepoint"]
+    )]
+    pub without: Vec<String>,
+}
 
 /// Attached probes and the session they begin.
 pub struct Attached {
@@ -19,16 +39,23 @@ pub struct Attached {
     pub facts: Facts,
 }
 
+/// The facts of the running kernel, without what is to be done without.
+pub fn facts(args: &ProbeArgs) -> Result<Facts, Failure> {
+    let mut facts = Facts::of_this_kernel()?;
+    facts.taken_away.extend(args.without.iter().cloned());
+    Ok(facts)
+}
+
 /// Reads the facts, makes the plan, carries it out. `guest_code`: guest code may be read.
-pub fn probes(log_level: u8, guest_code: bool) -> Result<Attached, Failure> {
-    let facts = Facts::of_this_kernel()?;
+pub fn probes(args: &ProbeArgs, log_level: u8, guest_code: bool) -> Result<Attached, Failure> {
+    let facts = facts(args)?;
     let plan = Plan::new(&facts, guest_code);
     let predates = facts.hardware_corrupted_kb.is_some_and(|kb| kb > 0);
-    let loaded = attach(&plan, predates, log_level)?;
+    let loaded = Loaded::new(plan, &facts, predates, log_level)?;
     let session = Session {
         host: Host::this(),
         clock: ClockPair::now(),
-        probes: loaded.probes.clone(),
+        probes: loaded.probes(),
         hardware_corrupted_kb: facts.hardware_corrupted_kb,
     };
     let decoder = decoder(&facts);
@@ -41,30 +68,50 @@ pub fn probes(log_level: u8, guest_code: bool) -> Result<Attached, Failure> {
 }
 
 fn decoder(facts: &Facts) -> Decoder {
-    let event = ["ras/memory_failure_event", "memory_failure/memory_failure_event"]
-        .iter()
-        .find_map(|name| facts.events.get(*name));
-    event.map_or_else(Decoder::default, |event| Decoder {
+    let event = facts.event(MEMORY_FAILURE_EVENTS[0]);
+    event.map_or_else(Decoder::default, |(_, event)| Decoder {
         page_types: event.symbols("type"),
         results: event.symbols("result"),
     })
 }
 
-/// One line a probe.
-pub fn print_probes(probes: &[ProbeStatus]) -> Result<(), Failure> {
+/// One line a probe; with `verbose` the sizes of its programs below it.
+pub fn print_probes(loaded: &Loaded, verbose: bool) -> Result<(), Failure> {
     let mut text = String::new();
-    for probe in probes {
-        let why = probe.why.as_deref().unwrap_or_default();
-        text += &match (&probe.binding, &probe.lost) {
-            (Some(binding), _) if why.is_empty() => format!("attached     {:<22} {binding}\n", probe.name),
-            (Some(binding), _) => format!("attached     {:<22} {binding} ({why})\n", probe.name),
-            (None, lost) => {
-                let lost = lost.as_deref().unwrap_or_default();
-                format!("unavailable  {:<22} {why}; lost: {lost}\n", probe.name)
-            }
-        };
+    for row in loaded.rows() {
+        text += &line(row.status());
+        if verbose {
+            text += &sizes(loaded, row);
+        }
     }
     output::print(&text)
+}
+
+fn line(probe: &ProbeStatus) -> String {
+    let why = probe.why.as_deref().unwrap_or_default();
+    match (&probe.binding, &probe.lost) {
+        (Some(binding), _) if why.is_empty() => format!("attached     {:<22} {binding}\n", probe.name),
+        (Some(binding), _) => format!("attached     {:<22} {binding} ({why})\n", probe.name),
+        (None, lost) => {
+            let lost = lost.as_deref().unwrap_or_default();
+            format!("unavailable  {:<22} {why}; lost: {lost}\n", probe.name)
+        }
+    }
+}
+
+fn sizes(loaded: &Loaded, row: &BoundRow) -> String {
+    let number = |n: Option<u32>| n.map_or_else(|| "?".to_owned(), |n| n.to_string());
+    loaded
+        .sizes(row)
+        .map(|size| {
+            format!(
+                "  program    {:<22} {} instructions, {} of them verified\n",
+                size.program,
+                number(size.translated),
+                number(size.verified)
+            )
+        })
+        .collect()
 }
 
 /// Whether what is attached allows a verdict; says so where it does not.
@@ -82,15 +129,20 @@ pub fn print_verdict(session: &Session) -> Result<bool, Failure> {
 
 /// What else of this kernel narrows the answers.
 pub fn print_limits(facts: &Facts) -> Result<(), Failure> {
-    if facts.nested_paging == Some(false) {
-        output::print(
-            "note         shadow paging (ept=0 or npt=0): fault addresses are guest-virtual, GPAs are not to be had\n",
-        )?;
+    let mut text = String::new();
+    match facts.kvm() {
+        Kvm::Absent => {
+            text += "note         KVM is not loaded: modprobe kvm_intel or kvm_amd; `run` waits for it\n"
+        }
+        Kvm::Idle => text += "note         KVM is loaded without kvm_intel or kvm_amd: no guest can run\n",
+        Kvm::Ready => {}
+    }
+    if facts.nested_paging() == Some(false) {
+        text += "note         shadow paging (ept=0 or npt=0): fault addresses are guest-virtual, GPAs are not to be had\n";
     }
     if let Some(kb) = facts.hardware_corrupted_kb.filter(|kb| *kb > 0) {
-        output::print(&format!(
-            "note         {kb} kB are poisoned already (HardwareCorrupted): armed from the start\n"
-        ))?;
+        text +=
+            &format!("note         {kb} kB are poisoned already (HardwareCorrupted): armed from the start\n");
     }
-    Ok(())
+    output::print(&text)
 }

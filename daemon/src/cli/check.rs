@@ -1,16 +1,61 @@
-//! `poisontrace check`: attaches everything once, says what came of it, and lets go.
+//! `poisontrace check`: attaches everything once, says what came of it, and lets go. With facts in a folder: what would
+//! be attached on the kernel that they are of, on any machine.
 
-use std::process::ExitCode;
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::Args;
 
 use super::{Outcome, attach, output};
+use crate::kernel::{facts::Facts, plan::Plan};
 
-pub fn check() -> Outcome {
-    let attached = attach::probes(0, true)?;
-    attach::print_probes(&attached.loaded.probes)?;
+#[derive(Args)]
+pub struct CheckArgs {
+    /// Also say how large the programs are, as the kernel counts
+    #[arg(long)]
+    verbose: bool,
+    /// Write the facts of this kernel to a new folder (small text files), and print the plan made of them; attaches
+    /// nothing. This is how to report a kernel that is not served well
+    #[arg(long, value_name = "DIR", conflicts_with = "facts")]
+    save_facts: Option<PathBuf>,
+    /// Print the plan for the kernel whose facts lie in this folder; needs no privileges
+    #[arg(long, value_name = "DIR")]
+    facts: Option<PathBuf>,
+    #[command(flatten)]
+    probes: attach::ProbeArgs,
+}
+
+pub fn check(args: &CheckArgs) -> Outcome {
+    if let Some(folder) = &args.facts {
+        let mut facts = Facts::load(folder)?;
+        facts.taken_away.extend(args.probes.without.iter().cloned());
+        return plan(&facts);
+    }
+    if let Some(folder) = &args.save_facts {
+        let facts = attach::facts(&args.probes)?;
+        facts.save(Path::new("/"), folder)?;
+        return plan(&facts);
+    }
+    let attached = attach::probes(&args.probes, 0, true)?;
+    attach::print_probes(&attached.loaded, args.verbose)?;
     attach::print_limits(&attached.facts)?;
     if !attach::print_verdict(&attached.session)? {
         return Ok(ExitCode::from(1));
     }
     output::print("a verdict is possible on this kernel\n")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the plan. Its exit status is that of `check` on a kernel that takes all that it offers.
+fn plan(facts: &Facts) -> Outcome {
+    let plan = Plan::new(facts, true);
+    output::print(&plan.text(facts))?;
+    attach::print_limits(facts)?;
+    let offered = |name: &str| {
+        let row = plan.rows.iter().find(|row| row.name == name);
+        row.is_some_and(|row| row.offered().next().is_some())
+    };
+    Ok(ExitCode::from(u8::from(!Plan::verdict_needs(offered).is_empty())))
 }

@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use super::{ConfigArgs, ConfigTask, Failure, Outcome, RunArgs, SourceArgs, output};
+use super::{ConfigArgs, ConfigTask, Failure, Outcome, RunArgs, SourceArgs, WebArgs, output};
 use crate::config::{Config, DEFAULT_FILE, Layers};
 
 pub fn config(args: &ConfigArgs, source: &SourceArgs) -> Outcome {
@@ -63,15 +63,23 @@ impl RunArgs {
         let mut layers = source.layers();
         layers.flag("state_dir", self.state.state_dir.as_deref().map(text));
         layers.flag("guest.read_code", self.guest.read_guest_code.then_some(true));
+        layers.flag("vmm.log", self.vmm.vmm_log.clone().map(String::from));
+        layers.flag("vmm.qmp", self.vmm.qmp.clone().map(String::from));
         layers.flag("log.format", word(self.log_format));
-        layers.flag(
-            "web.listen_address",
-            self.web.listen_address.map(|address| address.to_string()),
-        );
-        layers.flag("web.config_file", self.web.config_file.as_deref().map(text));
+        self.web.note(&mut layers);
         layers.flag("metrics.vm_labels", self.vm_labels.then_some(true));
         let config = layers.read()?;
         Ok((layers, config))
+    }
+}
+
+impl WebArgs {
+    pub fn note(&self, layers: &mut Layers) {
+        layers.flag(
+            "web.listen_address",
+            self.listen_address.map(|address| address.to_string()),
+        );
+        layers.flag("web.config_file", self.config_file.as_deref().map(text));
     }
 }
 

@@ -10,11 +10,19 @@ use super::SourceArgs;
 use crate::config::{Log, LogFormat, LogLevel};
 
 /// Changes the level of a log that has been started.
-pub struct Handle(reload::Handle<EnvFilter, Registry>);
+pub struct Handle {
+    filter: reload::Handle<EnvFilter, Registry>,
+    to_journal: bool,
+}
 
 impl Handle {
+    /// Whether fields reach the journal, so that a long one does no harm.
+    pub fn to_journal(&self) -> bool {
+        self.to_journal
+    }
+
     pub fn level(&self, level: LogLevel) {
-        if let Err(err) = self.0.reload(filter(level)) {
+        if let Err(err) = self.filter.reload(filter(level)) {
             tracing::error!(error = %err, "the log level stays as it was");
         }
     }
@@ -46,10 +54,14 @@ pub fn start(log: &Log) -> Handle {
         None => (text(), None),
     };
     tracing_subscriber::registry().with(filter).with(sink).init();
+    let to_journal = to_journal && failed.is_none();
     if let Some(err) = failed {
         tracing::warn!(error = %err, "the journal cannot be reached: the log goes to stderr");
     }
-    Handle(handle)
+    Handle {
+        filter: handle,
+        to_journal,
+    }
 }
 
 fn text<S>() -> Box<dyn Layer<S> + Send + Sync>

@@ -5,17 +5,23 @@ mod check;
 mod config;
 mod explain;
 mod incidents;
+mod kvm;
 mod logging;
 mod output;
 mod pipeline;
 mod progress;
+mod replay;
 mod run;
+mod serving;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{ListenAddress, LogFormat, LogLevel};
+use crate::{
+    config::{ListenAddress, LogFormat, LogLevel},
+    follow::Template,
+};
 
 /// Why did my KVM guest die on poisoned memory?
 #[derive(Parser)]
@@ -48,9 +54,11 @@ enum Command {
     Explain(ExplainArgs),
     /// List the incidents of the store, export them, delete old ones
     Incidents(IncidentsArgs),
+    /// Let recordings go through the daemon's pipeline again, in their own time, with /metrics on
+    Replay(ReplayArgs),
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
-    Check,
+    Check(check::CheckArgs),
     /// Look at the configuration
     Config(ConfigArgs),
 }
@@ -87,6 +95,10 @@ struct RunArgs {
     #[command(flatten)]
     guest: GuestArgs,
     #[command(flatten)]
+    probes: attach::ProbeArgs,
+    #[command(flatten)]
+    vmm: VmmArgs,
+    #[command(flatten)]
     web: WebArgs,
     /// Add metrics by VM (label vm)
     #[arg(long)]
@@ -115,12 +127,52 @@ struct GuestArgs {
 }
 
 #[derive(Args)]
+struct VmmArgs {
+    /// Where a VMM's log is, with {name}, {uuid} or {pid} in it; read while an incident of the VM is open; "": not read
+    /// [default: /var/log/libvirt/qemu/{name}.log]
+    #[arg(long, value_name = "TEMPLATE")]
+    vmm_log: Option<Template>,
+    /// A QMP socket of the VMM's that no other client uses, likewise; only listened to [default: none]
+    #[arg(long, value_name = "TEMPLATE")]
+    qmp: Option<Template>,
+}
+
+#[derive(Args)]
 struct RecordArgs {
     /// The recording; a file that exists is not overwritten
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    probes: attach::ProbeArgs,
+}
+
+#[derive(Args)]
+struct ReplayArgs {
+    /// Recordings, one after the other
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    from: Vec<PathBuf>,
+    /// As it happened, or as fast as it goes
+    #[arg(long, default_value = "real")]
+    speed: Speed,
+    /// Pauses longer than this are cut to it, seconds
+    #[arg(long, value_name = "SECONDS", default_value = "60")]
+    longest_pause: u64,
+    /// Go on serving after the last recording, until SIGINT or SIGTERM
+    #[arg(long)]
+    stay: bool,
+    #[command(flatten)]
+    web: WebArgs,
+    /// Add metrics by VM (label vm)
+    #[arg(long)]
+    vm_labels: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Speed {
+    Real,
+    Max,
 }
 
 #[derive(Args)]
@@ -230,6 +282,7 @@ fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Run(args) => run::run(args, &cli.source),
         Command::Record(args) => run::record(args, &cli.source),
+        Command::Replay(args) => replay::replay(args, &cli.source),
         Command::Explain(args) => {
             logging::to_stderr(&cli.source);
             explain::explain(args, &cli.source)
@@ -238,9 +291,9 @@ fn dispatch(cli: &Cli) -> Outcome {
             logging::to_stderr(&cli.source);
             incidents::incidents(args, &cli.source)
         }
-        Command::Check => {
+        Command::Check(args) => {
             logging::to_stderr(&cli.source);
-            check::check()
+            check::check(args)
         }
         Command::Config(args) => config::config(args, &cli.source),
     }

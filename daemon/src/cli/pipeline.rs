@@ -1,38 +1,88 @@
-//! The live pipeline: events through the correlator into the sinks.
+//! The pipeline: events through the correlator into the sinks, live or replayed.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     fs::File,
     io::BufWriter,
-    path::Path,
-    time::Duration,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use super::{Failure, output};
 use crate::{
-    config::Config,
+    config::{Config, HookEvent},
     correlate::{Correlator, IncidentNo, report::Update},
-    event::{Event, recording::Writer, session::Session},
+    event::{
+        Event,
+        recording::Writer,
+        session::{ProbeStatus, Session},
+    },
+    follow::{Follower, Places},
     guest::CodeReader,
+    hook::Hook,
+    host::ClockPair,
     identity::{Directory, identity_event},
-    incident::model::{Cause, Incident, Outcome},
-    sinks::store::Store,
+    incident::model::Incident,
+    sinks::{
+        changes::{Change, Changes, Limit},
+        metrics::{Metrics, ProgramCost, kernel::KernelCounters},
+        store::Store,
+    },
 };
 
 /// See the module.
 pub struct Pipeline {
     correlator: Correlator,
-    directory: Directory,
-    /// Present where guest code may be read.
-    code: Option<CodeReader>,
-    store: Option<Store>,
+    sinks: Sinks,
     recording: Option<Recording>,
-    /// What was last said in the log of each incident.
-    said: HashMap<String, (Outcome, Cause)>,
+    /// Present where the events are this machine's own.
+    live: Option<Live>,
+    store: Option<Store>,
+    /// The store's folder.
+    state_dir: PathBuf,
     /// Incidents whose newest state has not been looked at yet.
     changed: BTreeSet<IncidentNo>,
     /// Incidents that the store had no room for.
     unstored: BTreeSet<IncidentNo>,
+    /// Time of the latest event.
+    latest_ns: u64,
+}
+
+/// What only the machine itself can tell.
+struct Live {
+    directory: Directory,
+    /// Present where guest code may be read.
+    code: Option<CodeReader>,
+    follower: Follower,
+}
+
+/// Where incidents go besides the store.
+pub struct Sinks {
+    pub metrics: Metrics,
+    pub hook: Option<Hook>,
+    /// Whether the log takes the incident's JSON.
+    pub log_json: bool,
+    changes: Changes,
+    lines: Limit,
+}
+
+/// Lines of the log in a burst of incidents; then one a second.
+const LOG_BURST: u32 = 20;
+/// Incidents of one flush: a report takes some 50 µs, and the ring buffer is to be read meanwhile.
+const FLUSHED: usize = 128;
+/// How long the end waits for the disk.
+const CLOSE: Duration = Duration::from_millis(1500);
+
+impl Sinks {
+    pub fn new(metrics: Metrics) -> Self {
+        Self {
+            metrics,
+            hook: None,
+            log_json: false,
+            changes: Changes::default(),
+            lines: Limit::new(LOG_BURST),
+        }
+    }
 }
 
 struct Recording {
@@ -40,44 +90,73 @@ struct Recording {
     failed: bool,
 }
 
-/// Incidents whose state is remembered for the log.
-const MAX_SAID: usize = 16_384;
-/// Incidents of one flush: a report takes some 50 µs, and the ring buffer is to be read meanwhile.
-const FLUSHED: usize = 128;
-/// How long the end waits for the disk.
-const CLOSE: Duration = Duration::from_millis(1500);
-
 impl Pipeline {
-    pub fn new(
+    /// Of this machine's events. `recording`: where they are recorded too.
+    pub fn live(
         session: Session,
-        store: Option<Store>,
+        sinks: Sinks,
+        store: Option<(Store, PathBuf)>,
         recording: Option<&Path>,
         read_guest_code: bool,
+        places: Places,
     ) -> Result<Self, Failure> {
         let recording = recording
             .map(|path| create_recording(path, &session))
             .transpose()?;
-        Ok(Self {
-            correlator: Correlator::new(session),
+        let live = Live {
             directory: Directory::new("/proc"),
             code: read_guest_code.then(CodeReader::default),
-            store,
+            follower: Follower::new(places),
+        };
+        let (store, state_dir) = store.unzip();
+        Ok(Self {
             recording,
-            said: HashMap::new(),
+            live: Some(live),
+            store,
+            state_dir: state_dir.unwrap_or_default(),
+            ..Self::of(session, sinks)
+        })
+    }
+
+    fn of(session: Session, sinks: Sinks) -> Self {
+        Self {
+            correlator: Correlator::new(session),
+            sinks,
+            recording: None,
+            live: None,
+            store: None,
+            state_dir: PathBuf::new(),
             changed: BTreeSet::new(),
             unstored: BTreeSet::new(),
-        })
+            latest_ns: 0,
+        }
+    }
+
+    /// Of recorded events, whose times `clock` makes those of now.
+    pub fn replay(session: Session, mut sinks: Sinks, clock: ClockPair) -> Self {
+        sinks.metrics.replays(&session, clock);
+        Self::of(session, sinks)
+    }
+
+    /// Runs the trigger hook from now on; to be called on the event loop.
+    pub fn start_hook(&mut self, settings: crate::config::Hook) {
+        let host = self.correlator.session().host.clone();
+        self.sinks.hook = Some(Hook::start(settings, host));
     }
 
     /// Takes over the settings that may change while the daemon runs.
     pub fn configure(&mut self, config: &Config) {
         self.correlator
             .late_death(config.incident.late_death_seconds.saturating_mul(1_000_000_000));
+        if let Some(hook) = &mut self.sinks.hook {
+            hook.configure(config.hook.clone());
+        }
     }
 
     /// Looks for VMs that have started since the last look.
     pub fn look_around(&mut self, now_ns: u64) {
-        for (pid, vmm) in self.directory.scan() {
+        let Some(live) = &mut self.live else { return };
+        for (pid, vmm) in live.directory.scan() {
             tracing::debug!(pid, name = vmm.name.as_deref().unwrap_or("?"), "a VM is running");
             self.feed(&identity_event(now_ns, pid, vmm));
         }
@@ -85,13 +164,26 @@ impl Pipeline {
 
     pub fn take(&mut self, events: &[Event]) {
         for event in events {
-            if let Some(introduction) = self.directory.introduce(event) {
+            let introduction = self
+                .live
+                .as_mut()
+                .and_then(|live| live.directory.introduce(event));
+            if let Some(introduction) = introduction {
                 self.feed(&introduction);
             }
             self.feed(event);
-            if let Some(code) = self.code.as_mut().and_then(|reader| reader.take(event)) {
+            let code = self.live.as_mut().and_then(|live| live.code.as_mut());
+            if let Some(code) = code.and_then(|reader| reader.take(event)) {
                 self.feed(&code);
             }
+        }
+    }
+
+    /// What a VMM says next of itself, while its incident is open.
+    pub async fn heard(&mut self) -> Event {
+        match &mut self.live {
+            Some(live) => live.follower.next().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -104,6 +196,8 @@ impl Pipeline {
             recording.failed = true;
             tracing::error!(error = %err, "the recording cannot be written to; it ends here, the daemon goes on");
         }
+        self.latest_ns = self.latest_ns.max(event.t);
+        self.sinks.metrics.event(event);
         self.correlator.feed(event);
         if let Some(store) = &self.store {
             for (incident, n) in self.correlator.attribution() {
@@ -112,7 +206,7 @@ impl Pipeline {
         }
     }
 
-    /// Hands what changed to the store and the log, a part at a time. Returns whether there is more.
+    /// Hands what changed to the sinks, a part at a time. Returns whether there is more.
     pub fn flush(&mut self) -> bool {
         if let Some(recording) = &mut self.recording
             && let (false, Err(err)) = (recording.failed, recording.writer.flush())
@@ -126,7 +220,10 @@ impl Pipeline {
             let Some(update) = self.correlator.report(no) else {
                 continue;
             };
-            self.say(&update.incident);
+            self.sinks.take(&update, self.latest_ns);
+            if let Some(live) = &mut self.live {
+                live.follower.update(&update);
+            }
             self.keep(no, &update);
         }
         !self.changed.is_empty() || self.catch_up()
@@ -169,39 +266,53 @@ impl Pipeline {
         !self.unstored.is_empty()
     }
 
-    fn say(&mut self, incident: &Incident) {
-        let state = (incident.outcome, incident.cause);
-        if self.said.get(&incident.id) == Some(&state) {
-            return;
+    /// The text of /metrics as things stand. `probes`, `costs`: of the BPF programs, where they are this machine's.
+    pub fn scraped(&mut self, probes: &[ProbeStatus], costs: &[ProgramCost]) -> String {
+        self.flush();
+        let metrics = &mut self.sinks.metrics;
+        match &self.live {
+            Some(live) => {
+                metrics.tick(ClockPair::now().monotonic_ns);
+                metrics.tables(live.directory.vms(), self.correlator.forgotten());
+                metrics.probes(probes);
+                metrics.programs(costs);
+            }
+            None => metrics.tick(self.latest_ns),
         }
-        if self.said.len() >= MAX_SAID {
-            self.said.clear();
+        if let Some(store) = &self.store {
+            metrics.store(&self.state_dir, &store.health());
         }
-        self.said.insert(incident.id.clone(), state);
-        tracing::warn!(
-            incident = incident.id,
-            outcome = %incident.outcome,
-            cause = %incident.cause,
-            confidence = %incident.confidence,
-            "{}",
-            incident.sentence
-        );
+        if let Some(hook) = &mut self.sinks.hook {
+            hook.ended().into_iter().for_each(|ended| metrics.hook(ended));
+        }
+        metrics.process();
+        metrics.exposition()
+    }
+
+    /// Compares with the kernel's own counters; not more often than events need to arrive.
+    pub fn reconcile(&mut self) {
+        self.sinks.metrics.kernel(&KernelCounters::read(Path::new("/")));
+    }
+
+    /// Of a replay, once its recording has ended: the sinks, for the next one.
+    pub fn into_sinks(mut self) -> Sinks {
+        while self.flush() {}
+        self.sinks
     }
 
     /// The last flush, and the recording's closing line.
     pub fn finish(mut self) -> Result<(), Failure> {
-        let until = std::time::Instant::now() + CLOSE;
-        while self.flush() && std::time::Instant::now() < until {
+        while let Some(event) = self.live.as_mut().and_then(|live| live.follower.waiting()) {
+            self.feed(&event);
+        }
+        let until = Instant::now() + CLOSE;
+        while self.flush() && Instant::now() < until {
             if let Some(store) = &self.store {
                 store.settle(Duration::from_millis(100));
             }
         }
         if let Some(store) = self.store.take()
-            && !store.close(
-                until
-                    .saturating_duration_since(std::time::Instant::now())
-                    .max(CLOSE / 3),
-            )
+            && !store.close(until.saturating_duration_since(Instant::now()).max(CLOSE / 3))
         {
             tracing::error!("the store could not be written to at the end: the newest changes are lost");
         }
@@ -217,6 +328,63 @@ impl Pipeline {
                 .map_err(|err| Failure::new(format!("the recording's end cannot be written: {err}")))?;
         }
         Ok(())
+    }
+}
+
+impl Sinks {
+    fn take(&mut self, update: &Update, now_ns: u64) {
+        self.metrics.update(update);
+        let change = self.changes.of(update);
+        if change.any() {
+            self.say(&update.incident, change, now_ns);
+            self.trigger(&update.incident, change);
+        }
+    }
+
+    /// One line a change of state. The journal's has the whole incident in a field.
+    fn say(&mut self, incident: &Incident, change: Change, now_ns: u64) {
+        if !self.lines.pass(now_ns) {
+            return;
+        }
+        let held_back = self.lines.held_back();
+        if held_back > 0 {
+            tracing::warn!(
+                changes = held_back,
+                "changes of incidents were not logged, there were too many; the store has them"
+            );
+        }
+        let state = match change {
+            Change { closed: true, .. } => "close",
+            Change { opened: true, .. } => "open",
+            _ => "verdict",
+        };
+        let json = self
+            .log_json
+            .then(|| serde_json::to_string(incident).unwrap_or_default());
+        tracing::warn!(
+            state,
+            incident = incident.id,
+            vm = incident.vm.name,
+            outcome = %incident.outcome,
+            cause = %incident.cause,
+            confidence = %incident.confidence,
+            json,
+            "{}",
+            incident.sentence
+        );
+    }
+
+    fn trigger(&mut self, incident: &Incident, change: Change) {
+        let Some(hook) = &mut self.hook else { return };
+        for (is, event) in [
+            (change.opened, HookEvent::Open),
+            (change.verdict, HookEvent::Verdict),
+            (change.closed, HookEvent::Close),
+        ] {
+            if is {
+                hook.trigger(event, incident);
+            }
+        }
     }
 }
 

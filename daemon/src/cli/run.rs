@@ -8,12 +8,23 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
-use super::{Failure, Outcome, RecordArgs, RunArgs, SourceArgs, attach, logging, output, pipeline::Pipeline};
+use super::{
+    Failure, Outcome, RecordArgs, RunArgs, SourceArgs, attach,
+    kvm::{self, Follower},
+    logging, output,
+    pipeline::{Pipeline, Sinks},
+    serving::{self, Serving},
+};
 use crate::{
     config::{Config, Layers, needs_restart},
     host::ClockPair,
+    http::{Ready, Server},
+    kernel::plan::Plan,
     probes::source::Source,
-    sinks::store::{Store, survive_file_size_limit},
+    sinks::{
+        metrics::Metrics,
+        store::{Store, survive_file_size_limit},
+    },
 };
 
 /// Changes are handed to the store and the log at most this often.
@@ -26,31 +37,61 @@ const LOOK: Duration = Duration::from_secs(10);
 pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
     let (layers, config) = args.settings(source)?;
     let log = logging::start(&config.log);
-    let mut attached = attach::probes(logging::probe_level(config.log.level), config.guest.read_code)?;
+    kvm::wait(|| {})?;
+    let mut attached = attach::probes(
+        &args.probes,
+        logging::probe_level(config.log.level),
+        config.guest.read_code,
+    )?;
+    let ready = match Plan::verdict_needs(|name| attached.session.has(name)).as_slice() {
+        [] => Ready::Yes,
+        missing => Ready::No(format!(
+            "no verdict is possible on this kernel without: {}",
+            missing.join(", ")
+        )),
+    };
+    let server = serving::server(&config.web, ready)?;
+    let max_vms = config
+        .metrics
+        .vm_labels
+        .then_some(config.metrics.max_vms as usize);
+    let mut sinks = Sinks::new(Metrics::new(&attached.session, attached.session.clock, max_vms)?);
     let store = Store::start(
         &config.state_dir,
         &attached.session.host,
         config.store.retention(),
     );
-    let mut pipeline = Pipeline::new(
+    sinks.log_json = log.to_journal();
+    let mut pipeline = Pipeline::live(
         attached.session.clone(),
-        Some(store),
+        sinks,
+        Some((store, config.state_dir.clone())),
         args.record.as_deref(),
         config.guest.read_code,
+        config.vmm.places(),
     )?;
     pipeline.configure(&config);
     let settings = Settings { layers, config, log };
-    serve(&mut attached, pipeline, Some(settings))
+    serve(&mut attached, pipeline, server, Some(settings))
 }
 
 pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
     let config = source.layers().read()?;
     let read_code = args.guest.read_guest_code || config.guest.read_code;
     logging::start(&config.log);
-    let mut attached = attach::probes(logging::probe_level(config.log.level), read_code)?;
-    let mut pipeline = Pipeline::new(attached.session.clone(), None, Some(&args.output), read_code)?;
+    kvm::wait(|| {})?;
+    let mut attached = attach::probes(&args.probes, logging::probe_level(config.log.level), read_code)?;
+    let sinks = Sinks::new(Metrics::new(&attached.session, attached.session.clock, None)?);
+    let mut pipeline = Pipeline::live(
+        attached.session.clone(),
+        sinks,
+        None,
+        Some(&args.output),
+        read_code,
+        config.vmm.places(),
+    )?;
     pipeline.configure(&config);
-    serve(&mut attached, pipeline, None)
+    serve(&mut attached, pipeline, None, None)
 }
 
 /// What SIGHUP reads again.
@@ -63,7 +104,7 @@ struct Settings {
 
 impl Settings {
     /// Takes over what can be changed while running.
-    fn reload(&self, pipeline: &mut Pipeline) {
+    fn reload(&self, pipeline: &mut Pipeline, serving: &Serving) {
         let new = match self.layers.read() {
             Ok(new) => new,
             Err(err) => {
@@ -83,25 +124,32 @@ impl Settings {
         }
         self.log.level(new.log.level);
         pipeline.configure(&new);
+        serving.reload();
         tracing::info!("the configuration has been read again");
     }
 }
 
-fn serve(attached: &mut attach::Attached, pipeline: Pipeline, settings: Option<Settings>) -> Outcome {
-    attach::print_probes(&attached.loaded.probes)?;
+fn serve(
+    attached: &mut attach::Attached,
+    pipeline: Pipeline,
+    server: Option<Server>,
+    settings: Option<Settings>,
+) -> Outcome {
+    attach::print_probes(&attached.loaded, false)?;
     attach::print_limits(&attached.facts)?;
     attach::print_verdict(&attached.session)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|err| Failure::new(format!("cannot start the event loop: {err}")))?;
-    runtime.block_on(events(attached, pipeline, settings))?;
+    runtime.block_on(events(attached, pipeline, server, settings))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn events(
     attached: &mut attach::Attached,
     mut pipeline: Pipeline,
+    server: Option<Server>,
     settings: Option<Settings>,
 ) -> Result<(), Failure> {
     let mut source = Source::new(&mut attached.loaded, attached.decoder.clone())?.watched()?;
@@ -112,13 +160,20 @@ async fn events(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut kvm = Follower::new();
     pipeline.look_around(ClockPair::now().monotonic_ns);
+    pipeline.reconcile();
+    if let Some(settings) = &settings {
+        pipeline.start_hook(settings.config.hook.clone());
+    }
+    let mut serving = Serving::start(server)?;
     output::print("poisontrace: ready\n")?;
 
     // While nothing waits to be flushed there is no timer to wake up for.
     let mut flush_at: Option<Instant> = None;
     // In a storm most exits send no record; their totals are then read every second while they change.
     let mut storming = false;
+    let mut failed = None;
     loop {
         let storm = async {
             match storming {
@@ -146,6 +201,10 @@ async fn events(
                 storming |= source.get_ref().has_totals();
                 flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
             }
+            heard = pipeline.heard() => {
+                pipeline.take(&[heard]);
+                flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
+            }
             () = flush => {
                 flush_at = None;
                 pipeline.take(&source.get_mut().totals());
@@ -161,17 +220,34 @@ async fn events(
                     flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
                 }
             }
+            () = kvm.news() => {
+                if let Err(reason) = kvm.follow(attached) {
+                    failed = Some(reason);
+                    break;
+                }
+            }
             _ = look.tick() => {
+                if let Err(reason) = kvm.follow(attached) {
+                    failed = Some(reason);
+                    break;
+                }
                 storming |= source.get_ref().has_totals();
                 pipeline.look_around(ClockPair::now().monotonic_ns);
+                pipeline.reconcile();
                 flush_logger(&mut logger);
                 if pipeline.store_is_behind() && pipeline.flush() {
                     flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
                 }
             }
+            scrape = serving.next() => {
+                pipeline.take(&source.get_mut().totals());
+                let text = pipeline.scraped(&attached.loaded.probes(), &attached.loaded.costs());
+                // A client that has gone away does not want it any more.
+                let _ = scrape.send(text);
+            }
             _ = hangup.recv() => {
                 match &settings {
-                    Some(settings) => settings.reload(&mut pipeline),
+                    Some(settings) => settings.reload(&mut pipeline, &serving),
                     // A recording that was started on a terminal ends with it.
                     None => break,
                 }
@@ -190,7 +266,8 @@ async fn events(
     }
     pipeline.take(&source.get_mut().totals());
     flush_logger(&mut logger);
-    pipeline.finish()
+    pipeline.finish()?;
+    failed.map_or(Ok(()), Err)
 }
 
 type Logger = EbpfLogger<&'static dyn log::Log>;

@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 pub use layers::{ConfigError, Layers};
 pub use reload::needs_restart;
 
-use crate::sinks::store::Retention;
+use crate::{
+    follow::{Places, Template},
+    sinks::store::Retention,
+};
 
 /// Read where no other file is named, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/poisontrace/poisontrace.toml";
@@ -27,6 +30,7 @@ pub struct Config {
     pub web: Web,
     pub metrics: Metrics,
     pub guest: Guest,
+    pub vmm: Vmm,
     pub incident: Incident,
     pub hook: Hook,
 }
@@ -73,6 +77,32 @@ pub struct Metrics {
 #[serde(default, deny_unknown_fields)]
 pub struct Guest {
     pub read_code: bool,
+}
+
+/// Where VMMs speak, by VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vmm {
+    pub log: Template,
+    pub qmp: Template,
+}
+
+impl Vmm {
+    pub fn places(&self) -> Places {
+        Places {
+            log: self.log.clone(),
+            qmp: self.qmp.clone(),
+        }
+    }
+}
+
+impl Default for Vmm {
+    fn default() -> Self {
+        Self {
+            log: Template::libvirt_log(),
+            qmp: Template::default(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -164,6 +194,7 @@ impl Default for Config {
             web: Web::default(),
             metrics: Metrics::default(),
             guest: Guest::default(),
+            vmm: Vmm::default(),
             incident: Incident::default(),
             hook: Hook::default(),
         }

@@ -6,7 +6,7 @@ use super::{
 };
 
 /// Keys that hold from the start of the daemon to its end: probes, sockets and files are opened once.
-const AT_START: [&str; 9] = [
+const AT_START: [&str; 11] = [
     "state_dir",
     "store.max_age_days",
     "store.max_megabytes",
@@ -16,6 +16,8 @@ const AT_START: [&str; 9] = [
     "metrics.vm_labels",
     "metrics.max_vms",
     "guest.read_code",
+    "vmm.log",
+    "vmm.qmp",
 ];
 
 /// Keys whose new value only a restart brings.

@@ -67,7 +67,14 @@ impl Correlator {
         if seen.pid == 0 || vmm.is_vmm == Some(false) {
             return;
         }
-        let found = match (seen.gpa, seen.pfn) {
+        // The live tracepoint is in the midst of the other probes; a trace is taken for what it shows alone.
+        let live = self
+            .session
+            .binding("send_sig_mceerr")
+            .is_some_and(|b| b.starts_with("tracepoint "));
+        let failure = self.failures.get(&event.tid).filter(|_| live);
+        let pfn = seen.pfn.or_else(|| failure?.pfn);
+        let found = match (seen.gpa, pfn) {
             (Some(gpa), _) => self.page_touched(seen.pid, gpa),
             (None, Some(pfn)) => self
                 .live_of(seen.pid)
@@ -76,15 +83,18 @@ impl Correlator {
             (None, None) => None,
         };
         let no = found.unwrap_or_else(|| self.open(Evidence::new(event.t, seen.pid, vmm)));
+        if live {
+            self.signalled_in_failure(event, seen.severity, no);
+        }
         let vcpu = self.vcpu_of(seen.tid);
         let Some(e) = self.touch(no) else { return };
-        e.logged.trace = true;
-        e.pfn = e.pfn.or(seen.pfn);
+        e.logged.trace |= !live;
+        e.pfn = e.pfn.or(pfn);
         if let Some(gpa) = seen.gpa {
             e.gpa.get_or_insert(gpa & !(PAGE_SIZE - 1));
         }
         e.poison_at(event.t);
-        let by_exit = seen.gpa.is_some() || seen.pfn.is_none() && seen.tid == event.tid;
+        let by_exit = seen.gpa.is_some() || pfn.is_none() && seen.tid == event.tid;
         e.signal(seen.severity, by_exit);
         let kind = match seen.severity {
             SigbusSeverity::ActionOptional => "BUS_MCEERR_AO",
@@ -170,10 +180,13 @@ impl Correlator {
         // What names no page goes on about the one that the file spoke of before.
         let last = self.files.get(&saying.source).and_then(|file| file.last);
         let nameless = names.is_empty() && named_domain(&saying.said).is_none();
-        let found = last
-            .filter(|no| nameless && self.incidents.contains_key(no))
-            .or_else(|| self.spoken_of(&saying.said, names))
-            .or_else(|| opens.then(|| self.open_said(event, names)));
+        let found = match event.pid {
+            0 => last
+                .filter(|no| nameless && self.incidents.contains_key(no))
+                .or_else(|| self.spoken_of(&saying.said, names))
+                .or_else(|| opens.then(|| self.open_said(event, names))),
+            pid => self.spoken_of_by(pid, names),
+        };
         let Some(no) = found else { return };
         let file = self.files.entry(saying.source.clone()).or_default();
         file.last = Some(no);
@@ -208,6 +221,30 @@ impl Correlator {
         if let Said::GuestMce(_) | Said::VmmTold { .. } = saying.said {
             e.last_poison = e.last_poison.max(t);
         }
+    }
+
+    /// The incident of which the VMM `pid` speaks itself: that of the page that it names, else its latest. It opens
+    /// none: what happens is seen.
+    fn spoken_of_by(&self, pid: u32, names: Names) -> Option<IncidentNo> {
+        let page = |e: &Evidence| {
+            let size = e.size().unwrap_or(PAGE_SIZE);
+            let by_hva = names
+                .hva
+                .zip(e.hva)
+                .map(|(hva, known)| hva.wrapping_sub(known) < size);
+            let by_gpa = names.gpa.zip(e.gpa).map(|(gpa, known)| (gpa ^ known) < size);
+            by_hva.or(by_gpa)
+        };
+        // The latest first; a VMM's last words may come when it is gone.
+        let mut all = self.incidents.iter().rev().filter(|(_, e)| e.pid == pid);
+        if names.hva.is_none() && names.gpa.is_none() {
+            return all.next().map(|(no, _)| *no);
+        }
+        let known = all.clone().find(|(_, e)| page(e) == Some(true));
+        // Else one whose addresses are not known yet.
+        known
+            .or_else(|| all.find(|(_, e)| page(e).is_none()))
+            .map(|(no, _)| *no)
     }
 
     /// The incident of which a statement speaks.

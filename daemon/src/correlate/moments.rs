@@ -2,7 +2,7 @@
 
 use super::pages::Signal;
 use crate::{
-    event::{Access, PoisonExit, SigbusSeverity, totals::EHWPOISON},
+    event::{Access, OtherAddress, PoisonExit, SigbusSeverity, totals::EHWPOISON},
     incident::{
         evidence::{Sign, Told},
         mca,
@@ -48,9 +48,12 @@ pub fn poison_exit(exit: &PoisonExit, vcpu: Option<u32>) -> String {
         Access::Fetch => "instruction fetch",
         Access::Unknown => "access",
     };
-    let gpa = exit
-        .gpa
-        .map_or_else(|| "an unknown GPA".to_owned(), |gpa| format!("GPA {gpa}"));
+    let gpa = match (exit.gpa, exit.other_address) {
+        (Some(gpa), _) => format!("GPA {gpa}"),
+        (None, Some(OtherAddress::Virtual(at))) => format!("guest-virtual address {at}"),
+        (None, Some(OtherAddress::Nested(at))) => format!("address {at} of a nested guest"),
+        (None, None) => "an unknown GPA".to_owned(),
+    };
     let rip = exit.rip.map(|rip| format!(" by RIP {rip}")).unwrap_or_default();
     let gup = match (exit.gup_ret, exit.gup_ns) {
         (Some(EHWPOISON), Some(ns)) => format!("; gup says -EHWPOISON after {ns} ns"),

@@ -44,7 +44,7 @@ impl PageIndex {
 /// A `memory_failure()` under way on one thread.
 pub struct Failure {
     t: u64,
-    pfn: Option<u64>,
+    pub pfn: Option<u64>,
     flags: Option<u64>,
     incidents: Vec<IncidentNo>,
 }
@@ -141,11 +141,27 @@ impl Correlator {
                 no
             }
         };
+        self.signalled_in_failure(event, signal.severity, no);
+        let vcpu = self.vcpu_of(signal.target_tid);
+        let Some(evidence) = self.touch(no) else { return };
+        evidence.poison_at(event.t);
+        let by_exit = !in_failure && !signal.forced && signal.target_tid == event.tid;
+        evidence.signal(signal.severity, by_exit);
+        if signal.forced && !in_failure {
+            evidence.own_access += 1;
+        }
+        evidence
+            .timeline
+            .add(event.t, moments::sigbus(&signal, pid, vcpu));
+    }
+
+    /// Ties a signal to the `memory_failure()` that sent it, on the same thread.
+    pub(super) fn signalled_in_failure(&mut self, event: &Event, severity: SigbusSeverity, no: IncidentNo) {
         if let Some(failure) = self.failures.get_mut(&event.tid) {
             if !failure.incidents.contains(&no) {
                 failure.incidents.push(no);
             }
-        } else if signal.severity == SigbusSeverity::ActionOptional && !self.session.has("memory_failure") {
+        } else if severity == SigbusSeverity::ActionOptional && !self.session.has("memory_failure") {
             // No probe on memory_failure(): its event on this thread still names the pfn.
             make_room(&mut self.failures, self.limits.failures);
             self.failures.insert(
@@ -158,17 +174,6 @@ impl Correlator {
                 },
             );
         }
-        let vcpu = self.vcpu_of(signal.target_tid);
-        let Some(evidence) = self.touch(no) else { return };
-        evidence.poison_at(event.t);
-        let by_exit = !in_failure && !signal.forced && signal.target_tid == event.tid;
-        evidence.signal(signal.severity, by_exit);
-        if signal.forced && !in_failure {
-            evidence.own_access += 1;
-        }
-        evidence
-            .timeline
-            .add(event.t, moments::sigbus(&signal, pid, vcpu));
     }
 
     pub(super) fn poison_exit(&mut self, event: &Event, exit: &PoisonExit) {

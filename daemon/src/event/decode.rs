@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use poisontrace_probes::{
     NO_VCPU, ioctl,
-    record::{self, Header, kind},
+    record::{self, Header, address, kind},
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use super::{Access, Bank, Event, Isa, PoisonExit, SigbusSeverity, What};
+use super::{Access, Bank, Event, Isa, OtherAddress, PoisonExit, SigbusSeverity, What};
 use crate::{hex::Hex, text};
 
 /// A record that cannot be decoded.
@@ -75,6 +75,7 @@ impl Decoder {
                 ret: body::<record::FailureEnd>(kind, bytes)?.ret,
             },
             kind::SIGBUS => sigbus(&body(kind, bytes)?)?,
+            kind::SIGBUS_SEEN => sigbus_seen(&body(kind, bytes)?)?,
             kind::POISON_EXIT => What::PoisonExit(poison_exit(&body(kind, bytes)?)),
             kind::REENTRY => {
                 let r: record::Reentry = body(kind, bytes)?;
@@ -177,15 +178,29 @@ fn word(words: &BTreeMap<i64, String>, number: i32, what: &str) -> String {
     }
 }
 
+fn severity(code: u32) -> Result<SigbusSeverity, DecodeError> {
+    match code {
+        4 => Ok(SigbusSeverity::ActionRequired),
+        5 => Ok(SigbusSeverity::ActionOptional),
+        other => Err(DecodeError::SigCode(other)),
+    }
+}
+
+fn sigbus_seen(r: &record::SigbusSeen) -> Result<What, DecodeError> {
+    Ok(What::SigbusSeen {
+        severity: severity(r.code)?,
+        target_tid: r.target_tid,
+        target_pid: r.target_pid,
+        comm: text::from_c(&r.comm),
+        gpa: (r.located != 0).then_some(Hex(r.gpa)),
+        pfn: None,
+    })
+}
+
 fn sigbus(r: &record::Sigbus) -> Result<What, DecodeError> {
-    let severity = match r.code {
-        4 => SigbusSeverity::ActionRequired,
-        5 => SigbusSeverity::ActionOptional,
-        other => return Err(DecodeError::SigCode(other)),
-    };
     Ok(What::Sigbus {
         hva: Hex(r.hva),
-        severity,
+        severity: severity(r.code)?,
         lsb: r.lsb,
         target_tid: r.target_tid,
         target_pid: r.target_pid,
@@ -211,12 +226,18 @@ fn poison_exit(r: &record::PoisonExit) -> PoisonExit {
         entry_ns: seen(r.entry_ns),
         // RIP 0 is what KVM reports for a guest whose state is protected.
         rip: (r.rip != 0).then_some(Hex(r.rip)),
-        gpa: (r.fault_ns != 0).then_some(Hex(r.gpa)),
-        hva: (r.signal_ns != 0).then_some(Hex(r.hva)),
-        access: if r.fault_ns == 0 {
-            Access::Unknown
-        } else {
-            access(isa, r.fault_code)
+        gpa: (r.address == address::GPA).then_some(Hex(r.gpa)),
+        other_address: match r.address {
+            address::VIRTUAL => Some(OtherAddress::Virtual(Hex(r.gpa))),
+            address::NESTED => Some(OtherAddress::Nested(Hex(r.gpa))),
+            _ => None,
+        },
+        // No user mapping begins at 0: a signal that was seen without its address.
+        hva: (r.signal_ns != 0 && r.hva != 0).then_some(Hex(r.hva)),
+        access: match r.address {
+            _ if r.fault_ns == 0 => Access::Unknown,
+            address::VIRTUAL => access_by_page_fault(r.fault_code),
+            _ => access(isa, r.fault_code),
         },
         isa,
         reason: r.exit_reason,
@@ -247,6 +268,12 @@ pub fn access(isa: Isa, code: u64) -> Access {
         Isa::Svm => Access::Read,
         _ => Access::Unknown,
     }
+}
+
+/// Kind of access from the error code of #PF, which KVM gives under shadow paging (bit 1 write, bit 4 fetch; Intel SDM
+/// volume 3, "Page-Fault Exceptions").
+fn access_by_page_fault(code: u64) -> Access {
+    access(Isa::Svm, code)
 }
 
 fn bank(b: &record::Bank) -> Bank {

@@ -106,7 +106,7 @@ pub enum What {
     /// Records that the probes could not hand over since the last such event.
     Lost { records: u64 },
     /// SIGBUS for poison as `signal_generate` shows it: without its address. `gpa`: of the fault that it
-    /// answers; `pfn`: of the `memory_failure()` that sent it.
+    /// answers; `pfn`: of the `memory_failure()` that sent it. `target_pid` 0: whose thread it is is not known.
     SigbusSeen {
         severity: SigbusSeverity,
         target_tid: u32,
@@ -147,8 +147,11 @@ pub struct PoisonExit {
     pub user_ns: Option<u64>,
     pub entry_ns: Option<u64>,
     pub rip: Option<Hex>,
-    /// With its low bits: which line was touched.
+    /// With its low bits: which line was touched. Only this guest's own: see `other_address`.
     pub gpa: Option<Hex>,
+    /// The address of the fault, where it is not a GPA of this guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_address: Option<OtherAddress>,
     pub hva: Option<Hex>,
     pub access: Access,
     pub isa: Isa,
@@ -158,6 +161,16 @@ pub struct PoisonExit {
     /// Bytes of the instruction, from the VMCB of a processor with decode assists, as hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insn: Option<String>,
+}
+
+/// An address that KVM gives in place of a GPA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OtherAddress {
+    /// Guest-virtual: shadow paging.
+    Virtual(Hex),
+    /// Of a guest that the guest itself runs.
+    Nested(Hex),
 }
 
 /// Kind of the access that faulted.

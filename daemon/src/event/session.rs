@@ -31,10 +31,14 @@ pub struct ProbeStatus {
 }
 
 impl Session {
+    /// What the row `name` was attached to.
+    pub fn binding(&self, name: &str) -> Option<&str> {
+        let probe = self.probes.iter().find(|probe| probe.name == name)?;
+        probe.binding.as_deref()
+    }
+
     /// Whether the row `name` was attached.
     pub fn has(&self, name: &str) -> bool {
-        self.probes
-            .iter()
-            .any(|probe| probe.name == name && probe.binding.is_some())
+        self.binding(name).is_some()
     }
 }

@@ -32,6 +32,13 @@ pub struct Directory {
 /// Looks at a process before it is taken for no VMM.
 const LOOKS: u8 = 3;
 
+/// The process of a thread, from `/proc`.
+pub fn process_of(tid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+    line.trim().parse().ok()
+}
+
 impl Directory {
     /// `proc`: `/proc`.
     pub fn new(proc: impl Into<PathBuf>) -> Self {
@@ -73,10 +80,15 @@ impl Directory {
         found
     }
 
+    /// VMMs that are known and were not seen to end.
+    pub fn vms(&self) -> usize {
+        self.known.values().filter(|vmm| vmm.is_vmm == Some(true)).count()
+    }
+
     /// The identity event that must go before `event`, if it speaks of a process that is not known yet.
     pub fn introduce(&mut self, event: &Event) -> Option<Event> {
         let pid = match &event.what {
-            What::Sigbus { target_pid, .. } => *target_pid,
+            What::Sigbus { target_pid, .. } | What::SigbusSeen { target_pid, .. } => *target_pid,
             What::PoisonExit(_) => event.pid,
             What::TaskExit { live: Some(0), .. } => {
                 // Its number may be another's before the next look around.
@@ -89,7 +101,7 @@ impl Directory {
             return None;
         }
         let mut vmm = self.read(pid);
-        if let (None, What::Sigbus { comm, .. }) = (&vmm.vmm, &event.what) {
+        if let (None, What::Sigbus { comm, .. } | What::SigbusSeen { comm, .. }) = (&vmm.vmm, &event.what) {
             vmm.vmm = (!comm.is_empty()).then(|| comm.clone());
         }
         if self.known.len() < MAX_KNOWN {

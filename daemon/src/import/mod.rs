@@ -10,7 +10,7 @@ mod merge;
 mod meter;
 mod rasdaemon;
 mod session;
-mod text;
+pub mod text;
 pub mod trace;
 
 use std::{

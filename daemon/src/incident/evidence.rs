@@ -8,7 +8,7 @@ use super::{
     mca,
     model::{Severity, Via},
 };
-use crate::event::{Bank, PoisonExit, SigbusSeverity, Vmm, totals::PageTotals};
+use crate::event::{Bank, OtherAddress, PoisonExit, SigbusSeverity, Vmm, totals::PageTotals};
 
 /// Longest lists kept per incident.
 const MAX_TOLD: usize = 256;
@@ -36,6 +36,8 @@ pub struct Evidence {
     pub hva: Option<u64>,
     pub gpa: Option<u64>,
     pub gpas: BTreeSet<u64>,
+    /// The address of the last exit that was no GPA of this guest.
+    pub other_address: Option<OtherAddress>,
     pub lsb: Option<u32>,
     pub page_type: Option<String>,
     pub recovery: Option<String>,
@@ -135,6 +137,7 @@ impl Evidence {
             hva: None,
             gpa: None,
             gpas: BTreeSet::new(),
+            other_address: None,
             lsb: None,
             page_type: None,
             recovery: None,
@@ -206,6 +209,7 @@ impl Evidence {
         if let Some(gpa) = exit.gpa {
             self.touched_page(gpa.0 & !(PAGE_SIZE - 1));
         }
+        self.other_address = exit.other_address.or(self.other_address);
         self.exits.add(tid, vcpu, exit);
     }
 

@@ -113,6 +113,7 @@ mod tests {
             user_reason: None,
             user_errno: None,
             insn: None,
+            other_address: None,
         }
     }
 

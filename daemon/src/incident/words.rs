@@ -6,7 +6,7 @@ use super::{
     model::{Cause, Flush, FlushBasis, FlushVerdict, Outcome, Severity},
     verdict::Verdict,
 };
-use crate::event::session::Session;
+use crate::event::{OtherAddress, session::Session};
 
 /// The guest as a sentence names it.
 fn guest(e: &Evidence) -> String {
@@ -177,10 +177,20 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
         e.pfn.is_none(),
         "memory_failure() of this page: it was poisoned before the probes were attached, or is not joined; the pfn is not known",
     );
-    note(
-        e.gpa.is_none(),
-        "the guest's address of the page: nothing in the guest has touched it, and it was not told",
-    );
+    match e.other_address {
+        Some(OtherAddress::Virtual(_)) => note(
+            true,
+            "the guest's address and line of each exit: under shadow paging (ept=0, npt=0) KVM gives guest-virtual addresses",
+        ),
+        Some(OtherAddress::Nested(_)) => note(
+            true,
+            "the guest's address and line of each exit: a guest that this guest runs itself took them, and KVM gives that guest's addresses",
+        ),
+        None => note(
+            e.gpa.is_none(),
+            "the guest's address of the page: nothing in the guest has touched it, and it was not told",
+        ),
+    }
     note(
         e.vmm.is_vmm != Some(true),
         "/proc of the VMM: it was gone before it could be asked for its name",
@@ -204,7 +214,8 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
     }
     for probe in session.probes.iter().filter(|probe| probe.binding.is_none()) {
         if let Some(lost) = &probe.lost {
-            note(true, &format!("probe {}: {lost}", probe.name));
+            let why = probe.why.as_deref().unwrap_or("no reason is known");
+            note(true, &format!("probe {} ({why}): {lost}", probe.name));
         }
     }
     missing

@@ -1,14 +1,41 @@
-//! Just what is needed of BTF: which functions the kernel describes, and where members of named structs lie
-//! (Documentation/bpf/btf.rst). The file is the kernel's own, but read as if it were not: every index and
-//! length is checked.
+//! Just what is needed of BTF: the functions that the kernel and its modules describe, and where members of named
+//! structs lie (Documentation/bpf/btf.rst). The file is the kernel's own, but read as if it were not: every index and
+//! length is checked. Only where each type begins is kept, as a kernel has 150,000 of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-/// Where a member lies: bytes from the beginning of the struct, and its size where the type tells one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+use poisontrace_probes::layout::Shape;
+use serde::{Deserialize, Serialize};
+
+/// Where a member lies, bytes from the beginning of the struct, and what it is: see [`shape_name`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     pub offset: u32,
-    pub size: Option<u32>,
+    pub is: String,
+}
+
+/// What a function takes and returns, each as [`shape_name`] says it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prototype {
+    /// The module whose BTF describes it; `None`: the kernel proper.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module: Option<String>,
+    /// Its number in the kernel's BTF; not kept with stored facts.
+    #[serde(skip)]
+    pub id: u32,
+    pub takes: Vec<String>,
+    pub returns: String,
+}
+
+/// `u32`, `i64`, `pointer`, `bytes 16`, `struct 4`: what stored facts and the plan compare.
+pub fn shape_name(shape: Shape) -> String {
+    match shape {
+        Shape::Unsigned(size) => format!("u{}", size.saturating_mul(8)),
+        Shape::Signed(size) => format!("i{}", size.saturating_mul(8)),
+        Shape::Pointer => "pointer".to_owned(),
+        Shape::Bytes(size) => format!("bytes {size}"),
+        Shape::Struct(size) => format!("struct {size}"),
+    }
 }
 
 /// Why BTF cannot be read.
@@ -38,14 +65,18 @@ const KIND_DATASEC: u32 = 15;
 const KIND_DECL_TAG: u32 = 17;
 const KIND_TYPE_TAG: u32 = 18;
 const KIND_ENUM64: u32 = 19;
+/// Bit of an int's word after its header: it is signed.
+const INT_SIGNED: u32 = 1 << 24;
 /// Deepest chain of typedefs, qualifiers, arrays and anonymous members that is followed.
 const MAX_DEPTH: u32 = 32;
 
-/// Parsed BTF of the kernel proper.
+/// BTF of the kernel proper, or of a module on top of it.
 pub struct Btf<'a> {
+    types: &'a [u8],
     strings: &'a [u8],
-    /// Each type's record, by id - 1.
-    types: Vec<Type<'a>>,
+    /// Where each type begins in `types`.
+    begins: Vec<u32>,
+    base: Option<&'a Btf<'a>>,
 }
 
 #[derive(Clone, Copy)]
@@ -61,11 +92,23 @@ struct Type<'a> {
 }
 
 impl<'a> Btf<'a> {
-    /// Parses the types of `/sys/kernel/btf/vmlinux`.
+    /// Parses `/sys/kernel/btf/vmlinux`.
     ///
     /// # Errors
     /// Bytes that are no BTF of this machine's byte order, or a type that does not fit.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, BtfError> {
+        Self::parse_on(bytes, None)
+    }
+
+    /// Parses the BTF of a module, whose numbers and strings go on where those of the kernel end.
+    ///
+    /// # Errors
+    /// As [`Btf::parse`].
+    pub fn parse_module(bytes: &'a [u8], kernel: &'a Btf<'a>) -> Result<Self, BtfError> {
+        Self::parse_on(bytes, Some(kernel))
+    }
+
+    fn parse_on(bytes: &'a [u8], base: Option<&'a Btf<'a>>) -> Result<Self, BtfError> {
         let word = |at: usize| read_u32(bytes, at).ok_or(BtfError::Header("shorter than its header"));
         let magic = bytes.get(..2).map(|b| u16::from_le_bytes([b[0], b[1]]));
         if magic != Some(MAGIC) {
@@ -80,52 +123,110 @@ impl<'a> Btf<'a> {
         let strings =
             section(word(16)?, word(20)?).ok_or(BtfError::Header("strings lie outside the file"))?;
         Ok(Self {
+            types,
             strings,
-            types: split(types)?,
+            begins: split(types)?,
+            base,
         })
     }
 
-    fn name(&self, offset: u32) -> Option<&'a str> {
-        let rest = self.strings.get(offset as usize..)?;
-        let end = rest.iter().position(|b| *b == 0)?;
-        std::str::from_utf8(&rest[..end]).ok()
+    /// Numbers and bytes of strings that the base takes.
+    fn taken(&self) -> (u32, u32) {
+        self.base.map_or((0, 0), |base| {
+            (count(base.begins.len()), count(base.strings.len()))
+        })
     }
 
-    /// Which of `wanted` are functions of the kernel.
-    pub fn functions(&self, wanted: &[&str]) -> BTreeSet<String> {
-        self.types
-            .iter()
-            .filter(|t| t.kind == KIND_FUNC)
-            .filter_map(|t| self.name(t.name))
-            .filter(|name| wanted.contains(name))
-            .map(str::to_owned)
+    fn name(&self, offset: u32) -> Option<&'a [u8]> {
+        let (_, taken) = self.taken();
+        let Some(offset) = offset.checked_sub(taken) else {
+            return self.base?.name(offset);
+        };
+        let rest = self.strings.get(offset as usize..)?;
+        Some(&rest[..memchr::memchr(0, rest)?])
+    }
+
+    fn get(&self, id: u32) -> Option<Type<'a>> {
+        let (taken, _) = self.taken();
+        if id <= taken && self.base.is_some() {
+            return self.base?.get(id);
+        }
+        let n = id.checked_sub(taken)?.checked_sub(1)?;
+        let at = *self.begins.get(n as usize)?;
+        Some(type_at(self.types, at as usize).ok()?.0)
+    }
+
+    /// The types of this file, with their numbers.
+    fn own(&self) -> impl Iterator<Item = (u32, Type<'a>)> + '_ {
+        let (taken, _) = self.taken();
+        self.begins.iter().zip(taken + 1..).filter_map(|(at, id)| {
+            let (t, _) = type_at(self.types, *at as usize).ok()?;
+            Some((id, t))
+        })
+    }
+
+    /// Those of `wanted` that are functions.
+    pub fn functions(&self, wanted: &[&str]) -> BTreeMap<String, Prototype> {
+        self.own()
+            .filter(|(_, t)| t.kind == KIND_FUNC)
+            .filter_map(|(id, t)| {
+                let name = wanted_name(self.name(t.name)?, wanted)?;
+                Some((name.to_owned(), self.prototype(id, t.size_or_type)?))
+            })
             .collect()
     }
 
-    /// Where the members `wanted` ("struct.member") lie.
-    pub fn members(&self, wanted: &[&str]) -> BTreeMap<String, Member> {
+    /// Those of `wanted` that are tracepoints, as a raw tracepoint program gets them: behind the typedef
+    /// `btf_trace_NAME` stands a function whose first parameter is not the event's.
+    pub fn raw_tracepoints(&self, wanted: &[&str]) -> BTreeMap<String, Prototype> {
+        self.own()
+            .filter(|(_, t)| t.kind == KIND_TYPEDEF)
+            .filter_map(|(id, t)| {
+                let name = wanted_name(self.name(t.name)?.strip_prefix(b"btf_trace_")?, wanted)?;
+                let pointer = self.get(t.size_or_type).filter(|t| t.kind == KIND_PTR)?;
+                let mut prototype = self.prototype(id, pointer.size_or_type)?;
+                if !prototype.takes.is_empty() {
+                    prototype.takes.remove(0);
+                }
+                Some((name.to_owned(), prototype))
+            })
+            .collect()
+    }
+
+    fn prototype(&self, id: u32, of: u32) -> Option<Prototype> {
+        let t = self.get(of).filter(|t| t.kind == KIND_FUNC_PROTO)?;
+        let takes = (0..t.vlen as usize)
+            .map(|n| read_u32(t.tail, n * 8 + 4).map(|id| self.shape(id)))
+            .collect::<Option<_>>()?;
+        Some(Prototype {
+            module: None,
+            id,
+            takes,
+            returns: self.shape(t.size_or_type),
+        })
+    }
+
+    /// Where the members `wanted` (struct, member) lie, as `struct.member`.
+    pub fn members(&self, wanted: &[(&str, &str)]) -> BTreeMap<String, Member> {
         let mut found = BTreeMap::new();
-        for t in self.types.iter().filter(|t| t.kind == KIND_STRUCT) {
+        for (_, t) in self.own().filter(|(_, t)| t.kind == KIND_STRUCT) {
             let Some(name) = self.name(t.name).filter(|name| !name.is_empty()) else {
                 continue;
             };
-            for path in wanted {
-                let Some((of, member)) = path.split_once('.') else {
-                    continue;
-                };
+            for (of, member) in wanted.iter().filter(|(of, _)| of.as_bytes() == name) {
                 // The first definition counts: a later one of the same name is another unit's.
-                if of == name
-                    && !found.contains_key(*path)
-                    && let Some(member) = self.member(t, member, 0)
+                let path = format!("{of}.{member}");
+                if !found.contains_key(&path)
+                    && let Some(member) = self.member(&t, member.as_bytes(), 0)
                 {
-                    found.insert((*path).to_owned(), member);
+                    found.insert(path, member);
                 }
             }
         }
         found
     }
 
-    fn member(&self, t: &Type<'a>, wanted: &str, depth: u32) -> Option<Member> {
+    fn member(&self, t: &Type<'a>, wanted: &[u8], depth: u32) -> Option<Member> {
         if depth > MAX_DEPTH {
             return None;
         }
@@ -143,7 +244,7 @@ impl<'a> Btf<'a> {
                 // A bit field has no byte to read.
                 return (bit_field == 0 && bits % 8 == 0).then(|| Member {
                     offset: bits / 8,
-                    size: self.size(type_id, 0),
+                    is: self.shape(type_id),
                 });
             }
             if name.is_empty() {
@@ -161,10 +262,6 @@ impl<'a> Btf<'a> {
         None
     }
 
-    fn get(&self, id: u32) -> Option<Type<'a>> {
-        self.types.get((id as usize).checked_sub(1)?).copied()
-    }
-
     /// Through typedefs and qualifiers.
     fn resolve(&self, id: u32, depth: u32) -> Option<Type<'a>> {
         let t = self.get(id)?;
@@ -178,18 +275,42 @@ impl<'a> Btf<'a> {
         }
     }
 
-    fn size(&self, id: u32, depth: u32) -> Option<u32> {
-        let t = self.resolve(id, 0)?;
+    /// See [`shape_name`]; what has no such shape keeps a name that no program asks for.
+    fn shape(&self, id: u32) -> String {
+        if id == 0 {
+            return "nothing".to_owned();
+        }
+        let Some(t) = self.resolve(id, 0) else {
+            return "damaged".to_owned();
+        };
+        let size = t.size_or_type;
         match t.kind {
-            KIND_INT | KIND_STRUCT | KIND_UNION | KIND_ENUM | KIND_ENUM64 => Some(t.size_or_type),
-            KIND_PTR => Some(8),
-            KIND_ARRAY if depth < MAX_DEPTH => {
-                let element = read_u32(t.tail, 0)?;
-                self.size(element, depth + 1)?.checked_mul(read_u32(t.tail, 8)?)
+            KIND_INT if read_u32(t.tail, 0).is_some_and(|word| word & INT_SIGNED != 0) => {
+                shape_name(Shape::Signed(size))
             }
-            _ => None,
+            KIND_INT => shape_name(Shape::Unsigned(size)),
+            KIND_PTR => shape_name(Shape::Pointer),
+            KIND_STRUCT | KIND_UNION => shape_name(Shape::Struct(size)),
+            KIND_ENUM | KIND_ENUM64 => format!("enum {size}"),
+            KIND_ARRAY => {
+                let element = read_u32(t.tail, 0).and_then(|id| self.resolve(id, 0));
+                let length = read_u32(t.tail, 8).unwrap_or(0);
+                match element {
+                    Some(e) if e.kind == KIND_INT && e.size_or_type == 1 => shape_name(Shape::Bytes(length)),
+                    _ => format!("array of {length}"),
+                }
+            }
+            kind => format!("kind {kind}"),
         }
     }
+}
+
+fn count(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+fn wanted_name<'w>(name: &[u8], wanted: &[&'w str]) -> Option<&'w str> {
+    wanted.iter().copied().find(|wanted| wanted.as_bytes() == name)
 }
 
 fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
@@ -197,122 +318,53 @@ fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.try_into().ok()?))
 }
 
-fn split(mut bytes: &[u8]) -> Result<Vec<Type<'_>>, BtfError> {
-    let mut types = Vec::new();
-    while !bytes.is_empty() {
-        let id = u32::try_from(types.len() + 1).unwrap_or(u32::MAX);
-        let torn = BtfError::Type {
-            id,
-            problem: "does not fit into the file",
-        };
-        let (Some(name), Some(info), Some(size_or_type)) =
-            (read_u32(bytes, 0), read_u32(bytes, 4), read_u32(bytes, 8))
-        else {
-            return Err(torn);
-        };
-        let (kind, vlen) = ((info >> 24) & 0x1f, info & 0xffff);
-        let each: usize = match kind {
-            KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => 12,
-            KIND_ENUM | KIND_FUNC_PROTO => 8,
-            _ => 0,
-        };
-        let tail = match kind {
-            KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
-            KIND_ARRAY => 12,
-            1..=KIND_ENUM64 => each * vlen as usize,
-            _ => {
-                return Err(BtfError::Type {
-                    id,
-                    problem: "is of a kind that this version does not know",
-                });
-            }
-        };
-        let Some(rest) = bytes.get(12..) else {
-            return Err(torn);
-        };
-        let Some(tail) = rest.get(..tail) else {
-            return Err(torn);
-        };
-        types.push(Type {
-            name,
-            kind,
-            flag: info >> 31 != 0,
-            vlen,
-            size_or_type,
-            tail,
-        });
-        bytes = &rest[tail.len()..];
+/// The type at a place, and where the next begins.
+fn type_at(types: &[u8], at: usize) -> Result<(Type<'_>, usize), &'static str> {
+    const TORN: &str = "does not fit into the file";
+    let bytes = types.get(at..).ok_or(TORN)?;
+    let (Some(name), Some(info), Some(size_or_type)) =
+        (read_u32(bytes, 0), read_u32(bytes, 4), read_u32(bytes, 8))
+    else {
+        return Err(TORN);
+    };
+    let (kind, vlen) = ((info >> 24) & 0x1f, info & 0xffff);
+    let each: usize = match kind {
+        KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => 12,
+        KIND_ENUM | KIND_FUNC_PROTO => 8,
+        _ => 0,
+    };
+    let tail = match kind {
+        KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
+        KIND_ARRAY => 12,
+        1..=KIND_ENUM64 => each * vlen as usize,
+        _ => return Err("is of a kind that this version does not know"),
+    };
+    let tail = bytes.get(12..12 + tail).ok_or(TORN)?;
+    let t = Type {
+        name,
+        kind,
+        flag: info >> 31 != 0,
+        vlen,
+        size_or_type,
+        tail,
+    };
+    Ok((t, at + 12 + tail.len()))
+}
+
+/// Where each type begins.
+fn split(types: &[u8]) -> Result<Vec<u32>, BtfError> {
+    let mut begins = Vec::with_capacity(types.len() / 24);
+    let mut at = 0;
+    while at < types.len() {
+        let (_, next) = type_at(types, at).map_err(|problem| BtfError::Type {
+            id: count(begins.len()).saturating_add(1),
+            problem,
+        })?;
+        begins.push(count(at));
+        at = next;
     }
-    Ok(types)
+    Ok(begins)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// BTF with `int`, `struct task { int a; struct { int pid; }; }` and the function `memory_failure`.
-    fn sample() -> Vec<u8> {
-        let strings = b"\0int\0task\0a\0pid\0memory_failure\0";
-        let at = |name: &str| {
-            let wanted = format!("\0{name}\0");
-            let found = strings.windows(wanted.len()).position(|w| w == wanted.as_bytes());
-            found.map_or(0, |at| at as u32 + 1)
-        };
-        let mut types: Vec<u32> = vec![at("int"), KIND_INT << 24, 4, 32];
-        types.extend([0, KIND_STRUCT << 24 | 1, 4, at("pid"), 1, 0]);
-        types.extend([at("task"), KIND_STRUCT << 24 | 2, 8, at("a"), 1, 0, 0, 2, 32]);
-        types.extend([at("memory_failure"), KIND_FUNC << 24, 0]);
-        let mut out = vec![0x9f, 0xeb, 1, 0];
-        let types: Vec<u8> = types.iter().flat_map(|w| w.to_le_bytes()).collect();
-        for word in [
-            24,
-            0,
-            types.len() as u32,
-            types.len() as u32,
-            strings.len() as u32,
-        ] {
-            out.extend(word.to_le_bytes());
-        }
-        out.extend(types);
-        out.extend(strings);
-        out
-    }
-
-    #[test]
-    fn members_of_anonymous_structs_are_found_at_their_place() {
-        let bytes = sample();
-        let btf = Btf::parse(&bytes).unwrap();
-        let members = btf.members(&["task.a", "task.pid", "task.gone", "other.pid"]);
-        assert_eq!(
-            members.get("task.a"),
-            Some(&Member {
-                offset: 0,
-                size: Some(4)
-            })
-        );
-        assert_eq!(
-            members.get("task.pid"),
-            Some(&Member {
-                offset: 4,
-                size: Some(4)
-            })
-        );
-        assert_eq!(members.len(), 2);
-        assert_eq!(btf.functions(&["memory_failure", "gone"]).len(), 1);
-    }
-
-    #[test]
-    fn no_damage_makes_it_panic() {
-        let whole = sample();
-        for cut in 0..whole.len() {
-            let _ = Btf::parse(&whole[..cut]).map(|btf| btf.members(&["task.pid"]));
-        }
-        for at in 0..whole.len() {
-            for value in [0, 0x7f, 0xff] {
-                let mut bytes = whole.clone();
-                bytes[at] = value;
-                let _ = Btf::parse(&bytes).map(|btf| (btf.members(&["task.pid"]), btf.functions(&["x"])));
-            }
-        }
-    }
-}
+mod tests;

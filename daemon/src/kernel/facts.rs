@@ -1,21 +1,25 @@
-//! Facts of the running kernel, read once at start. Everything the plan needs and nothing else, so that facts
-//! of another machine can be handed to it as well.
+//! Facts of a kernel: everything the plan needs and nothing else. Read once at start, or from a folder that was
+//! written on another machine ([`saved`]).
+
+pub mod live;
+pub mod saved;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
-    path::{Path, PathBuf},
+    io,
+    path::PathBuf,
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    btf::{Btf, Member},
+    btf::{Member, Prototype},
     format::Format,
+    kvm::Kvm,
 };
 
 /// Tracepoints that the plan may ask for, `group/name`.
-pub const EVENTS: [&str; 12] = [
+pub const EVENTS: [&str; 14] = [
     "ras/memory_failure_event",
     "memory_failure/memory_failure_event",
     "kvm/kvm_exit",
@@ -25,56 +29,58 @@ pub const EVENTS: [&str; 12] = [
     "kvm/kvm_inj_exception",
     "kvm/kvm_msr",
     "kvm/kvm_pio",
+    "kvm/kvm_nested_vmexit",
     "sched/sched_process_exit",
+    "signal/signal_generate",
     "syscalls/sys_enter_ioctl",
     "syscalls/sys_exit_ioctl",
 ];
 
-/// Functions that the plan may ask for.
-pub const FUNCTIONS: [&str; 7] = [
-    "memory_failure",
-    "send_sig_mceerr",
-    "force_sig_mceerr",
-    "get_user_pages_unlocked",
-    "kvm_arch_vcpu_ioctl",
-    "kvm_arch_destroy_vm",
-    "kvm_mmu_page_fault",
-];
-
-/// Struct members that the probes read.
-pub const MEMBERS: [&str; 7] = [
-    "task_struct.pid",
-    "task_struct.tgid",
-    "task_struct.comm",
-    "task_struct.exit_code",
-    "task_struct.signal",
-    "signal_struct.live",
-    "signal_struct.group_exit_code",
-];
+/// Both names of the tracepoint of `memory_failure()`: group `ras` up to 6.18 and from 7.2, `memory_failure` between.
+pub const MEMORY_FAILURE_EVENTS: [&str; 2] = [EVENTS[0], EVENTS[1]];
 
 /// See the module.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     /// `uname -r`.
     pub release: String,
-    /// Layouts of those of [`EVENTS`] that exist.
-    pub events: BTreeMap<String, Format>,
-    /// Those of [`FUNCTIONS`] that vmlinux BTF describes: fentry and fexit can bind to them.
-    pub btf_functions: BTreeSet<String>,
-    /// Those of [`FUNCTIONS`] that kallsyms lists, modules included: kprobes can bind to them.
-    pub symbols: BTreeSet<String>,
+    /// What the kernel's own BTF could be read for: `vmlinux`, and the modules that have one.
+    pub btf: BTreeSet<String>,
+    /// Those of [`super::functions::FUNCTIONS`] that BTF describes.
+    pub functions: BTreeMap<String, Prototype>,
+    /// Tracepoints, as a raw tracepoint program sees them.
+    pub raw_tracepoints: BTreeMap<String, Prototype>,
+    /// Structure members, `struct.member`.
     pub members: BTreeMap<String, Member>,
+    /// Those of the functions that kallsyms lists, modules included: kprobes can bind to them.
+    pub symbols: BTreeSet<String>,
     /// Whether the kernel has kprobes.
     pub kprobes: bool,
-    /// Whether nested paging is on, of kvm_intel (`ept`) or kvm_amd (`npt`); `None` where neither is loaded.
-    pub nested_paging: Option<bool>,
-    /// Whether kvm_amd is loaded: its processors can deliver the bytes of an instruction that faults.
-    pub svm: bool,
+    /// KVM's modules, built in or loaded, with those of their parameters that matter.
+    pub modules: BTreeMap<String, Module>,
+    /// Effective capabilities of whoever read the facts, of those that matter.
+    pub capabilities: BTreeSet<String>,
+    /// `none`, `integrity` or `confidentiality`; `None` on a kernel without lockdown.
+    pub lockdown: Option<String>,
     /// HardwareCorrupted of /proc/meminfo, kB.
     pub hardware_corrupted_kb: Option<u64>,
+    /// Ways of binding that are not to be used, though the kernel has them (`--without`).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub taken_away: BTreeSet<String>,
+    /// Layouts of those of [`EVENTS`] that exist; stored as the kernel's own files.
+    #[serde(skip)]
+    pub events: BTreeMap<String, Format>,
 }
 
-/// Why the facts cannot be read: what is missing, and how to get it.
+/// One of KVM's modules.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Module {
+    /// Modules that use it; `None` where it is built in.
+    pub users: Option<Vec<String>>,
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// Why facts cannot be read: what is missing, and how to get it.
 #[derive(Debug, thiserror::Error)]
 pub enum FactsError {
     #[error(
@@ -89,180 +95,50 @@ pub enum FactsError {
     NoBtf(String),
     #[error("{0} cannot be used: {1}; is the kernel's BTF newer than this poisontrace?")]
     BadBtf(String, super::btf::BtfError),
-    #[error("KVM is not loaded (no kvm tracepoints): modprobe kvm_intel or kvm_amd, then start again")]
-    NoKvm,
-    #[error("cannot read {0}: {1}")]
+    #[error("{0} is not empty: name a new folder for the facts")]
+    NotEmpty(PathBuf),
+    #[error(
+        "{0} holds no facts of a kernel ({1}): name a folder that `poisontrace check --save-facts` wrote"
+    )]
+    NoFacts(PathBuf, String),
+    #[error("{0}: {1}")]
     Io(PathBuf, io::Error),
 }
 
-const BTF: &str = "sys/kernel/btf/vmlinux";
-
 impl Facts {
-    /// Reads the facts of the running kernel.
-    ///
-    /// # Errors
-    /// What is missing so badly that nothing can be attached.
-    pub fn of_this_kernel() -> Result<Self, FactsError> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(FactsError::NotRoot);
+    /// Whether KVM can run guests.
+    pub fn kvm(&self) -> Kvm {
+        match self.modules.get("kvm") {
+            None => Kvm::Absent,
+            Some(Module {
+                users: Some(users), ..
+            }) if users.is_empty() => Kvm::Idle,
+            Some(_) => Kvm::Ready,
         }
-        Self::read(Path::new("/"))
     }
 
-    /// Reads the facts of the kernel whose files lie under `root`.
-    ///
-    /// # Errors
-    /// As [`Facts::of_this_kernel`].
-    pub fn read(root: &Path) -> Result<Self, FactsError> {
-        let tracefs = tracefs(root)?;
-        let btf_path = root.join(BTF);
-        let bytes = match fs::read(&btf_path) {
-            Ok(bytes) => bytes,
-            Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                return Err(FactsError::NoBtf(format!("/{BTF}")));
-            }
-            Err(err) => return Err(FactsError::Io(btf_path, err)),
+    /// Whether nested paging is on (`ept` of kvm_intel, `npt` of kvm_amd); `None` where neither is loaded.
+    pub fn nested_paging(&self) -> Option<bool> {
+        let value = [("kvm_intel", "ept"), ("kvm_amd", "npt")]
+            .iter()
+            .find_map(|(module, parameter)| self.modules.get(*module)?.parameters.get(*parameter))?;
+        Some(matches!(value.as_str(), "Y" | "1"))
+    }
+
+    /// Whether kvm_amd is there: its processors can deliver the bytes of an instruction that faults.
+    pub fn svm(&self) -> bool {
+        self.modules.contains_key("kvm_amd")
+    }
+
+    /// The layout of a tracepoint; that of `memory_failure()` is looked for in both its groups.
+    pub fn event(&self, name: &str) -> Option<(&str, &Format)> {
+        let names: &[&str] = match name {
+            name if name == MEMORY_FAILURE_EVENTS[0] => &MEMORY_FAILURE_EVENTS,
+            _ => &[name],
         };
-        let btf = Btf::parse(&bytes).map_err(|err| FactsError::BadBtf(format!("/{BTF}"), err))?;
-        let events = events(&tracefs);
-        if !events.keys().any(|name| name.starts_with("kvm/")) {
-            return Err(FactsError::NoKvm);
-        }
-        Ok(Self {
-            release: rustix::system::uname().release().to_string_lossy().into_owned(),
-            events,
-            btf_functions: btf.functions(&FUNCTIONS),
-            symbols: symbols(&root.join("proc/kallsyms")),
-            members: btf.members(&MEMBERS),
-            kprobes: root.join("sys/bus/event_source/devices/kprobe/type").exists()
-                || tracefs.join("kprobe_events").exists(),
-            nested_paging: nested_paging(root),
-            svm: root.join("sys/module/kvm_amd").is_dir(),
-            hardware_corrupted_kb: hardware_corrupted_kb(root),
-        })
-    }
-}
-
-fn tracefs(root: &Path) -> Result<PathBuf, FactsError> {
-    ["sys/kernel/tracing", "sys/kernel/debug/tracing"]
-        .iter()
-        .map(|dir| root.join(dir))
-        .find(|dir| dir.join("events").is_dir())
-        .ok_or(FactsError::NoTracefs)
-}
-
-fn events(tracefs: &Path) -> BTreeMap<String, Format> {
-    EVENTS
-        .iter()
-        .filter_map(|name| {
-            let text = fs::read_to_string(tracefs.join("events").join(name).join("format")).ok()?;
-            Some(((*name).to_owned(), Format::parse(&text)))
-        })
-        .collect()
-}
-
-/// Those of [`FUNCTIONS`] that are text symbols; streamed, as the file has 200,000 lines.
-fn symbols(kallsyms: &Path) -> BTreeSet<String> {
-    use io::BufRead as _;
-    let mut found = BTreeSet::new();
-    let Ok(file) = fs::File::open(kallsyms) else {
-        return found;
-    };
-    for line in io::BufReader::with_capacity(1 << 16, file).lines() {
-        let Ok(line) = line else { break };
-        // `ffffffff81000000 T name	[module]`
-        let mut words = line.split_ascii_whitespace().skip(1);
-        let (Some(kind), Some(name)) = (words.next(), words.next()) else {
-            continue;
-        };
-        if matches!(kind, "T" | "t") && FUNCTIONS.contains(&name) {
-            found.insert(name.to_owned());
-        }
-    }
-    found
-}
-
-fn nested_paging(root: &Path) -> Option<bool> {
-    let parameter = |path: &str| fs::read_to_string(root.join("sys/module").join(path)).ok();
-    let text = parameter("kvm_intel/parameters/ept").or_else(|| parameter("kvm_amd/parameters/npt"))?;
-    Some(matches!(text.trim(), "Y" | "1"))
-}
-
-/// HardwareCorrupted, kB.
-pub fn hardware_corrupted_kb(root: &Path) -> Option<u64> {
-    let meminfo = fs::read_to_string(root.join("proc/meminfo")).ok()?;
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("HardwareCorrupted:"))?;
-    line.split_whitespace().next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A root folder with what `with` names of: btf, tracefs, kvm.
-    fn root(with: &[&str]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        let put = |path: &str, bytes: &[u8]| {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, bytes).unwrap();
-        };
-        if with.contains(&"btf") {
-            // A header, no types, the empty string.
-            put(
-                BTF,
-                &[
-                    0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0,
-                ],
-            );
-        }
-        if with.contains(&"bad btf") {
-            put(BTF, b"junk");
-        }
-        if with.contains(&"tracefs") {
-            put("sys/kernel/tracing/events/sched/sched_process_exit/format", b"");
-        }
-        if with.contains(&"kvm") {
-            put(
-                "sys/kernel/tracing/events/kvm/kvm_exit/format",
-                b"\tfield:unsigned int vcpu_id;\toffset:56;\tsize:4;\tsigned:0;\n",
-            );
-        }
-        put("proc/kallsyms", b"ffffffff81000000 T memory_failure\nffffffffc0000000 t kvm_arch_vcpu_ioctl\t[kvm]\nffffffff82000000 D send_sig_mceerr\n");
-        put("proc/meminfo", b"MemTotal: 1 kB\nHardwareCorrupted:     8 kB\n");
-        put("sys/module/kvm_amd/parameters/npt", b"Y\n");
-        root
-    }
-
-    #[test]
-    fn what_is_missing_is_named_with_what_to_do() {
-        let err = |with: &[&str]| Facts::read(root(with).path()).unwrap_err().to_string();
-        assert!(
-            err(&["btf", "kvm"][..1]).contains("mount -t tracefs"),
-            "no tracefs"
-        );
-        assert!(
-            err(&["tracefs", "kvm"]).contains("CONFIG_DEBUG_INFO_BTF"),
-            "no BTF"
-        );
-        assert!(
-            err(&["tracefs", "kvm", "bad btf"]).contains("cannot be used"),
-            "damaged BTF"
-        );
-        assert!(err(&["tracefs", "btf"]).contains("modprobe"), "no KVM");
-    }
-
-    #[test]
-    fn facts_are_read_from_where_the_kernel_keeps_them() {
-        let facts = Facts::read(root(&["tracefs", "btf", "kvm"]).path()).unwrap();
-        assert_eq!(facts.events["kvm/kvm_exit"].offset("vcpu_id", 4), Some(56));
-        // Functions of modules count, data does not.
-        assert!(facts.symbols.contains("kvm_arch_vcpu_ioctl") && !facts.symbols.contains("send_sig_mceerr"));
-        assert_eq!(
-            (facts.hardware_corrupted_kb, facts.nested_paging),
-            (Some(8), Some(true))
-        );
+        names
+            .iter()
+            .find_map(|name| self.events.get_key_value(*name))
+            .map(|(name, format)| (name.as_str(), format))
     }
 }

@@ -2,20 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use poisontrace_probes::layout::Shape;
 
 /// One field, as the running kernel lays it out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
     /// Bytes from the beginning of the event.
     pub offset: u32,
     /// Bytes.
     pub size: u32,
     pub signed: bool,
+    pub array: bool,
 }
 
 /// A tracepoint's layout.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Format {
     pub fields: BTreeMap<String, Field>,
     pub print: String,
@@ -37,11 +38,11 @@ impl Format {
         format
     }
 
-    /// The offset of `name`, if it has `size` bytes.
-    pub fn offset(&self, name: &str, size: u32) -> Option<u32> {
+    /// The offset of `name`, if it has this shape.
+    pub fn offset(&self, name: &str, shape: Shape) -> Option<u32> {
         self.fields
             .get(name)
-            .filter(|field| field.size == size)
+            .filter(|field| field.has(shape))
             .map(|field| field.offset)
     }
 
@@ -76,6 +77,19 @@ impl Format {
     }
 }
 
+impl Field {
+    fn has(&self, shape: Shape) -> bool {
+        match shape {
+            Shape::Unsigned(size) => !self.array && !self.signed && self.size == size,
+            Shape::Signed(size) => !self.array && self.signed && self.size == size,
+            // Whether a char is signed has changed between kernels, and tells nothing here.
+            Shape::Bytes(size) => self.array && self.size == size,
+            // A format does not tell a pointer or a structure from a number.
+            Shape::Pointer | Shape::Struct(_) => false,
+        }
+    }
+}
+
 fn integer(text: &str) -> Option<i64> {
     match text.strip_prefix("0x") {
         Some(hex) => i64::from_str_radix(hex, 16).ok(),
@@ -88,6 +102,7 @@ fn field(line: &str) -> Option<(String, Field)> {
     let mut parts = line.split(';').map(str::trim);
     let declaration = parts.next()?.strip_prefix("field:")?;
     let name = declaration.split_whitespace().next_back()?;
+    let array = name.contains('[');
     let name = name.trim_start_matches('*').split('[').next()?;
     let (mut offset, mut size, mut signed) = (None, None, None);
     for part in parts {
@@ -104,6 +119,7 @@ fn field(line: &str) -> Option<(String, Field)> {
             offset: offset?,
             size: size?,
             signed: signed?,
+            array,
         },
     ))
 }
@@ -138,11 +154,13 @@ print fmt: "pfn %#lx: recovery action for %s: %s", REC->pfn, __print_symbolic(RE
     }
 
     #[test]
-    fn a_field_of_another_size_is_no_field() {
+    fn a_field_of_another_size_or_sign_is_no_field() {
         let format = Format::parse(MEMORY_FAILURE);
-        assert_eq!(format.offset("pfn", 8), Some(8));
-        assert_eq!(format.offset("pfn", 4), None);
-        assert_eq!(format.offset("gone", 8), None);
+        assert_eq!(format.offset("pfn", Shape::Unsigned(8)), Some(8));
+        assert_eq!(format.offset("pfn", Shape::Unsigned(4)), None);
+        assert_eq!(format.offset("type", Shape::Signed(4)), Some(16));
+        assert_eq!(format.offset("type", Shape::Unsigned(4)), None);
+        assert_eq!(format.offset("gone", Shape::Unsigned(8)), None);
     }
 
     #[test]
@@ -150,7 +168,8 @@ print fmt: "pfn %#lx: recovery action for %s: %s", REC->pfn, __print_symbolic(RE
         let format = Format::parse(
             "\tfield:char comm[16];	offset:8;	size:16;	signed:0;\n\tfield:const void *p;	offset:24;	size:8;	signed:0;",
         );
-        assert_eq!(format.offset("comm", 16), Some(8));
-        assert_eq!(format.offset("p", 8), Some(24));
+        assert_eq!(format.offset("comm", Shape::Bytes(16)), Some(8));
+        assert_eq!(format.offset("comm", Shape::Bytes(8)), None);
+        assert_eq!(format.offset("p", Shape::Unsigned(8)), Some(24));
     }
 }

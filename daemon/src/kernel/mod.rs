@@ -4,4 +4,7 @@
 pub mod btf;
 pub mod facts;
 pub mod format;
+pub mod functions;
+pub mod kvm;
 pub mod plan;
+pub mod uevent;

@@ -1,13 +1,20 @@
-//! Carries an attach plan out.
+//! Carries an attach plan out, and lets go of KVM's part of it while KVM is unloaded.
+//!
+//! [`Loaded::new`] is the one place that loads the object, [`Loaded::attach_row`] the one that attaches a row (also
+//! once more), [`Loaded::detach_row`] the one that lets go of it.
 
-use aya::{
-    Btf, Ebpf, EbpfLoader,
-    programs::{FEntry, FExit, KProbe, Program, ProgramError, TracePoint},
+use aya::{Btf, Ebpf, EbpfLoader};
+
+use super::{
+    binding::{self, Link, Size, chain},
+    fentry_btf,
 };
-
 use crate::{
     event::session::ProbeStatus,
-    kernel::plan::{Attach, Binding, Plan, Row},
+    kernel::{
+        facts::Facts,
+        plan::{Attach, Plan, Row},
+    },
 };
 
 /// The object that `cargo xtask build` made; empty in a build without it.
@@ -20,7 +27,7 @@ pub enum LoadError {
     NotBuiltIn,
     #[error("cannot load the BPF object: {0}")]
     Object(String),
-    #[error("cannot read the kernel's BTF: {0}")]
+    #[error("cannot bind to functions by BTF: {0}")]
     Btf(String),
     #[error("no probe could be attached; the first reason: {0}")]
     Nothing(String),
@@ -28,157 +35,248 @@ pub enum LoadError {
     Map(&'static str),
 }
 
-/// Loaded and attached programs. Dropping it detaches them all.
+/// What has become of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowState {
+    Attached,
+    /// This kernel does not offer it, or refuses it.
+    Unavailable,
+    /// Let go of while KVM is unloaded; it comes back with KVM.
+    Waiting,
+}
+
+/// A row of the plan and what has become of it.
+pub struct BoundRow {
+    row: Row,
+    state: RowState,
+    status: ProbeStatus,
+    reattached: u64,
+    links: Vec<(&'static str, Link)>,
+}
+
+impl BoundRow {
+    /// As the session and the report name it.
+    pub fn status(&self) -> &ProbeStatus {
+        &self.status
+    }
+
+    pub fn state(&self) -> RowState {
+        self.state
+    }
+
+    /// How often it was attached again after KVM had gone.
+    pub fn reattached(&self) -> u64 {
+        self.reattached
+    }
+}
+
+/// Loaded programs. Dropping it detaches them all.
 pub struct Loaded {
     pub ebpf: Ebpf,
+    btf: Btf,
+    /// The offsets that the programs were loaded with.
+    plan: Plan,
+    rows: Vec<BoundRow>,
+}
+
+impl Loaded {
+    /// Loads the object and attaches all that the plan offers. A row whose alternatives all fail is reported and
+    /// left out.
+    ///
+    /// `armed`: arm from the start, for poison that predates the daemon. `log_level`: of the probes' own
+    /// diagnostics, as `aya_log::Level` (0: none).
+    ///
+    /// # Errors
+    /// If the object cannot be loaded, or nothing at all can be attached.
+    pub fn new(plan: Plan, facts: &Facts, armed: bool, log_level: u8) -> Result<Self, LoadError> {
+        if OBJECT.is_empty() {
+            return Err(LoadError::NotBuiltIn);
+        }
+        let armed = u32::from(armed);
+        let shadow_paging = u32::from(plan.shadow_paging);
+        let mut loader = EbpfLoader::new();
+        // The programs have no relocations against the kernel's BTF, which the loader has read nonetheless: let go
+        // of it before anything else is allocated behind it.
+        loader.btf(None);
+        loader.override_global("ARMED", &armed, true);
+        loader.override_global("SHADOW_PAGING", &shadow_paging, true);
+        loader.override_global(aya_log::LEVEL, &log_level, false);
+        for (name, offset) in &plan.offsets {
+            loader.override_global(name, offset, true);
+        }
+        let ebpf = loader
+            .load(OBJECT)
+            .map_err(|err| LoadError::Object(chain(&err)))?;
+        let rows = plan.rows.iter().map(BoundRow::new).collect();
+        let mut loaded = Self {
+            ebpf,
+            btf: fentry_btf::of(&facts.functions).map_err(LoadError::Btf)?,
+            plan,
+            rows,
+        };
+        for n in 0..loaded.rows.len() {
+            loaded.attach_row(n);
+        }
+        if loaded.rows.iter().all(|row| row.state != RowState::Attached) {
+            let why = loaded.rows.iter().find_map(|row| row.status.why.clone());
+            return Err(LoadError::Nothing(why.unwrap_or_default()));
+        }
+        Ok(loaded)
+    }
+
     /// One row each, in the plan's order.
-    pub probes: Vec<ProbeStatus>,
-}
+    pub fn rows(&self) -> &[BoundRow] {
+        &self.rows
+    }
 
-/// Loads the object and attaches all that the plan offers. A row whose alternatives all fail is reported and
-/// left out.
-///
-/// `armed`: arm from the start, for poison that predates the daemon. `log_level`: of the probes' own
-/// diagnostics, as `aya_log::Level` (0: none).
-///
-/// # Errors
-/// If the object cannot be loaded, or nothing at all can be attached.
-pub fn attach(plan: &Plan, armed: bool, log_level: u8) -> Result<Loaded, LoadError> {
-    if OBJECT.is_empty() {
-        return Err(LoadError::NotBuiltIn);
+    /// The rows as the session keeps them.
+    pub fn probes(&self) -> Vec<ProbeStatus> {
+        self.rows.iter().map(|row| row.status.clone()).collect()
     }
-    let btf = Btf::from_sys_fs().map_err(|err| LoadError::Btf(chain(&err)))?;
-    let armed = u32::from(armed);
-    let mut loader = EbpfLoader::new();
-    loader.btf(Some(&btf));
-    loader.override_global("ARMED", &armed, true);
-    loader.override_global(aya_log::LEVEL, &log_level, false);
-    for (name, offset) in &plan.offsets {
-        loader.override_global(name, offset, true);
-    }
-    let mut ebpf = loader
-        .load(OBJECT)
-        .map_err(|err| LoadError::Object(chain(&err)))?;
-    let probes: Vec<ProbeStatus> = plan
-        .rows
-        .iter()
-        .map(|row| attach_row(&mut ebpf, &btf, row))
-        .collect();
-    if probes.iter().all(|probe| probe.binding.is_none()) {
-        let why = probes
+
+    /// The programs of a row that are attached, and their sizes.
+    pub fn sizes<'a>(&'a self, row: &'a BoundRow) -> impl Iterator<Item = Size> + 'a {
+        row.links
             .iter()
-            .find_map(|probe| probe.why.clone())
-            .unwrap_or_default();
-        return Err(LoadError::Nothing(why));
+            .filter_map(|(name, _)| binding::size(name, self.ebpf.program(name)?))
     }
-    Ok(Loaded { ebpf, probes })
-}
 
-fn attach_row(ebpf: &mut Ebpf, btf: &Btf, row: &Row) -> ProbeStatus {
-    let mut reasons = row.reasons.clone();
-    for alternative in &row.alternatives {
-        match attach_all(ebpf, btf, alternative) {
-            Ok(()) => {
-                let bindings: Vec<String> = alternative.iter().map(|a| a.binding.to_string()).collect();
-                reasons.extend(row.partial.iter().cloned());
-                let first_choice = row.alternatives.first() == Some(alternative) && row.partial.is_empty();
-                return ProbeStatus {
-                    name: row.name.to_owned(),
-                    binding: Some(bindings.join(", ")),
-                    why: (!first_choice).then(|| reasons.join("; ")),
-                    lost: None,
-                };
+    /// Whether the programs, as they are loaded, read the fields of these facts.
+    pub fn fits(&self, plan: &Plan) -> bool {
+        self.plan.offsets == plan.offsets && self.plan.shadow_paging == plan.shadow_paging
+    }
+
+    /// Lets go of KVM's rows, so that its module can be unloaded. Returns how many there were.
+    pub fn release_kvm(&mut self) -> usize {
+        let attached: Vec<usize> = self
+            .rows
+            .iter()
+            .enumerate()
+            .filter(|(_, bound)| bound.row.of_kvm && bound.state == RowState::Attached)
+            .map(|(n, _)| n)
+            .collect();
+        for n in &attached {
+            self.detach_row(*n);
+            self.rows[*n].state = RowState::Waiting;
+        }
+        attached.len()
+    }
+
+    /// Attaches the rows that were let go of once more. Returns how many came back, and why others did not.
+    pub fn reattach_kvm(&mut self) -> (usize, Vec<String>) {
+        let mut back = 0;
+        let mut failed = Vec::new();
+        for n in 0..self.rows.len() {
+            if self.rows[n].state != RowState::Waiting {
+                continue;
             }
-            Err(reason) => reasons.push(reason),
+            self.attach_row(n);
+            let bound = &mut self.rows[n];
+            if bound.state == RowState::Attached {
+                bound.reattached += 1;
+                back += 1;
+            } else {
+                let why = bound.status.why.as_deref().unwrap_or_default();
+                failed.push(format!("{}: {why}", bound.row.name));
+            }
+        }
+        (back, failed)
+    }
+
+    /// Attaches the best alternative of a row that the kernel takes.
+    fn attach_row(&mut self, n: usize) {
+        let mut reasons = Vec::new();
+        for alternative in self.rows[n].row.alternatives.clone() {
+            let attached = alternative.and_then(|programs| {
+                let links = attach_all(&mut self.ebpf, &self.btf, &programs)?;
+                Ok((programs, links))
+            });
+            match attached {
+                Ok((programs, links)) => return self.rows[n].attached(&programs, links, reasons),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        self.rows[n].unavailable(&reasons);
+    }
+
+    fn detach_row(&mut self, n: usize) {
+        for (name, link) in std::mem::take(&mut self.rows[n].links) {
+            let detached = self
+                .ebpf
+                .program_mut(name)
+                .map_or(Ok(()), |program| binding::detach(program, link));
+            if let Err(err) = detached {
+                // What it was attached to may be gone already.
+                tracing::debug!(program = name, error = %err, "not detached");
+            }
         }
     }
-    ProbeStatus {
-        name: row.name.to_owned(),
-        binding: None,
-        why: Some(reasons.join("; ")),
-        lost: Some(row.lost.to_owned()),
+}
+
+impl BoundRow {
+    fn new(row: &Row) -> Self {
+        Self {
+            row: row.clone(),
+            state: RowState::Unavailable,
+            status: ProbeStatus {
+                name: row.name.to_owned(),
+                binding: None,
+                why: None,
+                lost: Some(row.lost.to_owned()),
+            },
+            reattached: 0,
+            links: Vec::new(),
+        }
+    }
+
+    /// `reasons`: why it was none of the better alternatives.
+    fn attached(&mut self, programs: &[Attach], links: Vec<(&'static str, Link)>, mut reasons: Vec<String>) {
+        let bindings: Vec<String> = programs.iter().map(|a| a.binding.to_string()).collect();
+        reasons.extend(self.row.partial.iter().cloned());
+        self.status.binding = Some(bindings.join(", "));
+        self.status.why = (!reasons.is_empty()).then(|| reasons.join("; "));
+        self.status.lost = None;
+        self.links = links;
+        self.state = RowState::Attached;
+    }
+
+    fn unavailable(&mut self, reasons: &[String]) {
+        self.status.binding = None;
+        self.status.why = Some(reasons.join("; "));
+        self.status.lost = Some(self.row.lost.to_owned());
+        self.state = RowState::Unavailable;
     }
 }
 
 /// Attaches all of an alternative, or none of it.
-fn attach_all(ebpf: &mut Ebpf, btf: &Btf, alternative: &[Attach]) -> Result<(), String> {
+fn attach_all(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    alternative: &[Attach],
+) -> Result<Vec<(&'static str, Link)>, String> {
+    let mut links = Vec::new();
     for (done, attach) in alternative.iter().enumerate() {
-        if let Err(reason) = attach_one(ebpf, btf, attach) {
-            for earlier in &alternative[..=done] {
-                if let Some(program) = ebpf.program_mut(earlier.program) {
-                    unload(program);
+        match attach_one(ebpf, btf, attach) {
+            Ok(link) => links.push((attach.program, link)),
+            Err(reason) => {
+                for earlier in &alternative[..=done] {
+                    if let Some(program) = ebpf.program_mut(earlier.program) {
+                        binding::unload(program);
+                    }
                 }
+                return Err(format!("{}: {reason}", attach.binding));
             }
-            return Err(format!("{}: {reason}", attach.binding));
         }
     }
-    Ok(())
+    Ok(links)
 }
 
-/// Unloads a program, which detaches it. That it was not loaded is fine: the failure may have been the load.
-fn unload(program: &mut Program) {
-    let _ = match program {
-        Program::TracePoint(program) => program.unload(),
-        Program::FEntry(program) => program.unload(),
-        Program::FExit(program) => program.unload(),
-        Program::KProbe(program) => program.unload(),
-        _ => Ok(()),
-    };
-}
-
-fn attach_one(ebpf: &mut Ebpf, btf: &Btf, attach: &Attach) -> Result<(), String> {
+fn attach_one(ebpf: &mut Ebpf, btf: &Btf, attach: &Attach) -> Result<Link, String> {
     let program = ebpf
         .program_mut(attach.program)
         .ok_or_else(|| format!("no program {}", attach.program))?;
-    bind(program, btf, &attach.binding).map_err(|err| {
+    binding::bind(program, btf, &attach.binding).map_err(|err| {
         tracing::debug!(program = attach.program, error = ?err, "not attached");
         chain(&err)
     })
-}
-
-fn bind(program: &mut Program, btf: &Btf, binding: &Binding) -> Result<(), ProgramError> {
-    match binding {
-        Binding::Tracepoint { group, name } => {
-            let program: &mut TracePoint = program.try_into()?;
-            program.load()?;
-            program.attach(group, name)?;
-        }
-        Binding::Fentry(function) => {
-            let program: &mut FEntry = program.try_into()?;
-            program.load(function, btf)?;
-            program.attach()?;
-        }
-        Binding::Fexit(function) => {
-            let program: &mut FExit = program.try_into()?;
-            program.load(function, btf)?;
-            program.attach()?;
-        }
-        Binding::Kprobe(function) | Binding::Kretprobe(function) => {
-            let program: &mut KProbe = program.try_into()?;
-            program.load()?;
-            program.attach(function, 0)?;
-        }
-    }
-    Ok(())
-}
-
-/// An error and its causes on one line, without the verifier's log.
-fn chain(err: &(dyn std::error::Error + 'static)) -> String {
-    if let Some(ProgramError::LoadError { io_error, .. }) = err.downcast_ref() {
-        return format!("the kernel refuses it: {io_error}");
-    }
-    let mut text = first_line(&err.to_string());
-    let mut cause = err.source();
-    while let Some(err) = cause {
-        let line = first_line(&err.to_string());
-        if !text.ends_with(&line) {
-            text = format!("{text}: {line}");
-        }
-        cause = err.source();
-    }
-    text
-}
-
-fn first_line(text: &str) -> String {
-    crate::text::sanitise(text.lines().next().unwrap_or_default().trim(), 300)
 }

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     event::{Event, What, decode::Decoder},
     host::ClockPair,
+    identity::process_of,
 };
 
 /// Records taken in one go, so that a flood cannot keep the daemon from its other work.
@@ -73,7 +74,10 @@ impl Source {
         while events.len() < BATCH {
             let Some(record) = self.ring.next() else { break };
             match self.decoder.decode(&record) {
-                Ok(event) => events.push(event),
+                Ok(mut event) => {
+                    name_target(&mut event);
+                    events.push(event);
+                }
                 Err(err) => {
                     self.undecodable += 1;
                     tracing::error!(error = %err, "a record of the probes cannot be decoded");
@@ -125,6 +129,19 @@ impl Source {
         let newly = total.saturating_sub(self.lost_before);
         self.lost_before = total;
         newly
+    }
+}
+
+/// A tracepoint of signals tells the thread only. One that has ended meanwhile was its process, most likely: VMMs take
+/// early signals on their first thread.
+fn name_target(event: &mut Event) {
+    if let What::SigbusSeen {
+        target_tid,
+        target_pid: target_pid @ 0,
+        ..
+    } = &mut event.what
+    {
+        *target_pid = process_of(*target_tid).unwrap_or(*target_tid);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where incidents go.
 
+pub mod changes;
 pub mod metrics;
 pub mod report;
 pub mod store;

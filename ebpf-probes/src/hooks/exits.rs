@@ -2,48 +2,29 @@
 //! kvm_entry. All hot: nothing before the armed check.
 
 use aya_ebpf::{
+    Global,
     helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel},
     macros::{kprobe, tracepoint},
     programs::{ProbeContext, TracePointContext},
 };
 use poisontrace_probes::{
     NO_VCPU,
-    record::{PoisonExit, Reentry, TripleFault, UserspaceExit, VcpuReset},
+    record::{PoisonExit, Reentry, TripleFault, UserspaceExit, VcpuReset, address},
 };
 
-use super::fields::{Offset, absent, read};
+use super::fields::{
+    ENTRY_RIP, ENTRY_VCPU, EXIT_ISA, EXIT_REASON, EXIT_RIP, EXIT_VCPU, FAULT_ADDRESS, FAULT_CODE_U32,
+    FAULT_CODE_U64, FAULT_RIP, FAULT_VCPU, USER_ERRNO, USER_REASON, read,
+};
 use crate::{
     emit::{emit, header},
     state::{COUNTED, SENT, VCPUS, Vcpu, armed, current_is_victim, current_tid, current_vcpu},
     totals,
 };
 
+/// 1: guests run on shadow paging. Set before load.
 #[unsafe(no_mangle)]
-static EXIT_REASON: Offset = absent();
-#[unsafe(no_mangle)]
-static EXIT_RIP: Offset = absent();
-#[unsafe(no_mangle)]
-static EXIT_ISA: Offset = absent();
-#[unsafe(no_mangle)]
-static EXIT_VCPU: Offset = absent();
-#[unsafe(no_mangle)]
-static FAULT_GPA: Offset = absent();
-#[unsafe(no_mangle)]
-static FAULT_CODE_U64: Offset = absent();
-#[unsafe(no_mangle)]
-static FAULT_CODE_U32: Offset = absent();
-#[unsafe(no_mangle)]
-static FAULT_RIP: Offset = absent();
-#[unsafe(no_mangle)]
-static FAULT_VCPU: Offset = absent();
-#[unsafe(no_mangle)]
-static USER_REASON: Offset = absent();
-#[unsafe(no_mangle)]
-static USER_ERRNO: Offset = absent();
-#[unsafe(no_mangle)]
-static ENTRY_VCPU: Offset = absent();
-#[unsafe(no_mangle)]
-static ENTRY_RIP: Offset = absent();
+static SHADOW_PAGING: Global<u32> = Global::new(0);
 
 const ISA_VMX: u32 = 1;
 const ISA_SVM: u32 = 2;
@@ -119,11 +100,32 @@ pub fn kvm_page_fault(ctx: TracePointContext) -> u32 {
     // On VMX kvm_page_fault can be emitted a second time (shadow paging) in one exit: the first counts.
     if vcpu.fault_ns == 0 {
         vcpu.fault_ns = now();
-        vcpu.gpa = read(&ctx, &FAULT_GPA).unwrap_or(0);
-        vcpu.fault_code = match read::<u64>(&ctx, &FAULT_CODE_U64) {
+        if let Some(at) = read(&ctx, &FAULT_ADDRESS) {
+            vcpu.gpa = at;
+            vcpu.address = if vcpu.nested != 0 {
+                address::NESTED
+            } else if SHADOW_PAGING.load() != 0 {
+                address::VIRTUAL
+            } else {
+                address::GPA
+            };
+        }
+        vcpu.fault_code = match read(&ctx, &FAULT_CODE_U64) {
             Some(code) => code,
-            None => u64::from(read::<u32>(&ctx, &FAULT_CODE_U32).unwrap_or(0)),
+            None => u64::from(read(&ctx, &FAULT_CODE_U32).unwrap_or(0)),
         };
+    }
+    0
+}
+
+/// `kvm:kvm_nested_vmexit`: after kvm_exit and before the exit is handled, if it is that of a guest which the guest
+/// itself runs (nested_vmx_reflect_vmexit, svm_handle_exit).
+#[tracepoint]
+pub fn kvm_nested_vmexit(_ctx: TracePointContext) -> u32 {
+    if armed() {
+        if let Some(vcpu) = current_vcpu() {
+            vcpu.nested = 1;
+        }
     }
     0
 }
@@ -168,6 +170,8 @@ fn account(vcpu: &mut Vcpu, left_ns: u64, user: Option<(u32, i32)>) {
         user_errno,
         insn_len,
         insn,
+        address: vcpu.address,
+        pad: 0,
     });
 }
 
@@ -177,8 +181,8 @@ pub fn kvm_userspace_exit(ctx: TracePointContext) -> u32 {
     if !armed() {
         return 0;
     }
-    let reason = read::<u32>(&ctx, &USER_REASON).unwrap_or(u32::MAX);
-    let errno = read::<i32>(&ctx, &USER_ERRNO).unwrap_or(0);
+    let reason = read(&ctx, &USER_REASON).unwrap_or(u32::MAX);
+    let errno = read(&ctx, &USER_ERRNO).unwrap_or(0);
     if let Some(vcpu) = current_vcpu() {
         if vcpu.poison == 0 {
             // The exit ends here: what the VMM does now is no part of it.
@@ -235,7 +239,7 @@ pub fn kvm_entry(ctx: TracePointContext) -> u32 {
         // No room: the vCPU number stays unknown until its next exit.
         let _ = VCPUS.insert(current_tid(), Vcpu::new(vcpu), 0);
     }
-    if let Some(rip) = read::<u64>(&ctx, &ENTRY_RIP) {
+    if let Some(rip) = read(&ctx, &ENTRY_RIP) {
         if rip == RESET_VECTOR && current_is_victim() {
             emit(VcpuReset {
                 h: header::<VcpuReset>(),

@@ -8,18 +8,11 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use poisontrace_probes::record::{FailureAction, FailureBegin, FailureEnd};
 
-use super::fields::{Offset, absent, read};
+use super::fields::{MFE_PFN, MFE_RESULT, MFE_TYPE, read};
 use crate::{
     emit::{emit, header},
     state::arm,
 };
-
-#[unsafe(no_mangle)]
-static MFE_PFN: Offset = absent();
-#[unsafe(no_mangle)]
-static MFE_TYPE: Offset = absent();
-#[unsafe(no_mangle)]
-static MFE_RESULT: Offset = absent();
 
 #[inline(always)]
 fn begin<C: EbpfContext>(ctx: &C, pfn: u64, flags: u32) {

@@ -1,32 +1,52 @@
-//! Reading tracepoint fields at offsets that the running kernel's `format` files gave.
+//! Reading tracepoint fields and members at the offsets that the running kernel gave.
+
+use core::marker::PhantomData;
 
 use aya_ebpf::{Global, programs::TracePointContext};
-use poisontrace_probes::ABSENT;
+use poisontrace_probes::{
+    ABSENT,
+    layout::{Address, Atomic, Readable},
+};
 
-/// Offset of a field or member; [`ABSENT`] where this kernel has none. The daemon sets it before load,
-/// and only after it has checked the field's size against the type that is read here.
-pub type Offset = Global<u32>;
+/// Where a field of type `T` lies; [`ABSENT`] where this kernel has none. The daemon sets it before load, and only
+/// after it has checked the field's size and sign against `T`.
+#[repr(transparent)]
+pub struct Offset<T>(Global<u32>, PhantomData<T>);
 
-pub const fn absent() -> Offset {
-    Global::new(ABSENT)
+// SAFETY: one word that is set before load and never changes.
+unsafe impl<T> Sync for Offset<T> {}
+
+macro_rules! offsets {
+    ($($global:ident: $ty:ty = $of:literal $name:literal;)+) => {
+        $(
+            #[unsafe(no_mangle)]
+            pub static $global: Offset<$ty> = Offset(Global::new(ABSENT), PhantomData);
+        )+
+    };
+}
+poisontrace_probes::with_fields!(offsets);
+
+impl<T: Readable> Offset<T> {
+    #[inline(always)]
+    fn get(&self) -> Option<u32> {
+        let offset = self.0.load();
+        (offset != ABSENT).then_some(offset)
+    }
 }
 
 /// Reads the field, or `None` where the kernel has no such field.
 #[inline(always)]
-pub fn read<T>(ctx: &TracePointContext, offset: &Offset) -> Option<T> {
-    let offset = offset.load();
-    if offset == ABSENT {
-        return None;
-    }
+pub fn read<T: Readable>(ctx: &TracePointContext, offset: &Offset<T>) -> Option<T> {
+    let offset = offset.get()?;
     // SAFETY: the read is bounds-free but fault-safe (bpf_probe_read_kernel).
     unsafe { ctx.read_at::<T>(offset as usize) }.ok()
 }
 
 /// Reads a member of the kernel object at `base`.
 #[inline(always)]
-pub fn member<T>(base: u64, offset: &Offset) -> Option<T> {
-    let offset = offset.load();
-    if offset == ABSENT || base == 0 {
+pub fn member<T: Readable>(base: u64, offset: &Offset<T>) -> Option<T> {
+    let offset = offset.get()?;
+    if base == 0 {
         return None;
     }
     // SAFETY: fault-safe read of kernel memory.

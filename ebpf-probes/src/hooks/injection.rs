@@ -15,26 +15,11 @@ use poisontrace_probes::{
     record::{Bank, Delivered, McgStatus, Msr, QueueException, SetMsrs, ToldMce},
 };
 
-use super::fields::{Offset, absent, read};
+use super::fields::{INJ_REINJECTED, INJ_VECTOR, IOCTL_ARG, IOCTL_CMD, MSR_DATA, MSR_INDEX, MSR_WRITE, read};
 use crate::{
     emit::{emit, emit_bytes, header},
     state::{armed, current_is_victim},
 };
-
-#[unsafe(no_mangle)]
-static INJ_VECTOR: Offset = absent();
-#[unsafe(no_mangle)]
-static INJ_REINJECTED: Offset = absent();
-#[unsafe(no_mangle)]
-static IOCTL_CMD: Offset = absent();
-#[unsafe(no_mangle)]
-static IOCTL_ARG: Offset = absent();
-#[unsafe(no_mangle)]
-static MSR_WRITE: Offset = absent();
-#[unsafe(no_mangle)]
-static MSR_INDEX: Offset = absent();
-#[unsafe(no_mangle)]
-static MSR_DATA: Offset = absent();
 
 /// A record with room for its MSRs: too large for the 512-byte stack.
 #[repr(C)]
@@ -175,7 +160,7 @@ pub fn vcpu_ioctl(ctx: ProbeContext) -> u32 {
 pub fn sys_enter_ioctl(ctx: TracePointContext) -> u32 {
     if armed() && current_is_victim() {
         // The fields are 8 bytes wide, as system call arguments are.
-        if let (Some(cmd), Some(arg)) = (read::<u64>(&ctx, &IOCTL_CMD), read::<u64>(&ctx, &IOCTL_ARG)) {
+        if let (Some(cmd), Some(arg)) = (read(&ctx, &IOCTL_CMD), read(&ctx, &IOCTL_ARG)) {
             ioctl(&ctx, cmd as u32, arg);
         }
     }
@@ -188,8 +173,7 @@ pub fn kvm_inj_exception(ctx: TracePointContext) -> u32 {
     if !armed() {
         return 0;
     }
-    if read::<u8>(&ctx, &INJ_VECTOR) == Some(MC_VECTOR) && read::<u8>(&ctx, &INJ_REINJECTED).unwrap_or(0) == 0
-    {
+    if read(&ctx, &INJ_VECTOR) == Some(MC_VECTOR) && read(&ctx, &INJ_REINJECTED).unwrap_or(0) == 0 {
         emit(Delivered {
             h: header::<Delivered>(),
         });
@@ -204,7 +188,7 @@ pub fn kvm_msr(ctx: TracePointContext) -> u32 {
     if !armed() {
         return 0;
     }
-    if read::<u32>(&ctx, &MSR_INDEX) == Some(MCG_STATUS) && current_is_victim() {
+    if read(&ctx, &MSR_INDEX) == Some(MCG_STATUS) && current_is_victim() {
         emit(McgStatus {
             h: header::<McgStatus>(),
             data: read(&ctx, &MSR_DATA).unwrap_or(0),

@@ -7,28 +7,14 @@ use aya_ebpf::{
 };
 use poisontrace_probes::record::{Pio, TaskExit, VmDestroyed};
 
-use super::fields::{Offset, absent, member, read};
+use super::fields::{
+    PIO_PORT, PIO_SIZE, PIO_VALUE, PIO_WRITE, SIGNAL_GROUP_EXIT_CODE, SIGNAL_LIVE, TASK_EXIT_CODE,
+    TASK_SIGNAL, member, read,
+};
 use crate::{
     emit::{emit, header},
     state::{armed, current_is_victim},
 };
-
-#[unsafe(no_mangle)]
-static PIO_WRITE: Offset = absent();
-#[unsafe(no_mangle)]
-static PIO_PORT: Offset = absent();
-#[unsafe(no_mangle)]
-static PIO_SIZE: Offset = absent();
-#[unsafe(no_mangle)]
-static PIO_VALUE: Offset = absent();
-#[unsafe(no_mangle)]
-static TASK_EXIT_CODE: Offset = absent();
-#[unsafe(no_mangle)]
-static TASK_SIGNAL: Offset = absent();
-#[unsafe(no_mangle)]
-static SIGNAL_LIVE: Offset = absent();
-#[unsafe(no_mangle)]
-static SIGNAL_GROUP_EXIT_CODE: Offset = absent();
 
 /// QEMU's pvpanic-isa.
 const PORT_PVPANIC: u32 = 0x505;
@@ -47,14 +33,14 @@ pub fn kvm_pio(ctx: TracePointContext) -> u32 {
     if !armed() {
         return 0;
     }
-    let (Some(port), Some(value)) = (read::<u32>(&ctx, &PIO_PORT), read::<u32>(&ctx, &PIO_VALUE)) else {
+    let (Some(port), Some(value)) = (read(&ctx, &PIO_PORT), read(&ctx, &PIO_VALUE)) else {
         return 0;
     };
     let telling = port == PORT_PVPANIC
         || port == PORT_RESET
         || (port == PORT_KEYBOARD && value == KEYBOARD_RESET)
         || (port == PORT_PM1A && value & SLP_EN != 0);
-    if telling && read::<u32>(&ctx, &PIO_WRITE) == Some(1) && current_is_victim() {
+    if telling && read(&ctx, &PIO_WRITE) == Some(1) && current_is_victim() {
         emit(Pio {
             h: header::<Pio>(),
             port,
@@ -74,15 +60,15 @@ pub fn process_exit(_ctx: TracePointContext) -> u32 {
     }
     // SAFETY: a helper without arguments.
     let task = unsafe { bpf_get_current_task() };
-    let signal = member::<u64>(task, &TASK_SIGNAL).unwrap_or(0);
+    let signal = member(task, &TASK_SIGNAL).map_or(0, |signal| signal.0);
     // How the process ends (exit_group, a fatal signal) is in signal_struct; a thread that ends by itself, and a
     // kernel worker of the process, has its own status.
-    let group = member::<i32>(signal, &SIGNAL_GROUP_EXIT_CODE).unwrap_or(0);
-    let own = member::<i32>(task, &TASK_EXIT_CODE).unwrap_or(0);
+    let group = member(signal, &SIGNAL_GROUP_EXIT_CODE).unwrap_or(0);
+    let own = member(task, &TASK_EXIT_CODE).unwrap_or(0);
     emit(TaskExit {
         h: header::<TaskExit>(),
         exit_code: if group != 0 { group } else { own },
-        live: member::<i32>(signal, &SIGNAL_LIVE).unwrap_or(-1),
+        live: member(signal, &SIGNAL_LIVE).map_or(-1, |live| live.0),
         comm: bpf_get_current_comm().unwrap_or([0; 16]),
     });
     0

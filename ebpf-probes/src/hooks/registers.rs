@@ -7,18 +7,11 @@ use poisontrace_probes::{
     record::Sregs,
 };
 
-use super::fields::{Offset, absent, read};
+use super::fields::{IOCTL_ARG, IOCTL_CMD, IOCTL_RET, read};
 use crate::{
     emit::{emit, header},
     state::{SENT, armed, current_vcpu},
 };
-
-#[unsafe(no_mangle)]
-static SREGS_CMD: Offset = absent();
-#[unsafe(no_mangle)]
-static SREGS_ARG: Offset = absent();
-#[unsafe(no_mangle)]
-static SREGS_RET: Offset = absent();
 
 /// Offsets in `struct kvm_sregs` and `kvm_sregs2` (uapi `asm/kvm.h`), the same in both.
 const CS_L: u64 = 19;
@@ -36,9 +29,9 @@ pub fn sregs_enter(ctx: TracePointContext) -> u32 {
     // Only the thread whose exit on poison has just been sent: nothing else is of interest.
     if let Some(vcpu) = current_vcpu() {
         if vcpu.done == SENT {
-            let cmd = read::<u64>(&ctx, &SREGS_CMD).unwrap_or(0) as u32;
+            let cmd = read(&ctx, &IOCTL_CMD).unwrap_or(0) as u32;
             if cmd == KVM_GET_SREGS || cmd == KVM_GET_SREGS2 {
-                vcpu.sregs = read::<u64>(&ctx, &SREGS_ARG).unwrap_or(0);
+                vcpu.sregs = read(&ctx, &IOCTL_ARG).unwrap_or(0);
             }
         }
     }
@@ -61,7 +54,7 @@ pub fn sregs_exit(ctx: TracePointContext) -> u32 {
         let at = vcpu.sregs;
         if at != 0 {
             vcpu.sregs = 0;
-            if read::<u64>(&ctx, &SREGS_RET) == Some(0) {
+            if read(&ctx, &IOCTL_RET) == Some(0) {
                 if let (Some(cr0), Some(cr3), Some(cr4), Some(efer), Some(cs_l)) = (
                     user(at + CR0),
                     user(at + CR3),

@@ -2,45 +2,76 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::{bpf_get_current_comm, bpf_ktime_get_ns},
-    macros::{fentry, kprobe},
-    programs::{FEntryContext, ProbeContext},
+    helpers::{bpf_get_current_comm, bpf_ktime_get_ns, bpf_probe_read_kernel},
+    macros::{fentry, kprobe, raw_tracepoint, tracepoint},
+    programs::{FEntryContext, ProbeContext, RawTracePointContext, TracePointContext},
 };
 use aya_log_ebpf::debug;
-use poisontrace_probes::record::Sigbus;
+use poisontrace_probes::record::{Sigbus, SigbusSeen, address};
 
-use super::fields::{Offset, absent, member};
+use super::fields::{
+    SIGNAL_CODE, SIGNAL_COMM, SIGNAL_NUMBER, SIGNAL_TID, TASK_COMM, TASK_PID, TASK_TGID, member, read,
+};
 use crate::{
     emit::{emit, header},
     state::{VICTIMS, arm, current_pid, current_tid, current_vcpu},
     totals,
 };
 
-#[unsafe(no_mangle)]
-static TASK_PID: Offset = absent();
-#[unsafe(no_mangle)]
-static TASK_TGID: Offset = absent();
-#[unsafe(no_mangle)]
-static TASK_COMM: Offset = absent();
-
+const SIGBUS: i32 = 7;
 const BUS_MCEERR_AR: u32 = 4;
+const BUS_MCEERR_AO: u32 = 5;
 
+/// The first bytes of `struct kernel_siginfo`, laid out as user space sees it (uapi `asm-generic/siginfo.h`).
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Siginfo {
+    signo: i32,
+    errno: i32,
+    code: i32,
+    pad: i32,
+    addr: u64,
+    lsb: u16,
+}
+
+/// Whom a signal is for.
+struct Target {
+    tid: u32,
+    pid: u32,
+    comm: [u8; 16],
+}
+
+impl Target {
+    #[inline(always)]
+    fn current() -> Self {
+        Self {
+            tid: current_tid(),
+            pid: current_pid(),
+            comm: bpf_get_current_comm().unwrap_or([0; 16]),
+        }
+    }
+
+    /// Where the kernel's BTF does not tell its process, it is at least known to be the current one if the thread is.
+    #[inline(always)]
+    fn task(task: u64) -> Self {
+        let tid = member(task, &TASK_PID).map_or(0, |tid| tid as u32);
+        let pid = match member(task, &TASK_TGID) {
+            Some(pid) => pid as u32,
+            None if tid == current_tid() => current_pid(),
+            None => 0,
+        };
+        Self {
+            tid,
+            pid,
+            comm: member(task, &TASK_COMM).unwrap_or([0; 16]),
+        }
+    }
+}
+
+/// Poison that the daemon never saw (it started later) shows itself here.
 #[inline(always)]
-fn signal<C: EbpfContext>(ctx: &C, code: u32, hva: u64, lsb: u32, task: Option<u64>) {
-    // Poison that the daemon never saw (it started later) shows itself here.
+fn victim<C: EbpfContext>(ctx: &C, pid: u32) {
     arm();
-    let (tid, pid, comm) = match task {
-        Some(task) => (
-            member(task, &TASK_PID).unwrap_or(0),
-            member(task, &TASK_TGID).unwrap_or(0),
-            member(task, &TASK_COMM).unwrap_or([0; 16]),
-        ),
-        None => (
-            current_tid(),
-            current_pid(),
-            bpf_get_current_comm().unwrap_or([0; 16]),
-        ),
-    };
     if pid != 0 {
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_ns() };
@@ -48,6 +79,12 @@ fn signal<C: EbpfContext>(ctx: &C, code: u32, hva: u64, lsb: u32, task: Option<u
             debug!(ctx, "no room to remember pid {}", pid);
         }
     }
+}
+
+/// Notes the signal with the exit that it answers; tells whether the page's totals count it with its exit, so that its
+/// record would tell nothing new.
+#[inline(always)]
+fn answers_exit(code: u32, tid: u32, hva: u64) -> bool {
     if code == BUS_MCEERR_AR && tid == current_tid() {
         if let Some(vcpu) = current_vcpu() {
             if vcpu.in_exit != 0 {
@@ -55,28 +92,41 @@ fn signal<C: EbpfContext>(ctx: &C, code: u32, hva: u64, lsb: u32, task: Option<u
                 vcpu.signal_ns = unsafe { bpf_ktime_get_ns() };
                 vcpu.hva = hva;
                 vcpu.poison = 1;
-                if totals::many(vcpu) {
-                    // The page's totals count this signal with its exit; its record would tell nothing new.
-                    return;
-                }
+                return totals::many(vcpu);
             }
         }
     }
+    false
+}
+
+#[inline(always)]
+fn signal<C: EbpfContext>(ctx: &C, code: u32, hva: u64, lsb: u32, target: Target, forced: bool) {
+    victim(ctx, target.pid);
+    if answers_exit(code, target.tid, hva) {
+        return;
+    }
     debug!(
         ctx,
-        "SIGBUS code {} to pid {} tid {} at hva {:x}", code, pid, tid, hva
+        "SIGBUS code {} to pid {} tid {} at hva {:x}", code, target.pid, target.tid, hva
     );
     emit(Sigbus {
         h: header::<Sigbus>(),
         hva,
         code,
         lsb,
-        target_tid: tid,
-        target_pid: pid,
-        forced: u32::from(task.is_none()),
+        target_tid: target.tid,
+        target_pid: target.pid,
+        forced: u32::from(forced),
         pad: 0,
-        comm,
+        comm: target.comm,
     });
+}
+
+/// Whether the current thread handles a fault of its guest, and has not gone back to the VMM (that ends an exit, unless
+/// it met poison, and then it has been counted).
+#[inline(always)]
+fn in_fault() -> bool {
+    current_vcpu().is_some_and(|vcpu| vcpu.in_exit != 0 && vcpu.fault_ns != 0 && vcpu.done == 0)
 }
 
 /// `int send_sig_mceerr(int code, void __user *addr, short lsb, struct task_struct *t)`, 4.19 to 7.3.
@@ -88,7 +138,8 @@ pub fn sigbus_send(ctx: FEntryContext) -> i32 {
         ctx.arg(0),
         ctx.arg(1),
         u32::from(ctx.arg::<u16>(2)),
-        Some(ctx.arg(3)),
+        Target::task(ctx.arg(3)),
+        false,
     );
     0
 }
@@ -98,7 +149,7 @@ pub fn sigbus_send_kprobe(ctx: ProbeContext) -> u32 {
     if let (Some(code), Some(hva), Some(lsb), Some(task)) =
         (ctx.arg(0), ctx.arg(1), ctx.arg::<u16>(2), ctx.arg(3))
     {
-        signal(&ctx, code, hva, u32::from(lsb), Some(task));
+        signal(&ctx, code, hva, u32::from(lsb), Target::task(task), false);
     }
     0
 }
@@ -106,14 +157,71 @@ pub fn sigbus_send_kprobe(ctx: ProbeContext) -> u32 {
 /// `int force_sig_mceerr(int code, void __user *addr, short lsb)`: to the current thread.
 #[fentry(function = "force_sig_mceerr")]
 pub fn sigbus_force(ctx: FEntryContext) -> i32 {
-    signal(&ctx, ctx.arg(0), ctx.arg(1), u32::from(ctx.arg::<u16>(2)), None);
+    let lsb = u32::from(ctx.arg::<u16>(2));
+    signal(&ctx, ctx.arg(0), ctx.arg(1), lsb, Target::current(), true);
     0
 }
 
 #[kprobe]
 pub fn sigbus_force_kprobe(ctx: ProbeContext) -> u32 {
     if let (Some(code), Some(hva), Some(lsb)) = (ctx.arg(0), ctx.arg(1), ctx.arg::<u16>(2)) {
-        signal(&ctx, code, hva, u32::from(lsb), None);
+        signal(&ctx, code, hva, u32::from(lsb), Target::current(), true);
     }
+    0
+}
+
+/// `signal_generate(int sig, struct kernel_siginfo *info, struct task_struct *task, int group, int result)`, 4.20 to
+/// 7.3: all signals of the host, where the functions above cannot be had.
+#[raw_tracepoint(tracepoint = "signal_generate")]
+pub fn signal_generate_raw(ctx: RawTracePointContext) -> i32 {
+    let info: u64 = ctx.arg(1);
+    // SEND_SIG_NOINFO and SEND_SIG_PRIV are no addresses.
+    if ctx.arg::<i32>(0) != SIGBUS || info <= 1 {
+        return 0;
+    }
+    // SAFETY: fault-safe read of kernel memory.
+    if let Ok(info) = unsafe { bpf_probe_read_kernel(info as *const Siginfo) } {
+        let code = info.code as u32;
+        if code == BUS_MCEERR_AR || code == BUS_MCEERR_AO {
+            let target = Target::task(ctx.arg(2));
+            // What is not sent by KVM's fault path to its own thread is forced on it.
+            let forced = code == BUS_MCEERR_AR && !in_fault();
+            signal(&ctx, code, info.addr, u32::from(info.lsb), target, forced);
+        }
+    }
+    0
+}
+
+/// `signal:signal_generate`, the same without the address: what it is about shows the exit that it answers.
+#[tracepoint]
+pub fn signal_generate(ctx: TracePointContext) -> u32 {
+    if read(&ctx, &SIGNAL_NUMBER) != Some(SIGBUS) {
+        return 0;
+    }
+    let code = read(&ctx, &SIGNAL_CODE).unwrap_or(0) as u32;
+    if code != BUS_MCEERR_AR && code != BUS_MCEERR_AO {
+        return 0;
+    }
+    let target_tid = read(&ctx, &SIGNAL_TID).unwrap_or(0) as u32;
+    let current = target_tid == current_tid();
+    // The number of its process is that of the thread, if it is the process's first.
+    victim(&ctx, if current { current_pid() } else { target_tid });
+    let in_fault = current && in_fault();
+    if in_fault && answers_exit(code, target_tid, 0) {
+        return 0;
+    }
+    let at = match current_vcpu() {
+        Some(vcpu) if in_fault && vcpu.address == address::GPA => Some(vcpu.gpa),
+        _ => None,
+    };
+    emit(SigbusSeen {
+        h: header::<SigbusSeen>(),
+        gpa: at.unwrap_or(0),
+        located: u32::from(at.is_some()),
+        code,
+        target_tid,
+        target_pid: if current { current_pid() } else { 0 },
+        comm: read(&ctx, &SIGNAL_COMM).unwrap_or([0; 16]),
+    });
     0
 }

@@ -31,6 +31,9 @@ pub struct Storm {
     pub name: String,
     /// Options of `poisontrace run`; none: the VMM runs alone.
     pub daemon: Option<Vec<String>>,
+    /// Ask poisontrace first what this kernel offers.
+    #[serde(default)]
+    pub check: bool,
     /// Record it with ftrace too.
     pub ftrace: bool,
     pub plan: StormPlan,

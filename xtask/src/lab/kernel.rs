@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSection};
 
-use crate::apt::{self, Apt};
+use crate::apt::{self, Apt, Archive};
 use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::stamp::{self, Stamp};
@@ -25,6 +25,22 @@ pub struct Module {
     pub code: Vec<u8>,
 }
 
+/// Where a series is kept, if not in the machine's own sources.
+type Home = Option<(Archive, &'static str)>;
+
+/// The kernels that the lab knows, oldest first. One that newly appears is one line here.
+const SERIES: [(&str, Home); 4] = [
+    ("5.10", Some((Archive::Security, "bullseye-security"))),
+    ("6.1", None),
+    ("6.12", None),
+    ("7.3", Some((Archive::Main, "trixie-backports"))),
+];
+
+/// The names of the kernels that the lab knows.
+pub fn series() -> impl Iterator<Item = &'static str> {
+    SERIES.iter().map(|(name, _)| *name)
+}
+
 /// Debian's builds of one kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flavour {
@@ -33,28 +49,54 @@ pub enum Flavour {
     Cloud,
 }
 
-/// Name of the newest package of a series such as 6.12.
-fn newest(apt: &Apt, series: &str, flavour: Flavour) -> Result<String> {
-    let prefix = format!("linux-image-{series}.");
-    let suffix = match flavour {
-        Flavour::Plain => "-amd64-unsigned",
-        Flavour::Cloud => "-cloud-amd64-unsigned",
-    };
-    let version = |name: &str| -> Option<String> {
-        let version = name.strip_prefix(&prefix)?.strip_suffix(suffix)?;
+impl Flavour {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Plain => "-amd64",
+            Self::Cloud => "-cloud-amd64",
+        }
+    }
+}
+
+/// Names of the packages that make up the newest kernel of a series such as 6.12: one package up to 7.1, later one for
+/// the image, one for the modules, and one for what belongs to both.
+fn newest(apt: &Apt, series: &str, flavour: Flavour) -> Result<Vec<String>> {
+    let prefixes = ["linux-image-", "linux-binary-unsigned-"];
+    let release = |name: &str| -> Option<(bool, String)> {
+        let split = name.starts_with(prefixes[1]);
+        let name = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix))?;
+        let name = if split {
+            name
+        } else {
+            name.strip_suffix("-unsigned")?
+        };
+        let version = name.strip_suffix(flavour.suffix())?;
         let flavoured = ["cloud", "rt"]
             .iter()
             .any(|f| version.split('-').any(|part| part == *f));
-        (!flavoured).then(|| version.to_owned())
+        let mine = version.starts_with(&format!("{series}.")) && !flavoured;
+        // Kernels of later releases, built for an older one, are others.
+        (mine && !version.contains(".deb")).then(|| (split, version.to_owned()))
     };
-    let names = apt.names(|name| version(name).is_some())?;
-    names
+    let mut found: Vec<(bool, String)> = Vec::new();
+    apt.names(|name| release(name).is_some())?
+        .iter()
+        .filter_map(|name| release(name))
+        .for_each(|kernel| found.push(kernel));
+    let (split, version) = found
         .into_iter()
-        .max_by(|a, b| {
-            let version = |name: &str| version(name).unwrap_or_default();
-            apt::compare_versions(&version(a), &version(b))
-        })
-        .with_context(|| format!("apt offers no kernel of the series {series}; try another with --kernel"))
+        .max_by(|(_, a), (_, b)| apt::compare_versions(a, b))
+        .with_context(|| format!("apt offers no kernel of the series {series}; try another with --kernel"))?;
+    let release = format!("{version}{}", flavour.suffix());
+    Ok(if split {
+        vec![
+            format!("linux-binary-unsigned-{release}"),
+            format!("linux-modules-{release}"),
+            format!("linux-base-{release}"),
+        ]
+    } else {
+        vec![format!("linux-image-{release}-unsigned")]
+    })
 }
 
 /// Downloads and unpacks where that has not been done.
@@ -65,9 +107,12 @@ pub fn set_up(paths: &Paths, series: &str, flavour: Flavour, progress: &Progress
     });
     let wanted = vec![series.to_owned()];
     if stamp::read(&tree, &wanted).is_none() {
-        let apt = Apt::update(&paths.apt(), progress)?;
+        let mut apt = Apt::update(&paths.apt(), progress)?;
+        if let Some((_, Some((archive, release)))) = SERIES.iter().find(|(name, _)| *name == series) {
+            apt = apt.with_release(*archive, release, progress)?;
+        }
         stamp::start_over(&tree)?;
-        let packages = apt.download(&[newest(&apt, series, flavour)?], progress)?;
+        let packages = apt.download(&newest(&apt, series, flavour)?, progress)?;
         let installed = packages.iter().map(apt::Package::label).collect();
         apt::unpack(&packages, &tree, progress)?;
         stamp::write(&tree, &Stamp { wanted, installed })?;
@@ -77,15 +122,21 @@ pub fn set_up(paths: &Paths, series: &str, flavour: Flavour, progress: &Progress
 
 impl Kernel {
     fn in_tree(tree: &Path) -> Result<Self> {
-        let modules = only_entry(&tree.join("lib/modules"))?;
+        let folder = ["lib/modules", "usr/lib/modules"].map(|folder| tree.join(folder));
+        let folder = folder.iter().find(|folder| folder.is_dir());
+        let modules = only_entry(folder.context("the kernel's package holds no modules")?)?;
         let release = modules
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let image = tree.join("boot").join(format!("vmlinuz-{release}"));
-        if !image.is_file() {
-            bail!("the kernel package holds no {}", image.display());
-        }
-        Ok(Self { image, modules })
+        let image = [
+            tree.join("boot").join(format!("vmlinuz-{release}")),
+            modules.join("vmlinuz.unsigned"),
+        ];
+        let image = image.into_iter().find(|image| image.is_file());
+        Ok(Self {
+            image: image.with_context(|| format!("{} holds no kernel", tree.display()))?,
+            modules,
+        })
     }
 
     /// The named modules with their dependencies, in an order in which they load. A module that is built into the

@@ -2,7 +2,8 @@
 
 mod emulator;
 mod initramfs;
-mod kernel;
+pub mod kernel;
+pub mod offers;
 mod packages;
 mod running;
 pub mod scenarios;
@@ -56,15 +57,22 @@ pub struct Run {
 }
 
 impl Lab {
-    pub fn set_up(paths: &Paths, series: &str, programs: &Path, progress: &Progress) -> Result<Self> {
-        let packages = packages::set_up(paths, series, progress)?;
+    /// `host`, `guest`: series of their kernels.
+    pub fn set_up(
+        paths: &Paths,
+        host: &str,
+        guest: &str,
+        programs: &Path,
+        progress: &Progress,
+    ) -> Result<Self> {
+        let packages = packages::set_up(paths, host, guest, progress)?;
         progress.step("lab: writing the initramfs files");
         let folder = paths.lab();
-        let host_initramfs = folder.join(format!("host-{series}.cpio"));
-        let guest_initramfs = folder.join(format!("guest-{series}.cpio"));
+        let host_initramfs = folder.join(format!("host-{host}.cpio"));
+        let guest_initramfs = folder.join(format!("guest-{guest}.cpio"));
         let host_modules = packages.kernel.modules(&HOST_MODULES)?;
         initramfs::write(&host_initramfs, &programs.join("lab-host"), &host_modules, &[])?;
-        let guest_modules = packages.kernel.modules(&GUEST_MODULES)?;
+        let guest_modules = packages.guest_kernel.modules(&GUEST_MODULES)?;
         initramfs::write(&guest_initramfs, &programs.join("lab-guest"), &guest_modules, &[])?;
         Ok(Self {
             folder,
@@ -114,7 +122,7 @@ impl Lab {
             fs::create_dir(share.join(dir))?;
         }
         let copies = [
-            (self.packages.kernel.image.as_path(), GUEST_KERNEL_FILE),
+            (self.packages.guest_kernel.image.as_path(), GUEST_KERNEL_FILE),
             (self.guest_initramfs.as_path(), GUEST_INITRAMFS_FILE),
             (daemon, DAEMON_FILE),
         ];

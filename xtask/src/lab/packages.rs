@@ -19,9 +19,10 @@ pub struct Packages {
     /// Serves the machine's own QEMU and, over 9p, all programs of the emulated host.
     pub tree: PathBuf,
     pub kernel: Kernel,
+    pub guest_kernel: Kernel,
 }
 
-pub fn set_up(paths: &Paths, series: &str, progress: &Progress) -> Result<Packages> {
+pub fn set_up(paths: &Paths, host: &str, guest: &str, progress: &Progress) -> Result<Packages> {
     let tree = paths.lab().join("tree");
     let wanted = vec![format!("{QEMU} {QEMU_VERSION}")];
     if stamp::read(&tree, &wanted).is_none() {
@@ -40,7 +41,8 @@ pub fn set_up(paths: &Paths, series: &str, progress: &Progress) -> Result<Packag
     }
     Ok(Packages {
         tree,
-        kernel: kernel::set_up(paths, series, Flavour::Plain, progress)?,
+        kernel: kernel::set_up(paths, host, Flavour::Plain, progress)?,
+        guest_kernel: kernel::set_up(paths, guest, Flavour::Plain, progress)?,
     })
 }
 

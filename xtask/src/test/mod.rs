@@ -3,7 +3,9 @@
 mod bad_files;
 mod control;
 mod files;
+mod fuzz;
 mod late;
+mod reloads;
 mod replay;
 mod report;
 mod schema;
@@ -34,8 +36,10 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
     progress.note("tier 1: unit tests and recorded scenarios");
     let units = progress.aside(|| builds::workspace_tests(paths, &object))?;
 
-    progress.note("tier 2: the lab");
     let mut tally = Tally::default();
+    fuzz::examine(paths, &mut tally, progress);
+
+    progress.note("tier 2: the lab");
     let skipped = options
         .no_lab
         .then(|| "--no-lab".to_owned())
@@ -66,7 +70,13 @@ fn run_lab(
     progress: &Progress,
 ) -> Result<()> {
     let programs = builds::lab_programs(paths, progress)?;
-    let lab = Lab::set_up(paths, &options.lab.kernel, &programs, progress)?;
+    let lab = Lab::set_up(
+        paths,
+        &options.lab.kernel,
+        &options.lab.kernel,
+        &programs,
+        progress,
+    )?;
     let schema = schema::Schema::read(&paths.root)?;
     for (story, scenario) in [
         (Story::Panic, Story::Panic.scenario()),
@@ -80,12 +90,23 @@ fn run_lab(
             Err(error) => progress.aside(|| tally.check(&name, "runs", Err(error))),
         }
     }
+    let scenario = Story::Panic.scenario_with_reloads();
+    match lab.run("test-reloads", &scenario, daemon, progress) {
+        Ok(run) => progress.aside(|| {
+            let files = Files { out: &run.out };
+            report::examine(RELOADS, Story::Panic, &run, &files, tally);
+            reloads::examine(RELOADS, &files, &schema, tally);
+        }),
+        Err(error) => progress.aside(|| tally.check(RELOADS, "runs", Err(error))),
+    }
     match StormLab::set_up(paths, &options.lab.kernel, &programs, progress) {
         Ok(lab) => storm::run(&lab, daemon, &schema, tally, progress),
         Err(error) => progress.aside(|| tally.check("lab::storm", "set_up", Err(error))),
     }
     Ok(())
 }
+
+const RELOADS: &str = "lab::reload";
 
 /// Everything that must hold after a scenario.
 fn examine(name: &str, story: Story, run: &Run, daemon: &Path, schema: &schema::Schema, tally: &mut Tally) {

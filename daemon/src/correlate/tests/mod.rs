@@ -257,6 +257,7 @@ impl Story {
             user_reason: Some(10),
             user_errno: Some(-4),
             insn: None,
+            other_address: None,
         };
         self.at(tid, QEMU, What::PoisonExit(exit));
         if back {

@@ -233,6 +233,7 @@ impl Exit {
             user_reason: self.user.map(|(_, reason, _)| reason),
             user_errno: self.user.map(|(_, _, errno)| errno),
             insn,
+            other_address: None,
         }
     }
 }

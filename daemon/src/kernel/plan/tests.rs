@@ -1,90 +1,297 @@
 //! Facts are taken away, and the plan says what is lost.
 
-use super::*;
-use crate::kernel::{btf::Member, format::Format};
+use std::{fs, path::PathBuf};
 
-/// A kernel as Debian's 6.12 is, cut to what the tests take away.
+use poisontrace_probes::layout::{FIELDS, Field};
+
+use super::*;
+use crate::kernel::facts::Module;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/facts")
+}
+
+/// Every kernel whose facts are kept.
+fn kernels() -> Vec<(String, Facts)> {
+    let entries = fs::read_dir(folder()).unwrap().flatten();
+    let mut kernels: Vec<(String, Facts)> = entries
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (name, Facts::load(&entry.path()).unwrap())
+        })
+        .collect();
+    kernels.sort_by(|(a, _), (b, _)| a.cmp(b));
+    assert!(!kernels.is_empty());
+    kernels
+}
+
+/// Debian's 6.12 in the lab: it has everything.
 fn facts() -> Facts {
-    let mut facts = Facts {
-        release: "6.12".into(),
-        kprobes: true,
-        ..Facts::default()
-    };
-    let exit = "field:unsigned int exit_reason;	offset:8;	size:4;	signed:0;
-field:unsigned long guest_rip;	offset:16;	size:8;	signed:0;
-field:u32 isa;	offset:24;	size:4;	signed:0;
-field:unsigned int vcpu_id;	offset:56;	size:4;	signed:0;";
-    facts.events.insert("kvm/kvm_exit".into(), Format::parse(exit));
-    facts
-        .events
-        .insert("ras/memory_failure_event".into(), Format::default());
-    facts.btf_functions.insert("memory_failure".into());
-    facts.symbols.insert("memory_failure".into());
-    facts.members.insert(
-        "task_struct.tgid".into(),
-        Member {
-            offset: 0x5b4,
-            size: Some(4),
-        },
-    );
-    facts
+    Facts::load(&folder().join("6.12-amd")).unwrap()
 }
 
 fn row<'a>(plan: &'a Plan, name: &str) -> &'a Row {
     plan.rows.iter().find(|row| row.name == name).unwrap()
 }
 
-#[test]
-fn fentry_first_kprobe_where_there_is_no_btf_then_a_reason() {
-    let plan = Plan::new(&facts(), false);
-    let mf = row(&plan, "memory_failure");
-    assert_eq!(mf.alternatives[0][0].binding, Binding::Fentry("memory_failure"));
-    assert_eq!(mf.alternatives[1][0].binding, Binding::Kprobe("memory_failure"));
+/// The bindings of each alternative that is offered.
+fn offered(plan: &Plan, name: &str) -> Vec<String> {
+    row(plan, name)
+        .offered()
+        .map(|alternative| {
+            let all: Vec<String> = alternative.iter().map(|a| a.binding.to_string()).collect();
+            all.join(", ")
+        })
+        .collect()
+}
 
-    let mut no_kprobes = facts();
-    no_kprobes.kprobes = false;
-    no_kprobes.btf_functions.clear();
-    let plan = Plan::new(&no_kprobes, false);
-    let mf = row(&plan, "memory_failure");
-    assert!(mf.alternatives.is_empty());
+fn reasons(plan: &Plan, name: &str) -> String {
+    let all = row(plan, name).alternatives.iter();
+    all.filter_map(|a| a.as_ref().err().cloned())
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+#[test]
+fn the_plan_of_stored_facts_is_that_of_the_kernel_they_are_of() {
+    for (name, facts) in kernels() {
+        let live = fs::read_to_string(folder().join(&name).join("plan.txt")).unwrap();
+        let text = Plan::new(&facts, true).text(&facts);
+        for (live, stored) in live.lines().zip(text.lines()) {
+            assert_eq!(live, stored, "{name}");
+        }
+        assert!(text.lines().count() <= live.lines().count(), "{name}");
+    }
+}
+
+/// Whether some row says that this field is not there.
+fn loss_is_named(plan: &Plan, field: &Field) -> bool {
+    let said = format!("no {} as ", field.name);
+    plan.rows
+        .iter()
+        .any(|row| row.partial.iter().any(|loss| loss.starts_with(&said)) || row.offered().next().is_none())
+}
+
+#[test]
+fn each_field_that_is_gone_or_changed_is_a_named_loss_and_never_a_wrong_offset() {
+    for (name, facts) in kernels() {
+        let whole = Plan::new(&facts, true);
+        let there = |field: &&Field| whole.offsets[field.global] != ABSENT && field.of.contains('/');
+        for field in FIELDS.iter().filter(there) {
+            let event = facts.event(field.of).unwrap().0.to_owned();
+            for change in ["gone", "larger", "smaller", "of the other sign", "an array"] {
+                let mut facts = facts.clone();
+                // Where it is the last resort that reads the field, it must be the one that is planned.
+                facts.functions.clear();
+                facts.symbols.clear();
+                facts.raw_tracepoints.clear();
+                let fields = &mut facts.events.get_mut(&event).unwrap().fields;
+                let changed = fields.get_mut(field.name).unwrap();
+                match change {
+                    "larger" => changed.size *= 2,
+                    "smaller" => changed.size /= 2,
+                    "of the other sign" if changed.array => continue,
+                    "of the other sign" => changed.signed = !changed.signed,
+                    "an array" => changed.array = !changed.array,
+                    _ => {
+                        fields.remove(field.name);
+                    }
+                }
+                let plan = Plan::new(&facts, true);
+                assert_eq!(
+                    plan.offsets[field.global], ABSENT,
+                    "{name}: {} {change}",
+                    field.global
+                );
+                // An error code of 32 bits is read as such: nothing is lost.
+                let stand_in = plan.offsets["FAULT_CODE_U32"] != ABSENT && field.name == "error_code";
+                assert!(
+                    stand_in || loss_is_named(&plan, field),
+                    "{name}: {} {change}",
+                    field.global
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn each_member_that_is_gone_or_changed_is_a_named_loss_and_never_a_wrong_offset() {
+    for (name, facts) in kernels() {
+        for field in FIELDS.iter().filter(|field| !field.of.contains('/')) {
+            let path = format!("{}.{}", field.of, field.name);
+            for change in ["gone", "u16"] {
+                let mut facts = facts.clone();
+                match change {
+                    "gone" => {
+                        facts.members.remove(&path);
+                    }
+                    other => facts.members.get_mut(&path).unwrap().is = other.to_owned(),
+                }
+                let plan = Plan::new(&facts, true);
+                assert_eq!(plan.offsets[field.global], ABSENT, "{name}: {path} {change}");
+                assert!(loss_is_named(&plan, field), "{name}: {path} {change}");
+            }
+        }
+    }
+}
+
+#[test]
+fn fentry_first_then_kprobe_then_the_tracepoint_of_all_signals() {
+    let mut facts = facts();
     assert_eq!(
-        mf.reasons,
+        offered(&Plan::new(&facts, false), "send_sig_mceerr"),
         [
-            "vmlinux BTF has no function memory_failure",
-            "this kernel has no kprobes"
+            "fentry send_sig_mceerr",
+            "kprobe send_sig_mceerr",
+            "raw_tracepoint signal_generate",
+            "tracepoint signal:signal_generate"
+        ]
+    );
+    // No fentry: the kernel's BTF does not have the function.
+    facts.functions.clear();
+    let plan = Plan::new(&facts, false);
+    assert_eq!(
+        offered(&plan, "gup"),
+        ["kprobe get_user_pages_unlocked, kretprobe get_user_pages_unlocked"]
+    );
+    assert_eq!(
+        offered(&plan, "memory_failure"),
+        ["kprobe memory_failure, kretprobe memory_failure"]
+    );
+    // No kprobes either.
+    facts.kprobes = false;
+    let plan = Plan::new(&facts, false);
+    assert_eq!(
+        offered(&plan, "send_sig_mceerr"),
+        [
+            "raw_tracepoint signal_generate",
+            "tracepoint signal:signal_generate"
+        ]
+    );
+    assert!(offered(&plan, "gup").is_empty() && offered(&plan, "memory_failure").is_empty());
+    assert_eq!(
+        reasons(&plan, "gup"),
+        "vmlinux BTF has no function get_user_pages_unlocked; this kernel has no kprobes"
+    );
+    assert!(row(&plan, "gup").lost.contains("bound"));
+    assert_eq!(
+        offered(&plan, "kvm_inject_mce"),
+        ["tracepoint syscalls:sys_enter_ioctl"]
+    );
+    assert!(Plan::verdict_needs(|name| !offered(&plan, name).is_empty()).is_empty());
+}
+
+#[test]
+fn no_signal_is_counted_by_two_probes() {
+    let mut facts = facts();
+    facts.functions.remove("send_sig_mceerr");
+    facts.symbols.remove("send_sig_mceerr");
+    let plan = Plan::new(&facts, false);
+    assert_eq!(offered(&plan, "send_sig_mceerr").len(), 2);
+    assert!(offered(&plan, "force_sig_mceerr").is_empty());
+}
+
+#[test]
+fn what_is_taken_away_is_said() {
+    let mut facts = facts();
+    facts.taken_away = ["kprobe".to_owned(), "fentry".to_owned()].into();
+    let plan = Plan::new(&facts, false);
+    assert_eq!(
+        reasons(&plan, "gup"),
+        "fentry was taken away (--without); kprobe was taken away (--without)"
+    );
+    assert_eq!(
+        offered(&plan, "send_sig_mceerr"),
+        [
+            "raw_tracepoint signal_generate",
+            "tracepoint signal:signal_generate"
         ]
     );
 }
 
 #[test]
-fn the_event_of_memory_failure_is_found_in_either_group() {
-    let mut moved = facts();
-    let format = moved.events.remove("ras/memory_failure_event").unwrap();
-    moved
-        .events
-        .insert("memory_failure/memory_failure_event".into(), format);
-    let plan = Plan::new(&moved, false);
-    let row = row(&plan, "memory_failure_event");
+fn a_function_with_other_arguments_is_not_bound_to() {
+    let mut facts = facts();
+    facts
+        .functions
+        .get_mut("memory_failure")
+        .unwrap()
+        .takes
+        .push("pointer".into());
+    let plan = Plan::new(&facts, false);
+    assert!(offered(&plan, "memory_failure").is_empty());
+    assert!(reasons(&plan, "memory_failure").contains("memory_failure takes (u64, i32, pointer)"));
+    // A module's BTF is believed as well.
+    facts
+        .functions
+        .get_mut("kvm_arch_vcpu_ioctl")
+        .unwrap()
+        .takes
+        .clear();
+    let plan = Plan::new(&facts, false);
     assert_eq!(
-        row.alternatives[0][0].binding.to_string(),
-        "tracepoint memory_failure:memory_failure_event"
+        offered(&plan, "kvm_inject_mce"),
+        ["tracepoint syscalls:sys_enter_ioctl"]
     );
 }
 
 #[test]
-fn a_field_that_changed_its_size_is_a_named_loss_and_never_a_wrong_offset() {
-    let mut changed = facts();
-    let exit = "field:unsigned int guest_rip;	offset:16;	size:4;	signed:0;";
-    changed.events.insert("kvm/kvm_exit".into(), Format::parse(exit));
-    let plan = Plan::new(&changed, false);
-    assert_eq!(plan.offsets["EXIT_RIP"], ABSENT);
-    let partial = &row(&plan, "kvm_exit").partial;
-    assert!(
-        partial.iter().any(|p| p.contains("guest_rip of 8 bytes")),
-        "{partial:?}"
+fn without_the_modules_btf_the_kprobe_is_taken_on_trust_and_that_is_said() {
+    let mut facts = facts();
+    facts.btf.remove("kvm");
+    facts.functions.retain(|_, function| function.module.is_none());
+    let plan = Plan::new(&facts, false);
+    assert_eq!(offered(&plan, "kvm_inject_mce")[0], "kprobe kvm_arch_vcpu_ioctl");
+    assert!(row(&plan, "kvm_inject_mce").partial[0].starts_with("no BTF describes"));
+}
+
+#[test]
+fn the_event_of_memory_failure_is_found_in_either_group() {
+    let mut facts = facts();
+    assert_eq!(
+        offered(&Plan::new(&facts, false), "memory_failure_event"),
+        ["tracepoint ras:memory_failure_event"]
     );
-    assert_eq!(plan.offsets["TASK_TGID"], 0x5b4);
-    assert_eq!(plan.offsets["TASK_PID"], ABSENT);
+    let format = facts.events.remove("ras/memory_failure_event").unwrap();
+    facts
+        .events
+        .insert("memory_failure/memory_failure_event".into(), format);
+    let plan = Plan::new(&facts, false);
+    assert_eq!(
+        offered(&plan, "memory_failure_event"),
+        ["tracepoint memory_failure:memory_failure_event"]
+    );
+    assert_eq!(plan.offsets["MFE_PFN"], 8);
+}
+
+#[test]
+fn a_kernel_without_kvm_says_so_and_one_with_shadow_paging_gives_no_gpa() {
+    let mut facts = facts();
+    facts
+        .modules
+        .get_mut("kvm_amd")
+        .unwrap()
+        .parameters
+        .insert("npt".into(), "N".into());
+    assert!(Plan::new(&facts, false).shadow_paging);
+    facts.modules.clear();
+    let plan = Plan::new(&facts, false);
+    assert_eq!(reasons(&plan, "kvm_exit"), "KVM is not loaded");
+    assert!(offered(&plan, "kvm_exit").is_empty() && !offered(&plan, "memory_failure").is_empty());
+    // Built in, or loaded with nothing on it: both have their tracepoints.
+    facts.modules.insert("kvm".into(), Module::default());
+    assert!(!offered(&Plan::new(&facts, false), "kvm_exit").is_empty());
+}
+
+#[test]
+fn nothing_is_planned_where_the_kernel_is_locked_down() {
+    let mut facts = facts();
+    facts.lockdown = Some("confidentiality".into());
+    let plan = Plan::new(&facts, false);
+    assert!(plan.rows.iter().all(|row| row.offered().next().is_none()));
+    assert!(reasons(&plan, "kvm_exit").contains("lockdown=integrity"));
 }
 
 #[test]

@@ -7,7 +7,10 @@ use prometheus::{
 };
 
 use super::histogram::Histogram;
-use crate::incident::model::{Cause, Outcome};
+use crate::{
+    hook::Ended,
+    incident::model::{Cause, Outcome},
+};
 
 /// `memory_failure_event`'s results (mm/memory-failure.c, MF_RESULT).
 pub const RESULTS: [&str; 4] = ["Ignored", "Failed", "Delayed", "Recovered"];
@@ -21,7 +24,6 @@ pub const STORMS: [&str; 3] = ["line_walk", "same_line_spin", "page_touches"];
 pub const NODE_COUNTERS: [&str; 5] = ["total", "ignored", "failed", "delayed", "recovered"];
 /// The one ring buffer's name.
 pub const RING: &str = "events";
-pub const HOOK_RESULTS: [&str; 4] = ["ok", "failed", "timeout", "dropped"];
 
 /// Verdicts that are there from the start.
 pub const VERDICTS: [(Outcome, Cause); 24] = [
@@ -79,6 +81,8 @@ pub struct Families {
     pub probe_run_seconds: CounterVec,
     pub store_size: IntGauge,
     pub store_up: IntGauge,
+    pub store_waiting: IntGauge,
+    pub store_failures: IntCounter,
     pub hook_runs: IntCounterVec,
     pub hardware_corrupted: IntGauge,
     pub kernel_memory_failures: IntCounterVec,
@@ -247,11 +251,16 @@ impl Families {
             ))?,
             store_size: make.gauge("store_size_bytes", "Size of the store's files")?,
             store_up: make.gauge("store_up", "1 where the last write to the store succeeded")?,
+            store_waiting: make.gauge(
+                "store_waiting_incidents",
+                "Changed incidents that wait to be written to the store",
+            )?,
+            store_failures: make.counter("store_failures_total", "Writes to the store that failed")?,
             hook_runs: make.known(
                 "hook_runs_total",
                 "Runs of the trigger hook, by how they ended; dropped: too many waited",
                 "result",
-                &HOOK_RESULTS,
+                &Ended::ALL.map(Ended::word),
             )?,
             hardware_corrupted: make.gauge(
                 "kernel_hardware_corrupted_bytes",

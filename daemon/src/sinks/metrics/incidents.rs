@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::{
-    families::Families,
+    families::{Families, VERDICTS},
     histogram::{Counts, Histogram, counts},
 };
 use crate::{
@@ -22,6 +22,30 @@ const PAGE_SIZE: u64 = 4096;
 #[derive(Default)]
 pub struct Incidents {
     seen: BTreeMap<String, Seen>,
+    verdicts: Verdicts,
+}
+
+/// Pairs of outcome and cause beside those that are there from the start: most of the possible ones never come, and
+/// the series are to stay few whatever comes.
+#[derive(Default)]
+pub struct Verdicts(HashSet<[&'static str; 2]>);
+
+const MAX_OTHER_VERDICTS: usize = 64;
+
+impl Verdicts {
+    pub fn label(&mut self, pair: [&'static str; 2]) -> [&'static str; 2] {
+        let known = VERDICTS
+            .iter()
+            .any(|(outcome, cause)| [outcome.word(), cause.word()] == pair);
+        if known || self.0.contains(&pair) {
+            pair
+        } else if self.0.len() < MAX_OTHER_VERDICTS {
+            self.0.insert(pair);
+            pair
+        } else {
+            [pair[0], "other"]
+        }
+    }
 }
 
 /// What of one incident has been counted.
@@ -68,9 +92,8 @@ impl Incidents {
         let verdict = (incident.outcome, incident.cause);
         let new_verdict = seen.verdict.replace(verdict) != Some(verdict);
         if new_verdict {
-            to.incidents
-                .with_label_values(&[verdict.0.word(), verdict.1.word()])
-                .inc();
+            let pair = [verdict.0.word(), verdict.1.word()];
+            to.incidents.with_label_values(&self.verdicts.label(pair)).inc();
         }
         let exits = seen.exits(update, to);
         seen.told(update, to);

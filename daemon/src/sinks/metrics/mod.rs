@@ -12,9 +12,14 @@ use std::{collections::HashSet, path::Path};
 
 use prometheus::{IntGauge, Opts, Registry, TextEncoder};
 
+use super::store::Health;
 use crate::{
     correlate::report::Update,
-    event::{Event, What, session::Session},
+    event::{
+        Event, What,
+        session::{ProbeStatus, Session},
+    },
+    hook::Ended,
     host::ClockPair,
     text::sanitise,
 };
@@ -47,19 +52,6 @@ pub struct Metrics {
     clock: ClockPair,
 }
 
-/// What the HTTP server needs.
-#[derive(Clone)]
-pub struct Exposition(Registry);
-
-impl Exposition {
-    /// The text of /metrics, in Prometheus' text format 0.0.4.
-    pub fn text(&self) -> String {
-        TextEncoder::new()
-            .encode_to_string(&self.0.gather())
-            .unwrap_or_default()
-    }
-}
-
 impl Metrics {
     /// `max_vms`: how many VMs get metrics of their own; `None`: no such metrics. `clock`: what makes events'
     /// times the wall clock's.
@@ -86,17 +78,27 @@ impl Metrics {
             reconciler: Reconciler::default(),
             clock,
         };
-        metrics.probes(session);
+        metrics.probes(&session.probes);
         Ok(metrics)
     }
 
-    pub fn exposition(&self) -> Exposition {
-        Exposition(self.registry.clone())
+    /// The text of /metrics, in Prometheus' text format 0.0.4.
+    pub fn exposition(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap_or_default()
+    }
+
+    /// From now on the events are those of another session.
+    pub fn replays(&mut self, session: &Session, clock: ClockPair) {
+        self.clock = clock;
+        self.incidents = Incidents::default();
+        self.probes(&session.probes);
     }
 
     /// The rows of the probe table, as they are now.
-    pub fn probes(&self, session: &Session) {
-        for probe in &session.probes {
+    pub fn probes(&self, rows: &[ProbeStatus]) {
+        for probe in rows {
             self.families
                 .probe_attached
                 .with_label_values(&[sanitise(&probe.name, MAX_LABEL)])
@@ -184,16 +186,22 @@ impl Metrics {
         }
     }
 
-    /// The store's files in `dir`, and whether the last write succeeded.
-    pub fn store(&self, dir: &Path, up: bool) {
+    /// How the store in `dir` fares.
+    pub fn store(&self, dir: &Path, health: &Health) {
         let names = ["", "-wal", "-shm"].map(|end| format!("{}{end}", super::store::FILE));
         let sizes = names
             .iter()
             .filter_map(|name| std::fs::metadata(dir.join(name)).ok());
+        let bytes: u64 = sizes.map(|file| file.len()).sum();
         self.families
             .store_size
-            .set(i64::try_from(sizes.map(|file| file.len()).sum::<u64>()).unwrap_or(i64::MAX));
-        self.families.store_up.set(i64::from(up));
+            .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.families.store_up.set(i64::from(health.failing.is_none()));
+        self.families
+            .store_waiting
+            .set(i64::try_from(health.waiting_incidents).unwrap_or(i64::MAX));
+        let counter = &self.families.store_failures;
+        counter.inc_by(health.failures.saturating_sub(counter.get()));
     }
 
     /// VMs that run, and incidents dropped from memory so far.
@@ -203,9 +211,9 @@ impl Metrics {
         counter.inc_by(forgotten.saturating_sub(counter.get()));
     }
 
-    /// A run of the trigger hook ended so (one of `families::HOOK_RESULTS`).
-    pub fn hook(&self, result: &str, times: u64) {
-        self.families.hook_runs.with_label_values(&[result]).inc_by(times);
+    /// A run of the trigger hook ended.
+    pub fn hook(&self, ended: Ended) {
+        self.families.hook_runs.with_label_values(&[ended.word()]).inc();
     }
 
     /// What the daemon itself uses.

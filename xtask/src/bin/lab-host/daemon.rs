@@ -3,21 +3,25 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use lab_contract::{DAEMON_FILE, DAEMON_READY};
+use lab_contract::{DAEMON_FILE, DAEMON_READY, FACTS_FOLDER, PLAN_FILE};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::log::Log;
 use crate::machine::SHARE;
 
 const STATE: &str = "/run/poisontrace";
-const READY_LIMIT: Duration = Duration::from_secs(60);
+const WORD_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-pub struct Daemon(Child);
+pub struct Daemon {
+    child: Child,
+    /// What it says of itself and of KVM.
+    words: Receiver<String>,
+}
 
 fn program() -> String {
     format!("{SHARE}/{DAEMON_FILE}")
@@ -27,6 +31,13 @@ impl Daemon {
     /// Returns once the daemon says that its probes are attached. `recording`: its file in the share;
     /// `more`: options.
     pub fn start(recording: &str, more: &[&str], log: &Log) -> Result<Self> {
+        let mut daemon = Self::spawn(recording, more, log)?;
+        daemon.wait_for(DAEMON_READY)?;
+        Ok(daemon)
+    }
+
+    /// The same without waiting.
+    pub fn spawn(recording: &str, more: &[&str], log: &Log) -> Result<Self> {
         // With the BPF programs' own diagnostics: the log is for those who look for what went wrong.
         Self::launch("debug", recording, more, log)
     }
@@ -37,7 +48,9 @@ impl Daemon {
             fs::remove_dir_all(STATE).with_context(|| format!("cannot remove {STATE}"))?;
         }
         let more: Vec<&str> = more.iter().map(String::as_str).collect();
-        Self::launch("info", recording, &more, log)
+        let mut daemon = Self::launch("info", recording, &more, log)?;
+        daemon.wait_for(DAEMON_READY)?;
+        Ok(daemon)
     }
 
     fn launch(log_level: &str, recording: &str, more: &[&str], log: &Log) -> Result<Self> {
@@ -50,12 +63,12 @@ impl Daemon {
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot start poisontrace")?;
-        let (sender, ready) = mpsc::channel();
+        let (sender, words) = mpsc::channel();
         let also = sender.clone();
-        let tell = move |sender: &mpsc::Sender<()>, line: &str| {
-            if line.contains(DAEMON_READY) {
-                // Nobody listens any more after the first time.
-                sender.send(()).ok();
+        let tell = move |sender: &mpsc::Sender<String>, line: &str| {
+            if line.starts_with("poisontrace: ") || line.contains("KVM") {
+                // Nobody may listen any more.
+                sender.send(line.to_owned()).ok();
             }
         };
         if let Some(stdout) = child.stdout.take() {
@@ -64,20 +77,33 @@ impl Daemon {
         if let Some(stderr) = child.stderr.take() {
             log.follow(stderr, move |line| tell(&also, line));
         }
-        let deadline = Instant::now() + READY_LIMIT;
-        while ready.recv_timeout(Duration::from_millis(200)).is_err() {
-            if let Some(status) = child.try_wait()? {
-                bail!("poisontrace ended before it was ready: {status}");
+        Ok(Self { child, words })
+    }
+
+    /// Waits for a line of the daemon that holds `text`.
+    pub fn wait_for(&mut self, text: &str) -> Result<()> {
+        let deadline = Instant::now() + WORD_LIMIT;
+        loop {
+            match self.words.recv_timeout(Duration::from_millis(200)) {
+                Ok(line) if line.contains(text) => return Ok(()),
+                Ok(_) => {}
+                Err(_) => {
+                    if let Some(status) = self.child.try_wait()? {
+                        bail!("poisontrace ended before it said \"{text}\": {status}");
+                    }
+                }
             }
             if Instant::now() > deadline {
-                bail!("poisontrace was not ready within {} s", READY_LIMIT.as_secs());
+                bail!(
+                    "poisontrace did not say \"{text}\" within {} s",
+                    WORD_LIMIT.as_secs()
+                );
             }
         }
-        Ok(Self(child))
     }
 
     pub fn running(&mut self) -> Result<()> {
-        match self.0.try_wait()? {
+        match self.child.try_wait()? {
             Some(status) => bail!("poisontrace ended by itself: {status}"),
             None => Ok(()),
         }
@@ -85,7 +111,7 @@ impl Daemon {
 
     /// Its resident memory, in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
-        let path = format!("/proc/{}/status", self.0.id());
+        let path = format!("/proc/{}/status", self.child.id());
         let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         status
             .lines()
@@ -97,15 +123,15 @@ impl Daemon {
     /// SIGTERM; the exit status and the time that it took, or none where it did not end in time.
     pub fn stop(mut self) -> Result<Option<(i32, u64)>> {
         let started = Instant::now();
-        kill_process(Pid::from_child(&self.0), Signal::TERM).context("cannot signal poisontrace")?;
+        kill_process(Pid::from_child(&self.child), Signal::TERM).context("cannot signal poisontrace")?;
         while started.elapsed() < STOP_LIMIT {
-            if let Some(status) = self.0.try_wait()? {
+            if let Some(status) = self.child.try_wait()? {
                 let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 return Ok(Some((status.code().unwrap_or(-1), took)));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        self.0.kill().ok();
+        self.child.kill().ok();
         Ok(None)
     }
 }
@@ -121,9 +147,19 @@ pub fn ask(arguments: &[&str], file: &str, log: &Log) -> Result<Option<i32>> {
     )
 }
 
-/// `poisontrace check`, with its complaint in the same file.
-pub fn check(log: &Log) -> Result<Option<i32>> {
-    save(Command::new(program()).arg("check"), "check.txt", log)
+/// `poisontrace check`.
+pub fn check(file: &str, log: &Log) -> Result<Option<i32>> {
+    save(Command::new(program()).args(["check", "--verbose"]), file, log)
+}
+
+/// The facts of this kernel, and the plan that is made of them here.
+pub fn save_facts(log: &Log) -> Result<Option<i32>> {
+    let folder = format!("{SHARE}/out/{FACTS_FOLDER}");
+    save(
+        Command::new(program()).args(["check", "--save-facts", &folder]),
+        PLAN_FILE,
+        log,
+    )
 }
 
 fn save(command: &mut Command, file: &str, log: &Log) -> Result<Option<i32>> {

@@ -5,12 +5,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use lab_contract::{MODULE_ORDER_FILE, SHARE_TAG, TREE_TAG};
 use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use rustix::system::{RebootCommand, finit_module, reboot, sethostname};
+use rustix::system::{RebootCommand, delete_module, finit_module, reboot, sethostname};
 
 use crate::log::Log;
 
@@ -63,11 +64,48 @@ fn link_tree() -> Result<()> {
 
 fn load_modules() -> Result<()> {
     let order = fs::read_to_string(MODULE_ORDER_FILE).context("the initramfs has no list of modules")?;
-    for path in order.lines() {
-        let module = File::open(path).with_context(|| format!("cannot open {path}"))?;
-        finit_module(&module, c"", 0).with_context(|| format!("cannot load {path}"))?;
+    order.lines().try_for_each(|path| load(path, ""))
+}
+
+fn load(path: &str, parameters: &str) -> Result<()> {
+    let module = File::open(path).with_context(|| format!("cannot open {path}"))?;
+    let parameters = CString::new(parameters)?;
+    finit_module(&module, &parameters, 0).with_context(|| format!("cannot load {path}"))
+}
+
+/// KVM's modules of the list, the core first.
+fn kvm_modules() -> Result<Vec<String>> {
+    let order = fs::read_to_string(MODULE_ORDER_FILE).context("the initramfs has no list of modules")?;
+    Ok(order
+        .lines()
+        .filter(|path| path.starts_with("/modules/kvm"))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// Unloads the processor's module and then the core, which its users have `patience` to let go of.
+pub fn unload_kvm(patience: Duration) -> Result<()> {
+    for path in kvm_modules()?.iter().rev() {
+        let name = path.trim_start_matches("/modules/").trim_end_matches(".ko");
+        let deadline = Instant::now() + patience;
+        while let Err(error) = delete_module(&CString::new(name)?, OFlags::NONBLOCK.bits().cast_signed()) {
+            if Instant::now() > deadline {
+                return Err(error).with_context(|| format!("cannot unload {name}"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
     Ok(())
+}
+
+/// Loads them again; `parameters` are the processor's module's.
+pub fn load_kvm(parameters: &str) -> Result<()> {
+    let modules = kvm_modules()?;
+    let last = modules.len().saturating_sub(1);
+    modules
+        .iter()
+        .enumerate()
+        .try_for_each(|(n, path)| load(path, if n == last { parameters } else { "" }))
 }
 
 fn mount_on(kind: &str, source: &str, target: &str, flags: MountFlags, options: &str) -> Result<()> {

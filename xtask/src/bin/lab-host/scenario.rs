@@ -4,7 +4,10 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use lab_contract::{Fate, GUEST_PAGE_READY, GuestPlan, GuestResult, LabResult, Scenario};
+use lab_contract::{
+    Before, DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_READY, DAEMON_WAITS, Fate, GUEST_PAGE_READY,
+    GuestPlan, GuestResult, LabResult, Scenario,
+};
 
 use crate::daemon::{self, Daemon};
 use crate::log::{Log, uptime};
@@ -27,12 +30,16 @@ pub fn run(scenario: &Scenario, log: &Log) -> Result<LabResult> {
     let mut daemon = None;
     if scenario.daemon {
         log.step("asking poisontrace what this kernel offers");
-        result.check_exit = daemon::check(log)?;
+        result.check_exit = daemon::check("check.txt", log)?;
+        result.facts_exit = daemon::save_facts(log)?;
         log.step("starting poisontrace");
         daemon = Some(Daemon::start(RECORDING, &[], log)?);
         log.step("poisontrace is ready");
     }
     for plan in &scenario.guests {
+        if let (Some(before), true) = (&plan.before, scenario.daemon) {
+            prepare(before, plan, &mut daemon, log)?;
+        }
         let mut guest = run_guest(plan, &mut daemon, log)?;
         std::thread::sleep(AFTER_END);
         if let Some(daemon) = &mut daemon {
@@ -48,6 +55,40 @@ pub fn run(scenario: &Scenario, log: &Log) -> Result<LabResult> {
         result.daemon_stop_ms = stopped.map(|(_, took)| took);
     }
     Ok(result)
+}
+
+/// For the daemon to let go of KVM.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn prepare(before: &Before, plan: &GuestPlan, daemon: &mut Option<Daemon>, log: &Log) -> Result<()> {
+    match before {
+        Before::ReloadKvm => {
+            let daemon = daemon.as_mut().context("no daemon is running")?;
+            log.step("unloading KVM under the running daemon");
+            machine::unload_kvm(PATIENCE)?;
+            daemon.wait_for(DAEMON_LETS_GO)?;
+            log.step("loading KVM again");
+            machine::load_kvm("")?;
+            daemon.wait_for(DAEMON_ATTACHES_AGAIN)
+        }
+        Before::DaemonBeforeKvm { options, parameters } => {
+            log.step("stopping poisontrace, and unloading KVM");
+            if let Some(daemon) = daemon.take() {
+                daemon.stop()?;
+            }
+            machine::unload_kvm(PATIENCE)?;
+            log.step(&format!("starting poisontrace without KVM {}", options.join(" ")));
+            let recording = format!("{}{RECORDING}", plan.file_prefix);
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+            let mut started = Daemon::spawn(&recording, &options, log)?;
+            started.wait_for(DAEMON_WAITS)?;
+            log.step(&format!("loading KVM {parameters}"));
+            machine::load_kvm(parameters)?;
+            started.wait_for(DAEMON_READY)?;
+            *daemon = Some(started);
+            Ok(())
+        }
+    }
 }
 
 fn ask(guest: &mut GuestResult, log: &Log) -> Result<()> {

@@ -67,6 +67,10 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
     let ftrace = storm.ftrace.then(Ftrace::start).transpose()?;
     let mut daemon = None;
     if let Some(options) = &storm.daemon {
+        if storm.check {
+            log.step("asking poisontrace what this kernel offers");
+            daemon::check(&inside(storm, "check.txt"), log)?;
+        }
         log.step("starting poisontrace");
         let recording = inside(storm, "recording.ptrace");
         let started = Daemon::start_afresh(&recording, options, log)?;

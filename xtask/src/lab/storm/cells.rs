@@ -54,6 +54,7 @@ impl Cell {
         Storm {
             name: self.name(),
             daemon: Some(options(self.guest_code)),
+            check: false,
             ftrace: false,
             plan: self.plan(BOUNCES),
         }
@@ -143,6 +144,7 @@ pub fn with_and_without(plan: StormPlan, options: Vec<String>, ftrace: bool) -> 
     let alone = Storm {
         name: "alone".to_owned(),
         daemon: None,
+        check: false,
         ftrace,
         plan: StormPlan {
             exits: plan.exits.min(BOUNCES),
@@ -152,6 +154,7 @@ pub fn with_and_without(plan: StormPlan, options: Vec<String>, ftrace: bool) -> 
     let watched = Storm {
         name: String::new(),
         daemon: Some(options),
+        check: false,
         ftrace,
         plan,
     };

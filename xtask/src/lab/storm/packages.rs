@@ -42,10 +42,10 @@ pub fn set_up(paths: &Paths, series: &str, progress: &Progress) -> Result<Packag
     })
 }
 
-/// The cloud flavour of 6.1 knows nothing of poisoned memory.
+/// The cloud flavours of 5.10 and 6.1 know nothing of poisoned memory.
 fn flavour(series: &str) -> Flavour {
     match series {
-        "6.1" => Flavour::Plain,
+        "5.10" | "6.1" => Flavour::Plain,
         _ => Flavour::Cloud,
     }
 }

@@ -1,0 +1,11 @@
+//! What /proc says of a process: its command line and its cgroup.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use poisontrace::identity::cmdline;
+
+fuzz_target!(|data: &[u8]| {
+    cmdline::identify(&cmdline::split(data));
+    cmdline::libvirt_machine(&String::from_utf8_lossy(data));
+});

@@ -1,0 +1,43 @@
+//! Records of the ring buffer: one after another, decoded and correlated.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use poisontrace::{
+    correlate::Correlator,
+    event::{
+        decode::{DecodeError, Decoder},
+        session::Session,
+    },
+};
+
+fuzz_target!(|data: &[u8]| {
+    let decoder = Decoder::default();
+    let mut correlator = Correlator::new(Session::default());
+    let mut rest = data;
+    for _ in 0..4096 {
+        if rest.is_empty() {
+            break;
+        }
+        // A record of a known kind has one length; the fuzzer need not find it.
+        let taken = match decoder.decode(rest) {
+            Err(DecodeError::Length { expected, .. }) => {
+                let mut record = rest[..rest.len().min(expected)].to_vec();
+                record.resize(expected, 0);
+                if let Ok(event) = decoder.decode(&record) {
+                    correlator.feed(&event);
+                }
+                expected
+            }
+            Ok(event) => {
+                correlator.feed(&event);
+                rest.len()
+            }
+            Err(_) => 8,
+        };
+        rest = &rest[taken.min(rest.len())..];
+    }
+    for incident in correlator.incidents() {
+        serde_json::to_string(&incident).expect("an incident is JSON");
+    }
+});

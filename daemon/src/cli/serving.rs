@@ -1,0 +1,64 @@
+//! The HTTP server as the event loops use it.
+
+use std::future::pending;
+
+use tokio::sync::mpsc;
+
+use super::Failure;
+use crate::{
+    config::Web,
+    http::{Ready, Reloader, Scrape, Server},
+};
+
+/// Scrapes that come in; none where nothing listens.
+pub struct Serving {
+    scrapes: Option<mpsc::Receiver<Scrape>>,
+    reloader: Option<Reloader>,
+}
+
+impl Serving {
+    pub fn none() -> Self {
+        Self {
+            scrapes: None,
+            reloader: None,
+        }
+    }
+
+    /// Starts on the current runtime. The socket is bound by then, so that an address that is taken is told at start.
+    pub fn start(server: Option<Server>) -> Result<Self, Failure> {
+        let Some(server) = server else {
+            return Ok(Self::none());
+        };
+        let address = server.address()?;
+        let (scrapes, reloader) = server.start()?;
+        tracing::info!(%address, "/metrics is served");
+        Ok(Self {
+            scrapes: Some(scrapes),
+            reloader: Some(reloader),
+        })
+    }
+
+    /// The next scrape.
+    pub async fn next(&mut self) -> Scrape {
+        match &mut self.scrapes {
+            Some(scrapes) => match scrapes.recv().await {
+                Some(scrape) => scrape,
+                None => pending().await,
+            },
+            None => pending().await,
+        }
+    }
+
+    /// Reads certificates and users again.
+    pub fn reload(&self) {
+        if let Some(Err(err)) = self.reloader.as_ref().map(Reloader::reload) {
+            tracing::error!(error = %err, "the web configuration is not taken over; the one before holds");
+        }
+    }
+}
+
+/// Binds what the settings say.
+pub fn server(web: &Web, ready: Ready) -> Result<Option<Server>, Failure> {
+    let file = Some(web.config_file.as_path()).filter(|file| !file.as_os_str().is_empty());
+    Ok(Server::new(web.listen_address.0, file, ready)?)
+}

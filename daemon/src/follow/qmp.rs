@@ -1,0 +1,113 @@
+//! A QMP session that only listens: capabilities are negotiated, as without that no event is sent, and nothing else
+//! is ever asked (qemu.org, docs/interop/qmp-spec).
+
+use std::{
+    io::{self, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+const CAPABILITIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
+/// Longest message that is kept.
+const MAX_LINE: usize = 64 * 1024;
+/// What is read in one turn, bytes.
+const AT_ONCE: usize = 256 * 1024;
+/// How long after a failure it is tried again: another client may hold the socket.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// See the module.
+pub struct Listener {
+    path: PathBuf,
+    stream: Option<UnixStream>,
+    tried: Option<Instant>,
+    greeted: bool,
+    line: Vec<u8>,
+    number: u64,
+}
+
+impl Listener {
+    pub fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            stream: None,
+            tried: None,
+            greeted: false,
+            line: Vec::new(),
+            number: 0,
+        }
+    }
+
+    /// Listens for `time`, or until something has come.
+    pub fn listen(&mut self, time: Duration, take: &mut dyn FnMut(u64, &[u8])) {
+        if self.stream.is_none() && self.tried.is_none_or(|tried| tried.elapsed() >= AGAIN) {
+            self.tried = Some(Instant::now());
+            match UnixStream::connect(&self.path) {
+                Ok(stream) => self.stream = Some(stream),
+                Err(err) => tracing::debug!(path = %self.path.display(), "QMP: {err}"),
+            }
+            self.greeted = false;
+            self.line.clear();
+        }
+        if self.stream.is_none() {
+            return thread::sleep(time);
+        }
+        if let Err(err) = self.turn(time, take) {
+            tracing::debug!(path = %self.path.display(), "QMP: {err}");
+            self.stream = None;
+        }
+    }
+
+    fn turn(&mut self, time: Duration, take: &mut dyn FnMut(u64, &[u8])) -> io::Result<()> {
+        let Some(mut stream) = self.stream.take() else {
+            return Ok(());
+        };
+        stream.set_write_timeout(Some(time))?;
+        stream.set_read_timeout(Some(time))?;
+        let mut buffer = [0; 4096];
+        let mut read = 0;
+        while read < AT_ONCE {
+            match stream.read(&mut buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    read += n;
+                    self.bytes(&buffer[..n], &mut stream, take)?;
+                    // What is there is taken; for more the caller is asked first.
+                    stream.set_read_timeout(Some(Duration::from_millis(1)))?;
+                }
+                Err(err) if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    break;
+                }
+                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
+                Err(err) => return Err(err),
+            }
+        }
+        self.stream = Some(stream);
+        Ok(())
+    }
+
+    fn bytes(
+        &mut self,
+        bytes: &[u8],
+        stream: &mut UnixStream,
+        take: &mut dyn FnMut(u64, &[u8]),
+    ) -> io::Result<()> {
+        for part in bytes.split_inclusive(|b| *b == b'\n') {
+            let room = MAX_LINE - self.line.len().min(MAX_LINE);
+            self.line.extend_from_slice(&part[..part.len().min(room)]);
+            if !part.ends_with(b"\n") {
+                continue;
+            }
+            self.number += 1;
+            if !self.greeted && memchr::memmem::find(&self.line, b"\"QMP\"").is_some() {
+                self.greeted = true;
+                stream.write_all(CAPABILITIES)?;
+            } else {
+                take(self.number, self.line.trim_ascii());
+            }
+            self.line.clear();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+//! The HTTP server: /metrics, /-/healthy, /-/ready and a page that names them. Only GET and HEAD, HTTP/1.1, and a
+//! limit on everything that a client can make us hold: connections, header bytes, time. It runs on the event loop's
+//! thread and asks the pipeline for the text, so that a scrape sees what has been decided until then.
+
+mod auth;
+mod connection;
+mod routes;
+mod tls;
+mod web_config;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+pub use web_config::WebConfigError;
+
+/// Connections at a time; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 32;
+/// Scrapes that wait for the pipeline.
+const MAX_WAITING: usize = 16;
+/// After an accept that failed (no descriptors left, for example).
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A scrape that waits for the text of /metrics.
+pub type Scrape = oneshot::Sender<String>;
+
+/// Why nothing is served.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    #[error("cannot listen on {0}: {1}; another port: --web.listen-address, none: --web.listen-address ''")]
+    Listen(SocketAddr, io::Error),
+    #[error("the socket that systemd handed over cannot be used: {0}")]
+    Activation(io::Error),
+    #[error("{0}")]
+    Config(#[from] WebConfigError),
+}
+
+/// Whether a verdict can be had: what /-/ready says.
+#[derive(Clone, Debug)]
+pub enum Ready {
+    Yes,
+    /// With the reason.
+    No(String),
+}
+
+/// A listening server.
+pub struct Server {
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    config_file: Option<PathBuf>,
+    scrapes: mpsc::Receiver<Scrape>,
+}
+
+/// Reads the web configuration again.
+pub struct Reloader {
+    shared: Arc<Shared>,
+    file: Option<PathBuf>,
+}
+
+/// What every connection reads.
+struct Shared {
+    access: Mutex<Arc<web_config::Access>>,
+    ready: Ready,
+    scrapes: mpsc::Sender<Scrape>,
+    connections: Arc<Semaphore>,
+    hashing: Semaphore,
+}
+
+impl Shared {
+    fn access(&self) -> Arc<web_config::Access> {
+        Arc::clone(&self.access.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Server {
+    /// Takes the socket that systemd handed over, else listens on `address`; with neither there is no server.
+    /// `config_file`: the form of exporter-toolkit's, or none.
+    ///
+    /// # Errors
+    /// An address that cannot be had, a configuration that is wrong.
+    pub fn new(
+        address: Option<SocketAddr>,
+        config_file: Option<&Path>,
+        ready: Ready,
+    ) -> Result<Option<Self>, HttpError> {
+        let handed = listenfd::ListenFd::from_env()
+            .take_tcp_listener(0)
+            .map_err(HttpError::Activation)?;
+        let listener = match (handed, address) {
+            (Some(listener), _) => listener,
+            (None, Some(address)) => {
+                TcpListener::bind(address).map_err(|err| HttpError::Listen(address, err))?
+            }
+            (None, None) => return Ok(None),
+        };
+        listener.set_nonblocking(true).map_err(HttpError::Activation)?;
+        let access = web_config::Access::read(config_file)?;
+        let (sender, scrapes) = mpsc::channel(MAX_WAITING);
+        let shared = Shared {
+            access: Mutex::new(Arc::new(access)),
+            ready,
+            scrapes: sender,
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            hashing: Semaphore::new(1),
+        };
+        Ok(Some(Self {
+            listener,
+            shared: Arc::new(shared),
+            config_file: config_file.map(Path::to_owned),
+            scrapes,
+        }))
+    }
+
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Starts serving on the current runtime. The scrapes are to be answered with the text of /metrics.
+    ///
+    /// # Errors
+    /// If the runtime cannot watch the socket.
+    pub fn start(self) -> io::Result<(mpsc::Receiver<Scrape>, Reloader)> {
+        let listener = tokio::net::TcpListener::from_std(self.listener)?;
+        let reloader = Reloader {
+            shared: Arc::clone(&self.shared),
+            file: self.config_file,
+        };
+        tokio::spawn(accept(listener, self.shared));
+        Ok((self.scrapes, reloader))
+    }
+}
+
+impl Reloader {
+    /// Certificates and users as they are now; where they are wrong, those before hold.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn reload(&self) -> Result<(), WebConfigError> {
+        let access = web_config::Access::read(self.file.as_deref())?;
+        *self.shared.access.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
+        Ok(())
+    }
+}
+
+async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
+    loop {
+        let Ok(permit) = Arc::clone(&shared.connections).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    connection::serve(stream, shared).await;
+                    drop(permit);
+                });
+            }
+            Err(err) => {
+                tracing::debug!(error = %err, "a connection was not accepted");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use super::*;
+
+/// A server with a pipeline that answers every scrape, on a thread of its own.
+fn served(web_config: Option<&str>, ready: Ready) -> (SocketAddr, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = web_config.map(|text| {
+        let file = dir.path().join("web.yml");
+        fs::write(&file, text).unwrap();
+        file
+    });
+    let any = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let server = Server::new(any, file.as_deref(), ready).unwrap().unwrap();
+    let address = server.address().unwrap();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async move {
+            let (mut scrapes, _reloader) = server.start().unwrap();
+            while let Some(scrape) = scrapes.recv().await {
+                let _ = scrape.send("poisontrace_vms 3\n".to_owned());
+            }
+        });
+    });
+    (address, dir)
+}
+
+fn ask(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    answer
+}
+
+fn get(address: SocketAddr, path: &str, headers: &str) -> String {
+    ask(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{headers}\r\n"),
+    )
+}
+
+#[test]
+fn the_pages_are_there_and_nothing_else_is() {
+    let (address, _dir) = served(None, Ready::Yes);
+    assert!(get(address, "/metrics", "").contains("version=0.0.4"));
+    assert!(get(address, "/metrics", "").ends_with("poisontrace_vms 3\n"));
+    assert!(get(address, "/-/healthy", "").starts_with("HTTP/1.1 200"));
+    assert!(get(address, "/-/ready", "").starts_with("HTTP/1.1 200"));
+    assert!(get(address, "/", "").contains("href=\"/metrics\""));
+    assert!(get(address, "/../etc/passwd", "").starts_with("HTTP/1.1 404"));
+    let posted = ask(
+        address,
+        "POST /metrics HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n",
+    );
+    assert!(posted.starts_with("HTTP/1.1 405"), "{posted}");
+    assert!(posted.to_lowercase().contains("connection: close"));
+    let long = format!("X: {}\r\n", "x".repeat(20_000));
+    assert!(get(address, "/metrics", &long).starts_with("HTTP/1.1 431"));
+}
+
+#[test]
+fn without_the_probes_that_a_verdict_needs_it_is_not_ready_and_says_why() {
+    let (address, _dir) = served(None, Ready::No("no verdict without kvm_exit".into()));
+    let answer = get(address, "/-/ready", "");
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.ends_with("no verdict without kvm_exit\n"));
+}
+
+#[test]
+fn a_client_that_never_ends_its_headers_is_let_go() {
+    let (address, _dir) = served(None, Ready::Yes);
+    let began = Instant::now();
+    ask(address, "GET /metrics HTTP/1.1\r\nHost: h\r\nX-Slow: ");
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+#[test]
+fn users_need_their_password() {
+    let hash = bcrypt::hash("right", 4).unwrap();
+    let (address, _dir) = served(
+        Some(&format!("basic_auth_users:\n  prometheus: '{hash}'\n")),
+        Ready::Yes,
+    );
+    let with = |user: &str| {
+        use base64::{Engine as _, engine::general_purpose::STANDARD};
+        get(
+            address,
+            "/metrics",
+            &format!("Authorization: Basic {}\r\n", STANDARD.encode(user)),
+        )
+    };
+    assert!(with("prometheus:right").starts_with("HTTP/1.1 200"));
+    assert!(with("prometheus:wrong").starts_with("HTTP/1.1 401"));
+    assert!(with("somebody:right").starts_with("HTTP/1.1 401"));
+    let none = get(address, "/metrics", "");
+    assert!(none.starts_with("HTTP/1.1 401"));
+    assert!(none.to_lowercase().contains("www-authenticate: basic"));
+}
+
+#[test]
+fn what_is_not_offered_of_the_web_configuration_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("web.yml");
+    for (text, word) in [
+        (
+            "tls_server_config:\n  cert_file: a\n  cipher_suites: [x]\n",
+            "cipher_suites",
+        ),
+        (
+            "tls_server_config:\n  cert_file: a\n  client_auth_type: RequireAnyClientCert\n",
+            "RequireAnyClientCert",
+        ),
+        (
+            "tls_server_config:\n  cert_file: a.pem\n  key_file: a.key\n",
+            "a.pem",
+        ),
+        ("basic_auth_users:\n  a: secret\n", "htpasswd"),
+        ("http_server_config:\n  headers:\n    Server: x\n", "Server"),
+        ("nonsense: [", "not a web configuration"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let problem = match web_config::Access::read(Some(&file)) {
+            Err(err) => err.to_string(),
+            Ok(_) => panic!("taken: {text}"),
+        };
+        assert!(problem.contains(word), "{problem}");
+        assert!(!problem.contains("secret"), "{problem}");
+    }
+}

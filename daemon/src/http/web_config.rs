@@ -1,0 +1,151 @@
+//! `--web.config.file`: the form of Prometheus' exporter-toolkit (docs/web-configuration.md there). What of it is not
+//! offered here is refused by name, never ignored.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use hyper::header::{HeaderName, HeaderValue};
+use serde::Deserialize;
+use tokio_rustls::rustls;
+
+use super::tls;
+
+/// Why a web configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WebConfigError {
+    #[error("{0}: {1}")]
+    Io(PathBuf, io::Error),
+    #[error("{0}: {1}")]
+    Form(PathBuf, String),
+    #[error("{0}: {1}")]
+    Tls(PathBuf, String),
+}
+
+/// Who is served, and how.
+#[derive(Default)]
+pub struct Access {
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// bcrypt hashes by user; empty: everybody.
+    pub users: BTreeMap<String, String>,
+    /// Added to every answer.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    tls_server_config: Option<Tls>,
+    http_server_config: Http,
+    basic_auth_users: BTreeMap<String, String>,
+}
+
+/// Paths are relative to the file's own folder.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Tls {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
+    pub client_auth_type: ClientAuth,
+    pub client_ca_file: Option<PathBuf>,
+    pub min_version: Option<Version>,
+    pub max_version: Option<Version>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(super) enum ClientAuth {
+    #[default]
+    NoClientCert,
+    VerifyClientCertIfGiven,
+    RequireAndVerifyClientCert,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub(super) enum Version {
+    TLS12,
+    TLS13,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Http {
+    /// Accepted, and without effect: HTTP/1.1 is served, which every client of HTTP/2 speaks too.
+    #[serde(rename = "http2")]
+    _http2: bool,
+    headers: BTreeMap<String, String>,
+}
+
+/// Headers that exporter-toolkit lets a configuration set.
+const HEADERS: [&str; 5] = [
+    "content-security-policy",
+    "x-frame-options",
+    "x-content-type-options",
+    "x-xss-protection",
+    "strict-transport-security",
+];
+/// bcrypt's own range; a cost beyond would let one request take a processor for minutes.
+const MAX_COST: u32 = 14;
+
+impl Access {
+    /// Reads the file; without one everybody is served over plain HTTP.
+    ///
+    /// # Errors
+    /// What is wrong with it, or with a certificate that it names.
+    pub fn read(file: Option<&Path>) -> Result<Self, WebConfigError> {
+        let Some(path) = file else {
+            return Ok(Self::default());
+        };
+        let text = fs::read_to_string(path).map_err(|err| WebConfigError::Io(path.to_owned(), err))?;
+        let form = |problem: String| WebConfigError::Form(path.to_owned(), problem);
+        let file: File = serde_saphyr::from_str(&text).map_err(|err| {
+            form(format!(
+                "not a web configuration that is understood here: {}",
+                crate::text::sanitise(err.to_string().lines().next().unwrap_or_default(), 300)
+            ))
+        })?;
+        for (user, hash) in &file.basic_auth_users {
+            let parts: bcrypt::HashParts = hash.parse().map_err(|_| {
+                form(format!(
+                    "basic_auth_users: the password of {user} is no bcrypt hash: htpasswd -nBC 10 {user} makes one"
+                ))
+            })?;
+            if parts.get_cost() > MAX_COST {
+                return Err(form(format!(
+                    "basic_auth_users: the hash of {user} has a cost above {MAX_COST}: each scrape would take seconds"
+                )));
+            }
+        }
+        let tls = file
+            .tls_server_config
+            .map(|tls| tls::server(&tls, path.parent().unwrap_or(Path::new("."))))
+            .transpose()?;
+        Ok(Self {
+            tls: tls.map(Arc::new),
+            users: file.basic_auth_users,
+            headers: headers(file.http_server_config.headers).map_err(form)?,
+        })
+    }
+}
+
+fn headers(wanted: BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+    let mut headers = Vec::new();
+    for (name, value) in wanted {
+        let known = HEADERS
+            .iter()
+            .find(|known| name.eq_ignore_ascii_case(known))
+            .ok_or_else(|| {
+                format!(
+                    "http_server_config.headers: {name} is none of {}",
+                    HEADERS.join(", ")
+                )
+            })?;
+        let value = HeaderValue::from_str(&value).map_err(|_| {
+            format!("http_server_config.headers: the value of {name} is none that a header has")
+        })?;
+        headers.push((HeaderName::from_static(known), value));
+    }
+    Ok(headers)
+}

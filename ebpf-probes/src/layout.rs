@@ -1,0 +1,114 @@
+//! Every tracepoint field and structure member that the programs read, declared once for both sides: the program
+//! reads it as the type that stands here, and the daemon gives it an offset only where the running kernel has a
+//! field of this size and sign.
+
+/// How a field is laid out, apart from its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    Unsigned(u32),
+    Signed(u32),
+    Pointer,
+    /// An array of single bytes.
+    Bytes(u32),
+    /// A structure that is read whole.
+    Struct(u32),
+}
+
+/// A type that a field can be read as.
+pub trait Readable: Copy {
+    const SHAPE: Shape;
+}
+
+macro_rules! readable {
+    ($($ty:ty => $shape:expr),+ $(,)?) => { $(impl Readable for $ty { const SHAPE: Shape = $shape; })+ };
+}
+
+/// A kernel address.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Address(pub u64);
+
+/// `atomic_t`.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Atomic(pub i32);
+
+readable! {
+    u8 => Shape::Unsigned(1),
+    u32 => Shape::Unsigned(4),
+    u64 => Shape::Unsigned(8),
+    i32 => Shape::Signed(4),
+    i64 => Shape::Signed(8),
+    [u8; 16] => Shape::Bytes(16),
+    Address => Shape::Pointer,
+    Atomic => Shape::Struct(4),
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// The global that holds its offset.
+    pub global: &'static str,
+    /// The tracepoint (`group/name`) or structure.
+    pub of: &'static str,
+    pub name: &'static str,
+    pub shape: Shape,
+}
+
+/// Hands the table to the macro `$with`, as `GLOBAL: type = "tracepoint or structure" "field";`.
+#[macro_export]
+macro_rules! with_fields {
+    ($with:ident) => {
+        $with! {
+            EXIT_REASON: u32 = "kvm/kvm_exit" "exit_reason";
+            EXIT_RIP: u64 = "kvm/kvm_exit" "guest_rip";
+            EXIT_ISA: u32 = "kvm/kvm_exit" "isa";
+            EXIT_VCPU: u32 = "kvm/kvm_exit" "vcpu_id";
+            FAULT_ADDRESS: u64 = "kvm/kvm_page_fault" "fault_address";
+            FAULT_CODE_U64: u64 = "kvm/kvm_page_fault" "error_code";
+            FAULT_CODE_U32: u32 = "kvm/kvm_page_fault" "error_code";
+            FAULT_RIP: u64 = "kvm/kvm_page_fault" "guest_rip";
+            FAULT_VCPU: u32 = "kvm/kvm_page_fault" "vcpu_id";
+            USER_REASON: u32 = "kvm/kvm_userspace_exit" "reason";
+            USER_ERRNO: i32 = "kvm/kvm_userspace_exit" "errno";
+            ENTRY_VCPU: u32 = "kvm/kvm_entry" "vcpu_id";
+            ENTRY_RIP: u64 = "kvm/kvm_entry" "rip";
+            INJ_VECTOR: u8 = "kvm/kvm_inj_exception" "exception";
+            INJ_REINJECTED: u8 = "kvm/kvm_inj_exception" "reinjected";
+            MSR_WRITE: u32 = "kvm/kvm_msr" "write";
+            MSR_INDEX: u32 = "kvm/kvm_msr" "ecx";
+            MSR_DATA: u64 = "kvm/kvm_msr" "data";
+            PIO_WRITE: u32 = "kvm/kvm_pio" "rw";
+            PIO_PORT: u32 = "kvm/kvm_pio" "port";
+            PIO_SIZE: u32 = "kvm/kvm_pio" "size";
+            PIO_VALUE: u32 = "kvm/kvm_pio" "val";
+            MFE_PFN: u64 = "ras/memory_failure_event" "pfn";
+            MFE_TYPE: i32 = "ras/memory_failure_event" "type";
+            MFE_RESULT: i32 = "ras/memory_failure_event" "result";
+            SIGNAL_NUMBER: i32 = "signal/signal_generate" "sig";
+            SIGNAL_CODE: i32 = "signal/signal_generate" "code";
+            SIGNAL_TID: i32 = "signal/signal_generate" "pid";
+            SIGNAL_COMM: [u8; 16] = "signal/signal_generate" "comm";
+            IOCTL_CMD: u64 = "syscalls/sys_enter_ioctl" "cmd";
+            IOCTL_ARG: u64 = "syscalls/sys_enter_ioctl" "arg";
+            IOCTL_RET: i64 = "syscalls/sys_exit_ioctl" "ret";
+            TASK_PID: i32 = "task_struct" "pid";
+            TASK_TGID: i32 = "task_struct" "tgid";
+            TASK_COMM: [u8; 16] = "task_struct" "comm";
+            TASK_EXIT_CODE: i32 = "task_struct" "exit_code";
+            TASK_SIGNAL: Address = "task_struct" "signal";
+            SIGNAL_LIVE: Atomic = "signal_struct" "live";
+            SIGNAL_GROUP_EXIT_CODE: i32 = "signal_struct" "group_exit_code";
+        }
+    };
+}
+
+macro_rules! table {
+    ($($global:ident: $ty:ty = $of:literal $name:literal;)+) => {
+        /// See the module.
+        pub static FIELDS: &[Field] = &[
+            $(Field { global: stringify!($global), of: $of, name: $name, shape: <$ty as Readable>::SHAPE },)+
+        ];
+    };
+}
+with_fields!(table);

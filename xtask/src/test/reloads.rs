@@ -1,0 +1,74 @@
+//! KVM unloaded and loaded again under the running daemon, and a daemon that was started before KVM was there and has
+//! tracepoints only.
+
+use anyhow::{Context, Result, ensure};
+use lab_contract::{DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_WAITS};
+use serde_json::Value;
+
+use super::files::{Files, expect, number};
+use super::schema::Schema;
+use super::tally::Tally;
+use crate::lab::scenarios::{Story, TRACEPOINTS_PREFIX};
+
+const NAME: &str = "lab::tracepoints";
+
+pub fn examine(name: &str, files: &Files, schema: &Schema, tally: &mut Tally) {
+    tally.check(
+        name,
+        "daemon_lets_go_of_kvm_and_attaches_again",
+        files
+            .contains("host.log", DAEMON_LETS_GO)
+            .and_then(|()| files.contains("host.log", DAEMON_ATTACHES_AGAIN)),
+    );
+    tally.check(
+        NAME,
+        "daemon_waits_for_kvm",
+        files.contains("host.log", DAEMON_WAITS),
+    );
+    let file = format!("{TRACEPOINTS_PREFIX}explain.json");
+    tally.check(NAME, "report_follows_the_schema", schema.holds(files, &file));
+    let incident = match incident(files, &file) {
+        Ok(incident) => incident,
+        Err(error) => return tally.check(NAME, "one_incident", Err(error)),
+    };
+    tally.check(NAME, "panic_still_gets_its_verdict", verdict(&incident));
+    tally.check(NAME, "gup_share_is_a_bound", bound(&incident));
+    tally.check(NAME, "what_was_taken_away_is_missing", missing(&incident));
+}
+
+fn incident(files: &Files, file: &str) -> Result<Value> {
+    let answer = files.json(file)?;
+    let incidents = answer["incidents"].as_array().context("no list of incidents")?;
+    ensure!(incidents.len() == 1, "{} incidents", incidents.len());
+    Ok(incidents[0].clone())
+}
+
+fn verdict(incident: &Value) -> Result<()> {
+    expect(incident, "/outcome", Story::Panic.outcome())?;
+    expect(incident, "/cause", Story::Panic.cause())?;
+    expect(incident, "/exits/count", 1)?;
+    expect(incident, "/signals/action_required", 1)?;
+    expect(incident, "/signals/action_optional", 1)
+}
+
+fn bound(incident: &Value) -> Result<()> {
+    expect(incident, "/latency_ns/gup_basis", "bound")?;
+    let share = number(incident, "/latency_ns/gup_share")?;
+    ensure!(share > 0.0 && share < 1.0, "gup share {share}");
+    Ok(())
+}
+
+fn missing(incident: &Value) -> Result<()> {
+    let missing = incident["missing"].to_string();
+    for wanted in [
+        "probe gup",
+        "fentry was taken away (--without)",
+        "kprobe was taken away (--without)",
+    ] {
+        ensure!(
+            missing.contains(wanted),
+            "missing[] does not say {wanted:?}: {missing}"
+        );
+    }
+    Ok(())
+}
