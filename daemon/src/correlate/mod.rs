@@ -202,7 +202,7 @@ impl Correlator {
             What::McgStatus { write, data } => self.mcg_status(event, *write, data.0),
             What::GuestCode { rip, bytes } => self.guest_code(event, rip.0, bytes),
             // Only what is read with it speaks of the page.
-            What::Sregs(_) => {}
+            What::Sregs(_) | What::MemSlot { .. } => {}
             What::Vmm(vmm) => self.identity(event.pid, vmm),
             What::Lost { records } => self.lost(event, *records),
             What::UserspaceExit { .. }

@@ -100,7 +100,7 @@ impl Host<'_> {
             "display_library: nogui\n\
              romimage: file=bios.bin\n\
              vgaromimage: file=vgabios.bin\n\
-             cpu: model={}, count=1, ips={}, reset_on_triple_fault=0, ignore_bad_msrs=1\n\
+             cpu: model={}, count=1, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=1\n\
              memory: guest=512, host=512\n\
              ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14\n\
              ata0-master: type=cdrom, path={DISC}, status=inserted\n\
@@ -113,8 +113,7 @@ impl Host<'_> {
              error: action=ignore\n\
              info: action=ignore\n\
              debug: action=ignore\n",
-            self.processor.model(),
-            self.processor.instructions_a_second()
+            self.processor.model()
         )
     }
 }

@@ -26,15 +26,6 @@ impl Processor {
         }
     }
 
-    /// Instructions in a second of the emulated clock. The Intel model tells the kernel a frequency of its own, 35 times
-    /// this; the AMD model is measured, and at 100 million the timer would interrupt every second storm.
-    pub fn instructions_a_second(self) -> u64 {
-        match self {
-            Self::Intel => 100_000_000,
-            Self::Amd => 1_000_000_000,
-        }
-    }
-
     pub fn kvm_module(self) -> &'static str {
         match self {
             Self::Intel => "kvm_intel",
