@@ -7,6 +7,8 @@ use std::{env, fs, path::PathBuf};
 fn main() {
     println!("cargo:rerun-if-env-changed=POISONTRACE_BPF_OBJECT");
     println!("cargo:rerun-if-env-changed=POISONTRACE_REVISION");
+    let revision = env::var("POISONTRACE_REVISION").unwrap_or_else(|_| "unknown revision".to_owned());
+    println!("cargo:rustc-env=POISONTRACE_BUILT_FROM={revision}");
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("probes.o");
     let object = env::var_os("POISONTRACE_BPF_OBJECT").filter(|path| !path.is_empty());
     let bytes = match &object {

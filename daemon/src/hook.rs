@@ -207,7 +207,7 @@ mod tests {
     fn incident() -> Incident {
         let mut e = Evidence::new(1, 7, Default::default());
         e.vmm.name = Some("web".into());
-        crate::correlate::report::incident(&e, &Session::default(), 0)
+        crate::correlate::report::incident(&e, &Session::default())
     }
 
     fn script(dir: &Path, text: &str) -> String {

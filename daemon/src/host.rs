@@ -3,10 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The commit that this was built from; `cargo xtask build` tells it.
-pub const REVISION: &str = match option_env!("POISONTRACE_REVISION") {
-    Some(revision) => revision,
-    None => "unknown",
-};
+pub const REVISION: &str = env!("POISONTRACE_BUILT_FROM");
 
 /// The traced host, as the answer names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -30,6 +30,8 @@ pub mod identity;
 pub mod import;
 pub mod incident;
 pub mod kernel;
+pub mod notify;
+pub mod pins;
 pub mod probes;
 pub mod sinks;
 pub mod text;

@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(40);
 
 fn incident(pid: u32, bytes: usize) -> Incident {
     let evidence = Evidence::new(1, pid, Default::default());
-    let mut incident = report::incident(&evidence, &Session::default(), 0);
+    let mut incident = report::incident(&evidence, &Session::default());
     incident.sentence = "x".repeat(bytes);
     incident
 }

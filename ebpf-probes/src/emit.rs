@@ -6,7 +6,7 @@ use poisontrace_probes::{
     record::{Header, Record},
 };
 
-use crate::state::{EVENTS, LOST, VCPUS};
+use crate::state::{EVENTS, LOST, VCPUS, held};
 
 /// A header for the current thread, with its vCPU where that is known.
 #[inline(always)]
@@ -31,6 +31,9 @@ pub fn header<R: Record>() -> Header {
 /// Sends `record`, or counts it as lost.
 #[inline(always)]
 pub fn emit<R: Record + 'static>(record: R) {
+    if held() {
+        return;
+    }
     match EVENTS.reserve::<R>(0) {
         Some(mut slot) => {
             slot.write(record);
@@ -43,6 +46,9 @@ pub fn emit<R: Record + 'static>(record: R) {
 /// Sends `len` bytes at `record`, a record and what follows it, or counts it as lost.
 #[inline(always)]
 pub fn emit_bytes(record: *const u8, len: usize) {
+    if held() {
+        return;
+    }
     // SAFETY: the caller's map value; the verifier checks that `len` lies within it.
     let bytes = unsafe { core::slice::from_raw_parts(record, len) };
     if EVENTS.output::<[u8]>(bytes, 0).is_err() {

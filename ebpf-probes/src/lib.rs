@@ -28,6 +28,27 @@ pub mod record;
 /// A tracepoint field or structure member that the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
+/// Version of the maps that outlive the daemon (their keys, values and sizes) and of the records: pinned maps of another
+/// version are replaced, not read. To be raised with every such change.
+pub const MAP_LAYOUT: u32 = 1;
+
+/// Values of the global `ARMED`.
+pub mod arming {
+    /// No poison yet.
+    pub const IDLE: u32 = 0;
+    pub const ARMED: u32 = 1;
+    /// Other programs with the same maps are at work, before or after these: nothing is counted or sent, and nothing
+    /// arms them.
+    pub const HELD: u32 = 2;
+}
+
+/// Entries of the map `KEPT`, which the daemon alone writes.
+pub mod kept {
+    /// Losses that a daemon has reported.
+    pub const LOST: u32 = 0;
+    pub const ENTRIES: u32 = 1;
+}
+
 /// The vCPU of a record whose thread had not been seen in `kvm_exit` or `kvm_entry` yet.
 pub const NO_VCPU: u32 = u32::MAX;
 

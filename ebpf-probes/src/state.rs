@@ -5,8 +5,10 @@ use core::cell::UnsafeCell;
 use aya_ebpf::{
     helpers::bpf_get_current_pid_tgid,
     macros::map,
-    maps::{LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, LruHashMap, PerCpuArray, RingBuf},
 };
+
+use poisontrace_probes::{arming, kept};
 
 /// A word that programs on all CPUs read and write whole. Not an atomic type: LLVM's BPF back end has no
 /// atomic load for the oldest instruction set, and a volatile access of an aligned word is one instruction.
@@ -22,15 +24,28 @@ unsafe impl Sync for Flag {}
 static ARMED: Flag = Flag(UnsafeCell::new(0));
 
 #[inline(always)]
-pub fn armed() -> bool {
+fn arming() -> u32 {
     // SAFETY: the address of a global, aligned; see Flag.
-    unsafe { core::ptr::read_volatile(ARMED.0.get()) != 0 }
+    unsafe { core::ptr::read_volatile(ARMED.0.get()) }
+}
+
+#[inline(always)]
+pub fn armed() -> bool {
+    arming() == arming::ARMED
+}
+
+/// Whether other programs are at work in place of these.
+#[inline(always)]
+pub fn held() -> bool {
+    arming() == arming::HELD
 }
 
 #[inline(always)]
 pub fn arm() {
-    // SAFETY: as in armed().
-    unsafe { core::ptr::write_volatile(ARMED.0.get(), 1) }
+    if arming() == arming::IDLE {
+        // SAFETY: as in arming().
+        unsafe { core::ptr::write_volatile(ARMED.0.get(), arming::ARMED) }
+    }
 }
 
 /// Records to the daemon. 1 MiB holds some 7,000 poison exits.
@@ -40,6 +55,10 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 /// Records that did not fit into [`EVENTS`], per CPU. Never reset: the daemon reports the difference.
 #[map]
 pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// What daemons tell their successors; see [`poisontrace_probes::kept`].
+#[map]
+static KEPT: Array<u64> = Array::with_max_entries(kept::ENTRIES, 0);
 
 /// Processes that were sent a SIGBUS for poison (tgid to time of the first, ns): the VMMs whose
 /// other doings are of interest.

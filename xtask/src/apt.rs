@@ -129,6 +129,11 @@ impl Apt {
         Ok(apt)
     }
 
+    /// The server that the machine's Debian comes from.
+    pub fn server(&self) -> Result<String> {
+        Ok(self.archive()?.1)
+    }
+
     /// Codename of the machine's Debian, and the server that it comes from.
     fn archive(&self) -> Result<(String, String)> {
         let format = "$(LABEL) $(COMPONENT) $(CODENAME) $(REPO_URI)";

@@ -3,6 +3,7 @@
 use std::env;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -35,13 +36,40 @@ pub fn daemon(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
 
 pub fn daemon_with(paths: &Paths, object: &Path, progress: &Progress) -> Result<PathBuf> {
     progress.step("building poisontrace");
-    let mut cargo = command::clean(paths.cargo());
-    cargo
-        .current_dir(&paths.root)
-        .args(["build", "--release", "--package", "poisontrace"])
-        .env(OBJECT_VARIABLE, object);
+    let mut cargo = cargo(paths, object);
+    cargo.args(["build", "--release", "--package", "poisontrace"]);
     progress.aside(|| command::shown(&mut cargo, "building poisontrace"))?;
     Ok(paths.daemon())
+}
+
+/// The same, with the list of its dependencies inside, for scanners (cargo-auditable).
+pub fn daemon_auditable(paths: &Paths, object: &Path, auditable: &Path, progress: &Progress) -> Result<()> {
+    progress.step("building poisontrace");
+    let with_cargo = cargo(paths, object);
+    let mut build = command::clean(auditable);
+    build
+        .current_dir(&paths.root)
+        .args(["auditable", "build", "--release", "--package", "poisontrace"]);
+    for (name, value) in with_cargo.get_envs() {
+        if let Some(value) = value {
+            build.env(name, value);
+        }
+    }
+    progress.aside(|| command::shown(&mut build, "building poisontrace"))
+}
+
+/// cargo in the workspace, with what the daemon's build asks for: the BPF object and the revision.
+pub fn cargo(paths: &Paths, object: &Path) -> Command {
+    let mut git = command::clean("git");
+    git.current_dir(&paths.root)
+        .args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]);
+    let mut cargo = command::clean(paths.cargo());
+    cargo.current_dir(&paths.root).env(OBJECT_VARIABLE, object);
+    // A source archive has no repository; the version then says that the revision is not known.
+    if let Ok(revision) = command::output(&mut git) {
+        cargo.env("POISONTRACE_REVISION", revision.trim());
+    }
+    cargo
 }
 
 /// The first processes of the emulated host and of its guest: static, because their initramfs holds nothing else.
@@ -61,7 +89,7 @@ pub fn lab_programs(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
             "xtask",
         ])
         .args(["--no-default-features", "--bin", "lab-host", "--bin", "lab-guest"])
-        .args(["--bin", "storm-vmm"])
+        .args(["--bin", "storm-vmm", "--bin", "fate-vmm"])
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     progress.aside(|| command::shown(&mut cargo, "building the lab's programs"))?;
     Ok(paths.target.join(TARGET).join("release"))

@@ -27,6 +27,8 @@ pub enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Make the packages: target/dist/poisontrace.deb and .rpm
+    Dist,
     /// Poison a page of a real guest in an emulated host, and print what poisontrace says of it
     Demo(Demo),
     /// Single experiments in the lab
@@ -34,6 +36,10 @@ pub enum Task {
         #[command(subcommand)]
         experiment: Experiment,
     },
+    /// Take the documentation's pictures of the report again, in Chromium
+    Pictures,
+    /// Write the Grafana dashboards below dashboards/ again
+    Dashboards,
     /// Fuzz the parsers of outside input (daemon/fuzz); what is found is kept below target/fuzz/work
     Fuzz(Fuzz),
     /// Run all tests
@@ -45,9 +51,17 @@ pub enum Experiment {
     /// Let a guest walk over a poisoned page with a real CLFLUSH, and print what poisontrace says of it.
     /// Succeeds only if its counts are those of the VMM
     Storm(StormOptions),
+    /// Install the .deb in a real Debian 12 under its own systemd: run, poison, upgrade, stop, purge (needs root)
+    Install(InstallOptions),
     /// Try every kernel on every processor: what binds, what the programs weigh, and whether each scenario gets its
     /// verdict. Succeeds only if all of them do
     Matrix(MatrixOptions),
+}
+
+#[derive(Debug, Args)]
+pub struct InstallOptions {
+    #[command(flatten)]
+    pub lab: Lab,
 }
 
 #[derive(Debug, Args)]
@@ -67,6 +81,10 @@ pub struct StormOptions {
     /// Exits that the mode swallow ends after
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub exits: u64,
+    /// Kill poisontrace this many times while the storm lasts, and start it again each time: the counts must be the VMM's
+    /// all the same (--mode swallow with many --exits lasts long enough)
+    #[arg(long, default_value_t = 0, value_name = "TIMES")]
+    pub kill_daemon: u32,
     /// Let poisontrace read the guest's code
     #[arg(long)]
     pub read_guest_code: bool,
@@ -132,6 +150,9 @@ pub struct Demo {
     /// Turn the host's nested paging off
     #[arg(long, hide = true)]
     pub shadow_paging: bool,
+    /// Unload and load KVM under the daemon first; then once more with a daemon that has tracepoints only
+    #[arg(long, hide = true, conflicts_with = "shadow_paging")]
+    pub reloads: bool,
     #[command(flatten)]
     pub lab: Lab,
 }
@@ -150,6 +171,21 @@ pub struct Test {
     /// Only the tests that need no emulated host
     #[arg(long)]
     pub no_lab: bool,
+    /// Also what needs more on the machine (a browser, tmux), and all scenarios of the lab
+    #[arg(long)]
+    pub full: bool,
+    /// Only this part
+    #[arg(long, value_enum, conflicts_with = "full")]
+    pub only: Option<Part>,
     #[command(flatten)]
     pub lab: Lab,
+}
+
+/// Parts of the tests that can be run alone, with the daemon as it was built last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Dashboards, rules and runbooks, with Debian's Prometheus
+    Dashboards,
+    /// The report in Chromium, watch in tmux
+    Browser,
 }

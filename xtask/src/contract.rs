@@ -1,6 +1,8 @@
 //! What xtask and the programs inside the lab tell each other: a scenario goes in, a result comes out, both as
 //! JSON in the folder that the emulated host shares with the developer's machine.
 
+#[path = "contract/fates.rs"]
+pub mod fates;
 #[path = "contract/storm.rs"]
 pub mod storm;
 
@@ -11,6 +13,8 @@ pub const SHARE_TAG: &str = "lab";
 /// 9p tag of the read-only tree of unpacked Debian packages.
 pub const TREE_TAG: &str = "tree";
 
+/// In the initramfs: a host that finds it goes on with the system on its disk.
+pub const SWITCH_FILE: &str = "/switch-root";
 pub const SCENARIO_FILE: &str = "scenario.json";
 pub const RESULT_FILE: &str = "out/result.json";
 pub const DAEMON_FILE: &str = "bin/poisontrace";
@@ -32,6 +36,8 @@ pub const STEP: &str = "lab: ";
 
 /// What the guest prints; the emulated host waits for these.
 pub const GUEST_PAGE_READY: &str = "guest: page ready gpa=";
+/// The page of the guest kernel's own #MC handler; before the line above.
+pub const GUEST_HANDLER_PAGE: &str = "guest: handler page gpa=";
 pub const GUEST_READ_ALL: &str = "guest: read it all";
 pub const GUEST_ALIVE: &str = "guest: still alive after poison";
 
@@ -44,9 +50,12 @@ pub struct Scenario {
     /// False runs the lab without the daemon, to look at the kernel and QEMU alone.
     pub daemon: bool,
     pub guests: Vec<GuestPlan>,
+    /// Tiny VMMs, after the guests: each with a daemon and a recording of its own.
+    #[serde(default)]
+    pub fates: Vec<fates::VmmFate>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct GuestPlan {
     /// Put before the names of this guest's files in the share; empty for the scenario's main guest.
     pub file_prefix: String,
@@ -60,6 +69,34 @@ pub struct GuestPlan {
     #[serde(default)]
     pub before: Option<Before>,
     pub fate: Fate,
+    /// One at least.
+    #[serde(default)]
+    pub vcpus: u32,
+    /// Its memory is huge pages of the host's, 2 MiB each.
+    #[serde(default)]
+    pub huge_pages: bool,
+    /// Let it start anew when it asks for that, or QEMU does; else QEMU ends.
+    #[serde(default)]
+    pub reboots: bool,
+    /// More words on its kernel's command line.
+    #[serde(default)]
+    pub words: Vec<String>,
+}
+
+/// Words on the guest's command line for its first process.
+pub mod words {
+    /// How its application touches the page.
+    pub const TOUCH: &str = "lab.touch=";
+    /// A load of each line, in user space; the default.
+    pub const READ: &str = "read";
+    /// The kernel reads the application's page: write() to a pipe.
+    pub const WRITE_CALL: &str = "write-call";
+    /// The kernel reads a page of its own, of a file: read().
+    pub const READ_CALL: &str = "read-call";
+    /// As write-call, on pages all over a huge page.
+    pub const HUGE: &str = "huge";
+    /// The guest's kernel is made to panic some seconds after that (sysrq).
+    pub const THEN_PANIC: &str = "lab.then=panic";
 }
 
 /// What happens to the host's KVM and to the daemon before a guest.
@@ -82,11 +119,16 @@ pub const DAEMON_LETS_GO: &str = "KVM was unloaded";
 pub const DAEMON_ATTACHES_AGAIN: &str = "KVM is back";
 
 /// What the emulated host does to a guest that has its page ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
     /// Poison the page, then let the application touch it.
+    #[default]
     Poison,
+    /// The same, and the page of the guest kernel's #MC handler before it.
+    PoisonHandlerToo,
+    /// Soft-offline the page, then let the application touch it: no poison.
+    SoftOffline,
     /// Kill the VMM; no poison.
     KillVmm,
     /// Stop the daemon, poison the page, start a daemon, then let the application touch the page: poison that
@@ -104,6 +146,9 @@ pub struct LabResult {
     pub check_exit: Option<i32>,
     /// That of `poisontrace check --save-facts`.
     pub facts_exit: Option<i32>,
+    /// How each tiny VMM ended, in words.
+    #[serde(default)]
+    pub fates: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -111,6 +156,9 @@ pub struct GuestResult {
     pub file_prefix: String,
     pub gpa: Option<u64>,
     pub pfn: Option<u64>,
+    /// Of the guest kernel's #MC handler, where that was poisoned too.
+    #[serde(default)]
+    pub handler_gpa: Option<u64>,
     /// How the VMM ended, in words, and its exit status where it had one.
     pub vmm_end: String,
     pub vmm_exit: Option<i32>,

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use anyhow::{Context, Result, ensure};
+use lab_contract::fates::VmmFate;
 
 use crate::builds;
 use crate::cli::Demo;
-use crate::lab::{Lab, Run};
+use crate::lab::scenarios::{Story, of_fate};
+use crate::lab::{Lab, Run, explained};
 use crate::paths::Paths;
 use crate::progress::Progress;
 
@@ -36,15 +37,18 @@ pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
         &programs,
         progress,
     )?;
-    let mut scenario = match options.shadow_paging {
-        true => options.scenario.scenario_on_shadow_paging(),
-        false => options.scenario.scenario(),
+    let mut scenario = match (options.shadow_paging, options.reloads) {
+        (true, _) => options.scenario.scenario_on_shadow_paging(),
+        (_, true) => options.scenario.scenario_with_reloads(),
+        _ => options.scenario.scenario(),
     };
     scenario.daemon = !options.no_daemon;
     let run = lab.run(options.scenario.name(), &scenario, &daemon, progress)?;
     progress.finish();
     if let Some(folder) = &options.keep {
         keep(&run.out, &KEPT, folder)?;
+        let recordings: Vec<String> = VmmFate::ALL.iter().map(|fate| recording(*fate)).collect();
+        keep(&run.out, &recordings, folder)?;
     }
     if options.no_daemon {
         return without_daemon(&run);
@@ -52,30 +56,42 @@ pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
     println!(
         "EMULATED: this host ran under software emulation; its times say nothing about real hardware.\n"
     );
+    if options.scenario == Story::Vmms {
+        return vmms(&run, &daemon);
+    }
     print!("{}", read(&run.out, "explain.txt")?);
-    judge(&run.out, options)
+    judge(&run.out, options, &daemon)
+}
+
+/// The recording of a tiny VMM.
+pub fn recording(fate: VmmFate) -> String {
+    format!("{fate}.ptrace")
+}
+
+/// One line a VMM.
+fn vmms(run: &Run, daemon: &Path) -> Result<()> {
+    let mut wrong = Vec::new();
+    for (fate, (name, end)) in VmmFate::ALL.into_iter().zip(&run.result.fates) {
+        let incidents = explained::incidents(daemon, &run.out.join(recording(fate)))?;
+        println!("{name:<20} VMM {end:<24} {}", explained::in_words(&incidents));
+        if let Err(error) = explained::judge(of_fate(fate), &incidents) {
+            wrong.push(format!("{name}: {error}"));
+        }
+    }
+    ensure!(
+        wrong.is_empty(),
+        "{}; files in {}",
+        wrong.join("; "),
+        run.out.display()
+    );
+    Ok(())
 }
 
 /// The demo fails where the report does not say what the scenario shows.
-fn judge(out: &Path, options: &Demo) -> Result<()> {
-    let report: Value = serde_json::from_str(&read(out, "explain.json")?).with_context(|| {
-        format!(
-            "poisontrace explain gave no report; see {}",
-            out.join("host.log").display()
-        )
-    })?;
-    let incident = &report["incidents"][0];
-    let story = options.scenario;
-    for (key, expected) in [("outcome", story.outcome()), ("cause", story.cause())] {
-        if incident[key] != expected {
-            bail!(
-                "expected {key} {expected}, poisontrace says {}; files in {}",
-                incident[key],
-                out.display()
-            );
-        }
-    }
-    Ok(())
+fn judge(out: &Path, options: &Demo, daemon: &Path) -> Result<()> {
+    let incidents = explained::incidents(daemon, &out.join("recording.ptrace"))?;
+    explained::judge(options.scenario.told(), &incidents)
+        .with_context(|| format!("files in {}", out.display()))
 }
 
 fn without_daemon(run: &Run) -> Result<()> {
@@ -92,7 +108,7 @@ fn read(out: &Path, name: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-pub fn keep(out: &Path, names: &[&str], folder: &Path) -> Result<()> {
+pub fn keep(out: &Path, names: &[impl AsRef<Path>], folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for name in names {
         let from = out.join(name);

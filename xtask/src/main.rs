@@ -1,17 +1,23 @@
 //! Everything a developer of poisontrace runs: `cargo xtask --help`.
 
 mod apt;
+mod browser;
 mod builds;
 mod cli;
 mod command;
+mod dashboards;
 mod demo;
+mod dist;
 mod fuzz;
+mod install;
 mod lab;
 mod lock;
 mod matrix;
 mod paths;
+mod pictures;
 mod preflight;
 mod progress;
+mod prometheus;
 mod stamp;
 mod storm;
 mod test;
@@ -59,10 +65,22 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
             builds::daemon(&paths, progress)?;
         }
         Task::Run { arguments } => builds::run(&paths, progress, arguments)?,
+        Task::Dist => {
+            let [deb, rpm] = dist::dist(&paths, progress)?;
+            progress.note(format!("{}\n{}", deb.display(), rpm.display()));
+        }
         Task::Demo(options) => demo::demo(&paths, options, progress)?,
         Task::Lab {
             experiment: Experiment::Storm(options),
         } => return storm::storm(&paths, options, progress),
+        Task::Pictures => {
+            let daemon = builds::daemon(&paths, progress)?;
+            pictures::take(&paths, &daemon, progress)?;
+        }
+        Task::Dashboards => dashboards::write(&paths)?,
+        Task::Lab {
+            experiment: Experiment::Install(options),
+        } => return install::install(&paths, options, progress),
         Task::Lab {
             experiment: Experiment::Matrix(options),
         } => return matrix::matrix(&paths, options, progress),

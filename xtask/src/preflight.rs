@@ -11,6 +11,9 @@ pub const ALWAYS: [(&str, &str); 3] = [("cc", "gcc libc6-dev"), ("apt-get", "apt
 /// Bochs is built from source.
 pub const FOR_BOCHS: [(&str, &str); 2] = [("c++", "g++"), ("make", "make")];
 
+/// The report's page and the full screen are looked at.
+pub const FOR_LOOKING: [(&str, &str); 2] = [("chromium", "chromium fonts-dejavu-core"), ("tmux", "tmux")];
+
 /// False where something is missing that only root can install; what to run was said then.
 pub fn ensure(needed: &[(&str, &str)], progress: &Progress) -> Result<bool> {
     let root = rustix::process::geteuid().is_root();

@@ -68,7 +68,11 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
         instruction: options.instruction,
         exits: options.exits,
     };
-    let storms = cells::with_and_without(plan, cells::options(options.read_guest_code), options.ftrace);
+    let mut storms = cells::with_and_without(plan, cells::options(options.read_guest_code), options.ftrace);
+    storms[1].kills = options.kill_daemon;
+    if let (Some(daemon), true) = (&mut storms[1].daemon, options.kill_daemon > 0) {
+        daemon.push("--outlive".to_owned());
+    }
     if daemon.is_none() {
         let runs = lab.run(&name, processor, &storms[..1], None, progress)?;
         progress.finish();
@@ -133,6 +137,30 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
                 times.iter().for_each(|row| println!("{row}"));
             }
         }
+    }
+    let mut survived = true;
+    if options.kill_daemon > 0 {
+        let timeline = incident["timeline"].to_string();
+        let gaps = timeline.matches("poisontrace is started again").count();
+        eprintln!(
+            "\npoisontrace was killed in the middle of it and started again {} times; the timeline tells of {gaps}",
+            run.result.killed
+        );
+        survived = run.result.killed == options.kill_daemon && gaps as u64 == u64::from(options.kill_daemon);
+    }
+    let left = run.result.left_attached.clone().unwrap_or_default();
+    eprintln!(
+        "After SIGTERM ({} ms) {} probes and pinned files are left{}",
+        run.result.daemon_stop_ms.unwrap_or_default(),
+        left.len(),
+        left.iter().map(|line| format!("\n  {line}")).collect::<String>()
+    );
+    if !survived || !left.is_empty() {
+        eprintln!(
+            "error: poisontrace did not outlive its death, or left something behind; files in {}",
+            run.out.display()
+        );
+        return Ok(ExitCode::FAILURE);
     }
     let wrong: Vec<&str> = rows
         .iter()

@@ -14,6 +14,7 @@ use crate::{
         kvm::Kvm,
         plan::Plan,
     },
+    pins::Pins,
     probes::load::{BoundRow, Loaded},
 };
 
@@ -47,11 +48,17 @@ pub fn facts(args: &ProbeArgs) -> Result<Facts, Failure> {
 }
 
 /// Reads the facts, makes the plan, carries it out. `guest_code`: guest code may be read.
-pub fn probes(args: &ProbeArgs, log_level: u8, guest_code: bool) -> Result<Attached, Failure> {
+/// `pins`: where all of it outlives the daemon.
+pub fn probes(
+    args: &ProbeArgs,
+    log_level: u8,
+    guest_code: bool,
+    pins: Option<Pins>,
+) -> Result<Attached, Failure> {
     let facts = facts(args)?;
     let plan = Plan::new(&facts, guest_code);
     let predates = facts.hardware_corrupted_kb.is_some_and(|kb| kb > 0);
-    let loaded = Loaded::new(plan, &facts, predates, log_level)?;
+    let loaded = Loaded::new(plan, &facts, predates, log_level, pins)?;
     let session = Session {
         host: Host::this(),
         clock: ClockPair::now(),
@@ -112,6 +119,16 @@ fn sizes(loaded: &Loaded, row: &BoundRow) -> String {
             )
         })
         .collect()
+}
+
+/// One line for a service manager.
+pub fn status(session: &Session) -> String {
+    let attached = session
+        .probes
+        .iter()
+        .filter(|probe| probe.binding.is_some())
+        .count();
+    format!("{attached} of {} probes attached", session.probes.len())
 }
 
 /// Whether what is attached allows a verdict; says so where it does not.

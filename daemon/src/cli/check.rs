@@ -38,7 +38,7 @@ pub fn check(args: &CheckArgs) -> Outcome {
         facts.save(Path::new("/"), folder)?;
         return plan(&facts);
     }
-    let attached = attach::probes(&args.probes, 0, true)?;
+    let attached = attach::probes(&args.probes, 0, true, None)?;
     attach::print_probes(&attached.loaded, args.verbose)?;
     attach::print_limits(&attached.facts)?;
     if !attach::print_verdict(&attached.session)? {

@@ -63,6 +63,7 @@ impl RunArgs {
         let mut layers = source.layers();
         layers.flag("state_dir", self.state.state_dir.as_deref().map(text));
         layers.flag("guest.read_code", self.guest.read_guest_code.then_some(true));
+        layers.flag("incident.late_death_seconds", self.late_death);
         layers.flag("vmm.log", self.vmm.vmm_log.clone().map(String::from));
         layers.flag("vmm.qmp", self.vmm.qmp.clone().map(String::from));
         layers.flag("log.format", word(self.log_format));

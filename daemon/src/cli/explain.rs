@@ -33,13 +33,15 @@ pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
 }
 
 fn no_incident(args: &ExplainArgs) -> String {
+    let listed = match args.from.is_empty() {
+        true => "`poisontrace incidents` lists those there are",
+        false => "the same without it explains all that the files tell of",
+    };
     match (&args.id, &args.vm, args.from.is_empty()) {
-        (Some(id), _, _) => format!("no incident {id}: `poisontrace incidents` lists those there are"),
-        (_, Some(name), _) => {
-            format!("no incident of a VM named {name}: `poisontrace incidents` lists those there are")
-        }
+        (Some(id), _, _) => format!("no incident {id}: {listed}"),
+        (_, Some(name), _) => format!("no incident of a VM named {name}: {listed}"),
         (_, _, false) => "no incident: nothing in these files is poison in a guest's memory".to_owned(),
-        _ => "no incident has been recorded".to_owned(),
+        _ => "no incident has been recorded; `poisontrace check` says whether one would be".to_owned(),
     }
 }
 
@@ -56,14 +58,16 @@ fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Host, Vec<Inci
 
 fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Host, Vec<Incident>), Failure> {
     let progress = Progress::new();
-    let imported = import::read(files, args.allow_truncated, &mut |reading| progress.at(reading));
+    let imported = import::read(files, args.allow_truncated, args.late_death, &mut |reading| {
+        progress.at(reading)
+    });
     progress.done();
     let imported = match imported {
         Ok(imported) => imported,
         Err(mut problems) => {
             let last = problems.pop().unwrap_or_default();
             say(&problems);
-            return Err(Failure::new(last));
+            return Err(Failure::new(with_next_step(&last)));
         }
     };
     say(&imported.problems);
@@ -78,6 +82,14 @@ fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Host, Vec<Incide
         incidents = incidents.pop().into_iter().collect();
     }
     Ok((imported.session.host, incidents))
+}
+
+/// A problem of a file that does not name a way out itself.
+fn with_next_step(problem: &str) -> String {
+    if problem.contains("--allow-truncated") || problem.contains('`') {
+        return problem.to_owned();
+    }
+    format!("{problem}; `poisontrace explain --help` says which files can be read")
 }
 
 fn say(problems: &[String]) {

@@ -3,6 +3,7 @@
 mod attach;
 mod check;
 mod config;
+mod detach;
 mod explain;
 mod incidents;
 mod kvm;
@@ -13,6 +14,7 @@ mod progress;
 mod replay;
 mod run;
 mod serving;
+mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -25,7 +27,7 @@ use crate::{
 
 /// Why did my KVM guest die on poisoned memory?
 #[derive(Parser)]
-#[command(name = "poisontrace", version)]
+#[command(name = "poisontrace", version = VERSION)]
 struct Cli {
     #[command(flatten)]
     source: SourceArgs,
@@ -59,6 +61,10 @@ enum Command {
     /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
     /// possible, 1 if not
     Check(check::CheckArgs),
+    /// Remove the probes and totals that a daemon which was killed has left in the kernel
+    Detach,
+    /// Follow the daemon on a full screen: VMs at risk, open incidents, exits, probes
+    Watch(WatchArgs),
     /// Look at the configuration
     Config(ConfigArgs),
 }
@@ -96,6 +102,10 @@ struct RunArgs {
     guest: GuestArgs,
     #[command(flatten)]
     probes: attach::ProbeArgs,
+    /// Leave probes attached and totals counting below /sys/fs/bpf/poisontrace where the daemon is killed, for the next
+    /// one to take over; `poisontrace detach` removes them. Not tried on hardware
+    #[arg(long)]
+    outlive: bool,
     #[command(flatten)]
     vmm: VmmArgs,
     #[command(flatten)]
@@ -103,6 +113,9 @@ struct RunArgs {
     /// Add metrics by VM (label vm)
     #[arg(long)]
     vm_labels: bool,
+    /// How long after the last sign of poison a guest's death still counts as its [default: 600]
+    #[arg(long, value_name = "SECONDS")]
+    late_death: Option<u32>,
     /// Where the log goes [default: auto]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
@@ -193,6 +206,9 @@ struct ExplainArgs {
     /// logs, guest consoles, QMP events and rasdaemon's database, each known by its content
     #[arg(long, value_name = "FILE", num_args = 1..)]
     from: Vec<PathBuf>,
+    /// How long after the last sign of poison a guest's death still counts as its
+    #[arg(long, value_name = "SECONDS", requires = "from", default_value_t = 600)]
+    late_death: u64,
     /// Explain what is there of a recording whose end is missing
     #[arg(long, requires = "from")]
     allow_truncated: bool,
@@ -202,6 +218,15 @@ struct ExplainArgs {
     /// Write to this file instead of standard output; one that exists is replaced
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct WatchArgs {
+    #[command(flatten)]
+    state: StateArgs,
+    /// Where the daemon's metrics are [default: what the configuration lets it listen on]
+    #[arg(long, value_name = "URL")]
+    metrics: Option<String>,
 }
 
 #[derive(Args)]
@@ -269,6 +294,19 @@ impl Failure {
 /// A command's result: its exit status, or why it could not be done (status 2).
 type Outcome = Result<ExitCode, Failure>;
 
+/// Version and revision.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("POISONTRACE_BUILT_FROM"),
+    ")"
+);
+
+/// The command line's description, for man pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -291,10 +329,12 @@ fn dispatch(cli: &Cli) -> Outcome {
             logging::to_stderr(&cli.source);
             incidents::incidents(args, &cli.source)
         }
+        Command::Watch(args) => watch::watch(args, &cli.source),
         Command::Check(args) => {
             logging::to_stderr(&cli.source);
             check::check(args)
         }
+        Command::Detach => detach::detach(),
         Command::Config(args) => config::config(args, &cli.source),
     }
 }

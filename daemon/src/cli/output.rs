@@ -48,9 +48,7 @@ pub fn answer(
         }
     };
     match file {
-        Some(file) => {
-            write(file, &text).map_err(|err| Failure::new(format!("cannot write {}: {err}", file.display())))
-        }
+        Some(file) => write(file, &text).map_err(|err| unwritable(file, &err)),
         None => print(&text),
     }
 }
@@ -59,6 +57,17 @@ pub fn answer(
 pub fn json(host: Host, incidents: Vec<Incident>) -> Result<String, Failure> {
     let text = serde_json::to_string_pretty(&Answer::new(host, incidents))?;
     Ok(format!("{text}\n"))
+}
+
+fn unwritable(file: &Path, err: &io::Error) -> Failure {
+    let why = match err.kind() {
+        io::ErrorKind::NotFound => {
+            "its folder does not exist: make it with mkdir -p, or name another file".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => "not allowed: name another file with --output".to_owned(),
+        _ => err.to_string(),
+    };
+    Failure::new(format!("cannot write {}: {why}", file.display()))
 }
 
 /// Writes the whole file or none of it, for its owner and group to read: it holds guest addresses.

@@ -1,7 +1,9 @@
 //! The pipeline: events through the correlator into the sinks, live or replayed.
 
+mod restart;
+
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::BufWriter,
     path::{Path, PathBuf},
@@ -44,6 +46,8 @@ pub struct Pipeline {
     changed: BTreeSet<IncidentNo>,
     /// Incidents that the store had no room for.
     unstored: BTreeSet<IncidentNo>,
+    /// VMMs of incidents that were taken over, and when they started, clock ticks since boot.
+    resumed: BTreeMap<u32, Option<u64>>,
     /// Time of the latest event.
     latest_ns: u64,
 }
@@ -128,6 +132,7 @@ impl Pipeline {
             state_dir: PathBuf::new(),
             changed: BTreeSet::new(),
             unstored: BTreeSet::new(),
+            resumed: BTreeMap::new(),
             latest_ns: 0,
         }
     }
@@ -232,7 +237,11 @@ impl Pipeline {
     fn keep(&mut self, no: IncidentNo, update: &Update) {
         let Some(store) = &self.store else { return };
         if store.room() > 0 {
-            store.put(&update.incident, None, self.correlator.events_of(no));
+            store.put(
+                &update.incident,
+                self.correlator.state(no, &update.incident),
+                self.correlator.events_of(no),
+            );
             self.unstored.remove(&no);
         } else {
             // It stays where it is, in the correlator, until the store has room.
@@ -287,6 +296,16 @@ impl Pipeline {
         }
         metrics.process();
         metrics.exposition()
+    }
+
+    /// The probes have been proved live, now.
+    pub fn proved_live(&self) {
+        self.sinks.metrics.proved_live(ClockPair::now());
+    }
+
+    /// How often each row of the probe table was attached again.
+    pub fn reattached<'a>(&self, rows: impl Iterator<Item = (&'a str, u64)>) {
+        self.sinks.metrics.reattached(rows);
     }
 
     /// Compares with the kernel's own counters; not more often than events need to arrive.

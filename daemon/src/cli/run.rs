@@ -1,6 +1,6 @@
 //! `poisontrace run` and `poisontrace record`: the daemon.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use aya_log::EbpfLogger;
 use tokio::{
@@ -20,6 +20,8 @@ use crate::{
     host::ClockPair,
     http::{Ready, Server},
     kernel::plan::Plan,
+    notify::{self, Beat, Heart},
+    pins::{self, Pins},
     probes::source::Source,
     sinks::{
         metrics::Metrics,
@@ -29,6 +31,8 @@ use crate::{
 
 /// Changes are handed to the store and the log at most this often.
 const FLUSH: Duration = Duration::from_millis(50);
+/// The first proof of life is looked for so soon after the start.
+const FIRST_PROOF: Duration = Duration::from_secs(2);
 /// How often the totals are read while they change.
 const STORM: Duration = Duration::from_secs(1);
 /// How often new VMs are looked for, and a failed store is tried again.
@@ -37,11 +41,12 @@ const LOOK: Duration = Duration::from_secs(10);
 pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
     let (layers, config) = args.settings(source)?;
     let log = logging::start(&config.log);
-    kvm::wait(|| {})?;
+    kvm::wait(|| notify::ready("waiting for KVM"))?;
     let mut attached = attach::probes(
         &args.probes,
         logging::probe_level(config.log.level),
         config.guest.read_code,
+        args.outlive.then(|| Pins::take(Path::new(pins::ROOT))).flatten(),
     )?;
     let ready = match Plan::verdict_needs(|name| attached.session.has(name)).as_slice() {
         [] => Ready::Yes,
@@ -71,6 +76,7 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
         config.vmm.places(),
     )?;
     pipeline.configure(&config);
+    pipeline.resume(&config.state_dir, attached.loaded.meanwhile());
     let settings = Settings { layers, config, log };
     serve(&mut attached, pipeline, server, Some(settings))
 }
@@ -80,7 +86,12 @@ pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
     let read_code = args.guest.read_guest_code || config.guest.read_code;
     logging::start(&config.log);
     kvm::wait(|| {})?;
-    let mut attached = attach::probes(&args.probes, logging::probe_level(config.log.level), read_code)?;
+    let mut attached = attach::probes(
+        &args.probes,
+        logging::probe_level(config.log.level),
+        read_code,
+        None,
+    )?;
     let sinks = Sinks::new(Metrics::new(&attached.session, attached.session.clock, None)?);
     let mut pipeline = Pipeline::live(
         attached.session.clone(),
@@ -161,6 +172,8 @@ async fn events(
     let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut kvm = Follower::new();
+    take_all(&mut pipeline, source.get_mut());
+    pipeline.bury();
     pipeline.look_around(ClockPair::now().monotonic_ns);
     pipeline.reconcile();
     if let Some(settings) = &settings {
@@ -168,9 +181,14 @@ async fn events(
     }
     let mut serving = Serving::start(server)?;
     output::print("poisontrace: ready\n")?;
+    notify::ready(&attach::status(&attached.session));
+    let mut heart = Heart::default();
+    let mut proof = interval_at(Instant::now() + FIRST_PROOF, notify::PROOF);
+    proof.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    heart.ask();
 
-    // While nothing waits to be flushed there is no timer to wake up for.
-    let mut flush_at: Option<Instant> = None;
+    // While nothing waits to be flushed there is no timer to wake up for. Once, for what a daemon before left.
+    let mut flush_at = Some(Instant::now() + FLUSH);
     // In a storm most exits send no record; their totals are then read every second while they change.
     let mut storming = false;
     let mut failed = None;
@@ -239,8 +257,16 @@ async fn events(
                     flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
                 }
             }
+            _ = proof.tick() => {
+                if heart.judge(source.get_mut().proved_live()) == Beat::Live {
+                    pipeline.proved_live();
+                }
+                heart.ask();
+            }
             scrape = serving.next() => {
                 pipeline.take(&source.get_mut().totals());
+                let rows = attached.loaded.rows().iter();
+                pipeline.reattached(rows.map(|row| (row.status().name.as_str(), row.reattached())));
                 let text = pipeline.scraped(&attached.loaded.probes(), &attached.loaded.costs());
                 // A client that has gone away does not want it any more.
                 let _ = scrape.send(text);
@@ -256,18 +282,25 @@ async fn events(
             _ = terminate.recv() => break,
         }
     }
+    notify::stopping();
     tracing::info!("stopping");
-    loop {
-        let events = source.get_mut().drain();
+    take_all(&mut pipeline, source.get_mut());
+    flush_logger(&mut logger);
+    pipeline.finish()?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// All that the probes have sent and counted until now.
+fn take_all(pipeline: &mut Pipeline, source: &mut Source) {
+    // A flood may go on for ever.
+    for _ in 0..256 {
+        let events = source.drain();
         if events.is_empty() {
             break;
         }
         pipeline.take(&events);
     }
-    pipeline.take(&source.get_mut().totals());
-    flush_logger(&mut logger);
-    pipeline.finish()?;
-    failed.map_or(Ok(()), Err)
+    pipeline.take(&source.totals());
 }
 
 type Logger = EbpfLogger<&'static dyn log::Log>;

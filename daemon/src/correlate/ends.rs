@@ -1,9 +1,9 @@
 //! Ends: of the guest, of the VMM.
 
-use super::{Correlator, IncidentNo, moments};
+use super::{Correlator, IncidentNo, moments, pages::New};
 use crate::{
     event::{Event, What},
-    incident::evidence::Sign,
+    incident::evidence::{End, Evidence, Refused, Sign},
 };
 
 const KVM_EXIT_SHUTDOWN: u32 = 8;
@@ -20,6 +20,12 @@ const PORT_PM1A: u64 = 0x604;
 const PVPANIC_PANICKED: u64 = 1;
 const PVPANIC_CRASH_LOADED: u64 = 2;
 const PVPANIC_SHUTDOWN: u64 = 4;
+/// A vCPU that starts anew does so in the entry that also ends its exit on poison, nanoseconds.
+const SAME_ENTRY_NS: u64 = 10_000_000;
+/// What KVM or the VMM refuse to tell ends the guest at once: later than this it ended otherwise, nanoseconds.
+const REFUSAL_ENDS_WITHIN_NS: u64 = 5_000_000_000;
+/// `-EHWPOISON`.
+const EHWPOISON: i32 = -133;
 /// Reset control register: bit 2 makes bit 1's kind of reset happen.
 const RESET_NOW: u64 = 4;
 
@@ -40,39 +46,151 @@ impl Correlator {
         }
         let Some(sign) = found else { return };
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
+        if sign == Sign::PrivateMemory {
+            self.private_memory_lost(event, vcpu);
+            return;
+        }
+        let blame = self.blame(event, &sign);
         for no in self.by_pid.get(&pid).cloned().unwrap_or_default() {
-            if !self.belongs(no, event.t, &sign) {
+            let last_sigbus = self.last_sigbus(pid, no);
+            let Some(end) = self.end_of(no, event.t, &sign, &blame) else {
                 continue;
-            }
+            };
+            let words = moments::end(&end, vcpu);
             if let Some(evidence) = self.touch(no) {
-                let known = evidence.sign(|other| *other == sign).is_some();
-                evidence.end(event.t, sign.clone());
-                if !known {
-                    evidence.timeline.add(event.t, moments::end(&sign, vcpu));
+                if matches!(sign, Sign::VmmExit(_)) {
+                    evidence.last_sigbus = last_sigbus;
+                }
+                if evidence.end(end) {
+                    evidence.timeline.add(event.t, words);
                 }
             }
         }
         if matches!(sign, Sign::VmmExit(_) | Sign::VmmGone) {
             // The incidents stay with the pid: the VM itself is destroyed only after this.
             self.pages.remove_pid(pid);
+            self.gpas.remove_pid(pid);
             self.threads.retain(|_, thread| thread.pid != pid);
             self.processes.remove(&pid);
+            self.answers.remove(&pid);
         }
     }
 
-    /// A guest that dies late still belongs to its poison, for a while; the VMM's own end always.
-    fn belongs(&self, no: IncidentNo, t: u64, sign: &Sign) -> bool {
-        let Some(evidence) = self.incidents.get(&no) else {
-            return false;
+    /// Poison in guest_memfd sends no signal: KVM_RUN itself tells of it, and not of its page.
+    fn private_memory_lost(&mut self, event: &Event, vcpu: Option<u32>) {
+        let known = self.live_of(event.pid).find(|no| {
+            self.incidents
+                .get(no)
+                .is_some_and(|e| e.private_fault().is_some())
+        });
+        let no = known.unwrap_or_else(|| self.open_new(event, event.pid, New::default()));
+        let Some(end) = self.end_of(no, event.t, &Sign::PrivateMemory, &Blame::default()) else {
+            return;
         };
-        match sign {
-            // The kernel destroys the VM after the VMM's last thread has ended.
-            Sign::VmDestroyed => true,
-            _ if evidence.vmm_gone() => false,
-            Sign::VmmExit(_) | Sign::VmmGone => true,
-            _ => t.saturating_sub(evidence.last_poison) <= self.limits.late_death_ns,
+        let words = moments::end(&end, vcpu);
+        if let Some(evidence) = self.touch(no) {
+            evidence.poison_at(event.t);
+            if evidence.end(end) {
+                evidence.timeline.add(event.t, words);
+            }
         }
     }
+
+    /// The end as it concerns one incident; `None` where it does not.
+    fn end_of(&self, no: IncidentNo, t: u64, sign: &Sign, blame: &Blame) -> Option<End> {
+        let evidence = self.incidents.get(&no)?;
+        // The kernel destroys the VM after the VMM's last thread has ended.
+        if evidence.vmm_gone() && *sign != Sign::VmDestroyed {
+            return None;
+        }
+        Some(End {
+            t,
+            sign: sign.clone(),
+            mc_open: false,
+            handled: false,
+            met: false,
+            mine: blame.of.is_empty() || blame.of.contains(&no),
+            late: t.saturating_sub(evidence.last_poison) > self.limits.late_death_ns,
+            refused: blame.refused.filter(|_| blame.of.contains(&no)),
+        })
+    }
+
+    /// Which of a VM's lost pages a sign of the guest's end is of.
+    fn blame(&self, event: &Event, sign: &Sign) -> Blame {
+        let all = || {
+            self.live_of(event.pid)
+                .filter_map(|no| self.incidents.get(&no).map(|e| (no, e)))
+        };
+        if let Some((asked, on, nested)) = self.refusal(event, sign) {
+            let of = all()
+                .filter(|(no, e)| *no == asked || nested && e.open_mc.contains_key(&on))
+                .map(|(no, _)| no)
+                .collect();
+            return Blame {
+                of,
+                refused: Some(Refused { nested }),
+            };
+        }
+        // How the VMM ends, and that the guest turns itself off, is told of each page.
+        let everyones = matches!(
+            sign,
+            Sign::VmmExit(_) | Sign::VmmGone | Sign::VmDestroyed | Sign::PowerOff
+        );
+        if everyones {
+            return Blame::default();
+        }
+        let in_handler: Vec<IncidentNo> = all()
+            .filter(|(_, e)| !e.open_mc.is_empty())
+            .map(|(no, _)| no)
+            .collect();
+        let of = if in_handler.is_empty() {
+            let latest = all().filter(|(_, e)| e.met()).max_by_key(|(_, e)| e.last_poison);
+            latest.map(|(no, _)| no).into_iter().collect()
+        } else {
+            in_handler
+        };
+        Blame { of, refused: None }
+    }
+
+    /// The page, the vCPU thread, and whether a #MC was open there, if this end is that of a guest which could not be
+    /// told. KVM ends KVM_RUN with KVM_EXIT_SHUTDOWN where KVM_X86_SET_MCE met MCIP or CR4.MCE = 0
+    /// (`kvm_vcpu_ioctl_x86_set_mce`); QEMU makes the same test itself before it tells anything, and resets
+    /// (`do_inject_x86_mce`), or ends with status 0 where it was told not to reboot.
+    fn refusal(&self, event: &Event, sign: &Sign) -> Option<(IncidentNo, u32, bool)> {
+        let by_kvm = match sign {
+            Sign::KvmShutdown => true,
+            Sign::VcpuReset | Sign::VmmExit(0) => false,
+            _ => return None,
+        };
+        let all = || {
+            self.live_of(event.pid)
+                .filter_map(|no| self.incidents.get(&no).map(|e| (no, e)))
+        };
+        // The guest did it itself: by a triple fault, or by a port.
+        let itself = |e: &Evidence, since: u64| {
+            let by = |sign: &Sign| matches!(sign, Sign::TripleFault | Sign::ResetPort(_) | Sign::PowerOff);
+            e.ends.iter().any(|end| by(&end.sign) && end.t >= since)
+        };
+        let (no, tid, asked) = all()
+            .flat_map(|(no, e)| e.asked.iter().map(move |(tid, asked)| (no, tid, *asked)))
+            .filter(|(_, tid, asked)| asked.told == by_kvm && (!by_kvm || *tid == event.tid))
+            .max_by_key(|(_, _, asked)| asked.t)?;
+        let ran_on = asked
+            .ran_on
+            .is_some_and(|t| event.t.saturating_sub(t) > SAME_ENTRY_NS);
+        let late = event.t.saturating_sub(asked.t) > REFUSAL_ENDS_WITHIN_NS;
+        if ran_on || late || all().any(|(_, e)| itself(e, asked.t)) {
+            return None;
+        }
+        Some((no, tid, asked.mc_open))
+    }
+}
+
+/// See [`Correlator::blame`]; `of` empty: nothing tells them apart.
+#[derive(Default)]
+struct Blame {
+    of: Vec<IncidentNo>,
+    refused: Option<Refused>,
 }
 
 fn sign(what: &What) -> Option<Sign> {
@@ -81,7 +199,8 @@ fn sign(what: &What) -> Option<Sign> {
             KVM_EXIT_SHUTDOWN => Sign::KvmShutdown,
             KVM_EXIT_SYSTEM_EVENT => Sign::SystemEvent,
             KVM_EXIT_FAIL_ENTRY | KVM_EXIT_INTERNAL_ERROR => Sign::InternalError,
-            KVM_EXIT_MEMORY_FAULT => Sign::MemoryFault(*errno),
+            // With EFAULT a page is to change between private and shared.
+            KVM_EXIT_MEMORY_FAULT if *errno == EHWPOISON => Sign::PrivateMemory,
             _ => return None,
         },
         What::Pio { port, value, .. } => match (port.0, value.0) {

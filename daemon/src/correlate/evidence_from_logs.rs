@@ -1,7 +1,7 @@
 //! Imported evidence: signals without an address, and statements of logs. A log names an incident by what it
 //! knows of it: a process, a pfn, an hva, a GPA. What names none, and contradicts just one, speaks of that one.
 
-use super::{Correlator, IncidentNo, saying_words};
+use super::{Correlator, IncidentNo, answers::ToThread, saying_words};
 use crate::{
     event::{
         Event, PoisonExit, SigbusSeverity, Vmm,
@@ -86,10 +86,21 @@ impl Correlator {
         if live {
             self.signalled_in_failure(event, seen.severity, no);
         }
+        let to = ToThread {
+            pid: seen.pid,
+            tid: seen.tid,
+            no,
+            required: seen.severity == SigbusSeverity::ActionRequired,
+            own_access: false,
+        };
+        self.signal_sent(event, &to);
         let vcpu = self.vcpu_of(seen.tid);
+        self.signals_without_address = true;
+        if let Some(pfn) = pfn {
+            self.name_pfn(no, pfn);
+        }
         let Some(e) = self.touch(no) else { return };
         e.logged.trace |= !live;
-        e.pfn = e.pfn.or(pfn);
         if let Some(gpa) = seen.gpa {
             e.gpa.get_or_insert(gpa & !(PAGE_SIZE - 1));
         }
@@ -137,6 +148,10 @@ impl Correlator {
 
     /// `memory_failure_event` of a page whose signals were seen without a probe on the function.
     pub(super) fn action_seen(&mut self, event: &Event, pfn: u64, page_type: &str, result: &str) {
+        // Live, memory_failure()'s own thread joins them: no search through all incidents.
+        if !self.signals_without_address {
+            return;
+        }
         let mine: Vec<IncidentNo> = self
             .incidents
             .iter()
@@ -156,8 +171,10 @@ impl Correlator {
 
     /// An exit on poison whose page is not known belongs to the page that was signalled last.
     pub(super) fn unplaced_exit(&mut self, event: &Event, exit: &PoisonExit) -> bool {
-        let unplaced = exit.hva.is_none() && exit.gpa.is_none();
-        let Some(no) = self.latest_of(event.pid).filter(|_| unplaced) else {
+        if exit.hva.is_some() || exit.gpa.is_some() {
+            return false;
+        }
+        let Some(no) = self.latest_of(event.pid) else {
             return false;
         };
         let Some(e) = self.touch(no) else { return false };
@@ -191,6 +208,9 @@ impl Correlator {
         let file = self.files.entry(saying.source.clone()).or_default();
         file.last = Some(no);
         let vmm = file.vmm.clone();
+        if let Some(pfn) = names.pfn {
+            self.name_pfn(no, pfn);
+        }
         let Some(e) = self.touch(no) else { return };
         // Without a common clock it is only known that it was said.
         let t = match saying.own_clock {
@@ -198,7 +218,6 @@ impl Correlator {
             _ => event.t,
         };
         e.logged.sources.insert(saying.source.clone());
-        e.pfn = e.pfn.or(names.pfn);
         e.hva = e.hva.or(names.hva.map(|hva| hva & !(PAGE_SIZE - 1)));
         e.gpa = e.gpa.or(names.gpa.map(|gpa| gpa & !(PAGE_SIZE - 1)));
         e.last = e.last.max(t);

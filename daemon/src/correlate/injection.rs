@@ -11,6 +11,11 @@ use crate::{
     },
 };
 
+/// CR4.MCE: machine checks are enabled.
+const CR4_MCE: u64 = 1 << 6;
+/// Incidents of one vCPU's unfinished handlers: one nests at most, but a delivery may be missed.
+const MAX_IN_MC: usize = 64;
+
 impl Correlator {
     pub(super) fn told_msrs(
         &mut self,
@@ -107,6 +112,7 @@ impl Correlator {
     }
 
     pub(super) fn delivered(&mut self, event: &Event) {
+        self.guest_was_told(event);
         if !self.thread(event).pending.is_empty() {
             // KVM_SET_VCPU_EVENTS went unseen; the delivery proves the telling.
             self.tell_pending(event);
@@ -118,6 +124,10 @@ impl Correlator {
             return;
         };
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
+        let in_mc = &mut self.thread(event).in_mc;
+        if !in_mc.contains(&no) && in_mc.len() < MAX_IN_MC {
+            in_mc.push(no);
+        }
         if let Some(evidence) = self.touch(no) {
             evidence.poison_at(event.t);
             evidence.deliver(event.t, event.tid);
@@ -126,11 +136,17 @@ impl Correlator {
     }
 
     pub(super) fn mcg_status(&mut self, event: &Event, write: bool, data: u64) {
+        self.thread_goes_on(event);
         if !write || data != 0 {
             return;
         }
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
-        for no in self.by_pid.get(&event.pid).cloned().unwrap_or_default() {
+        let mut open = std::mem::take(&mut self.thread(event).in_mc);
+        if open.is_empty() {
+            // The thread has been forgotten since, or the delivery was not seen.
+            open = self.by_pid.get(&event.pid).cloned().unwrap_or_default();
+        }
+        for no in open {
             let finished = self
                 .incidents
                 .get_mut(&no)
@@ -143,6 +159,7 @@ impl Correlator {
     }
 
     fn tell(&mut self, event: &Event, told: Pending) {
+        self.guest_was_told(event);
         let severity = mca::severity(told.bank.status.0);
         let Some(no) = self.incident_told(event.pid, &told.bank, severity) else {
             return;
@@ -156,6 +173,7 @@ impl Correlator {
             bank: told.bank,
             mcg_status: told.mcg_status,
             severity,
+            rip: None,
         };
         self.thread(event).told = Some(no);
         let Some(evidence) = self.touch(no) else { return };
@@ -167,22 +185,52 @@ impl Correlator {
         evidence.tell(told);
     }
 
-    /// Which incident a bank speaks of: that of its address; else, for a page whose GPA is not known yet, the
-    /// one that was signalled last; a bank without an address follows the last telling.
+    /// Which incident a bank speaks of: that of its address; else, of the pages whose GPA is not known yet, the one at
+    /// the same place within its 2 MiB (VMMs align guest memory so), else the one that was signalled first: SIGBUS is
+    /// answered in the order in which it comes. A bank without an address follows the last telling.
     fn incident_told(&self, pid: u32, bank: &Bank, severity: Severity) -> Option<IncidentNo> {
+        const ALIGNED: u64 = (2 << 20) - 1;
         if severity == Severity::Broadcast || bank.status.0 & mca::ADDRV == 0 {
             return self.latest_of(pid);
         }
-        self.incident_of_gpa(pid, bank.addr.0).or_else(|| {
+        if let Some(no) = self.incident_of_gpa(pid, bank.addr.0) {
+            return Some(no);
+        }
+        let candidates = || {
             self.live_of(pid)
-                .filter(|no| self.incidents.get(no).is_some_and(|e| e.gpa.is_none()))
-                .max_by_key(|no| self.incidents.get(no).map(|e| e.last_poison))
-        })
+                .filter_map(|no| self.incidents.get(&no).map(|e| (no, e)))
+                .filter(|(_, e)| e.gpa.is_none() && e.private_fault().is_none())
+        };
+        let mut placed = candidates().filter(|(_, e)| {
+            let size = e.size().unwrap_or(PAGE_SIZE);
+            e.hva
+                .is_some_and(|hva| (hva ^ bank.addr.0) & ALIGNED & !(size - 1) == 0)
+        });
+        let only = match (placed.next(), placed.next()) {
+            (Some((no, _)), None) => Some(no),
+            _ => None,
+        };
+        only.or_else(|| candidates().min_by_key(|(_, e)| e.last_poison).map(|(no, _)| no))
     }
 
-    /// The incident of this VM with the latest sign of poison.
+    /// CR4.MCE of a vCPU, as its VMM reads it after an exit on poison.
+    pub(super) fn registers(&mut self, event: &Event, sregs: &crate::event::Sregs) {
+        let asked = self.live_of(event.pid).find(|no| {
+            self.incidents
+                .get(no)
+                .is_some_and(|e| e.asked.get(event.tid).is_some())
+        });
+        if let Some(evidence) = asked.and_then(|no| self.touch(no)) {
+            evidence.mce_enabled = Some(sregs.cr4.0 & CR4_MCE != 0);
+        }
+    }
+
+    /// The incident of this VM with the latest sign of poison. Private memory is not told of.
     pub(super) fn latest_of(&self, pid: u32) -> Option<IncidentNo> {
         self.live_of(pid)
-            .max_by_key(|no| self.incidents.get(no).map(|e| e.last_poison))
+            .filter_map(|no| self.incidents.get(&no).map(|e| (no, e)))
+            .filter(|(_, e)| e.private_fault().is_none())
+            .max_by_key(|(_, e)| e.last_poison)
+            .map(|(no, _)| no)
     }
 }

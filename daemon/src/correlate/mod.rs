@@ -1,16 +1,19 @@
 //! The correlator: events in, incidents out. A pure state machine: time comes from the events, there is no
 //! clock, no I/O and no global state, so a replay is exact and every rule is a plain unit test.
 
+mod answers;
 mod ends;
 mod evidence_from_logs;
 mod injection;
+mod links;
 mod moments;
 mod pages;
 pub mod report;
+pub mod resume;
 mod saying_words;
 mod threads;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::{
     event::{
@@ -55,18 +58,27 @@ impl Default for Limits {
 pub struct Correlator {
     session: Session,
     limits: Limits,
-    incidents: BTreeMap<IncidentNo, Evidence>,
+    incidents: BTreeMap<IncidentNo, Box<Evidence>>,
     next: IncidentNo,
     /// Incidents by VMM, in order of their beginning.
     by_pid: HashMap<u32, Vec<IncidentNo>>,
+    /// By address in the VMM.
     pages: PageIndex,
+    /// By guest-physical address.
+    gpas: PageIndex,
     failures: BTreeMap<u32, Failure>,
+    silent: VecDeque<pages::Silent>,
+    /// Page frames of the incidents.
+    by_pfn: links::ByPfn,
+    answers: answers::AllAnswers,
     threads: BTreeMap<u32, Thread>,
     processes: BTreeMap<u32, Vmm>,
     changed: BTreeSet<IncidentNo>,
     /// Incidents that the last event belongs to.
     touched: BTreeSet<IncidentNo>,
     forgotten: u64,
+    /// A trace told of signals without their address.
+    signals_without_address: bool,
     /// The host's exits that touch no guest memory.
     floor: BTreeMap<FloorKind, DurationTotals>,
     /// Files whose statements are heard.
@@ -86,12 +98,17 @@ impl Correlator {
             next: 1,
             by_pid: HashMap::new(),
             pages: PageIndex::default(),
+            gpas: PageIndex::default(),
             failures: BTreeMap::new(),
+            silent: VecDeque::new(),
+            by_pfn: links::ByPfn::new(),
+            answers: BTreeMap::new(),
             threads: BTreeMap::new(),
             processes: BTreeMap::new(),
             changed: BTreeSet::new(),
             touched: BTreeSet::new(),
             forgotten: 0,
+            signals_without_address: false,
             floor: BTreeMap::new(),
             files: BTreeMap::new(),
         }
@@ -111,10 +128,20 @@ impl Correlator {
         self.forgotten
     }
 
+    /// Incidents that are remembered.
+    pub fn incident_count(&self) -> usize {
+        self.incidents.len()
+    }
+
     /// Takes one event.
     pub fn feed(&mut self, event: &Event) {
         self.touched.clear();
         self.dispatch(event);
+        let touched = std::mem::take(&mut self.touched);
+        for no in &touched {
+            self.index_gpa(*no, event);
+        }
+        self.touched = touched;
         if matches!(event.what, What::PageTotals(_)) {
             // No event of its own, but the sum of those that were, and of those that were not sent.
             self.touched.clear();
@@ -201,8 +228,9 @@ impl Correlator {
             What::Delivered => self.delivered(event),
             What::McgStatus { write, data } => self.mcg_status(event, *write, data.0),
             What::GuestCode { rip, bytes } => self.guest_code(event, rip.0, bytes),
-            // Only what is read with it speaks of the page.
-            What::Sregs(_) | What::MemSlot { .. } => {}
+            What::Sregs(sregs) => self.registers(event, sregs),
+            // Only what is read by them speaks of the page.
+            What::MemSlot { .. } => {}
             What::Vmm(vmm) => self.identity(event.pid, vmm),
             What::Lost { records } => self.lost(event, *records),
             What::UserspaceExit { .. }
@@ -249,11 +277,15 @@ impl Correlator {
     /// An incident as it stands now; `None`: forgotten, or none of a guest.
     pub fn report(&self, no: IncidentNo) -> Option<Update> {
         let evidence = self.incidents.get(&no)?;
-        // A process that could not be asked whether it is a VMM, and for which KVM never spoke, is none.
-        if evidence.vmm.is_vmm != Some(true) && !evidence.kvm_seen() {
+        if !is_of_a_guest(evidence) {
             return None;
         }
-        Some(report::update(evidence, &self.session, self.limits.late_death_ns))
+        let linked = self
+            .linked(no, evidence)
+            .filter(|other| is_of_a_guest(other))
+            .map(|other| report::id(other, &self.session))
+            .collect();
+        Some(report::update(evidence, &self.session, linked))
     }
 
     fn identity(&mut self, pid: u32, vmm: &Vmm) {
@@ -291,6 +323,7 @@ impl Correlator {
 
     fn forget_pages_of(&mut self, pid: u32) {
         self.pages.remove_pid(pid);
+        self.gpas.remove_pid(pid);
         self.by_pid.remove(&pid);
         self.threads.retain(|_, thread| thread.pid != pid);
     }
@@ -302,9 +335,12 @@ impl Correlator {
                 break;
             };
             self.forgotten += 1;
-            self.pages.remove_incident(no);
+            self.unindex(no, &old);
             if let Some(list) = self.by_pid.get_mut(&old.pid) {
-                list.retain(|other| *other != no);
+                // In order of their beginning, hence of their numbers.
+                if let Ok(at) = list.binary_search(&no) {
+                    list.remove(at);
+                }
                 if list.is_empty() {
                     self.by_pid.remove(&old.pid);
                 }
@@ -313,7 +349,12 @@ impl Correlator {
         let no = self.next;
         self.next += 1;
         self.by_pid.entry(evidence.pid).or_default().push(no);
-        self.incidents.insert(no, evidence);
+        if let Some(pfn) = evidence.pfn {
+            // Their reports name this one now.
+            self.changed.extend(self.known_by_pfn(pfn));
+            self.by_pfn.insert((pfn, no));
+        }
+        self.incidents.insert(no, Box::new(evidence));
         self.changed.insert(no);
         self.touched.insert(no);
         no
@@ -322,8 +363,13 @@ impl Correlator {
     fn touch(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
         self.changed.insert(no);
         self.touched.insert(no);
-        self.incidents.get_mut(&no)
+        self.incidents.get_mut(&no).map(Box::as_mut)
     }
+}
+
+/// A process that could not be asked whether it is a VMM, and for which KVM never spoke, is none.
+fn is_of_a_guest(evidence: &Evidence) -> bool {
+    evidence.vmm.is_vmm == Some(true) || evidence.kvm_seen()
 }
 
 /// Drops first entries until one more fits.

@@ -4,7 +4,7 @@ use super::pages::Signal;
 use crate::{
     event::{Access, OtherAddress, PoisonExit, SigbusSeverity, totals::EHWPOISON},
     incident::{
-        evidence::{Sign, Told},
+        evidence::{End, Sign, Told},
         mca,
         model::Severity,
     },
@@ -19,6 +19,10 @@ pub fn failure_begin(pfn: u64, flags: Option<u64>) -> String {
         Some(flags) => format!("memory_failure(pfn {pfn:#x}, flags {flags:#x}) on the host"),
         None => format!("memory_failure of pfn {pfn:#x} on the host"),
     }
+}
+
+pub fn failure_again(pfn: u64) -> String {
+    format!("the host reports pfn {pfn:#x} again")
 }
 
 pub fn failure_action(page_type: &str, result: &str) -> String {
@@ -107,7 +111,22 @@ pub fn handler_finished(vcpu: Option<u32>) -> String {
     )
 }
 
-pub fn end(sign: &Sign, vcpu: Option<u32>) -> String {
+pub fn end(end: &End, vcpu: Option<u32>) -> String {
+    let words = sign(&end.sign, vcpu);
+    match end {
+        End { mine: false, .. } => format!("{words} (over another lost page)"),
+        End { late: true, .. } if of_the_guest(&end.sign) => {
+            format!("{words} (too late after the last sign of poison to be taken for its work)")
+        }
+        _ => words,
+    }
+}
+
+const fn of_the_guest(sign: &Sign) -> bool {
+    !matches!(sign, Sign::VmmExit(_) | Sign::VmmGone | Sign::VmDestroyed)
+}
+
+fn sign(sign: &Sign, vcpu: Option<u32>) -> String {
     match sign {
         Sign::Panic => "the guest's kernel reports a panic (pvpanic)".into(),
         Sign::CrashLoaded => "the guest's kernel panicked, its crash kernel takes over (pvpanic)".into(),
@@ -117,7 +136,7 @@ pub fn end(sign: &Sign, vcpu: Option<u32>) -> String {
         Sign::KvmShutdown => "KVM_EXIT_SHUTDOWN to the VMM".into(),
         Sign::SystemEvent => "KVM_EXIT_SYSTEM_EVENT to the VMM".into(),
         Sign::InternalError => "KVM could not go on (internal error or failed entry)".into(),
-        Sign::MemoryFault(errno) => format!("KVM_EXIT_MEMORY_FAULT to the VMM, errno {errno}"),
+        Sign::PrivateMemory => "KVM_EXIT_MEMORY_FAULT to the VMM, errno EHWPOISON".into(),
         Sign::VcpuReset => format!("{} starts anew at the reset vector", on(vcpu)),
         Sign::VmmExit(status) => format!("the VMM is gone: {}", wait_status(*status)),
         Sign::VmmGone => "the VMM's threads that ran the guest are gone".into(),

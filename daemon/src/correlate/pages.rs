@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Correlator, IncidentNo, make_room, moments};
+use super::{Correlator, IncidentNo, answers::ToThread, make_room, moments};
 use crate::{
-    event::{Event, PoisonExit, SigbusSeverity, totals::PageTotals},
+    event::{Event, PoisonExit, SigbusSeverity, What, totals::PageTotals},
     incident::{
         evidence::{Evidence, PAGE_SIZE},
         latency,
@@ -19,21 +19,45 @@ pub struct PageIndex {
 }
 
 impl PageIndex {
-    fn find(&self, pid: u32, hva: u64) -> Option<IncidentNo> {
-        let ((owner, base), (size, no)) = self.ranges.range(..=(pid, hva)).next_back()?;
-        (*owner == pid && hva - base < *size).then_some(*no)
+    /// A small range may lie within a large one, which then begins a few entries before it.
+    pub fn find(&self, pid: u32, address: u64) -> Option<IncidentNo> {
+        const NESTED: usize = 8;
+        self.ranges
+            .range((pid, 0)..=(pid, address))
+            .rev()
+            .take(NESTED)
+            .find(|((_, base), (size, _))| address - base < *size)
+            .map(|(_, (_, no))| *no)
     }
 
-    fn insert(&mut self, pid: u32, base: u64, size: u64, no: IncidentNo) {
+    pub fn insert(&mut self, pid: u32, base: u64, size: u64, no: IncidentNo) {
         self.ranges.insert((pid, base), (size, no));
     }
 
-    pub fn remove_pid(&mut self, pid: u32) {
-        self.ranges.retain(|(owner, _), _| *owner != pid);
+    /// The incident of a page within these bytes.
+    fn within(&self, pid: u32, base: u64, size: u64) -> Option<IncidentNo> {
+        let last = base.saturating_add(size - 1);
+        let (_, (_, no)) = self.ranges.range((pid, base)..=(pid, last)).next()?;
+        Some(*no)
     }
 
-    pub fn remove_incident(&mut self, no: IncidentNo) {
-        self.ranges.retain(|_, (_, other)| *other != no);
+    pub fn remove_pid(&mut self, pid: u32) {
+        let of_pid = self.ranges.range((pid, 0)..=(pid, u64::MAX));
+        let gone: Vec<(u32, u64)> = of_pid.map(|(key, _)| *key).collect();
+        for key in gone {
+            self.ranges.remove(&key);
+        }
+    }
+
+    /// Removes the range that begins at `base`, if it is this incident's.
+    pub fn remove(&mut self, pid: u32, base: u64, no: IncidentNo) {
+        if self
+            .ranges
+            .get(&(pid, base))
+            .is_some_and(|(_, other)| *other == no)
+        {
+            self.ranges.remove(&(pid, base));
+        }
     }
 
     pub fn incidents(&self) -> impl Iterator<Item = IncidentNo> + '_ {
@@ -46,7 +70,28 @@ pub struct Failure {
     t: u64,
     pub pfn: Option<u64>,
     flags: Option<u64>,
+    page_type: Option<String>,
+    result: Option<String>,
     incidents: Vec<IncidentNo>,
+}
+
+/// A huge page whose loss was told to no process: its VMMs learn of it when they touch it.
+pub struct Silent {
+    pfn: u64,
+    page_type: String,
+    result: String,
+}
+
+/// Silent losses that are kept: the latest.
+pub const MAX_SILENT: usize = 64;
+
+/// What is known of a page when its incident opens.
+#[derive(Default)]
+pub struct New {
+    pub t0: Option<u64>,
+    pub hva: Option<u64>,
+    pub lsb: Option<u32>,
+    pub pfn: Option<u64>,
 }
 
 /// The fields of a SIGBUS event.
@@ -61,19 +106,56 @@ pub struct Signal {
 
 /// Largest page: 1 GiB. A larger `lsb` is taken for a damaged event's.
 const MAX_LSB: u32 = 30;
+const LSB_2M: u32 = 21;
+const LSB_4K: u32 = 12;
+/// What the kernel's own words for a hugetlb page begin with.
+const HUGE: &str = "huge page";
 
 impl Correlator {
     pub(super) fn failure_begin(&mut self, event: &Event, pfn: u64, flags: u64) {
+        let failure = Failure {
+            t: event.t,
+            pfn: Some(pfn),
+            flags: Some(flags),
+            page_type: None,
+            result: None,
+            incidents: Vec::new(),
+        };
+        self.begin(event.tid, failure);
+        for no in self.known_by_pfn(pfn) {
+            if let Some(evidence) = self.touch(no) {
+                evidence.timeline.add(event.t, moments::failure_again(pfn));
+            }
+        }
+    }
+
+    fn begin(&mut self, tid: u32, failure: Failure) {
         make_room(&mut self.failures, self.limits.failures);
-        self.failures.insert(
-            event.tid,
-            Failure {
-                t: event.t,
-                pfn: Some(pfn),
-                flags: Some(flags),
-                incidents: Vec::new(),
-            },
-        );
+        self.failures.insert(tid, failure);
+    }
+
+    /// Open incidents of VMs that hold this page of the host.
+    pub(super) fn known_by_pfn(&self, pfn: u64) -> Vec<IncidentNo> {
+        const HUGE_PAGE: u64 = 511;
+        let within = (pfn & !HUGE_PAGE, 0)..=(pfn | HUGE_PAGE, IncidentNo::MAX);
+        let holds = |no: &IncidentNo| {
+            self.incidents
+                .get(no)
+                .is_some_and(|e| e.holds_pfn(pfn) && !e.vmm_gone())
+        };
+        let named = self.by_pfn.range(within).map(|(_, no)| *no);
+        named.filter(holds).collect()
+    }
+
+    /// The page of the host of an incident that was opened without.
+    pub(super) fn name_pfn(&mut self, no: IncidentNo, pfn: u64) {
+        if let Some(evidence) = self.touch(no)
+            && evidence.pfn.is_none()
+        {
+            evidence.pfn = Some(pfn);
+            self.changed.extend(self.known_by_pfn(pfn));
+            self.by_pfn.insert((pfn, no));
+        }
     }
 
     pub(super) fn failure_action(&mut self, event: &Event, pfn: u64, page_type: &str, result: &str) {
@@ -83,9 +165,11 @@ impl Correlator {
         if *failure.pfn.get_or_insert(pfn) != pfn {
             return;
         }
+        failure.page_type = Some(page_type.to_owned());
+        failure.result = Some(result.to_owned());
         for no in failure.incidents.clone() {
+            self.name_pfn(no, pfn);
             let Some(evidence) = self.touch(no) else { continue };
-            evidence.pfn.get_or_insert(pfn);
             // "already poisoned" (6.11 on) is about the second report, not about the page.
             if evidence.recovery.is_none() || !page_type.contains("already poisoned") {
                 evidence.page_type = Some(page_type.to_owned());
@@ -102,13 +186,29 @@ impl Correlator {
         let Some(failure) = self.failures.remove(&event.tid) else {
             return;
         };
-        for no in failure.incidents {
-            if let Some(evidence) = self.touch(no) {
+        for no in &failure.incidents {
+            if let Some(evidence) = self.touch(*no) {
                 evidence.poison_at(event.t);
                 if ret != 0 {
                     evidence.timeline.add(event.t, moments::failure_end(ret));
                 }
             }
+        }
+        if let (true, Some(pfn), Some(page_type), Some(result)) = (
+            failure.incidents.is_empty(),
+            failure.pfn,
+            failure.page_type,
+            failure.result,
+        ) && page_type.starts_with(HUGE)
+        {
+            if self.silent.len() == MAX_SILENT {
+                self.silent.pop_front();
+            }
+            self.silent.push_back(Silent {
+                pfn,
+                page_type,
+                result,
+            });
         }
     }
 
@@ -118,38 +218,24 @@ impl Correlator {
         if pid == 0 || signal.lsb > MAX_LSB {
             return;
         }
-        let vmm = self.processes.get(&pid).cloned().unwrap_or_default();
         let in_failure = self.failures.contains_key(&event.tid);
-        let size = 1u64 << signal.lsb.max(12);
-        let base = signal.hva & !(size - 1);
-        let no = match self.pages.find(pid, signal.hva) {
-            Some(no) => no,
-            None => {
-                let failure = self.failures.get(&event.tid);
-                let mut evidence = Evidence::new(failure.map_or(event.t, |f| f.t), pid, vmm);
-                evidence.hva = Some(base);
-                evidence.lsb = Some(signal.lsb.max(12));
-                if let Some(pfn) = failure.and_then(|f| f.pfn) {
-                    evidence.pfn = Some(pfn);
-                    let flags = failure.and_then(|f| f.flags);
-                    evidence
-                        .timeline
-                        .add(evidence.t0, moments::failure_begin(pfn, flags));
-                }
-                let no = self.open(evidence);
-                self.pages.insert(pid, base, size, no);
-                no
-            }
-        };
+        let no = self.incident_signalled(event, &signal);
         self.signalled_in_failure(event, signal.severity, no);
+        let own_access = signal.forced && !in_failure;
+        let to = ToThread {
+            pid,
+            tid: signal.target_tid,
+            no,
+            required: signal.severity == SigbusSeverity::ActionRequired,
+            own_access,
+        };
+        self.signal_sent(event, &to);
         let vcpu = self.vcpu_of(signal.target_tid);
         let Some(evidence) = self.touch(no) else { return };
         evidence.poison_at(event.t);
         let by_exit = !in_failure && !signal.forced && signal.target_tid == event.tid;
         evidence.signal(signal.severity, by_exit);
-        if signal.forced && !in_failure {
-            evidence.own_access += 1;
-        }
+        evidence.own_access += u64::from(own_access);
         evidence
             .timeline
             .add(event.t, moments::sigbus(&signal, pid, vcpu));
@@ -163,17 +249,102 @@ impl Correlator {
             }
         } else if severity == SigbusSeverity::ActionOptional && !self.session.has("memory_failure") {
             // No probe on memory_failure(): its event on this thread still names the pfn.
-            make_room(&mut self.failures, self.limits.failures);
-            self.failures.insert(
-                event.tid,
-                Failure {
-                    t: event.t,
-                    pfn: None,
-                    flags: None,
-                    incidents: vec![no],
+            let failure = Failure {
+                t: event.t,
+                pfn: None,
+                flags: None,
+                page_type: None,
+                result: None,
+                incidents: vec![no],
+            };
+            self.begin(event.tid, failure);
+        }
+    }
+
+    /// The incident of a signal: the page's own; that of a huge page around it or of a piece of it; else a new one.
+    fn incident_signalled(&mut self, event: &Event, signal: &Signal) -> IncidentNo {
+        let pid = signal.target_pid;
+        let lsb = signal.lsb.max(LSB_4K);
+        let base = signal.hva & !((1u64 << lsb) - 1);
+        let failure = self.failures.get(&event.tid);
+        let (began, pfn, flags) = failure.map_or((None, None, None), |f| (Some(f.t), f.pfn, f.flags));
+        let found = self
+            .pages
+            .find(pid, signal.hva)
+            .or_else(|| self.pages.within(pid, base, 1 << lsb))
+            // Another page of the host at this address: QEMU maps a lost page anew when its guest is reset.
+            .filter(|no| {
+                pfn.is_none_or(|pfn| {
+                    self.incidents
+                        .get(no)
+                        .is_none_or(|e| e.pfn.is_none() || e.holds_pfn(pfn))
+                })
+            })
+            .or_else(|| self.piece_of_silent(pid, signal.hva));
+        let Some(no) = found else {
+            let no = self.open_new(
+                event,
+                pid,
+                New {
+                    t0: began,
+                    hva: Some(base),
+                    lsb: Some(lsb),
+                    pfn,
                 },
             );
+            if let (Some(pfn), Some(evidence)) = (pfn, self.incidents.get_mut(&no)) {
+                evidence
+                    .timeline
+                    .add(evidence.t0, moments::failure_begin(pfn, flags));
+            }
+            return no;
+        };
+        let unnamed = self.incidents.get(&no).is_some_and(|e| e.pfn.is_none());
+        if let (true, Some(pfn), Some(began)) = (unnamed, pfn, began) {
+            // The vCPU was faster than memory_failure(), which names the page only now.
+            self.name_pfn(no, pfn);
+            if let Some(evidence) = self.touch(no) {
+                evidence.timeline.add(began, moments::failure_begin(pfn, flags));
+            }
         }
+        let widened = self.touch(no).is_some_and(|evidence| evidence.widen(base, lsb));
+        if widened {
+            self.pages.insert(pid, base, 1 << lsb, no);
+        }
+        no
+    }
+
+    /// A second piece of what is one huge page, if the host lost one of which no process was told: QEMU asks for early
+    /// notice, others learn of their page 4 KiB by 4 KiB. Only where there is one such page is it this one.
+    fn piece_of_silent(&mut self, pid: u32, hva: u64) -> Option<IncidentNo> {
+        let base = hva & !((1u64 << LSB_2M) - 1);
+        let no = self.pages.within(pid, base, 1 << LSB_2M)?;
+        if self.silent.len() != 1 || self.incidents.get(&no)?.pfn.is_some() {
+            return None;
+        }
+        let silent = self.silent.pop_front()?;
+        let evidence = self.touch(no)?;
+        evidence.widen(base, LSB_2M);
+        evidence.page_type = Some(silent.page_type);
+        evidence.recovery = Some(silent.result);
+        evidence.joined_by_time = true;
+        self.name_pfn(no, silent.pfn);
+        self.pages.insert(pid, base, 1 << LSB_2M, no);
+        Some(no)
+    }
+
+    /// Opens an incident of a VMM's page.
+    pub(super) fn open_new(&mut self, event: &Event, pid: u32, new: New) -> IncidentNo {
+        let vmm = self.processes.get(&pid).cloned().unwrap_or_default();
+        let mut evidence = Evidence::new(new.t0.unwrap_or(event.t), pid, vmm);
+        evidence.hva = new.hva;
+        evidence.lsb = new.lsb;
+        evidence.pfn = new.pfn;
+        let no = self.open(evidence);
+        if let Some(hva) = new.hva {
+            self.pages.insert(pid, hva, 1 << new.lsb.unwrap_or(LSB_4K), no);
+        }
+        no
     }
 
     pub(super) fn poison_exit(&mut self, event: &Event, exit: &PoisonExit) {
@@ -186,19 +357,17 @@ impl Correlator {
             Some(no) => no,
             None => {
                 // Poison met by gup without a signal that we saw: still an incident.
-                let vmm = self.processes.get(&pid).cloned().unwrap_or_default();
-                let mut evidence = Evidence::new(exit.exit_ns.unwrap_or(event.t), pid, vmm);
-                evidence.hva = exit.hva.map(|hva| hva.0 & !(PAGE_SIZE - 1));
-                let hva = evidence.hva;
-                let no = self.open(evidence);
-                if let Some(hva) = hva {
-                    self.pages.insert(pid, hva, PAGE_SIZE, no);
-                }
-                no
+                let new = New {
+                    t0: exit.exit_ns,
+                    hva: exit.hva.map(|hva| hva.0 & !(PAGE_SIZE - 1)),
+                    ..New::default()
+                };
+                self.open_new(event, pid, new)
             }
         };
         let tid = event.tid;
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(tid));
+        self.thread(event).exited = Some(no);
         let Some(evidence) = self.touch(no) else { return };
         evidence.poison_at(event.t);
         evidence.exit(tid, vcpu, exit);
@@ -224,18 +393,29 @@ impl Correlator {
     }
 
     pub(super) fn reentry(&mut self, event: &Event, exit_ns: u64, entry_ns: u64) {
+        self.thread_goes_on(event);
+        // The thread's last exit, unless the thread has been forgotten since.
+        let last = self.threads.get(&event.tid).and_then(|thread| thread.exited);
+        if last.is_some_and(|no| self.reentry_of(no, event, exit_ns, entry_ns)) {
+            return;
+        }
         for no in self.by_pid.get(&event.pid).cloned().unwrap_or_default() {
-            let mine = self
-                .incidents
-                .get_mut(&no)
-                .is_some_and(|e| e.exits.reentry(event.tid, exit_ns, entry_ns));
-            if mine {
-                if let Some(evidence) = self.touch(no) {
-                    evidence.poison_at(event.t);
-                }
+            if self.reentry_of(no, event, exit_ns, entry_ns) {
                 return;
             }
         }
+    }
+
+    fn reentry_of(&mut self, no: IncidentNo, event: &Event, exit_ns: u64, entry_ns: u64) -> bool {
+        let evidence = self.incidents.get_mut(&no);
+        if !evidence.is_some_and(|e| e.exits.reentry(event.tid, exit_ns, entry_ns)) {
+            return false;
+        }
+        if let Some(evidence) = self.touch(no) {
+            evidence.poison_at(event.t);
+            evidence.reentered(event.tid, entry_ns);
+        }
+        true
     }
 
     /// The instruction at a RIP that touched a page: of every incident in which that RIP did.
@@ -263,12 +443,51 @@ impl Correlator {
 
     /// The incident of a GPA of this VM: the same 4 KiB page, or the same huge page.
     pub(super) fn incident_of_gpa(&self, pid: u32, gpa: u64) -> Option<IncidentNo> {
-        let page = gpa & !(PAGE_SIZE - 1);
-        self.live_of(pid).find(|no| {
-            self.incidents.get(no).is_some_and(|e| {
-                let size = e.size().unwrap_or(PAGE_SIZE);
-                e.gpa.is_some_and(|known| known == page || (known ^ page) < size) || e.gpas.contains(&page)
-            })
-        })
+        self.gpas.find(pid, gpa & !(PAGE_SIZE - 1))
+    }
+
+    /// Keeps the index of GPAs: called with each incident that an event touched.
+    pub(super) fn index_gpa(&mut self, no: IncidentNo, event: &Event) {
+        let Some(evidence) = self.incidents.get(&no) else {
+            return;
+        };
+        if evidence.vmm_gone() {
+            return;
+        }
+        let pid = evidence.pid;
+        if let Some(gpa) = evidence.gpa {
+            let size = evidence.size().unwrap_or(PAGE_SIZE);
+            self.gpas.insert(pid, gpa & !(size - 1), size, no);
+        }
+        // A huge page whose GPAs are not aligned as its HVA is has pages beyond that range.
+        let page = match &event.what {
+            What::PoisonExit(exit) => exit.gpa.map(|gpa| gpa.0 & !(PAGE_SIZE - 1)),
+            What::PageTotals(totals) => Some(totals.gpa.0),
+            _ => None,
+        };
+        if let Some(page) = page
+            && event.pid == pid
+            && self.gpas.find(pid, page).is_none()
+        {
+            self.gpas.insert(pid, page, PAGE_SIZE, no);
+        }
+    }
+
+    /// Takes an incident that is forgotten out of the indices.
+    pub(super) fn unindex(&mut self, no: IncidentNo, evidence: &Evidence) {
+        let pid = evidence.pid;
+        if let Some(pfn) = evidence.pfn {
+            self.by_pfn.remove(&(pfn, no));
+        }
+        if let Some(hva) = evidence.hva {
+            self.pages.remove(pid, hva, no);
+        }
+        if let Some(gpa) = evidence.gpa {
+            let size = evidence.size().unwrap_or(PAGE_SIZE);
+            self.gpas.remove(pid, gpa & !(size - 1), no);
+        }
+        for gpa in &evidence.gpas {
+            self.gpas.remove(pid, *gpa, no);
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
         evidence::{Evidence, PAGE_SIZE},
         exits::Total,
         flush, latency, logged, model, storm,
-        verdict::decide,
+        verdict::{Sight, decide},
         words,
     },
 };
@@ -24,20 +24,28 @@ pub struct Update {
     pub closed: bool,
 }
 
-/// The incident as it stands.
-pub fn incident(e: &Evidence, session: &Session, late_death_ns: u64) -> model::Incident {
-    update(e, session, late_death_ns).incident
+/// The incident as it stands, and nothing of others.
+pub fn incident(e: &Evidence, session: &Session) -> model::Incident {
+    update(e, session, Vec::new()).incident
 }
 
-/// See [`Update`].
-pub fn update(e: &Evidence, session: &Session, late_death_ns: u64) -> Update {
+/// The incident as it stands. `linked`: ids of the incidents of other VMs that held the same page of the host.
+pub fn update(e: &Evidence, session: &Session, linked: Vec<String>) -> Update {
     let total = e.exits.total();
     let flush = flush::flush(&e.exits, &total);
-    let v = decide(e, &total, &flush, late_death_ns);
+    let sight = Sight {
+        handler_end: session.has("kvm_msr"),
+        delivery: session.has("kvm_inj_exception"),
+        telling: session.has("kvm_inject_mce"),
+    };
+    let v = decide(e, &total, &flush, sight);
     let wall = session.clock.wall_at(e.t0);
     let mut incident = model::Incident {
         id: id(e, session),
-        started_at: wall.and_then(rfc3339),
+        started_at: match &e.known_as {
+            Some((_, started_at)) => started_at.clone(),
+            None => wall.and_then(rfc3339),
+        },
         vm: model::Vm {
             name: e.vmm.name.clone(),
             uuid: e.vmm.uuid.clone(),
@@ -49,7 +57,8 @@ pub fn update(e: &Evidence, session: &Session, late_death_ns: u64) -> Update {
         cause: v.cause,
         confidence: v.confidence,
         sentence: words::sentence(e, &total, v),
-        advice: words::advice(e, v),
+        advice: words::advice(e, v, &linked),
+        linked,
         signals: signals(e, &total, session),
         exits: exits(&total, session),
         exit_samples: e.exits.singles.report(e.t0),
@@ -73,6 +82,9 @@ pub fn update(e: &Evidence, session: &Session, late_death_ns: u64) -> Update {
 
 /// Stable over a replay: the clock part, then who and what.
 pub fn id(e: &Evidence, session: &Session) -> String {
+    if let Some((id, _)) = &e.known_as {
+        return id.clone();
+    }
     let clock = session
         .clock
         .wall_at(e.t0)
@@ -82,7 +94,7 @@ pub fn id(e: &Evidence, session: &Session) -> String {
             |at| at.strftime("%Y%m%dT%H%M%SZ").to_string(),
         );
     // Only what is known when the incident opens: the id must not change when more is learnt.
-    let page = match (e.hva, e.gpa) {
+    let page = match (e.named_hva.or(e.hva), e.gpa) {
         (Some(hva), _) => format!("{hva:x}"),
         (None, Some(gpa)) => format!("gpa{gpa:x}"),
         (None, None) => "page".to_owned(),

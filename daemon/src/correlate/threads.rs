@@ -24,6 +24,10 @@ pub struct Thread {
     pub exit_code: i32,
     /// The incident that this vCPU was last told of.
     pub told: Option<IncidentNo>,
+    /// The incident of its last exit on poison.
+    pub exited: Option<IncidentNo>,
+    /// Incidents whose #MC its guest's handler has not finished.
+    pub in_mc: Vec<IncidentNo>,
 }
 
 /// A bank that waits for its #MC.

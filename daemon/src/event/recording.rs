@@ -44,7 +44,9 @@ pub struct Totals {
 pub enum RecordingError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("line 1: not a poisontrace recording (its first line is no recording header)")]
+    #[error(
+        "line 1: not a poisontrace recording (its first line is no recording header): `poisontrace record -o FILE` makes one"
+    )]
     NotARecording,
     #[error(
         "line 1: a recording of version {found}; this poisontrace reads version {VERSION}: use the poisontrace that wrote it"

@@ -99,6 +99,9 @@ impl PageTotals {
     /// From the kernel's record of guest frame `gfn`.
     pub fn new(gfn: u64, t: &page::PageTotals) -> Self {
         let used = (t.rips_used as usize).min(t.rips.len());
+        // RIP 0 is what KVM gives for a guest whose state is protected (SEV-ES, TDX): not known, and not one RIP.
+        let (known, hidden): (Vec<&page::ByRip>, Vec<&page::ByRip>) =
+            t.rips[..used].iter().partition(|rip| rip.rip != 0);
         Self {
             gpa: Hex(gfn << PAGE_SHIFT),
             exits: t.exits,
@@ -110,7 +113,7 @@ impl PageTotals {
             same_line: t.same_line,
             in_kernel: t.in_kernel,
             gup_poison: t.gup_poison,
-            other_rips: t.other_rips,
+            other_rips: t.other_rips + hidden.iter().map(|rip| rip.exits).sum::<u64>(),
             first_ns: t.first_ns,
             last_ns: t.last_ns,
             last_entry_ns: t.last_entry_ns,
@@ -118,7 +121,7 @@ impl PageTotals {
             in_kernel_time: DurationTotals::new(&t.in_kernel_time),
             gup: DurationTotals::new(&t.gup),
             vmm: DurationTotals::new(&t.vmm),
-            rips: t.rips[..used].iter().map(RipTotals::new).collect(),
+            rips: known.into_iter().map(RipTotals::new).collect(),
         }
     }
 }
@@ -224,11 +227,16 @@ impl PageTotals {
     }
 
     fn add_rip(&mut self, exit: &PoisonExit, at: u64, line: Option<u32>) {
-        let Some(rip) = exit.rip else { return };
+        let Some(rip) = exit.rip else {
+            self.other_rips += 1;
+            return;
+        };
         let known = self.rips.iter().position(|known| known.rip == rip);
         let entry = match known {
             Some(n) => &mut self.rips[n],
             None if self.rips.len() < page::RIPS => {
+                // Most pages have one.
+                self.rips.reserve_exact(1);
                 self.rips.push(RipTotals {
                     rip,
                     first_ns: at,

@@ -137,3 +137,89 @@ fn what_is_not_offered_of_the_web_configuration_is_refused_by_name() {
         assert!(!problem.contains("secret"), "{problem}");
     }
 }
+
+/// A root, a certificate that it signed for the server and one for a client, as files.
+struct Certificates {
+    dir: tempfile::TempDir,
+}
+
+impl Certificates {
+    fn make() -> Self {
+        use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+        let dir = tempfile::tempdir().unwrap();
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::new(Vec::<String>::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_cert = ca.self_signed(&ca_key).unwrap();
+        fs::write(dir.path().join("ca.pem"), ca_cert.pem()).unwrap();
+        let issuer = Issuer::new(ca, ca_key);
+        for name in ["server", "client"] {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            let cert = params.signed_by(&key, &issuer).unwrap();
+            fs::write(dir.path().join(format!("{name}.pem")), cert.pem()).unwrap();
+            fs::write(dir.path().join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        }
+        Self { dir }
+    }
+
+    fn file(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The first bytes of the answer to GET /metrics; empty where there was none.
+    fn get(&self, address: SocketAddr, with_certificate: bool) -> String {
+        use tokio_rustls::rustls::{
+            ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+            crypto::ring,
+            pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+        };
+        let one = |name: &str| CertificateDer::from_pem_file(self.file(name)).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(one("ca.pem")).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = if with_certificate {
+            let key = PrivateKeyDer::from_pem_file(self.file("client.key")).unwrap();
+            builder
+                .with_client_auth_cert(vec![one("client.pem")], key)
+                .unwrap()
+        } else {
+            builder.with_no_client_auth()
+        };
+        let connection = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+        let mut stream = StreamOwned::new(connection, TcpStream::connect(address).unwrap());
+        let mut answer = String::new();
+        let asked = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        let _ = asked.and_then(|()| stream.read_to_string(&mut answer).map(|_| ()));
+        answer
+    }
+}
+
+#[test]
+fn tls_with_client_certificates_lets_in_who_has_one() {
+    let certificates = Certificates::make();
+    let path = |name: &str| certificates.file(name).display().to_string();
+    let config = |auth: &str| {
+        format!(
+            "tls_server_config:\n  cert_file: {}\n  key_file: {}\n{auth}",
+            path("server.pem"),
+            path("server.key"),
+        )
+    };
+    let (open, _dir) = served(Some(&config("")), Ready::Yes);
+    assert!(certificates.get(open, false).starts_with("HTTP/1.1 200"));
+    assert!(
+        !get(open, "/metrics", "").contains("poisontrace"),
+        "plain HTTP gets nothing"
+    );
+    let auth = format!(
+        "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: {}\n",
+        path("ca.pem")
+    );
+    let (closed, _dir) = served(Some(&config(&auth)), Ready::Yes);
+    assert!(certificates.get(closed, true).starts_with("HTTP/1.1 200"));
+    assert_eq!(certificates.get(closed, false), "");
+}

@@ -110,7 +110,8 @@ impl Directory {
         Some(identity_event(event.t, pid, vmm))
     }
 
-    fn start_ticks(&self, pid: u32) -> Option<u64> {
+    /// When the process started, clock ticks since boot; `None`: it is gone.
+    pub fn start_ticks(&self, pid: u32) -> Option<u64> {
         let stat = fs::read_to_string(self.proc.join(pid.to_string()).join("stat")).ok()?;
         // Field 22, counted after the comm in parentheses, which may itself hold spaces and parentheses.
         stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()

@@ -41,16 +41,21 @@ pub struct Imported {
 /// How many lines or events are read between two calls of the progress.
 const PROGRESS_EVERY: u64 = 65_536;
 
-/// Reads the files ("-": standard input). `progress` is told how far the reading is.
+/// Reads the files ("-": standard input). `late_death_s`: how long after the poison a guest's death still counts as
+/// its, seconds. `progress` is told how far the reading is.
 ///
 /// # Errors
 /// Where none of the files can be used: the problems.
 pub fn read(
     files: &[PathBuf],
     allow_truncated: bool,
+    late_death_s: u64,
     progress: &mut dyn FnMut(Reading),
 ) -> Result<Imported, Vec<String>> {
     let mut import = Import::new(allow_truncated, files.len() == 1);
+    import
+        .correlator
+        .late_death(late_death_s.saturating_mul(1_000_000_000));
     for file in files {
         match detect::open(file, &import.meter) {
             Ok(opened) => import.take(file, opened, progress),

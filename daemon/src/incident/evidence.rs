@@ -2,11 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
+    by_thread::ByThread,
     exits::{Exits, Total},
     logged::Logged,
     mca,
     model::{Severity, Via},
+    timeline::Timeline,
 };
 use crate::event::{Bank, OtherAddress, PoisonExit, SigbusSeverity, Vmm, totals::PageTotals};
 
@@ -15,13 +19,12 @@ const MAX_TOLD: usize = 256;
 const MAX_ENDS: usize = 32;
 /// 4 KiB pages of a 2 MiB page.
 const MAX_GPAS: usize = 512;
-/// Timeline: this many first moments, and as many last ones.
-const MAX_MOMENTS: usize = 96;
 
 pub const PAGE_SIZE: u64 = 4096;
 
-/// Everything known of one incident.
-#[derive(Clone, Debug)]
+/// Everything known of one incident. Its JSON is what a daemon that starts again goes on with
+/// (`incident.state` of the store).
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Evidence {
     /// CLOCK_MONOTONIC of the poisoning: `memory_failure()` entered, else the first sign.
     pub t0: u64,
@@ -34,6 +37,8 @@ pub struct Evidence {
     pub pfn: Option<u64>,
     /// First byte of the lost range in the VMM.
     pub hva: Option<u64>,
+    /// `hva` as it was when the incident got its name, where more is known now.
+    pub named_hva: Option<u64>,
     pub gpa: Option<u64>,
     pub gpas: BTreeSet<u64>,
     /// The address of the last exit that was no GPA of this guest.
@@ -60,18 +65,32 @@ pub struct Evidence {
     /// Handlers that finished (MCG_STATUS written 0), and the last one's time.
     pub finished: u64,
     pub last_finished: Option<u64>,
+    /// Action-required signals that the VMM has not answered by telling the guest, by the thread they were sent to.
+    pub asked: ByThread<Asked>,
+    /// RIP of each thread's last exit on the page.
+    rips: ByThread<u64>,
+    /// Machine checks that KVM_X86_SET_MCE took, and with which the vCPU went on without a #MC.
+    pub dropped: u64,
+    /// CR4.MCE of the vCPU at its last exit on the page.
+    pub mce_enabled: Option<bool>,
+    /// Set when the VMM has ended: the SIGBUS that it was sent last.
+    pub last_sigbus: Option<LastSigbus>,
     pub ends: Vec<End>,
     pub timeline: Timeline,
     /// Records lost while this incident was open.
     pub lost: u64,
+    /// The pfn is that of a page whose loss named no process, and fits by time.
+    pub joined_by_time: bool,
     /// Events that belong to it.
     pub events: u64,
+    /// Its id and `started_at` by the daemon that first told of it, whose wall clock may have been another.
+    pub known_as: Option<(String, Option<String>)>,
     /// What logs told of it.
     pub logged: Logged,
 }
 
 /// A machine check as the VMM told it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Told {
     pub t: u64,
     pub tid: u32,
@@ -80,6 +99,8 @@ pub struct Told {
     pub bank: Bank,
     pub mcg_status: Option<u64>,
     pub severity: Severity,
+    /// Where that vCPU had last touched the page.
+    pub rip: Option<u64>,
 }
 
 impl Told {
@@ -88,16 +109,61 @@ impl Told {
     }
 }
 
+/// An action-required signal that waits for its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    pub t: u64,
+    /// A #MC was open on that thread, of whichever page.
+    pub mc_open: bool,
+    /// KVM_X86_SET_MCE told of it, and no #MC has come yet.
+    pub told: bool,
+    /// The vCPU entered the guest again, untold.
+    pub ran_on: Option<u64>,
+}
+
+/// The SIGBUS that a VMM was sent last before it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastSigbus {
+    pub t: u64,
+    /// It was of this incident's page.
+    pub of_this_page: bool,
+    /// The thread that it was sent to went on, or the guest was told: the VMM outlived it.
+    pub outlived: bool,
+    /// The VMM had outlived one before: it has a handler.
+    pub handled_before: bool,
+    /// Another one to the same thread had not been answered.
+    pub one_pending: bool,
+    /// Sent for an access of the VMM's own.
+    pub own_access: bool,
+}
+
 /// A sign of the guest's or the VMM's end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     pub t: u64,
     pub sign: Sign,
-    /// A #MC was open (delivered, handler not finished) at that time.
+    /// A #MC of this page was open (delivered, handler not finished) at that time.
     pub mc_open: bool,
+    /// All that had entered the guest until then was handled to its end, and no signal waited for an answer.
+    pub handled: bool,
+    /// The page had been met ([`Evidence::met`]) until then.
+    pub met: bool,
+    /// It may be of this page: not, where another page's #MC was open and this one's was not.
+    pub mine: bool,
+    /// It came later after the poison than a death still counts as its.
+    pub late: bool,
+    pub refused: Option<Refused>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An error that could not be told: neither QEMU nor KVM gives a #MC to a vCPU whose MCG_STATUS.MCIP is set, or whose
+/// CR4.MCE is clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// A #MC was open on that vCPU.
+    pub nested: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sign {
     /// pvpanic: the guest's kernel says that it panicked.
     Panic,
@@ -114,8 +180,8 @@ pub enum Sign {
     SystemEvent,
     /// KVM_EXIT_INTERNAL_ERROR or FAIL_ENTRY.
     InternalError,
-    /// KVM_EXIT_MEMORY_FAULT with this errno.
-    MemoryFault(i32),
+    /// KVM_EXIT_MEMORY_FAULT with EHWPOISON.
+    PrivateMemory,
     /// A vCPU entered the guest at the reset vector.
     VcpuReset,
     /// The VMM's last thread ended with this wait status.
@@ -135,6 +201,7 @@ impl Evidence {
             vmm,
             pfn: None,
             hva: None,
+            named_hva: None,
             gpa: None,
             gpas: BTreeSet::new(),
             other_address: None,
@@ -154,10 +221,17 @@ impl Evidence {
             open_mc: BTreeMap::new(),
             finished: 0,
             last_finished: None,
+            asked: ByThread::default(),
+            rips: ByThread::default(),
+            dropped: 0,
+            mce_enabled: None,
+            last_sigbus: None,
             ends: Vec::new(),
             timeline: Timeline::default(),
             lost: 0,
+            joined_by_time: false,
             events: 0,
+            known_as: None,
             logged: Logged::default(),
         }
     }
@@ -167,8 +241,46 @@ impl Evidence {
         self.lsb.filter(|lsb| *lsb < 64).map(|lsb| 1 << lsb)
     }
 
+    /// Whether this page of the host is the lost one, or a piece of it.
+    pub fn holds_pfn(&self, pfn: u64) -> bool {
+        let shift = self.lsb.unwrap_or(12).clamp(12, 63) - 12;
+        self.pfn.is_some_and(|known| known >> shift == pfn >> shift)
+    }
+
+    /// More of the page is lost than was known: 2^`lsb` bytes from `base` on. Returns whether that is so.
+    pub fn widen(&mut self, base: u64, lsb: u32) -> bool {
+        let wider = self.lsb.is_none_or(|known| known < lsb);
+        if wider {
+            self.lsb = Some(lsb);
+            self.named_hva = self.named_hva.or(self.hva);
+            self.hva = Some(base);
+        }
+        wider
+    }
+
     pub fn touched(&self) -> bool {
-        self.exits.any() || self.own_access > 0
+        self.exits.any() || self.own_access > 0 || self.private_fault().is_some()
+    }
+
+    /// KVM_RUN gave up with EHWPOISON: guest_memfd.
+    pub fn private_fault(&self) -> Option<&End> {
+        self.sign(|sign| *sign == Sign::PrivateMemory)
+    }
+
+    /// Whether every #MC that entered the guest was handled to its end, and no signal waits for an answer.
+    pub fn handled(&self) -> bool {
+        let waits = self.asked.iter().any(|(_, asked)| asked.ran_on.is_none());
+        self.finished > 0 && self.open_mc.is_empty() && !waits
+    }
+
+    /// Whether the guest itself touched it.
+    pub fn met_by_guest(&self) -> bool {
+        self.exits.any() || self.exit_signals > 0 || self.private_fault().is_some()
+    }
+
+    /// Whether the guest, its VMM or KVM had to do with the page after it was lost.
+    pub fn met(&self) -> bool {
+        self.touched() || self.ar_signals + self.exit_signals + self.told_ar + self.delivered > 0
     }
 
     pub fn vmm_gone(&self) -> bool {
@@ -199,6 +311,17 @@ impl Evidence {
         }
     }
 
+    /// An action-required signal now waits for the VMM's answer. `mc_open`: on that thread, of whichever page.
+    pub fn ask(&mut self, t: u64, tid: u32, mc_open: bool) {
+        let asked = Asked {
+            t,
+            mc_open,
+            told: false,
+            ran_on: None,
+        };
+        self.asked.insert(tid, asked);
+    }
+
     /// All AR signals: `total` is the exits'.
     pub fn action_required(&self, total: &Total) -> u64 {
         self.ar_signals + self.exit_signals.max(total.page.signals)
@@ -209,8 +332,23 @@ impl Evidence {
         if let Some(gpa) = exit.gpa {
             self.touched_page(gpa.0 & !(PAGE_SIZE - 1));
         }
+        if let Some(rip) = exit.rip {
+            self.rips.insert(tid, rip.0);
+        }
         self.other_address = exit.other_address.or(self.other_address);
         self.exits.add(tid, vcpu, exit);
+    }
+
+    /// The vCPU entered the guest again after an exit on the page.
+    pub fn reentered(&mut self, tid: u32, entry_ns: u64) {
+        if let Some(asked) = self.asked.get_mut(tid) {
+            if asked.told {
+                self.dropped += 1;
+                self.asked.remove(tid);
+            } else {
+                asked.ran_on.get_or_insert(entry_ns);
+            }
+        }
     }
 
     /// Takes the kernel's totals of one page and thread.
@@ -226,13 +364,27 @@ impl Evidence {
         }
     }
 
-    pub fn tell(&mut self, told: Told) {
+    pub fn tell(&mut self, mut told: Told) {
+        told.rip = self.rips.get(told.tid).copied();
+        if told.via == Via::SetMsrs {
+            self.asked.remove(told.tid);
+        } else if mca::raises_mc(told.bank.status.0) {
+            if self.asked.get(told.tid).is_none() {
+                let mc_open = self.open_mc.contains_key(&told.tid);
+                self.ask(told.t, told.tid, mc_open);
+            }
+            if let Some(asked) = self.asked.get_mut(told.tid) {
+                asked.told = true;
+            }
+        }
         match told.severity {
             Severity::Ao => self.told_ao += 1,
             Severity::Ar => self.told_ar += 1,
             Severity::Broadcast | Severity::Other => {}
         }
         if self.told.len() < MAX_TOLD {
+            // Most are told once.
+            self.told.reserve_exact(1);
             self.told.push(told);
         }
     }
@@ -242,6 +394,7 @@ impl Evidence {
         self.delivered += 1;
         self.delivered_to.insert(tid);
         self.open_mc.insert(tid, t);
+        self.asked.remove(tid);
     }
 
     /// The guest's handler on this thread wrote 0 to MCG_STATUS.
@@ -254,72 +407,25 @@ impl Evidence {
         true
     }
 
-    pub fn end(&mut self, t: u64, sign: Sign) {
-        self.last = self.last.max(t);
+    /// Notes a sign of an end. Returns whether it is news.
+    pub fn end(&mut self, mut end: End) -> bool {
+        self.last = self.last.max(end.t);
+        end.mc_open = !self.open_mc.is_empty();
+        end.handled = self.handled();
+        end.met = self.met();
         // The same sign again (a vCPU each, a port written twice) is no news.
-        if self.ends.len() < MAX_ENDS && !self.ends.iter().any(|end| end.sign == sign) {
-            let mc_open = !self.open_mc.is_empty();
-            self.ends.push(End { t, sign, mc_open });
+        let again = |other: &End| {
+            let state = |end: &End| (end.mc_open, end.mine, end.late, end.refused);
+            other.sign == end.sign && state(other) == state(&end)
+        };
+        if self.ends.len() >= MAX_ENDS || self.ends.iter().any(again) {
+            return false;
         }
+        self.ends.push(end);
+        true
     }
 
     pub fn sign(&self, wanted: impl Fn(&Sign) -> bool) -> Option<&End> {
         self.ends.iter().find(|end| wanted(&end.sign))
-    }
-}
-
-/// What happened when: the first and the last moments, and how many fell out between.
-#[derive(Clone, Debug, Default)]
-pub struct Timeline {
-    first: Vec<(u64, String)>,
-    last: std::collections::VecDeque<(u64, String)>,
-    skipped: u64,
-}
-
-impl Timeline {
-    pub fn add(&mut self, t: u64, text: String) {
-        if self.first.len() < MAX_MOMENTS {
-            self.first.push((t, text));
-            return;
-        }
-        if self.last.len() == MAX_MOMENTS {
-            self.last.pop_front();
-            self.skipped += 1;
-        }
-        self.last.push_back((t, text));
-    }
-
-    /// All moments in order of time; one of them says how many are not shown.
-    pub fn moments(&self) -> Vec<(u64, String)> {
-        let mut moments = self.first.clone();
-        if let (true, Some((t, _))) = (self.skipped > 0, self.last.front()) {
-            moments.push((
-                *t,
-                format!("({} moments before this one are not kept)", self.skipped),
-            ));
-        }
-        moments.extend(self.last.iter().cloned());
-        moments.sort_by_key(|(t, _)| *t);
-        moments
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_timeline_says_what_it_left_out() {
-        let mut timeline = Timeline::default();
-        for t in 0..1000 {
-            timeline.add(t, format!("exit {t}"));
-        }
-        let moments = timeline.moments();
-        assert_eq!(moments.len(), 2 * MAX_MOMENTS + 1);
-        assert!(
-            moments.iter().any(|(_, text)| text.contains("808 moments")),
-            "{moments:?}"
-        );
-        assert_eq!(moments.last().map(|(t, _)| *t), Some(999));
     }
 }

@@ -1,7 +1,9 @@
 //! The exits of one incident: per page and vCPU thread, as the kernel totalled them or as events told of them,
 //! whichever has seen more.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
+
+use serde::{Deserialize, Serialize};
 
 use super::{
     latency::{Floor, Samples},
@@ -19,10 +21,13 @@ const MAX_INSTRUCTIONS: usize = 16;
 const PAGE_MASK: u64 = !0xfff;
 
 /// See the module.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Exits {
-    /// By thread and page (`None`: the exit's GPA is not known).
-    pages: BTreeMap<(u32, Option<u64>), Page>,
+    /// By thread and page (`None`: the exit's GPA is not known). Boxed, as most incidents have one, and a node of the map
+    /// has room for eleven.
+    #[serde(with = "pairs")]
+    pages: BTreeMap<(u32, Option<u64>), Box<Page>>,
+    #[serde(with = "pairs")]
     open: BTreeMap<(u32, u64), Open>,
     pub samples: Samples,
     /// They were SVM's.
@@ -36,24 +41,35 @@ pub struct Exits {
     beyond: PageTotals,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Page {
+    /// Of a daemon before this one, whose kernel's totals are gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    before: Option<Box<PageTotals>>,
     seen: PageTotals,
-    kernel: Option<PageTotals>,
+    kernel: Option<Box<PageTotals>>,
 }
 
 impl Page {
     /// The kernel's totals are exact, but read from time to time: until the next reading events may be ahead.
-    fn effective(&self) -> &PageTotals {
-        match &self.kernel {
+    fn effective(&self) -> Cow<'_, PageTotals> {
+        let now = match &self.kernel {
             Some(kernel) if kernel.exits >= self.seen.exits => kernel,
             _ => &self.seen,
+        };
+        match &self.before {
+            None => Cow::Borrowed(now),
+            Some(before) => {
+                let mut sum = PageTotals::clone(before);
+                sum.merge(now);
+                Cow::Owned(sum)
+            }
         }
     }
 }
 
 /// An exit that went to user space.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Open {
     page: Option<u64>,
     user_ns: Option<u64>,
@@ -131,8 +147,18 @@ impl Exits {
     pub fn kernel(&mut self, tid: u32, totals: &PageTotals) {
         let key = (tid, Some(totals.gpa.0));
         if self.pages.len() < MAX_PAGES || self.pages.contains_key(&key) {
-            self.pages.entry(key).or_default().kernel = Some(totals.clone());
+            self.pages.entry(key).or_default().kernel = Some(Box::new(totals.clone()));
         }
+    }
+
+    /// The kernel's totals begin at zero again: what was counted until now stays counted.
+    pub fn begin_anew(&mut self) {
+        for page in self.pages.values_mut() {
+            page.before = Some(Box::new(page.effective().into_owned()));
+            page.seen = PageTotals::default();
+            page.kernel = None;
+        }
+        self.open.clear();
     }
 
     fn page(&mut self, tid: u32, page: Option<u64>) -> &mut PageTotals {
@@ -155,13 +181,36 @@ impl Exits {
         };
         for ((_, gpa), page) in &self.pages {
             let page = page.effective();
-            total.page.merge(page);
+            total.page.merge(&page);
             if let Some(gpa) = gpa {
                 *total.lines_by_page.entry(*gpa).or_default() |= page.lines.0;
                 total.located += page.exits;
             }
         }
         total
+    }
+}
+
+/// JSON has no maps with keys like these.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<S: Serializer, K: Serialize, V: Serialize>(
+        map: &BTreeMap<K, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub fn deserialize<'de, D, K, V>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        D: Deserializer<'de>,
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+    {
+        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
     }
 }
 
@@ -182,10 +231,12 @@ impl Total {
             .sum()
     }
 
-    pub fn last_rip(&self) -> Option<u64> {
+    /// The RIP of the last exit before `t`, as far as the RIPs' own times tell.
+    pub fn last_rip_before(&self, t: u64) -> Option<u64> {
         self.page
             .rips
             .iter()
+            .filter(|rip| rip.first_ns <= t)
             .max_by_key(|rip| rip.last_ns)
             .map(|rip| rip.rip.0)
     }

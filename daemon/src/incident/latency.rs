@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::exits::Exits;
 use super::model::{Claim, Distribution, FloorTimes, GupBasis, Latency};
 use crate::event::totals::{DurationTotals, FloorKind, PageTotals};
@@ -11,7 +13,7 @@ use crate::event::totals::{DurationTotals, FloorKind, PageTotals};
 const MAX_SAMPLES: usize = 4096;
 
 /// Single durations, nanoseconds, of the first exits.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Sample(Vec<u64>);
 
 impl Sample {
@@ -23,7 +25,8 @@ impl Sample {
 }
 
 /// The single durations of each kind.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Samples {
     pub exit_to_entry: Sample,
     pub in_kernel: Sample,
@@ -40,7 +43,7 @@ const CLAIM_NS: u64 = 50_000;
 
 /// What a bare exit and entry cost on the host: of the kind that costs least, so that others' work in the kernel is not
 /// taken for it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Floor {
     kind: FloorKind,
     time: DurationTotals,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     evidence::{Evidence, Sign},
     exits::Total,
@@ -17,7 +19,8 @@ const MAX_MCES: usize = 64;
 const SIGBUS_KILLS_WITHIN_NS: u64 = 1_000_000_000;
 
 /// See the module.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Logged {
     /// The incident was seen in an imported trace.
     pub trace: bool,
@@ -53,7 +56,7 @@ pub struct Logged {
 }
 
 /// What a log says that the VMM told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogTold {
     pub t: u64,
     pub gpa: Option<u64>,

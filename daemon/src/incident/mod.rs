@@ -1,5 +1,6 @@
 //! The incident: one poisoned page (or huge page) in one VM, and the answer about it.
 
+pub mod by_thread;
 pub mod evidence;
 pub mod exits;
 pub mod flush;
@@ -9,5 +10,6 @@ pub mod mca;
 pub mod model;
 pub mod singles;
 pub mod storm;
+pub mod timeline;
 pub mod verdict;
 pub mod words;

@@ -38,6 +38,9 @@ pub struct Incident {
     pub cause: Cause,
     pub confidence: Confidence,
     pub sentence: String,
+    /// Ids of the incidents of other VMs that held the same page of the host (ksm, shared memory).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub linked: Vec<String>,
     pub advice: Vec<String>,
     pub signals: Signals,
     pub exits: Exits,

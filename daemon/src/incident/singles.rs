@@ -1,5 +1,7 @@
 //! Single exits of one incident, for the plot: all of the first, then ever fewer, evenly spaced. Bounded.
 
+use serde::{Deserialize, Serialize};
+
 use super::model::ExitSample;
 use crate::event::PoisonExit;
 
@@ -8,7 +10,7 @@ use crate::event::PoisonExit;
 const MAX_KEPT: usize = 512;
 
 /// See the module.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Singles {
     kept: Vec<Single>,
     seen: u64,
@@ -16,7 +18,7 @@ pub struct Singles {
     thinned: u32,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Single {
     tid: u32,
     /// CLOCK_MONOTONIC, nanoseconds.

@@ -70,6 +70,8 @@ const KIND_ENUM64: u32 = 19;
 const INT_SIGNED: u32 = 1 << 24;
 /// Deepest chain of typedefs, qualifiers, arrays and anonymous members that is followed.
 const MAX_DEPTH: u32 = 32;
+/// Members looked at for one name: structs that hold one another could be walked for ever.
+const MAX_VISITS: u32 = 100_000;
 
 /// BTF of the kernel proper, or of a module on top of it.
 pub struct Btf<'a> {
@@ -217,8 +219,9 @@ impl<'a> Btf<'a> {
             for (of, member) in wanted.iter().filter(|(of, _)| of.as_bytes() == name) {
                 // The first definition counts: a later one of the same name is another unit's.
                 let path = format!("{of}.{member}");
+                let mut visits = MAX_VISITS;
                 if !found.contains_key(&path)
-                    && let Some(member) = self.member(&t, member.as_bytes(), 0)
+                    && let Some(member) = self.member(&t, member.as_bytes(), 0, &mut visits)
                 {
                     found.insert(path, member);
                 }
@@ -227,11 +230,12 @@ impl<'a> Btf<'a> {
         found
     }
 
-    fn member(&self, t: &Type<'a>, wanted: &[u8], depth: u32) -> Option<Member> {
+    fn member(&self, t: &Type<'a>, wanted: &[u8], depth: u32, visits: &mut u32) -> Option<Member> {
         if depth > MAX_DEPTH {
             return None;
         }
         for n in 0..t.vlen as usize {
+            *visits = visits.checked_sub(1)?;
             let name = read_u32(t.tail, n * 12)?;
             let type_id = read_u32(t.tail, n * 12 + 4)?;
             let place = read_u32(t.tail, n * 12 + 8)?;
@@ -251,7 +255,7 @@ impl<'a> Btf<'a> {
             if name.is_empty() {
                 let inner = self.resolve(type_id, 0)?;
                 if matches!(inner.kind, KIND_STRUCT | KIND_UNION)
-                    && let Some(member) = self.member(&inner, wanted, depth + 1)
+                    && let Some(member) = self.member(&inner, wanted, depth + 1, visits)
                 {
                     return Some(Member {
                         offset: member.offset.checked_add(bits / 8)?,

@@ -1,10 +1,16 @@
 //! Binding one program: load, attach, detach, unload.
 
+use std::path::Path;
+
 use aya::{
     Btf,
     programs::{
-        FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint, fentry::FEntryLinkId,
-        fexit::FExitLinkId, kprobe::KProbeLinkId, raw_trace_point::RawTracePointLinkId,
+        FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint,
+        fentry::FEntryLinkId,
+        fexit::FExitLinkId,
+        kprobe::KProbeLinkId,
+        links::{FdLink, PinnedLink},
+        raw_trace_point::RawTracePointLinkId,
         trace_point::TracePointLinkId,
     },
 };
@@ -18,6 +24,8 @@ pub enum Link {
     Fentry(FEntryLinkId),
     Fexit(FExitLinkId),
     Kprobe(KProbeLinkId),
+    /// Outlives the daemon.
+    Pinned(PinnedLink),
 }
 
 /// Loads the program, unless it is loaded, and attaches it.
@@ -55,9 +63,46 @@ pub fn bind(program: &mut Program, btf: &Btf, binding: &Binding) -> Result<Link,
     })
 }
 
+/// Pins the link at `path`, so that the program stays attached when the daemon dies. Where the kernel has no links for
+/// perf events (before 5.15) it stays as it is.
+///
+/// # Errors
+/// If it cannot be pinned; it is then detached.
+pub fn pin(program: &mut Program, link: Link, path: &Path) -> Result<Link, String> {
+    let by_perf_event = matches!(link, Link::Tracepoint(_) | Link::Kprobe(_));
+    if by_perf_event && !aya::features().bpf_perf_link() {
+        return Ok(link);
+    }
+    let taken = match (program, link) {
+        (Program::TracePoint(program), Link::Tracepoint(id)) => {
+            let link = program.take_link(id).map_err(|err| chain(&err))?;
+            FdLink::try_from(link).map_err(|err| chain(&err))?
+        }
+        (Program::KProbe(program), Link::Kprobe(id)) => {
+            let link = program.take_link(id).map_err(|err| chain(&err))?;
+            FdLink::try_from(link).map_err(|err| chain(&err))?
+        }
+        (Program::RawTracePoint(program), Link::RawTracepoint(id)) => {
+            program.take_link(id).map_err(|err| chain(&err))?.into()
+        }
+        (Program::FEntry(program), Link::Fentry(id)) => {
+            program.take_link(id).map_err(|err| chain(&err))?.into()
+        }
+        (Program::FExit(program), Link::Fexit(id)) => {
+            program.take_link(id).map_err(|err| chain(&err))?.into()
+        }
+        (_, link) => return Ok(link),
+    };
+    taken.pin(path).map(Link::Pinned).map_err(|err| chain(&err))
+}
+
 /// Detaches; the program stays loaded.
 pub fn detach(program: &mut Program, link: Link) -> Result<(), ProgramError> {
     match (program, link) {
+        (_, Link::Pinned(link)) => {
+            link.unpin().map_err(ProgramError::IOError)?;
+            Ok(())
+        }
         (Program::TracePoint(program), Link::Tracepoint(link)) => program.detach(link),
         (Program::RawTracePoint(program), Link::RawTracepoint(link)) => program.detach(link),
         (Program::FEntry(program), Link::Fentry(link)) => program.detach(link),

@@ -4,17 +4,20 @@
 //! once more), [`Loaded::detach_row`] the one that lets go of it.
 
 use aya::{Btf, Ebpf, EbpfLoader};
+use poisontrace_probes::arming;
 
 use super::{
     binding::{self, Link, Size, chain},
-    fentry_btf,
+    fentry_btf, memory,
 };
 use crate::{
+    correlate::resume::Meanwhile,
     event::session::ProbeStatus,
     kernel::{
         facts::Facts,
         plan::{Attach, Plan, Row},
     },
+    pins::{self, Pins},
 };
 
 /// The object that `cargo xtask build` made; empty in a build without it.
@@ -33,6 +36,8 @@ pub enum LoadError {
     Nothing(String),
     #[error("the BPF object has no map {0}: the binary and its probes do not belong together")]
     Map(&'static str),
+    #[error("cannot take over from the daemon before: {0}; `poisontrace detach` removes what it left")]
+    TakeOver(String),
 }
 
 /// What has become of a row.
@@ -70,13 +75,16 @@ impl BoundRow {
     }
 }
 
-/// Loaded programs. Dropping it detaches them all.
+/// Loaded programs. Dropping it detaches them all, and removes what is pinned: only a daemon that is killed leaves it.
 pub struct Loaded {
     pub ebpf: Ebpf,
     btf: Btf,
     /// The offsets that the programs were loaded with.
     plan: Plan,
     rows: Vec<BoundRow>,
+    /// Where all of it outlives the daemon.
+    pins: Option<Pins>,
+    meanwhile: Meanwhile,
 }
 
 impl Loaded {
@@ -88,17 +96,35 @@ impl Loaded {
     ///
     /// # Errors
     /// If the object cannot be loaded, or nothing at all can be attached.
-    pub fn new(plan: Plan, facts: &Facts, armed: bool, log_level: u8) -> Result<Self, LoadError> {
+    pub fn new(
+        plan: Plan,
+        facts: &Facts,
+        armed: bool,
+        log_level: u8,
+        pins: Option<Pins>,
+    ) -> Result<Self, LoadError> {
         if OBJECT.is_empty() {
             return Err(LoadError::NotBuiltIn);
         }
-        let armed = u32::from(armed);
+        // With pins the programs are held until all are attached: those of a daemon before are at work meanwhile.
+        let arming = match (&pins, armed) {
+            (Some(_), _) => arming::HELD,
+            (None, true) => arming::ARMED,
+            (None, false) => arming::IDLE,
+        };
         let shadow_paging = u32::from(plan.shadow_paging);
+        let daemon = std::process::id();
         let mut loader = EbpfLoader::new();
         // The programs have no relocations against the kernel's BTF, which the loader has read nonetheless: let go
         // of it before anything else is allocated behind it.
         loader.btf(None);
-        loader.override_global("ARMED", &armed, true);
+        loader.override_global("ARMED", &arming, true);
+        if let Some(pins) = &pins {
+            for map in pins::MAPS {
+                loader.map_pin_path(map, pins.map(map));
+            }
+        }
+        loader.override_global("DAEMON", &daemon, true);
         loader.override_global("SHADOW_PAGING", &shadow_paging, true);
         loader.override_global(aya_log::LEVEL, &log_level, false);
         for (name, offset) in &plan.offsets {
@@ -113,15 +139,44 @@ impl Loaded {
             btf: fentry_btf::of(&facts.functions).map_err(LoadError::Btf)?,
             plan,
             rows,
+            meanwhile: pins.as_ref().map_or(Meanwhile::Unseen, Pins::meanwhile),
+            pins,
         };
-        for n in 0..loaded.rows.len() {
-            loaded.attach_row(n);
+        loaded.begin(armed)?;
+        Ok(loaded)
+    }
+
+    fn begin(&mut self, armed: bool) -> Result<(), LoadError> {
+        for n in 0..self.rows.len() {
+            self.attach_row(n);
         }
-        if loaded.rows.iter().all(|row| row.state != RowState::Attached) {
-            let why = loaded.rows.iter().find_map(|row| row.status.why.clone());
+        memory::give_back();
+        if self.rows.iter().all(|row| row.state != RowState::Attached) {
+            let why = self.rows.iter().find_map(|row| row.status.why.clone());
             return Err(LoadError::Nothing(why.unwrap_or_default()));
         }
-        Ok(loaded)
+        if let Some(pins) = &mut self.pins {
+            pins.take_over(&mut self.ebpf, armed)
+                .map_err(LoadError::TakeOver)?;
+        }
+        Ok(())
+    }
+
+    /// What became of the totals since the daemon before.
+    pub fn meanwhile(&self) -> Meanwhile {
+        self.meanwhile
+    }
+
+    /// Detaches everything, and removes what is pinned.
+    fn detach(&mut self) {
+        for n in 0..self.rows.len() {
+            self.detach_row(n);
+        }
+        if let Some(pins) = self.pins.take()
+            && let Err(err) = pins.clear()
+        {
+            tracing::error!(error = %err, "not all that is pinned could be removed: `poisontrace detach` does");
+        }
     }
 
     /// One row each, in the plan's order.
@@ -157,7 +212,7 @@ impl Loaded {
             .collect();
         for n in &attached {
             self.detach_row(*n);
-            self.rows[*n].state = RowState::Waiting;
+            self.rows[*n].waiting();
         }
         attached.len()
     }
@@ -188,7 +243,7 @@ impl Loaded {
         let mut reasons = Vec::new();
         for alternative in self.rows[n].row.alternatives.clone() {
             let attached = alternative.and_then(|programs| {
-                let links = attach_all(&mut self.ebpf, &self.btf, &programs)?;
+                let links = attach_all(&mut self.ebpf, &self.btf, &programs, self.pins.as_ref())?;
                 Ok((programs, links))
             });
             match attached {
@@ -210,6 +265,12 @@ impl Loaded {
                 tracing::debug!(program = name, error = %err, "not detached");
             }
         }
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.detach();
     }
 }
 
@@ -240,6 +301,11 @@ impl BoundRow {
         self.state = RowState::Attached;
     }
 
+    fn waiting(&mut self) {
+        self.unavailable(&["KVM is unloaded".to_owned()]);
+        self.state = RowState::Waiting;
+    }
+
     fn unavailable(&mut self, reasons: &[String]) {
         self.status.binding = None;
         self.status.why = Some(reasons.join("; "));
@@ -253,12 +319,19 @@ fn attach_all(
     ebpf: &mut Ebpf,
     btf: &Btf,
     alternative: &[Attach],
+    pins: Option<&Pins>,
 ) -> Result<Vec<(&'static str, Link)>, String> {
     let mut links = Vec::new();
     for (done, attach) in alternative.iter().enumerate() {
-        match attach_one(ebpf, btf, attach) {
+        match attach_one(ebpf, btf, attach, pins) {
             Ok(link) => links.push((attach.program, link)),
             Err(reason) => {
+                // Links that are pinned are kept by their files.
+                for (name, link) in links {
+                    if let Some(program) = ebpf.program_mut(name) {
+                        let _ = binding::detach(program, link);
+                    }
+                }
                 for earlier in &alternative[..=done] {
                     if let Some(program) = ebpf.program_mut(earlier.program) {
                         binding::unload(program);
@@ -271,12 +344,16 @@ fn attach_all(
     Ok(links)
 }
 
-fn attach_one(ebpf: &mut Ebpf, btf: &Btf, attach: &Attach) -> Result<Link, String> {
+fn attach_one(ebpf: &mut Ebpf, btf: &Btf, attach: &Attach, pins: Option<&Pins>) -> Result<Link, String> {
     let program = ebpf
         .program_mut(attach.program)
         .ok_or_else(|| format!("no program {}", attach.program))?;
-    binding::bind(program, btf, &attach.binding).map_err(|err| {
+    let link = binding::bind(program, btf, &attach.binding).map_err(|err| {
         tracing::debug!(program = attach.program, error = ?err, "not attached");
         chain(&err)
-    })
+    })?;
+    match pins {
+        Some(pins) => binding::pin(program, link, &pins.link(attach.program)),
+        None => Ok(link),
+    }
 }

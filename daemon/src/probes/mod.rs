@@ -4,5 +4,6 @@ pub mod binding;
 mod cost;
 mod fentry_btf;
 pub mod load;
+mod memory;
 pub mod source;
 pub mod totals;

@@ -5,7 +5,8 @@ use std::{
     os::fd::{AsRawFd, RawFd},
 };
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
+use poisontrace_probes::kept;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
@@ -25,8 +26,12 @@ const BATCH: usize = 4096;
 pub struct Source {
     ring: RingBuf<MapData>,
     lost: PerCpuArray<MapData, u64>,
+    /// Losses that are reported, for a daemon that comes after this one.
+    kept: Option<Array<MapData, u64>>,
     lost_before: u64,
     undecodable: u64,
+    own_pid: u32,
+    proved: bool,
     decoder: Decoder,
     totals: Totals,
 }
@@ -45,12 +50,20 @@ impl Source {
             .ebpf
             .take_map("LOST")
             .and_then(|map| PerCpuArray::try_from(map).ok());
+        let kept: Option<Array<MapData, u64>> = loaded
+            .ebpf
+            .take_map("KEPT")
+            .and_then(|map| Array::try_from(map).ok());
+        let reported = kept.as_ref().and_then(|kept| kept.get(&kept::LOST, 0).ok());
         let totals = Totals::new(loaded)?;
         Ok(Self {
             ring: ring.ok_or(LoadError::Map("EVENTS"))?,
             lost: lost.ok_or(LoadError::Map("LOST"))?,
-            lost_before: 0,
+            kept,
+            lost_before: reported.unwrap_or(0),
             undecodable: 0,
+            own_pid: std::process::id(),
+            proved: false,
             decoder,
             totals,
         })
@@ -74,7 +87,12 @@ impl Source {
         while events.len() < BATCH {
             let Some(record) = self.ring.next() else { break };
             match self.decoder.decode(&record) {
+                // A thread of the daemon's own: only its arrival says something.
+                Ok(event) if event.pid == self.own_pid && matches!(event.what, What::TaskExit { .. }) => {
+                    self.proved = true;
+                }
                 Ok(mut event) => {
+                    self.proved = true;
                     name_target(&mut event);
                     events.push(event);
                 }
@@ -106,6 +124,11 @@ impl Source {
         events
     }
 
+    /// Whether a record has come since the last call: the probes ran, and this end read what they sent.
+    pub fn proved_live(&mut self) -> bool {
+        std::mem::take(&mut self.proved)
+    }
+
     /// The kernel's totals that have changed since the last call.
     pub fn totals(&mut self) -> Vec<Event> {
         self.totals.changed(ClockPair::now().monotonic_ns)
@@ -128,6 +151,12 @@ impl Source {
         let total = full + self.undecodable;
         let newly = total.saturating_sub(self.lost_before);
         self.lost_before = total;
+        if newly > 0
+            && let Some(kept) = &mut self.kept
+            && let Err(err) = kept.set(kept::LOST, full, 0)
+        {
+            tracing::debug!(error = %err, "the next daemon will report these losses again");
+        }
         newly
     }
 }

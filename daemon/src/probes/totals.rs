@@ -61,10 +61,17 @@ impl Totals {
             .ebpf
             .take_map("FLOOR")
             .and_then(|map| PerCpuArray::try_from(map).ok());
+        let map: HashMap<MapData, Key, Value> = map.ok_or(LoadError::Map("PAGES"))?;
+        // Of a daemon before this one.
+        let pages = map
+            .keys()
+            .flatten()
+            .map(|Key(key)| ((key.pid, key.tid, key.gfn), <(u64, u64)>::default()))
+            .collect();
         Ok(Self {
-            map: map.ok_or(LoadError::Map("PAGES"))?,
+            map,
             floor: floor.ok_or(LoadError::Map("FLOOR"))?,
-            pages: BTreeMap::new(),
+            pages,
             dying: BTreeSet::new(),
         })
     }

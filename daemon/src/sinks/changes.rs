@@ -115,7 +115,7 @@ mod tests {
 
     fn update(outcome: Outcome, closed: bool) -> Update {
         let e = Evidence::new(1, 7, Default::default());
-        let mut update = report::update(&e, &Session::default(), 0);
+        let mut update = report::update(&e, &Session::default(), Vec::new());
         update.incident.outcome = outcome;
         update.closed = closed;
         update

@@ -10,6 +10,7 @@ mod common;
 mod dialects;
 mod files;
 mod known;
+mod unseen;
 mod wordings;
 
 use std::{

@@ -1,6 +1,7 @@
 //! What became of the guest and its VMM.
 
 use aya_ebpf::{
+    Global,
     helpers::{bpf_get_current_comm, generated::bpf_get_current_task},
     macros::{kprobe, tracepoint},
     programs::{ProbeContext, TracePointContext},
@@ -13,7 +14,7 @@ use super::fields::{
 };
 use crate::{
     emit::{emit, header},
-    state::{armed, current_is_victim},
+    state::{armed, current_is_victim, current_pid},
 };
 
 /// QEMU's pvpanic-isa.
@@ -51,11 +52,15 @@ pub fn kvm_pio(ctx: TracePointContext) -> u32 {
     0
 }
 
+/// The daemon's tgid: a thread of its own that ends proves that programs run, and that their records arrive.
+#[unsafe(no_mangle)]
+static DAEMON: Global<u32> = Global::new(0);
+
 /// `sched:sched_process_exit`, once a thread, in the thread that ends. The exit code and the count of
 /// the threads that remain are in task_struct only.
 #[tracepoint]
 pub fn process_exit(_ctx: TracePointContext) -> u32 {
-    if !armed() || !current_is_victim() {
+    if !(armed() && current_is_victim()) && current_pid() != DAEMON.load() {
         return 0;
     }
     // SAFETY: a helper without arguments.

@@ -36,6 +36,9 @@ pub struct Storm {
     pub check: bool,
     /// Record it with ftrace too.
     pub ftrace: bool,
+    /// Kill the daemon (SIGKILL) while the storm lasts, this many times, and start another each time.
+    #[serde(default)]
+    pub kills: u32,
     pub plan: StormPlan,
 }
 
@@ -115,6 +118,15 @@ pub struct StormResult {
     pub vmm_s: f64,
     pub explain_exit: Option<i32>,
     pub daemon_exit: Option<i32>,
+    /// Daemons that were killed and replaced while the storm lasted.
+    #[serde(default)]
+    pub killed: u32,
+    /// What was still attached or pinned after the daemon had ended; `None`: not looked.
+    #[serde(default)]
+    pub left_attached: Option<Vec<String>>,
+    /// Milliseconds that the daemon took to end.
+    #[serde(default)]
+    pub daemon_stop_ms: Option<u64>,
     /// Resident memory of the daemon when it was ready, and after the storm.
     pub daemon_kib_before: Option<u64>,
     pub daemon_kib_after: Option<u64>,

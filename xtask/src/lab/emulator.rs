@@ -13,15 +13,26 @@ use super::tree;
 use crate::progress::Progress;
 use lab_contract::{DONE, FAILED, SHARE_TAG, STEP, TREE_TAG};
 
-/// A boot and a scenario take about a minute on two idle cores.
+/// A boot and a guest take about a minute on two idle cores.
 const DEADLINE: Duration = Duration::from_secs(300);
+/// For each guest after the first.
+const PER_GUEST: Duration = Duration::from_secs(150);
 const POWER_OFF: Duration = Duration::from_secs(10);
+
+/// How long a host that runs so many guests in turn may take.
+pub fn deadline(guests: usize) -> Duration {
+    let more = u32::try_from(guests.saturating_sub(1)).unwrap_or(0);
+    DEADLINE + PER_GUEST * more
+}
 
 pub struct Host<'a> {
     pub tree: &'a Path,
     pub kernel: &'a Path,
     pub initramfs: &'a Path,
     pub share: &'a Path,
+    /// An image with a file system, as the first virtio disk.
+    pub disk: Option<&'a Path>,
+    pub deadline: Duration,
 }
 
 /// How a boot ended, where QEMU itself ran.
@@ -45,7 +56,7 @@ impl Host<'_> {
         let errors = sender.clone();
         std::thread::spawn(move || follow(BufReader::new(stdout), |line| sender.send(line).is_ok()));
         std::thread::spawn(move || follow(BufReader::new(stderr), |line| errors.send(line).is_ok()));
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + self.deadline;
         let mut seen = Vec::new();
         let end = loop {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -62,7 +73,7 @@ impl Host<'_> {
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    break End::Silent(format!("no answer in {} s", DEADLINE.as_secs()));
+                    break End::Silent(format!("no answer in {} s", self.deadline.as_secs()));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let last = seen.last().map_or("nothing", String::as_str);
@@ -110,6 +121,12 @@ impl Host<'_> {
             qemu.arg("-virtfs").arg(format!(
                 "local,path={path},mount_tag={tag},security_model=none,multidevs=remap{access}"
             ));
+        }
+        if let Some(disk) = self.disk {
+            let path = disk.to_str().context("the workspace's path is not UTF-8")?;
+            let path = path.replace(',', ",,");
+            qemu.arg("-drive")
+                .arg(format!("file={path},format=raw,if=virtio,cache=unsafe"));
         }
         qemu.stdin(Stdio::null())
             .stdout(Stdio::piped())

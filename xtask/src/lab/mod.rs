@@ -1,7 +1,9 @@
 //! The lab: a host kernel under software emulation, with real KVM, a real guest and real poison in it.
 
 mod emulator;
+pub mod explained;
 mod initramfs;
+pub mod install;
 pub mod kernel;
 pub mod offers;
 mod packages;
@@ -14,6 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use lab_contract::fates::FATE_VMM_FILE;
 use lab_contract::{
     DAEMON_FILE, GUEST_INITRAMFS_FILE, GUEST_KERNEL_FILE, LabResult, RESULT_FILE, SCENARIO_FILE, Scenario,
 };
@@ -32,7 +35,7 @@ const HOST_MODULES: [&str; 6] = [
     "kvm_amd",
     "hwpoison_inject",
 ];
-const GUEST_MODULES: [&str; 1] = ["pvpanic_mmio"];
+const GUEST_MODULES: [&str; 2] = ["pvpanic_mmio", "msr"];
 
 /// Why the lab cannot run on this machine.
 pub fn unavailable() -> Option<String> {
@@ -48,6 +51,7 @@ pub struct Lab {
     packages: Packages,
     host_initramfs: PathBuf,
     guest_initramfs: PathBuf,
+    fate_vmm: PathBuf,
 }
 
 /// A scenario that ran: its result, and the folder with its files.
@@ -79,6 +83,7 @@ impl Lab {
             packages,
             host_initramfs,
             guest_initramfs,
+            fate_vmm: programs.join("fate-vmm"),
         })
     }
 
@@ -91,6 +96,8 @@ impl Lab {
                 kernel: &self.packages.kernel.image,
                 initramfs: &self.host_initramfs,
                 share: &share,
+                disk: None,
+                deadline: emulator::deadline(scenario.guests.len()),
             };
             let log = share.join("out/host.log");
             match host.boot(progress)? {
@@ -125,6 +132,7 @@ impl Lab {
             (self.packages.guest_kernel.image.as_path(), GUEST_KERNEL_FILE),
             (self.guest_initramfs.as_path(), GUEST_INITRAMFS_FILE),
             (daemon, DAEMON_FILE),
+            (self.fate_vmm.as_path(), FATE_VMM_FILE),
         ];
         for (from, to) in copies {
             if from == daemon && !scenario.daemon {

@@ -1,11 +1,15 @@
 //! The scenarios, and what `poisontrace explain` must say of each.
 
 use clap::ValueEnum;
-use lab_contract::{Before, Fate, GuestPlan, Scenario};
+use lab_contract::fates::VmmFate;
+use lab_contract::{Before, Fate, GuestPlan, Scenario, words};
 
 pub const GUEST_NAME: &str = "demo-guest";
 pub const GUEST_UUID: &str = "5e1f1e55-0000-4000-8000-00000000feed";
 const CONTROL_UUID: &str = "5e1f1e55-0000-4000-8000-00000000c0de";
+
+/// AMD's MCA recovery, as the emulated host has it and QEMU from 10.0 on gives it to its guest.
+const RECOVERS: &str = "host";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Story {
@@ -14,6 +18,35 @@ pub enum Story {
     Panic,
     /// The guest's processor has both: its application is killed, the guest lives on.
     Survive,
+    /// The guest's kernel reads the page from its page cache, in read()
+    KernelAccess,
+    /// The guest's kernel reads the application's page in write(), and can recover
+    CopyFromUser,
+    /// The page of the guest kernel's own #MC handler is lost too: it meets an error while it handles one
+    Nested,
+    /// The guest's kernel has machine checks turned off (mce=off)
+    MceOff,
+    /// An Intel guest of two vCPUs, both of which are told of the loss at once, and which cannot recover
+    Broadcast,
+    /// A guest that lives on, and panics some seconds later
+    LateDeath,
+    /// The guest's memory is huge pages of the host
+    HugePage,
+    /// The page is taken offline softly, and the guest panics by itself: no poison
+    LookAlike,
+    /// Tiny VMMs, each with another end
+    Vmms,
+}
+
+/// What `poisontrace explain` must say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    pub outcome: &'static str,
+    pub cause: &'static str,
+}
+
+const fn told(outcome: &'static str, cause: &'static str) -> Option<Told> {
+    Some(Told { outcome, cause })
 }
 
 impl Story {
@@ -21,47 +54,104 @@ impl Story {
         match self {
             Self::Panic => "panic",
             Self::Survive => "survive",
+            Self::KernelAccess => "kernel-access",
+            Self::CopyFromUser => "copy-from-user",
+            Self::Nested => "nested",
+            Self::MceOff => "mce-off",
+            Self::Broadcast => "broadcast",
+            Self::LateDeath => "late-death",
+            Self::HugePage => "huge-page",
+            Self::LookAlike => "look-alike",
+            Self::Vmms => "vmms",
+        }
+    }
+
+    /// None: there must be no incident. The VMMs have their own ([`of_fate`]).
+    pub fn told(self) -> Option<Told> {
+        match self {
+            Self::Panic => told("guest_panicked", "mce_overflow"),
+            Self::Survive | Self::CopyFromUser | Self::HugePage => told("survived", "contained"),
+            Self::KernelAccess => told("guest_panicked", "kernel_access"),
+            Self::Nested => told("guest_reset", "mce_nested"),
+            Self::MceOff => told("guest_reset", "mce_disabled"),
+            Self::Broadcast => told("guest_panicked", "fatal_notification"),
+            Self::LateDeath => told("guest_panicked", "unknown"),
+            Self::LookAlike | Self::Vmms => None,
         }
     }
 
     pub fn outcome(self) -> &'static str {
-        match self {
-            Self::Panic => "guest_panicked",
-            Self::Survive => "survived",
-        }
+        self.told().map_or("none", |told| told.outcome)
     }
 
     pub fn cause(self) -> &'static str {
-        match self {
-            Self::Panic => "mce_overflow",
-            Self::Survive => "contained",
-        }
+        self.told().map_or("none", |told| told.cause)
     }
 
-    fn cpu(self) -> &'static str {
+    fn guest(self) -> GuestPlan {
+        let plan = GuestPlan {
+            name: GUEST_NAME.to_owned(),
+            uuid: GUEST_UUID.to_owned(),
+            cpu: RECOVERS.to_owned(),
+            pvpanic: true,
+            fate: Fate::Poison,
+            ..GuestPlan::default()
+        };
+        let touches = |how: &str| vec![format!("{}{how}", words::TOUCH)];
         match self {
-            Self::Panic => "host,-succor,-overflow-recov",
-            Self::Survive => "host",
+            Self::Panic => GuestPlan {
+                cpu: "host,-succor,-overflow-recov".to_owned(),
+                ..plan
+            },
+            Self::KernelAccess => GuestPlan {
+                words: touches(words::READ_CALL),
+                ..plan
+            },
+            Self::CopyFromUser => GuestPlan {
+                words: touches(words::WRITE_CALL),
+                ..plan
+            },
+            Self::Nested => GuestPlan {
+                words: vec!["nokaslr".to_owned()],
+                reboots: true,
+                fate: Fate::PoisonHandlerToo,
+                ..plan
+            },
+            Self::MceOff => GuestPlan {
+                words: vec!["mce=off".to_owned()],
+                reboots: true,
+                ..plan
+            },
+            Self::Broadcast => GuestPlan {
+                cpu: "Broadwell,vendor=GenuineIntel".to_owned(),
+                vcpus: 2,
+                ..plan
+            },
+            Self::LateDeath => GuestPlan {
+                words: vec![words::THEN_PANIC.to_owned()],
+                ..plan
+            },
+            Self::HugePage => GuestPlan {
+                words: touches(words::HUGE),
+                huge_pages: true,
+                ..plan
+            },
+            Self::LookAlike => GuestPlan {
+                words: vec![words::THEN_PANIC.to_owned()],
+                fate: Fate::SoftOffline,
+                ..plan
+            },
+            Self::Survive | Self::Vmms => plan,
         }
     }
 
     pub fn scenario(self) -> Scenario {
+        let vmms = self == Self::Vmms;
         Scenario {
             hostname: "lab-host".to_owned(),
             daemon: true,
-            guests: vec![self.guest("")],
-        }
-    }
-
-    fn guest(self, prefix: &str) -> GuestPlan {
-        GuestPlan {
-            file_prefix: prefix.to_owned(),
-            name: GUEST_NAME.to_owned(),
-            uuid: GUEST_UUID.to_owned(),
-            cpu: self.cpu().to_owned(),
-            pvpanic: true,
-            before: None,
-            fate: Fate::Poison,
+            guests: if vmms { Vec::new() } else { vec![self.guest()] },
+            fates: if vmms { VmmFate::ALL.to_vec() } else { Vec::new() },
         }
     }
 
@@ -73,10 +163,8 @@ impl Story {
             file_prefix: prefix.to_owned(),
             name: name.to_owned(),
             uuid: uuid.to_owned(),
-            cpu: self.cpu().to_owned(),
-            pvpanic: true,
-            before: None,
             fate,
+            ..self.guest()
         };
         let control = other(CONTROL_PREFIX, "control-guest", CONTROL_UUID, Fate::KillVmm);
         let late = other(LATE_PREFIX, LATE_NAME, LATE_UUID, Fate::PoisonBeforeDaemon);
@@ -103,8 +191,10 @@ impl Story {
     /// Panic and survive on one host.
     pub fn both() -> Scenario {
         let mut scenario = Self::Panic.scenario();
-        let survive = Self::Survive.guest(SURVIVE_PREFIX);
-        scenario.guests.push(survive);
+        scenario.guests.push(GuestPlan {
+            file_prefix: SURVIVE_PREFIX.to_owned(),
+            ..Self::Survive.guest()
+        });
         scenario
     }
 
@@ -125,8 +215,26 @@ impl Story {
     fn after(self, prefix: &str, before: Before) -> GuestPlan {
         GuestPlan {
             before: Some(before),
-            ..self.guest(prefix)
+            file_prefix: prefix.to_owned(),
+            ..self.guest()
         }
+    }
+}
+
+/// What must be said of a tiny VMM's end; none: no incident.
+pub fn of_fate(fate: VmmFate) -> Option<Told> {
+    match fate {
+        VmmFate::NoHandler => told("vmm_killed", "sigbus_unhandled"),
+        VmmFate::Exit149 => told("vmm_exited", "sigbus_unhandled"),
+        VmmFate::SecondSigbus => told("vmm_killed", "second_sigbus"),
+        VmmFate::OwnMemory => told("vmm_killed", "vmm_own_memory"),
+        VmmFate::Swallow => told("vmm_exited", "sigbus_spin"),
+        VmmFate::Blocked => told("vmm_killed", "sigbus_spin"),
+        VmmFate::Nested => told("guest_reset", "mce_nested"),
+        VmmFate::MachineChecksOff => told("guest_reset", "mce_disabled"),
+        VmmFate::Dropped => told("vmm_exited", "mce_dropped"),
+        VmmFate::Shared => told("unaffected", "not_touched"),
+        VmmFate::Truncated => None,
     }
 }
 

@@ -1,16 +1,20 @@
 //! `cargo xtask test`, in tiers: what needs nothing first, the lab last.
 
 mod bad_files;
+mod browser;
 mod control;
+pub mod dashboards;
 mod files;
 mod fuzz;
 mod late;
 mod reloads;
 mod replay;
 mod report;
+mod scenarios;
 mod schema;
 mod storm;
 mod tally;
+mod watch;
 
 use std::env;
 use std::path::Path;
@@ -18,17 +22,22 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+use crate::apt::Apt;
 use crate::builds;
-use crate::cli::Test;
+use crate::cli::{Part, Test};
 use crate::lab::scenarios::Story;
 use crate::lab::storm::StormLab;
 use crate::lab::{self, Lab, Run};
 use crate::paths::Paths;
+use crate::preflight;
 use crate::progress::Progress;
 use files::Files;
-use tally::Tally;
+pub use tally::Tally;
 
 pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCode> {
+    if let Some(part) = options.only {
+        return alone(paths, part, progress);
+    }
     progress.note("tier 0: build");
     let object = builds::probes(paths, progress)?;
     let daemon = builds::daemon_with(paths, &object, progress)?;
@@ -39,6 +48,11 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
     let mut tally = Tally::default();
     fuzz::examine(paths, &mut tally, progress);
 
+    match Apt::unavailable() {
+        Some(reason) => tally.skip("dashboards", &reason),
+        None => dashboards::run(paths, &daemon, &mut tally, progress)?,
+    }
+
     progress.note("tier 2: the lab");
     let skipped = options
         .no_lab
@@ -48,10 +62,14 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
         Some(reason) => tally.skip("lab", &reason),
         None => run_lab(paths, options, &daemon, &mut tally, progress)?,
     }
+    if options.full {
+        progress.note("tier 3: a browser");
+        looked_at(paths, &daemon, &mut tally, progress)?;
+    }
     progress.finish();
     let in_ci = env::var_os("CI").is_some_and(|value| value == "true");
     if in_ci && tally.skipped > 0 {
-        println!("CI=true: a skipped lab is a failure");
+        println!("CI=true: what is skipped is a failure");
     }
     println!("{tally}");
     let good = units && tally.failed == 0 && !(in_ci && tally.skipped > 0);
@@ -60,6 +78,31 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// One part, with the daemon as it was built last.
+fn alone(paths: &Paths, part: Part, progress: &Progress) -> Result<ExitCode> {
+    let mut tally = Tally::default();
+    match part {
+        Part::Dashboards => dashboards::run(paths, &paths.daemon(), &mut tally, progress)?,
+        Part::Browser => looked_at(paths, &paths.daemon(), &mut tally, progress)?,
+    }
+    progress.finish();
+    println!("{tally}");
+    Ok(if tally.failed == 0 && tally.passed > 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn looked_at(paths: &Paths, daemon: &Path, tally: &mut Tally, progress: &Progress) -> Result<()> {
+    preflight::ensure(&preflight::FOR_LOOKING, progress)?;
+    progress.step("looking at the report in Chromium");
+    progress.aside(|| browser::run(paths, daemon, tally));
+    progress.step("watching a replay in tmux");
+    progress.aside(|| watch::run(paths, daemon, tally));
+    Ok(())
 }
 
 fn run_lab(
@@ -98,6 +141,10 @@ fn run_lab(
             reloads::examine(RELOADS, &files, &schema, tally);
         }),
         Err(error) => progress.aside(|| tally.check(RELOADS, "runs", Err(error))),
+    }
+    let more: &[Story] = if options.full { &scenarios::ALL } else { &[] };
+    for story in more {
+        scenarios::run(*story, &lab, daemon, tally, progress);
     }
     match StormLab::set_up(paths, &options.lab.kernel, &programs, progress) {
         Ok(lab) => storm::run(&lab, daemon, &schema, tally, progress),

@@ -50,6 +50,27 @@ pub fn examine(name: &str, story: Story, run: &Run, files: &Files, tally: &mut T
     tally.check(name, "poison_exits_and_latency", exits(&report));
     tally.check(name, "one_signal_of_each_kind", signals(&report));
     tally.check(name, "guest_was_told_twice", told(&report, guest));
+    tally.check(name, "vmm_was_heard", heard(&report));
+}
+
+/// The VMM's own log of both tellings, and a QMP event at least: those before the session are not to be had.
+fn heard(report: &Value) -> Result<()> {
+    let timeline = report["incidents"][0]["timeline"]
+        .as_array()
+        .context("there is no timeline")?;
+    let log = format!("[{GUEST_NAME}.log]");
+    for (source, words) in [
+        (log.as_str(), "action optional"),
+        (log.as_str(), "action required"),
+        ("[QMP]", "QMP"),
+    ] {
+        let said = timeline.iter().any(|moment| {
+            let event = moment["event"].as_str().unwrap_or_default();
+            event.starts_with(source) && event.contains(words)
+        });
+        ensure!(said, "the timeline has no {words} of {source}");
+    }
+    Ok(())
 }
 
 fn exits_with(found: Option<i32>, wanted: i32) -> Result<()> {
@@ -71,6 +92,7 @@ fn guest_words(story: Story, files: &Files) -> Result<()> {
             files.contains("console.txt", "guest: application killed by SIGBUS")?;
             files.contains("console.txt", GUEST_ALIVE)
         }
+        _ => Ok(()),
     }
 }
 
@@ -86,8 +108,9 @@ fn one_incident(report: &Value, files: &Files) -> Result<()> {
 }
 
 fn outcome(story: Story, report: &Value) -> Result<()> {
-    expect(report, "/incidents/0/outcome", story.outcome())?;
-    expect(report, "/incidents/0/cause", story.cause())
+    let told = story.told().context("nothing is to be told of it")?;
+    expect(report, "/incidents/0/outcome", told.outcome)?;
+    expect(report, "/incidents/0/cause", told.cause)
 }
 
 fn page(report: &Value, guest: &GuestResult, files: &Files) -> Result<()> {

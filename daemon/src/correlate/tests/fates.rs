@@ -3,10 +3,6 @@
 use super::*;
 use crate::incident::model::{Cause, Confidence, FlushVerdict, Outcome, Severity};
 
-fn verdict(incident: &Incident) -> (Outcome, Cause, Confidence) {
-    (incident.outcome, incident.cause, incident.confidence)
-}
-
 #[test]
 fn amd_guest_without_overflow_recovery_panics_at_the_second_error() {
     let mut story = Story::new();
@@ -158,86 +154,6 @@ fn a_write_is_no_flush() {
 }
 
 #[test]
-fn second_error_while_the_first_is_handled_resets_the_guest() {
-    let mut story = Story::new();
-    story
-        .vm()
-        .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, INTEL_AR, GPA)
-        .delivered(VCPU0)
-        .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, true)
-        .at(VCPU0, QEMU, What::VcpuReset { rip: Hex(0xfff0) });
-    assert_eq!(
-        verdict(&story.only()),
-        (Outcome::GuestReset, Cause::MceNested, Confidence::Likely)
-    );
-}
-
-#[test]
-fn guest_with_machine_checks_turned_off_is_reset_without_being_told() {
-    let mut story = Story::new();
-    story
-        .vm()
-        .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .at(VCPU0, QEMU, What::VcpuReset { rip: Hex(0xfff0) });
-    assert_eq!(
-        verdict(&story.only()),
-        (Outcome::GuestReset, Cause::MceDisabled, Confidence::Likely)
-    );
-}
-
-#[test]
-fn vmm_without_a_handler_is_killed_by_sigbus() {
-    let mut story = Story::new();
-    story
-        .vm()
-        .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
-        .vmm_exit(7);
-    assert_eq!(
-        verdict(&story.only()),
-        (Outcome::VmmKilled, Cause::SigbusUnhandled, Confidence::Certain)
-    );
-}
-
-#[test]
-fn the_vmms_end_is_its_leaders_and_not_its_last_workers() {
-    let mut story = Story::new();
-    story
-        .vm()
-        .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, false);
-    let ends = |exit_code, live, comm: &str| What::TaskExit {
-        exit_code,
-        live: Some(live),
-        comm: comm.into(),
-    };
-    story
-        .at(QEMU, QEMU, ends(7, 1, "qemu"))
-        .at(QEMU + 9, QEMU, ends(0, 0, "kvm-nx-lpage-re"));
-    assert_eq!(
-        verdict(&story.only()),
-        (Outcome::VmmKilled, Cause::SigbusUnhandled, Confidence::Certain)
-    );
-}
-
-#[test]
-fn firecracker_exits_with_its_own_status() {
-    let mut story = Story::new();
-    story
-        .vm()
-        .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
-        .vmm_exit(149 << 8);
-    assert_eq!(
-        verdict(&story.only()),
-        (Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Certain)
-    );
-}
-
-#[test]
 fn a_page_that_nobody_touches_kills_nobody() {
     let mut story = Story::new();
     story.vm().poison(12).tell(VCPU0, AMD_AO, GPA);
@@ -289,38 +205,5 @@ fn sixty_four_lines_are_sixty_four_exits_and_a_full_bitmap() {
     assert_eq!(
         latency.claim_63_exits.map(|c| (c.in_kernel_ns, c.within_50us)),
         Some((504_000, false))
-    );
-}
-
-#[test]
-fn a_death_long_after_the_poison_is_not_its() {
-    let mut story = Story::new();
-    story
-        .vm()
-        .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR, GPA)
-        .delivered(VCPU0)
-        .handled(VCPU0)
-        .wait(601_000 * MS)
-        .pio(VCPU0, 0x505, 1);
-    assert_eq!(story.only().cause, Cause::Contained);
-}
-
-#[test]
-fn a_death_minutes_after_the_handler_finished_is_only_possibly_its() {
-    let mut story = Story::new();
-    story
-        .vm()
-        .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR, GPA)
-        .delivered(VCPU0)
-        .handled(VCPU0)
-        .wait(120_000 * MS)
-        .pio(VCPU0, 0x505, 1);
-    assert_eq!(
-        verdict(&story.only()),
-        (Outcome::GuestPanicked, Cause::Unknown, Confidence::Possible)
     );
 }

@@ -3,8 +3,15 @@
 
 mod fates;
 mod joins;
+mod kernels;
+mod late;
+mod links;
+mod look_alikes;
 mod properties;
+mod refused;
+mod restarts;
 mod storms;
+mod vmm_ends;
 
 use super::*;
 use crate::{
@@ -75,6 +82,7 @@ pub fn session() -> Session {
 }
 
 /// A sequence of events under construction; `now` is the time of the next.
+#[derive(Clone, Debug)]
 pub struct Story {
     pub now: u64,
     pub events: Vec<Event>,
@@ -146,25 +154,71 @@ impl Story {
 
     /// The host loses the page; QEMU's main thread is told early.
     pub fn poison(&mut self, lsb: u32) -> &mut Self {
+        self.lose(PFN, |story| {
+            story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, HVA, lsb);
+        })
+    }
+
+    /// memory_failure() of a page, in whose course `signals` are sent.
+    pub fn lose(&mut self, pfn: u64, signals: impl FnOnce(&mut Self)) -> &mut Self {
+        let pfn = Hex(pfn);
+        self.at(WORKER, WORKER, What::FailureBegin { pfn, flags: 0 });
+        signals(self);
+        let (page_type, result) = ("dirty LRU page".into(), "Recovered".into());
         self.at(
             WORKER,
             WORKER,
-            What::FailureBegin {
-                pfn: Hex(PFN),
-                flags: 0,
-            },
-        )
-        .sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, HVA, lsb)
-        .at(
-            WORKER,
-            WORKER,
             What::FailureAction {
-                pfn: Hex(PFN),
-                page_type: "dirty LRU page".into(),
-                result: "Recovered".into(),
+                pfn,
+                page_type,
+                result,
             },
         )
         .at(WORKER, WORKER, What::FailureEnd { ret: 0 })
+    }
+
+    /// Another page of the same guest is lost, `pages` behind the first.
+    pub fn poison_other(&mut self, pages: u64) -> &mut Self {
+        self.lose(PFN + pages, |story| {
+            let hva = HVA + pages * 4096;
+            story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, hva, 12);
+        })
+    }
+
+    /// KVM_X86_SET_MCE.
+    pub fn set_mce(&mut self, tid: u32, status: u64, gpa: u64) -> &mut Self {
+        let bank = Bank {
+            bank: 9,
+            status: Hex(status),
+            addr: Hex(gpa),
+            misc: Hex(0x8c),
+        };
+        let mcg_status = Hex(7);
+        self.at(tid, QEMU, What::ToldMce { mcg_status, bank })
+    }
+
+    /// The vCPU enters the guest again, after the exit that came last.
+    pub fn back(&mut self, tid: u32) -> &mut Self {
+        let exit_ns = self
+            .events
+            .iter()
+            .rev()
+            .find_map(|event| match &event.what {
+                What::PoisonExit(exit) if event.tid == tid => exit.exit_ns,
+                _ => None,
+            })
+            .unwrap_or_default();
+        let entry_ns = self.now;
+        self.at(tid, QEMU, What::Reentry { exit_ns, entry_ns })
+    }
+
+    pub fn reset(&mut self, tid: u32) -> &mut Self {
+        self.at(tid, QEMU, What::VcpuReset { rip: Hex(0xfff0) })
+    }
+
+    /// KVM_RUN returns with this exit reason.
+    pub fn leaves(&mut self, tid: u32, reason: u32, errno: i32) -> &mut Self {
+        self.at(tid, QEMU, What::UserspaceExit { reason, errno })
     }
 
     /// QEMU writes bank 9 and, where that raises #MC, queues it; the state is put twice, as QEMU does.
@@ -313,13 +367,25 @@ pub fn incidents(events: &[Event]) -> Vec<Incident> {
     incidents
 }
 
+pub fn verdict(
+    incident: &Incident,
+) -> (
+    crate::incident::model::Outcome,
+    crate::incident::model::Cause,
+    crate::incident::model::Confidence,
+) {
+    (incident.outcome, incident.cause, incident.confidence)
+}
+
 /// Every JSON that a test makes is held against the contract.
 fn conforms(incidents: &[Incident]) {
-    let schema = serde_json::from_str(include_str!("../../../tests/explain.schema.json")).unwrap();
-    let validator = jsonschema::validator_for(&schema).unwrap();
+    static SCHEMA: std::sync::LazyLock<jsonschema::Validator> = std::sync::LazyLock::new(|| {
+        let schema = serde_json::from_str(include_str!("../../../tests/explain.schema.json")).unwrap();
+        jsonschema::validator_for(&schema).unwrap()
+    });
     let answer = crate::incident::model::Answer::new(session().host, incidents.to_vec());
     let json = serde_json::to_value(&answer).unwrap();
-    let errors: Vec<String> = validator
+    let errors: Vec<String> = SCHEMA
         .iter_errors(&json)
         .map(|e| format!("{e} at {}", e.instance_path))
         .collect();

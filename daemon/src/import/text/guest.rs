@@ -52,7 +52,7 @@ fn header(rest: &[u8], mce: &mut GuestMce) -> bool {
     let Some(kind) = find(rest, b": Machine Check") else {
         return false;
     };
-    let Some(bank) = find(rest, b" Bank ") else {
+    let Some(bank) = find(&rest[kind..], b" Bank ").map(|at| kind + at) else {
         return false;
     };
     let words = &rest[bank + 6..];
@@ -179,6 +179,7 @@ mod tests {
             "mce: [Hardware Error]: Machine check events logged",
             "mce: [Hardware Error]: CPU 0: Machine Check Exception: 7 Bank x: y",
             "mce: [Hardware Error]: : Machine Check Bank ",
+            "mce: [Hardware Error]: CPU 0 Bank 9: 1 and : Machine Check Exception: 7",
             "mce: [Hardware Error]: RIP >:<",
         ] {
             let told = read(line.as_bytes(), &mut mce);

@@ -142,7 +142,7 @@ impl Scanner {
     /// What is no evidence, but says whose log this is.
     fn about_the_machine(&mut self, line: &[u8]) {
         let find = |words: &[u8]| memchr::memmem::find(line, words);
-        if line.starts_with(b"[") || line.starts_with(b"<") || find(b" kernel: ").is_some() {
+        if find(b" kernel: ").is_some() || matches!(line.first(), Some(b'[' | b'<')) && dated(line) {
             self.known += 1;
         }
         if let Some(at) = find(b"Linux version ") {
@@ -179,6 +179,13 @@ impl Scanner {
         }
         self.items.push(Item { line, stamp, said });
     }
+}
+
+/// Whether a time stands before the line's words, as before a kernel's.
+fn dated(line: &[u8]) -> bool {
+    let begin = line.len().min(64);
+    let stamp = clock::stamp(&line[..begin], begin);
+    stamp.boot.is_some() || stamp.wall.is_some()
 }
 
 fn from_kernel(line: kernel::Line) -> Said {

@@ -22,6 +22,8 @@ const MAX_THREADS: usize = 65_536;
 
 const MSR_MCG_STATUS: u64 = 0x17a;
 const RESET_PORTS: [u64; 2] = [0x64, 0xcf9];
+/// PM1a control of QEMU's machines, and with firmware before 2015.
+const POWER_PORTS: [u64; 2] = [0x604, 0xb004];
 const RESET_VECTOR: u64 = 0xfff0;
 
 /// Kinds of evidence that a trace can hold, by the names of the probe table.
@@ -316,6 +318,9 @@ impl Assembler {
         {
             thread.open_exit_ns = poison.exit_ns;
         }
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            thread.poison_ns = Some(t);
+        }
         let pid = self.pid(tid);
         if let Some(signal_ns) = signal {
             let what = What::SigbusSeen {
@@ -417,10 +422,24 @@ impl Assembler {
         let port = self
             .threads
             .get(&tid)
-            .and_then(|thread| thread.exit.as_ref()?.out_port())
-            .filter(|port| RESET_PORTS.contains(port));
-        if let Some(port) = port {
-            self.say_on(r.t, tid, What::ResetAsked { port: Hex(port) });
+            .and_then(|thread| thread.exit.as_ref()?.out_port());
+        match port {
+            Some(port) if RESET_PORTS.contains(&port) => {
+                self.say_on(r.t, tid, What::ResetAsked { port: Hex(port) });
+            }
+            Some(port) if POWER_PORTS.contains(&port) => {
+                // A guest that turns itself off in good order has dealt with its machine checks.
+                if self.threads.get(&tid).is_some_and(|thread| thread.mc_open) {
+                    self.handler_finished(r.t, tid);
+                }
+                let what = What::Pio {
+                    port: Hex(POWER_PORTS[0]),
+                    size: 2,
+                    value: Hex(0),
+                };
+                self.say_on(r.t, tid, what);
+            }
+            _ => {}
         }
         let gone = self.groups.ended(tid, pid);
         self.threads.remove(&tid);

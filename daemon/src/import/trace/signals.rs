@@ -3,7 +3,7 @@
 
 use super::{
     assembler::Assembler,
-    fields::{hex, hex_of, number_of, value},
+    fields::{hex, hex_of, number_of, signed_of, value},
     groups::is_vcpu,
     record::Record,
     thread::Signal,
@@ -21,6 +21,11 @@ const MAX_LOOSE: usize = 4096;
 const SIGBUS: u32 = 7;
 /// Wait status.
 const KILLED_BY_SIGBUS: i32 = 7;
+/// `si_code` of raise() and of kill().
+const SI_TKILL: i64 = -6;
+const SI_USER: i64 = 0;
+/// A VMM raises SIGBUS again so soon after the poison's.
+const RAISED_WITHIN_NS: u64 = 1_000_000_000;
 const BUS_MCEERR_AR: u32 = 4;
 const BUS_MCEERR_AO: u32 = 5;
 
@@ -70,14 +75,26 @@ impl Assembler {
         self.waiting.insert(r.tid);
     }
 
-    /// SIGBUS for poison that meets no handler kills the process: its wait status follows from that.
+    /// SIGBUS that meets no handler kills the process: its wait status follows from that. It is poison's by its
+    /// code, or because the VMM, which cannot go on, raises it again itself.
     pub(super) fn delivered(&mut self, r: &Record<'_>) {
-        let poison = matches!(number_of(r.fields, b"code"), Some(BUS_MCEERR_AR | BUS_MCEERR_AO));
-        let unhandled = hex_of(r.fields, b"sa_handler") == Some(0);
-        if number_of(r.fields, b"sig") != Some(SIGBUS) || !poison || !unhandled {
+        if number_of(r.fields, b"sig") != Some(SIGBUS) || hex_of(r.fields, b"sa_handler") != Some(0) {
             return;
         }
-        if !self.threads.get(&r.tid).is_some_and(|thread| thread.kvm) {
+        let Some(thread) = self.threads.get(&r.tid).filter(|thread| thread.kvm) else {
+            return;
+        };
+        let code = signed_of(r.fields, b"code");
+        let poison = matches!(code, Some(4 | 5));
+        let since = thread
+            .exit
+            .as_ref()
+            .filter(|exit| exit.is_poison())
+            .map(|exit| exit.t);
+        let since = since.or(thread.poison_ns);
+        let raised = matches!(code, Some(SI_TKILL | SI_USER))
+            && since.is_some_and(|t| r.t.saturating_sub(t) < RAISED_WITHIN_NS);
+        if !poison && !raised {
             return;
         }
         self.say_exit(r.tid, None);

@@ -22,6 +22,8 @@ pub struct Thread {
     /// KVM's events have fired on it.
     pub kvm: bool,
     pub exit: Option<Exit>,
+    /// Its latest exit on poison.
+    pub poison_ns: Option<u64>,
     /// Poison exit that waits for its entry.
     pub open_exit_ns: Option<u64>,
     /// #MC deliveries whose handler has not been seen to finish.

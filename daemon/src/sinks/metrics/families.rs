@@ -76,7 +76,9 @@ pub struct Families {
     pub events: IntCounterVec,
     pub events_lost: IntCounterVec,
     pub last_event: Gauge,
+    pub proved: Gauge,
     pub probe_attached: IntGaugeVec,
+    pub probe_reattached: IntCounterVec,
     pub probe_runs: IntCounterVec,
     pub probe_run_seconds: CounterVec,
     pub store_size: IntGauge,
@@ -230,13 +232,22 @@ impl Families {
                 full("last_event_timestamp_seconds"),
                 "Wall-clock time of the last event; 0 before the first",
             ))?,
+            proved: make.add(Gauge::new(
+                full("probes_proved_live_timestamp_seconds"),
+                "When a record last proved that the probes run; 0 where that cannot be had",
+            ))?,
             probe_attached: make.add(IntGaugeVec::new(
                 Opts::new(
                     full("probe_attached"),
-                    "1 where the probe of this row of `poisontrace check` is attached, 0 where it is unavailable",
+                    "1 where the probe of this row of `poisontrace check` is attached, 0 where it is unavailable or KVM unloaded",
                 ),
                 &["probe"],
             ))?,
+            probe_reattached: make.counters(
+                "probe_reattached_total",
+                "Times that a probe was attached again after KVM had been unloaded",
+                &["probe"],
+            )?,
             probe_runs: make.counters(
                 "probe_runs_total",
                 "Runs of the probes' BPF programs, while kernel.bpf_stats_enabled is 1",

@@ -176,6 +176,15 @@ impl Metrics {
         }
     }
 
+    /// How often each row of the probe table was attached again.
+    pub fn reattached<'a>(&self, rows: impl Iterator<Item = (&'a str, u64)>) {
+        for (name, times) in rows {
+            let label = sanitise(name, MAX_LABEL);
+            let counter = self.families.probe_reattached.with_label_values(&[label]);
+            counter.inc_by(times.saturating_sub(counter.get()));
+        }
+    }
+
     /// What the BPF programs have cost so far.
     pub fn programs(&self, costs: &[ProgramCost]) {
         for cost in costs {
@@ -202,6 +211,13 @@ impl Metrics {
             .set(i64::try_from(health.waiting_incidents).unwrap_or(i64::MAX));
         let counter = &self.families.store_failures;
         counter.inc_by(health.failures.saturating_sub(counter.get()));
+    }
+
+    /// The probes have been proved live.
+    pub fn proved_live(&self, now: ClockPair) {
+        self.families
+            .proved
+            .set(now.wall_ns.map_or(0.0, |ns| ns as f64 / 1e9));
     }
 
     /// VMs that run, and incidents dropped from memory so far.

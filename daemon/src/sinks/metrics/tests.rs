@@ -142,6 +142,7 @@ fn flooded() -> Metrics {
         })
         .collect();
     metrics.programs(&costs);
+    metrics.reattached([("kvm_exit", 1)].into_iter());
     metrics.kernel(&KernelCounters {
         hardware_corrupted: Some(4096),
         nodes: Some([1; 5]),

@@ -7,16 +7,18 @@ use super::{FILE, schema::LAYOUT};
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
-        "no incidents are stored in {0} (no {FILE}): has `poisontrace run` been started with this --state-dir?"
+        "no incidents are stored in {0} (no {FILE}): start the daemon with `sudo poisontrace run`, or name its --state-dir"
     )]
     Absent(PathBuf),
     #[error("cannot create {0}: {1}")]
     Directory(PathBuf, io::Error),
-    #[error("{0}: not readable: {1}; reading the store needs root or its owner")]
+    #[error("{0}: not readable: {1}; the store is for root and its owner: run it with sudo")]
     Unreadable(PathBuf, io::Error),
     #[error("{path}: {source}")]
     Sqlite { path: PathBuf, source: rusqlite::Error },
-    #[error("{0} is no store of incidents ({1}); the daemon sets it aside when it starts")]
+    #[error(
+        "{0} is no store of incidents ({1}); the daemon sets it aside when it starts: `systemctl restart poisontrace`"
+    )]
     Foreign(PathBuf, String),
     #[error("{path} is damaged ({what}); the daemon sets it aside when it starts")]
     Damaged { path: PathBuf, what: String },

@@ -21,7 +21,7 @@ pub mod schema;
 mod tests;
 
 pub use error::StoreError;
-pub use keeper::{Health, Store};
+pub use keeper::{Health, Store, boot_id};
 pub use queue::Verdict;
 pub use reader::{Dossier, Stored, Wanted};
 pub use retention::Retention;

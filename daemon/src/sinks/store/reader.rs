@@ -123,6 +123,22 @@ impl Stored {
         Ok(ids)
     }
 
+    /// What a daemon that starts again on this boot goes on with, oldest first ([`Stored`] of an older layout: nothing).
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn states(&self, boot_id: &str) -> Result<Vec<String>, StoreError> {
+        if self.layout < 2 {
+            return Ok(Vec::new());
+        }
+        self.connection
+            .prepare(
+                "SELECT state FROM incident WHERE boot_id = ?1 AND state IS NOT NULL ORDER BY first_stored",
+            )
+            .and_then(|mut statement| statement.query_map([boot_id], |row| row.get(0))?.collect())
+            .map_err(|err| failed(&self.path, err))
+    }
+
     /// All that is stored of an incident; `None`: it is not there (any more).
     ///
     /// # Errors

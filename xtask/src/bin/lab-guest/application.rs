@@ -5,15 +5,30 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail};
-use lab_contract::{GUEST_PAGE_READY, GUEST_READ_ALL};
-use rustix::mm::{MapFlags, ProtFlags, mlock, mmap_anonymous};
+use lab_contract::{GUEST_PAGE_READY, GUEST_READ_ALL, words};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous};
 
-const PAGE: usize = 4096;
+use crate::kernel;
+
+pub const PAGE: usize = 4096;
 const LINE: usize = 64;
-const FILL: u8 = 0x5a;
+pub const FILL: u8 = 0x5a;
+const HUGE: usize = 2 << 20;
+/// Pages of 4 KiB that are touched of a huge one.
+const HUGE_TOUCHES: usize = 4;
 
-pub fn run() -> Result<()> {
-    let page = locked_page()?;
+/// `how`: as the word `lab.touch=` names it.
+pub fn run(how: &str) -> Result<()> {
+    match how {
+        words::READ_CALL => kernel::file_page(),
+        words::WRITE_CALL => kernel::pages(1, locked_page()?),
+        words::HUGE => kernel::pages(HUGE_TOUCHES, huge_page()?),
+        _ => loads(),
+    }
+}
+
+/// Says where the page is, and waits for the host's word.
+pub fn ready(page: *const u8) -> Result<()> {
     println!("{GUEST_PAGE_READY}{:#x}", guest_physical_address(page)?);
     let mut word = String::new();
     while word.trim() != "g" {
@@ -23,6 +38,12 @@ pub fn run() -> Result<()> {
         }
     }
     println!("guest: touching");
+    Ok(())
+}
+
+fn loads() -> Result<()> {
+    let page = locked_page()?;
+    ready(page)?;
     let mut sum = 0_u64;
     for line in (0..PAGE).step_by(LINE) {
         // SAFETY: `page` is a mapping of PAGE readable bytes that is never unmapped, and `line` lies within it.
@@ -30,6 +51,29 @@ pub fn run() -> Result<()> {
     }
     println!("{GUEST_READ_ALL} sum={sum:#x}");
     Ok(())
+}
+
+/// 2 MiB that are one page of the guest's too, and so lie in one page of the host's.
+fn huge_page() -> Result<*mut u8> {
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps nothing.
+    let area = unsafe {
+        mmap_anonymous(
+            std::ptr::null_mut(),
+            2 * HUGE,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE,
+        )
+    }
+    .context("cannot map two huge pages")?;
+    // SAFETY: the range is the mapping above; the advice changes no content.
+    unsafe { madvise(area, 2 * HUGE, Advice::LinuxHugepage) }.context("madvise(MADV_HUGEPAGE)")?;
+    let page = area.map_addr(|at| at.next_multiple_of(HUGE)).cast::<u8>();
+    // SAFETY: HUGE bytes from its first multiple on lie within the mapping of twice as many.
+    unsafe { page.write_bytes(FILL, HUGE) };
+    if guest_physical_address(page)? % HUGE as u64 != 0 {
+        bail!("the guest's kernel gave no huge page");
+    }
+    Ok(page)
 }
 
 fn locked_page() -> Result<*mut u8> {

@@ -2,6 +2,7 @@
 //! what became of it.
 
 mod application;
+mod kernel;
 
 use std::ffi::CStr;
 use std::fs::{self, File};
@@ -10,17 +11,20 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lab_contract::{GUEST_ALIVE, MODULE_ORDER_FILE};
+use lab_contract::{GUEST_ALIVE, GUEST_HANDLER_PAGE, MODULE_ORDER_FILE, words};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::Signal;
 use rustix::system::{RebootCommand, finit_module, reboot};
 
+/// After which it is a late death.
+const BEFORE_PANIC: Duration = Duration::from_secs(5);
 /// Time for a late #MC or panic to show.
 const SETTLE: Duration = Duration::from_secs(3);
 
 fn main() {
     if std::env::args().nth(1).as_deref() == Some("application") {
-        if let Err(error) = application::run() {
+        let how = std::env::args().nth(2).unwrap_or_default();
+        if let Err(error) = application::run(&how) {
             println!("guest: application failed: {error:#}");
             std::process::exit(1);
         }
@@ -44,9 +48,15 @@ fn init() -> Result<()> {
             println!("guest: {error:#}");
         }
     }
+    let line = fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;
+    let mut given = line.split_whitespace();
+    let how = given.clone().find_map(|word| word.strip_prefix(words::TOUCH));
+    if given.any(|word| word == "nokaslr") {
+        println!("{GUEST_HANDLER_PAGE}{:#x}", kernel::handler_page()?);
+    }
     // Not this process: the death of process 1 would be a panic of its own.
     let mut child = Command::new("/proc/self/exe")
-        .arg("application")
+        .args(["application", how.unwrap_or(words::READ)])
         .spawn()
         .context("cannot start the application")?;
     let status = child.wait()?;
@@ -59,6 +69,11 @@ fn init() -> Result<()> {
     }
     std::thread::sleep(SETTLE);
     println!("{GUEST_ALIVE}");
+    if line.split_whitespace().any(|word| word == words::THEN_PANIC) {
+        std::thread::sleep(BEFORE_PANIC);
+        println!("guest: panics by sysrq");
+        fs::write("/proc/sysrq-trigger", "c").context("no sysrq")?;
+    }
     Ok(())
 }
 

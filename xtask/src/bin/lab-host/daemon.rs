@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::log::Log;
 use crate::machine::SHARE;
+use crate::vmm::{LOG_TEMPLATE, QMP_TEMPLATE};
 
 const STATE: &str = "/run/poisontrace";
 const WORD_LIMIT: Duration = Duration::from_secs(60);
@@ -47,16 +48,29 @@ impl Daemon {
         if Path::new(STATE).exists() {
             fs::remove_dir_all(STATE).with_context(|| format!("cannot remove {STATE}"))?;
         }
+        Self::start_again(recording, more, log)
+    }
+
+    /// Another after one that was killed: it finds the store, and what is pinned.
+    pub fn start_again(recording: &str, more: &[String], log: &Log) -> Result<Self> {
         let more: Vec<&str> = more.iter().map(String::as_str).collect();
         let mut daemon = Self::launch("info", recording, &more, log)?;
         daemon.wait_for(DAEMON_READY)?;
         Ok(daemon)
     }
 
+    /// SIGKILL.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill().context("cannot kill poisontrace")?;
+        self.child.wait().context("cannot wait for poisontrace")?;
+        Ok(())
+    }
+
     fn launch(log_level: &str, recording: &str, more: &[&str], log: &Log) -> Result<Self> {
         let mut child = Command::new(program())
             .args(["--log-level", log_level, "run", "--state-dir", STATE, "--record"])
             .arg(format!("{SHARE}/out/{recording}"))
+            .args(["--vmm-log", LOG_TEMPLATE, "--qmp", QMP_TEMPLATE])
             .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

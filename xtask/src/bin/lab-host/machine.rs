@@ -17,6 +17,7 @@ use crate::log::Log;
 
 pub const SHARE: &str = "/lab";
 const TREE: &str = "/tree";
+pub const HUGE_PAGES: &str = "/dev/hugepages";
 
 const FILE_SYSTEMS: [(&str, &str); 9] = [
     ("proc", "/proc"),
@@ -36,6 +37,20 @@ pub fn bring_up() -> Result<()> {
     }
     mount_on("bpf", "bpf", "/sys/fs/bpf", MountFlags::empty(), "")?;
     load_modules()
+}
+
+/// Huge pages of 2 MiB for a guest of 256 MiB, and a few to spare.
+pub fn reserve_huge_pages() -> Result<()> {
+    const PAGES: &str = "136";
+    const COUNT: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    fs::write(COUNT, PAGES).context("the kernel has no huge pages")?;
+    mount_on(
+        "hugetlbfs",
+        "hugetlbfs",
+        HUGE_PAGES,
+        MountFlags::empty(),
+        "pagesize=2M",
+    )
 }
 
 /// The folders of the developer's machine that a scenario lives in.
@@ -112,6 +127,24 @@ fn mount_on(kind: &str, source: &str, target: &str, flags: MountFlags, options: 
     fs::create_dir_all(target).with_context(|| format!("cannot create {target}"))?;
     let options = CString::new(options)?;
     mount(source, target, kind, flags, options.as_c_str()).with_context(|| format!("cannot mount {target}"))
+}
+
+/// Probes that are attached, and what is pinned in the BPF file system.
+pub fn attached() -> Vec<String> {
+    let mut found = Vec::new();
+    for file in [
+        "/sys/kernel/debug/kprobes/list",
+        "/sys/kernel/tracing/enabled_functions",
+    ] {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        found.extend(text.lines().map(|line| format!("{file}: {line}")));
+    }
+    if let Ok(entries) = fs::read_dir("/sys/fs/bpf") {
+        let names = entries.flatten().map(|entry| entry.path().display().to_string());
+        // The kernel's own iterators, where it was built with them.
+        found.extend(names.filter(|name| !name.ends_with(".debug")));
+    }
+    found
 }
 
 /// What the kernel prints on the console would come between what we print.

@@ -3,12 +3,14 @@
 //! by a serial port.
 
 mod daemon;
+mod fates;
 mod ftrace;
 mod log;
 mod machine;
 mod scenario;
 mod shipping;
 mod storm;
+mod switch;
 mod vmm;
 
 use std::fs;
@@ -16,7 +18,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use lab_contract::storm::STORM_FILE;
-use lab_contract::{DONE, FAILED, RESULT_FILE, SCENARIO_FILE, Scenario};
+use lab_contract::{DONE, FAILED, RESULT_FILE, SCENARIO_FILE, SWITCH_FILE, Scenario};
 
 use crate::log::Log;
 use crate::machine::SHARE;
@@ -33,6 +35,9 @@ fn main() {
 
 fn work() -> Result<()> {
     machine::bring_up()?;
+    if Path::new(SWITCH_FILE).exists() {
+        return switch::to_disk();
+    }
     if Path::new(STORM_FILE).exists() {
         return storm::work();
     }

@@ -17,6 +17,9 @@ use crate::{append_kernel_log, shipping};
 
 /// For the daemon to read what the probes tell and to close the incident.
 const AFTER_END: Duration = Duration::from_millis(2000);
+/// Between the storm's beginning, or the daemon's, and its end by SIGKILL; and until the next one.
+const BETWEEN_KILLS: Duration = Duration::from_millis(700);
+const UNWATCHED: Duration = Duration::from_millis(300);
 /// The emulator ends at once on power-off; what the console's port still holds would be lost.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -64,6 +67,7 @@ fn perform(log: &Log) -> Result<()> {
 
 fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Result<()> {
     // Before the daemon: of two probes at one tracepoint the first to come is the first to see.
+    let ftrace_is_off = !storm.ftrace;
     let ftrace = storm.ftrace.then(Ftrace::start).transpose()?;
     let mut daemon = None;
     if let Some(options) = &storm.daemon {
@@ -79,7 +83,15 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
         daemon = Some(started);
     }
     let clocks = ftrace.as_ref().map(Ftrace::record);
-    run_vmm(storm, folder, result, log)?;
+    daemon = match (daemon, &storm.daemon) {
+        (Some(first), Some(options)) if storm.kills > 0 => {
+            Some(run_vmm_killing(storm, folder, first, options, result, log)?)
+        }
+        (daemon, _) => {
+            run_vmm(storm, folder, result, log)?;
+            daemon
+        }
+    };
     if let (Some(ftrace), Some(before)) = (ftrace, clocks) {
         result.clocks = Some([before?, ftrace.save(&format!("{folder}/{FTRACE_FILE}"))?]);
     }
@@ -97,7 +109,12 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
     }
     if let Some(daemon) = daemon {
         log.step("stopping poisontrace");
-        result.daemon_exit = daemon.stop()?.map(|(status, _)| status);
+        let stopped = daemon.stop()?;
+        result.daemon_exit = stopped.map(|(status, _)| status);
+        result.daemon_stop_ms = stopped.map(|(_, took)| took);
+        if ftrace_is_off {
+            result.left_attached = Some(machine::attached());
+        }
     }
     Ok(())
 }
@@ -109,6 +126,42 @@ fn inside(storm: &Storm, file: &str) -> String {
     } else {
         format!("{}/{file}", storm.name)
     }
+}
+
+/// The same, while daemon after daemon is killed and replaced.
+fn run_vmm_killing(
+    storm: &Storm,
+    folder: &str,
+    first: Daemon,
+    options: &[String],
+    result: &mut StormResult,
+    log: &Log,
+) -> Result<Daemon> {
+    std::thread::scope(|scope| {
+        let mut theirs = StormResult::default();
+        let vmm = scope.spawn(move || run_vmm(storm, folder, &mut theirs, log).map(|()| theirs));
+        let mut daemon = first;
+        for n in 1..=storm.kills {
+            std::thread::sleep(BETWEEN_KILLS);
+            let alive = !vmm.is_finished();
+            log.step("killing poisontrace");
+            daemon.kill()?;
+            std::thread::sleep(UNWATCHED);
+            log.step("starting poisontrace again");
+            let recording = inside(storm, &format!("recording-{n}.ptrace"));
+            daemon = Daemon::start_again(&recording, options, log)?;
+            log.step("poisontrace is ready again");
+            // Only then did it happen in the middle of the storm.
+            result.killed += u32::from(alive && !vmm.is_finished());
+        }
+        let theirs = vmm
+            .join()
+            .map_err(|_| anyhow::anyhow!("the VMM's thread ended early"))??;
+        result.vmm_s = theirs.vmm_s;
+        result.vmm_end = theirs.vmm_end;
+        result.vmm_signal = theirs.vmm_signal;
+        Ok(daemon)
+    })
 }
 
 fn run_vmm(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Result<()> {

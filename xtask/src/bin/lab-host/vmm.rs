@@ -11,16 +11,50 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lab_contract::{GUEST_INITRAMFS_FILE, GUEST_KERNEL_FILE, GuestPlan};
 
-use crate::machine::SHARE;
+use crate::machine::{HUGE_PAGES, SHARE};
 
 const SERIAL: &str = "/run/guest-serial";
 const MONITOR: &str = "/run/guest-monitor";
-const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// Before 5.17 the share's file system reads single pages, and QEMU takes long to start.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 pub struct Vmm {
     child: Child,
     console: UnixStream,
     lines: Receiver<String>,
+    _log: KeptLog,
+}
+
+/// QEMU's log where libvirt would have it, by the VM's name; copied to the share at the end.
+struct KeptLog {
+    file: File,
+    path: String,
+    kept_as: String,
+}
+
+impl KeptLog {
+    fn create(path: String, kept_as: String) -> Result<Self> {
+        let file = File::create(&path)?;
+        Ok(Self { file, path, kept_as })
+    }
+}
+
+impl Drop for KeptLog {
+    fn drop(&mut self) {
+        fs::copy(&self.path, &self.kept_as).ok();
+    }
+}
+
+/// Where poisontrace is told to look for a VMM's log and for its QMP socket.
+pub const LOG_TEMPLATE: &str = "/run/{name}.log";
+pub const QMP_TEMPLATE: &str = "/run/{name}.qmp";
+
+fn log_of(name: &str) -> String {
+    LOG_TEMPLATE.replace("{name}", name)
+}
+
+fn qmp_of(name: &str) -> String {
+    QMP_TEMPLATE.replace("{name}", name)
 }
 
 /// What came first.
@@ -38,11 +72,13 @@ impl Vmm {
             // There is one only after a guest before this one.
             fs::remove_file(socket).ok();
         }
-        let log = File::create(out("qemu.log")).context("cannot write qemu.log")?;
+        let (log, kept_as) = (log_of(&plan.name), out("qemu.log"));
+        fs::remove_file(qmp_of(&plan.name)).ok();
+        let log = KeptLog::create(log, kept_as).context("cannot write QEMU's log")?;
         let mut child = command(plan)
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
+            .stdout(log.file.try_clone()?)
+            .stderr(log.file.try_clone()?)
             .spawn()
             .context("cannot start QEMU")?;
         let connected = connect(SERIAL, &mut child);
@@ -55,6 +91,7 @@ impl Vmm {
             child,
             console,
             lines,
+            _log: log,
         })
     }
 
@@ -150,13 +187,17 @@ fn command(plan: &GuestPlan) -> Command {
             "-cpu",
             &plan.cpu,
             "-smp",
-            "1",
+            &plan.vcpus.max(1).to_string(),
             "-m",
             "256",
         ])
         .args(["-kernel", &format!("{SHARE}/{GUEST_KERNEL_FILE}")])
         .args(["-initrd", &format!("{SHARE}/{GUEST_INITRAMFS_FILE}")])
-        .args(["-append", "console=ttyS0 panic=-1 quiet tsc=reliable"])
+        .arg("-append")
+        .arg(format!(
+            "console=ttyS0 panic=-1 quiet tsc=reliable {}",
+            plan.words.join(" ")
+        ))
         // QEMU waits for the console's reader, so that no line is lost.
         .args([
             "-chardev",
@@ -168,7 +209,16 @@ fn command(plan: &GuestPlan) -> Command {
             &format!("socket,id=monitor,path={MONITOR},server=on,wait=off"),
         ])
         .args(["-mon", "chardev=monitor,mode=readline"])
-        .args(["-action", "reboot=shutdown,shutdown=poweroff"]);
+        .args(["-qmp", &format!("unix:{},server=on,wait=off", qmp_of(&plan.name))])
+        .arg("-action")
+        .arg(if plan.reboots {
+            "shutdown=poweroff"
+        } else {
+            "reboot=shutdown,shutdown=poweroff"
+        });
+    if plan.huge_pages {
+        qemu.args(["-mem-path", HUGE_PAGES, "-mem-prealloc"]);
+    }
     if plan.pvpanic {
         qemu.args(["-device", "pvpanic"]);
     }

@@ -56,6 +56,7 @@ impl Cell {
             daemon: Some(options(self.guest_code)),
             check: false,
             ftrace: false,
+            kills: 0,
             plan: self.plan(BOUNCES),
         }
     }
@@ -146,6 +147,7 @@ pub fn with_and_without(plan: StormPlan, options: Vec<String>, ftrace: bool) -> 
         daemon: None,
         check: false,
         ftrace,
+        kills: 0,
         plan: StormPlan {
             exits: plan.exits.min(BOUNCES),
             ..plan
@@ -156,6 +158,7 @@ pub fn with_and_without(plan: StormPlan, options: Vec<String>, ftrace: bool) -> 
         daemon: Some(options),
         check: false,
         ftrace,
+        kills: 0,
         plan,
     };
     [alone, watched]

@@ -168,7 +168,7 @@ fn timeline(i: &Incident) -> Markup {
         }
         (table(first))
         @if !middle.is_empty() {
-            details { summary { (middle.len()) " moments between" } (table(middle)) }
+            details.between { summary { (middle.len()) " moments between" } (table(middle)) }
         }
         (table(last))
     }

@@ -4,7 +4,7 @@ use crate::{correlate::report::incident, event::session::Session, incident::evid
 fn named(name: &str) -> Incident {
     let mut evidence = Evidence::new(1, 7, Default::default());
     evidence.vmm.name = Some(name.to_owned());
-    incident(&evidence, &Session::default(), 0)
+    incident(&evidence, &Session::default())
 }
 
 #[test]

@@ -1,0 +1,59 @@
+//! Going on with what a daemon before has left open.
+
+use std::path::Path;
+
+use super::Pipeline;
+use crate::{
+    correlate::resume::{Meanwhile, State},
+    event::{Event, What},
+    host::ClockPair,
+    sinks::store::{Stored, boot_id},
+};
+
+impl Pipeline {
+    /// Takes over the incidents that a daemon before left open in the store in `dir`.
+    pub fn resume(&mut self, dir: &Path, meanwhile: Meanwhile) {
+        let states = Stored::open(dir).and_then(|stored| stored.states(&boot_id().unwrap_or_default()));
+        // Without a store there is nothing to go on with, and the writer has said what is wrong with one.
+        let Ok(states) = states else { return };
+        let now = ClockPair::now().monotonic_ns;
+        for state in &states {
+            match serde_json::from_str::<State>(state) {
+                Ok(state) => {
+                    self.resumed.insert(state.pid(), state.start_ticks());
+                    self.correlator.resume(state, now, meanwhile);
+                }
+                Err(err) => {
+                    tracing::warn!(error = %err, "an open incident of another poisontrace cannot be gone on with");
+                }
+            }
+        }
+        if !self.resumed.is_empty() {
+            tracing::info!(
+                incidents = states.len(),
+                ?meanwhile,
+                "goes on with the incidents that were open"
+            );
+        }
+    }
+
+    /// Closes the incidents of VMMs that ended while nobody looked: once what the probes sent meanwhile is read.
+    pub fn bury(&mut self) {
+        let t = ClockPair::now().monotonic_ns;
+        for (pid, ticks) in std::mem::take(&mut self.resumed) {
+            let now = self
+                .live
+                .as_ref()
+                .and_then(|live| live.directory.start_ticks(pid));
+            if now != ticks {
+                self.feed(&Event {
+                    t,
+                    tid: pid,
+                    pid,
+                    vcpu: None,
+                    what: What::VmmGone,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What the screen shows: the last reading of the daemon and of the store.
+
+use std::{path::PathBuf, time::Instant};
+
+use super::scrape::Metrics;
+use crate::{
+    incident::model::Incident,
+    sinks::store::{Stored, Wanted},
+};
+
+/// Incidents shown.
+const MAX_INCIDENTS: usize = 200;
+/// Rates kept for the sparkline: five minutes.
+const MAX_RATES: usize = 300;
+
+/// See the module.
+pub struct State {
+    dir: PathBuf,
+    url: Option<String>,
+    pub metrics: Result<Metrics, String>,
+    /// When it was read, and the exits counted by then.
+    exits: Option<(Instant, f64)>,
+    /// Poison exits a second, the newest last.
+    pub rates: Vec<u64>,
+    /// Newest first.
+    pub incidents: Result<Vec<Incident>, String>,
+    /// Id of the one whose answer is shown: it stays though others come.
+    selected: Option<String>,
+}
+
+impl State {
+    pub fn new(dir: PathBuf, url: Option<String>) -> Self {
+        Self {
+            dir,
+            url,
+            metrics: Err("asking the daemon".to_owned()),
+            exits: None,
+            rates: Vec::new(),
+            incidents: Ok(Vec::new()),
+            selected: None,
+        }
+    }
+
+    pub fn refresh(&mut self) {
+        self.metrics = match &self.url {
+            Some(url) => Metrics::read(url),
+            None => Err(
+                "the daemon listens nowhere (web.listen_address is empty): name one with --metrics"
+                    .to_owned(),
+            ),
+        };
+        self.rate();
+        self.incidents = Stored::open(&self.dir)
+            .and_then(|stored| stored.get(&Wanted::All))
+            .map(|found| {
+                let newest = found.into_iter().rev().take(MAX_INCIDENTS);
+                newest.map(|(_, incident)| incident).collect()
+            })
+            .map_err(|err| err.to_string());
+    }
+
+    fn rate(&mut self) {
+        let now = self
+            .metrics
+            .as_ref()
+            .ok()
+            .and_then(|metrics| metrics.sum("poisontrace_poison_exits_total"))
+            .map(|exits| (Instant::now(), exits));
+        if let (Some((then, before)), Some((now, exits))) = (self.exits, now) {
+            let seconds = now.duration_since(then).as_secs_f64();
+            // A daemon that was started again counts from 0.
+            let more = if exits >= before { exits - before } else { exits };
+            if seconds > 0.0 {
+                self.rates.push((more / seconds).round() as u64);
+            }
+            let extra = self.rates.len().saturating_sub(MAX_RATES);
+            self.rates.drain(..extra);
+        }
+        self.exits = now;
+    }
+
+    pub fn select(&mut self, by: isize) {
+        let Ok(incidents) = &self.incidents else { return };
+        let at = self.selected().unwrap_or(0);
+        let to = at
+            .saturating_add_signed(by)
+            .min(incidents.len().saturating_sub(1));
+        self.selected = incidents.get(to).map(|incident| incident.id.clone());
+    }
+
+    /// Place of the selected incident; the newest where none was selected.
+    pub fn selected(&self) -> Option<usize> {
+        let incidents = self.incidents.as_ref().ok()?;
+        let place = |id: &String| incidents.iter().position(|incident| incident.id == *id);
+        let newest = (!incidents.is_empty()).then_some(0);
+        self.selected.as_ref().and_then(place).or(newest)
+    }
+}

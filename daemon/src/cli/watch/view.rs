@@ -1,0 +1,253 @@
+//! The screen.
+
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Modifier, Style},
+    text::{Line, Span},
+    widgets::{Block, Paragraph, Row, Sparkline, Table, TableState, Wrap},
+};
+
+use super::{scrape::Metrics, state::State};
+use crate::incident::model::{Incident, Outcome};
+
+pub fn draw(frame: &mut Frame<'_>, state: &State) {
+    let [head, exits, list, answer, probes, keys] = Layout::vertical([
+        Constraint::Length(3),
+        Constraint::Length(4),
+        Constraint::Min(5),
+        Constraint::Length(7),
+        Constraint::Length(4),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
+    numbers(frame, head, state);
+    rates(frame, exits, state);
+    incidents(frame, list, state);
+    selected(frame, answer, state);
+    health(frame, probes, state);
+    frame.render_widget(
+        Paragraph::new(" q quit   ↑ ↓ choose an incident").style(dim()),
+        keys,
+    );
+}
+
+/// NO_COLOR is respected: weight is left to tell things apart.
+fn colour(colour: Color) -> Style {
+    if console::colors_enabled() {
+        Style::new().fg(colour)
+    } else {
+        Style::new()
+    }
+}
+
+fn dim() -> Style {
+    Style::new().add_modifier(Modifier::DIM)
+}
+
+fn bold(style: Style) -> Style {
+    style.add_modifier(Modifier::BOLD)
+}
+
+fn block(title: &str) -> Block<'_> {
+    Block::bordered().title(title).border_style(dim())
+}
+
+/// A number that is bad news above 0.
+fn alarming(name: &str, value: Option<f64>) -> Vec<Span<'_>> {
+    let style = match value {
+        Some(value) if value > 0.0 => bold(colour(Color::Red)),
+        _ => Style::new(),
+    };
+    vec![
+        Span::raw(format!(" {name} ")),
+        Span::styled(number(value), style),
+        Span::raw("  "),
+    ]
+}
+
+/// `?` is not known.
+fn number(value: Option<f64>) -> String {
+    value.map_or_else(|| "?".to_owned(), |value| format!("{value:.0}"))
+}
+
+fn numbers(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let line = match &state.metrics {
+        Err(why) => Line::from(Span::styled(format!(" {why}"), colour(Color::Yellow))),
+        Ok(metrics) => {
+            let get = |name: &str| metrics.sum(&format!("poisontrace_{name}"));
+            let mut spans = vec![Span::raw(format!(" VMs {}  ", number(get("vms"))))];
+            spans.extend(alarming("at risk", get("guests_at_risk")));
+            spans.push(Span::raw(format!(" open {}  ", number(get("incidents_open")))));
+            spans.push(Span::raw(format!(
+                " poisoned pages {}  ",
+                number(get("poisoned_pages"))
+            )));
+            spans.extend(alarming("events lost", get("events_lost_total")));
+            spans.extend(alarming("unseen", get("memory_failures_unseen_total")));
+            if get("store_up") == Some(0.0) {
+                spans.push(Span::styled(
+                    " the store cannot be written to",
+                    bold(colour(Color::Red)),
+                ));
+            }
+            Line::from(spans)
+        }
+    };
+    frame.render_widget(Paragraph::new(line).block(block(" poisontrace ")), area);
+}
+
+fn rates(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let last = state.rates.last().copied();
+    let title = format!(" poison exits/s: {} ", number(last.map(|rate| rate as f64)));
+    let room = usize::from(area.width.saturating_sub(2));
+    let newest = &state.rates[state.rates.len().saturating_sub(room)..];
+    let line = Sparkline::default()
+        .data(newest)
+        .style(colour(Color::Red))
+        .block(block(&title));
+    frame.render_widget(line, area);
+}
+
+fn incidents(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let incidents = match &state.incidents {
+        Ok(incidents) => incidents,
+        Err(why) => {
+            let why = Paragraph::new(why.as_str()).wrap(Wrap { trim: true });
+            return frame.render_widget(why.style(colour(Color::Yellow)).block(block(" incidents ")), area);
+        }
+    };
+    if incidents.is_empty() {
+        let none = Paragraph::new(" none has been recorded").block(block(" incidents "));
+        return frame.render_widget(none, area);
+    }
+    let rows = incidents.iter().map(|incident| {
+        Row::new([
+            began(incident),
+            incident.vm.name.clone().unwrap_or_else(|| "?".to_owned()),
+            incident.outcome.to_string(),
+            incident.cause.to_string(),
+            number(incident.exits.count.map(|count| count as f64)),
+        ])
+        .style(of_outcome(incident.outcome))
+    });
+    let widths = [
+        Constraint::Length(19),
+        Constraint::Min(10),
+        Constraint::Length(14),
+        Constraint::Length(18),
+        Constraint::Length(9),
+    ];
+    let table = Table::new(rows, widths)
+        .header(Row::new(["began (UTC)", "VM", "outcome", "cause", "exits"]).style(dim()))
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
+        .block(block(" incidents, the newest first "));
+    let mut at = TableState::default().with_selected(state.selected());
+    frame.render_stateful_widget(table, area, &mut at);
+}
+
+fn began(incident: &Incident) -> String {
+    let began = incident.started_at.as_deref().unwrap_or("?");
+    began.chars().take(19).collect::<String>().replace('T', " ")
+}
+
+fn of_outcome(outcome: Outcome) -> Style {
+    match outcome {
+        Outcome::GuestPanicked | Outcome::GuestReset | Outcome::VmmKilled | Outcome::VmmExited => {
+            colour(Color::Red)
+        }
+        Outcome::Survived | Outcome::Unaffected => colour(Color::Green),
+        Outcome::Running | Outcome::Unknown => colour(Color::Yellow),
+    }
+}
+
+fn selected(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let incident = state
+        .incidents
+        .as_ref()
+        .ok()
+        .zip(state.selected())
+        .and_then(|(all, at)| all.get(at));
+    let mut lines = Vec::new();
+    if let Some(incident) = incident {
+        lines.push(Line::styled(incident.sentence.as_str(), bold(Style::new())));
+        lines.extend(
+            incident
+                .advice
+                .iter()
+                .map(|advice| Line::raw(format!("- {advice}"))),
+        );
+    }
+    let title = match incident {
+        Some(incident) => format!(" poisontrace explain {} ", incident.id),
+        None => " answer ".to_owned(),
+    };
+    let answer = Paragraph::new(lines)
+        .wrap(Wrap { trim: true })
+        .block(block(&title));
+    frame.render_widget(answer, area);
+}
+
+fn health(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let lines = match &state.metrics {
+        Ok(metrics) => probes(metrics),
+        Err(_) => vec![Line::raw(
+            " not known; `poisontrace check` says what this kernel offers",
+        )],
+    };
+    let probes = Paragraph::new(lines)
+        .wrap(Wrap { trim: false })
+        .block(block(" probes "));
+    frame.render_widget(probes, area);
+}
+
+fn probes(metrics: &Metrics) -> Vec<Line<'static>> {
+    let all: Vec<(&str, f64)> = metrics.by("poisontrace_probe_attached", "probe").collect();
+    let absent: Vec<&str> = all
+        .iter()
+        .filter(|(_, on)| *on == 0.0)
+        .map(|(name, _)| *name)
+        .collect();
+    let mut line = vec![Span::raw(format!(
+        " {} of {} attached",
+        all.len() - absent.len(),
+        all.len()
+    ))];
+    if !absent.is_empty() {
+        line.push(Span::styled(
+            format!("; unavailable: {}", absent.join(", ")),
+            colour(Color::Yellow),
+        ));
+    }
+    vec![Line::from(line)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ratatui::{Terminal, backend::TestBackend};
+
+    fn screen(width: u16, height: u16, state: &State) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, state)).unwrap();
+        terminal.backend().to_string()
+    }
+
+    #[test]
+    fn a_host_without_daemon_and_store_says_what_to_do_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = State::new(dir.path().to_owned(), None);
+        state.refresh();
+        let screen = screen(160, 30, &state);
+        assert!(screen.contains("listens nowhere"), "{screen}");
+        assert!(screen.contains("no incidents are stored"), "{screen}");
+    }
+
+    #[test]
+    fn any_size_of_terminal_can_be_drawn_on() {
+        let state = State::new("/nowhere".into(), None);
+        for (width, height) in [(1, 1), (20, 5), (80, 24), (300, 100)] {
+            screen(width, height, &state);
+        }
+    }
+}

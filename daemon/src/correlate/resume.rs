@@ -1,0 +1,98 @@
+//! Going on with incidents after the daemon was killed, stopped or replaced. What a daemon knows of an incident is
+//! stored with it; the clock of the events goes on while the machine does.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Correlator, IncidentNo};
+use crate::incident::{
+    evidence::{Evidence, PAGE_SIZE},
+    model::Incident,
+};
+
+/// An incident that another daemon opened.
+#[derive(Debug, Deserialize)]
+pub struct State {
+    id: String,
+    started_at: Option<String>,
+    evidence: Evidence,
+}
+
+#[derive(Serialize)]
+struct StateRef<'a> {
+    id: &'a str,
+    started_at: Option<&'a str>,
+    evidence: &'a Evidence,
+}
+
+/// What became of the kernel's totals in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// The probes stayed attached and counted on.
+    Counted,
+    /// They were detached, but the totals are still there.
+    Kept,
+    /// They were detached; the totals begin anew.
+    Unseen,
+}
+
+impl State {
+    pub fn pid(&self) -> u32 {
+        self.evidence.pid
+    }
+
+    /// Of the VMM, as /proc/PID/stat has it.
+    pub fn start_ticks(&self) -> Option<u64> {
+        self.evidence.vmm.start_ticks
+    }
+}
+
+impl Correlator {
+    /// What is needed to go on with incident `no`, of which `incident` is the report; `None`: its VMM is gone, and
+    /// nothing more can come.
+    pub fn state(&self, no: IncidentNo, incident: &Incident) -> Option<String> {
+        let evidence = self.incidents.get(&no).filter(|evidence| !evidence.vmm_gone())?;
+        let state = StateRef {
+            id: &incident.id,
+            started_at: incident.started_at.as_deref(),
+            evidence,
+        };
+        serde_json::to_string(&state).ok()
+    }
+
+    /// Takes an incident over, at time `t` of the events.
+    pub fn resume(&mut self, state: State, t: u64, meanwhile: Meanwhile) {
+        let mut evidence = state.evidence;
+        evidence.known_as = Some((state.id, state.started_at));
+        let heard = evidence.last.saturating_sub(evidence.t0) as f64 / 1e9;
+        let what = match meanwhile {
+            Meanwhile::Counted => "its probes stayed attached and counted on",
+            Meanwhile::Kept => "its probes were detached, and what happened since was not seen",
+            Meanwhile::Unseen => {
+                evidence.exits.begin_anew();
+                "its probes were detached, and what happened since was not seen"
+            }
+        };
+        evidence.timeline.add(
+            t,
+            format!(
+                "poisontrace is started again; what it knew of this incident ends at +{heard:.6} s: {what}"
+            ),
+        );
+        let pid = evidence.pid;
+        let size = evidence.size().unwrap_or(PAGE_SIZE);
+        let (hva, gpa, gpas) = (evidence.hva, evidence.gpa, evidence.gpas.clone());
+        self.processes.insert(pid, evidence.vmm.clone());
+        let no = self.open(evidence);
+        if let Some(hva) = hva {
+            self.pages.insert(pid, hva, size, no);
+        }
+        if let Some(gpa) = gpa {
+            self.gpas.insert(pid, gpa & !(size - 1), size, no);
+        }
+        for gpa in gpas {
+            if self.gpas.find(pid, gpa).is_none() {
+                self.gpas.insert(pid, gpa, PAGE_SIZE, no);
+            }
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! One page of the host in several VMs, and one page of the host again.
+
+use super::*;
+
+const OTHER: u32 = 1221;
+
+/// A page that two VMs map is lost (ksm, or a file that both share).
+fn shared_page() -> Story {
+    let mut story = Story::new();
+    story.vm();
+    let other = Vmm {
+        is_vmm: Some(true),
+        name: Some("db01".into()),
+        start_ticks: Some(9),
+        ..Vmm::default()
+    };
+    story.at(OTHER, OTHER, What::Vmm(other)).lose(PFN, |story| {
+        story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, HVA, 12);
+        let what = What::Sigbus {
+            hva: Hex(0x7f11_0000_0000),
+            severity: SigbusSeverity::ActionOptional,
+            lsb: 12,
+            target_tid: OTHER,
+            target_pid: OTHER,
+            forced: false,
+            comm: "qemu".into(),
+        };
+        story.at(WORKER, WORKER, what);
+    });
+    story
+}
+
+#[test]
+fn a_page_in_two_vms_is_an_incident_each_that_name_each_other() {
+    let all = shared_page().incidents();
+    assert_eq!(all.len(), 2);
+    assert_eq!(all[0].linked, [all[1].id.clone()]);
+    assert_eq!(all[1].linked, [all[0].id.clone()]);
+    assert_eq!(all[0].page.pfn, all[1].page.pfn);
+    let command = format!("poisontrace explain {}", all[1].id);
+    assert!(
+        all[0].advice.iter().any(|advice| advice.contains(&command)),
+        "{:?}",
+        all[0].advice
+    );
+}
+
+#[test]
+fn an_incident_is_told_anew_when_another_vm_turns_out_to_share_its_page() {
+    let story = shared_page();
+    let mut correlator = Correlator::new(session());
+    let second = story
+        .events
+        .iter()
+        .position(|event| {
+            matches!(
+                event.what,
+                What::Sigbus {
+                    target_pid: OTHER,
+                    ..
+                }
+            )
+        })
+        .unwrap();
+    story.events[..second]
+        .iter()
+        .for_each(|event| correlator.feed(event));
+    assert!(correlator.take_changed()[0].incident.linked.is_empty());
+    correlator.feed(&story.events[second]);
+    let changed = correlator.take_changed();
+    assert_eq!(changed.len(), 2);
+    assert!(changed.iter().all(|update| update.incident.linked.len() == 1));
+}
+
+#[test]
+fn a_page_that_is_reported_again_as_already_poisoned_is_one_incident() {
+    let mut story = Story::new();
+    story.vm().poison(12).wait(5_000 * MS);
+    let pfn = Hex(PFN);
+    // 6.11 on says so each time; 5.15 on sends AR to who touched it.
+    story
+        .at(VCPU0, QEMU, What::FailureBegin { pfn, flags: 2 })
+        .sigbus(VCPU0, VCPU0, SigbusSeverity::ActionRequired, HVA, 12);
+    let (page_type, result) = ("already poisoned".into(), "Failed".into());
+    let action = What::FailureAction {
+        pfn,
+        page_type,
+        result,
+    };
+    story
+        .at(VCPU0, QEMU, action)
+        .at(VCPU0, QEMU, What::FailureEnd { ret: -133 });
+    let incident = story.only();
+    assert_eq!(incident.page.recovery.as_deref(), Some("Recovered"));
+    assert_eq!(incident.page.kind.as_deref(), Some("dirty LRU page"));
+    assert_eq!(incident.signals.action_required, Some(1));
+    assert!(
+        incident.timeline.iter().any(|m| m.event.contains("again")),
+        "{:?}",
+        incident.timeline
+    );
+}
+
+#[test]
+fn a_vmm_that_was_started_again_has_an_incident_of_its_own_and_shares_nothing_with_the_dead() {
+    let mut story = Story::new();
+    story.vm().poison(12).vmm_exit(9).wait(60_000 * MS);
+    let new = Vmm {
+        is_vmm: Some(true),
+        name: Some("web01".into()),
+        start_ticks: Some(99),
+        ..Vmm::default()
+    };
+    story.at(OTHER, OTHER, What::Vmm(new)).lose(PFN, |story| {
+        let what = What::Sigbus {
+            hva: Hex(HVA),
+            severity: SigbusSeverity::ActionOptional,
+            lsb: 12,
+            target_tid: OTHER,
+            target_pid: OTHER,
+            forced: false,
+            comm: "qemu".into(),
+        };
+        story.at(WORKER, WORKER, what);
+    });
+    let all = story.incidents();
+    assert_eq!(all.len(), 2);
+    assert!(all.iter().all(|incident| incident.linked.is_empty()));
+}
+
+#[test]
+fn another_page_of_the_host_at_the_same_address_is_another_incident() {
+    // QEMU maps a lost page anew when its guest is reset.
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+        .reset(VCPU0)
+        .wait(1_000 * MS)
+        .lose(PFN + 77, |story| {
+            story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, HVA, 12);
+        });
+    let all = story.incidents();
+    assert_eq!(all.len(), 2);
+    assert_eq!(all[1].page.pfn, Some(Hex(PFN + 77)));
+}
+
+#[test]
+fn a_touch_that_is_faster_than_memory_failure_gets_its_page_frame() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+        .poison(12);
+    let incident = story.only();
+    assert_eq!(incident.page.pfn, Some(Hex(PFN)));
+    assert_eq!(incident.page.recovery.as_deref(), Some("Recovered"));
+}
+
+#[test]
+fn two_pages_that_are_lost_at_once_are_told_apart_by_their_place() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .poison_other(5)
+        // The second signal was lost, or its page is told first: either way the address says which.
+        .tell(VCPU0, AMD_AO, GPA + 0x5000)
+        .tell(VCPU0, AMD_AO, GPA);
+    let all = story.incidents();
+    assert_eq!(all[0].page.gpa, Some(Hex(GPA)));
+    assert_eq!(all[1].page.gpa, Some(Hex(GPA + 0x5000)));
+}
+
+/// A 2 MiB page whose loss no process was told of, as where no VMM asks for early notice.
+fn silent_huge_page() -> Story {
+    let mut story = Story::new();
+    story.vm();
+    let pfn = Hex(0x4_0000);
+    let action = What::FailureAction {
+        pfn,
+        page_type: "huge page".into(),
+        result: "Recovered".into(),
+    };
+    story
+        .at(WORKER, WORKER, What::FailureBegin { pfn, flags: 0 })
+        .at(WORKER, WORKER, action)
+        .at(WORKER, WORKER, What::FailureEnd { ret: 0 });
+    story
+}
+
+#[test]
+fn pieces_of_a_huge_page_are_one_incident_though_no_signal_named_it() {
+    let mut story = silent_huge_page();
+    for piece in 0..4 {
+        story
+            .touch(VCPU0, USER_RIP, GPA + piece * 4096, Access::Read, true)
+            .tell(VCPU0, AMD_AR, GPA + piece * 4096)
+            .delivered(VCPU0)
+            .handled(VCPU0);
+    }
+    let incident = story.only();
+    assert_eq!(incident.page.size_bytes, Some(2 << 20));
+    assert_eq!(incident.page.gpas.len(), 4);
+    assert_eq!(
+        (incident.page.pfn, incident.page.kind.as_deref()),
+        (Some(Hex(0x4_0000)), Some("huge page"))
+    );
+    assert!(
+        incident
+            .missing
+            .iter()
+            .any(|m| m.contains("the only one that fits")),
+        "{:?}",
+        incident.missing
+    );
+}
+
+#[test]
+fn one_touch_does_not_make_a_page_huge() {
+    let mut story = silent_huge_page();
+    story.touch(VCPU0, USER_RIP, GPA, Access::Read, true);
+    let incident = story.only();
+    assert_eq!((incident.page.size_bytes, incident.page.pfn), (Some(4096), None));
+}
+
+#[test]
+fn a_page_of_1_gib_is_one_incident_wherever_in_it_the_guest_touches() {
+    let (hva, gpa) = (0x7f40_0000_0000, 0x1_0000_0000);
+    let mut story = Story::new();
+    story.vm().lose(0x10_0000, |story| {
+        story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, hva, 30);
+    });
+    for offset in [0, 0x1000, 0x2000_0000, 0x3fff_f000] {
+        let exit_ns = story.now;
+        story.sigbus(VCPU0, VCPU0, SigbusSeverity::ActionRequired, hva + offset, 12);
+        let exit = PoisonExit {
+            exit_ns: Some(exit_ns),
+            fault_ns: Some(exit_ns),
+            gup_ns: None,
+            gup_ret: None,
+            signal_ns: Some(exit_ns),
+            user_ns: Some(exit_ns + 10),
+            entry_ns: None,
+            rip: Some(Hex(USER_RIP)),
+            gpa: Some(Hex(gpa + offset)),
+            hva: Some(Hex(hva + offset)),
+            access: Access::Read,
+            other_address: None,
+            isa: Isa::Svm,
+            reason: 0x400,
+            user_reason: None,
+            user_errno: None,
+            insn: None,
+        };
+        story.at(VCPU0, QEMU, What::PoisonExit(exit));
+    }
+    let incident = story.only();
+    assert_eq!(incident.page.size_bytes, Some(1 << 30));
+    assert_eq!(incident.page.gpas.len(), 4);
+}

@@ -1,0 +1,251 @@
+//! Errors that a vCPU could not be told of: `mce_nested`, `mce_disabled`, `mce_dropped`.
+
+use super::*;
+use crate::{
+    event::Sregs,
+    incident::model::{Cause, Confidence, Outcome},
+};
+
+const KVM_EXIT_SHUTDOWN: u32 = 8;
+
+/// In its handler of the first page, the guest touches another one.
+fn second_page_in_the_handler() -> Story {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .poison_other(5)
+        .tell(VCPU0, AMD_AO, GPA)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+        .tell(VCPU0, INTEL_AR, GPA)
+        .delivered(VCPU0)
+        .touch(VCPU0, KERNEL_RIP, GPA + 0x5000, Access::Read, false);
+    story
+}
+
+#[test]
+fn second_error_while_the_first_is_handled_resets_the_guest() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+        .tell(VCPU0, INTEL_AR, GPA)
+        .delivered(VCPU0)
+        .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
+        .back(VCPU0)
+        .reset(VCPU0);
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::GuestReset, Cause::MceNested, Confidence::Certain)
+    );
+}
+
+#[test]
+fn both_pages_of_a_nested_machine_check_tell_of_it() {
+    let mut story = second_page_in_the_handler();
+    story.reset(VCPU0);
+    let all = story.incidents();
+    assert_eq!(all.len(), 2);
+    for incident in &all {
+        assert_eq!(
+            verdict(incident),
+            (Outcome::GuestReset, Cause::MceNested, Confidence::Certain)
+        );
+    }
+}
+
+#[test]
+fn qemu_that_may_not_reboot_ends_itself_instead() {
+    let mut story = second_page_in_the_handler();
+    story.vmm_exit(0);
+    assert_eq!(
+        verdict(&story.incidents()[0]),
+        (Outcome::VmmExited, Cause::MceNested, Confidence::Likely)
+    );
+}
+
+#[test]
+fn a_handler_whose_end_could_not_be_seen_makes_a_nest_only_possible() {
+    let mut story = second_page_in_the_handler();
+    story.reset(VCPU0);
+    let mut blind = session();
+    blind.probes.retain(|probe| probe.name != "kvm_msr");
+    let mut correlator = Correlator::new(blind);
+    story.events.iter().for_each(|event| correlator.feed(event));
+    assert_eq!(correlator.incidents()[1].confidence, Confidence::Possible);
+}
+
+#[test]
+fn a_guest_that_reboots_itself_after_its_error_was_handled_is_not_a_nest() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+        .tell(VCPU0, INTEL_AR, GPA)
+        .delivered(VCPU0)
+        .handled(VCPU0)
+        .pio(VCPU0, 0xcf9, 6)
+        .reset(VCPU0);
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::Survived, Cause::Contained, Confidence::Likely)
+    );
+}
+
+#[test]
+fn a_guest_that_panics_in_its_handler_and_then_dumps_the_lost_page_had_panicked_first() {
+    // Its crash kernel reads the page: QEMU resets it in the middle of the dump.
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .tell(VCPU0, AMD_AO, GPA)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+        .tell(VCPU0, AMD_AR | mca::OVER, GPA)
+        .delivered(VCPU0)
+        .pio(VCPU0, 0x505, 2)
+        .wait(5_000 * MS)
+        .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
+        .reset(VCPU0);
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::GuestPanicked, Cause::MceOverflow, Confidence::Certain)
+    );
+}
+
+#[test]
+fn guest_with_machine_checks_turned_off_is_reset_without_being_told() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, false);
+    let mut known = Story {
+        now: story.now,
+        events: story.events.clone(),
+    };
+    story.reset(VCPU0);
+    let incident = story.only();
+    assert_eq!(
+        verdict(&incident),
+        (Outcome::GuestReset, Cause::MceDisabled, Confidence::Likely)
+    );
+    assert!(
+        incident.missing.iter().any(|m| m.contains("CR4")),
+        "{:?}",
+        incident.missing
+    );
+
+    let sregs = |cr4| Sregs {
+        cr0: Hex(0x8005_0033),
+        cr3: Hex(0x1000),
+        cr4: Hex(cr4),
+        efer: Hex(0x500),
+        long_code: true,
+    };
+    let before = known.events.len();
+    known.at(VCPU0, QEMU, What::Sregs(sregs(0x6a0))).reset(VCPU0);
+    assert_eq!(
+        verdict(&known.only()),
+        (Outcome::GuestReset, Cause::MceDisabled, Confidence::Certain)
+    );
+    known.events[before].what = What::Sregs(sregs(0x6e0));
+    assert_eq!(verdict(&known.only()).1, Cause::Unknown, "machine checks were on");
+}
+
+#[test]
+fn a_vmm_that_lets_its_guest_run_on_untold_did_not_refuse() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+        .wait(1_000 * MS)
+        .reset(VCPU0);
+    assert_eq!(verdict(&story.only()).1, Cause::Unknown);
+}
+
+#[test]
+fn kvm_shuts_a_vcpu_down_whose_handler_meets_another_error() {
+    // KVM_X86_SET_MCE with MCIP set: KVM_REQ_TRIPLE_FAULT, and no triple-fault exit.
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
+        .set_mce(VCPU0, INTEL_AR, GPA)
+        .delivered(VCPU0)
+        .back(VCPU0)
+        .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
+        .set_mce(VCPU0, INTEL_AR, GPA)
+        .leaves(VCPU0, KVM_EXIT_SHUTDOWN, 0);
+    let incident = story.only();
+    assert_eq!(
+        verdict(&incident),
+        (Outcome::GuestReset, Cause::MceNested, Confidence::Certain)
+    );
+    assert!(
+        incident.sentence.contains("KVM shut the vCPU down"),
+        "{}",
+        incident.sentence
+    );
+}
+
+#[test]
+fn kvm_shuts_a_vcpu_down_whose_machine_checks_are_off() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
+        .set_mce(VCPU0, INTEL_AR, GPA)
+        .leaves(VCPU0, KVM_EXIT_SHUTDOWN, 0);
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::GuestReset, Cause::MceDisabled, Confidence::Likely)
+    );
+}
+
+#[test]
+fn a_guest_without_a_handler_triple_faults_by_itself() {
+    let mut story = Story::new();
+    let fault = What::TripleFault {
+        rip: Hex(KERNEL_RIP),
+        reason: 0x7f,
+    };
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
+        .set_mce(VCPU0, INTEL_AR, GPA)
+        .delivered(VCPU0)
+        .at(VCPU0, QEMU, fault)
+        .leaves(VCPU0, KVM_EXIT_SHUTDOWN, 0);
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::GuestReset, Cause::KernelAccess, Confidence::Likely)
+    );
+}
+
+#[test]
+fn a_machine_check_that_kvm_took_and_never_delivered_was_dropped() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
+        .set_mce(VCPU0, INTEL_AR, GPA)
+        .back(VCPU0);
+    let incident = story.only();
+    assert_eq!(
+        verdict(&incident),
+        (Outcome::Running, Cause::MceDropped, Confidence::Likely)
+    );
+    assert!(
+        incident.missing.iter().any(|m| m.contains("return value")),
+        "{:?}",
+        incident.missing
+    );
+}

@@ -1,0 +1,131 @@
+//! The daemon is killed and started again in the middle of a story.
+
+use super::*;
+use crate::{
+    correlate::resume::{Meanwhile, State},
+    event::totals::PageTotals,
+};
+
+/// The states that the store would hold after these events.
+fn killed_after(events: &[Event]) -> Vec<State> {
+    let mut correlator = Correlator::new(session());
+    for event in events {
+        correlator.feed(event);
+    }
+    let numbers = correlator.take_numbers();
+    let states = numbers.into_iter().filter_map(|no| {
+        let incident = correlator.report(no)?.incident;
+        correlator.state(no, &incident)
+    });
+    states.map(|json| serde_json::from_str(&json).unwrap()).collect()
+}
+
+/// Another daemon, whose wall clock has been set since, goes on.
+fn goes_on(states: Vec<State>, t: u64, meanwhile: Meanwhile, events: &[Event]) -> Vec<Incident> {
+    let mut session = session();
+    session.clock.wall_ns = session.clock.wall_ns.map(|ns| ns + 3_600_000_000_000);
+    let mut correlator = Correlator::new(session);
+    for state in states {
+        correlator.resume(state, t, meanwhile);
+    }
+    for event in events {
+        correlator.feed(event);
+    }
+    let incidents = correlator.incidents();
+    conforms(&incidents);
+    incidents
+}
+
+fn totals(tid: u32, exits: u64) -> What {
+    let _ = tid;
+    What::PageTotals(PageTotals {
+        gpa: Hex(GPA),
+        exits,
+        reads: exits,
+        signals: exits,
+        lines: Hex(1),
+        ..PageTotals::default()
+    })
+}
+
+#[test]
+fn an_incident_goes_on_under_its_id_whoever_sets_the_clock() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true);
+    let whole = {
+        let mut rest = Story::new();
+        rest.events.clone_from(&story.events);
+        rest.now = story.now;
+        rest.tell(VCPU0, AMD_AR, GPA).delivered(VCPU0).handled(VCPU0);
+        rest
+    };
+    let cut = story.events.len();
+    let states = killed_after(&story.events);
+    assert_eq!(states.len(), 1);
+    let after = goes_on(states, story.now, Meanwhile::Counted, &whole.events[cut..]);
+    let uncut = whole.only();
+    assert_eq!(after.len(), 1);
+    assert_eq!(
+        (&after[0].id, &after[0].started_at),
+        (&uncut.id, &uncut.started_at)
+    );
+    assert_eq!((after[0].outcome, after[0].cause), (uncut.outcome, uncut.cause));
+    assert_eq!(after[0].exits, uncut.exits);
+    assert_eq!(
+        after[0].injections.action_required,
+        uncut.injections.action_required
+    );
+    assert!(
+        after[0]
+            .timeline
+            .iter()
+            .any(|m| m.event.contains("started again") && m.event.contains("counted on")),
+        "the gap is in the timeline: {:?}",
+        after[0].timeline
+    );
+}
+
+#[test]
+fn totals_of_probes_that_stayed_attached_go_on() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true);
+    story.at(VCPU0, QEMU, totals(VCPU0, 1000));
+    let states = killed_after(&story.events);
+    let mut rest = Story::new();
+    rest.now = story.now;
+    rest.at(VCPU0, QEMU, totals(VCPU0, 5000));
+    let after = goes_on(states, story.now, Meanwhile::Counted, &rest.events);
+    assert_eq!(after[0].exits.count, Some(5000));
+    assert_eq!(after[0].signals.action_required, Some(5000));
+}
+
+#[test]
+fn totals_that_begin_anew_are_added_to_those_before() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true);
+    story.at(VCPU0, QEMU, totals(VCPU0, 1000));
+    let states = killed_after(&story.events);
+    let mut rest = Story::new();
+    rest.now = story.now;
+    rest.at(VCPU0, QEMU, totals(VCPU0, 20));
+    let after = goes_on(states, story.now, Meanwhile::Unseen, &rest.events);
+    assert_eq!(after[0].exits.count, Some(1020));
+    assert_eq!(after[0].signals.action_required, Some(1020));
+    assert!(after[0].timeline.iter().any(|m| m.event.contains("was not seen")));
+}
+
+#[test]
+fn an_incident_whose_vmm_is_gone_needs_no_state() {
+    let mut story = Story::new();
+    story.vm().poison(12).vmm_exit(7);
+    assert!(killed_after(&story.events).is_empty());
+}

@@ -1,0 +1,103 @@
+//! The guest lives, or nothing tells that this page killed it.
+
+use super::{Case, Verdict, verdict as of, vmm, weaker};
+use crate::incident::{
+    evidence::Sign,
+    model::{Cause, Confidence, FlushVerdict, Outcome, Spin, StormKind},
+    storm::storm,
+};
+
+/// The guest had ended, or this page's time was over, before it died of anything: what followed is of another life.
+/// - `contained`, if all was handled until then;
+/// - `not_touched`, if the guest turned itself off and nothing had met the page.
+///
+/// Certain, unless records were lost.
+pub fn closed(case: &Case) -> Option<Verdict> {
+    let end = super::closing(case.e)?;
+    let confidence = if case.e.lost == 0 {
+        Confidence::Certain
+    } else {
+        Confidence::Likely
+    };
+    if end.handled {
+        return Some(of(Outcome::Survived, Cause::Contained, confidence));
+    }
+    (end.sign == Sign::PowerOff && !end.met).then(|| of(Outcome::Unaffected, Cause::NotTouched, confidence))
+}
+
+/// `contained`: every #MC that entered the guest was handled to its end (MCG_STATUS written 0), and no signal waits for
+/// an answer. Likely: the guest may still die of what it lost. A VMM that a signal kills afterwards makes it
+/// `not_poison`.
+pub fn contained(case: &Case) -> Option<Verdict> {
+    let e = case.e;
+    if !e.handled() {
+        return None;
+    }
+    if vmm::was_killed(e) {
+        return Some(of(Outcome::VmmKilled, Cause::NotPoison, Confidence::Likely));
+    }
+    Some(of(Outcome::Survived, Cause::Contained, Confidence::Likely))
+}
+
+/// `sigbus_spin`: signals and exits go on at one line, and the guest is never told. Certain once the VMM has ended, where
+/// the exits did not even return to user space (SIGBUS is blocked or ignored in the vCPU's thread). Denied by a telling of an action-required
+/// error, and by a #MC.
+pub fn spin(case: &Case) -> Option<Verdict> {
+    let e = case.e;
+    let storm = storm(case.total, e.size()).filter(|storm| storm.kind == StormKind::SameLineSpin)?;
+    if e.told_ar > 0 || e.delivered > 0 && case.sight.delivery {
+        return None;
+    }
+    let in_kernel = storm.spin == Some(Spin::InKernel);
+    let confidence = if in_kernel && case.sight.telling && e.vmm_gone() {
+        Confidence::Certain
+    } else {
+        Confidence::Likely
+    };
+    Some(of(vmm::outcome_or_running(e), Cause::SigbusSpin, confidence))
+}
+
+/// `mce_dropped`: KVM_X86_SET_MCE was called with an uncorrected error, and the vCPU entered the guest again without a
+/// #MC: KVM returns 0 and does nothing where MCG_CTL or the bank's CTL are not all ones. Should see the ioctl's return
+/// value, which nothing shows: an error would look the same. Denied by a delivery.
+pub fn dropped(case: &Case) -> Option<Verdict> {
+    let e = case.e;
+    (e.dropped > 0 && e.delivered == 0 && case.sight.delivery)
+        .then(|| of(vmm::outcome_or_running(e), Cause::MceDropped, Confidence::Likely))
+}
+
+/// `clflush` without a death: one RIP went over the page's lines and the guest was not told, as where the VMM steps over
+/// each instruction. As sure as the flush; while the VMM lives, likely at most.
+pub fn walked(case: &Case) -> Option<Verdict> {
+    let e = case.e;
+    let storm = storm(case.total, e.size()).filter(|storm| storm.kind == StormKind::LineWalk)?;
+    let flushed = matches!(
+        case.flush.verdict,
+        FlushVerdict::FlushOnly | FlushVerdict::FlushThenAccess
+    );
+    if !flushed || storm.lines < 2 || e.told_ar > 0 || e.delivered > 0 {
+        return None;
+    }
+    let mut confidence = case.flush.confidence.unwrap_or(Confidence::Possible);
+    if !e.vmm_gone() {
+        confidence = weaker(confidence, Confidence::Likely);
+    }
+    Some(of(vmm::outcome_or_running(e), Cause::Clflush, confidence))
+}
+
+/// `not_touched`: no exit, no access of the VMM's, no #MC: whatever ends the VMM then has other reasons (`not_poison`
+/// where a signal kills it). A log does not tell who touched what.
+pub fn untouched(case: &Case) -> Option<Verdict> {
+    let e = case.e;
+    if e.logged.any() && !e.logged.trace && e.ao_signals == 0 {
+        return None;
+    }
+    if e.met() || e.logged.told_ar > 0 || !e.logged.mces.is_empty() {
+        return None;
+    }
+    Some(match vmm::outcome(e) {
+        Outcome::Unknown => of(Outcome::Running, Cause::NotTouched, Confidence::Likely),
+        Outcome::VmmKilled => of(Outcome::VmmKilled, Cause::NotPoison, Confidence::Likely),
+        _ => of(Outcome::Unaffected, Cause::NotTouched, Confidence::Likely),
+    })
+}

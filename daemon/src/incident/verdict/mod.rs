@@ -1,0 +1,169 @@
+//! The verdict: from what was seen to what became of the guest and why. Pure rules, one file a family of causes; each
+//! states what it must have seen, what it should see, what denies it, and how sure that makes it.
+//!
+//! | family | causes |
+//! |---|---|
+//! | [`death`] | the guest died: `mce_overflow`, `kernel_access`, `clflush`, `fatal_notification`, `mce_nested`, `mce_disabled`, `not_poison` |
+//! | [`vmm`] | the VMM ended: `sigbus_unhandled`, `second_sigbus`, `vmm_own_memory`, `guest_memfd`, `not_poison` |
+//! | [`life`] | the guest lives, or nothing tells that it died: `contained`, `sigbus_spin`, `mce_dropped`, `clflush`, `not_touched` |
+//!
+//! The first sign of an end decides: what a dead guest's crash kernel or its VMM do afterwards changes nothing.
+
+mod death;
+mod life;
+mod vmm;
+
+use super::{
+    evidence::{End, Evidence, Sign},
+    exits::Total,
+    logged,
+    model::{Cause, Confidence, Flush, Outcome},
+};
+
+/// What became of the guest, why, and how sure that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub outcome: Outcome,
+    pub cause: Cause,
+    pub confidence: Confidence,
+}
+
+/// What could have been seen at all: where a probe was missing, its silence proves nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Sight {
+    /// `kvm_msr`: that a handler finished.
+    pub handler_end: bool,
+    /// `kvm_inj_exception`: that a #MC entered the guest.
+    pub delivery: bool,
+    /// The ioctls by which a VMM tells.
+    pub telling: bool,
+}
+
+/// Everything that the rules read.
+#[derive(Clone, Copy)]
+struct Case<'a> {
+    e: &'a Evidence,
+    total: &'a Total,
+    flush: &'a Flush,
+    sight: Sight,
+}
+
+const fn verdict(outcome: Outcome, cause: Cause, confidence: Confidence) -> Verdict {
+    Verdict {
+        outcome,
+        cause,
+        confidence,
+    }
+}
+
+/// Applies the rules.
+pub fn decide(e: &Evidence, total: &Total, flush: &Flush, sight: Sight) -> Verdict {
+    let case = Case {
+        e,
+        total,
+        flush,
+        sight,
+    };
+    let seen = observed(&case);
+    match logged::death(e) {
+        // What was seen for certain needs no witness; where a certain one says otherwise, one of them is wrong.
+        Some(said) => match seen {
+            Some(seen) if seen.confidence == Confidence::Certain && seen.cause != Cause::Unknown => {
+                if said.confidence == Confidence::Certain && said.cause != seen.cause {
+                    verdict(seen.outcome, seen.cause, Confidence::Likely)
+                } else {
+                    seen
+                }
+            }
+            _ => said,
+        },
+        None => seen
+            .or_else(|| life::walked(&case))
+            .or_else(|| logged::hints(e, total))
+            .or_else(|| life::untouched(&case))
+            .unwrap_or_else(|| verdict(vmm::outcome(e), Cause::Unknown, Confidence::Possible)),
+    }
+}
+
+/// What the probes saw.
+fn observed(case: &Case) -> Option<Verdict> {
+    // It is the first that is seen of its page, and nothing of it can follow.
+    if let Some(verdict) = vmm::private_memory(case) {
+        return Some(verdict);
+    }
+    let end = deciding(case.e);
+    if let Some(end) = end.filter(|end| !of_vmm(&end.sign)) {
+        return Some(death::verdict(case, end));
+    }
+    if closing(case.e).is_some_and(|end| end.sign == Sign::PowerOff)
+        && let Some(verdict) = life::closed(case)
+    {
+        return Some(verdict);
+    }
+    // What the VMM of a guest that had ended before meets later is of a guest that began anew.
+    let sure = match closing(case.e) {
+        Some(_) => Confidence::Likely,
+        None => Confidence::Certain,
+    };
+    vmm::by_sigbus(case)
+        .map(|v| verdict(v.outcome, v.cause, weaker(v.confidence, sure)))
+        .or_else(|| life::closed(case))
+        .or_else(|| end.map(|end| death::verdict(case, end)))
+        .or_else(|| vmm::own_memory(case))
+        .or_else(|| life::dropped(case))
+        .or_else(|| life::contained(case))
+        .or_else(|| life::spin(case))
+}
+
+/// The sign by which the guest died, if it died of anything that may be this page.
+fn deciding(e: &Evidence) -> Option<&End> {
+    for end in &e.ends {
+        // A guest that is still in its handler has not outlived its poison, however long that takes.
+        if !end.mine {
+            continue;
+        }
+        if closes(end) {
+            return None;
+        }
+        let decides = match end.sign {
+            Sign::Panic | Sign::CrashLoaded => true,
+            Sign::ResetPort(_)
+            | Sign::TripleFault
+            | Sign::KvmShutdown
+            | Sign::VcpuReset
+            | Sign::SystemEvent
+            | Sign::VmmExit(_)
+            | Sign::VmmGone => end.mc_open || end.refused.is_some(),
+            Sign::InternalError | Sign::PrivateMemory | Sign::VmDestroyed | Sign::PowerOff => false,
+        };
+        if decides {
+            return Some(end);
+        }
+    }
+    None
+}
+
+/// The sign that the guest turned itself off, or ended when this page's time was over.
+fn closing(e: &Evidence) -> Option<&End> {
+    e.ends
+        .iter()
+        .find(|end| end.mine && closes(end) && end.sign != Sign::VmDestroyed)
+}
+
+/// A guest that is still in its handler has not outlived its poison, however long that takes.
+fn closes(end: &End) -> bool {
+    end.sign == Sign::PowerOff || end.late && !end.mc_open
+}
+
+const fn of_vmm(sign: &Sign) -> bool {
+    matches!(sign, Sign::VmmExit(_) | Sign::VmmGone)
+}
+
+fn weaker(a: Confidence, b: Confidence) -> Confidence {
+    let rank = |c: Confidence| match c {
+        Confidence::Certain => 2,
+        Confidence::Likely => 1,
+        Confidence::Possible => 0,
+    };
+    if rank(a) < rank(b) { a } else { b }
+}

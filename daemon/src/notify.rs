@@ -1,0 +1,98 @@
+//! What the service manager is told, and the proof of life behind it.
+//!
+//! A process that runs says nothing of probes that do not. So every [`PROOF`] a thread of the daemon's ends, at once: the
+//! program on `sched_process_exit` sends a record of that, and only what comes out of the ring buffer at this end (that
+//! record, or any other) makes the watchdog's ping. Attachment, program, ring buffer, decoder and event loop are all in it.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// How often life is proved; the unit's WatchdogSec is three times that.
+pub const PROOF: Duration = Duration::from_secs(60);
+const THREAD: &str = "pt-heartbeat";
+
+/// Where there is no service manager nothing is told, and that is no error.
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(err) = sd_notify::notify(states) {
+        tracing::debug!(error = %err, "the service manager cannot be told");
+    }
+}
+
+/// Started, as far as the manager is concerned; `status` says what there is to wait for.
+pub fn ready(status: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+pub fn stopping() {
+    tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Heart {
+    /// Whether a proof has ever come: before, its absence says nothing (a container of its own pid namespace, no
+    /// `sched_process_exit`).
+    proved: bool,
+    judged: bool,
+}
+
+/// What a look at the heart came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// Proved live.
+    Live,
+    /// Never proved on this host: only the event loop is.
+    Unproved,
+    /// Proved before, and not now.
+    Silent,
+}
+
+impl Heart {
+    /// Judges by whether a record has come since the last call.
+    pub fn judge(&mut self, record_came: bool) -> Beat {
+        self.proved |= record_came;
+        let beat = match (record_came, self.proved) {
+            (true, _) => Beat::Live,
+            (false, true) => Beat::Silent,
+            (false, false) => Beat::Unproved,
+        };
+        match beat {
+            Beat::Silent => tracing::error!("the probes do not prove that they run"),
+            Beat::Unproved if !self.judged => tracing::warn!(
+                "the probes cannot be proved live on this host: the watchdog watches the daemon alone"
+            ),
+            _ => {}
+        }
+        self.judged = true;
+        if beat != Beat::Silent {
+            tell(&[NotifyState::Watchdog]);
+        }
+        beat
+    }
+
+    /// Asks for the next proof.
+    pub fn ask(&self) {
+        let thread = std::thread::Builder::new()
+            .name(THREAD.to_owned())
+            .stack_size(64 * 1024)
+            .spawn(|| {});
+        if let Err(err) = thread {
+            tracing::warn!(error = %err, "no thread for the proof of life");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_counts_only_after_a_first_proof() {
+        let mut heart = Heart::default();
+        assert_eq!(heart.judge(false), Beat::Unproved);
+        assert_eq!(heart.judge(true), Beat::Live);
+        assert_eq!(heart.judge(false), Beat::Silent);
+        assert_eq!(heart.judge(true), Beat::Live);
+    }
+}

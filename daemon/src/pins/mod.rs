@@ -1,0 +1,229 @@
+//! What outlives the daemon, in a folder of its own of the BPF file system: the maps, and the links that keep the
+//! programs attached. Killed in the middle of a storm, the daemon's programs count on; the next daemon loads its own
+//! with the same maps and takes over.
+//!
+//! ```text
+//! /sys/fs/bpf/poisontrace/
+//!   layout-1/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
+//!     PAGES EVENTS LOST VICTIMS VCPUS KEPT
+//!     daemon-4711/       one daemon's programs
+//!       ARMED            its flag (the object's .bss)
+//!       <program> …      its links
+//! ```
+//!
+//! The old programs run until the new ones are attached; the two flags are then changed one after the other, and as
+//! both work on the same maps, an exit that both see is counted once.
+
+use std::{
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use aya::maps::{Array, Map, MapData};
+use poisontrace_probes::{MAP_LAYOUT, arming};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use crate::correlate::resume::Meanwhile;
+
+/// Where the folder is.
+pub const ROOT: &str = "/sys/fs/bpf/poisontrace";
+/// The maps that outlive the daemon.
+pub const MAPS: [&str; 6] = ["PAGES", "EVENTS", "LOST", "VICTIMS", "VCPUS", "KEPT"];
+
+/// The object's `.bss` holds the flag and nothing else.
+const BSS: &str = ".bss";
+const FLAG: &str = "ARMED";
+/// uapi `linux/magic.h`.
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+
+/// This daemon's place, held until it is dropped.
+pub struct Pins {
+    root: PathBuf,
+    maps: PathBuf,
+    mine: PathBuf,
+    /// Daemons before this one that have left their programs attached.
+    before: Vec<PathBuf>,
+    /// Totals of a daemon before were there.
+    totals: bool,
+    _lock: OwnedFd,
+}
+
+impl Pins {
+    /// Takes the folder `root`, and makes it if it is not there. `None`, with the reason in the log: the daemon's
+    /// programs end with it.
+    pub fn take(root: &Path) -> Option<Self> {
+        match Self::open(root) {
+            Ok(pins) => Some(pins),
+            Err(err) => {
+                tracing::warn!(
+                    folder = %root.display(),
+                    reason = %err,
+                    "nothing is pinned: if the daemon is killed, what happens until it is started again is not seen"
+                );
+                None
+            }
+        }
+    }
+
+    fn open(root: &Path) -> io::Result<Self> {
+        let mount = root.parent().unwrap_or(root);
+        let found = rustix::fs::statfs(mount).map(|found| found.f_type as u64);
+        if found != Ok(BPF_FS_MAGIC) {
+            return Err(io::Error::other(format!(
+                "no BPF file system at {} (mount -t bpf bpf {0})",
+                mount.display()
+            )));
+        }
+        make(root)?;
+        let lock = rustix::fs::open(
+            root,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|_| io::Error::other("another poisontrace is running with it"))?;
+        let name = format!("layout-{MAP_LAYOUT}");
+        for other in entries(root)? {
+            if other.file_name().is_some_and(|other| *other != *name) {
+                tracing::warn!(
+                    found = %other.display(),
+                    "pinned maps of another layout are replaced; their counts go on from what is stored"
+                );
+                remove(&other)?;
+            }
+        }
+        let maps = root.join(name);
+        make(&maps)?;
+        let mine = maps.join(format!("daemon-{}", rustix::process::getpid().as_raw_nonzero()));
+        if mine.exists() {
+            // A daemon of this process number died before: it is one of those before, under another name.
+            fs::rename(&mine, maps.join("daemon-before"))?;
+        }
+        let before = entries(&maps)?.into_iter().filter(|path| path.is_dir()).collect();
+        make(&mine)?;
+        Ok(Self {
+            root: root.to_owned(),
+            totals: maps.join(MAPS[0]).exists(),
+            maps,
+            mine,
+            before,
+            _lock: lock,
+        })
+    }
+
+    /// What became of the totals since the daemon before; to be asked before [`Pins::take_over`].
+    pub fn meanwhile(&self) -> Meanwhile {
+        match (self.totals, self.before.is_empty()) {
+            (false, _) => Meanwhile::Unseen,
+            (true, false) if aya::features().bpf_perf_link() => Meanwhile::Counted,
+            (true, _) => Meanwhile::Kept,
+        }
+    }
+
+    /// Removes all that is pinned; where the programs of a daemon before are still at work, only what is this one's.
+    ///
+    /// # Errors
+    /// If something cannot be removed.
+    pub fn clear(self) -> io::Result<usize> {
+        match self.before.is_empty() {
+            true => detach(&self.root),
+            false => remove(&self.mine),
+        }
+    }
+
+    /// Where a map is pinned.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.maps.join(name)
+    }
+
+    /// Where a program's link is pinned.
+    pub fn link(&self, program: &str) -> PathBuf {
+        self.mine.join(program)
+    }
+
+    /// Makes the new programs the ones at work, and detaches those of daemons before.
+    ///
+    /// # Errors
+    /// If the flag cannot be set: the old programs are then left at work.
+    pub fn take_over(&mut self, ebpf: &mut aya::Ebpf, predates: bool) -> Result<(), String> {
+        let flag = ebpf.take_map(BSS).ok_or("the object has no flag")?;
+        let Map::Array(data) = flag else {
+            return Err("the object's flag is no array".to_owned());
+        };
+        data.pin(self.mine.join(FLAG)).map_err(|err| err.to_string())?;
+        let mut mine: Array<MapData, u32> =
+            Array::try_from(Map::Array(data)).map_err(|err| err.to_string())?;
+        let mut others = Vec::new();
+        for daemon in &self.before {
+            // A daemon that died while it attached has no flag, and programs that are held.
+            let Ok(data) = MapData::from_pin(daemon.join(FLAG)) else {
+                continue;
+            };
+            others.push(Array::<MapData, u32>::try_from(Map::Array(data)).map_err(|err| err.to_string())?);
+        }
+        let armed = predates
+            || others
+                .iter()
+                .any(|flag| flag.get(&0, 0).is_ok_and(|value| value == arming::ARMED));
+        let value = if armed { arming::ARMED } else { arming::IDLE };
+        mine.set(0, value, 0).map_err(|err| err.to_string())?;
+        for flag in &mut others {
+            flag.set(0, arming::HELD, 0).map_err(|err| err.to_string())?;
+        }
+        for daemon in self.before.drain(..) {
+            remove(&daemon).map_err(|err| format!("{}: {err}", daemon.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes all that is pinned in `root`, which detaches the programs of a daemon that is gone. Returns how many maps
+/// and links there were.
+///
+/// # Errors
+/// If something cannot be removed.
+pub fn detach(root: &Path) -> io::Result<usize> {
+    match fs::symlink_metadata(root) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(err) => Err(err),
+        Ok(_) => remove(root),
+    }
+}
+
+/// Whether a daemon holds the folder.
+pub fn in_use(root: &Path) -> bool {
+    let Ok(folder) = fs::File::open(root) else {
+        return false;
+    };
+    rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err()
+}
+
+fn make(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => Err(err),
+        _ => Ok(()),
+    }
+}
+
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
+}
+
+/// Removes a folder and all in it; returns the number of files. Links first, so that nothing is counted into maps that
+/// are on their way out.
+fn remove(path: &Path) -> io::Result<usize> {
+    if !fs::symlink_metadata(path)?.is_dir() {
+        fs::remove_file(path)?;
+        return Ok(1);
+    }
+    let (folders, files): (Vec<PathBuf>, Vec<PathBuf>) =
+        entries(path)?.into_iter().partition(|path| path.is_dir());
+    let mut removed = 0;
+    for path in folders.iter().chain(&files) {
+        removed += remove(path)?;
+    }
+    fs::remove_dir(path)?;
+    Ok(removed)
+}

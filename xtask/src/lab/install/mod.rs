@@ -1,0 +1,125 @@
+//! A real Debian 12 under its real systemd, on a disk of the emulated host: the package is installed, run, poisoned,
+//! upgraded, stopped and purged in it.
+
+mod image;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use lab_contract::SWITCH_FILE;
+
+use super::emulator::{End, Host};
+use super::initramfs::{self, Extra};
+use super::packages::{self, Packages};
+use crate::dist;
+use crate::paths::Paths;
+use crate::progress::Progress;
+use crate::stamp;
+
+/// systemd under software emulation takes a minute to come up, and each step of dpkg some seconds.
+const DEADLINE: Duration = Duration::from_secs(1200);
+const MODULES: [&str; 8] = [
+    "virtio_pci",
+    "virtio_blk",
+    "ext4",
+    "9pnet_virtio",
+    "9p",
+    "ccp",
+    "kvm_amd",
+    "hwpoison_inject",
+];
+
+/// Why it cannot be done on this machine.
+pub fn unavailable() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("an image of Debian is made with chroot, which needs root".to_owned());
+    }
+    super::unavailable()
+}
+
+/// One line a check, as the steps wrote them, and the folder with all that they left.
+pub struct Installed {
+    pub checks: Vec<Check>,
+    pub out: PathBuf,
+}
+
+pub struct Check {
+    pub name: String,
+    pub failed: Option<String>,
+}
+
+pub fn run(paths: &Paths, series: &str, programs: &Path, progress: &Progress) -> Result<Installed> {
+    let packages = packages::set_up(paths, series, series, progress)?;
+    let folder = paths.lab().join("install");
+    let base = image::set_up(paths, &folder, progress)?;
+    let share = folder.join("share");
+    stamp::start_over(&share)?;
+    for dir in ["bin", "out"] {
+        fs::create_dir(share.join(dir))?;
+    }
+    fs::copy(programs.join("storm-vmm"), share.join("bin/storm-vmm")).context("cannot copy storm-vmm")?;
+    dist::prepare(paths, progress)?;
+    for (name, version) in [("first.deb", None), ("second.deb", Some("0.1.0+upgrade"))] {
+        let deb = dist::deb(paths, version, progress)?;
+        fs::copy(&deb, share.join(name)).context("cannot copy the package")?;
+    }
+    let initramfs = initramfs(&packages, &folder, series, programs)?;
+    let disk = folder.join("disk.ext4");
+    fs::copy(&base, &disk).context("cannot copy the image")?;
+    let host = Host {
+        tree: &packages.tree,
+        kernel: &packages.kernel.image,
+        initramfs: &initramfs,
+        share: &share,
+        disk: Some(&disk),
+        deadline: DEADLINE,
+    };
+    let out = share.join("out");
+    match host.boot(progress)? {
+        End::Done => Ok(Installed {
+            checks: checks(&out)?,
+            out,
+        }),
+        End::Failed(reason) | End::Silent(reason) => {
+            bail!("the lab failed: {reason}; see {}", out.display())
+        }
+    }
+}
+
+fn initramfs(packages: &Packages, folder: &Path, series: &str, programs: &Path) -> Result<PathBuf> {
+    let file = folder.join(format!("switch-{series}.cpio"));
+    let modules = packages.kernel.modules(&MODULES)?;
+    let extras = [
+        Extra::Folder("root"),
+        Extra::File(SWITCH_FILE.trim_start_matches('/'), Vec::new()),
+    ];
+    initramfs::write(&file, &programs.join("lab-host"), &modules, &extras)?;
+    Ok(file)
+}
+
+fn checks(out: &Path) -> Result<Vec<Check>> {
+    let text = fs::read_to_string(out.join("checks.txt")).context("the steps left no checks")?;
+    let checks: Vec<Check> = text
+        .lines()
+        .filter_map(|line| match line.split_once(' ')? {
+            ("ok", name) => Some(Check {
+                name: name.to_owned(),
+                failed: None,
+            }),
+            ("FAILED", rest) => {
+                let (name, why) = rest.split_once(": ").unwrap_or((rest, ""));
+                Some(Check {
+                    name: name.to_owned(),
+                    failed: Some(why.to_owned()),
+                })
+            }
+            _ => None,
+        })
+        .collect();
+    if checks.is_empty() {
+        bail!("the steps checked nothing; see {}", out.display());
+    }
+    Ok(checks)
+}

@@ -1,0 +1,82 @@
+//! The documentation's pictures of the report and of the dashboards' panels, from recordings of the lab.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::browser::{Browser, View};
+use crate::command;
+use crate::dashboards;
+use crate::paths::Paths;
+use crate::preflight;
+use crate::progress::Progress;
+use crate::prometheus;
+use crate::test::dashboards::Replay;
+
+/// Recording, picture, and how it is looked at.
+const PICTURES: [(&str, &str, View); 2] = [
+    (
+        "storm-intel-6.12",
+        "report-storm",
+        View {
+            width: 760,
+            height: 2350,
+            dark: false,
+        },
+    ),
+    (
+        "panic-amd-6.12",
+        "report-phone-dark",
+        View {
+            width: 390,
+            height: 1500,
+            dark: true,
+        },
+    ),
+];
+
+pub fn take(paths: &Paths, daemon: &Path, progress: &Progress) -> Result<()> {
+    preflight::ensure(&preflight::FOR_LOOKING, progress)?;
+    let browser = Browser::find()?.context("no Chromium on this machine: apt-get install chromium")?;
+    let folder = paths.root.join("daemon/docs/img");
+    fs::create_dir_all(&folder)?;
+    let pages = tempfile::tempdir()?;
+    for (recording, picture, view) in PICTURES {
+        let page = pages.path().join(format!("{picture}.html"));
+        let recording = paths
+            .root
+            .join(format!("daemon/tests/recordings/{recording}.ptrace"));
+        let mut explain = command::clean(daemon);
+        explain
+            .args(["explain", "--format", "html", "--output"])
+            .arg(&page);
+        command::output(explain.arg("--from").arg(recording))?;
+        let picture = folder.join(format!("{picture}.png"));
+        browser.screenshot(&page, view, &picture)?;
+        progress.note(format!("{}", picture.display()));
+    }
+    dashboards(paths, daemon, &browser, progress)
+}
+
+fn dashboards(paths: &Paths, daemon: &Path, browser: &Browser, progress: &Progress) -> Result<()> {
+    let programs = prometheus::set_up(paths, progress)?;
+    progress.step("Prometheus scrapes a replay");
+    let replay = Replay::run(paths, daemon, &programs)?;
+    let folder = paths.root.join("dashboards/screenshots");
+    fs::create_dir_all(&folder)?;
+    let pages = tempfile::tempdir()?;
+    for ((name, dashboard), height) in dashboards::all().iter().zip([1600, 2950]) {
+        let page = pages.path().join("page.html");
+        fs::write(&page, dashboards::page(dashboard, &replay.prometheus)?)?;
+        let picture = folder.join(name).with_extension("png");
+        let view = View {
+            width: 1200,
+            height,
+            dark: false,
+        };
+        browser.screenshot(&page, view, &picture)?;
+        progress.note(format!("{}", picture.display()));
+    }
+    Ok(())
+}
