@@ -99,8 +99,6 @@ pub enum What {
     VmDestroyed,
     /// Registers that the VMM read of its vCPU after a poison exit.
     Sregs(Sregs),
-    /// A memslot of the VM, of those that such a read goes by; `n` 0: the first of them.
-    MemSlot { n: u32, gpa: Hex, bytes: u64, hva: Hex },
     /// Bytes at the RIP of a poison exit, read from the guest's memory (`--read-guest-code`), as hex digits.
     GuestCode { rip: Hex, bytes: String },
     /// Who the process is (read from /proc by the live source; `pid` of the event).

@@ -5,7 +5,6 @@ mod failure;
 mod fields;
 mod gup;
 mod injection;
-mod memslots;
 mod outcome;
 mod registers;
 mod signals;

@@ -105,21 +105,6 @@ const COSTS: &[(&[&str], &str)] = &[
         "lost is how many threads of the process are left",
     ),
     (&["SIGNAL_GROUP_EXIT_CODE"], "lost is how the process ended"),
-    (
-        &[
-            "FILE_PRIVATE",
-            "VCPU_KVM",
-            "KVM_MEMSLOTS",
-            "KVM_MEMSLOTS_ONE",
-            "SLOTS_TREE",
-            "SLOTS_SET",
-            "SLOT_NODES",
-            "SLOT_GFN",
-            "SLOT_PAGES",
-            "SLOT_HVA",
-        ],
-        "lost are the memslots",
-    ),
 ];
 
 /// The losses of a tracepoint, or of a structure.

@@ -1,7 +1,5 @@
 //! The rows of the plan: what is asked of a kernel, best first.
 
-use poisontrace_probes::layout::FIELDS;
-
 use super::{Attach, Binding, Plan, Row, fields};
 use crate::kernel::{
     facts::{Facts, MEMORY_FAILURE_EVENTS},
@@ -103,7 +101,6 @@ pub fn add(plan: &mut Plan, facts: &Facts, guest_code: bool) {
     rows.instruction();
     if guest_code {
         rows.registers();
-        rows.memslots();
     }
 }
 
@@ -320,28 +317,6 @@ impl Rows<'_> {
 
     /// The guest's page-table root, as its VMM reads it. Every ioctl of the host passes these two, so they are
     /// attached only on demand.
-    /// Memslots are in a tree from 5.17 on.
-    fn memslots(&mut self) {
-        const LOST: &str = "where the guest's memory lies outside the poisoned page's own mapping in the VMM: its code may be there";
-        let known = ["file", "kvm_vcpu", "kvm", "kvm_memslots", "kvm_memory_slot"]
-            .iter()
-            .all(|of| {
-                let mut fields = FIELDS.iter().filter(|field| field.of == *of);
-                match *of {
-                    // Of one address space or of two.
-                    "kvm" => fields.any(|field| fields::offset(self.facts, field).is_some()),
-                    _ => fields.all(|field| fields::offset(self.facts, field).is_some()),
-                }
-            });
-        if known {
-            self.kprobe("memslots", &VCPU_IOCTL, "memslots", LOST);
-        } else {
-            self.row("memslots", LOST).alternatives.push(Err(
-                "this kernel's BTF tells no memslots in a tree (struct kvm_memslots, 5.17 on)".to_owned(),
-            ));
-        }
-    }
-
     fn registers(&mut self) {
         let problems: Vec<String> = [SYS_ENTER_IOCTL, SYS_EXIT_IOCTL]
             .iter()

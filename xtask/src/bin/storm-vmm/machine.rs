@@ -1,4 +1,4 @@
-//! One vCPU and two memory slots of KVM.
+//! One vCPU and one memory slot of KVM.
 
 use anyhow::{Context, Result, bail, ensure};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region, kvm_x86_mce};
@@ -41,17 +41,15 @@ impl Machine {
         available(&cpuid, instruction)?;
         let vm = kvm.create_vm().context("KVM_CREATE_VM")?;
         vm.set_tss_address(0xfffb_d000).context("KVM_SET_TSS_ADDR")?;
-        for (slot, (guest_phys_addr, userspace_addr)) in (0..).zip(memory.slots()) {
-            let slot = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr,
-                memory_size: SIZE as u64,
-                userspace_addr,
-            };
-            // SAFETY: the mapping has this size and lives as long as the process.
-            unsafe { vm.set_user_memory_region(slot) }.context("KVM_SET_USER_MEMORY_REGION")?;
-        }
+        let slot = kvm_userspace_memory_region {
+            slot: 0,
+            flags: 0,
+            guest_phys_addr: 0,
+            memory_size: SIZE as u64,
+            userspace_addr: memory.address(),
+        };
+        // SAFETY: the mapping has this size and lives as long as the process.
+        unsafe { vm.set_user_memory_region(slot) }.context("KVM_SET_USER_MEMORY_REGION")?;
         let vcpu = vm.create_vcpu(0).context("KVM_CREATE_VCPU")?;
         vcpu.set_cpuid2(&cpuid).context("KVM_SET_CPUID2")?;
         // SAFETY: the request's argument is a u64, which the kernel reads only.
