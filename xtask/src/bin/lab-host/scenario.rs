@@ -11,6 +11,7 @@ use lab_contract::{
 
 use crate::daemon::{self, Daemon};
 use crate::log::{Log, uptime};
+use crate::machine::SHARE;
 use crate::vmm::{Seen, Vmm, in_words};
 use crate::{fates, machine};
 
@@ -89,6 +90,8 @@ fn prepare(before: &Before, plan: &GuestPlan, daemon: &mut Option<Daemon>, log: 
             machine::unload_kvm(PATIENCE)?;
             log.step(&format!("starting poisontrace without KVM {}", options.join(" ")));
             let recording = format!("{}{RECORDING}", plan.file_prefix);
+            // That of the daemon before, which saw nothing: a recording is not overwritten.
+            fs::remove_file(format!("{SHARE}/out/{recording}")).ok();
             let options: Vec<&str> = options.iter().map(String::as_str).collect();
             let mut started = Daemon::spawn(&recording, &options, log)?;
             started.wait_for(DAEMON_WAITS)?;
