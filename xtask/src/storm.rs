@@ -130,12 +130,8 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
             );
             print!("{}", file(run, "explain.txt")?);
             print!("\n{}", counts(&rows));
-            if let Some((without, with)) = timing::added(&alone.counters, &run.counters) {
-                println!(
-                    "\nWhat the probes add: KVM_RUN takes {without} ns for one such exit without poisontrace, {with} ns \
-                     with it (by the VMM's clock; emulated)"
-                );
-            }
+            println!("\n{}", timing::added(&alone.counters, &run.counters));
+            println!("{}", witness(run)?);
             if !times.is_empty() {
                 println!("\n{}", timing::HEADING);
                 times.iter().for_each(|row| println!("{row}"));
@@ -181,6 +177,23 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
         run.out.display()
     );
     Ok(ExitCode::FAILURE)
+}
+
+/// What the storm did to poisontrace itself.
+fn witness(run: &StormRun) -> Result<String> {
+    let (before, after) = (run.result.daemon_kib_before, run.result.daemon_kib_after);
+    let (before, after) = before
+        .zip(after)
+        .context("the lab did not look at poisontrace's memory")?;
+    let lost: u64 = file(run, "recording.ptrace")?
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|event| event["event"] == "lost")
+        .filter_map(|event| event["records"].as_u64())
+        .sum();
+    Ok(format!(
+        "poisontrace: {before} KiB resident when it was ready, {after} KiB after the storm; {lost} records lost"
+    ))
 }
 
 fn no_report(out: &Path) -> String {

@@ -69,6 +69,8 @@ pub fn update(e: &Evidence, session: &Session, linked: Vec<String>) -> Update {
         injections: injections(e, session),
         timeline: timeline(e),
     };
+    let kernel = session.host.kernel.as_deref();
+    incident.missing.extend(latency::missing(&e.exits, kernel));
     logged::adorn(&mut incident, e);
     Update {
         incident,

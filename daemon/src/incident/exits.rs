@@ -9,7 +9,7 @@ use super::{
     latency::{Floor, Samples},
     singles::Singles,
 };
-use crate::event::{PoisonExit, totals::PageTotals};
+use crate::event::{Isa, PoisonExit, totals::PageTotals};
 
 /// Pages and threads told apart: 512 pages of a huge page on a few vCPUs.
 const MAX_PAGES: usize = 4096;
@@ -30,6 +30,8 @@ pub struct Exits {
     #[serde(with = "pairs")]
     open: BTreeMap<(u32, u64), Open>,
     pub samples: Samples,
+    /// They were SVM's.
+    pub svm: bool,
     /// What a bare exit and entry cost on this host, when the totals were read last.
     pub floor: Option<Floor>,
     pub singles: Singles,
@@ -78,6 +80,7 @@ impl Exits {
         self.singles.add(tid, vcpu, exit);
         let page = exit.gpa.map(|gpa| gpa.0 & PAGE_MASK);
         self.page(tid, page).add_exit(exit);
+        self.svm |= exit.isa == Isa::Svm;
         if let (Some(start), Some(end)) = (exit.exit_ns, exit.user_ns.or(exit.entry_ns)) {
             self.samples.in_kernel.add(end.saturating_sub(start));
         }

@@ -101,8 +101,8 @@ pub struct Counters {
     pub pfn: u64,
     /// The guest's code came to its end.
     pub finished: bool,
-    /// In KVM_RUN that ended with a SIGBUS of the page, nanoseconds: from the guest's entry to the return, exits and
-    /// guest.
+    /// KVM_RUN that ended with a SIGBUS of the page, nanoseconds: the median of the first of them. The mean would be of
+    /// what else the emulated host's one processor had to do.
     pub run_ns: u64,
 }
 

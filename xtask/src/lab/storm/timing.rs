@@ -101,8 +101,11 @@ pub fn compare(alone: &StormRun, run: &StormRun, incident: &Value) -> Result<Vec
         .collect()
 }
 
-/// KVM_RUN of one poison exit by the VMM's own clock, without and with poisontrace, nanoseconds.
-pub fn added(alone: &Counters, watched: &Counters) -> Option<(u64, u64)> {
-    let each = |counters: &Counters| counters.run_ns.checked_div(counters.exits);
-    Some((each(alone)?, each(watched)?))
+/// KVM_RUN of one poison exit by the VMM's own clock, without and with poisontrace.
+pub fn added(alone: &Counters, watched: &Counters) -> String {
+    format!(
+        "What the probes add: of KVM_RUN with one such exit half take no more than {} ns without poisontrace, and {} ns \
+         with it (by the VMM's clock)",
+        alone.run_ns, watched.run_ns
+    )
 }
