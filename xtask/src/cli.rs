@@ -173,7 +173,7 @@ pub struct BenchOptions {
     /// Leave out perf, trace-cmd and bpftrace
     #[arg(long)]
     pub no_peers: bool,
-    /// A short run on Intel without peers that fails where a ratio is worse than in bench/cost.json
+    /// A short run on Intel without peers that fails where a ratio is worse than in xtask/cost/cost.json
     #[arg(long)]
     pub quick: bool,
     /// Measure the programs of this BPF object, attached as the daemon attaches its own: to try designs

@@ -55,7 +55,7 @@ pub fn bench(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Resu
 
 /// The table that --quick compares with; a full run leaves its successor in target/bench.
 fn committed(paths: &Paths) -> PathBuf {
-    paths.root.join("bench/cost.json")
+    paths.root.join("xtask/cost/cost.json")
 }
 
 fn keep(folder: &Path, costs: &[Cost]) -> Result<()> {

@@ -261,7 +261,7 @@ impl Families {
                 &["program"],
             ))?,
             store_size: make.gauge("store_size_bytes", "Size of the store's files")?,
-            store_up: make.gauge("store_up", "1 where the last write to the store succeeded")?,
+            store_up: make.gauge("store_up", "0 where the last write to the store failed")?,
             store_waiting: make.gauge(
                 "store_waiting_incidents",
                 "Changed incidents that wait to be written to the store",

@@ -61,6 +61,8 @@ impl Metrics {
     pub fn new(session: &Session, clock: ClockPair, max_vms: Option<usize>) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let families = Families::new(&registry)?;
+        // A replay has no store, and none that fails.
+        families.store_up.set(1);
         let build = IntGauge::with_opts(
             Opts::new("poisontrace_build_info", "1; the labels say what runs")
                 .const_label("version", env!("CARGO_PKG_VERSION"))
