@@ -297,6 +297,8 @@ impl Page {
     /// Writes `text` after `first`, broken at words, its other lines after `rest`.
     fn paragraph(&mut self, first: &str, rest: &str, text: &str, style: &Style) {
         let options = textwrap::Options::new(self.look.width)
+            // Flags and names are pasted from here: they stay whole.
+            .word_splitter(textwrap::WordSplitter::NoHyphenation)
             .initial_indent(first)
             .subsequent_indent(rest);
         for line in textwrap::wrap(text, options) {
