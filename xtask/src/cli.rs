@@ -197,7 +197,7 @@ pub struct Test {
     /// Only the tests that need no emulated host
     #[arg(long)]
     pub no_lab: bool,
-    /// Also what needs more on the machine (a browser, tmux), and all scenarios of the lab
+    /// Also what needs more on the machine (a browser, tmux), and the scenarios of the lab that were seen to pass
     #[arg(long)]
     pub full: bool,
     /// Only this part

@@ -11,6 +11,8 @@ const CONTROL_UUID: &str = "5e1f1e55-0000-4000-8000-00000000c0de";
 /// AMD's MCA recovery, as the emulated host has it and QEMU from 10.0 on gives it to its guest.
 const RECOVERS: &str = "host";
 
+/// `cargo xtask test` boots `panic` and `survive`. The others are run by hand, `cargo xtask demo --scenario NAME`,
+/// until they have been seen to pass and stand in `test::scenarios::ALL`: what they are expected to say is unproven.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Story {
     /// The guest's processor lacks succor and overflow recovery: the second notification of the same page is an
