@@ -4,11 +4,20 @@
 
 use libfuzzer_sys::fuzz_target;
 use poisontrace::kernel::format::Format;
+use poisontrace_probes::layout::Shape;
 
 fuzz_target!(|text: &str| {
     let format = Format::parse(text);
     for name in ["pfn", "type", "result", "exit_reason", "vcpu_id"] {
-        format.offset(name, 4);
+        for shape in [
+            Shape::Unsigned(4),
+            Shape::Signed(8),
+            Shape::Pointer,
+            Shape::Bytes(16),
+            Shape::Struct(8),
+        ] {
+            format.offset(name, shape);
+        }
         format.symbols(name);
     }
 });
