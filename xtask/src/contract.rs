@@ -119,6 +119,9 @@ pub enum Before {
 pub const DAEMON_WAITS: &str = "waiting for it";
 pub const DAEMON_LETS_GO: &str = "KVM was unloaded";
 pub const DAEMON_ATTACHES_AGAIN: &str = "KVM is back";
+/// What its metrics say then, and the file that keeps them.
+pub const REATTACHED: &str = "poisontrace_probe_reattached_total{probe=\"kvm_exit\"} 1\n";
+pub const RELOADED_METRICS: &str = "metrics-reloaded.txt";
 
 /// What the emulated host does to a guest that has its page ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 //! tracepoints only.
 
 use anyhow::{Context, Result, ensure};
-use lab_contract::{DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_WAITS};
+use lab_contract::{DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_WAITS, REATTACHED, RELOADED_METRICS};
 use serde_json::Value;
 
 use super::files::{Files, expect, number};
@@ -19,6 +19,11 @@ pub fn examine(name: &str, files: &Files, schema: &Schema, tally: &mut Tally) {
         files
             .contains("host.log", DAEMON_LETS_GO)
             .and_then(|()| files.contains("host.log", DAEMON_ATTACHES_AGAIN)),
+    );
+    tally.check(
+        name,
+        "metrics_count_the_probes_that_came_back",
+        files.contains(RELOADED_METRICS, REATTACHED),
     );
     tally.check(
         NAME,

@@ -1,6 +1,8 @@
 //! The daemon under test, run as on any host.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -16,12 +18,28 @@ use crate::vmm::{LOG_TEMPLATE, QMP_TEMPLATE};
 
 const STATE: &str = "/run/poisontrace";
 const WORD_LIMIT: Duration = Duration::from_secs(60);
+/// The daemon's default.
+const METRICS: &str = "127.0.0.1:9847";
+/// More than the ten seconds after which the daemon looks around.
+const SCRAPE_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 pub struct Daemon {
     child: Child,
     /// What it says of itself and of KVM.
     words: Receiver<String>,
+}
+
+fn scrape() -> Result<String> {
+    let mut stream = TcpStream::connect(METRICS).context("the daemon serves no metrics")?;
+    stream.write_all(
+        format!("GET /metrics HTTP/1.1\r\nHost: {METRICS}\r\nConnection: close\r\n\r\n").as_bytes(),
+    )?;
+    let mut text = String::new();
+    stream
+        .read_to_string(&mut text)
+        .context("the daemon's metrics are torn")?;
+    Ok(text)
 }
 
 fn program() -> String {
@@ -113,6 +131,18 @@ impl Daemon {
                     WORD_LIMIT.as_secs()
                 );
             }
+        }
+    }
+
+    /// What it serves to Prometheus, as soon as that holds `wanted`, else what it is after some time.
+    pub fn metrics(&self, wanted: &str) -> Result<String> {
+        let deadline = Instant::now() + SCRAPE_LIMIT;
+        loop {
+            let text = scrape()?;
+            if text.contains(wanted) || Instant::now() > deadline {
+                return Ok(text);
+            }
+            std::thread::sleep(Duration::from_secs(1));
         }
     }
 

@@ -3,6 +3,8 @@
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read};
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -37,6 +39,23 @@ pub fn bring_up() -> Result<()> {
     }
     mount_on("bpf", "bpf", "/sys/fs/bpf", MountFlags::empty(), "")?;
     load_modules()
+}
+
+/// The loopback interface, on which the daemon serves its metrics.
+pub fn loopback_up() -> Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0").context("no socket")?;
+    // SAFETY: a plain C structure, for which all bits zero are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the kernel reads an ifreq (netdevice(7)), which lives until the call is over; the socket is open.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if done != 0 {
+        return Err(std::io::Error::last_os_error()).context("cannot bring the loopback interface up");
+    }
+    Ok(())
 }
 
 /// Huge pages of 2 MiB for a guest of 256 MiB, and a few to spare.

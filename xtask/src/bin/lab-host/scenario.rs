@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use lab_contract::{
     Before, DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_READY, DAEMON_WAITS, Fate, GUEST_HANDLER_PAGE,
-    GUEST_PAGE_READY, GuestPlan, GuestResult, LabResult, Scenario,
+    GUEST_PAGE_READY, GuestPlan, GuestResult, LabResult, REATTACHED, RELOADED_METRICS, Scenario,
 };
 
 use crate::daemon::{self, Daemon};
@@ -80,7 +80,11 @@ fn prepare(before: &Before, plan: &GuestPlan, daemon: &mut Option<Daemon>, log: 
             daemon.wait_for(DAEMON_LETS_GO)?;
             log.step("loading KVM again");
             machine::load_kvm("")?;
-            daemon.wait_for(DAEMON_ATTACHES_AGAIN)
+            daemon.wait_for(DAEMON_ATTACHES_AGAIN)?;
+            log.step("asking for the metrics");
+            machine::loopback_up()?;
+            let metrics = daemon.metrics(REATTACHED)?;
+            fs::write(format!("{SHARE}/out/{RELOADED_METRICS}"), metrics).context("cannot keep the metrics")
         }
         Before::DaemonBeforeKvm { options, parameters } => {
             log.step("stopping poisontrace, and unloading KVM");
