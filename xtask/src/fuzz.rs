@@ -22,6 +22,8 @@ const HANGS_AFTER: u32 = 10;
 const MEMORY: u32 = 512;
 /// Longest input, bytes: lines are cut at 64 KiB.
 const LONGEST: u32 = 128 * 1024;
+/// libFuzzer takes one by the clock.
+const ANY_SEED: u32 = 0;
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// The built targets.
@@ -99,15 +101,16 @@ fn names(sources: &Path) -> Result<Vec<String>> {
 }
 
 impl Fuzz {
-    /// Runs the targets `seconds` each, and hands what became of each to `say`.
-    pub fn run(&self, targets: &[String], seconds: u32, mut say: impl FnMut(&str, Result<()>)) {
+    /// Runs the targets `seconds` each, and hands what became of each to `say`. `seed`: of the fuzzer's choices; 0:
+    /// others each time.
+    pub fn run(&self, targets: &[String], seconds: u32, seed: u32, mut say: impl FnMut(&str, Result<()>)) {
         let mut waiting = targets.iter();
         let mut running: Vec<(&str, Result<Child>)> = Vec::new();
         loop {
             while running.len() < AT_ONCE
                 && let Some(target) = waiting.next()
             {
-                running.push((target, self.start(target, seconds)));
+                running.push((target, self.start(target, seconds, seed)));
             }
             if running.is_empty() {
                 return;
@@ -129,7 +132,7 @@ impl Fuzz {
         }
     }
 
-    fn start(&self, target: &str, seconds: u32) -> Result<Child> {
+    fn start(&self, target: &str, seconds: u32, seed: u32) -> Result<Child> {
         let (corpus, found) = (self.work.join("corpus").join(target), self.found(target));
         for folder in [&corpus, &found] {
             fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -138,6 +141,7 @@ impl Fuzz {
         let mut fuzzer: Command = command::clean(self.built.join(target));
         fuzzer
             .arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-seed={seed}"))
             .arg(format!("-timeout={HANGS_AFTER}"))
             .arg(format!("-rss_limit_mb={MEMORY}"))
             .arg(format!("-max_len={LONGEST}"))
@@ -191,7 +195,7 @@ pub fn fuzz(paths: &Paths, target: Option<&str>, seconds: u32, progress: &Progre
     };
     let mut good = true;
     progress.step(format!("fuzzing {} for {seconds} s each", targets.join(", ")));
-    fuzz.run(&targets, seconds, |target, outcome| {
+    fuzz.run(&targets, seconds, ANY_SEED, |target, outcome| {
         progress.aside(|| match outcome {
             Ok(()) => println!("{target}: {}", fuzz.statistics(target)),
             Err(error) => {
