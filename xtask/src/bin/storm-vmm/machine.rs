@@ -32,6 +32,22 @@ pub struct Machine {
     _vm: VmFd,
 }
 
+/// A VM whose only memslot is `memory`, from guest address 0.
+pub fn vm_over(kvm: &Kvm, memory: &Memory) -> Result<VmFd> {
+    let vm = kvm.create_vm().context("KVM_CREATE_VM")?;
+    vm.set_tss_address(0xfffb_d000).context("KVM_SET_TSS_ADDR")?;
+    let slot = kvm_userspace_memory_region {
+        slot: 0,
+        flags: 0,
+        guest_phys_addr: 0,
+        memory_size: SIZE as u64,
+        userspace_addr: memory.address(),
+    };
+    // SAFETY: the mapping has this size and lives as long as the process.
+    unsafe { vm.set_user_memory_region(slot) }.context("KVM_SET_USER_MEMORY_REGION")?;
+    Ok(vm)
+}
+
 impl Machine {
     pub fn create(memory: &Memory, instruction: Instruction) -> Result<Self> {
         let kvm = Kvm::new().context("cannot open /dev/kvm")?;
@@ -39,17 +55,7 @@ impl Machine {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .context("KVM_GET_SUPPORTED_CPUID")?;
         available(&cpuid, instruction)?;
-        let vm = kvm.create_vm().context("KVM_CREATE_VM")?;
-        vm.set_tss_address(0xfffb_d000).context("KVM_SET_TSS_ADDR")?;
-        let slot = kvm_userspace_memory_region {
-            slot: 0,
-            flags: 0,
-            guest_phys_addr: 0,
-            memory_size: SIZE as u64,
-            userspace_addr: memory.address(),
-        };
-        // SAFETY: the mapping has this size and lives as long as the process.
-        unsafe { vm.set_user_memory_region(slot) }.context("KVM_SET_USER_MEMORY_REGION")?;
+        let vm = vm_over(&kvm, memory)?;
         let vcpu = vm.create_vcpu(0).context("KVM_CREATE_VCPU")?;
         vcpu.set_cpuid2(&cpuid).context("KVM_SET_CPUID2")?;
         // SAFETY: the request's argument is a u64, which the kernel reads only.

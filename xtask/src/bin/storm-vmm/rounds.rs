@@ -6,12 +6,12 @@ mod guest;
 use std::arch::x86_64::_rdtsc;
 
 use anyhow::{Context, Result, bail};
-use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use lab_contract::bench::{Kind, Loop, Spent};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::memory::{Memory, PAGE, SIZE};
+use crate::machine::vm_over;
+use crate::memory::{Memory, PAGE};
 use crate::sigbus;
 use guest::{AGAIN, CODE, DONE, FAULT_PAGES, FAULTS, LOOP, SPARE};
 
@@ -24,17 +24,7 @@ pub fn measure(plan: Loop) -> Result<()> {
         memory.write(page * PAGE, &[0])?;
     }
     let kvm = Kvm::new().context("cannot open /dev/kvm")?;
-    let vm = kvm.create_vm().context("KVM_CREATE_VM")?;
-    vm.set_tss_address(0xfffb_d000).context("KVM_SET_TSS_ADDR")?;
-    let slot = kvm_userspace_memory_region {
-        slot: 0,
-        flags: 0,
-        guest_phys_addr: 0,
-        memory_size: SIZE as u64,
-        userspace_addr: memory.address(),
-    };
-    // SAFETY: the mapping has this size and lives as long as the process.
-    unsafe { vm.set_user_memory_region(slot) }.context("KVM_SET_USER_MEMORY_REGION")?;
+    let vm = vm_over(&kvm, &memory)?;
     let mut vcpu = vm.create_vcpu(0).context("KVM_CREATE_VCPU")?;
     start(&vcpu)?;
     if plan.poisoned {
