@@ -64,6 +64,7 @@ pub fn probes(
         clock: ClockPair::now(),
         probes: loaded.probes(),
         hardware_corrupted_kb: facts.hardware_corrupted_kb,
+        standby: loaded.on_standby(),
     };
     let decoder = decoder(&facts);
     Ok(Attached {

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     config::{Config, Layers, needs_restart},
+    event::{Event, What},
     host::ClockPair,
     http::{Ready, Server},
     kernel::plan::Plan,
@@ -215,6 +216,9 @@ async fn events(
                     continue;
                 }
                 pipeline.take(&events);
+                if attached.loaded.on_standby() {
+                    pipeline.take(&[engage(attached)]);
+                }
                 flush_logger(&mut logger);
                 storming |= source.get_ref().has_totals();
                 flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
@@ -288,6 +292,24 @@ async fn events(
     flush_logger(&mut logger);
     pipeline.finish()?;
     failed.map_or(Ok(()), Err)
+}
+
+/// There is poison: nothing but the daemon's own proof of life is sent before.
+fn engage(attached: &mut attach::Attached) -> Event {
+    let failed = attached.loaded.engage();
+    for why in &failed {
+        tracing::error!("a probe that was held back for poison cannot be attached: {why}");
+    }
+    if failed.is_empty() {
+        tracing::info!("there is poison: all probes are at work");
+    }
+    Event {
+        t: ClockPair::now().monotonic_ns,
+        tid: 0,
+        pid: 0,
+        vcpu: None,
+        what: What::Engaged,
+    }
 }
 
 /// All that the probes have sent and counted until now.

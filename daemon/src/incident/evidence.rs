@@ -81,6 +81,9 @@ pub struct Evidence {
     pub lost: u64,
     /// The pfn is that of a page whose loss named no process, and fits by time.
     pub joined_by_time: bool,
+    /// For so long the guest's own ways to end were not in sight, though it was told or ended in that time, ns.
+    #[serde(default)]
+    pub blind_ns: u64,
     /// Events that belong to it.
     pub events: u64,
     /// Its id and `started_at` by the daemon that first told of it, whose wall clock may have been another.
@@ -230,6 +233,7 @@ impl Evidence {
             timeline: Timeline::default(),
             lost: 0,
             joined_by_time: false,
+            blind_ns: 0,
             events: 0,
             known_as: None,
             logged: Logged::default(),

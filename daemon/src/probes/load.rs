@@ -43,6 +43,7 @@ pub enum LoadError {
 /// What has become of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowState {
+    /// Or what stands by for it.
     Attached,
     /// This kernel does not offer it, or refuses it.
     Unavailable,
@@ -85,6 +86,8 @@ pub struct Loaded {
     /// Where all of it outlives the daemon.
     pins: Option<Pins>,
     meanwhile: Meanwhile,
+    /// There is no poison yet: some rows are held by what stands by for them.
+    standby: bool,
 }
 
 impl Loaded {
@@ -128,6 +131,7 @@ impl Loaded {
             (None, false) => arming::IDLE,
         };
         let shadow_paging = u32::from(plan.shadow_paging);
+        let isa = plan.isa.unwrap_or(0);
         let daemon = std::process::id();
         let mut loader = EbpfLoader::new();
         // The programs have no relocations against the kernel's BTF, which the loader has read nonetheless: let go
@@ -141,6 +145,7 @@ impl Loaded {
         }
         loader.override_global("DAEMON", &daemon, true);
         loader.override_global("SHADOW_PAGING", &shadow_paging, true);
+        loader.override_global("HOST_ISA", &isa, true);
         loader.override_global(aya_log::LEVEL, &log_level, false);
         for (name, offset) in &plan.offsets {
             loader.override_global(name, offset, true);
@@ -156,6 +161,7 @@ impl Loaded {
             rows,
             meanwhile: pins.as_ref().map_or(Meanwhile::Unseen, Pins::meanwhile),
             pins,
+            standby: !armed,
         };
         loaded.begin(armed)?;
         Ok(loaded)
@@ -175,6 +181,35 @@ impl Loaded {
                 .map_err(LoadError::TakeOver)?;
         }
         Ok(())
+    }
+
+    /// Whether some rows are held by what stands by for them, until [`Loaded::engage`].
+    pub fn on_standby(&self) -> bool {
+        self.standby && self.plan.rows.iter().any(|row| row.standby.is_some())
+    }
+
+    /// There is poison: attaches what was held back for it, and lets go of what stood by. Returns why a row could not
+    /// be; it is then left as it was.
+    pub fn engage(&mut self) -> Vec<String> {
+        self.standby = false;
+        let mut failed = Vec::new();
+        for n in 0..self.rows.len() {
+            if self.rows[n].row.standby.is_none() || self.rows[n].state != RowState::Attached {
+                continue;
+            }
+            // The new ones first: no exit is missed, and one that both see is counted once.
+            let stood_by = std::mem::take(&mut self.rows[n].links);
+            self.attach_row(n);
+            let bound = &mut self.rows[n];
+            if bound.state == RowState::Attached {
+                self.detach_links(stood_by);
+            } else {
+                let why = bound.status.why.clone().unwrap_or_default();
+                failed.push(format!("{}: {why}", bound.row.name));
+                bound.links = stood_by;
+            }
+        }
+        failed
     }
 
     /// What became of the totals since the daemon before.
@@ -213,7 +248,9 @@ impl Loaded {
 
     /// Whether the programs, as they are loaded, read the fields of these facts.
     pub fn fits(&self, plan: &Plan) -> bool {
-        self.plan.offsets == plan.offsets && self.plan.shadow_paging == plan.shadow_paging
+        self.plan.offsets == plan.offsets
+            && self.plan.shadow_paging == plan.shadow_paging
+            && self.plan.isa == plan.isa
     }
 
     /// Lets go of KVM's rows, so that its module can be unloaded. Returns how many there were.
@@ -253,9 +290,17 @@ impl Loaded {
         (back, failed)
     }
 
-    /// Attaches the best alternative of a row that the kernel takes.
+    /// Attaches what stands by for a row, or the best alternative that the kernel takes.
     fn attach_row(&mut self, n: usize) {
         let mut reasons = Vec::new();
+        if self.standby
+            && let Some(programs) = self.rows[n].row.standby.clone()
+        {
+            match attach_all(&mut self.ebpf, &self.btf, &programs, self.pins.as_ref()) {
+                Ok(links) => return self.rows[n].stands_by(links),
+                Err(reason) => reasons.push(reason),
+            }
+        }
         for alternative in self.rows[n].row.alternatives.clone() {
             let attached = alternative.and_then(|programs| {
                 let links = attach_all(&mut self.ebpf, &self.btf, &programs, self.pins.as_ref())?;
@@ -270,7 +315,12 @@ impl Loaded {
     }
 
     fn detach_row(&mut self, n: usize) {
-        for (name, link) in std::mem::take(&mut self.rows[n].links) {
+        let links = std::mem::take(&mut self.rows[n].links);
+        self.detach_links(links);
+    }
+
+    fn detach_links(&mut self, links: Vec<(&'static str, Link)>) {
+        for (name, link) in links {
             let detached = self
                 .ebpf
                 .program_mut(name)
@@ -311,6 +361,14 @@ impl BoundRow {
         reasons.extend(self.row.partial.iter().cloned());
         self.status.binding = Some(bindings.join(", "));
         self.status.why = (!reasons.is_empty()).then(|| reasons.join("; "));
+        self.status.lost = None;
+        self.links = links;
+        self.state = RowState::Attached;
+    }
+
+    fn stands_by(&mut self, links: Vec<(&'static str, Link)>) {
+        self.status.binding = self.row.standby_text();
+        self.status.why = None;
         self.status.lost = None;
         self.links = links;
         self.state = RowState::Attached;

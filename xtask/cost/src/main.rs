@@ -32,7 +32,7 @@ enum Command {
 struct Attach {
     #[arg(long)]
     object: PathBuf,
-    /// Arm from the start
+    /// As if there were poison from the start: the hooks are those of an armed host
     #[arg(long)]
     armed: bool,
 }

@@ -162,15 +162,14 @@ impl Lab {
             ready: Ready::Says(format!("{ready}: ready")),
             leaves: None,
         };
-        let object = |name: &str| {
+        let object = |name: &str, armed: bool| {
             let file = format!("/{name}");
-            program(
-                &["poisontrace-bench", "attach", "--object", &file],
-                "poisontrace-bench",
-            )
+            let mut command = vec!["poisontrace-bench", "attach", "--object", &file];
+            command.extend(armed.then_some("--armed"));
+            program(&command, "poisontrace-bench")
         };
         let daemon = || match self.object {
-            Some(_) => object(OBJECT),
+            Some(_) => object(OBJECT, false),
             None => program(
                 &["/lab/bin/poisontrace", "run", "--state-dir", "/run/poisontrace"],
                 "poisontrace",
@@ -178,13 +177,14 @@ impl Lab {
         };
         let mut steps = vec![
             step("nothing", Watch::Nothing),
-            step("empty", object(EMPTY)),
+            step("empty", object(EMPTY, false)),
             step("unarmed", daemon()),
         ];
         if self.peers.is_some() {
             steps.extend(peers::all().into_iter().map(|peer| step(peer.name, peer.watch)));
         }
         steps.push(step("nothing-again", Watch::Nothing));
+        steps.push(step("empty-armed", object(EMPTY, true)));
         steps.push(Step {
             other_victim: true,
             ..step("armed-other", daemon())

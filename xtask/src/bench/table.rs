@@ -90,8 +90,8 @@ impl Cost {
     fn compared(&self) -> Vec<Ratio> {
         let mut goals = vec![
             ("unarmed", "empty".to_owned(), 1.10),
-            ("armed-other", "empty".to_owned(), 1.25),
-            ("armed-this", "empty".to_owned(), 2.0),
+            ("armed-other", "empty-armed".to_owned(), 1.25),
+            ("armed-this", "empty-armed".to_owned(), 2.0),
         ];
         let cheapest = peers::all()
             .into_iter()
