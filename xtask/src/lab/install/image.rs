@@ -13,7 +13,7 @@ use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::stamp::{self, Stamp};
 
-const STEPS: &str = include_str!("steps.sh");
+const STEPS: &str = concat!(include_str!("steps.sh"), include_str!("walk.sh"));
 const UNIT: &str = "[Unit]
 Description=The lab's steps
 After=multi-user.target
