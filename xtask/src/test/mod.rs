@@ -7,6 +7,7 @@ pub mod dashboards;
 mod files;
 mod fuzz;
 mod late;
+mod packages;
 mod reloads;
 mod replay;
 mod report;
@@ -66,7 +67,8 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
     if options.full {
         progress.note("tier 3: a browser");
         looked_at(paths, &daemon, &mut tally, progress)?;
-        progress.note("tier 4: the package in a real Debian");
+        progress.note("tier 4: the packages, and one in a real Debian");
+        packages::run(paths, &mut tally, progress);
         let skipped = options
             .no_lab
             .then(|| "--no-lab".to_owned())
