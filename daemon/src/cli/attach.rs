@@ -15,6 +15,7 @@ use crate::{
         plan::Plan,
     },
     pins::Pins,
+    privileges,
     probes::load::{BoundRow, Loaded},
 };
 
@@ -38,6 +39,16 @@ pub struct Attached {
     pub session: Session,
     pub decoder: Decoder,
     pub facts: Facts,
+}
+
+impl Attached {
+    /// Gives up the capabilities that are not needed any more. Threads that run already would keep theirs.
+    pub fn give_up_privileges(&self) -> Result<(), Failure> {
+        let comes_and_goes = self.facts.modules.values().any(|module| module.users.is_some());
+        let attaches_again = comes_and_goes || self.loaded.on_standby();
+        privileges::give_up(attaches_again, || self.loaded.maps_can_be_read())
+            .map_err(|err| Failure::new(format!("cannot give up capabilities: {err}")))
+    }
 }
 
 /// The facts of the running kernel, without what is to be done without.

@@ -104,7 +104,11 @@ impl Row {
     pub fn standby_text(&self) -> Option<String> {
         let standby = self.standby.as_ref()?;
         let bindings: Vec<String> = standby.iter().map(|attach| attach.binding.to_string()).collect();
-        let held = if bindings.is_empty() { "nothing".to_owned() } else { bindings.join(", ") };
+        let held = if bindings.is_empty() {
+            "nothing".to_owned()
+        } else {
+            bindings.join(", ")
+        };
         Some(format!("until there is poison {held}"))
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use aya::{
     Btf,
     programs::{
-        FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint,
+        Program, ProgramError,
         fentry::FEntryLinkId,
         fexit::FExitLinkId,
         kprobe::KProbeLinkId,
@@ -28,38 +28,38 @@ pub enum Link {
     Pinned(PinnedLink),
 }
 
-/// Loads the program, unless it is loaded, and attaches it.
-pub fn bind(program: &mut Program, btf: &Btf, binding: &Binding) -> Result<Link, ProgramError> {
-    let loaded = |result| match result {
+/// Loads the program, unless it is loaded.
+pub fn load(program: &mut Program, btf: &Btf, binding: &Binding) -> Result<(), ProgramError> {
+    let loaded = match (program, binding) {
+        (Program::TracePoint(program), _) => program.load(),
+        (Program::RawTracePoint(program), _) => program.load(),
+        (Program::FEntry(program), Binding::Fentry(function)) => program.load(function, btf),
+        (Program::FExit(program), Binding::Fexit(function)) => program.load(function, btf),
+        (Program::KProbe(program), _) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    match loaded {
         Err(ProgramError::AlreadyLoaded) => Ok(()),
         other => other,
-    };
-    Ok(match binding {
-        Binding::Tracepoint { group, name } => {
-            let program: &mut TracePoint = program.try_into()?;
-            loaded(program.load())?;
+    }
+}
+
+/// Loads the program, unless it is loaded, and attaches it.
+pub fn bind(program: &mut Program, btf: &Btf, binding: &Binding) -> Result<Link, ProgramError> {
+    load(program, btf, binding)?;
+    Ok(match (program, binding) {
+        (Program::TracePoint(program), Binding::Tracepoint { group, name }) => {
             Link::Tracepoint(program.attach(group, name)?)
         }
-        Binding::RawTracepoint(name) => {
-            let program: &mut RawTracePoint = program.try_into()?;
-            loaded(program.load())?;
+        (Program::RawTracePoint(program), Binding::RawTracepoint(name)) => {
             Link::RawTracepoint(program.attach(name)?)
         }
-        Binding::Fentry(function) => {
-            let program: &mut FEntry = program.try_into()?;
-            loaded(program.load(function, btf))?;
-            Link::Fentry(program.attach()?)
-        }
-        Binding::Fexit(function) => {
-            let program: &mut FExit = program.try_into()?;
-            loaded(program.load(function, btf))?;
-            Link::Fexit(program.attach()?)
-        }
-        Binding::Kprobe(function) | Binding::Kretprobe(function) => {
-            let program: &mut KProbe = program.try_into()?;
-            loaded(program.load())?;
+        (Program::FEntry(program), Binding::Fentry(_)) => Link::Fentry(program.attach()?),
+        (Program::FExit(program), Binding::Fexit(_)) => Link::Fexit(program.attach()?),
+        (Program::KProbe(program), Binding::Kprobe(function) | Binding::Kretprobe(function)) => {
             Link::Kprobe(program.attach(function, 0)?)
         }
+        _ => return Err(ProgramError::UnexpectedProgramType),
     })
 }
 

@@ -3,7 +3,7 @@
 //! [`Loaded::new`] is the one place that loads the object, [`Loaded::attach_row`] the one that attaches a row (also
 //! once more), [`Loaded::detach_row`] the one that lets go of it.
 
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Btf, Ebpf, EbpfLoader, maps::PerCpuArray};
 use poisontrace_probes::arming;
 
 use super::{
@@ -229,6 +229,18 @@ impl Loaded {
         }
     }
 
+    /// Whether the row of this name is attached now.
+    pub fn has(&self, name: &str) -> bool {
+        let row = self.rows.iter().find(|row| row.status.name == name);
+        row.is_some_and(|row| row.state == RowState::Attached)
+    }
+
+    /// Whether this thread may read the programs' maps.
+    pub fn maps_can_be_read(&self) -> bool {
+        let lost = self.ebpf.map("LOST").map(PerCpuArray::<_, u64>::try_from);
+        lost.is_some_and(|map| map.is_ok_and(|map| map.get(&0, 0).is_ok()))
+    }
+
     /// One row each, in the plan's order.
     pub fn rows(&self) -> &[BoundRow] {
         &self.rows
@@ -239,11 +251,14 @@ impl Loaded {
         self.rows.iter().map(|row| row.status.clone()).collect()
     }
 
-    /// The programs of a row that are attached, and their sizes.
+    /// The programs of a row that are attached, or loaded to be when there is poison, and their sizes.
     pub fn sizes<'a>(&'a self, row: &'a BoundRow) -> impl Iterator<Item = Size> + 'a {
-        row.links
-            .iter()
-            .filter_map(|(name, _)| binding::size(name, self.ebpf.program(name)?))
+        let held_back = self.standby && row.row.standby.is_some();
+        let later = row.row.offered().next().filter(|_| held_back);
+        let attached = row.links.iter().map(|(name, _)| *name);
+        attached
+            .chain(later.into_iter().flatten().map(|attach| attach.program))
+            .filter_map(|name| binding::size(name, self.ebpf.program(name)?))
     }
 
     /// Whether the programs, as they are loaded, read the fields of these facts.
@@ -297,7 +312,10 @@ impl Loaded {
             && let Some(programs) = self.rows[n].row.standby.clone()
         {
             match attach_all(&mut self.ebpf, &self.btf, &programs, self.pins.as_ref()) {
-                Ok(links) => return self.rows[n].stands_by(links),
+                Ok(links) => {
+                    self.load_first(n);
+                    return self.rows[n].stands_by(links);
+                }
                 Err(reason) => reasons.push(reason),
             }
         }
@@ -312,6 +330,18 @@ impl Loaded {
             }
         }
         self.rows[n].unavailable(&reasons);
+    }
+
+    /// Loads what is to be attached when there is poison: to verify it takes longer than to attach it. What cannot be
+    /// loaded shows itself then.
+    fn load_first(&mut self, n: usize) {
+        for attach in self.rows[n].row.offered().next().into_iter().flatten() {
+            if let Some(program) = self.ebpf.program_mut(attach.program)
+                && let Err(err) = binding::load(program, &self.btf, &attach.binding)
+            {
+                tracing::warn!(program = attach.program, error = %chain(&err), "not loaded");
+            }
+        }
     }
 
     fn detach_row(&mut self, n: usize) {

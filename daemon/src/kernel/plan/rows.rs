@@ -197,7 +197,9 @@ impl Rows<'_> {
             None => Some(format!("no BTF describes the tracepoint {}", raw.name)),
         };
         let alternative = vec![attach(program, Binding::RawTracepoint(raw.name))];
-        self.last().alternatives.push(problem.map_or(Ok(alternative), Err));
+        self.last()
+            .alternatives
+            .push(problem.map_or(Ok(alternative), Err));
     }
 
     /// What the last row's place is held by until there is poison.
@@ -222,7 +224,10 @@ impl Rows<'_> {
             "which exits are those of a guest's own guest, whose addresses are not the guest's",
         );
         if self.facts.event(event).is_some() {
-            let raw = attach("kvm_nested_vmexit_raw", Binding::RawTracepoint("kvm_nested_vmexit"));
+            let raw = attach(
+                "kvm_nested_vmexit_raw",
+                Binding::RawTracepoint("kvm_nested_vmexit"),
+            );
             self.last().alternatives.push(Ok(vec![raw]));
         }
         self.or_tracepoint(event, "kvm_nested_vmexit");

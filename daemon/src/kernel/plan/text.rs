@@ -36,7 +36,9 @@ impl Plan {
                 true => String::new(),
                 false => format!(" ({})", notes.join("; ")),
             };
-            let standby = row.standby_text().map_or_else(String::new, |held| format!("{held}; then "));
+            let standby = row
+                .standby_text()
+                .map_or_else(String::new, |held| format!("{held}; then "));
             let _ = writeln!(
                 text,
                 "planned      {:<22} {standby}{}{notes}",
