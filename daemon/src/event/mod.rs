@@ -1,6 +1,7 @@
 //! Decoded events: what the correlator is fed, whether they come live, from a recording or from elsewhere.
 
 pub mod decode;
+mod line;
 pub mod recording;
 pub mod said;
 pub mod session;
