@@ -154,6 +154,7 @@ impl Story {
             daemon: true,
             guests: if vmms { Vec::new() } else { vec![self.guest()] },
             fates: if vmms { VmmFate::ALL.to_vec() } else { Vec::new() },
+            ftrace: false,
         }
     }
 
@@ -198,6 +199,22 @@ impl Story {
             ..Self::Survive.guest()
         });
         scenario
+    }
+
+    /// Many stories on one host, one after the other, each with a daemon and a recording of its own.
+    pub fn in_turn(stories: &[Self]) -> Scenario {
+        let mut scenario = Self::Vmms.scenario();
+        scenario.fates.retain(|_| stories.contains(&Self::Vmms));
+        let with_guest = stories.iter().filter(|story| **story != Self::Vmms);
+        scenario.guests = with_guest
+            .map(|story| story.after(&story.prefix(), Before::AnotherDaemon))
+            .collect();
+        scenario
+    }
+
+    /// Of its files, where it is one of many.
+    pub fn prefix(self) -> String {
+        format!("{}-", self.name())
     }
 
     /// The scenario on a host whose guests run on shadow paging.
