@@ -90,7 +90,11 @@ fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Resu
             let programs = builds::lab_programs(paths, progress)?;
             let kernel = &options.lab.kernel;
             let lab = Lab::set_up(paths, kernel, kernel, &programs, progress)?;
-            let stories = if options.story.is_empty() { &scenarios::ALL[..] } else { &options.story };
+            let stories = if options.story.is_empty() {
+                &scenarios::ALL[..]
+            } else {
+                &options.story
+            };
             scenarios::run(stories, &lab, &paths.daemon(), &mut tally, progress);
         }
     }

@@ -52,7 +52,9 @@ fn main() -> Result<()> {
         }
         VmmFate::Blocked => signals::block(BLOCKED_FOR)?,
         VmmFate::Shared => return shared::parent(),
-        VmmFate::NoHandler | VmmFate::OwnMemory | VmmFate::Truncated => {}
+        VmmFate::NoHandler => signals::by_default()?,
+        // Rust's own handler, of its runtime: it takes itself away, and the access is tried again.
+        VmmFate::OwnMemory | VmmFate::Truncated => {}
     }
     Vm::new(fate)?.run()
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use lab_contract::{
     Before, DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_READY, DAEMON_WAITS, Fate, GUEST_FTRACE_FILE,
-    GUEST_HANDLER_PAGE, GUEST_PAGE_READY, GuestPlan, GuestResult, LabResult, REATTACHED, RELOADED_METRICS, Scenario,
+    GUEST_HANDLER_PAGE, GUEST_PAGE_READY, GuestPlan, GuestResult, LabResult, REATTACHED, RELOADED_METRICS,
+    Scenario,
 };
 
 use crate::daemon::{self, Daemon};
