@@ -11,8 +11,7 @@ const CONTROL_UUID: &str = "5e1f1e55-0000-4000-8000-00000000c0de";
 /// AMD's MCA recovery, as the emulated host has it and QEMU from 10.0 on gives it to its guest.
 const RECOVERS: &str = "host";
 
-/// `cargo xtask test` boots `panic` and `survive`. The others are run by hand, `cargo xtask demo --scenario NAME`,
-/// until they have been seen to pass and stand in `test::scenarios::ALL`: what they are expected to say is unproven.
+/// `cargo xtask test` boots `panic` and `survive`, `--full` all others too, in one boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Story {
     /// The guest's processor lacks succor and overflow recovery: the second notification of the same page is an
@@ -33,7 +32,8 @@ pub enum Story {
     Broadcast,
     /// A guest that lives on, and panics some seconds later
     LateDeath,
-    /// The guest's memory is huge pages of the host
+    /// The guest's memory is huge pages of the host. The application is not killed, but the guest's kernel meets the next
+    /// 4 KiB of the lost page by itself
     HugePage,
     /// The page is taken offline softly, and the guest panics by itself: no poison
     LookAlike,
@@ -73,8 +73,8 @@ impl Story {
     pub fn told(self) -> Option<Told> {
         match self {
             Self::Panic => told("guest_panicked", "mce_overflow"),
-            Self::Survive | Self::CopyFromUser | Self::HugePage => told("survived", "contained"),
-            Self::KernelAccess => told("guest_panicked", "kernel_access"),
+            Self::Survive | Self::CopyFromUser => told("survived", "contained"),
+            Self::KernelAccess | Self::HugePage => told("guest_panicked", "kernel_access"),
             // QEMU resets a guest with Intel's machine checks; one with AMD's hangs, until the lab kills its VMM.
             Self::Nested | Self::MceOff => told("vmm_killed", "mce_nested"),
             Self::Broadcast => told("guest_panicked", "fatal_notification"),
