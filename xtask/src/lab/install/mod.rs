@@ -101,7 +101,9 @@ pub fn run(paths: &Paths, series: &str, programs: &Path, progress: &Progress) ->
 
 fn initramfs(packages: &Packages, folder: &Path, series: &str, programs: &Path) -> Result<PathBuf> {
     let file = folder.join(format!("switch-{series}.cpio"));
-    let modules = packages.kernel.modules(&MODULES)?;
+    // ext4 asks for it by its algorithm's name; kernels without the module have it built in.
+    let mut modules = packages.kernel.modules(&["crc32c_generic"]).unwrap_or_default();
+    modules.extend(packages.kernel.modules(&MODULES)?);
     let extras = [
         Extra::Folder("root"),
         Extra::File(SWITCH_FILE.trim_start_matches('/'), Vec::new()),
