@@ -24,7 +24,7 @@ StandardOutput=journal+console
 TimeoutStartSec=infinity
 ";
 /// What an operator's machine has, and the steps use.
-const INCLUDE: &str = "systemd,systemd-sysv,dbus,curl,procps";
+const INCLUDE: &str = "systemd,systemd-sysv,dbus,curl,procps,kmod";
 const SIZE: &str = "1536M";
 
 /// Makes the image, where it is not there yet.

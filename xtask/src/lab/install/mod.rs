@@ -61,6 +61,9 @@ pub fn run(paths: &Paths, series: &str, programs: &Path, progress: &Progress) ->
         fs::create_dir(share.join(dir))?;
     }
     fs::copy(programs.join("storm-vmm"), share.join("bin/storm-vmm")).context("cannot copy storm-vmm")?;
+    if let Some(kvm) = packages.kernel.modules(&["kvm_amd"])?.last() {
+        fs::write(share.join("kvm_amd.ko"), &kvm.code).context("cannot write kvm_amd.ko")?;
+    }
     dist::prepare(paths, progress)?;
     for (name, version) in [("first.deb", None), ("second.deb", Some("0.1.0+upgrade"))] {
         let deb = dist::deb(paths, version, progress)?;
