@@ -22,7 +22,6 @@ use crate::{
     http::{Ready, Server},
     notify::{self, Beat, Heart},
     pins::{self, Pins},
-    privileges,
     probes::source::Source,
     sinks::{
         metrics::Metrics,
@@ -295,7 +294,7 @@ async fn events(
 
 /// There is poison: nothing but the daemon's own proof of life is sent before.
 fn engage(attached: &mut attach::Attached) -> Event {
-    let failed = privileges::attaching(|| attached.loaded.engage());
+    let failed = attached.loaded.engage();
     for why in &failed {
         tracing::error!("a probe that was held back for poison cannot be attached: {why}");
     }

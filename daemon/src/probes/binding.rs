@@ -15,6 +15,7 @@ use aya::{
     },
 };
 
+use super::reserved::Reserved;
 use crate::kernel::plan::Binding;
 
 /// What keeps a program attached.
@@ -26,6 +27,8 @@ pub enum Link {
     Kprobe(KProbeLinkId),
     /// Outlives the daemon.
     Pinned(PinnedLink),
+    /// A reserved event that got its program.
+    Reserved(Reserved),
 }
 
 /// Loads the program, unless it is loaded.
@@ -99,6 +102,8 @@ pub fn pin(program: &mut Program, link: Link, path: &Path) -> Result<Link, Strin
 /// Detaches; the program stays loaded.
 pub fn detach(program: &mut Program, link: Link) -> Result<(), ProgramError> {
     match (program, link) {
+        // Closed here.
+        (_, Link::Reserved(_)) => Ok(()),
         (_, Link::Pinned(link)) => {
             link.unpin().map_err(ProgramError::IOError)?;
             Ok(())

@@ -9,13 +9,14 @@ use poisontrace_probes::arming;
 use super::{
     binding::{self, Link, Size, chain},
     fentry_btf, memory,
+    reserved::Reserved,
 };
 use crate::{
     correlate::resume::Meanwhile,
     event::session::ProbeStatus,
     kernel::{
         facts::Facts,
-        plan::{Attach, Plan, Row},
+        plan::{Attach, Binding, Plan, Row},
     },
     pins::{self, Pins},
 };
@@ -58,6 +59,8 @@ pub struct BoundRow {
     status: ProbeStatus,
     reattached: u64,
     links: Vec<(&'static str, Link)>,
+    /// For what takes the place of that which stands by.
+    reserved: Vec<(&'static str, Reserved)>,
 }
 
 impl BoundRow {
@@ -197,19 +200,41 @@ impl Loaded {
             if self.rows[n].row.standby.is_none() || self.rows[n].state != RowState::Attached {
                 continue;
             }
-            // The new ones first: no exit is missed, and one that both see is counted once.
-            let stood_by = std::mem::take(&mut self.rows[n].links);
-            self.attach_row(n);
-            let bound = &mut self.rows[n];
-            if bound.state == RowState::Attached {
-                self.detach_links(stood_by);
-            } else {
-                let why = bound.status.why.clone().unwrap_or_default();
-                failed.push(format!("{}: {why}", bound.row.name));
-                bound.links = stood_by;
+            if let Err(why) = self.engage_row(n) {
+                failed.push(format!("{}: {why}", self.rows[n].row.name));
             }
         }
         failed
+    }
+
+    fn engage_row(&mut self, n: usize) -> Result<(), String> {
+        let Some(programs) = self.rows[n].row.offered().next().cloned() else {
+            return Ok(());
+        };
+        let reserved = std::mem::take(&mut self.rows[n].reserved);
+        if reserved.len() < programs.len() {
+            return Err("no perf event was reserved for it at start".to_owned());
+        }
+        for (name, event) in &reserved {
+            let program = self
+                .ebpf
+                .program(name)
+                .ok_or_else(|| format!("no program {name}"))?;
+            event.attach(program).map_err(|err| chain(&err))?;
+        }
+        // The new ones first: no exit is missed, and one that both see is counted once.
+        let stood_by = std::mem::take(&mut self.rows[n].links);
+        let links = reserved
+            .into_iter()
+            .map(|(name, event)| (name, Link::Reserved(event)));
+        self.rows[n].attached(&programs, links.collect(), Vec::new());
+        if self.pins.is_some() {
+            // What has the program dies with the daemon: what stood by is pinned, and goes on counting then.
+            self.rows[n].links.extend(stood_by);
+        } else {
+            self.detach_links(stood_by);
+        }
+        Ok(())
     }
 
     /// What became of the totals since the daemon before.
@@ -311,11 +336,11 @@ impl Loaded {
         if self.standby
             && let Some(programs) = self.rows[n].row.standby.clone()
         {
-            match attach_all(&mut self.ebpf, &self.btf, &programs, self.pins.as_ref()) {
-                Ok(links) => {
-                    self.load_first(n);
-                    return self.rows[n].stands_by(links);
-                }
+            let held = self
+                .reserve(n)
+                .and_then(|()| attach_all(&mut self.ebpf, &self.btf, &programs, self.pins.as_ref()));
+            match held {
+                Ok(links) => return self.rows[n].stands_by(links),
                 Err(reason) => reasons.push(reason),
             }
         }
@@ -332,19 +357,28 @@ impl Loaded {
         self.rows[n].unavailable(&reasons);
     }
 
-    /// Loads what is to be attached when there is poison: to verify it takes longer than to attach it. What cannot be
-    /// loaded shows itself then.
-    fn load_first(&mut self, n: usize) {
-        for attach in self.rows[n].row.offered().next().into_iter().flatten() {
-            if let Some(program) = self.ebpf.program_mut(attach.program)
-                && let Err(err) = binding::load(program, &self.btf, &attach.binding)
-            {
-                tracing::warn!(program = attach.program, error = %chain(&err), "not loaded");
-            }
+    /// Loads what is to be attached when there is poison, and opens what it is to be attached to: both take longer than
+    /// to attach it, and privileges that are given up.
+    fn reserve(&mut self, n: usize) -> Result<(), String> {
+        self.rows[n].reserved.clear();
+        let programs = self.rows[n].row.offered().next().cloned();
+        for attach in programs.unwrap_or_default() {
+            let Binding::Tracepoint { group, name } = &attach.binding else {
+                return Err(format!("{} cannot be reserved", attach.binding));
+            };
+            let program = self
+                .ebpf
+                .program_mut(attach.program)
+                .ok_or_else(|| format!("no program {}", attach.program))?;
+            binding::load(program, &self.btf, &attach.binding).map_err(|err| chain(&err))?;
+            let event = Reserved::open(group, name).map_err(|err| format!("{}: {err}", attach.binding))?;
+            self.rows[n].reserved.push((attach.program, event));
         }
+        Ok(())
     }
 
     fn detach_row(&mut self, n: usize) {
+        self.rows[n].reserved.clear();
         let links = std::mem::take(&mut self.rows[n].links);
         self.detach_links(links);
     }
@@ -382,6 +416,7 @@ impl BoundRow {
             },
             reattached: 0,
             links: Vec::new(),
+            reserved: Vec::new(),
         }
     }
 
