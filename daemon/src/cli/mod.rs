@@ -166,6 +166,10 @@ struct ReplayArgs {
     /// Recordings, one after the other
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     from: Vec<PathBuf>,
+    /// Store the incidents in this folder, as `run` does; one that is stored already is brought up to date [default: nothing
+    /// is stored]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// As it happened, or as fast as it goes
     #[arg(long, default_value = "real")]
     speed: Speed,

@@ -112,24 +112,22 @@ impl Pipeline {
             code: read_guest_code.then(CodeReader::default),
             follower: Follower::new(places),
         };
-        let (store, state_dir) = store.unzip();
         Ok(Self {
             recording,
             live: Some(live),
-            store,
-            state_dir: state_dir.unwrap_or_default(),
-            ..Self::of(session, sinks)
+            ..Self::of(session, sinks, store)
         })
     }
 
-    fn of(session: Session, sinks: Sinks) -> Self {
+    fn of(session: Session, sinks: Sinks, store: Option<(Store, PathBuf)>) -> Self {
+        let (store, state_dir) = store.unzip();
         Self {
             correlator: Correlator::new(session),
             sinks,
             recording: None,
             live: None,
-            store: None,
-            state_dir: PathBuf::new(),
+            store,
+            state_dir: state_dir.unwrap_or_default(),
             changed: BTreeSet::new(),
             unstored: BTreeSet::new(),
             resumed: BTreeMap::new(),
@@ -138,9 +136,14 @@ impl Pipeline {
     }
 
     /// Of recorded events, whose times `clock` makes those of now.
-    pub fn replay(session: Session, mut sinks: Sinks, clock: ClockPair) -> Self {
+    pub fn replay(
+        session: Session,
+        mut sinks: Sinks,
+        clock: ClockPair,
+        store: Option<(Store, PathBuf)>,
+    ) -> Self {
         sinks.metrics.replays(&session, clock);
-        Self::of(session, sinks)
+        Self::of(session, sinks, store)
     }
 
     /// Runs the trigger hook from now on; to be called on the event loop.
@@ -315,8 +318,28 @@ impl Pipeline {
 
     /// Of a replay, once its recording has ended: the sinks, for the next one.
     pub fn into_sinks(mut self) -> Sinks {
-        while self.flush() {}
+        self.close();
         self.sinks
+    }
+
+    /// Gives the store's thread time, where incidents wait for it.
+    pub fn wait_for_store(&self) {
+        if let (Some(store), false) = (&self.store, self.unstored.is_empty()) {
+            store.settle(Duration::from_millis(100));
+        }
+    }
+
+    /// The last flush, and the store's end.
+    fn close(&mut self) {
+        let until = Instant::now() + CLOSE;
+        while self.flush() && Instant::now() < until {
+            self.wait_for_store();
+        }
+        if let Some(store) = self.store.take()
+            && !store.close(until.saturating_duration_since(Instant::now()).max(CLOSE / 3))
+        {
+            tracing::error!("the store could not be written to at the end: the newest changes are lost");
+        }
     }
 
     /// The last flush, and the recording's closing line.
@@ -324,17 +347,7 @@ impl Pipeline {
         while let Some(event) = self.live.as_mut().and_then(|live| live.follower.waiting()) {
             self.feed(&event);
         }
-        let until = Instant::now() + CLOSE;
-        while self.flush() && Instant::now() < until {
-            if let Some(store) = &self.store {
-                store.settle(Duration::from_millis(100));
-            }
-        }
-        if let Some(store) = self.store.take()
-            && !store.close(until.saturating_duration_since(Instant::now()).max(CLOSE / 3))
-        {
-            tracing::error!("the store could not be written to at the end: the newest changes are lost");
-        }
+        self.close();
         if let Some(recording) = self.recording {
             if recording.failed {
                 return Err(Failure::new(

@@ -1,5 +1,6 @@
 //! `poisontrace replay`: recordings through the daemon's own pipeline, with /metrics on. What is served is what was
-//! served then, but for what only a live kernel tells: its own counters, the store, the programs' cost.
+//! served then, but for what only a live kernel tells: its own counters, the programs' cost. Nothing is stored unless a
+//! folder is named for it, which is never the daemon's own by default.
 
 use std::{fs::File, io::BufReader, path::Path, process::ExitCode, time::Duration};
 
@@ -18,7 +19,10 @@ use crate::{
     event::{Event, recording::Reader},
     host::ClockPair,
     http::{Ready, Server},
-    sinks::metrics::Metrics,
+    sinks::{
+        metrics::Metrics,
+        store::{Store, survive_file_size_limit},
+    },
 };
 
 /// Events between two flushes at full speed.
@@ -52,6 +56,7 @@ async fn all(args: &ReplayArgs, config: &Config, server: Option<Server>) -> Resu
         interrupt: signal(SignalKind::interrupt())?,
         terminate: signal(SignalKind::terminate())?,
     };
+    let _file_size_limit = survive_file_size_limit()?;
     let mut sinks = None;
     let last = args.from.len().saturating_sub(1);
     for (n, file) in args.from.iter().enumerate() {
@@ -73,16 +78,20 @@ async fn all(args: &ReplayArgs, config: &Config, server: Option<Server>) -> Resu
                 Sinks::new(Metrics::new(&session, clock, max_vms)?)
             }
         };
-        let mut pipeline = Pipeline::replay(session, carried, clock);
+        let store = args.state_dir.as_ref().map(|dir| {
+            let store = Store::start(dir, &session.host, config.store.retention());
+            (store, dir.clone())
+        });
+        let mut pipeline = Pipeline::replay(session, carried, clock, store);
         pipeline.configure(config);
         output::print(&format!("poisontrace: replaying {}\n", file.display()))?;
         if !one(args, file, &mut reader, first, &mut pipeline, &mut outside).await? {
-            return Ok(());
+            return pipeline.finish();
         }
         if n == last && args.stay {
             output::print("poisontrace: replayed, still serving\n")?;
             while outside.until(None, &mut pipeline).await {}
-            return Ok(());
+            return pipeline.finish();
         }
         sinks = Some(pipeline.into_sinks());
     }
@@ -129,7 +138,9 @@ async fn one(
 fn feed(pipeline: &mut Pipeline, batch: &mut Vec<Event>) {
     pipeline.take(batch);
     batch.clear();
-    while pipeline.flush() {}
+    while pipeline.flush() {
+        pipeline.wait_for_store();
+    }
 }
 
 impl Outside {
