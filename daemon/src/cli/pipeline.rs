@@ -15,12 +15,13 @@ use crate::{
     config::{Config, HookEvent},
     correlate::{Correlator, IncidentNo, report::Update},
     event::{
-        Event,
+        Event, What,
         recording::Writer,
         session::{ProbeStatus, Session},
     },
     follow::{Follower, Places},
     guest::CodeReader,
+    hex::Hex,
     hook::Hook,
     host::ClockPair,
     identity::{Directory, identity_event},
@@ -30,6 +31,7 @@ use crate::{
         metrics::{Metrics, ProgramCost, kernel::KernelCounters},
         store::Store,
     },
+    survey::Found,
 };
 
 /// See the module.
@@ -187,6 +189,21 @@ impl Pipeline {
         }
     }
 
+    /// Takes a page that was lost before the start.
+    pub fn found(&mut self, page: Found) {
+        let found = Event {
+            t: ClockPair::now().monotonic_ns,
+            tid: page.pid,
+            pid: page.pid,
+            vcpu: None,
+            what: What::PoisonFound {
+                pfn: Hex(page.pfn),
+                hva: Hex(page.hva),
+            },
+        };
+        self.take(&[found]);
+    }
+
     /// What a VMM says next of itself, while its incident is open.
     pub async fn heard(&mut self) -> Event {
         match &mut self.live {
@@ -313,7 +330,13 @@ impl Pipeline {
 
     /// Compares with the kernel's own counters; not more often than events need to arrive.
     pub fn reconcile(&mut self) {
-        self.sinks.metrics.kernel(&KernelCounters::read(Path::new("/")));
+        let unseen = self.sinks.metrics.kernel(&KernelCounters::read(Path::new("/")));
+        if unseen > 0 {
+            tracing::error!(
+                failures = unseen,
+                "the kernel has counted memory failures that no probe saw: their guests have no incident (`journalctl -k -g 'Memory failure'` names the pages)"
+            );
+        }
     }
 
     /// Of a replay, once its recording has ended: the sinks, for the next one.

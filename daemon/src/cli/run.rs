@@ -5,6 +5,7 @@ use std::{path::Path, process::ExitCode, time::Duration};
 use aya_log::EbpfLogger;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::mpsc,
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
@@ -27,6 +28,7 @@ use crate::{
         metrics::Metrics,
         store::{Store, survive_file_size_limit},
     },
+    survey::{Found, Survey},
 };
 
 /// Changes are handed to the store and the log at most this often.
@@ -176,6 +178,7 @@ async fn events(
     pipeline.bury();
     pipeline.look_around(ClockPair::now().monotonic_ns);
     pipeline.reconcile();
+    let mut survey = attached.survey.take().map(Survey::start).transpose()?;
     if let Some(settings) = &settings {
         pipeline.start_hook(settings.config.hook.clone());
     }
@@ -217,6 +220,10 @@ async fn events(
                 pipeline.take(&events);
                 flush_logger(&mut logger);
                 storming |= source.get_ref().has_totals();
+                flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
+            }
+            found = next(&mut survey) => {
+                pipeline.found(found);
                 flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
             }
             heard = pipeline.heard() => {
@@ -288,6 +295,17 @@ async fn events(
     flush_logger(&mut logger);
     pipeline.finish()?;
     failed.map_or(Ok(()), Err)
+}
+
+/// The next page that was lost before the start; for ever pending once all are known.
+async fn next(survey: &mut Option<mpsc::Receiver<Found>>) -> Found {
+    if let Some(pages) = survey
+        && let Some(found) = pages.recv().await
+    {
+        return found;
+    }
+    *survey = None;
+    std::future::pending().await
 }
 
 /// All that the probes have sent and counted until now.

@@ -4,6 +4,7 @@
 mod answers;
 mod ends;
 mod evidence_from_logs;
+mod found;
 mod injection;
 mod links;
 mod moments;
@@ -166,6 +167,7 @@ impl Correlator {
                 self.action_seen(event, pfn.0, page_type, result);
             }
             What::FailureEnd { ret } => self.failure_end(event, *ret),
+            What::PoisonFound { pfn, hva } => self.found(event, pfn.0, hva.0),
             What::Sigbus {
                 hva,
                 severity,

@@ -81,6 +81,9 @@ pub struct Evidence {
     pub lost: u64,
     /// The pfn is that of a page whose loss named no process, and fits by time.
     pub joined_by_time: bool,
+    /// Poisoned before the probes were attached, and found afterwards.
+    #[serde(default)]
+    pub predates: bool,
     /// Events that belong to it.
     pub events: u64,
     /// Its id and `started_at` by the daemon that first told of it, whose wall clock may have been another.
@@ -230,6 +233,7 @@ impl Evidence {
             timeline: Timeline::default(),
             lost: 0,
             joined_by_time: false,
+            predates: false,
             events: 0,
             known_as: None,
             logged: Logged::default(),

@@ -112,7 +112,7 @@ impl Metrics {
     pub fn event(&mut self, event: &Event) {
         match &event.what {
             // Made by the daemon, not received.
-            What::Vmm(_) | What::PageTotals(_) | What::GuestCode { .. } => return,
+            What::Vmm(_) | What::PageTotals(_) | What::GuestCode { .. } | What::PoisonFound { .. } => return,
             What::Lost { records } => {
                 self.families
                     .events_lost
@@ -123,6 +123,7 @@ impl Metrics {
             What::FailureAction {
                 page_type, result, ..
             } => self.failure(page_type, result),
+            What::FailureEnd { ret: 0 } => self.reconciler.saw_end(),
             _ => {}
         }
         self.families.events.with_label_values(&[RING]).inc();
@@ -161,8 +162,8 @@ impl Metrics {
         self.incidents.tick(now_ns, &self.families);
     }
 
-    /// The kernel's own counters, read now.
-    pub fn kernel(&mut self, counters: &KernelCounters) {
+    /// The kernel's own counters, read now. Returns how many more failures it has counted that no probe saw.
+    pub fn kernel(&mut self, counters: &KernelCounters) -> u64 {
         if let Some(bytes) = counters.hardware_corrupted {
             self.families
                 .hardware_corrupted
@@ -175,7 +176,9 @@ impl Metrics {
             }
             let new = self.reconciler.look(Some(nodes[0]));
             self.families.memory_failures_unseen.inc_by(new);
+            return new;
         }
+        0
     }
 
     /// How often each row of the probe table was attached again.

@@ -18,8 +18,8 @@ use crate::{append_kernel_log, shipping};
 /// For the daemon to read what the probes tell and to close the incident.
 const AFTER_END: Duration = Duration::from_millis(2000);
 /// Between the storm's beginning, or the daemon's, and its end by SIGKILL; and until the next one.
-const BETWEEN_KILLS: Duration = Duration::from_millis(700);
-const UNWATCHED: Duration = Duration::from_millis(300);
+const BETWEEN_KILLS: Duration = Duration::from_millis(150);
+const UNWATCHED: Duration = Duration::from_millis(100);
 /// The emulator ends at once on power-off; what the console's port still holds would be lost.
 pub const LAST_WORDS: Duration = Duration::from_secs(1);
 
