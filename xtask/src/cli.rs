@@ -44,6 +44,9 @@ pub enum Task {
     Dashboards,
     /// Fuzz the parsers of outside input (daemon/fuzz); what is found is kept below target/fuzz/work
     Fuzz(Fuzz),
+    /// Put a mixed load through the whole daemon, and print memory, losses and right verdicts over time. Succeeds only if
+    /// memory is flat, nothing is lost and every verdict is right
+    Soak(Soak),
     /// Run all tests
     Test(Test),
 }
@@ -190,6 +193,13 @@ pub struct Fuzz {
     /// How long each target runs
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct Soak {
+    /// How long
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub minutes: u32,
 }
 
 #[derive(Debug, Args)]
