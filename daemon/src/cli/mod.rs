@@ -102,10 +102,10 @@ struct RunArgs {
     guest: GuestArgs,
     #[command(flatten)]
     probes: attach::ProbeArgs,
-    /// Leave probes attached and totals counting below /sys/fs/bpf/poisontrace where the daemon is killed, for the next
-    /// one to take over; `poisontrace detach` removes them. Not tried on hardware
+    /// Pin nothing below /sys/fs/bpf/poisontrace: where the daemon is killed its probes go with it, and what happens until
+    /// it is started again is not seen
     #[arg(long)]
-    outlive: bool,
+    no_pins: bool,
     #[command(flatten)]
     vmm: VmmArgs,
     #[command(flatten)]

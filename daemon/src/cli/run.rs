@@ -48,7 +48,9 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
         &args.probes,
         logging::probe_level(config.log.level),
         config.guest.read_code,
-        args.outlive.then(|| Pins::take(Path::new(pins::ROOT))).flatten(),
+        (!args.no_pins)
+            .then(|| Pins::take(Path::new(pins::ROOT)))
+            .flatten(),
     )?;
     let ready = match Plan::verdict_needs(|name| attached.session.has(name)).as_slice() {
         [] => Ready::Yes,

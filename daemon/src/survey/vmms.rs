@@ -52,6 +52,7 @@ impl Vmm {
     pub fn lost(&mut self, pages: &Pages) -> Vec<Found> {
         let mut found = Vec::new();
         let mut pace = Pace::new();
+        let (mut present, mut shown) = (false, false);
         for (first, end) in self.maps.lines().filter_map(mapping) {
             let left = MAX_PAGES.saturating_sub(pace.entries);
             if end - first > left {
@@ -62,6 +63,8 @@ impl Vmm {
             }
             let end = end.min(first.saturating_add(left));
             let read = entries::each(&self.pagemap, first, end, &mut pace, |page, entry| {
+                present |= entry & PRESENT != 0;
+                shown |= entry & PRESENT != 0 && entry & PFN != 0;
                 if let Some(pfn) = frame(entry).filter(|pfn| pages.contains(*pfn)) {
                     found.push(Found {
                         pid: self.pid,
@@ -76,6 +79,12 @@ impl Vmm {
                 tracing::debug!(pid = self.pid, error = %err, "a pagemap cannot be read");
                 break;
             }
+        }
+        if present && !shown {
+            tracing::warn!(
+                pid = self.pid,
+                "the kernel does not show this VMM's page frames (CAP_SYS_ADMIN is wanted): whether it holds lost pages is not known"
+            );
         }
         found
     }

@@ -201,6 +201,13 @@ pub fn ask(arguments: &[&str], file: &str, log: &Log) -> Result<Option<i32>> {
     )
 }
 
+/// `poisontrace detach`.
+pub fn detach(log: &Log) -> Result<()> {
+    let status = save(Command::new(program()).arg("detach"), "detach.txt", log)?;
+    anyhow::ensure!(status == Some(0), "poisontrace detach: exit status {status:?}");
+    Ok(())
+}
+
 /// `poisontrace check`.
 pub fn check(file: &str, log: &Log) -> Result<Option<i32>> {
     save(Command::new(program()).args(["check", "--verbose"]), file, log)

@@ -113,8 +113,16 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
         result.daemon_exit = stopped.map(|(status, _)| status);
         result.daemon_stop_ms = stopped.map(|(_, took)| took);
         if ftrace_is_off {
-            result.left_attached = Some(machine::attached());
+            result.left_attached = Some(machine::left_attached());
         }
+    }
+    if let (Some(options), true) = (&storm.daemon, storm.kills > 0) {
+        log.step("killing poisontrace for good");
+        let recording = inside(storm, "recording-last.ptrace");
+        Daemon::start_again(&recording, options, log)?.kill()?;
+        result.left_by_death = Some(machine::attached().len());
+        daemon::detach(log)?;
+        result.left_after_detach = Some(machine::left_attached());
     }
     Ok(())
 }
