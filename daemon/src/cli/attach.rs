@@ -18,6 +18,7 @@ use crate::{
         plan::Plan,
     },
     pins::Pins,
+    privileges,
     probes::load::{BoundRow, Loaded},
     survey::Survey,
 };
@@ -44,6 +45,15 @@ pub struct Attached {
     pub facts: Facts,
     /// Of pages that were lost before; opened once the probes see what is lost from now on.
     pub survey: Option<Survey>,
+}
+
+impl Attached {
+    /// Gives up the capabilities that are not needed any more. Threads that run already would keep theirs.
+    pub fn give_up_privileges(&self) -> Result<(), Failure> {
+        let comes_and_goes = self.facts.modules.values().any(|module| module.users.is_some());
+        privileges::give_up(comes_and_goes, || self.loaded.maps_can_be_read())
+            .map_err(|err| Failure::new(format!("cannot give up capabilities: {err}")))
+    }
 }
 
 /// The facts of the running kernel, without what is to be done without.

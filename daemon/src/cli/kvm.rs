@@ -5,7 +5,10 @@ use std::{path::Path, time::Duration};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{Failure, attach::Attached, output};
-use crate::kernel::{facts::Facts, kvm::Kvm, plan::Plan, uevent::Uevents};
+use crate::{
+    kernel::{facts::Facts, kvm::Kvm, plan::Plan, uevent::Uevents},
+    notify, privileges,
+};
 
 const ROOT: &str = "/";
 /// How often KVM is looked for where the kernel does not say when it comes.
@@ -28,6 +31,7 @@ pub fn wait(waiting: impl FnOnce()) -> Result<(), Failure> {
     ))?;
     waiting();
     while now != Kvm::Ready {
+        notify::alive();
         match &events {
             Ok(events) => {
                 events.wait(LOOK);
@@ -99,13 +103,7 @@ impl Follower {
                 );
             }
             (false, true) => {
-                let facts = Facts::of_this_kernel()?;
-                if !attached.loaded.fits(&Plan::new(&facts, false)) {
-                    return Err(Failure::new(
-                        "KVM came back with events of another layout: start poisontrace again",
-                    ));
-                }
-                let (probes, failed) = attached.loaded.reattach_kvm();
+                let (probes, failed) = privileges::attaching(|| reattach(attached))?;
                 tracing::info!(probes, "KVM is back: its probes are attached again");
                 for why in failed {
                     tracing::error!("a probe did not come back: {why}");
@@ -115,4 +113,15 @@ impl Follower {
         }
         Ok(())
     }
+}
+
+/// Attaches KVM's probes again: how many came back, and why others did not.
+fn reattach(attached: &mut Attached) -> Result<(usize, Vec<String>), Failure> {
+    let facts = Facts::of_this_kernel()?;
+    if !attached.loaded.fits(&Plan::new(&facts, false)) {
+        return Err(Failure::new(
+            "KVM came back with events of another layout: start poisontrace again",
+        ));
+    }
+    Ok(attached.loaded.reattach_kvm())
 }

@@ -2,7 +2,13 @@
 //! served then, but for what only a live kernel tells: its own counters, the programs' cost. Nothing is stored unless a
 //! folder is named for it, which is never the daemon's own by default.
 
-use std::{fs::File, io::BufReader, path::Path, process::ExitCode, time::Duration};
+use std::{
+    fs::File,
+    io::{self, BufReader},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -189,7 +195,13 @@ impl Outside {
 }
 
 fn open(file: &Path) -> Result<Reader<BufReader<File>>, Failure> {
-    let opened = File::open(file).map_err(|err| wrong(file, &err))?;
+    let opened = File::open(file).map_err(|err| match err.kind() {
+        io::ErrorKind::NotFound => wrong(
+            file,
+            &"there is no such file: `poisontrace record -o FILE` makes a recording, `run --record FILE` too",
+        ),
+        _ => wrong(file, &err),
+    })?;
     Reader::new(BufReader::new(opened), false).map_err(|err| wrong(file, &err))
 }
 

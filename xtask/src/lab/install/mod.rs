@@ -2,6 +2,7 @@
 //! upgraded, stopped and purged in it.
 
 mod image;
+mod left;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -78,10 +79,20 @@ pub fn run(paths: &Paths, series: &str, programs: &Path, progress: &Progress) ->
     };
     let out = share.join("out");
     match host.boot(progress)? {
-        End::Done => Ok(Installed {
-            checks: checks(&out)?,
-            out,
-        }),
+        End::Done => {
+            let mut checks = checks(&out)?;
+            for (name, outcome) in [
+                ("one_record_a_change_with_the_incident_in_it", left::journal(&out)),
+                ("privileges_are_given_up", left::privileges(&out)),
+                ("the_store_only_writes", left::store_thread(&out)),
+            ] {
+                checks.push(Check {
+                    name: name.to_owned(),
+                    failed: outcome.err().map(|why| format!("{why:#}")),
+                });
+            }
+            Ok(Installed { checks, out })
+        }
         End::Failed(reason) | End::Silent(reason) => {
             bail!("the lab failed: {reason}; see {}", out.display())
         }
