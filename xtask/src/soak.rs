@@ -1,5 +1,5 @@
 //! `cargo xtask soak`: a mixed load of made-up stories and the lab's recordings through the whole daemon, in its release
-//! build. The load and what is right are those of `daemon/tests/soak.rs`.
+//! build, and the floods after it. Loads and what is right of them: `daemon/tests/soak.rs`, `daemon/tests/whole_floods.rs`.
 
 use std::process::ExitCode;
 
@@ -22,8 +22,11 @@ pub fn soak(paths: &Paths, minutes: u32, progress: &Progress) -> Result<ExitCode
             "poisontrace",
             "--test",
             "soak",
+            "--test",
+            "whole_floods",
             "--",
             "--nocapture",
+            "--test-threads=1",
         ])
         .env("POISONTRACE_UNDER_TEST", daemon)
         .env("POISONTRACE_SOAK_SECONDS", (u64::from(minutes) * 60).to_string());

@@ -48,6 +48,8 @@ pub struct Pipeline {
     changed: BTreeSet<IncidentNo>,
     /// Incidents that the store had no room for.
     unstored: BTreeSet<IncidentNo>,
+    /// Incidents of which nothing more is expected.
+    ended: BTreeSet<IncidentNo>,
     /// VMMs of incidents that were taken over, and when they started, clock ticks since boot.
     resumed: BTreeMap<u32, Option<u64>>,
     /// Time of the latest event.
@@ -76,6 +78,8 @@ pub struct Sinks {
 const LOG_BURST: u32 = 20;
 /// Incidents of one flush: a report takes some 50 µs, and the ring buffer is to be read meanwhile.
 const FLUSHED: usize = 128;
+/// Ended incidents that stay in memory: totals are read, and logs speak, a little after the end.
+const ENDED: usize = 1024;
 /// How long the end waits for the disk.
 const CLOSE: Duration = Duration::from_millis(1500);
 
@@ -132,6 +136,7 @@ impl Pipeline {
             state_dir: state_dir.unwrap_or_default(),
             changed: BTreeSet::new(),
             unstored: BTreeSet::new(),
+            ended: BTreeSet::new(),
             resumed: BTreeMap::new(),
             latest_ns: 0,
         }
@@ -250,8 +255,26 @@ impl Pipeline {
                 live.follower.update(&update);
             }
             self.keep(no, &update);
+            if update.closed {
+                self.ended.insert(no);
+            }
         }
+        self.release();
         !self.changed.is_empty() || self.catch_up()
+    }
+
+    /// Lets go of what has ended and is told, oldest first.
+    fn release(&mut self) {
+        let over = self.ended.len().saturating_sub(ENDED);
+        let told = |no: &&IncidentNo| !self.changed.contains(no) && !self.unstored.contains(no);
+        let old: Vec<IncidentNo> = self.ended.iter().filter(told).take(over).copied().collect();
+        for no in old {
+            self.ended.remove(&no);
+            if let Some(id) = self.correlator.release(no) {
+                self.sinks.metrics.forget(&id);
+                self.sinks.changes.forget(&id);
+            }
+        }
     }
 
     fn keep(&mut self, no: IncidentNo, update: &Update) {
@@ -345,18 +368,13 @@ impl Pipeline {
         self.sinks
     }
 
-    /// Gives the store's thread time, where incidents wait for it.
-    pub fn wait_for_store(&self) {
-        if let (Some(store), false) = (&self.store, self.unstored.is_empty()) {
-            store.settle(Duration::from_millis(100));
-        }
-    }
-
     /// The last flush, and the store's end.
     fn close(&mut self) {
         let until = Instant::now() + CLOSE;
         while self.flush() && Instant::now() < until {
-            self.wait_for_store();
+            if let (Some(store), false) = (&self.store, self.unstored.is_empty()) {
+                store.settle(Duration::from_millis(100));
+            }
         }
         if let Some(store) = self.store.take()
             && !store.close(until.saturating_duration_since(Instant::now()).max(CLOSE / 3))

@@ -13,7 +13,7 @@ use std::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
@@ -37,6 +37,8 @@ use crate::{
 
 /// Events between two flushes at full speed.
 const BATCH: usize = 1024;
+/// Between two looks whether the store has room again.
+const DISK: Duration = Duration::from_millis(5);
 
 pub fn replay(args: &ReplayArgs, source: &SourceArgs) -> Outcome {
     let mut layers = source.layers();
@@ -144,7 +146,13 @@ async fn one(
                 return Ok(false);
             }
         }
-        feed(pipeline, &ready);
+        pipeline.take(&ready);
+        // Unlike a kernel, a recording can wait for the disk.
+        while pipeline.flush() {
+            if outside.during(sleep(DISK), pipeline).await.is_none() {
+                return Ok(false);
+            }
+        }
     }
     Ok(false)
 }
@@ -167,13 +175,6 @@ fn read(first: Option<Event>, mut reader: Reader<BufReader<File>>) -> Result<Eve
             }
         })?;
     Ok(events)
-}
-
-fn feed(pipeline: &mut Pipeline, events: &[Event]) {
-    pipeline.take(events);
-    while pipeline.flush() {
-        pipeline.wait_for_store();
-    }
 }
 
 impl Outside {

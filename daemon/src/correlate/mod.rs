@@ -331,20 +331,11 @@ impl Correlator {
     /// Opens an incident; the oldest goes where there is no room.
     fn open(&mut self, evidence: Evidence) -> IncidentNo {
         while self.incidents.len() >= self.limits.incidents {
-            let Some((no, old)) = self.incidents.pop_first() else {
+            let Some((no, _)) = self.incidents.first_key_value() else {
                 break;
             };
             self.forgotten += 1;
-            self.unindex(no, &old);
-            if let Some(list) = self.by_pid.get_mut(&old.pid) {
-                // In order of their beginning, hence of their numbers.
-                if let Ok(at) = list.binary_search(&no) {
-                    list.remove(at);
-                }
-                if list.is_empty() {
-                    self.by_pid.remove(&old.pid);
-                }
-            }
+            self.remove(*no);
         }
         let no = self.next;
         self.next += 1;
@@ -358,6 +349,27 @@ impl Correlator {
         self.changed.insert(no);
         self.touched.insert(no);
         no
+    }
+
+    fn remove(&mut self, no: IncidentNo) -> Option<Box<Evidence>> {
+        let old = self.incidents.remove(&no)?;
+        self.unindex(no, &old);
+        if let Some(list) = self.by_pid.get_mut(&old.pid) {
+            // In order of their beginning, hence of their numbers.
+            if let Ok(at) = list.binary_search(&no) {
+                list.remove(at);
+            }
+            if list.is_empty() {
+                self.by_pid.remove(&old.pid);
+            }
+        }
+        Some(old)
+    }
+
+    /// Lets go of an incident of which nothing more can come and of which all has been reported. Returns its id.
+    pub fn release(&mut self, no: IncidentNo) -> Option<String> {
+        let old = self.remove(no)?;
+        Some(report::id(&old, &self.session))
     }
 
     fn touch(&mut self, no: IncidentNo) -> Option<&mut Evidence> {

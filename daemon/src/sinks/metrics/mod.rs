@@ -162,6 +162,11 @@ impl Metrics {
         self.incidents.tick(now_ns, &self.families);
     }
 
+    /// Nothing more comes of this incident.
+    pub fn forget(&mut self, id: &str) {
+        self.incidents.forget(id);
+    }
+
     /// The kernel's own counters, read now. Returns how many more failures it has counted that no probe saw.
     pub fn kernel(&mut self, counters: &KernelCounters) -> u64 {
         if let Some(bytes) = counters.hardware_corrupted {
