@@ -325,7 +325,11 @@ impl Pipeline {
         match &self.live {
             Some(live) => {
                 metrics.tick(ClockPair::now().monotonic_ns);
-                metrics.tables(live.directory.vms(), self.correlator.forgotten());
+                metrics.tables(
+                    live.directory.vms(),
+                    self.correlator.forgotten(),
+                    &self.correlator.dropped(),
+                );
                 metrics.probes(probes);
                 metrics.programs(costs);
             }

@@ -55,6 +55,17 @@ impl Default for Limits {
     }
 }
 
+/// Tables beside that of the incidents.
+pub const TABLES: [&str; 4] = ["threads", "processes", "memory_failures", "signals"];
+
+#[derive(Clone, Copy, Default)]
+struct Dropped {
+    threads: u64,
+    processes: u64,
+    failures: u64,
+    answers: u64,
+}
+
 /// See the module.
 pub struct Correlator {
     session: Session,
@@ -78,6 +89,8 @@ pub struct Correlator {
     /// Incidents that the last event belongs to.
     touched: BTreeSet<IncidentNo>,
     forgotten: u64,
+    /// Entries that had to make room.
+    dropped: Dropped,
     /// A trace told of signals without their address.
     signals_without_address: bool,
     /// The host's exits that touch no guest memory.
@@ -109,6 +122,7 @@ impl Correlator {
             changed: BTreeSet::new(),
             touched: BTreeSet::new(),
             forgotten: 0,
+            dropped: Dropped::default(),
             signals_without_address: false,
             floor: BTreeMap::new(),
             files: BTreeMap::new(),
@@ -127,6 +141,18 @@ impl Correlator {
     /// Incidents that were dropped because the table was full.
     pub fn forgotten(&self) -> u64 {
         self.forgotten
+    }
+
+    /// Entries that had to make room, by table ([`TABLES`]).
+    pub fn dropped(&self) -> [(&'static str, u64); TABLES.len()] {
+        let Dropped {
+            threads,
+            processes,
+            failures,
+            answers,
+        } = self.dropped;
+        let counts = [threads, processes, failures, answers];
+        std::array::from_fn(|n| (TABLES[n], counts[n]))
     }
 
     /// Incidents that are remembered.
@@ -298,7 +324,9 @@ impl Correlator {
                 self.forget_pages_of(pid);
             }
         }
-        make_room(&mut self.processes, self.limits.processes);
+        if !self.processes.contains_key(&pid) {
+            self.dropped.processes += make_room(&mut self.processes, self.limits.processes);
+        }
         self.processes.insert(pid, vmm.clone());
         let live: Vec<IncidentNo> = self.live_of(pid).collect();
         for no in live {
@@ -384,11 +412,14 @@ fn is_of_a_guest(evidence: &Evidence) -> bool {
     evidence.vmm.is_vmm == Some(true) || evidence.kvm_seen()
 }
 
-/// Drops first entries until one more fits.
-fn make_room<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, limit: usize) {
+/// Drops first entries until one more fits. Returns how many.
+fn make_room<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, limit: usize) -> u64 {
+    let mut dropped = 0;
     while map.len() >= limit.max(1) {
         map.pop_first();
+        dropped += 1;
     }
+    dropped
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ impl Correlator {
     }
 
     fn begin(&mut self, tid: u32, failure: Failure) {
-        make_room(&mut self.failures, self.limits.failures);
+        self.dropped.failures += make_room(&mut self.failures, self.limits.failures);
         self.failures.insert(tid, failure);
     }
 

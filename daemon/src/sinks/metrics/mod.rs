@@ -231,7 +231,11 @@ impl Metrics {
     }
 
     /// VMs that run, and incidents dropped from memory so far.
-    pub fn tables(&self, vms: usize, forgotten: u64) {
+    pub fn tables(&self, vms: usize, forgotten: u64, dropped: &[(&str, u64)]) {
+        for (table, count) in dropped {
+            let counter = self.families.table_dropped.with_label_values(&[table]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
         self.families.vms.set(i64::try_from(vms).unwrap_or(i64::MAX));
         let counter = &self.families.incidents_forgotten;
         counter.inc_by(forgotten.saturating_sub(counter.get()));
