@@ -41,7 +41,10 @@ fn row(name: &'static str, programs: Vec<Attach>) -> Row {
 fn plan(facts: &Facts) -> Plan {
     let mut plan = Plan::new(facts, false);
     plan.rows = vec![
-        row("whole", vec![tracepoint("kvm_exit", "sched", "sched_process_exit")]),
+        row(
+            "whole",
+            vec![tracepoint("kvm_exit", "sched", "sched_process_exit")],
+        ),
         row(
             "half",
             vec![
