@@ -78,6 +78,8 @@ pub struct Sinks {
 const LOG_BURST: u32 = 20;
 /// Incidents of one flush: a report takes some 50 µs, and the ring buffer is to be read meanwhile.
 const FLUSHED: usize = 128;
+/// The time that they may take: an incident of many vCPUs is a long report, and a scrape waits for it.
+const FLUSHING: Duration = Duration::from_millis(10);
 /// Ended incidents that stay in memory: totals are read, and logs speak, a little after the end.
 const ENDED: usize = 1024;
 /// How long the end waits for the disk.
@@ -245,7 +247,12 @@ impl Pipeline {
             tracing::error!(error = %err, "the recording cannot be written to; it ends here, the daemon goes on");
         }
         self.changed.extend(self.correlator.take_numbers());
-        for _ in 0..FLUSHED {
+        let until = Instant::now() + FLUSHING;
+        for n in 0..FLUSHED {
+            // One at least, however slow this machine is.
+            if n > 0 && Instant::now() > until {
+                break;
+            }
             let Some(no) = self.changed.pop_first() else { break };
             let Some(update) = self.correlator.report(no) else {
                 continue;
