@@ -24,6 +24,11 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
+/// Whether a service manager has started this process, and starts it again if it fails.
+pub fn managed() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// Started, as far as the manager is concerned; `status` says what there is to wait for.
 pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);

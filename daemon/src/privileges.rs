@@ -21,18 +21,32 @@ use rustix::{
 pub const USED: CapabilitySet = CapabilitySet::DAC_READ_SEARCH
     .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::DAC_OVERRIDE);
-/// Loading and attaching.
-pub const ATTACH: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::PERFMON);
+/// Loading and attaching. CAP_SYS_ADMIN: perf_event_open() wants it where kernel.perf_event_paranoid is above 2, which is Debian's
+/// own addition and default.
+pub const ATTACH: CapabilitySet = CapabilitySet::BPF
+    .union(CapabilitySet::PERFMON)
+    .union(CapabilitySet::SYS_ADMIN);
+
+/// What is done when KVM, having been unloaded, comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// It cannot: it is no module.
+    Never,
+    /// The probes are attached again, with what that may take.
+    Attach,
+    /// The same where it goes without CAP_SYS_ADMIN; else a service manager starts the daemon again.
+    AttachOrStartAgain,
+}
 
 /// Gives up all capabilities of this thread but what is needed from now on, and the way to get others: the bounding set
 /// (where that is allowed), the ambient set, privileges by exec.
 ///
-/// `attaches_again`: KVM is a module, which may go and come. `maps_can_be_read`: tried with [`USED`] alone. Before Linux 5.19
-/// whoever reads a map needs CAP_BPF, unless kernel.unprivileged_bpf_disabled is 0.
+/// `maps_can_be_read` is tried with [`USED`] alone: before Linux 5.19 whoever reads a map needs CAP_BPF, unless
+/// kernel.unprivileged_bpf_disabled is 0.
 ///
 /// # Errors
 /// If the kernel refuses, which it does not do for less.
-pub fn give_up(attaches_again: bool, maps_can_be_read: impl FnOnce() -> bool) -> io::Result<()> {
+pub fn give_up(kvm: Return, maps_can_be_read: impl FnOnce() -> bool) -> io::Result<()> {
     // Of the sets of programs started by exec, the hook's among them. Without CAP_SETPCAP the unit's own bound holds.
     for capability in CapabilitySet::all()
         .iter()
@@ -54,12 +68,12 @@ pub fn give_up(attaches_again: bool, maps_can_be_read: impl FnOnce() -> bool) ->
     if !maps_can_be_read() {
         used |= CapabilitySet::BPF & held;
     }
-    let permitted = used
-        | if attaches_again {
-            ATTACH & held
-        } else {
-            CapabilitySet::empty()
-        };
+    let held_for_return = match kvm {
+        Return::Never => CapabilitySet::empty(),
+        Return::Attach => ATTACH,
+        Return::AttachOrStartAgain => ATTACH.difference(CapabilitySet::SYS_ADMIN),
+    };
+    let permitted = used | held_for_return & held;
     keep(used, permitted)
 }
 
@@ -120,7 +134,7 @@ mod tests {
     fn what_is_not_needed_cannot_be_had_any_more() {
         let before = held().permitted;
         apart(move || {
-            give_up(false, || true).unwrap();
+            give_up(Return::Never, || true).unwrap();
             let after = held();
             assert_eq!(after.permitted, before & USED);
             assert_eq!(after.effective, after.permitted);
@@ -141,7 +155,7 @@ mod tests {
     fn attaching_is_allowed_for_its_moment_only_and_where_kvm_may_come_back() {
         let before = held().permitted;
         apart(move || {
-            give_up(true, || true).unwrap();
+            give_up(Return::Attach, || true).unwrap();
             assert_eq!(held().permitted, before & (USED | ATTACH));
             assert!(!held().effective.intersects(ATTACH));
             attaching(|| assert_eq!(held().effective, before & (USED | ATTACH)));
@@ -150,10 +164,23 @@ mod tests {
     }
 
     #[test]
+    fn a_service_gives_up_cap_sys_admin_for_good() {
+        let before = held().permitted;
+        apart(move || {
+            give_up(Return::AttachOrStartAgain, || true).unwrap();
+            assert!(!held().permitted.contains(CapabilitySet::SYS_ADMIN));
+            attaching(|| {
+                let wanted = CapabilitySet::BPF | CapabilitySet::PERFMON;
+                assert_eq!(held().effective, before & (USED | wanted));
+            });
+        });
+    }
+
+    #[test]
     fn a_kernel_that_wants_cap_bpf_for_reading_maps_gets_it() {
         let before = held().permitted;
         apart(move || {
-            give_up(false, || false).unwrap();
+            give_up(Return::Never, || false).unwrap();
             assert_eq!(held().effective, before & (USED | CapabilitySet::BPF));
         });
     }

@@ -17,8 +17,9 @@ use crate::{
         kvm::Kvm,
         plan::Plan,
     },
+    notify,
     pins::Pins,
-    privileges,
+    privileges::{self, Return},
     probes::load::{BoundRow, Loaded},
     survey::Survey,
 };
@@ -50,8 +51,13 @@ pub struct Attached {
 impl Attached {
     /// Gives up the capabilities that are not needed any more. Threads that run already would keep theirs.
     pub fn give_up_privileges(&self) -> Result<(), Failure> {
-        let comes_and_goes = self.facts.modules.values().any(|module| module.users.is_some());
-        privileges::give_up(comes_and_goes, || self.loaded.maps_can_be_read())
+        let module = self.facts.modules.values().any(|module| module.users.is_some());
+        let kvm = match (module, notify::managed()) {
+            (false, _) => Return::Never,
+            (true, false) => Return::Attach,
+            (true, true) => Return::AttachOrStartAgain,
+        };
+        privileges::give_up(kvm, || self.loaded.maps_can_be_read())
             .map_err(|err| Failure::new(format!("cannot give up capabilities: {err}")))
     }
 }

@@ -104,6 +104,11 @@ impl Follower {
             }
             (false, true) => {
                 let (probes, failed) = privileges::attaching(|| reattach(attached))?;
+                if probes == 0 && notify::managed() {
+                    return Err(Failure::new(
+                        "KVM is back, and this process has given up the right to attach to it: started again, it goes on",
+                    ));
+                }
                 tracing::info!(probes, "KVM is back: its probes are attached again");
                 for why in failed {
                     tracing::error!("a probe did not come back: {why}");

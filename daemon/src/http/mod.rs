@@ -97,7 +97,10 @@ impl Server {
             .take_tcp_listener(0)
             .map_err(HttpError::Activation)?;
         let listener = match (handed, address) {
-            (Some(listener), _) => listener,
+            (Some(listener), _) => {
+                tracing::info!("the socket that systemd handed over is used, in place of web.listen_address");
+                listener
+            }
             (None, Some(address)) => {
                 TcpListener::bind(address).map_err(|err| HttpError::Listen(address, err))?
             }

@@ -120,3 +120,32 @@ impl State {
         self.selected.as_ref().and_then(place).or(newest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_read_again_when_it_has_changed_and_only_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = State::new(dir.path().to_owned(), None);
+        state.refresh();
+        assert!(state.incidents.is_err(), "there is no store yet");
+        let store = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/layout-1.db");
+        fs::copy(store, dir.path().join(FILE)).unwrap();
+        state.refresh();
+        let stored = state.incidents.as_ref().unwrap().len();
+        assert!(stored > 0);
+        state.incidents = Ok(Vec::new());
+        state.refresh();
+        assert!(
+            state.incidents.as_ref().unwrap().is_empty(),
+            "nothing changed: not read"
+        );
+        let file = fs::File::open(dir.path().join(FILE)).unwrap();
+        file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(1))
+            .unwrap();
+        state.refresh();
+        assert_eq!(state.incidents.as_ref().unwrap().len(), stored);
+    }
+}

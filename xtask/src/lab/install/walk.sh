@@ -22,10 +22,11 @@ sysctl -q kernel.bpf_stats_enabled=0
 check poison_is_in_the_metrics within 30 at_least_one poisontrace_incidents_opened_total
 check the_probes_own_time_is_in_the_metrics at_least_one poisontrace_probe_run_seconds_total
 curl -sf $metrics >$out/metrics.txt
-check poison_is_in_the_store within 30 sh -c 'poisontrace incidents | tee /lab/out/incidents.txt | grep -q storm-vmm'
+check poison_is_in_the_store within 30 sh -c 'poisontrace incidents | tee /lab/out/incidents.txt | grep -q clflush'
 check poison_is_explained sh -c 'poisontrace explain --last >/lab/out/explain.txt'
 check the_journal_has_the_incident within 30 logged 'storm-vmm'
-journalctl -u $unit -o json --no-pager >$out/journal.json
+# --all: fields beyond 4 KiB too.
+journalctl -u $unit -o json --all --no-pager >$out/journal.json
 
 say "reload and upgrade"
 check config_is_in_order poisontrace config check
@@ -38,38 +39,53 @@ check upgrades dpkg -i --force-confold $share/second.deb
 check runs_after_the_upgrade within 120 curl -sf http://127.0.0.1:9847/-/ready
 check the_upgrade_started_it_again test "$first" != "$(property MainPID)"
 check is_the_new_version sh -c "dpkg-query -W -f '\${Version}' poisontrace | grep -q upgrade"
-check keeps_the_incidents sh -c 'poisontrace incidents | grep -q storm-vmm'
+check keeps_the_incidents sh -c 'poisontrace incidents | grep -q clflush'
 check sees_poison_after_the_upgrade poison
 check counts_it within 30 opened 1
 
 say "capabilities, each taken away"
 systemctl stop $unit
 mkdir -p /run/second && chmod 1777 /run/second
-all=bpf,perfmon,dac_read_search,sys_ptrace
-check four_capabilities_are_enough poisontrace_check $all
+all=bpf,perfmon,sys_admin,dac_read_search,sys_ptrace
+check five_capabilities_are_enough poisontrace_check $all
+check without_dac_read_search_nothing_can_be_read refused bpf,perfmon,sys_admin,sys_ptrace
+check without_sys_admin_debian_refuses refused bpf,perfmon,dac_read_search,sys_ptrace
+sysctl -q kernel.perf_event_paranoid=2
+check at_the_kernels_own_level_sys_admin_is_not_needed poisontrace_check bpf,perfmon,dac_read_search,sys_ptrace
 check without_bpf_nothing_is_loaded refused perfmon,dac_read_search,sys_ptrace
-check without_perfmon_nothing_is_loaded refused bpf,dac_read_search,sys_ptrace
-check without_dac_read_search_there_are_no_events refused bpf,perfmon,sys_ptrace
+check without_perfmon_nothing_is_attached refused bpf,dac_read_search,sys_ptrace
+sysctl -q kernel.perf_event_paranoid=3
 vmm '{"mode":"swallow","instruction":"load","exits":100000000}' &
 vmm=$!
 sleep 5
 # It meets no poison while it is looked for: only /proc tells of it.
 pkill -STOP -x storm-vmm
 check with_sys_ptrace_running_vms_are_known vms_seen $all 1
-check without_sys_ptrace_they_are_not vms_seen bpf,perfmon,dac_read_search 0
+check without_sys_ptrace_they_are_not vms_seen bpf,perfmon,sys_admin,dac_read_search 0
 pkill -KILL -x storm-vmm
 wait $vmm
 
-say "a socket of systemd's"
-printf '[Socket]\nListenStream=127.0.0.1:9850\n[Install]\nWantedBy=sockets.target\n' >/etc/systemd/system/poisontrace.socket
+say "the socket"
+check nobody_starts_it_that_is_stopped not curl -sf http://127.0.0.1:9847/-/healthy
+mkdir -p /run/systemd/system/$unit.socket.d
+printf '[Socket]\nListenStream=\nListenStream=127.0.0.1:9850\n' >/run/systemd/system/$unit.socket.d/lab.conf
 systemctl daemon-reload
-systemctl start poisontrace.socket
-check starts_with_a_socket systemctl start $unit
-check serves_on_the_socket curl -sf http://127.0.0.1:9850/-/ready
-check and_on_no_other not curl -sf http://127.0.0.1:9847/-/ready
-systemctl stop poisontrace.socket $unit
-rm /etc/systemd/system/poisontrace.socket
+check starts_with_its_socket systemctl start $unit
+check serves_where_the_socket_listens curl -sf http://127.0.0.1:9850/-/ready
+check and_nowhere_else not curl -sf http://127.0.0.1:9847/-/ready
+systemctl stop $unit
+rm -r /run/systemd/system/$unit.socket.d
 systemctl daemon-reload
+
+say "KVM goes and comes"
+systemctl start $unit
+before=$(property MainPID)
+check kvm_is_let_go_of within 30 rmmod kvm_amd
+check kvm_that_is_gone_makes_it_unready within 30 not curl -sf http://127.0.0.1:9847/-/ready
+insmod $share/kvm_amd.ko
+again() { running && [ "$(property MainPID)" != "$before" ] && curl -sf http://127.0.0.1:9847/-/ready; }
+check kvm_that_is_back_has_it_started_again within 120 again
+check all_of_it_is_attached_again within 30 every_row_attached
 
 say "a daemon that hangs"
 mkdir -p /run/systemd/system/$unit.service.d
