@@ -155,6 +155,9 @@ pub struct Demo {
     /// Record the guest with ftrace instead, as on a host where no tracer runs
     #[arg(long, hide = true, requires = "no_daemon")]
     pub ftrace: bool,
+    /// Series of the guest's kernel, if not the host's: 5.10 has no panic device of the lab's kind
+    #[arg(long, hide = true, value_name = "SERIES")]
+    pub guest_kernel: Option<String>,
     /// Turn the host's nested paging off
     #[arg(long, hide = true)]
     pub shadow_paging: bool,
