@@ -5,6 +5,7 @@ use std::{path::Path, process::ExitCode, time::Duration};
 use aya_log::EbpfLogger;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::mpsc,
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
@@ -27,6 +28,7 @@ use crate::{
         metrics::Metrics,
         store::{Store, survive_file_size_limit},
     },
+    survey::{Found, Survey},
 };
 
 /// Changes are handed to the store and the log at most this often.
@@ -46,7 +48,9 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
         &args.probes,
         logging::probe_level(config.log.level),
         config.guest.read_code,
-        args.outlive.then(|| Pins::take(Path::new(pins::ROOT))).flatten(),
+        (!args.no_pins)
+            .then(|| Pins::take(Path::new(pins::ROOT)))
+            .flatten(),
     )?;
     let ready = serving::readiness(|name| attached.loaded.has(name));
     let server = serving::server(&config.web, ready)?;
@@ -172,6 +176,7 @@ async fn events(
     pipeline.bury();
     pipeline.look_around(ClockPair::now().monotonic_ns);
     pipeline.reconcile();
+    let mut survey = attached.survey.take().map(Survey::start).transpose()?;
     if let Some(settings) = &settings {
         pipeline.start_hook(settings.config.hook.clone());
     }
@@ -210,12 +215,16 @@ async fn events(
                     ready.clear_ready();
                     continue;
                 }
+                // Before all else: what it attaches is not seen until then.
+                let engaged = attached.loaded.on_standby().then(|| engage(attached));
                 pipeline.take(&events);
-                if attached.loaded.on_standby() {
-                    pipeline.take(&[engage(attached)]);
-                }
+                pipeline.take(engaged.as_slice());
                 flush_logger(&mut logger);
                 storming |= source.get_ref().has_totals();
+                flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
+            }
+            found = next(&mut survey) => {
+                pipeline.found(found);
                 flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
             }
             heard = pipeline.heard() => {
@@ -308,6 +317,17 @@ fn engage(attached: &mut attach::Attached) -> Event {
         vcpu: None,
         what: What::Engaged,
     }
+}
+
+/// The next page that was lost before the start; for ever pending once all are known.
+async fn next(survey: &mut Option<mpsc::Receiver<Found>>) -> Found {
+    if let Some(pages) = survey
+        && let Some(found) = pages.recv().await
+    {
+        return found;
+    }
+    *survey = None;
+    std::future::pending().await
 }
 
 /// What /-/ready says.

@@ -42,6 +42,8 @@ pub enum What {
     },
     /// `memory_failure` returned (0 or negative errno).
     FailureEnd { ret: i64 },
+    /// A lost page of a running VMM's (`pid` of the event), found when the daemon started.
+    PoisonFound { pfn: Hex, hva: Hex },
     /// SIGBUS for poison was sent.
     Sigbus {
         hva: Hex,

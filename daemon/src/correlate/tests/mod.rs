@@ -2,6 +2,7 @@
 //! kernels are tested by `cargo xtask test`.
 
 mod fates;
+mod found;
 mod joins;
 mod kernels;
 mod late;

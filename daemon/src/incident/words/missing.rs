@@ -60,6 +60,10 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
         "memory_failure() of this page: it was poisoned before the probes were attached, or is not joined; the pfn is not known",
     );
     note(
+        e.predates,
+        "memory_failure() of this page: it was poisoned before the probes were attached; what it did to the guest until then is not known",
+    );
+    note(
         v.cause == Cause::GuestMemfd,
         "the address of the private page: KVM sends no signal for it that would name it",
     );
