@@ -5,12 +5,13 @@ mod json;
 mod records;
 mod stream;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use poisontrace::correlate::Correlator;
 use poisontrace::event::Event;
 use poisontrace::event::session::Session;
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::resident_kib;
@@ -32,6 +33,7 @@ pub enum Input {
 #[derive(Serialize)]
 struct Progress {
     events: u64,
+    /// Of the core.
     seconds: f64,
     events_per_second: f64,
     resident_kib: u64,
@@ -57,14 +59,23 @@ pub fn run(input: Input, events: u64) -> Result<()> {
     sink.finish()
 }
 
+/// Time that this process has had of its core, whatever else the machine does.
+fn used() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(
+        time.tv_sec.cast_unsigned(),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
 struct Sink {
     correlator: Correlator,
     /// Bytes of incidents in the store's form.
     stored: u64,
     events: u64,
     wanted: u64,
-    started: Instant,
-    flushed: Instant,
+    started: Duration,
+    flushed: Duration,
 }
 
 impl Sink {
@@ -74,8 +85,8 @@ impl Sink {
             stored: 0,
             events: 0,
             wanted,
-            started: Instant::now(),
-            flushed: Instant::now(),
+            started: used(),
+            flushed: used(),
         }
     }
 
@@ -86,7 +97,7 @@ impl Sink {
     fn take(&mut self, event: &Event) -> Result<()> {
         self.correlator.feed(event);
         self.events += 1;
-        if self.events.is_multiple_of(BATCH) && self.flushed.elapsed() >= FLUSH {
+        if self.events.is_multiple_of(BATCH) && used() - self.flushed >= FLUSH {
             self.flush()?;
         }
         if self.events.is_multiple_of((self.wanted / 10).max(1)) {
@@ -99,12 +110,12 @@ impl Sink {
         for update in self.correlator.take_changed() {
             self.stored += serde_json::to_string(&update.incident)?.len() as u64;
         }
-        self.flushed = Instant::now();
+        self.flushed = used();
         Ok(())
     }
 
     fn tell(&self) -> Result<()> {
-        let seconds = self.started.elapsed().as_secs_f64();
+        let seconds = (used() - self.started).as_secs_f64();
         let progress = Progress {
             events: self.events,
             seconds,
