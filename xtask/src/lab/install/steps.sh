@@ -64,10 +64,11 @@ poisontrace_check() { with "$1" poisontrace check; }
 # A second daemon, whose VMs are looked for by /proc/PID/fd; a VMM that lives meanwhile.
 vms_seen() {
     with "$1" poisontrace run --state-dir "$(mktemp -d -p /run/second)" --web.listen-address 127.0.0.1:9848 >$out/second.txt 2>&1 &
+    second=$!
     within 60 curl -sf -o /run/second/metrics http://127.0.0.1:9848/metrics
     seen=$(metric 'poisontrace_vms ' http://127.0.0.1:9848/metrics)
-    kill %1
-    wait
+    pkill -TERM -f 127.0.0.1:9848
+    wait $second
     echo "$seen VMs seen with $1"
     [ "$seen" = "$2" ]
 }
