@@ -149,6 +149,9 @@ pub struct Demo {
     /// Only the lab, without the daemon: what kernel, QEMU and guest say
     #[arg(long, hide = true)]
     pub no_daemon: bool,
+    /// Record the guest with ftrace instead, as on a host where no tracer runs
+    #[arg(long, hide = true, requires = "no_daemon")]
+    pub ftrace: bool,
     /// Turn the host's nested paging off
     #[arg(long, hide = true)]
     pub shadow_paging: bool,
@@ -203,15 +206,20 @@ pub struct Test {
     /// Only this part
     #[arg(long, value_enum, conflicts_with = "full")]
     pub only: Option<Part>,
+    /// Only these scenarios
+    #[arg(long, value_enum, requires = "only", value_delimiter = ',')]
+    pub story: Vec<Story>,
     #[command(flatten)]
     pub lab: Lab,
 }
 
-/// Parts of the tests that can be run alone, with the daemon as it was built last.
+/// Parts of the tests that can be run alone, with the daemon as it was built last
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
     /// Dashboards, rules and runbooks, with Debian's Prometheus
     Dashboards,
     /// The report in Chromium, watch in tmux
     Browser,
+    /// The lab's scenarios that the tests do not boot otherwise, in one boot
+    Scenarios,
 }

@@ -27,6 +27,9 @@ pub const GUEST_INITRAMFS_FILE: &str = "guest/initramfs";
 pub const FACTS_FOLDER: &str = "facts";
 pub const PLAN_FILE: &str = "plan.txt";
 
+/// In the share's folder `out`, after the guest's prefix: what ftrace recorded.
+pub const GUEST_FTRACE_FILE: &str = "ftrace.txt";
+
 /// In the initramfs: the modules to load, one path per line, in order.
 pub const MODULE_ORDER_FILE: &str = "/modules/order";
 
@@ -55,6 +58,9 @@ pub struct Scenario {
     /// Tiny VMMs, after the guests: each with a daemon and a recording of its own.
     #[serde(default)]
     pub fates: Vec<fates::VmmFate>,
+    /// Record each guest with ftrace from its poisoning on.
+    #[serde(default)]
+    pub ftrace: bool,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -113,6 +119,8 @@ pub enum Before {
         options: Vec<String>,
         parameters: String,
     },
+    /// The daemon is stopped, and another started with an empty store: the guest has a recording of its own.
+    AnotherDaemon,
 }
 
 /// What the daemon says about KVM, and the host waits for.

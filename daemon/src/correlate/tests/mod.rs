@@ -7,6 +7,7 @@ mod kernels;
 mod late;
 mod links;
 mod look_alikes;
+mod passed_over;
 mod properties;
 mod refused;
 mod restarts;

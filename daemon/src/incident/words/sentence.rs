@@ -4,6 +4,7 @@ use crate::incident::{
     evidence::{End, Evidence, PAGE_SIZE, Sign},
     exits::Total,
     model::{Cause, Outcome, Severity},
+    storm::SPIN_EXITS,
     verdict::Verdict,
 };
 
@@ -82,6 +83,14 @@ pub fn sentence(e: &Evidence, total: &Total, v: Verdict) -> String {
             } else {
                 "; nothing in the guest had touched the page"
             }
+        ),
+        Cause::MceNested if e.is_passed_over() && e.delivered > 0 && total.page.exits < SPIN_EXITS => {
+            format!(
+                "{guest} {fate}: it was told by a machine check that the host had lost {page}, and met another lost page before its handler had finished (MCG_STATUS.MCIP set); the VMM let that error pass, and the vCPU met it again and again."
+            )
+        }
+        Cause::MceNested if e.is_passed_over() => format!(
+            "{guest} {fate}: it touched {page}, whose memory the host had lost, while its handler of an earlier machine check had not finished or had returned without having handled it (MCG_STATUS.MCIP set); the VMM let the new error pass, and the vCPU met it again and again."
         ),
         Cause::MceNested => format!(
             "{guest} {fate}: it touched {page}, whose memory the host had lost, while its handler of an earlier machine check had not finished; a second one is not survivable, so {}.",

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lab_contract::{
-    Before, DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_READY, DAEMON_WAITS, Fate, GUEST_HANDLER_PAGE,
-    GUEST_PAGE_READY, GuestPlan, GuestResult, LabResult, REATTACHED, RELOADED_METRICS, Scenario,
+    Before, DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_READY, DAEMON_WAITS, Fate, GUEST_FTRACE_FILE,
+    GUEST_HANDLER_PAGE, GUEST_PAGE_READY, GuestPlan, GuestResult, LabResult, REATTACHED, RELOADED_METRICS,
+    Scenario,
 };
 
 use crate::daemon::{self, Daemon};
+use crate::ftrace::Ftrace;
 use crate::log::{Log, uptime};
 use crate::machine::SHARE;
 use crate::vmm::{Seen, Vmm, in_words};
@@ -47,7 +49,19 @@ pub fn run(scenario: &Scenario, log: &Log) -> Result<LabResult> {
         if let (Some(before), true) = (&plan.before, scenario.daemon) {
             prepare(before, plan, &mut daemon, log)?;
         }
-        let mut guest = run_guest(plan, &mut daemon, log)?;
+        let ftrace = scenario.ftrace.then(Ftrace::of_a_guest).transpose()?;
+        let mut guest = match run_guest(plan, ftrace, &mut daemon, log) {
+            // The guests after it have nothing to do with it; its recording tells.
+            Err(error) if plan.before == Some(Before::AnotherDaemon) => {
+                log.step(&format!("the guest {} failed: {error:#}", plan.file_prefix));
+                GuestResult {
+                    file_prefix: plan.file_prefix.clone(),
+                    vmm_end: format!("{error:#}"),
+                    ..GuestResult::default()
+                }
+            }
+            run => run?,
+        };
         std::thread::sleep(AFTER_END);
         if let Some(daemon) = &mut daemon {
             daemon.running()?;
@@ -105,6 +119,15 @@ fn prepare(before: &Before, plan: &GuestPlan, daemon: &mut Option<Daemon>, log: 
             *daemon = Some(started);
             Ok(())
         }
+        Before::AnotherDaemon => {
+            log.step(&format!("starting poisontrace afresh: {}", plan.file_prefix));
+            if let Some(daemon) = daemon.take() {
+                daemon.stop()?;
+            }
+            let recording = format!("{}{RECORDING}", plan.file_prefix);
+            *daemon = Some(Daemon::start_afresh(&recording, &[], log)?);
+            Ok(())
+        }
     }
 }
 
@@ -118,7 +141,12 @@ fn ask(guest: &mut GuestResult, log: &Log) -> Result<()> {
     Ok(())
 }
 
-fn run_guest(plan: &GuestPlan, daemon: &mut Option<Daemon>, log: &Log) -> Result<GuestResult> {
+fn run_guest(
+    plan: &GuestPlan,
+    ftrace: Option<Ftrace>,
+    daemon: &mut Option<Daemon>,
+    log: &Log,
+) -> Result<GuestResult> {
     let mut result = GuestResult {
         file_prefix: plan.file_prefix.clone(),
         ..GuestResult::default()
@@ -126,6 +154,9 @@ fn run_guest(plan: &GuestPlan, daemon: &mut Option<Daemon>, log: &Log) -> Result
     let (mut vmm, gpa) = boot_guest(plan, log, &mut result)?;
     result.gpa = Some(gpa);
     result.page_ready_s = Some(uptime());
+    if let Some(ftrace) = &ftrace {
+        ftrace.record()?;
+    }
     match plan.fate {
         Fate::Poison => {
             poison(&mut vmm, gpa, &mut result, log)?;
@@ -171,6 +202,9 @@ fn run_guest(plan: &GuestPlan, daemon: &mut Option<Daemon>, log: &Log) -> Result
         vmm.kill()?;
     }
     let status = vmm.wait(END_LIMIT)?;
+    if let Some(ftrace) = ftrace {
+        ftrace.save(&format!("{SHARE}/out/{}{GUEST_FTRACE_FILE}", plan.file_prefix))?;
+    }
     result.ended_s = uptime();
     result.vmm_end = in_words(status);
     result.vmm_exit = status.code();
