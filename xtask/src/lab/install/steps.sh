@@ -49,6 +49,7 @@ exposure_is_low() {
 }
 pinged() { [ "$(property WatchdogTimestampMonotonic)" -gt "$(property ActiveEnterTimestampMonotonic)" ]; }
 logged() { journalctl -u $unit --no-pager | grep -q "$1"; }
+logged_end() { journalctl -u $unit POISONTRACE_STATE=close -o cat --no-pager | grep -q .; }
 vmm() { $share/bin/storm-vmm "$1" >>$out/vmm.txt 2>&1; }
 poison() { vmm '{"mode":"step-over","instruction":"load","exits":64}'; }
 opened() { awk -v all="$(metric poisontrace_incidents_opened_total)" -v n="$1" 'BEGIN { exit !(all >= n) }'; }

@@ -25,6 +25,7 @@ curl -sf $metrics >$out/metrics.txt
 check poison_is_in_the_store within 30 sh -c 'poisontrace incidents | tee /lab/out/incidents.txt | grep -q clflush'
 check poison_is_explained sh -c 'poisontrace explain --last >/lab/out/explain.txt'
 check the_journal_has_the_incident within 30 logged 'storm-vmm'
+check and_its_end within 30 logged_end
 # --all: fields beyond 4 KiB too.
 journalctl -u $unit -o json --all --no-pager >$out/journal.json
 
