@@ -90,7 +90,7 @@ check all_of_it_is_attached_again within 30 every_row_attached
 
 say "a daemon that hangs"
 mkdir -p /run/systemd/system/$unit.service.d
-printf '[Service]\nWatchdogSec=20\n' >/run/systemd/system/$unit.service.d/lab.conf
+printf '[Service]\nWatchdogSec=10\nTimeoutAbortSec=5\n' >/run/systemd/system/$unit.service.d/lab.conf
 systemctl daemon-reload
 systemctl start $unit
 hung=$(property MainPID)
