@@ -16,9 +16,7 @@ fn second_page_in_the_handler() -> Story {
         .poison(12)
         .poison_other(5)
         .tell(VCPU0, AMD_AO, GPA)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, INTEL_AR, GPA)
-        .delivered(VCPU0)
+        .struck(INTEL_AR)
         .touch(VCPU0, KERNEL_RIP, GPA + 0x5000, Access::Read, false);
     story
 }
@@ -29,9 +27,7 @@ fn second_error_while_the_first_is_handled_resets_the_guest() {
     story
         .vm()
         .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, INTEL_AR, GPA)
-        .delivered(VCPU0)
+        .struck(INTEL_AR)
         .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
         .back(VCPU0)
         .reset(VCPU0);
@@ -82,9 +78,7 @@ fn a_guest_that_reboots_itself_after_its_error_was_handled_is_not_a_nest() {
     story
         .vm()
         .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, INTEL_AR, GPA)
-        .delivered(VCPU0)
+        .struck(INTEL_AR)
         .handled(VCPU0)
         .pio(VCPU0, 0xcf9, 6)
         .reset(VCPU0);
@@ -102,9 +96,7 @@ fn a_guest_that_panics_in_its_handler_and_then_dumps_the_lost_page_had_panicked_
         .vm()
         .poison(12)
         .tell(VCPU0, AMD_AO, GPA)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR | mca::OVER, GPA)
-        .delivered(VCPU0)
+        .struck(AMD_AR | mca::OVER)
         .pio(VCPU0, 0x505, 2)
         .wait(5_000 * MS)
         .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
