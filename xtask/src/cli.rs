@@ -44,6 +44,9 @@ pub enum Task {
     Dashboards,
     /// Fuzz the parsers of outside input (daemon/fuzz); what is found is kept below target/fuzz/work
     Fuzz(Fuzz),
+    /// Put a mixed load through the whole daemon, and print memory, losses and right verdicts over time. Succeeds only if
+    /// memory is flat, nothing is lost and every verdict is right
+    Soak(Soak),
     /// Run all tests
     Test(Test),
 }
@@ -199,6 +202,13 @@ pub struct Fuzz {
 }
 
 #[derive(Debug, Args)]
+pub struct Soak {
+    /// How long
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub minutes: u32,
+}
+
+#[derive(Debug, Args)]
 pub struct Test {
     /// Only the tests that need no emulated host
     #[arg(long)]
@@ -223,6 +233,10 @@ pub enum Part {
     Dashboards,
     /// The report in Chromium, watch in tmux
     Browser,
+    /// Poison that predates the daemon, and a daemon that misses it, in the lab
+    Late,
+    /// A daemon that is killed in the middle of a storm, in the lab
+    Killed,
     /// The lab's scenarios that the tests do not boot otherwise, in one boot
     Scenarios,
 }

@@ -2,6 +2,7 @@
 //! kernels are tested by `cargo xtask test`.
 
 mod fates;
+mod found;
 mod joins;
 mod kernels;
 mod late;
@@ -79,6 +80,7 @@ pub fn session() -> Session {
         },
         probes,
         hardware_corrupted_kb: Some(0),
+        standby: false,
     }
 }
 

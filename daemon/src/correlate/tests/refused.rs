@@ -186,6 +186,46 @@ fn kvm_shuts_a_vcpu_down_whose_handler_meets_another_error() {
 }
 
 #[test]
+fn what_no_probe_showed_before_all_were_at_work_is_not_taken_for_absent() {
+    let shut_down = |engaged_at: u64| {
+        let mut story = Story::new();
+        story
+            .vm()
+            .poison(12)
+            .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
+            .set_mce(VCPU0, INTEL_AR, GPA)
+            .delivered(VCPU0)
+            .back(VCPU0)
+            .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
+            .set_mce(VCPU0, INTEL_AR, GPA)
+            .leaves(VCPU0, KVM_EXIT_SHUTDOWN, 0);
+        let end = story.now;
+        story.events.push(Event {
+            t: engaged_at,
+            tid: 0,
+            pid: 0,
+            vcpu: None,
+            what: What::Engaged,
+        });
+        story.events.sort_by_key(|event| event.t);
+        let session = Session {
+            standby: true,
+            ..session()
+        };
+        let mut correlator = Correlator::new(session);
+        story.events.iter().for_each(|event| correlator.feed(event));
+        (correlator.incidents().remove(0), end)
+    };
+    let (seen, end) = shut_down(1);
+    assert_eq!(verdict(&seen).1, Cause::MceNested);
+    // The vCPU may have ended by a triple fault that nothing showed.
+    let (blind, _) = shut_down(end);
+    assert_ne!(blind.cause, Cause::MceNested);
+    assert_ne!(blind.confidence, Confidence::Certain);
+    assert!(blind.missing.iter().any(|m| m.starts_with("triple faults")));
+}
+
+#[test]
 fn kvm_shuts_a_vcpu_down_whose_machine_checks_are_off() {
     let mut story = Story::new();
     story

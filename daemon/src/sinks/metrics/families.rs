@@ -8,6 +8,7 @@ use prometheus::{
 
 use super::histogram::Histogram;
 use crate::{
+    correlate::TABLES,
     hook::Ended,
     incident::model::{Cause, Outcome},
 };
@@ -63,6 +64,7 @@ pub struct Families {
     pub incidents_opened: IntCounter,
     pub incidents_open: IntGauge,
     pub incidents_forgotten: IntCounter,
+    pub table_dropped: IntCounterVec,
     pub poison_exits: IntCounterVec,
     pub storms: IntCounterVec,
     pub sigbus: IntCounterVec,
@@ -172,6 +174,12 @@ impl Families {
             incidents_forgotten: make.counter(
                 "incidents_forgotten_total",
                 "Incidents dropped from memory because the table was full; the store keeps them",
+            )?,
+            table_dropped: make.known(
+                "table_dropped_total",
+                "Entries of the correlator's other tables that had to make room for new ones",
+                "table",
+                &TABLES,
             )?,
             poison_exits: make.known(
                 "poison_exits_total",
