@@ -131,6 +131,14 @@ pub const DAEMON_ATTACHES_AGAIN: &str = "KVM is back";
 pub const REATTACHED: &str = "poisontrace_probe_reattached_total{probe=\"kvm_exit\"} 1\n";
 pub const RELOADED_METRICS: &str = "metrics-reloaded.txt";
 
+/// What the metrics of a daemon say that missed one memory failure, and the file that keeps them.
+pub const UNSEEN: &str = "poisontrace_memory_failures_unseen_total 1\n";
+pub const UNSEEN_METRICS: &str = "metrics-unseen.txt";
+/// After the guest's prefix: the incidents while its page was lost and nothing had touched it.
+pub const AT_RISK_FILE: &str = "at-risk.json";
+/// What the incident of such a page says.
+pub const AT_RISK: &str = "\"not_touched\"";
+
 /// What the emulated host does to a guest that has its page ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

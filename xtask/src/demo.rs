@@ -35,7 +35,7 @@ pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
     let lab = Lab::set_up(
         paths,
         &options.lab.kernel,
-        &options.lab.kernel,
+        options.guest_kernel.as_ref().unwrap_or(&options.lab.kernel),
         &programs,
         progress,
     )?;

@@ -107,7 +107,7 @@ pub struct Signal {
 /// Largest page: 1 GiB. A larger `lsb` is taken for a damaged event's.
 const MAX_LSB: u32 = 30;
 const LSB_2M: u32 = 21;
-const LSB_4K: u32 = 12;
+pub(super) const LSB_4K: u32 = 12;
 /// What the kernel's own words for a hugetlb page begin with.
 const HUGE: &str = "huge page";
 
@@ -130,7 +130,7 @@ impl Correlator {
     }
 
     fn begin(&mut self, tid: u32, failure: Failure) {
-        make_room(&mut self.failures, self.limits.failures);
+        self.dropped.failures += make_room(&mut self.failures, self.limits.failures);
         self.failures.insert(tid, failure);
     }
 

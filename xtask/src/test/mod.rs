@@ -6,6 +6,7 @@ mod control;
 pub mod dashboards;
 mod files;
 mod fuzz;
+mod killed;
 mod late;
 mod packages;
 mod reloads;
@@ -98,6 +99,21 @@ fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Resu
     match part {
         Part::Dashboards => dashboards::run(paths, &paths.daemon(), &mut tally, progress)?,
         Part::Browser => looked_at(paths, &paths.daemon(), &mut tally, progress)?,
+        Part::Late => {
+            let programs = builds::lab_programs(paths, progress)?;
+            let kernel = &options.lab.kernel;
+            let lab = Lab::set_up(paths, kernel, kernel, &programs, progress)?;
+            let scenario = Story::Survive.scenario_among_others();
+            let run = lab.run("test-late", &scenario, &paths.daemon(), progress)?;
+            let files = Files { out: &run.out };
+            let schema = schema::Schema::read(&paths.root)?;
+            progress.aside(|| late::examine(&run.result, &files, &schema, &mut tally));
+        }
+        Part::Killed => {
+            let programs = builds::lab_programs(paths, progress)?;
+            let lab = StormLab::set_up(paths, &options.lab.kernel, &programs, progress)?;
+            killed::run(&lab, &paths.daemon(), &mut tally, progress);
+        }
         Part::Scenarios => {
             let programs = builds::lab_programs(paths, progress)?;
             let kernel = &options.lab.kernel;
@@ -169,7 +185,12 @@ fn run_lab(
         scenarios::run(&scenarios::ALL, &lab, daemon, tally, progress);
     }
     match StormLab::set_up(paths, &options.lab.kernel, &programs, progress) {
-        Ok(lab) => storm::run(&lab, daemon, &schema, tally, progress),
+        Ok(lab) => {
+            storm::run(&lab, daemon, &schema, tally, progress);
+            if options.full {
+                killed::run(&lab, daemon, tally, progress);
+            }
+        }
         Err(error) => progress.aside(|| tally.check("lab::storm", "set_up", Err(error))),
     }
     Ok(())

@@ -116,9 +116,14 @@ pub fn untouched(case: &Case) -> Option<Verdict> {
     if e.met() || e.logged.told_ar > 0 || !e.logged.mces.is_empty() {
         return None;
     }
+    let confidence = match e.predates {
+        // What was before the probes nobody saw.
+        true => Confidence::Possible,
+        false => Confidence::Likely,
+    };
     Some(match vmm::outcome(e) {
-        Outcome::Unknown => of(Outcome::Running, Cause::NotTouched, Confidence::Likely),
-        Outcome::VmmKilled => of(Outcome::VmmKilled, Cause::NotPoison, Confidence::Likely),
-        _ => of(Outcome::Unaffected, Cause::NotTouched, Confidence::Likely),
+        Outcome::Unknown => of(Outcome::Running, Cause::NotTouched, confidence),
+        Outcome::VmmKilled => of(Outcome::VmmKilled, Cause::NotPoison, confidence),
+        _ => of(Outcome::Unaffected, Cause::NotTouched, confidence),
     })
 }

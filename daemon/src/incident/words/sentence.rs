@@ -125,6 +125,9 @@ pub fn sentence(e: &Evidence, total: &Total, v: Verdict) -> String {
             "{guest} {fate}: it touched one line of {page}, whose memory the host had lost, again and again, and was never told ({} exits).",
             total.page.exits
         ),
+        Cause::NotTouched if e.predates => format!(
+            "{guest} {fate} and is at risk: the host had lost the memory of {page} before poisontrace started, and nothing in the guest has touched it since."
+        ),
         Cause::NotTouched => format!(
             "{guest} {fate}: the host lost the memory of {page}, and nothing in the guest has touched it."
         ),

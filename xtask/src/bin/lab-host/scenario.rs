@@ -1,13 +1,13 @@
 //! Drives one scenario: the daemon, then one guest after the other.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lab_contract::{
-    Before, DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_READY, DAEMON_WAITS, Fate, GUEST_FTRACE_FILE,
-    GUEST_HANDLER_PAGE, GUEST_PAGE_READY, GuestPlan, GuestResult, LabResult, REATTACHED, RELOADED_METRICS,
-    Scenario,
+    AT_RISK, AT_RISK_FILE, Before, DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_READY, DAEMON_WAITS, Fate,
+    GUEST_FTRACE_FILE, GUEST_HANDLER_PAGE, GUEST_PAGE_READY, GuestPlan, GuestResult, LabResult, REATTACHED,
+    RELOADED_METRICS, Scenario, UNSEEN, UNSEEN_METRICS,
 };
 
 use crate::daemon::{self, Daemon};
@@ -23,6 +23,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(150);
 const END_LIMIT: Duration = Duration::from_secs(90);
 /// Between the poison and the touch, so that the two notifications cannot be taken for one.
 const BEFORE_TOUCH: Duration = Duration::from_secs(2);
+/// For the daemon to look at the host's pages and the VMM's.
+const SURVEY_LIMIT: Duration = Duration::from_secs(30);
 /// For a reset to be seen.
 const REBOOT_SHOWS: Duration = Duration::from_secs(10);
 /// For the daemon to close the incident.
@@ -185,10 +187,17 @@ fn run_guest(
             if let Some(daemon) = daemon.take() {
                 daemon.stop()?;
             }
+            log.step("starting a poisontrace that sees no memory failure");
+            let blind = Daemon::start_blind("blind-recording.ptrace", log)?;
             poison(&mut vmm, gpa, &mut result, log)?;
+            machine::loopback_up()?;
+            fs::write(format!("{SHARE}/out/{UNSEEN_METRICS}"), blind.metrics(UNSEEN)?)
+                .context("cannot keep the metrics")?;
+            blind.stop()?;
             log.step("starting poisontrace after the poison");
             let recording = format!("{}{RECORDING}", plan.file_prefix);
             *daemon = Some(Daemon::start(&recording, &["--read-guest-code"], log)?);
+            wait_for_risk(&format!("{}{AT_RISK_FILE}", plan.file_prefix), log)?;
             touch(&mut vmm, log);
         }
         Fate::KillVmm => {
@@ -210,6 +219,20 @@ fn run_guest(
     result.vmm_exit = status.code();
     log.step(&format!("QEMU {}", result.vmm_end));
     Ok(result)
+}
+
+/// Until the daemon has found the page that was lost before its start; what it says then goes into the file.
+fn wait_for_risk(file: &str, log: &Log) -> Result<()> {
+    log.step("asking poisontrace for guests at risk");
+    let deadline = Instant::now() + SURVEY_LIMIT;
+    loop {
+        daemon::ask(&["incidents", "--format", "json"], file, log)?;
+        let answer = fs::read_to_string(format!("{SHARE}/out/{file}")).context("no answer")?;
+        if answer.contains(AT_RISK) || Instant::now() > deadline {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
 }
 
 /// Poisons the guest's page, and leaves time for what comes of that alone.
