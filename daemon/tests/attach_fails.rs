@@ -29,6 +29,7 @@ fn tracepoint(program: &'static str, group: &str, name: &str) -> Attach {
 
 fn row(name: &'static str, programs: Vec<Attach>) -> Row {
     Row {
+        standby: None,
         name,
         alternatives: vec![Ok(programs)],
         lost: "what it tells",

@@ -173,6 +173,11 @@ fn guest_that_panics_after_a_soft_offline_has_met_no_poison() {
 }
 
 #[test]
+fn vmm_without_a_handler_is_killed() {
+    ends("vmm-no-handler", "vmm_killed", "sigbus_unhandled", "certain");
+}
+
+#[test]
 fn vmm_whose_language_runtime_takes_its_handler_away_is_killed_at_the_second_try() {
     // Rust's, as cloud-hypervisor has it: the first SIGBUS only ends the handler.
     ends("vmm-runtime-handler", "vmm_killed", "sigbus_unhandled", "likely");

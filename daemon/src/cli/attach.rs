@@ -86,6 +86,7 @@ pub fn probes(
         clock: ClockPair::now(),
         probes: loaded.probes(),
         hardware_corrupted_kb: facts.hardware_corrupted_kb,
+        standby: loaded.on_standby(),
     };
     let decoder = decoder(&facts);
     let survey = predates.then(|| survey(&facts)).flatten();

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     config::{Config, Layers, needs_restart},
+    event::{Event, What},
     host::ClockPair,
     http::{Ready, Server},
     notify::{self, Beat, Heart},
@@ -214,7 +215,10 @@ async fn events(
                     ready.clear_ready();
                     continue;
                 }
+                // Before all else: what it attaches is not seen until then.
+                let engaged = attached.loaded.on_standby().then(|| engage(attached));
                 pipeline.take(&events);
+                pipeline.take(engaged.as_slice());
                 flush_logger(&mut logger);
                 storming |= source.get_ref().has_totals();
                 flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
@@ -295,6 +299,24 @@ async fn events(
     flush_logger(&mut logger);
     pipeline.finish()?;
     failed.map_or(Ok(()), Err)
+}
+
+/// There is poison: nothing but the daemon's own proof of life is sent before.
+fn engage(attached: &mut attach::Attached) -> Event {
+    let failed = attached.loaded.engage();
+    for why in &failed {
+        tracing::error!("a probe that was held back for poison cannot be attached: {why}");
+    }
+    if failed.is_empty() {
+        tracing::info!("there is poison: all probes are at work");
+    }
+    Event {
+        t: ClockPair::now().monotonic_ns,
+        tid: 0,
+        pid: 0,
+        vcpu: None,
+        what: What::Engaged,
+    }
 }
 
 /// The next page that was lost before the start; for ever pending once all are known.

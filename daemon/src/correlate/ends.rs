@@ -156,7 +156,7 @@ impl Correlator {
     /// told. KVM ends KVM_RUN with KVM_EXIT_SHUTDOWN where KVM_X86_SET_MCE met MCIP or CR4.MCE = 0
     /// (`kvm_vcpu_ioctl_x86_set_mce`); QEMU makes the same test itself before it tells anything, and resets
     /// (`do_inject_x86_mce`), or ends with status 0 where it was told not to reboot. A VMM that has let one pass before
-    /// does not do that.
+    /// does not do that. What the guest did itself must have been in sight.
     fn refusal(&self, event: &Event, sign: &Sign) -> Option<(IncidentNo, u32, bool)> {
         let by_kvm = match sign {
             Sign::KvmShutdown => true,
@@ -181,7 +181,7 @@ impl Correlator {
             .ran_on
             .is_some_and(|t| event.t.saturating_sub(t) > SAME_ENTRY_NS);
         let late = event.t.saturating_sub(asked.t) > REFUSAL_ENDS_WITHIN_NS;
-        if ran_on || late || all().any(|(_, e)| itself(e, asked.t)) {
+        if ran_on || late || all().any(|(_, e)| itself(e, asked.t)) || !self.all_seen(asked.t) {
             return None;
         }
         Some((no, tid, asked.mc_open))

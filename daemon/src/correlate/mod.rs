@@ -89,6 +89,8 @@ pub struct Correlator {
     /// Incidents that the last event belongs to.
     touched: BTreeSet<IncidentNo>,
     forgotten: u64,
+    /// Since when all probes have been at work, of a session that began on stand-by.
+    engaged_ns: Option<u64>,
     /// Entries that had to make room.
     dropped: Dropped,
     /// A trace told of signals without their address.
@@ -122,6 +124,7 @@ impl Correlator {
             changed: BTreeSet::new(),
             touched: BTreeSet::new(),
             forgotten: 0,
+            engaged_ns: None,
             dropped: Dropped::default(),
             signals_without_address: false,
             floor: BTreeMap::new(),
@@ -158,6 +161,24 @@ impl Correlator {
     /// Incidents that are remembered.
     pub fn incident_count(&self) -> usize {
         self.incidents.len()
+    }
+
+    fn engaged(&mut self, event: &Event) {
+        if self.engaged_ns.is_some() {
+            return;
+        }
+        self.engaged_ns = Some(event.t);
+        for (no, e) in &mut self.incidents {
+            if !e.told.is_empty() || !e.ends.is_empty() {
+                e.blind_ns = event.t.saturating_sub(e.t0);
+                self.changed.insert(*no);
+            }
+        }
+    }
+
+    /// Whether all probes were at work at `t`, so that what none of them told did not happen.
+    fn all_seen(&self, t: u64) -> bool {
+        !self.session.standby || self.engaged_ns.is_some_and(|engaged| engaged <= t)
     }
 
     /// Takes one event.
@@ -259,6 +280,7 @@ impl Correlator {
             What::Sregs(sregs) => self.registers(event, sregs),
             What::Vmm(vmm) => self.identity(event.pid, vmm),
             What::Lost { records } => self.lost(event, *records),
+            What::Engaged => self.engaged(event),
             What::UserspaceExit { .. }
             | What::Pio { .. }
             | What::VcpuReset { .. }

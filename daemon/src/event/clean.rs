@@ -8,16 +8,17 @@ use crate::text::sanitise;
 /// Longest string, characters: a kernel's or a log's line.
 const MAX: usize = 4096;
 
+/// Whether there is nothing to clean: a control character in a string of JSON is escaped, and those that turn writing are
+/// not ASCII.
+pub fn is_clean(line: &str) -> bool {
+    line.is_ascii() && !line.contains('\\')
+}
+
 /// A line of JSON, its strings without control characters.
 ///
 /// # Errors
 /// Those of the line.
 pub fn from_line<T: DeserializeOwned>(line: &str) -> serde_json::Result<T> {
-    // A control character in a string of JSON is escaped, and those that turn writing are not ASCII: most lines have
-    // neither.
-    if line.is_ascii() && !line.contains('\\') {
-        return serde_json::from_str(line);
-    }
     let mut value: Value = serde_json::from_str(line)?;
     clean(&mut value);
     serde_json::from_value(value)

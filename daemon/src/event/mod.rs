@@ -2,6 +2,7 @@
 
 mod clean;
 pub mod decode;
+mod line;
 pub mod recording;
 pub mod said;
 pub mod session;
@@ -108,6 +109,9 @@ pub enum What {
     Vmm(Vmm),
     /// Records that the probes could not hand over since the last such event.
     Lost { records: u64 },
+    /// From here on all probes are at work: exit reasons, triple faults, resets and ports of guests were not seen
+    /// before, where the session began on stand-by.
+    Engaged,
     /// SIGBUS for poison as `signal_generate` shows it: without its address. `gpa`: of the fault that it
     /// answers; `pfn`: of the `memory_failure()` that sent it. `target_pid` 0: whose thread it is is not known.
     SigbusSeen {

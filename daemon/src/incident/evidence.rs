@@ -86,6 +86,9 @@ pub struct Evidence {
     pub lost: u64,
     /// The pfn is that of a page whose loss named no process, and fits by time.
     pub joined_by_time: bool,
+    /// For so long the guest's own ways to end were not in sight, though it was told or ended in that time, ns.
+    #[serde(default)]
+    pub blind_ns: u64,
     /// Poisoned before the probes were attached, and found afterwards.
     #[serde(default)]
     pub predates: bool,
@@ -239,6 +242,7 @@ impl Evidence {
             timeline: Timeline::default(),
             lost: 0,
             joined_by_time: false,
+            blind_ns: 0,
             predates: false,
             events: 0,
             known_as: None,

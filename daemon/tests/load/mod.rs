@@ -65,6 +65,7 @@ pub fn session() -> Session {
         },
         probes,
         hardware_corrupted_kb: Some(0),
+        standby: false,
     }
 }
 

@@ -80,6 +80,7 @@ pub fn session() -> Session {
         },
         probes,
         hardware_corrupted_kb: Some(0),
+        standby: false,
     }
 }
 
@@ -177,6 +178,13 @@ impl Story {
             },
         )
         .at(WORKER, WORKER, What::FailureEnd { ret: 0 })
+    }
+
+    /// The application touches the page, and the #MC of it enters the guest.
+    pub fn struck(&mut self, status: u64) -> &mut Self {
+        self.touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+            .tell(VCPU0, status, GPA)
+            .delivered(VCPU0)
     }
 
     /// Another page of the same guest is lost, `pages` behind the first.
