@@ -1,13 +1,14 @@
 //! `cargo xtask lab storm`: one storm from set-up to report, and whether the counts agree.
 
 mod table;
+mod twice;
 
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use lab_contract::storm::{FTRACE_FILE, StormPlan};
+use lab_contract::storm::{FTRACE_FILE, Storm, StormPlan};
 use serde_json::Value;
 
 use crate::builds;
@@ -68,10 +69,13 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
         instruction: options.instruction,
         exits: options.exits,
     };
-    let mut storms = cells::with_and_without(plan, cells::options(options.read_guest_code), options.ftrace);
+    let mut storms = cells::with_and_without(plan, options.watch(), options.ftrace);
     storms[1].kills = options.kill_daemon;
     if let (Some(daemon), true) = (&mut storms[1].daemon, options.kill_daemon > 0) {
         daemon.push("--outlive".to_owned());
+    }
+    if options.twice {
+        return in_two_boots(&lab, &name, processor, &storms[1], daemon, progress);
     }
     if daemon.is_none() {
         let runs = lab.run(&name, processor, &storms[..1], None, progress)?;
@@ -89,6 +93,39 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
         keep(&run.out, &KEPT, folder)?;
     }
     answer(&alone, &run, options)
+}
+
+fn in_two_boots(
+    lab: &StormLab,
+    name: &str,
+    processor: Processor,
+    storm: &Storm,
+    daemon: Option<&Path>,
+    progress: &Progress,
+) -> Result<ExitCode> {
+    ensure!(daemon.is_some(), "--twice is about what poisontrace says");
+    let boot = |n: u32| -> Result<Value> {
+        let runs = lab.run(
+            &format!("{name}-boot-{n}"),
+            processor,
+            std::slice::from_ref(storm),
+            daemon,
+            progress,
+        )?;
+        let run = runs.into_iter().next().context("the storm is missing")??;
+        Ok(incident(&run)?.0)
+    };
+    let pairs = twice::compare(&boot(1)?, &boot(2)?)?;
+    progress.finish();
+    println!(
+        "EMULATED: times are counts of instructions.\n\n{}",
+        twice::HEADING
+    );
+    pairs.iter().for_each(|pair| println!("{pair}"));
+    Ok(match pairs.iter().all(twice::Pair::agrees) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 /// The one incident of a storm's report, and the report as it was printed.
@@ -111,7 +148,7 @@ fn file(run: &StormRun, name: &str) -> Result<String> {
 
 fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<ExitCode> {
     let (incident, json) = incident(run)?;
-    let rows = compare(&run.counters, options.mode, &incident);
+    let rows = compare(&run.counters, options.mode, &incident, options.watch().hidden());
     let times = if options.ftrace {
         timing::compare(alone, run, &incident)?
     } else {

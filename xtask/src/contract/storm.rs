@@ -15,6 +15,9 @@ pub const ALL_SHIPPED: &str = "(all)";
 pub const LINE_SIZE: u64 = 64;
 pub const LINES: u64 = 64;
 
+/// For shadow paging: kvm_intel's parameter and kvm_amd's; each ignores the other's.
+pub const SHADOW_PAGING: &str = "ept=0 npt=0";
+
 /// CPUIDs of the guest after the poisoning: exits that touch no memory.
 pub const BARE_EXITS: u64 = 64;
 
@@ -39,6 +42,9 @@ pub struct Storm {
     /// Kill the daemon (SIGKILL) while the storm lasts, this many times, and start another each time.
     #[serde(default)]
     pub kills: u32,
+    /// Parameters of the processor's KVM module, which is loaded anew where the storm before had others.
+    #[serde(default)]
+    pub kvm: String,
     pub plan: StormPlan,
 }
 
@@ -113,6 +119,9 @@ pub struct StormResult {
     pub processor: String,
     /// SVM's decode assists: KVM gets the instruction's bytes with the exit.
     pub decode_assists: bool,
+    /// EPT or NPT; else KVM shadows the guest's page tables.
+    #[serde(default)]
+    pub nested_paging: bool,
     pub vmm_end: String,
     pub vmm_signal: Option<i32>,
     pub vmm_s: f64,

@@ -40,9 +40,11 @@ fn work() -> Result<()> {
         return switch::to_disk();
     }
     if bench::wanted() {
+        machine::seed()?;
         return bench::work();
     }
     if Path::new(STORM_FILE).exists() {
+        machine::seed()?;
         return storm::work();
     }
     machine::mount_share()?;
