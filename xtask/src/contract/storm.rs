@@ -15,6 +15,10 @@ pub const ALL_SHIPPED: &str = "(all)";
 pub const LINE_SIZE: u64 = 64;
 pub const LINES: u64 = 64;
 
+/// Where the guest's page tables have the page that is poisoned: another address than its own, so that the two cannot be
+/// taken for one another.
+pub const GUEST_VIRTUAL: u64 = 0x18_0000;
+
 /// For shadow paging: kvm_intel's parameter and kvm_amd's; each ignores the other's.
 pub const SHADOW_PAGING: &str = "ept=0 npt=0";
 

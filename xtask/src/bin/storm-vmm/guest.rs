@@ -2,14 +2,12 @@
 
 use anyhow::{Context, Result};
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
-use lab_contract::storm::{BARE_EXITS, Instruction, LINE_SIZE, LINES, Mode, StormPlan};
+use lab_contract::storm::{BARE_EXITS, GUEST_VIRTUAL, Instruction, LINE_SIZE, LINES, Mode, StormPlan};
 
 use crate::memory::{Memory, PAGE};
 
 /// The page that is poisoned.
 pub const POISONED: u64 = 0x10_0000;
-/// Where the guest's page tables have it: another address, so that the two cannot be taken for one another.
-const VIRTUAL: u64 = 0x18_0000;
 
 /// Ports that the guest speaks to the VMM by.
 pub const POISON_ME: u16 = 0x80;
@@ -85,7 +83,7 @@ impl Guest {
         kvm_regs {
             rip: CODE,
             rsp: STACK,
-            rdi: VIRTUAL,
+            rdi: GUEST_VIRTUAL,
             rflags: 2,
             ..kvm_regs::default()
         }
@@ -175,7 +173,7 @@ fn page_tables(memory: &mut Memory) -> Result<()> {
     }
     for page in 0..512 {
         // Accessed and dirty already: the processor has nothing to write back.
-        let at = if page * PAGE == VIRTUAL {
+        let at = if page * PAGE == GUEST_VIRTUAL {
             POISONED
         } else {
             page * PAGE

@@ -1,7 +1,7 @@
 //! The storms that are worth a run of their own, and what poisontrace has to say of each.
 
 use anyhow::{Result, bail, ensure};
-use lab_contract::storm::{Instruction, LINES, Mode, SHADOW_PAGING, Storm, StormPlan};
+use lab_contract::storm::{GUEST_VIRTUAL, Instruction, LINES, Mode, SHADOW_PAGING, Storm, StormPlan};
 use serde_json::Value;
 
 use super::StormRun;
@@ -121,7 +121,27 @@ impl Cell {
             Ok(())
         };
         // A VMM that dies at once does not live until its guest's memory is read.
-        let bytes = run.result.decode_assists || (self.watch == Watch::GuestCode && self.mode != Mode::Die);
+        let bytes = match self.watch {
+            Watch::GuestCode if self.mode != Mode::Die => true,
+            Watch::Tracepoints => false,
+            _ => run.result.decode_assists,
+        };
+        expect(
+            "/latency_ns/gup_basis",
+            if self.watch == Watch::Tracepoints {
+                "bound"
+            } else {
+                "exact"
+            },
+        )?;
+        match self.watch {
+            Watch::Tracepoints => ensure!(
+                incident["missing"].to_string().contains("kprobe was taken away"),
+                "missing[] does not say what was taken away"
+            ),
+            Watch::ShadowPaging => never_a_gpa(run, incident)?,
+            Watch::Plain | Watch::GuestCode => {}
+        }
         let walks = !matches!(self.mode, Mode::Swallow | Mode::Die);
         if walks {
             expect("/storm/kind", "line_walk")?;
@@ -175,6 +195,17 @@ impl Cell {
         }
         Ok(())
     }
+}
+
+/// KVM shadowed the guest's page tables, and the addresses that it gave then are not called physical.
+fn never_a_gpa(run: &StormRun, incident: &Value) -> Result<()> {
+    ensure!(!run.result.nested_paging, "the host has nested paging");
+    let text = incident.to_string();
+    let seen = format!("guest-virtual address {GUEST_VIRTUAL:#x}");
+    ensure!(text.contains(&seen), "the timeline does not tell of {seen}");
+    let wrong = format!("GPA {GUEST_VIRTUAL:#x}");
+    ensure!(!text.contains(&wrong), "it speaks of {wrong}");
+    Ok(())
 }
 
 /// A storm by the VMM alone, and the same under poisontrace: what the probes add is the difference. The first is cut
@@ -235,10 +266,10 @@ impl Watch {
     pub fn hidden(self) -> &'static [&'static str] {
         match self {
             Self::Plain | Self::GuestCode => &[],
-            // signal_generate has no address.
-            Self::Tracepoints => &["host address"],
+            // signal_generate has no address, and so nothing joins the page that memory_failure_event names to the guest's.
+            Self::Tracepoints => &["host address", "page frame"],
             // Faults have guest-virtual addresses.
-            Self::ShadowPaging => &["distinct lines", "line bitmap", "guest address"],
+            Self::ShadowPaging => &["guest address"],
         }
     }
 }
