@@ -11,9 +11,16 @@ fn main() -> io::Result<()> {
         .map(PathBuf::from)
         .ok_or_else(|| io::Error::other("usage: manual DIR"))?;
     fs::create_dir_all(&dir)?;
-    let mut command = poisontrace::cli::command();
+    let mut command = without_help(poisontrace::cli::command());
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         generate_to(shell, &mut command, "poisontrace", &dir)?;
     }
     clap_mangen::generate_to(command, &dir)
+}
+
+/// A page for `poisontrace help run` would say what that for `poisontrace run` says.
+fn without_help(command: clap::Command) -> clap::Command {
+    command
+        .disable_help_subcommand(true)
+        .mut_subcommands(without_help)
 }

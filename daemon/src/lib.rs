@@ -13,7 +13,7 @@
 //! | what a VMM says while its incident is open, as events | [`follow`] |
 //! | report, store | [`sinks`] |
 //!
-//! [`identity`] looks up who a process is, [`guest`] reads its guest's code where that is allowed, [`host`] what machine this is, and [`cli`] ties the stages
+//! [`privileges`] is what the daemon gives up once it runs. [`identity`] looks up who a process is, [`guest`] reads its guest's code where that is allowed, [`host`] what machine this is, and [`cli`] ties the stages
 //! together for each command; [`config`] is what the operator sets.
 
 pub mod cli;
@@ -32,6 +32,7 @@ pub mod incident;
 pub mod kernel;
 pub mod notify;
 pub mod pins;
+pub mod privileges;
 pub mod probes;
 pub mod sinks;
 pub mod text;

@@ -1,6 +1,6 @@
 //! What the service manager is told, and the proof of life behind it.
 //!
-//! A process that runs says nothing of probes that do not. So every [`PROOF`] a thread of the daemon's ends, at once: the
+//! A process that runs says nothing of probes that do not. So at each [`proof_interval`] a thread of the daemon's ends, at once: the
 //! program on `sched_process_exit` sends a record of that, and only what comes out of the ring buffer at this end (that
 //! record, or any other) makes the watchdog's ping. Attachment, program, ring buffer, decoder and event loop are all in it.
 
@@ -8,8 +8,13 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// How often life is proved; the unit's WatchdogSec is three times that.
-pub const PROOF: Duration = Duration::from_secs(60);
+/// How often life is proved where no watchdog asks for more.
+const PROOF: Duration = Duration::from_secs(60);
+
+/// How often life is proved: three times within what the unit's WatchdogSec allows.
+pub fn proof_interval() -> Duration {
+    sd_notify::watchdog_enabled().map_or(PROOF, |limit| PROOF.min(limit / 3).max(Duration::from_secs(1)))
+}
 const THREAD: &str = "pt-heartbeat";
 
 /// Where there is no service manager nothing is told, and that is no error.
@@ -19,9 +24,19 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
+/// Whether a service manager has started this process, and starts it again if it fails.
+pub fn managed() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// Started, as far as the manager is concerned; `status` says what there is to wait for.
 pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// Nothing to prove yet: KVM is waited for.
+pub fn alive() {
+    tell(&[NotifyState::Watchdog]);
 }
 
 pub fn stopping() {
@@ -35,6 +50,7 @@ pub struct Heart {
     /// `sched_process_exit`).
     proved: bool,
     judged: bool,
+    silent: bool,
 }
 
 /// What a look at the heart came to.
@@ -65,10 +81,16 @@ impl Heart {
             _ => {}
         }
         self.judged = true;
-        if beat != Beat::Silent {
-            tell(&[NotifyState::Watchdog]);
+        self.silent = beat == Beat::Silent;
+        if !self.silent {
+            alive();
         }
         beat
+    }
+
+    /// Whether the last proof did not come.
+    pub fn silent(&self) -> bool {
+        self.silent
     }
 
     /// Asks for the next proof.

@@ -52,3 +52,16 @@ fn the_configuration_names_the_store_where_no_flag_does() {
         "{output:?}"
     );
 }
+
+#[test]
+fn a_file_that_is_not_there_is_told_with_what_to_do() {
+    for (arguments, next) in [
+        (["incidents", "--config", "/no/such.toml"], "--config"),
+        (["replay", "--from", "/no/such.ptrace"], "poisontrace record -o"),
+    ] {
+        let output = poisontrace(arguments);
+        assert_eq!(output.status.code(), Some(2));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains("/no/such") && stderr.contains(next), "{stderr}");
+    }
+}

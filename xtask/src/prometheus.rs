@@ -79,8 +79,8 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Scrapes `target` and evaluates `rules` every second.
-    pub fn start(programs: &Path, target: &str, rules: &[(String, String)]) -> Result<Self> {
+    /// Scrapes `targets` and evaluates `rules` every second.
+    pub fn start(programs: &Path, targets: &[String], rules: &[(String, String)]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         for (name, text) in rules {
             fs::write(folder.path().join(name), text)?;
@@ -93,8 +93,9 @@ impl Prometheus {
 rule_files: ['*.rules.yml']
 scrape_configs:
   - job_name: poisontrace
-    static_configs: [{{targets: ['{target}']}}]
-"
+    static_configs: [{{targets: ['{}']}}]
+",
+                targets.join("', '")
             ),
         )?;
         let address = format!("127.0.0.1:{}", free_port()?);

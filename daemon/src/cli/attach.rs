@@ -14,7 +14,9 @@ use crate::{
         kvm::Kvm,
         plan::Plan,
     },
+    notify,
     pins::Pins,
+    privileges::{self, Return},
     probes::load::{BoundRow, Loaded},
 };
 
@@ -38,6 +40,20 @@ pub struct Attached {
     pub session: Session,
     pub decoder: Decoder,
     pub facts: Facts,
+}
+
+impl Attached {
+    /// Gives up the capabilities that are not needed any more. Threads that run already would keep theirs.
+    pub fn give_up_privileges(&self) -> Result<(), Failure> {
+        let module = self.facts.modules.values().any(|module| module.users.is_some());
+        let kvm = match (module, notify::managed()) {
+            (false, _) => Return::Never,
+            (true, false) => Return::Attach,
+            (true, true) => Return::AttachOrStartAgain,
+        };
+        privileges::give_up(kvm, || self.loaded.maps_can_be_read())
+            .map_err(|err| Failure::new(format!("cannot give up capabilities: {err}")))
+    }
 }
 
 /// The facts of the running kernel, without what is to be done without.

@@ -5,7 +5,10 @@ use std::{path::Path, time::Duration};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{Failure, attach::Attached, output};
-use crate::kernel::{facts::Facts, kvm::Kvm, plan::Plan, uevent::Uevents};
+use crate::{
+    kernel::{facts::Facts, kvm::Kvm, plan::Plan, uevent::Uevents},
+    notify, privileges,
+};
 
 const ROOT: &str = "/";
 /// How often KVM is looked for where the kernel does not say when it comes.
@@ -28,6 +31,7 @@ pub fn wait(waiting: impl FnOnce()) -> Result<(), Failure> {
     ))?;
     waiting();
     while now != Kvm::Ready {
+        notify::alive();
         match &events {
             Ok(events) => {
                 events.wait(LOOK);
@@ -99,13 +103,12 @@ impl Follower {
                 );
             }
             (false, true) => {
-                let facts = Facts::of_this_kernel()?;
-                if !attached.loaded.fits(&Plan::new(&facts, false)) {
+                let (probes, failed) = privileges::attaching(|| reattach(attached))?;
+                if probes == 0 && notify::managed() {
                     return Err(Failure::new(
-                        "KVM came back with events of another layout: start poisontrace again",
+                        "KVM is back, and this process has given up the right to attach to it: started again, it goes on",
                     ));
                 }
-                let (probes, failed) = attached.loaded.reattach_kvm();
                 tracing::info!(probes, "KVM is back: its probes are attached again");
                 for why in failed {
                     tracing::error!("a probe did not come back: {why}");
@@ -115,4 +118,15 @@ impl Follower {
         }
         Ok(())
     }
+}
+
+/// Attaches KVM's probes again: how many came back, and why others did not.
+fn reattach(attached: &mut Attached) -> Result<(usize, Vec<String>), Failure> {
+    let facts = Facts::of_this_kernel()?;
+    if !attached.loaded.fits(&Plan::new(&facts, false)) {
+        return Err(Failure::new(
+            "KVM came back with events of another layout: start poisontrace again",
+        ));
+    }
+    Ok(attached.loaded.reattach_kvm())
 }

@@ -1,7 +1,13 @@
 //! `poisontrace replay`: recordings through the daemon's own pipeline, with /metrics on. What is served is what was
 //! served then, but for what only a live kernel tells: its own counters, the store, the programs' cost.
 
-use std::{fs::File, io::BufReader, path::Path, process::ExitCode, time::Duration};
+use std::{
+    fs::File,
+    io::{self, BufReader},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -156,7 +162,13 @@ impl Outside {
 }
 
 fn open(file: &Path) -> Result<Reader<BufReader<File>>, Failure> {
-    let opened = File::open(file).map_err(|err| wrong(file, &err))?;
+    let opened = File::open(file).map_err(|err| match err.kind() {
+        io::ErrorKind::NotFound => wrong(
+            file,
+            &"there is no such file: `poisontrace record -o FILE` makes a recording, `run --record FILE` too",
+        ),
+        _ => wrong(file, &err),
+    })?;
     Reader::new(BufReader::new(opened), false).map_err(|err| wrong(file, &err))
 }
 

@@ -19,7 +19,6 @@ use crate::{
     config::{Config, Layers, needs_restart},
     host::ClockPair,
     http::{Ready, Server},
-    kernel::plan::Plan,
     notify::{self, Beat, Heart},
     pins::{self, Pins},
     probes::source::Source,
@@ -48,14 +47,9 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
         config.guest.read_code,
         args.outlive.then(|| Pins::take(Path::new(pins::ROOT))).flatten(),
     )?;
-    let ready = match Plan::verdict_needs(|name| attached.session.has(name)).as_slice() {
-        [] => Ready::Yes,
-        missing => Ready::No(format!(
-            "no verdict is possible on this kernel without: {}",
-            missing.join(", ")
-        )),
-    };
+    let ready = serving::readiness(|name| attached.loaded.has(name));
     let server = serving::server(&config.web, ready)?;
+    attached.give_up_privileges()?;
     let max_vms = config
         .metrics
         .vm_labels
@@ -92,6 +86,7 @@ pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
         read_code,
         None,
     )?;
+    attached.give_up_privileges()?;
     let sinks = Sinks::new(Metrics::new(&attached.session, attached.session.clock, None)?);
     let mut pipeline = Pipeline::live(
         attached.session.clone(),
@@ -183,7 +178,7 @@ async fn events(
     output::print("poisontrace: ready\n")?;
     notify::ready(&attach::status(&attached.session));
     let mut heart = Heart::default();
-    let mut proof = interval_at(Instant::now() + FIRST_PROOF, notify::PROOF);
+    let mut proof = interval_at(Instant::now() + FIRST_PROOF, notify::proof_interval());
     proof.set_missed_tick_behavior(MissedTickBehavior::Delay);
     heart.ask();
 
@@ -243,12 +238,14 @@ async fn events(
                     failed = Some(reason);
                     break;
                 }
+                serving.ready(ready(attached, &heart));
             }
             _ = look.tick() => {
                 if let Err(reason) = kvm.follow(attached) {
                     failed = Some(reason);
                     break;
                 }
+                serving.ready(ready(attached, &heart));
                 storming |= source.get_ref().has_totals();
                 pipeline.look_around(ClockPair::now().monotonic_ns);
                 pipeline.reconcile();
@@ -261,6 +258,7 @@ async fn events(
                 if heart.judge(source.get_mut().proved_live()) == Beat::Live {
                     pipeline.proved_live();
                 }
+                serving.ready(ready(attached, &heart));
                 heart.ask();
             }
             scrape = serving.next() => {
@@ -288,6 +286,14 @@ async fn events(
     flush_logger(&mut logger);
     pipeline.finish()?;
     failed.map_or(Ok(()), Err)
+}
+
+/// What /-/ready says.
+fn ready(attached: &attach::Attached, heart: &Heart) -> Ready {
+    match heart.silent() {
+        true => Ready::No("the probes do not prove that they run".to_owned()),
+        false => serving::readiness(|name| attached.loaded.has(name)),
+    }
 }
 
 /// All that the probes have sent and counted until now.

@@ -7,20 +7,21 @@ use tokio::sync::mpsc;
 use super::Failure;
 use crate::{
     config::Web,
-    http::{Ready, Reloader, Scrape, Server},
+    http::{Controls, Ready, Scrape, Server},
+    kernel::plan::Plan,
 };
 
 /// Scrapes that come in; none where nothing listens.
 pub struct Serving {
     scrapes: Option<mpsc::Receiver<Scrape>>,
-    reloader: Option<Reloader>,
+    controls: Option<Controls>,
 }
 
 impl Serving {
     pub fn none() -> Self {
         Self {
             scrapes: None,
-            reloader: None,
+            controls: None,
         }
     }
 
@@ -30,11 +31,11 @@ impl Serving {
             return Ok(Self::none());
         };
         let address = server.address()?;
-        let (scrapes, reloader) = server.start()?;
+        let (scrapes, controls) = server.start()?;
         tracing::info!(%address, "/metrics is served");
         Ok(Self {
             scrapes: Some(scrapes),
-            reloader: Some(reloader),
+            controls: Some(controls),
         })
     }
 
@@ -49,11 +50,26 @@ impl Serving {
         }
     }
 
+    /// What /-/ready says from now on.
+    pub fn ready(&self, ready: Ready) {
+        if let Some(controls) = &self.controls {
+            controls.ready(ready);
+        }
+    }
+
     /// Reads certificates and users again.
     pub fn reload(&self) {
-        if let Some(Err(err)) = self.reloader.as_ref().map(Reloader::reload) {
+        if let Some(Err(err)) = self.controls.as_ref().map(Controls::reload) {
             tracing::error!(error = %err, "the web configuration is not taken over; the one before holds");
         }
+    }
+}
+
+/// Whether a verdict can be had with the probes that are `attached` now.
+pub fn readiness(attached: impl Fn(&str) -> bool) -> Ready {
+    match Plan::verdict_needs(attached).as_slice() {
+        [] => Ready::Yes,
+        missing => Ready::No(format!("no verdict is possible without: {}", missing.join(", "))),
     }
 }
 

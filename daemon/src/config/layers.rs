@@ -15,7 +15,7 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("{0}: {1}")]
+    #[error("{0}: {problem}", problem = unreadable(.1))]
     Io(PathBuf, io::Error),
     #[error("{file}:{line}: {problem}")]
     Line {
@@ -27,6 +27,18 @@ pub enum ConfigError {
     Environment { name: String, problem: String },
     #[error("{key}: {problem}")]
     Flag { key: String, problem: String },
+}
+
+fn unreadable(err: &io::Error) -> String {
+    match err.kind() {
+        io::ErrorKind::NotFound => {
+            "there is no such file: name another with --config, or leave it out for /etc/poisontrace/poisontrace.toml, \
+             or the defaults where that is not there"
+                .to_owned()
+        }
+        io::ErrorKind::PermissionDenied => "not allowed: run it with sudo, or name another with --config".to_owned(),
+        _ => err.to_string(),
+    }
 }
 
 /// Where settings come from. Kept, so that SIGHUP reads the same again.

@@ -42,7 +42,7 @@ pub enum HttpError {
 }
 
 /// Whether a verdict can be had: what /-/ready says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ready {
     Yes,
     /// With the reason.
@@ -57,8 +57,8 @@ pub struct Server {
     scrapes: mpsc::Receiver<Scrape>,
 }
 
-/// Reads the web configuration again.
-pub struct Reloader {
+/// What can change while it serves.
+pub struct Controls {
     shared: Arc<Shared>,
     file: Option<PathBuf>,
 }
@@ -66,7 +66,7 @@ pub struct Reloader {
 /// What every connection reads.
 struct Shared {
     access: Mutex<Arc<web_config::Access>>,
-    ready: Ready,
+    ready: Mutex<Ready>,
     scrapes: mpsc::Sender<Scrape>,
     connections: Arc<Semaphore>,
     hashing: Semaphore,
@@ -75,6 +75,10 @@ struct Shared {
 impl Shared {
     fn access(&self) -> Arc<web_config::Access> {
         Arc::clone(&self.access.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn ready(&self) -> Ready {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -93,7 +97,10 @@ impl Server {
             .take_tcp_listener(0)
             .map_err(HttpError::Activation)?;
         let listener = match (handed, address) {
-            (Some(listener), _) => listener,
+            (Some(listener), _) => {
+                tracing::info!("the socket that systemd handed over is used, in place of web.listen_address");
+                listener
+            }
             (None, Some(address)) => {
                 TcpListener::bind(address).map_err(|err| HttpError::Listen(address, err))?
             }
@@ -104,7 +111,7 @@ impl Server {
         let (sender, scrapes) = mpsc::channel(MAX_WAITING);
         let shared = Shared {
             access: Mutex::new(Arc::new(access)),
-            ready,
+            ready: Mutex::new(ready),
             scrapes: sender,
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             hashing: Semaphore::new(1),
@@ -125,18 +132,23 @@ impl Server {
     ///
     /// # Errors
     /// If the runtime cannot watch the socket.
-    pub fn start(self) -> io::Result<(mpsc::Receiver<Scrape>, Reloader)> {
+    pub fn start(self) -> io::Result<(mpsc::Receiver<Scrape>, Controls)> {
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
-        let reloader = Reloader {
+        let controls = Controls {
             shared: Arc::clone(&self.shared),
             file: self.config_file,
         };
         tokio::spawn(accept(listener, self.shared));
-        Ok((self.scrapes, reloader))
+        Ok((self.scrapes, controls))
     }
 }
 
-impl Reloader {
+impl Controls {
+    /// Changes what /-/ready says.
+    pub fn ready(&self, ready: Ready) {
+        *self.shared.ready.lock().unwrap_or_else(PoisonError::into_inner) = ready;
+    }
+
     /// Certificates and users as they are now; where they are wrong, those before hold.
     ///
     /// # Errors

@@ -62,7 +62,7 @@ async fn routed(request: &Request<Incoming>, shared: &Shared) -> Answer {
     match request.uri().path() {
         "/metrics" => metrics(shared).await,
         "/-/healthy" => plain(StatusCode::OK, TEXT, "healthy\n"),
-        "/-/ready" => match &shared.ready {
+        "/-/ready" => match shared.ready() {
             Ready::Yes => plain(StatusCode::OK, TEXT, "ready\n"),
             Ready::No(reason) => plain(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
         },

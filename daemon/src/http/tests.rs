@@ -7,8 +7,13 @@ use std::{
 
 use super::*;
 
-/// A server with a pipeline that answers every scrape, on a thread of its own.
 fn served(web_config: Option<&str>, ready: Ready) -> (SocketAddr, tempfile::TempDir) {
+    let (address, dir, _) = controlled(web_config, ready);
+    (address, dir)
+}
+
+/// A server with a pipeline that answers every scrape, on a thread of its own.
+fn controlled(web_config: Option<&str>, ready: Ready) -> (SocketAddr, tempfile::TempDir, Controls) {
     let dir = tempfile::tempdir().unwrap();
     let file = web_config.map(|text| {
         let file = dir.path().join("web.yml");
@@ -18,19 +23,21 @@ fn served(web_config: Option<&str>, ready: Ready) -> (SocketAddr, tempfile::Temp
     let any = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
     let server = Server::new(any, file.as_deref(), ready).unwrap().unwrap();
     let address = server.address().unwrap();
+    let (started, controls) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
         runtime.block_on(async move {
-            let (mut scrapes, _reloader) = server.start().unwrap();
+            let (mut scrapes, controls) = server.start().unwrap();
+            started.send(controls).unwrap();
             while let Some(scrape) = scrapes.recv().await {
                 let _ = scrape.send("poisontrace_vms 3\n".to_owned());
             }
         });
     });
-    (address, dir)
+    (address, dir, controls.recv().unwrap())
 }
 
 fn ask(address: SocketAddr, request: &str) -> String {
@@ -74,6 +81,18 @@ fn without_the_probes_that_a_verdict_needs_it_is_not_ready_and_says_why() {
     let answer = get(address, "/-/ready", "");
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.ends_with("no verdict without kvm_exit\n"));
+}
+
+#[test]
+fn probes_that_are_lost_while_it_serves_make_it_unready_until_they_are_back() {
+    let (address, _dir, controls) = controlled(None, Ready::Yes);
+    let status = || get(address, "/-/ready", "").chars().take(12).collect::<String>();
+    assert_eq!(status(), "HTTP/1.1 200");
+    controls.ready(Ready::No("no verdict is possible without: kvm_exit".into()));
+    assert_eq!(status(), "HTTP/1.1 503");
+    assert!(get(address, "/-/healthy", "").starts_with("HTTP/1.1 200"));
+    controls.ready(Ready::Yes);
+    assert_eq!(status(), "HTTP/1.1 200");
 }
 
 #[test]

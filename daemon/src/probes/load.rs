@@ -3,7 +3,7 @@
 //! [`Loaded::new`] is the one place that loads the object, [`Loaded::attach_row`] the one that attaches a row (also
 //! once more), [`Loaded::detach_row`] the one that lets go of it.
 
-use aya::{Btf, Ebpf, EbpfLoader};
+use aya::{Btf, Ebpf, EbpfLoader, maps::PerCpuArray};
 use poisontrace_probes::arming;
 
 use super::{
@@ -192,6 +192,18 @@ impl Loaded {
         {
             tracing::error!(error = %err, "not all that is pinned could be removed: `poisontrace detach` does");
         }
+    }
+
+    /// Whether the row of this name is attached now.
+    pub fn has(&self, name: &str) -> bool {
+        let row = self.rows.iter().find(|row| row.status.name == name);
+        row.is_some_and(|row| row.state == RowState::Attached)
+    }
+
+    /// Whether this thread may read the programs' maps.
+    pub fn maps_can_be_read(&self) -> bool {
+        let lost = self.ebpf.map("LOST").map(PerCpuArray::<_, u64>::try_from);
+        lost.is_some_and(|map| map.is_ok_and(|map| map.get(&0, 0).is_ok()))
     }
 
     /// One row each, in the plan's order.

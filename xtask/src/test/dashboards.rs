@@ -23,6 +23,10 @@ const REPLAYED: [&str; 4] = [
     "storm-intel-6.12",
     "spin-intel-6.12",
 ];
+/// On a second host.
+const ELSEWHERE: [&str; 1] = ["panic-amd-6.12"];
+/// The one query for a fleet's incidents, as daemon/docs/operating.md has it.
+const FLEET: &str = "sum by (instance, outcome, cause) (poisontrace_incidents_total) > 0";
 const REPLAYED_WITHIN: Duration = Duration::from_secs(180);
 /// Metrics that only a live kernel has; a replay serves none of them.
 const LIVE: [&str; 2] = [
@@ -75,6 +79,10 @@ pub fn run(paths: &Paths, daemon: &Path, tally: &mut Tally, progress: &Progress)
                         check(&what, has_data(&replay.prometheus, &query.expr));
                     }
                 }
+                check(
+                    "one_query_finds_the_incidents_of_two_hosts",
+                    fleet(paths, &replay.prometheus),
+                );
                 check("the_alerts_that_should_fire_do", fired(&replay.prometheus));
             }
         }
@@ -85,13 +93,16 @@ pub fn run(paths: &Paths, daemon: &Path, tally: &mut Tally, progress: &Progress)
 /// A Prometheus that has watched the recordings being replayed, and still watches.
 pub struct Replay {
     pub prometheus: Prometheus,
-    _daemon: Running,
+    _daemons: Vec<Running>,
 }
 
 impl Replay {
     pub fn run(paths: &Paths, daemon: &Path, programs: &Path) -> Result<Self> {
-        let target = format!("127.0.0.1:{}", prometheus::free_port()?);
-        let prometheus = Prometheus::start(programs, &target, &hurried(paths)?)?;
+        let targets = [
+            format!("127.0.0.1:{}", prometheus::free_port()?),
+            format!("127.0.0.1:{}", prometheus::free_port()?),
+        ];
+        let prometheus = Prometheus::start(programs, &targets, &hurried(paths)?)?;
         // It begins to scrape some seconds after it is ready; what is replayed before that it does not see change.
         let begun = Instant::now();
         while prometheus.series("up")?.is_empty() {
@@ -101,33 +112,51 @@ impl Replay {
             );
             std::thread::sleep(Duration::from_millis(200));
         }
-        let recordings = paths.root.join("daemon/tests/recordings");
-        let mut replay = command::clean(daemon);
-        replay
-            .args(["replay", "--longest-pause", "2", "--stay", "--vm-labels"])
-            .args(["--web.listen-address", &target, "--from"])
-            .args(REPLAYED.map(|name| recordings.join(format!("{name}.ptrace"))));
-        let log = prometheus.folder().join("daemon.log");
-        let mut running = Running::start(&mut replay, &log)?;
-        let begun = Instant::now();
-        loop {
-            let said = fs::read_to_string(&log).unwrap_or_default();
-            if said.contains("replayed, still serving") {
-                break;
-            }
-            running.lives().with_context(|| said.clone())?;
-            ensure!(
-                begun.elapsed() < REPLAYED_WITHIN,
-                "the replay does not end: {said}"
-            );
-            std::thread::sleep(Duration::from_millis(200));
+        let mut daemons = Vec::new();
+        for (target, recordings) in targets.iter().zip([&REPLAYED[..], &ELSEWHERE[..]]) {
+            let log = prometheus.folder().join(format!("{target}.log"));
+            daemons.push((replay(paths, daemon, target, recordings, &log)?, log));
+        }
+        for (running, log) in &mut daemons {
+            until_replayed(running, log)?;
         }
         // Some scrapes more, and the rules that wait for five seconds.
         std::thread::sleep(Duration::from_secs(8));
         Ok(Self {
             prometheus,
-            _daemon: running,
+            _daemons: daemons.into_iter().map(|(running, _)| running).collect(),
         })
+    }
+}
+
+/// A daemon that replays recordings, and goes on serving.
+fn replay(paths: &Paths, daemon: &Path, target: &str, recordings: &[&str], log: &Path) -> Result<Running> {
+    let folder = paths.root.join("daemon/tests/recordings");
+    let mut replay = command::clean(daemon);
+    replay
+        .args(["replay", "--longest-pause", "2", "--stay", "--vm-labels"])
+        .args(["--web.listen-address", target, "--from"])
+        .args(
+            recordings
+                .iter()
+                .map(|name| folder.join(format!("{name}.ptrace"))),
+        );
+    Running::start(&mut replay, log)
+}
+
+fn until_replayed(running: &mut Running, log: &Path) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let said = fs::read_to_string(log).unwrap_or_default();
+        if said.contains("replayed, still serving") {
+            return Ok(());
+        }
+        running.lives().with_context(|| said.clone())?;
+        ensure!(
+            begun.elapsed() < REPLAYED_WITHIN,
+            "the replay does not end: {said}"
+        );
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 
@@ -219,6 +248,19 @@ fn runbooks(paths: &Paths, prometheus: &Prometheus) -> Result<()> {
 fn has_data(prometheus: &Prometheus, expr: &str) -> Result<()> {
     let series = prometheus.series(expr)?;
     ensure!(live(expr) || !series.is_empty(), "no data");
+    Ok(())
+}
+
+fn fleet(paths: &Paths, prometheus: &Prometheus) -> Result<()> {
+    let hosts: BTreeSet<String> = prometheus
+        .series(FLEET)?
+        .iter()
+        .filter(|series| series.labels["outcome"] == "guest_panicked")
+        .filter_map(|series| Some(series.labels["instance"].as_str()?.to_owned()))
+        .collect();
+    ensure!(hosts.len() == 2, "a panicked guest on {hosts:?}");
+    let document = fs::read_to_string(paths.root.join("daemon/docs/operating.md"))?;
+    ensure!(document.contains(FLEET), "operating.md has another query");
     Ok(())
 }
 

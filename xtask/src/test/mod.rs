@@ -7,6 +7,7 @@ pub mod dashboards;
 mod files;
 mod fuzz;
 mod late;
+mod packages;
 mod reloads;
 mod replay;
 mod report;
@@ -25,6 +26,7 @@ use anyhow::Result;
 use crate::apt::Apt;
 use crate::builds;
 use crate::cli::{Part, Test};
+use crate::install;
 use crate::lab::scenarios::Story;
 use crate::lab::storm::StormLab;
 use crate::lab::{self, Lab, Run};
@@ -65,6 +67,16 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
     if options.full {
         progress.note("tier 3: a browser");
         looked_at(paths, &daemon, &mut tally, progress)?;
+        progress.note("tier 4: the packages, and one in a real Debian");
+        packages::run(paths, &mut tally, progress);
+        let skipped = options
+            .no_lab
+            .then(|| "--no-lab".to_owned())
+            .or_else(lab::install::unavailable);
+        match skipped {
+            Some(reason) => tally.skip("lab::install", &reason),
+            None => install::examine(paths, &options.lab.kernel, &mut tally, progress),
+        }
     }
     progress.finish();
     let in_ci = env::var_os("CI").is_some_and(|value| value == "true");

@@ -1,17 +1,35 @@
 //! What the screen shows: the last reading of the daemon and of the store.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use super::scrape::Metrics;
 use crate::{
     incident::model::Incident,
-    sinks::store::{Stored, Wanted},
+    sinks::store::{FILE, Stored, Wanted},
 };
 
 /// Incidents shown.
 const MAX_INCIDENTS: usize = 200;
 /// Rates kept for the sparkline: five minutes.
 const MAX_RATES: usize = 300;
+
+/// What tells that a database has been written to: inode, length and time of change of it and of its log.
+#[derive(PartialEq, Eq)]
+struct Files([Option<(u64, u64, i64, i64)>; 2]);
+
+impl Files {
+    fn of(dir: &Path) -> Self {
+        Self([FILE.to_owned(), format!("{FILE}-wal")].map(|name| {
+            let file = fs::metadata(dir.join(name)).ok()?;
+            Some((file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
+        }))
+    }
+}
 
 /// See the module.
 pub struct State {
@@ -22,6 +40,8 @@ pub struct State {
     exits: Option<(Instant, f64)>,
     /// Poison exits a second, the newest last.
     pub rates: Vec<u64>,
+    /// The store's files when it was read.
+    read: Option<Files>,
     /// Newest first.
     pub incidents: Result<Vec<Incident>, String>,
     /// Id of the one whose answer is shown: it stays though others come.
@@ -36,6 +56,7 @@ impl State {
             metrics: Err("asking the daemon".to_owned()),
             exits: None,
             rates: Vec::new(),
+            read: None,
             incidents: Ok(Vec::new()),
             selected: None,
         }
@@ -50,13 +71,16 @@ impl State {
             ),
         };
         self.rate();
+        // A store that nobody has written to need not be read again.
+        let files = Files::of(&self.dir);
+        if self.read.as_ref() == Some(&files) {
+            return;
+        }
         self.incidents = Stored::open(&self.dir)
-            .and_then(|stored| stored.get(&Wanted::All))
-            .map(|found| {
-                let newest = found.into_iter().rev().take(MAX_INCIDENTS);
-                newest.map(|(_, incident)| incident).collect()
-            })
+            .and_then(|stored| stored.get(&Wanted::Newest(MAX_INCIDENTS)))
+            .map(|found| found.into_iter().rev().map(|(_, incident)| incident).collect())
             .map_err(|err| err.to_string());
+        self.read = Some(files);
     }
 
     fn rate(&mut self) {
@@ -94,5 +118,34 @@ impl State {
         let place = |id: &String| incidents.iter().position(|incident| incident.id == *id);
         let newest = (!incidents.is_empty()).then_some(0);
         self.selected.as_ref().and_then(place).or(newest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_store_is_read_again_when_it_has_changed_and_only_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = State::new(dir.path().to_owned(), None);
+        state.refresh();
+        assert!(state.incidents.is_err(), "there is no store yet");
+        let store = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/layout-1.db");
+        fs::copy(store, dir.path().join(FILE)).unwrap();
+        state.refresh();
+        let stored = state.incidents.as_ref().unwrap().len();
+        assert!(stored > 0);
+        state.incidents = Ok(Vec::new());
+        state.refresh();
+        assert!(
+            state.incidents.as_ref().unwrap().is_empty(),
+            "nothing changed: not read"
+        );
+        let file = fs::File::open(dir.path().join(FILE)).unwrap();
+        file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(1))
+            .unwrap();
+        state.refresh();
+        assert_eq!(state.incidents.as_ref().unwrap().len(), stored);
     }
 }

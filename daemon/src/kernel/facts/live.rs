@@ -57,7 +57,7 @@ impl Facts {
         let tracefs = tracefs(root)?;
         let mut facts = Self {
             release: rustix::system::uname().release().to_string_lossy().into_owned(),
-            symbols: symbols(&root.join("proc/kallsyms")),
+            symbols: symbols(root, &tracefs),
             kprobes: root.join("sys/bus/event_source/devices/kprobe/type").exists()
                 || tracefs.join("kprobe_events").exists(),
             modules: modules(root),
@@ -132,18 +132,38 @@ fn events(tracefs: &Path) -> BTreeMap<String, Format> {
         .collect()
 }
 
-/// Those of the functions that are text symbols; streamed, as the file has 200,000 lines.
-fn symbols(kallsyms: &Path) -> BTreeSet<String> {
+/// Those of the functions that kprobes can bind to. systemd's ProtectKernelTunables hides kallsyms (it reads as empty); then
+/// what ftrace can trace, which on kernels with dynamic ftrace lacks none of them.
+fn symbols(root: &Path, tracefs: &Path) -> BTreeSet<String> {
+    // `ffffffff81000000 T name	[module]`
+    let found = named(&root.join("proc/kallsyms"), |line| {
+        let mut words = words(line).skip(1);
+        words.next().filter(|kind| matches!(*kind, b"T" | b"t"))?;
+        words.next()
+    });
+    match found.is_empty() {
+        false => found,
+        // `name [module]`
+        true => named(&tracefs.join("available_filter_functions"), |line| {
+            words(line).next()
+        }),
+    }
+}
+
+fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|byte| byte.is_ascii_whitespace())
+}
+
+/// Those of the functions that a line names; streamed, as there are 200,000 lines.
+fn named(file: &Path, name: impl Fn(&[u8]) -> Option<&[u8]>) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    let Ok(file) = fs::File::open(kallsyms) else {
+    let Ok(file) = fs::File::open(file) else {
         return found;
     };
     let mut file = io::BufReader::with_capacity(1 << 16, file);
     let mut line = Vec::new();
     while file.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
-        // `ffffffff81000000 T name	[module]`
-        let mut words = line.split(|byte| byte.is_ascii_whitespace()).skip(1);
-        if let (Some(b"T" | b"t"), Some(name)) = (words.next(), words.next())
+        if let Some(name) = name(&line)
             && let Some(function) = FUNCTIONS.iter().find(|f| f.name.as_bytes() == name)
         {
             found.insert(function.name.to_owned());
@@ -290,6 +310,20 @@ mod tests {
         assert_eq!(
             facts.capabilities,
             ["bpf".to_owned(), "perfmon".to_owned()].into()
+        );
+        let hidden = root(&["tracefs", "btf", "kvm"]);
+        fs::write(hidden.path().join("proc/kallsyms"), b"").unwrap();
+        fs::write(
+            hidden
+                .path()
+                .join("sys/kernel/tracing/available_filter_functions"),
+            b"memory_failure\nkvm_arch_vcpu_ioctl [kvm]\n",
+        )
+        .unwrap();
+        let hidden = Facts::read(hidden.path()).unwrap();
+        assert!(
+            hidden.symbols == facts.symbols,
+            "kallsyms hidden, ftrace's list read"
         );
         let without = Facts::read(root(&["tracefs", "btf"]).path()).unwrap();
         assert_eq!(without.kvm(), Kvm::Absent);

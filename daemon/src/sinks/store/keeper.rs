@@ -14,7 +14,7 @@ use super::{
     queue::{EventRow, Queue, Row, Verdict},
     retention, sample,
 };
-use crate::{event::Event, host::Host, incident::model::Incident};
+use crate::{event::Event, host::Host, incident::model::Incident, privileges};
 
 /// First and longest wait before a store that could not be written to is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -93,7 +93,10 @@ impl Store {
         }
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                privileges::only_write();
+                writer.run()
+            })
             .map_err(|err| tracing::error!(error = %err, "no thread for the store: nothing will be stored"))
             .ok();
         Self { shared, thread }

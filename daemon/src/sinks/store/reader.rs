@@ -30,6 +30,8 @@ pub struct Stored {
 pub enum Wanted {
     All,
     Last,
+    /// So many, those that began last.
+    Newest(usize),
     Id(String),
     /// The last one of the VM of this name.
     Vm(String),
@@ -212,9 +214,16 @@ impl Stored {
         wanted: &Wanted,
         mut each: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<()>,
     ) -> Result<(), StoreError> {
+        let newest;
         let (which, parameters): (&str, &[&String]) = match wanted {
             Wanted::All => ("ORDER BY first_stored", &[]),
             Wanted::Last => ("ORDER BY first_stored DESC LIMIT 1", &[]),
+            Wanted::Newest(most) => {
+                newest = format!(
+                    "WHERE id IN (SELECT id FROM incident ORDER BY first_stored DESC LIMIT {most}) ORDER BY first_stored"
+                );
+                (&newest, &[])
+            }
             Wanted::Id(id) => ("WHERE id = ?1", &[id]),
             Wanted::Vm(name) => ("WHERE vm = ?1 ORDER BY first_stored DESC LIMIT 1", &[name]),
         };

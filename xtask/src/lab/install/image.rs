@@ -13,7 +13,7 @@ use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::stamp::{self, Stamp};
 
-const STEPS: &str = include_str!("steps.sh");
+const STEPS: &str = concat!(include_str!("steps.sh"), include_str!("walk.sh"));
 const UNIT: &str = "[Unit]
 Description=The lab's steps
 After=multi-user.target
@@ -24,7 +24,7 @@ StandardOutput=journal+console
 TimeoutStartSec=infinity
 ";
 /// What an operator's machine has, and the steps use.
-const INCLUDE: &str = "systemd,systemd-sysv,dbus,curl,procps";
+const INCLUDE: &str = "systemd,systemd-sysv,dbus,curl,procps,kmod";
 const SIZE: &str = "1536M";
 
 /// Makes the image, where it is not there yet.
@@ -47,7 +47,16 @@ pub fn set_up(paths: &Paths, folder: &Path, progress: &Progress) -> Result<PathB
     fs::remove_file(&image).ok();
     let mut mke2fs = command::clean("mke2fs");
     mke2fs
-        .args(["-q", "-t", "ext4", "-F", "-d"])
+        // Neither needs a module of its own then (crc32c).
+        .args([
+            "-q",
+            "-t",
+            "ext4",
+            "-F",
+            "-O",
+            "^metadata_csum,^has_journal",
+            "-d",
+        ])
         .arg(&root)
         .arg(&image)
         .arg(SIZE);
@@ -78,9 +87,17 @@ fn steps(root: &Path) -> Result<()> {
     fs::write(units.join("lab-steps.service"), UNIT)?;
     let wants = units.join("graphical.target.wants");
     fs::create_dir_all(&wants)?;
-    let link = wants.join("lab-steps.service");
-    fs::remove_file(&link).ok();
-    symlink("/etc/systemd/system/lab-steps.service", &link)?;
+    for (link, target) in [
+        (
+            wants.join("lab-steps.service"),
+            "/etc/systemd/system/lab-steps.service",
+        ),
+        // Without udev nobody says that the console is there, and the boot waits a minute and a half for it.
+        (units.join("serial-getty@ttyS0.service"), "/dev/null"),
+    ] {
+        fs::remove_file(&link).ok();
+        symlink(target, &link)?;
+    }
     fs::write(root.join("etc/hostname"), "lab-debian\n")?;
     Ok(())
 }

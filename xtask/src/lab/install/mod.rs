@@ -2,6 +2,7 @@
 //! upgraded, stopped and purged in it.
 
 mod image;
+mod left;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,6 +61,9 @@ pub fn run(paths: &Paths, series: &str, programs: &Path, progress: &Progress) ->
         fs::create_dir(share.join(dir))?;
     }
     fs::copy(programs.join("storm-vmm"), share.join("bin/storm-vmm")).context("cannot copy storm-vmm")?;
+    if let Some(kvm) = packages.kernel.modules(&["kvm_amd"])?.last() {
+        fs::write(share.join("kvm_amd.ko"), &kvm.code).context("cannot write kvm_amd.ko")?;
+    }
     dist::prepare(paths, progress)?;
     for (name, version) in [("first.deb", None), ("second.deb", Some("0.1.0+upgrade"))] {
         let deb = dist::deb(paths, version, progress)?;
@@ -78,10 +82,20 @@ pub fn run(paths: &Paths, series: &str, programs: &Path, progress: &Progress) ->
     };
     let out = share.join("out");
     match host.boot(progress)? {
-        End::Done => Ok(Installed {
-            checks: checks(&out)?,
-            out,
-        }),
+        End::Done => {
+            let mut checks = checks(&out)?;
+            for (name, outcome) in [
+                ("one_record_a_change_with_the_incident_in_it", left::journal(&out)),
+                ("privileges_are_given_up", left::privileges(&out)),
+                ("the_store_only_writes", left::store_thread(&out)),
+            ] {
+                checks.push(Check {
+                    name: name.to_owned(),
+                    failed: outcome.err().map(|why| format!("{why:#}")),
+                });
+            }
+            Ok(Installed { checks, out })
+        }
         End::Failed(reason) | End::Silent(reason) => {
             bail!("the lab failed: {reason}; see {}", out.display())
         }
@@ -90,7 +104,9 @@ pub fn run(paths: &Paths, series: &str, programs: &Path, progress: &Progress) ->
 
 fn initramfs(packages: &Packages, folder: &Path, series: &str, programs: &Path) -> Result<PathBuf> {
     let file = folder.join(format!("switch-{series}.cpio"));
-    let modules = packages.kernel.modules(&MODULES)?;
+    // ext4 asks for it by its algorithm's name; kernels without the module have it built in.
+    let mut modules = packages.kernel.modules(&["crc32c_generic"]).unwrap_or_default();
+    modules.extend(packages.kernel.modules(&MODULES)?);
     let extras = [
         Extra::Folder("root"),
         Extra::File(SWITCH_FILE.trim_start_matches('/'), Vec::new()),

@@ -1,0 +1,112 @@
+//! Both packages: whether what an operator expects of one is in it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+
+use super::tally::Tally;
+use crate::command;
+use crate::dist;
+use crate::paths::Paths;
+use crate::progress::Progress;
+
+const NAME: &str = "packages";
+const IN_BOTH: [&str; 14] = [
+    "/usr/bin/poisontrace",
+    "/usr/lib/systemd/system/poisontrace.service",
+    "/etc/poisontrace/poisontrace.toml",
+    "/usr/share/bash-completion/completions/poisontrace",
+    "/usr/share/fish/vendor_completions.d/poisontrace.fish",
+    "/usr/share/poisontrace/dashboards/grafana/fleet.json",
+    "/usr/share/poisontrace/dashboards/grafana/host.json",
+    "/usr/share/poisontrace/dashboards/prometheus/alerts.yml",
+    "/usr/share/poisontrace/dashboards/prometheus/recording.yml",
+    "/usr/share/poisontrace/dashboards/runbooks/PoisontraceGuestLost.md",
+    "/usr/share/doc/poisontrace/README.md",
+    "/usr/share/doc/poisontrace/docs/operating.md",
+    "/usr/share/doc/poisontrace/docs/metrics.md",
+    "/usr/share/doc/poisontrace/docs/threat-model.md",
+];
+const DEB: [&str; 4] = [
+    "/usr/share/zsh/vendor-completions/_poisontrace",
+    "/usr/share/man/man1/poisontrace-run.1.gz",
+    "/usr/share/doc/poisontrace/copyright",
+    "/usr/share/doc/poisontrace/changelog.Debian.gz",
+];
+const RPM: [&str; 5] = [
+    "/usr/share/zsh/site-functions/_poisontrace",
+    "/usr/share/man/man1/poisontrace-run.1",
+    "/usr/share/licenses/poisontrace/LICENSE-MIT",
+    "/usr/share/licenses/poisontrace/LICENSE-APACHE",
+    "/usr/share/doc/poisontrace/changelog",
+];
+
+pub fn run(paths: &Paths, tally: &mut Tally, progress: &Progress) {
+    let packages = dist::dist(paths, progress);
+    progress.aside(|| match packages {
+        Err(error) => tally.check(NAME, "are_made", Err(error)),
+        Ok([deb, rpm]) => {
+            let binary = deb.with_file_name("binary");
+            tally.check(
+                NAME,
+                "deb_is_whole",
+                in_deb(&deb).and_then(|in_it| holds(&in_it, &DEB)),
+            );
+            tally.check(
+                NAME,
+                "rpm_is_whole",
+                in_rpm(&rpm).and_then(|in_it| holds(&in_it, &RPM)),
+            );
+            tally.check(
+                NAME,
+                "binary_names_its_revision_and_dependencies",
+                binary_of(&deb, &binary),
+            );
+        }
+    });
+}
+
+fn holds(in_it: &BTreeSet<String>, more: &[&str]) -> Result<()> {
+    for path in IN_BOTH.iter().chain(more) {
+        ensure!(in_it.contains(*path), "{path} is not in it");
+    }
+    Ok(())
+}
+
+fn in_deb(deb: &Path) -> Result<BTreeSet<String>> {
+    // -rw-r--r-- root/root 191 2026-11-25 00:00 ./usr/share/…
+    let listed = command::output(command::clean("dpkg-deb").arg("--contents").arg(deb))?;
+    Ok(listed
+        .lines()
+        .filter_map(|line| Some(line.split_whitespace().nth(5)?.trim_start_matches('.').to_owned()))
+        .collect())
+}
+
+fn in_rpm(rpm: &Path) -> Result<BTreeSet<String>> {
+    let metadata = rpm::PackageMetadata::open(rpm)?;
+    let paths = metadata.get_file_paths()?;
+    Ok(paths.iter().map(|path| path.display().to_string()).collect())
+}
+
+/// The binary of the package says what it was built from; cargo-auditable's section says of what else.
+fn binary_of(deb: &Path, folder: &Path) -> Result<()> {
+    command::output(command::clean("dpkg-deb").arg("-x").arg(deb).arg(folder))?;
+    let binary = folder.join("usr/bin/poisontrace");
+    let version = command::output(command::clean(&binary).arg("--version"))?;
+    let revision = version
+        .split_once('(')
+        .and_then(|(_, rest)| rest.split_once(')'))
+        .map(|(revision, _)| revision);
+    ensure!(
+        revision.is_some_and(
+            |revision| revision.len() >= 7 && revision.starts_with(|c: char| c.is_ascii_hexdigit())
+        ),
+        "no revision in {version:?}"
+    );
+    let bytes = std::fs::read(&binary)?;
+    let elf = object::File::parse(&*bytes)?;
+    object::Object::section_by_name(&elf, ".dep-v0")
+        .context("cargo-auditable's section .dep-v0 is missing")?;
+    Ok(())
+}
