@@ -122,7 +122,9 @@ impl Cell {
         };
         // A VMM that dies at once does not live until its guest's memory is read.
         let bytes = match self.watch {
-            Watch::GuestCode if self.mode != Mode::Die => true,
+            Watch::GuestCode if self.mode != Mode::Die => {
+                run.result.decode_assists || tells_memslots(&run.result.kernel)
+            }
             Watch::Tracepoints => false,
             _ => run.result.decode_assists,
         };
@@ -195,6 +197,14 @@ impl Cell {
         }
         Ok(())
     }
+}
+
+/// Whether memslots are found in this kernel: the guest's code is in another than the poisoned page.
+fn tells_memslots(release: &str) -> bool {
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(5), Some(17))
 }
 
 /// KVM shadowed the guest's page tables, and the addresses that it gave then are not called physical.
