@@ -102,8 +102,11 @@ pub struct StormOptions {
     /// Record the same run with ftrace, and hold poisontrace's sums against its; adds to every time
     #[arg(long)]
     pub ftrace: bool,
+    /// Record it with `perf kvm stat` too, and hold it against the same; implies --ftrace
+    #[arg(long)]
+    pub perf: bool,
     /// Run it in two boots, and compare the latencies of both
-    #[arg(long, conflicts_with_all = ["all", "ftrace", "format", "kill_daemon"])]
+    #[arg(long, conflicts_with_all = ["all", "ftrace", "perf", "format", "kill_daemon"])]
     pub twice: bool,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
@@ -124,6 +127,10 @@ pub struct StormOptions {
 }
 
 impl StormOptions {
+    pub fn ftrace(&self) -> bool {
+        self.ftrace || self.perf
+    }
+
     pub fn watch(&self) -> Watch {
         match (self.read_guest_code, self.tracepoints, self.shadow_paging) {
             (true, ..) => Watch::GuestCode,

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use lab_contract::storm::{FTRACE_FILE, Storm, StormPlan};
+use lab_contract::storm::{FTRACE_FILE, PERF_FILE, Storm, StormPlan};
 use serde_json::Value;
 
 use crate::builds;
@@ -20,7 +20,7 @@ use crate::paths::Paths;
 use crate::progress::Progress;
 
 /// What --keep copies.
-const KEPT: [&str; 8] = [
+const KEPT: [&str; 9] = [
     "recording.ptrace",
     "explain.json",
     "explain.txt",
@@ -29,6 +29,7 @@ const KEPT: [&str; 8] = [
     "result.json",
     "host.log",
     FTRACE_FILE,
+    PERF_FILE,
 ];
 
 pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Result<ExitCode> {
@@ -41,7 +42,10 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
         Some(programs) => programs.clone(),
         None => builds::lab_programs(paths, progress)?,
     };
-    let lab = StormLab::set_up(paths, &options.lab.kernel, &programs, progress)?;
+    let mut lab = StormLab::set_up(paths, &options.lab.kernel, &programs, progress)?;
+    if options.perf {
+        lab = lab.with_perf(paths, progress)?;
+    }
     let daemon = daemon.as_deref();
     if options.all {
         let processors = options
@@ -69,7 +73,8 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
         instruction: options.instruction,
         exits: options.exits,
     };
-    let mut storms = cells::with_and_without(plan, options.watch(), options.ftrace);
+    let mut storms = cells::with_and_without(plan, options.watch(), options.ftrace());
+    storms[1].perf = options.perf;
     storms[1].kills = options.kill_daemon;
     if let (Some(daemon), true) = (&mut storms[1].daemon, options.kill_daemon > 0) {
         daemon.push("--outlive".to_owned());
@@ -149,8 +154,13 @@ fn file(run: &StormRun, name: &str) -> Result<String> {
 fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<ExitCode> {
     let (incident, json) = incident(run)?;
     let rows = compare(&run.counters, options.mode, &incident, options.watch().hidden());
-    let times = if options.ftrace {
+    let times = if options.ftrace() {
         timing::compare(alone, run, &incident)?
+    } else {
+        Vec::new()
+    };
+    let reasons = if options.perf {
+        timing::reasons(run)?
     } else {
         Vec::new()
     };
@@ -172,6 +182,10 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
             if !times.is_empty() {
                 println!("\n{}", timing::HEADING);
                 times.iter().for_each(|row| println!("{row}"));
+            }
+            if !reasons.is_empty() {
+                println!("\n{}", timing::REASONS);
+                reasons.iter().for_each(|row| println!("{row}"));
             }
         }
     }
@@ -204,6 +218,12 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
         .filter(|row| !row.agrees())
         .map(|row| row.name)
         .chain(times.iter().filter(|row| !row.agrees()).map(|row| row.name))
+        .chain(
+            reasons
+                .iter()
+                .filter(|row| !row.agrees())
+                .map(|row| row.name.as_str()),
+        )
         .collect();
     if wrong.is_empty() {
         return Ok(ExitCode::SUCCESS);

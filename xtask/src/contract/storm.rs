@@ -43,6 +43,9 @@ pub struct Storm {
     pub check: bool,
     /// Record it with ftrace too.
     pub ftrace: bool,
+    /// And with `perf kvm stat`.
+    #[serde(default)]
+    pub perf: bool,
     /// Kill the daemon (SIGKILL) while the storm lasts, this many times, and start another each time.
     #[serde(default)]
     pub kills: u32,
@@ -151,6 +154,8 @@ pub struct StormResult {
 
 /// What ftrace recorded, as the file `trace` of its instance has it.
 pub const FTRACE_FILE: &str = "ftrace.txt";
+/// What `perf kvm stat report` says of it.
+pub const PERF_FILE: &str = "perf.txt";
 /// Kprobe events around `get_user_pages_unlocked`, in a group of their own.
 pub const GUP_GROUP: &str = "storm";
 pub const GUP_ENTER: &str = "gup_enter";

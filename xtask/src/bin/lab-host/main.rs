@@ -8,6 +8,7 @@ mod fates;
 mod ftrace;
 mod log;
 mod machine;
+mod perf;
 mod scenario;
 mod shipping;
 mod storm;

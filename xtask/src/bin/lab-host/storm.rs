@@ -6,12 +6,15 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lab_contract::storm::{Counters, FTRACE_FILE, STORM_FILE, STORM_VMM_FILE, Storm, StormResult, Storms};
+use lab_contract::storm::{
+    Counters, FTRACE_FILE, PERF_FILE, STORM_FILE, STORM_VMM_FILE, Storm, StormResult, Storms,
+};
 
 use crate::daemon::{self, Daemon};
 use crate::ftrace::Ftrace;
 use crate::log::{Log, uptime};
 use crate::machine::{self, SHARE};
+use crate::perf::Perf;
 use crate::vmm::in_words;
 use crate::{append_kernel_log, shipping};
 
@@ -78,6 +81,7 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
     // Before the daemon: of two probes at one tracepoint the first to come is the first to see.
     let ftrace_is_off = !storm.ftrace;
     let ftrace = storm.ftrace.then(Ftrace::start).transpose()?;
+    let perf = storm.perf.then(Perf::start).transpose()?;
     let mut daemon = None;
     if let Some(options) = &storm.daemon {
         if storm.check {
@@ -101,6 +105,10 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
             daemon
         }
     };
+    if let Some(perf) = perf {
+        log.step("asking perf for its report");
+        perf.save(&format!("{folder}/{PERF_FILE}"))?;
+    }
     if let (Some(ftrace), Some(before)) = (ftrace, clocks) {
         result.clocks = Some([before?, ftrace.save(&format!("{folder}/{FTRACE_FILE}"))?]);
     }

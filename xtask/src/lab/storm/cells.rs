@@ -93,6 +93,7 @@ impl Cell {
             daemon: Some(self.watch.options()),
             check: false,
             ftrace: false,
+            perf: false,
             kills: 0,
             kvm: self.watch.kvm(),
             plan: self.plan(BOUNCES),
@@ -226,6 +227,7 @@ pub fn with_and_without(plan: StormPlan, watch: Watch, ftrace: bool) -> [Storm; 
         daemon: None,
         check: false,
         ftrace,
+        perf: false,
         kills: 0,
         kvm: watch.kvm(),
         plan: StormPlan {
@@ -238,6 +240,7 @@ pub fn with_and_without(plan: StormPlan, watch: Watch, ftrace: bool) -> [Storm; 
         daemon: Some(watch.options()),
         check: false,
         ftrace,
+        perf: false,
         kills: 0,
         kvm: watch.kvm(),
         plan,
