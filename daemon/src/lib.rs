@@ -35,4 +35,5 @@ pub mod pins;
 pub mod privileges;
 pub mod probes;
 pub mod sinks;
+pub mod survey;
 pub mod text;

@@ -3,6 +3,10 @@
 /// Replaces control characters, and those that turn the direction of writing, so that a process cannot write terminal
 /// escapes, new lines or reversed words through us; cuts at `max` characters.
 pub fn sanitise(text: &str, max: usize) -> String {
+    // What nearly all names are: this is called for every event.
+    if text.len() <= max && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return text.to_owned();
+    }
     let mut out: String = text
         .chars()
         .take(max)

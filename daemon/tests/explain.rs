@@ -101,6 +101,147 @@ fn amd_guest_that_can_recover_survives() {
     assert_eq!(incidents[0]["cause"], "contained");
 }
 
+/// Outcome, cause and confidence of each incident, in order.
+fn verdicts(name: &str) -> Vec<(String, String, String)> {
+    let json = answer(&recording(&format!("{name}-amd-6.12.ptrace")));
+    let word = |i: &Value, key: &str| i[key].as_str().unwrap().to_owned();
+    let incidents = json["incidents"].as_array().unwrap().iter();
+    incidents
+        .map(|i| (word(i, "outcome"), word(i, "cause"), word(i, "confidence")))
+        .collect()
+}
+
+#[track_caller]
+fn ends(name: &str, outcome: &str, cause: &str, confidence: &str) {
+    let all = verdicts(name);
+    assert!(!all.is_empty());
+    for verdict in all {
+        assert_eq!(verdict, (outcome.into(), cause.into(), confidence.into()));
+    }
+}
+
+#[test]
+fn guest_kernel_reads_lost_page_cache_and_panics() {
+    ends("kernel-access", "guest_panicked", "kernel_access", "likely");
+}
+
+#[test]
+fn guest_kernel_recovers_where_it_copies_from_an_application() {
+    ends("copy-from-user", "survived", "contained", "certain");
+}
+
+#[test]
+fn guest_that_loses_its_machine_check_handler_hangs_in_it() {
+    // Two pages, an answer each: the one that was touched, and the handler's own.
+    ends("nested", "vmm_killed", "mce_nested", "certain");
+    assert_eq!(verdicts("nested").len(), 2);
+}
+
+#[test]
+fn linux_with_machine_checks_turned_off_touches_the_page_for_ever() {
+    ends("mce-off", "vmm_killed", "mce_nested", "certain");
+}
+
+#[test]
+fn intel_guest_panics_of_the_notice_that_both_its_vcpus_get() {
+    ends("broadcast", "guest_panicked", "fatal_notification", "certain");
+    let json = answer(&recording("broadcast-amd-6.12.ptrace"));
+    let n = &json["incidents"][0]["injections"];
+    assert_eq!((&n["delivered"], &n["vcpus"]), (&2.into(), &2.into()));
+}
+
+#[test]
+fn guest_that_survived_panics_seconds_later_of_what_is_not_known() {
+    ends("late-death", "guest_panicked", "unknown", "possible");
+}
+
+#[test]
+fn lost_huge_page_is_one_incident_with_the_pages_that_were_touched() {
+    let json = answer(&recording("huge-page-amd-6.12.ptrace"));
+    let incidents = json["incidents"].as_array().unwrap();
+    assert_eq!(incidents.len(), 1);
+    let page = &incidents[0]["page"];
+    assert_eq!(page["size_bytes"], 2 << 20);
+    assert_eq!(page["gpas"], serde_json::json!(["0x9e00000", "0x9e01000"]));
+    assert_eq!(incidents[0]["storm"]["kind"], "page_touches");
+    ends("huge-page", "guest_panicked", "kernel_access", "likely");
+}
+
+#[test]
+fn guest_that_panics_after_a_soft_offline_has_met_no_poison() {
+    assert!(verdicts("look-alike").is_empty());
+}
+
+#[test]
+fn vmm_without_a_handler_is_killed() {
+    ends("vmm-no-handler", "vmm_killed", "sigbus_unhandled", "certain");
+}
+
+#[test]
+fn vmm_whose_language_runtime_takes_its_handler_away_is_killed_at_the_second_try() {
+    // Rust's, as cloud-hypervisor has it: the first SIGBUS only ends the handler.
+    ends("vmm-runtime-handler", "vmm_killed", "sigbus_unhandled", "likely");
+}
+
+#[test]
+fn vmm_whose_handler_ends_it_says_so_by_its_status() {
+    ends("vmm-exit-149", "vmm_exited", "sigbus_unhandled", "certain");
+}
+
+#[test]
+fn vmm_dies_of_the_second_sigbus_and_both_pages_tell() {
+    ends("vmm-second-sigbus", "vmm_killed", "second_sigbus", "likely");
+    assert_eq!(verdicts("vmm-second-sigbus").len(), 2);
+}
+
+#[test]
+fn vmm_that_touches_lost_memory_of_its_own_is_no_death_of_the_guest() {
+    ends("vmm-own-memory", "vmm_killed", "vmm_own_memory", "likely");
+}
+
+#[test]
+fn vmm_that_swallows_sigbus_spins_through_user_space() {
+    ends("vmm-swallow", "vmm_exited", "sigbus_spin", "likely");
+    let json = answer(&recording("vmm-swallow-amd-6.12.ptrace"));
+    assert_eq!(json["incidents"][0]["storm"]["spin"], "bounced");
+}
+
+#[test]
+fn vmm_that_blocks_sigbus_spins_in_the_kernel() {
+    ends("vmm-blocked", "vmm_killed", "sigbus_spin", "certain");
+    let json = answer(&recording("vmm-blocked-amd-6.12.ptrace"));
+    assert_eq!(json["incidents"][0]["storm"]["spin"], "in_kernel");
+}
+
+#[test]
+fn kvm_shuts_a_vcpu_down_that_is_told_in_its_handler() {
+    ends("vmm-nested", "guest_reset", "mce_nested", "certain");
+}
+
+#[test]
+fn kvm_shuts_a_vcpu_down_whose_machine_checks_are_off() {
+    ends("vmm-machine-checks-off", "guest_reset", "mce_disabled", "likely");
+}
+
+#[test]
+fn kvm_drops_machine_checks_of_a_vcpu_whose_mcg_ctl_is_clear() {
+    ends("vmm-dropped", "vmm_exited", "mce_dropped", "likely");
+}
+
+#[test]
+fn two_vmms_with_one_page_are_two_incidents_that_name_each_other() {
+    ends("vmm-shared", "unaffected", "not_touched", "likely");
+    let json = answer(&recording("vmm-shared-amd-6.12.ptrace"));
+    let [a, b] = [&json["incidents"][0], &json["incidents"][1]];
+    assert_eq!(a["linked"], serde_json::json!([b["id"]]));
+    assert_eq!(b["linked"], serde_json::json!([a["id"]]));
+}
+
+#[test]
+fn vmm_that_dies_of_truncated_memory_has_met_no_poison() {
+    assert!(verdicts("vmm-truncated").is_empty());
+}
+
 #[test]
 fn the_text_answer_begins_with_the_sentence_and_fits_a_ticket() {
     let output = explain(&recording("panic-amd-6.12.ptrace"), &[]);

@@ -111,6 +111,17 @@ pub fn free() {
 }
 
 impl Slot {
+    /// An exit begins.
+    #[inline(always)]
+    pub fn begin(&mut self, exit_ns: u64) {
+        self.exit_ns = exit_ns;
+        self.rip = 0;
+        self.exit_reason = 0;
+        self.in_exit = 1;
+        self.open = 0;
+        self.nested = 0;
+    }
+
     /// Whether the current thread's process is a victim; one look-up a thread and new victim.
     #[inline(always)]
     pub fn victim(&mut self) -> bool {

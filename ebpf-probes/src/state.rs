@@ -18,9 +18,10 @@ struct Flag(UnsafeCell<u32>);
 // SAFETY: only ever accessed by the aligned volatile word accesses below, which do not tear.
 unsafe impl Sync for Flag {}
 
-/// Set by the first `memory_failure()`, or by the daemon when poison predates it. In `.bss`, so that
-/// reading it is one load, without a map lookup.
+/// Set by the first `memory_failure()`, or by the daemon when poison predates it. A global, so that reading it is one
+/// load, without a map lookup; alone in its section, hence in its map, which a daemon's successor looks for.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.armed")]
 static ARMED: Flag = Flag(UnsafeCell::new(0));
 
 #[inline(always)]

@@ -45,6 +45,9 @@ pub enum Task {
     Dashboards,
     /// Fuzz the parsers of outside input (daemon/fuzz); what is found is kept below target/fuzz/work
     Fuzz(Fuzz),
+    /// Put a mixed load through the whole daemon, and print memory, losses and right verdicts over time. Succeeds only if
+    /// memory is flat, nothing is lost and every verdict is right
+    Soak(Soak),
     /// Run all tests
     Test(Test),
 }
@@ -179,6 +182,12 @@ pub struct Demo {
     /// Only the lab, without the daemon: what kernel, QEMU and guest say
     #[arg(long, hide = true)]
     pub no_daemon: bool,
+    /// Record the guest with ftrace instead, as on a host where no tracer runs
+    #[arg(long, hide = true, requires = "no_daemon")]
+    pub ftrace: bool,
+    /// Series of the guest's kernel, if not the host's: 5.10 has no panic device of the lab's kind
+    #[arg(long, hide = true, value_name = "SERIES")]
+    pub guest_kernel: Option<String>,
     /// Turn the host's nested paging off
     #[arg(long, hide = true)]
     pub shadow_paging: bool,
@@ -223,6 +232,13 @@ pub struct Fuzz {
 }
 
 #[derive(Debug, Args)]
+pub struct Soak {
+    /// How long
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub minutes: u32,
+}
+
+#[derive(Debug, Args)]
 pub struct Test {
     /// Only the tests that need no emulated host
     #[arg(long)]
@@ -233,15 +249,24 @@ pub struct Test {
     /// Only this part
     #[arg(long, value_enum, conflicts_with = "full")]
     pub only: Option<Part>,
+    /// Only these scenarios
+    #[arg(long, value_enum, requires = "only", value_delimiter = ',')]
+    pub story: Vec<Story>,
     #[command(flatten)]
     pub lab: Lab,
 }
 
-/// Parts of the tests that can be run alone, with the daemon as it was built last.
+/// Parts of the tests that can be run alone, with the daemon as it was built last
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
     /// Dashboards, rules and runbooks, with Debian's Prometheus
     Dashboards,
     /// The report in Chromium, watch in tmux
     Browser,
+    /// Poison that predates the daemon, and a daemon that misses it, in the lab
+    Late,
+    /// A daemon that is killed in the middle of a storm, in the lab
+    Killed,
+    /// The lab's scenarios that the tests do not boot otherwise, in one boot
+    Scenarios,
 }

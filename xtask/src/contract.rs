@@ -27,6 +27,9 @@ pub const GUEST_INITRAMFS_FILE: &str = "guest/initramfs";
 pub const FACTS_FOLDER: &str = "facts";
 pub const PLAN_FILE: &str = "plan.txt";
 
+/// In the share's folder `out`, after the guest's prefix: what ftrace recorded.
+pub const GUEST_FTRACE_FILE: &str = "ftrace.txt";
+
 /// In the initramfs: the modules to load, one path per line, in order.
 pub const MODULE_ORDER_FILE: &str = "/modules/order";
 
@@ -55,6 +58,9 @@ pub struct Scenario {
     /// Tiny VMMs, after the guests: each with a daemon and a recording of its own.
     #[serde(default)]
     pub fates: Vec<fates::VmmFate>,
+    /// Record each guest with ftrace from its poisoning on.
+    #[serde(default)]
+    pub ftrace: bool,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -113,6 +119,8 @@ pub enum Before {
         options: Vec<String>,
         parameters: String,
     },
+    /// The daemon is stopped, and another started with an empty store: the guest has a recording of its own.
+    AnotherDaemon,
 }
 
 /// What the daemon says about KVM, and the host waits for.
@@ -122,6 +130,14 @@ pub const DAEMON_ATTACHES_AGAIN: &str = "KVM is back";
 /// What its metrics say then, and the file that keeps them.
 pub const REATTACHED: &str = "poisontrace_probe_reattached_total{probe=\"kvm_exit\"} 1\n";
 pub const RELOADED_METRICS: &str = "metrics-reloaded.txt";
+
+/// What the metrics of a daemon say that missed one memory failure, and the file that keeps them.
+pub const UNSEEN: &str = "poisontrace_memory_failures_unseen_total 1\n";
+pub const UNSEEN_METRICS: &str = "metrics-unseen.txt";
+/// After the guest's prefix: the incidents while its page was lost and nothing had touched it.
+pub const AT_RISK_FILE: &str = "at-risk.json";
+/// What the incident of such a page says.
+pub const AT_RISK: &str = "\"not_touched\"";
 
 /// What the emulated host does to a guest that has its page ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

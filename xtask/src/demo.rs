@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use lab_contract::GUEST_FTRACE_FILE;
 use lab_contract::fates::VmmFate;
 
 use crate::builds;
@@ -14,13 +15,14 @@ use crate::paths::Paths;
 use crate::progress::Progress;
 
 /// What --keep copies.
-const KEPT: [&str; 6] = [
+const KEPT: [&str; 7] = [
     "recording.ptrace",
     "explain.json",
     "explain.txt",
     "console.txt",
     "qemu.log",
     "host.log",
+    GUEST_FTRACE_FILE,
 ];
 
 pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
@@ -33,7 +35,7 @@ pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
     let lab = Lab::set_up(
         paths,
         &options.lab.kernel,
-        &options.lab.kernel,
+        options.guest_kernel.as_ref().unwrap_or(&options.lab.kernel),
         &programs,
         progress,
     )?;
@@ -43,6 +45,7 @@ pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
         _ => options.scenario.scenario(),
     };
     scenario.daemon = !options.no_daemon;
+    scenario.ftrace = options.ftrace;
     let run = lab.run(options.scenario.name(), &scenario, &daemon, progress)?;
     progress.finish();
     if let Some(folder) = &options.keep {

@@ -19,6 +19,7 @@ mod pictures;
 mod preflight;
 mod progress;
 mod prometheus;
+mod soak;
 mod stamp;
 mod storm;
 mod test;
@@ -92,6 +93,7 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Task::Soak(options) => return soak::soak(&paths, options.minutes, progress),
         Task::Test(options) => return test::test(&paths, options, progress),
     }
     Ok(ExitCode::SUCCESS)

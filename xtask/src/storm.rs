@@ -76,9 +76,6 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
     let mut storms = cells::with_and_without(plan, options.watch(), options.ftrace());
     storms[1].perf = options.perf;
     storms[1].kills = options.kill_daemon;
-    if let (Some(daemon), true) = (&mut storms[1].daemon, options.kill_daemon > 0) {
-        daemon.push("--outlive".to_owned());
-    }
     if options.twice {
         return in_two_boots(&lab, &name, processor, &storms[1], daemon, progress);
     }
@@ -206,7 +203,19 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
         left.len(),
         left.iter().map(|line| format!("\n  {line}")).collect::<String>()
     );
-    if !survived || !left.is_empty() {
+    let mut gone = left;
+    if options.kill_daemon > 0 {
+        let pinned = run.result.left_by_death.unwrap_or_default();
+        let after = run.result.left_after_detach.clone().unwrap_or_default();
+        eprintln!(
+            "Killed for good it leaves {pinned}; after `poisontrace detach` {} are left{}",
+            after.len(),
+            after.iter().map(|line| format!("\n  {line}")).collect::<String>()
+        );
+        survived &= pinned > 0 && run.result.left_after_detach.is_some();
+        gone.extend(after);
+    }
+    if !survived || !gone.is_empty() {
         eprintln!(
             "error: poisontrace did not outlive its death, or left something behind; files in {}",
             run.out.display()

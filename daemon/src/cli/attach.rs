@@ -1,5 +1,7 @@
 //! From the running kernel to attached probes: what `run`, `record` and `check` share.
 
+use std::path::Path;
+
 use clap::Args;
 
 use super::{Failure, output};
@@ -9,6 +11,7 @@ use crate::{
         session::{ProbeStatus, Session},
     },
     host::{ClockPair, Host},
+    identity::Directory,
     kernel::{
         facts::{Facts, MEMORY_FAILURE_EVENTS},
         kvm::Kvm,
@@ -18,6 +21,7 @@ use crate::{
     pins::Pins,
     privileges::{self, Return},
     probes::load::{BoundRow, Loaded},
+    survey::Survey,
 };
 
 /// How probes are attached.
@@ -40,6 +44,8 @@ pub struct Attached {
     pub session: Session,
     pub decoder: Decoder,
     pub facts: Facts,
+    /// Of pages that were lost before; opened once the probes see what is lost from now on.
+    pub survey: Option<Survey>,
 }
 
 impl Attached {
@@ -80,14 +86,27 @@ pub fn probes(
         clock: ClockPair::now(),
         probes: loaded.probes(),
         hardware_corrupted_kb: facts.hardware_corrupted_kb,
+        standby: loaded.on_standby(),
     };
     let decoder = decoder(&facts);
+    let survey = predates.then(|| survey(&facts)).flatten();
     Ok(Attached {
         loaded,
         session,
         decoder,
         facts,
+        survey,
     })
+}
+
+fn survey(facts: &Facts) -> Option<Survey> {
+    const PROC: &str = "/proc";
+    let pids: Vec<u32> = Directory::new(PROC)
+        .scan()
+        .into_iter()
+        .map(|(pid, _)| pid)
+        .collect();
+    Survey::open(Path::new(PROC), facts.hardware_corrupted_kb, &pids)
 }
 
 fn decoder(facts: &Facts) -> Decoder {

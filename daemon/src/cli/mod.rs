@@ -102,10 +102,10 @@ struct RunArgs {
     guest: GuestArgs,
     #[command(flatten)]
     probes: attach::ProbeArgs,
-    /// Leave probes attached and totals counting below /sys/fs/bpf/poisontrace where the daemon is killed, for the next
-    /// one to take over; `poisontrace detach` removes them. Not tried on hardware
+    /// Pin nothing below /sys/fs/bpf/poisontrace: where the daemon is killed its probes go with it, and what happens until
+    /// it is started again is not seen
     #[arg(long)]
-    outlive: bool,
+    no_pins: bool,
     #[command(flatten)]
     vmm: VmmArgs,
     #[command(flatten)]
@@ -166,6 +166,10 @@ struct ReplayArgs {
     /// Recordings, one after the other
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     from: Vec<PathBuf>,
+    /// Store the incidents in this folder, as `run` does; one that is stored already is brought up to date [default: nothing
+    /// is stored]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// As it happened, or as fast as it goes
     #[arg(long, default_value = "real")]
     speed: Speed,

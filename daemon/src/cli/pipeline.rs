@@ -15,12 +15,13 @@ use crate::{
     config::{Config, HookEvent},
     correlate::{Correlator, IncidentNo, report::Update},
     event::{
-        Event,
+        Event, What,
         recording::Writer,
         session::{ProbeStatus, Session},
     },
     follow::{Follower, Places},
     guest::CodeReader,
+    hex::Hex,
     hook::Hook,
     host::ClockPair,
     identity::{Directory, identity_event},
@@ -30,6 +31,7 @@ use crate::{
         metrics::{Metrics, ProgramCost, kernel::KernelCounters},
         store::Store,
     },
+    survey::Found,
 };
 
 /// See the module.
@@ -46,6 +48,8 @@ pub struct Pipeline {
     changed: BTreeSet<IncidentNo>,
     /// Incidents that the store had no room for.
     unstored: BTreeSet<IncidentNo>,
+    /// Incidents of which nothing more is expected.
+    ended: BTreeSet<IncidentNo>,
     /// VMMs of incidents that were taken over, and when they started, clock ticks since boot.
     resumed: BTreeMap<u32, Option<u64>>,
     /// Time of the latest event.
@@ -74,6 +78,10 @@ pub struct Sinks {
 const LOG_BURST: u32 = 20;
 /// Incidents of one flush: a report takes some 50 µs, and the ring buffer is to be read meanwhile.
 const FLUSHED: usize = 128;
+/// The time that they may take: an incident of many vCPUs is a long report, and a scrape waits for it.
+const FLUSHING: Duration = Duration::from_millis(10);
+/// Ended incidents that stay in memory: totals are read, and logs speak, a little after the end.
+const ENDED: usize = 1024;
 /// How long the end waits for the disk.
 const CLOSE: Duration = Duration::from_millis(1500);
 
@@ -112,35 +120,39 @@ impl Pipeline {
             code: read_guest_code.then(CodeReader::default),
             follower: Follower::new(places),
         };
-        let (store, state_dir) = store.unzip();
         Ok(Self {
             recording,
             live: Some(live),
-            store,
-            state_dir: state_dir.unwrap_or_default(),
-            ..Self::of(session, sinks)
+            ..Self::of(session, sinks, store)
         })
     }
 
-    fn of(session: Session, sinks: Sinks) -> Self {
+    fn of(session: Session, sinks: Sinks, store: Option<(Store, PathBuf)>) -> Self {
+        let (store, state_dir) = store.unzip();
         Self {
             correlator: Correlator::new(session),
             sinks,
             recording: None,
             live: None,
-            store: None,
-            state_dir: PathBuf::new(),
+            store,
+            state_dir: state_dir.unwrap_or_default(),
             changed: BTreeSet::new(),
             unstored: BTreeSet::new(),
+            ended: BTreeSet::new(),
             resumed: BTreeMap::new(),
             latest_ns: 0,
         }
     }
 
     /// Of recorded events, whose times `clock` makes those of now.
-    pub fn replay(session: Session, mut sinks: Sinks, clock: ClockPair) -> Self {
+    pub fn replay(
+        session: Session,
+        mut sinks: Sinks,
+        clock: ClockPair,
+        store: Option<(Store, PathBuf)>,
+    ) -> Self {
         sinks.metrics.replays(&session, clock);
-        Self::of(session, sinks)
+        Self::of(session, sinks, store)
     }
 
     /// Runs the trigger hook from now on; to be called on the event loop.
@@ -184,6 +196,21 @@ impl Pipeline {
         }
     }
 
+    /// Takes a page that was lost before the start.
+    pub fn found(&mut self, page: Found) {
+        let found = Event {
+            t: ClockPair::now().monotonic_ns,
+            tid: page.pid,
+            pid: page.pid,
+            vcpu: None,
+            what: What::PoisonFound {
+                pfn: Hex(page.pfn),
+                hva: Hex(page.hva),
+            },
+        };
+        self.take(&[found]);
+    }
+
     /// What a VMM says next of itself, while its incident is open.
     pub async fn heard(&mut self) -> Event {
         match &mut self.live {
@@ -220,7 +247,12 @@ impl Pipeline {
             tracing::error!(error = %err, "the recording cannot be written to; it ends here, the daemon goes on");
         }
         self.changed.extend(self.correlator.take_numbers());
-        for _ in 0..FLUSHED {
+        let until = Instant::now() + FLUSHING;
+        for n in 0..FLUSHED {
+            // One at least, however slow this machine is.
+            if n > 0 && Instant::now() > until {
+                break;
+            }
             let Some(no) = self.changed.pop_first() else { break };
             let Some(update) = self.correlator.report(no) else {
                 continue;
@@ -230,8 +262,26 @@ impl Pipeline {
                 live.follower.update(&update);
             }
             self.keep(no, &update);
+            if update.closed {
+                self.ended.insert(no);
+            }
         }
+        self.release();
         !self.changed.is_empty() || self.catch_up()
+    }
+
+    /// Lets go of what has ended and is told, oldest first.
+    fn release(&mut self) {
+        let over = self.ended.len().saturating_sub(ENDED);
+        let told = |no: &&IncidentNo| !self.changed.contains(no) && !self.unstored.contains(no);
+        let old: Vec<IncidentNo> = self.ended.iter().filter(told).take(over).copied().collect();
+        for no in old {
+            self.ended.remove(&no);
+            if let Some(id) = self.correlator.release(no) {
+                self.sinks.metrics.forget(&id);
+                self.sinks.changes.forget(&id);
+            }
+        }
     }
 
     fn keep(&mut self, no: IncidentNo, update: &Update) {
@@ -282,7 +332,11 @@ impl Pipeline {
         match &self.live {
             Some(live) => {
                 metrics.tick(ClockPair::now().monotonic_ns);
-                metrics.tables(live.directory.vms(), self.correlator.forgotten());
+                metrics.tables(
+                    live.directory.vms(),
+                    self.correlator.forgotten(),
+                    &self.correlator.dropped(),
+                );
                 metrics.probes(probes);
                 metrics.programs(costs);
             }
@@ -310,23 +364,26 @@ impl Pipeline {
 
     /// Compares with the kernel's own counters; not more often than events need to arrive.
     pub fn reconcile(&mut self) {
-        self.sinks.metrics.kernel(&KernelCounters::read(Path::new("/")));
+        let unseen = self.sinks.metrics.kernel(&KernelCounters::read(Path::new("/")));
+        if unseen > 0 {
+            tracing::error!(
+                failures = unseen,
+                "the kernel has counted memory failures that no probe saw: their guests have no incident (`journalctl -k -g 'Memory failure'` names the pages)"
+            );
+        }
     }
 
     /// Of a replay, once its recording has ended: the sinks, for the next one.
     pub fn into_sinks(mut self) -> Sinks {
-        while self.flush() {}
+        self.close();
         self.sinks
     }
 
-    /// The last flush, and the recording's closing line.
-    pub fn finish(mut self) -> Result<(), Failure> {
-        while let Some(event) = self.live.as_mut().and_then(|live| live.follower.waiting()) {
-            self.feed(&event);
-        }
+    /// The last flush, and the store's end.
+    fn close(&mut self) {
         let until = Instant::now() + CLOSE;
         while self.flush() && Instant::now() < until {
-            if let Some(store) = &self.store {
+            if let (Some(store), false) = (&self.store, self.unstored.is_empty()) {
                 store.settle(Duration::from_millis(100));
             }
         }
@@ -335,6 +392,14 @@ impl Pipeline {
         {
             tracing::error!("the store could not be written to at the end: the newest changes are lost");
         }
+    }
+
+    /// The last flush, and the recording's closing line.
+    pub fn finish(mut self) -> Result<(), Failure> {
+        while let Some(event) = self.live.as_mut().and_then(|live| live.follower.waiting()) {
+            self.feed(&event);
+        }
+        self.close();
         if let Some(recording) = self.recording {
             if recording.failed {
                 return Err(Failure::new(

@@ -1,5 +1,6 @@
 //! `poisontrace replay`: recordings through the daemon's own pipeline, with /metrics on. What is served is what was
-//! served then, but for what only a live kernel tells: its own counters, the store, the programs' cost.
+//! served then, but for what only a live kernel tells: its own counters, the programs' cost. Nothing is stored unless a
+//! folder is named for it, which is never the daemon's own by default.
 
 use std::{
     fs::File,
@@ -11,7 +12,8 @@ use std::{
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, sleep_until},
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
@@ -21,14 +23,22 @@ use super::{
 };
 use crate::{
     config::Config,
-    event::{Event, recording::Reader},
+    event::{
+        Event,
+        recording::{Reader, RecordingError},
+    },
     host::ClockPair,
     http::{Ready, Server},
-    sinks::metrics::Metrics,
+    sinks::{
+        metrics::Metrics,
+        store::{Store, survive_file_size_limit},
+    },
 };
 
 /// Events between two flushes at full speed.
-const BATCH: usize = 4096;
+const BATCH: usize = 1024;
+/// Between two looks whether the store has room again.
+const DISK: Duration = Duration::from_millis(5);
 
 pub fn replay(args: &ReplayArgs, source: &SourceArgs) -> Outcome {
     let mut layers = source.layers();
@@ -58,6 +68,7 @@ async fn all(args: &ReplayArgs, config: &Config, server: Option<Server>) -> Resu
         interrupt: signal(SignalKind::interrupt())?,
         terminate: signal(SignalKind::terminate())?,
     };
+    let _file_size_limit = survive_file_size_limit()?;
     let mut sinks = None;
     let last = args.from.len().saturating_sub(1);
     for (n, file) in args.from.iter().enumerate() {
@@ -79,16 +90,22 @@ async fn all(args: &ReplayArgs, config: &Config, server: Option<Server>) -> Resu
                 Sinks::new(Metrics::new(&session, clock, max_vms)?)
             }
         };
-        let mut pipeline = Pipeline::replay(session, carried, clock);
+        let store = args.state_dir.as_ref().map(|dir| {
+            let store = Store::start(dir, &session.host, config.store.retention());
+            (store, dir.clone())
+        });
+        let mut pipeline = Pipeline::replay(session, carried, clock, store);
         pipeline.configure(config);
         output::print(&format!("poisontrace: replaying {}\n", file.display()))?;
-        if !one(args, file, &mut reader, first, &mut pipeline, &mut outside).await? {
-            return Ok(());
+        let mut events = read(first, reader)?;
+        if !one(args, file, &mut events, &mut pipeline, &mut outside).await? {
+            return pipeline.finish();
         }
         if n == last && args.stay {
             output::print("poisontrace: replayed, still serving\n")?;
-            while outside.until(None, &mut pipeline).await {}
-            return Ok(());
+            let for_ever = std::future::pending::<()>();
+            outside.during(for_ever, &mut pipeline).await;
+            return pipeline.finish();
         }
         sinks = Some(pipeline.into_sinks());
     }
@@ -99,63 +116,80 @@ async fn all(args: &ReplayArgs, config: &Config, server: Option<Server>) -> Resu
 async fn one(
     args: &ReplayArgs,
     file: &Path,
-    reader: &mut Reader<BufReader<File>>,
-    first: Option<Event>,
+    events: &mut Events,
     pipeline: &mut Pipeline,
     outside: &mut Outside,
 ) -> Result<bool, Failure> {
-    let mut next = first;
     let mut due = Instant::now();
-    let mut before = next.as_ref().map_or(0, |event| event.t);
+    let mut before = None;
     let mut batch = Vec::new();
-    while let Some(event) = next {
-        let pause = Duration::from_nanos(event.t.saturating_sub(before));
-        before = before.max(event.t);
-        if args.speed == Speed::Real {
+    let at_once = match args.speed {
+        Speed::Real => 1,
+        Speed::Max => BATCH,
+    };
+    while let Some(count) = outside
+        .during(events.recv_many(&mut batch, at_once), pipeline)
+        .await
+    {
+        if count == 0 {
+            return Ok(true);
+        }
+        let mut ready = Vec::with_capacity(count);
+        for event in batch.drain(..) {
+            ready.push(event.map_err(|err| wrong(file, &err))?);
+        }
+        if let (Speed::Real, Some(event)) = (args.speed, ready.first()) {
+            let pause = Duration::from_nanos(event.t.saturating_sub(before.unwrap_or(event.t)));
+            before = before.max(Some(event.t));
             due += pause.min(Duration::from_secs(args.longest_pause));
-            if due > Instant::now() {
-                feed(pipeline, &mut batch);
-                if !outside.until(Some(due), pipeline).await {
-                    return Ok(false);
-                }
-            }
-        } else if batch.len() >= BATCH {
-            feed(pipeline, &mut batch);
-            if !outside.until(Some(Instant::now()), pipeline).await {
+            if outside.during(sleep_until(due), pipeline).await.is_none() {
                 return Ok(false);
             }
         }
-        batch.push(event);
-        next = reader.next_event().map_err(|err| wrong(file, &err))?;
+        pipeline.take(&ready);
+        // Unlike a kernel, a recording can wait for the disk.
+        while pipeline.flush() {
+            if outside.during(sleep(DISK), pipeline).await.is_none() {
+                return Ok(false);
+            }
+        }
     }
-    feed(pipeline, &mut batch);
-    Ok(true)
+    Ok(false)
 }
 
-fn feed(pipeline: &mut Pipeline, batch: &mut Vec<Event>) {
-    pipeline.take(batch);
-    batch.clear();
-    while pipeline.flush() {}
+type Events = mpsc::Receiver<Result<Event, RecordingError>>;
+
+/// Reads on a thread: a pipe that gives nothing for a while must not keep scrapes and signals waiting.
+fn read(first: Option<Event>, mut reader: Reader<BufReader<File>>) -> Result<Events, Failure> {
+    let (sender, events) = mpsc::channel(2 * BATCH);
+    std::thread::Builder::new()
+        .name("recording".to_owned())
+        .spawn(move || {
+            let mut next = Ok(first);
+            while let Some(event) = next.transpose() {
+                let last = event.is_err();
+                if sender.blocking_send(event).is_err() || last {
+                    return;
+                }
+                next = reader.next_event();
+            }
+        })?;
+    Ok(events)
 }
 
 impl Outside {
-    /// Serves until `due` (`None`: for ever). Returns false where a signal ends the replay.
-    async fn until(&mut self, due: Option<Instant>, pipeline: &mut Pipeline) -> bool {
+    /// Serves until `work` is done; `None` where a signal ends the replay before.
+    async fn during<T>(&mut self, work: impl Future<Output = T>, pipeline: &mut Pipeline) -> Option<T> {
+        tokio::pin!(work);
         loop {
-            let wait = async {
-                match due {
-                    Some(due) => sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                () = wait => return true,
+                done = &mut work => return Some(done),
                 scrape = self.serving.next() => {
                     // A client that has gone away does not want it any more.
                     let _ = scrape.send(pipeline.scraped(&[], &[]));
                 }
-                _ = self.interrupt.recv() => return false,
-                _ = self.terminate.recv() => return false,
+                _ = self.interrupt.recv() => return None,
+                _ = self.terminate.recv() => return None,
             }
         }
     }

@@ -5,6 +5,7 @@ use std::{path::Path, process::ExitCode, time::Duration};
 use aya_log::EbpfLogger;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::mpsc,
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
@@ -17,6 +18,7 @@ use super::{
 };
 use crate::{
     config::{Config, Layers, needs_restart},
+    event::{Event, What},
     host::ClockPair,
     http::{Ready, Server},
     notify::{self, Beat, Heart},
@@ -26,6 +28,7 @@ use crate::{
         metrics::Metrics,
         store::{Store, survive_file_size_limit},
     },
+    survey::{Found, Survey},
 };
 
 /// Changes are handed to the store and the log at most this often.
@@ -45,7 +48,9 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
         &args.probes,
         logging::probe_level(config.log.level),
         config.guest.read_code,
-        args.outlive.then(|| Pins::take(Path::new(pins::ROOT))).flatten(),
+        (!args.no_pins)
+            .then(|| Pins::take(Path::new(pins::ROOT)))
+            .flatten(),
     )?;
     let ready = serving::readiness(|name| attached.loaded.has(name));
     let server = serving::server(&config.web, ready)?;
@@ -171,6 +176,7 @@ async fn events(
     pipeline.bury();
     pipeline.look_around(ClockPair::now().monotonic_ns);
     pipeline.reconcile();
+    let mut survey = attached.survey.take().map(Survey::start).transpose()?;
     if let Some(settings) = &settings {
         pipeline.start_hook(settings.config.hook.clone());
     }
@@ -209,9 +215,16 @@ async fn events(
                     ready.clear_ready();
                     continue;
                 }
+                // Before all else: what it attaches is not seen until then.
+                let engaged = attached.loaded.on_standby().then(|| engage(attached));
                 pipeline.take(&events);
+                pipeline.take(engaged.as_slice());
                 flush_logger(&mut logger);
                 storming |= source.get_ref().has_totals();
+                flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
+            }
+            found = next(&mut survey) => {
+                pipeline.found(found);
                 flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
             }
             heard = pipeline.heard() => {
@@ -286,6 +299,35 @@ async fn events(
     flush_logger(&mut logger);
     pipeline.finish()?;
     failed.map_or(Ok(()), Err)
+}
+
+/// There is poison: nothing but the daemon's own proof of life is sent before.
+fn engage(attached: &mut attach::Attached) -> Event {
+    let failed = attached.loaded.engage();
+    for why in &failed {
+        tracing::error!("a probe that was held back for poison cannot be attached: {why}");
+    }
+    if failed.is_empty() {
+        tracing::info!("there is poison: all probes are at work");
+    }
+    Event {
+        t: ClockPair::now().monotonic_ns,
+        tid: 0,
+        pid: 0,
+        vcpu: None,
+        what: What::Engaged,
+    }
+}
+
+/// The next page that was lost before the start; for ever pending once all are known.
+async fn next(survey: &mut Option<mpsc::Receiver<Found>>) -> Found {
+    if let Some(pages) = survey
+        && let Some(found) = pages.recv().await
+    {
+        return found;
+    }
+    *survey = None;
+    std::future::pending().await
 }
 
 /// What /-/ready says.

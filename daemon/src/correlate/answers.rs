@@ -91,7 +91,7 @@ impl Correlator {
     /// A SIGBUS was sent to a thread of a VMM.
     pub(super) fn signal_sent(&mut self, event: &Event, signal: &ToThread) {
         if !self.answers.contains_key(&signal.pid) {
-            make_room(&mut self.answers, self.limits.processes);
+            self.dropped.answers += make_room(&mut self.answers, self.limits.processes);
         }
         self.answers.entry(signal.pid).or_default().sent(event.t, signal);
         if signal.required {

@@ -140,7 +140,7 @@ impl Correlator {
             return Blame::default();
         }
         let in_handler: Vec<IncidentNo> = all()
-            .filter(|(_, e)| !e.open_mc.is_empty())
+            .filter(|(_, e)| !e.open_mc.is_empty() || e.is_passed_over())
             .map(|(no, _)| no)
             .collect();
         let of = if in_handler.is_empty() {
@@ -155,7 +155,8 @@ impl Correlator {
     /// The page, the vCPU thread, and whether a #MC was open there, if this end is that of a guest which could not be
     /// told. KVM ends KVM_RUN with KVM_EXIT_SHUTDOWN where KVM_X86_SET_MCE met MCIP or CR4.MCE = 0
     /// (`kvm_vcpu_ioctl_x86_set_mce`); QEMU makes the same test itself before it tells anything, and resets
-    /// (`do_inject_x86_mce`), or ends with status 0 where it was told not to reboot.
+    /// (`do_inject_x86_mce`), or ends with status 0 where it was told not to reboot. A VMM that has let one pass before
+    /// does not do that. What the guest did itself must have been in sight.
     fn refusal(&self, event: &Event, sign: &Sign) -> Option<(IncidentNo, u32, bool)> {
         let by_kvm = match sign {
             Sign::KvmShutdown => true,
@@ -173,13 +174,14 @@ impl Correlator {
         };
         let (no, tid, asked) = all()
             .flat_map(|(no, e)| e.asked.iter().map(move |(tid, asked)| (no, tid, *asked)))
+            .filter(|(no, _, _)| by_kvm || self.incidents.get(no).is_some_and(|e| !e.let_one_pass()))
             .filter(|(_, tid, asked)| asked.told == by_kvm && (!by_kvm || *tid == event.tid))
             .max_by_key(|(_, _, asked)| asked.t)?;
         let ran_on = asked
             .ran_on
             .is_some_and(|t| event.t.saturating_sub(t) > SAME_ENTRY_NS);
         let late = event.t.saturating_sub(asked.t) > REFUSAL_ENDS_WITHIN_NS;
-        if ran_on || late || all().any(|(_, e)| itself(e, asked.t)) {
+        if ran_on || late || all().any(|(_, e)| itself(e, asked.t)) || !self.all_seen(asked.t) {
             return None;
         }
         Some((no, tid, asked.mc_open))

@@ -448,6 +448,7 @@ fn learn(e: &mut Evidence, t: u64, said: &Said) {
                 severity: severity(*action_required),
             }),
             "reset" => l.qmp_reset = Some(*recursive),
+            "ignore" if *recursive => l.passed_over += 1,
             "fatal" => l.qmp_fatal = Some(recipient.clone()),
             _ => {}
         },

@@ -4,6 +4,7 @@
 mod answers;
 mod ends;
 mod evidence_from_logs;
+mod found;
 mod injection;
 mod links;
 mod moments;
@@ -54,6 +55,17 @@ impl Default for Limits {
     }
 }
 
+/// Tables beside that of the incidents.
+pub const TABLES: [&str; 4] = ["threads", "processes", "memory_failures", "signals"];
+
+#[derive(Clone, Copy, Default)]
+struct Dropped {
+    threads: u64,
+    processes: u64,
+    failures: u64,
+    answers: u64,
+}
+
 /// See the module.
 pub struct Correlator {
     session: Session,
@@ -77,6 +89,10 @@ pub struct Correlator {
     /// Incidents that the last event belongs to.
     touched: BTreeSet<IncidentNo>,
     forgotten: u64,
+    /// Since when all probes have been at work, of a session that began on stand-by.
+    engaged_ns: Option<u64>,
+    /// Entries that had to make room.
+    dropped: Dropped,
     /// A trace told of signals without their address.
     signals_without_address: bool,
     /// The host's exits that touch no guest memory.
@@ -108,6 +124,8 @@ impl Correlator {
             changed: BTreeSet::new(),
             touched: BTreeSet::new(),
             forgotten: 0,
+            engaged_ns: None,
+            dropped: Dropped::default(),
             signals_without_address: false,
             floor: BTreeMap::new(),
             files: BTreeMap::new(),
@@ -128,9 +146,39 @@ impl Correlator {
         self.forgotten
     }
 
+    /// Entries that had to make room, by table ([`TABLES`]).
+    pub fn dropped(&self) -> [(&'static str, u64); TABLES.len()] {
+        let Dropped {
+            threads,
+            processes,
+            failures,
+            answers,
+        } = self.dropped;
+        let counts = [threads, processes, failures, answers];
+        std::array::from_fn(|n| (TABLES[n], counts[n]))
+    }
+
     /// Incidents that are remembered.
     pub fn incident_count(&self) -> usize {
         self.incidents.len()
+    }
+
+    fn engaged(&mut self, event: &Event) {
+        if self.engaged_ns.is_some() {
+            return;
+        }
+        self.engaged_ns = Some(event.t);
+        for (no, e) in &mut self.incidents {
+            if !e.told.is_empty() || !e.ends.is_empty() {
+                e.blind_ns = event.t.saturating_sub(e.t0);
+                self.changed.insert(*no);
+            }
+        }
+    }
+
+    /// Whether all probes were at work at `t`, so that what none of them told did not happen.
+    fn all_seen(&self, t: u64) -> bool {
+        !self.session.standby || self.engaged_ns.is_some_and(|engaged| engaged <= t)
     }
 
     /// Takes one event.
@@ -166,6 +214,7 @@ impl Correlator {
                 self.action_seen(event, pfn.0, page_type, result);
             }
             What::FailureEnd { ret } => self.failure_end(event, *ret),
+            What::PoisonFound { pfn, hva } => self.found(event, pfn.0, hva.0),
             What::Sigbus {
                 hva,
                 severity,
@@ -233,6 +282,7 @@ impl Correlator {
             What::MemSlot { .. } => {}
             What::Vmm(vmm) => self.identity(event.pid, vmm),
             What::Lost { records } => self.lost(event, *records),
+            What::Engaged => self.engaged(event),
             What::UserspaceExit { .. }
             | What::Pio { .. }
             | What::VcpuReset { .. }
@@ -298,7 +348,9 @@ impl Correlator {
                 self.forget_pages_of(pid);
             }
         }
-        make_room(&mut self.processes, self.limits.processes);
+        if !self.processes.contains_key(&pid) {
+            self.dropped.processes += make_room(&mut self.processes, self.limits.processes);
+        }
         self.processes.insert(pid, vmm.clone());
         let live: Vec<IncidentNo> = self.live_of(pid).collect();
         for no in live {
@@ -331,20 +383,11 @@ impl Correlator {
     /// Opens an incident; the oldest goes where there is no room.
     fn open(&mut self, evidence: Evidence) -> IncidentNo {
         while self.incidents.len() >= self.limits.incidents {
-            let Some((no, old)) = self.incidents.pop_first() else {
+            let Some((no, _)) = self.incidents.first_key_value() else {
                 break;
             };
             self.forgotten += 1;
-            self.unindex(no, &old);
-            if let Some(list) = self.by_pid.get_mut(&old.pid) {
-                // In order of their beginning, hence of their numbers.
-                if let Ok(at) = list.binary_search(&no) {
-                    list.remove(at);
-                }
-                if list.is_empty() {
-                    self.by_pid.remove(&old.pid);
-                }
-            }
+            self.remove(*no);
         }
         let no = self.next;
         self.next += 1;
@@ -360,6 +403,27 @@ impl Correlator {
         no
     }
 
+    fn remove(&mut self, no: IncidentNo) -> Option<Box<Evidence>> {
+        let old = self.incidents.remove(&no)?;
+        self.unindex(no, &old);
+        if let Some(list) = self.by_pid.get_mut(&old.pid) {
+            // In order of their beginning, hence of their numbers.
+            if let Ok(at) = list.binary_search(&no) {
+                list.remove(at);
+            }
+            if list.is_empty() {
+                self.by_pid.remove(&old.pid);
+            }
+        }
+        Some(old)
+    }
+
+    /// Lets go of an incident of which nothing more can come and of which all has been reported. Returns its id.
+    pub fn release(&mut self, no: IncidentNo) -> Option<String> {
+        let old = self.remove(no)?;
+        Some(report::id(&old, &self.session))
+    }
+
     fn touch(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
         self.changed.insert(no);
         self.touched.insert(no);
@@ -372,11 +436,14 @@ fn is_of_a_guest(evidence: &Evidence) -> bool {
     evidence.vmm.is_vmm == Some(true) || evidence.kvm_seen()
 }
 
-/// Drops first entries until one more fits.
-fn make_room<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, limit: usize) {
+/// Drops first entries until one more fits. Returns how many.
+fn make_room<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, limit: usize) -> u64 {
+    let mut dropped = 0;
     while map.len() >= limit.max(1) {
         map.pop_first();
+        dropped += 1;
     }
+    dropped
 }
 
 #[cfg(test)]

@@ -21,6 +21,12 @@ pub fn failure_begin(pfn: u64, flags: Option<u64>) -> String {
     }
 }
 
+pub fn found(pfn: u64, pid: u32, hva: u64) -> String {
+    format!(
+        "poisontrace finds pfn {pfn:#x} lost (/proc/kpageflags), at hva {hva:#x} of the VMM (pid {pid}): poisoned before it started"
+    )
+}
+
 pub fn failure_again(pfn: u64) -> String {
     format!("the host reports pfn {pfn:#x} again")
 }

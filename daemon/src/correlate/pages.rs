@@ -107,7 +107,7 @@ pub struct Signal {
 /// Largest page: 1 GiB. A larger `lsb` is taken for a damaged event's.
 const MAX_LSB: u32 = 30;
 const LSB_2M: u32 = 21;
-const LSB_4K: u32 = 12;
+pub(super) const LSB_4K: u32 = 12;
 /// What the kernel's own words for a hugetlb page begin with.
 const HUGE: &str = "huge page";
 
@@ -130,7 +130,7 @@ impl Correlator {
     }
 
     fn begin(&mut self, tid: u32, failure: Failure) {
-        make_room(&mut self.failures, self.limits.failures);
+        self.dropped.failures += make_room(&mut self.failures, self.limits.failures);
         self.failures.insert(tid, failure);
     }
 
@@ -411,9 +411,24 @@ impl Correlator {
         if !evidence.is_some_and(|e| e.exits.reentry(event.tid, exit_ns, entry_ns)) {
             return false;
         }
-        if let Some(evidence) = self.touch(no) {
+        let passed_over = self.touch(no).is_some_and(|evidence| {
             evidence.poison_at(event.t);
-            evidence.reentered(event.tid, entry_ns);
+            evidence.reentered(event.tid, entry_ns)
+        });
+        if passed_over {
+            let open: Vec<IncidentNo> = self
+                .live_of(event.pid)
+                .filter(|other| {
+                    let open = |e: &Evidence| e.open_mc.contains_key(&event.tid);
+                    *other == no || self.incidents.get(other).is_some_and(|e| open(e))
+                })
+                .collect();
+            for no in open {
+                if let Some(evidence) = self.incidents.get_mut(&no) {
+                    evidence.passed_over += 1;
+                    self.changed.insert(no);
+                }
+            }
         }
         true
     }

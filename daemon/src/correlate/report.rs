@@ -136,7 +136,7 @@ fn signals(e: &Evidence, total: &Total, session: &Session) -> model::Signals {
 
 /// Whether the page was poisoned before the probes were there: what came of it until then is not known.
 fn predates(e: &Evidence, session: &Session) -> bool {
-    e.pfn.is_none() && session.hardware_corrupted_kb.is_some_and(|kb| kb > 0)
+    e.predates || e.pfn.is_none() && session.hardware_corrupted_kb.is_some_and(|kb| kb > 0)
 }
 
 fn exits(e: &Evidence, total: &Total, session: &Session) -> model::Exits {

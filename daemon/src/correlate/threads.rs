@@ -41,7 +41,7 @@ pub struct Pending {
 impl Correlator {
     pub(super) fn thread(&mut self, event: &Event) -> &mut Thread {
         if !self.threads.contains_key(&event.tid) {
-            make_room(&mut self.threads, self.limits.threads);
+            self.dropped.threads += make_room(&mut self.threads, self.limits.threads);
         }
         let thread = self.threads.entry(event.tid).or_default();
         if thread.pid != event.pid {

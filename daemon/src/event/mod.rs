@@ -1,6 +1,7 @@
 //! Decoded events: what the correlator is fed, whether they come live, from a recording or from elsewhere.
 
 pub mod decode;
+mod line;
 pub mod recording;
 pub mod said;
 pub mod session;
@@ -41,6 +42,8 @@ pub enum What {
     },
     /// `memory_failure` returned (0 or negative errno).
     FailureEnd { ret: i64 },
+    /// A lost page of a running VMM's (`pid` of the event), found when the daemon started.
+    PoisonFound { pfn: Hex, hva: Hex },
     /// SIGBUS for poison was sent.
     Sigbus {
         hva: Hex,
@@ -107,6 +110,9 @@ pub enum What {
     Vmm(Vmm),
     /// Records that the probes could not hand over since the last such event.
     Lost { records: u64 },
+    /// From here on all probes are at work: exit reasons, triple faults, resets and ports of guests were not seen
+    /// before, where the session began on stand-by.
+    Engaged,
     /// SIGBUS for poison as `signal_generate` shows it: without its address. `gpa`: of the fault that it
     /// answers; `pfn`: of the `memory_failure()` that sent it. `target_pid` 0: whose thread it is is not known.
     SigbusSeen {

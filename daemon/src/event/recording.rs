@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, session::Session};
+use super::{Event, line, session::Session};
 
 /// Version of the format that is written. A reader refuses any other.
 pub const VERSION: u32 = 1;
@@ -74,7 +74,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of `out`.
     pub fn new(mut out: W, session: &Session) -> io::Result<Self> {
-        line(
+        write_line(
             &mut out,
             &Head {
                 poisontrace_recording: VERSION,
@@ -92,7 +92,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of the file.
     pub fn event(&mut self, event: &Event) -> io::Result<()> {
-        line(&mut self.out, event)?;
+        write_line(&mut self.out, event)?;
         self.totals.events += 1;
         Ok(())
     }
@@ -110,13 +110,13 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// Those of the file.
     pub fn finish(mut self) -> io::Result<W> {
-        line(&mut self.out, &Foot { end: self.totals })?;
+        write_line(&mut self.out, &Foot { end: self.totals })?;
         self.out.flush()?;
         Ok(self.out)
     }
 }
 
-fn line<W: Write>(out: &mut W, value: &impl Serialize) -> io::Result<()> {
+fn write_line<W: Write>(out: &mut W, value: &impl Serialize) -> io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
     out.write_all(b"\n")
 }
@@ -208,7 +208,7 @@ impl<R: BufRead> Reader<R> {
         if !complete {
             return self.torn();
         }
-        match serde_json::from_str::<Event>(&self.buffer) {
+        match line::event(&self.buffer) {
             Ok(event) => {
                 self.events += 1;
                 Ok(Some(event))

@@ -13,6 +13,10 @@ pub struct Session {
     /// kB in /proc/meminfo HardwareCorrupted when the probes were attached: poison that predates them.
     #[serde(default)]
     pub hardware_corrupted_kb: Option<u64>,
+    /// Some probes were attached only once there was poison: what they tell was not seen before
+    /// [`super::What::Engaged`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub standby: bool,
 }
 
 /// One row of the probe table.

@@ -60,6 +60,7 @@ pub struct Places {
 /// See the module.
 pub struct Follower {
     places: Places,
+    /// Those that have ended stay for a while: the last that is heard of a VM is news of its incident, too.
     followed: BTreeMap<u32, Arc<Deadlines>>,
     sender: Sender<Event>,
     receiver: Receiver<Event>,
@@ -121,7 +122,10 @@ impl Follower {
     pub fn update(&mut self, update: &Update) {
         let vm = &update.incident.vm;
         let Some(pid) = vm.pid else { return };
-        if !self.followed.contains_key(&pid) {
+        let known = self.followed.get(&pid);
+        // Another VM, where its number has come again.
+        let again = known.is_some_and(|deadlines| deadlines.over() && !update.closed);
+        if known.is_none() || again {
             let (log, qmp) = (self.places.log.of(vm), self.places.qmp.of(vm));
             if log.is_none() && qmp.is_none() {
                 return;
@@ -135,7 +139,6 @@ impl Follower {
             deadlines.news();
             if update.closed {
                 deadlines.end();
-                self.followed.remove(&pid);
             }
         }
     }
@@ -147,6 +150,9 @@ impl Follower {
         log: Option<PathBuf>,
         qmp: Option<PathBuf>,
     ) -> io::Result<()> {
+        if self.followed.len() >= MAX_FOLLOWED {
+            self.followed.retain(|_, deadlines| !deadlines.over());
+        }
         if self.followed.len() >= MAX_FOLLOWED {
             return Err(io::Error::other(format!("{MAX_FOLLOWED} others are")));
         }

@@ -78,6 +78,28 @@ fn now() -> String {
 }
 
 #[test]
+fn what_a_vmm_said_last_is_heard_once_however_often_its_end_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = format!(
+        "{}: Guest MCE Memory Error at QEMU addr 0x7f0000001000 and GUEST addr 0x5000 of type BUS_MCEERR_AR injected\n",
+        now()
+    );
+    fs::write(dir.path().join("db-7.log"), line).unwrap();
+    let (_, mut update) = incident();
+    update.closed = true;
+    let mut follower = follower(dir.path());
+    follower.update(&update);
+    heard(&mut follower);
+    // Each statement is news of the incident.
+    for _ in 0..5 {
+        follower.update(&update);
+        thread::sleep(2 * BRISK);
+        assert!(follower.waiting().is_none());
+    }
+    assert_eq!(follower.followed.len(), 1);
+}
+
+#[test]
 fn the_vmms_log_is_heard_from_the_incidents_beginning_and_joins_it() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("db-7.log");

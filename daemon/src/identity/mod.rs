@@ -89,7 +89,7 @@ impl Directory {
     pub fn introduce(&mut self, event: &Event) -> Option<Event> {
         let pid = match &event.what {
             What::Sigbus { target_pid, .. } | What::SigbusSeen { target_pid, .. } => *target_pid,
-            What::PoisonExit(_) => event.pid,
+            What::PoisonExit(_) | What::PoisonFound { .. } => event.pid,
             What::TaskExit { live: Some(0), .. } => {
                 // Its number may be another's before the next look around.
                 self.known.remove(&event.pid);

@@ -44,5 +44,6 @@ pub fn session(
         },
         probes,
         hardware_corrupted_kb: None,
+        standby: false,
     }
 }

@@ -10,6 +10,7 @@ use super::{
     logged::Logged,
     mca,
     model::{Severity, Via},
+    storm::SPIN_EXITS,
     timeline::Timeline,
 };
 use crate::event::{Bank, OtherAddress, PoisonExit, SigbusSeverity, Vmm, totals::PageTotals};
@@ -71,6 +72,10 @@ pub struct Evidence {
     rips: ByThread<u64>,
     /// Machine checks that KVM_X86_SET_MCE took, and with which the vCPU went on without a #MC.
     pub dropped: u64,
+    /// Action-required signals to a vCPU on which a #MC was open, of this page or of another, and with which it went on
+    /// untold.
+    #[serde(default)]
+    pub passed_over: u64,
     /// CR4.MCE of the vCPU at its last exit on the page.
     pub mce_enabled: Option<bool>,
     /// Set when the VMM has ended: the SIGBUS that it was sent last.
@@ -81,6 +86,12 @@ pub struct Evidence {
     pub lost: u64,
     /// The pfn is that of a page whose loss named no process, and fits by time.
     pub joined_by_time: bool,
+    /// For so long the guest's own ways to end were not in sight, though it was told or ended in that time, ns.
+    #[serde(default)]
+    pub blind_ns: u64,
+    /// Poisoned before the probes were attached, and found afterwards.
+    #[serde(default)]
+    pub predates: bool,
     /// Events that belong to it.
     pub events: u64,
     /// Its id and `started_at` by the daemon that first told of it, whose wall clock may have been another.
@@ -224,12 +235,15 @@ impl Evidence {
             asked: ByThread::default(),
             rips: ByThread::default(),
             dropped: 0,
+            passed_over: 0,
             mce_enabled: None,
             last_sigbus: None,
             ends: Vec::new(),
             timeline: Timeline::default(),
             lost: 0,
             joined_by_time: false,
+            blind_ns: 0,
+            predates: false,
             events: 0,
             known_as: None,
             logged: Logged::default(),
@@ -339,16 +353,30 @@ impl Evidence {
         self.exits.add(tid, vcpu, exit);
     }
 
-    /// The vCPU entered the guest again after an exit on the page.
-    pub fn reentered(&mut self, tid: u32, entry_ns: u64) {
-        if let Some(asked) = self.asked.get_mut(tid) {
-            if asked.told {
-                self.dropped += 1;
-                self.asked.remove(tid);
-            } else {
-                asked.ran_on.get_or_insert(entry_ns);
-            }
+    /// The vCPU entered the guest again after an exit on the page. Returns whether it did so with a #MC open on it, and
+    /// untold of this one.
+    pub fn reentered(&mut self, tid: u32, entry_ns: u64) -> bool {
+        let Some(asked) = self.asked.get_mut(tid) else {
+            return false;
+        };
+        if asked.told {
+            self.dropped += 1;
+            self.asked.remove(tid);
+            return false;
         }
+        let first = asked.ran_on.is_none();
+        asked.ran_on.get_or_insert(entry_ns);
+        first && asked.mc_open
+    }
+
+    /// Whether the VMM lets errors pass that meet an unfinished #MC, and the vCPU meets them again and again.
+    pub fn is_passed_over(&self) -> bool {
+        self.passed_over.max(self.logged.passed_over) >= SPIN_EXITS
+    }
+
+    /// Whether the VMM has let an error of this page pass, so that an end soon after the last one is no answer to it.
+    pub fn let_one_pass(&self) -> bool {
+        self.dropped > 0 || self.ar_signals + self.exit_signals > self.told_ar + 1
     }
 
     /// Takes the kernel's totals of one page and thread.

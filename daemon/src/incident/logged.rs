@@ -48,6 +48,8 @@ pub struct Logged {
     pub run_failed: bool,
     /// QMP: reset because of a second error (recursive), or with machine checks off.
     pub qmp_reset: Option<bool>,
+    /// QMP: left out, because a machine check was in progress (ignore, recursive).
+    pub passed_over: u64,
     /// QMP: the VMM ends; who the error was for.
     pub qmp_fatal: Option<String>,
     pub qmp_panicked: bool,

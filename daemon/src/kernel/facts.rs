@@ -125,6 +125,13 @@ impl Facts {
         Some(matches!(value.as_str(), "Y" | "1"))
     }
 
+    /// What kvm_exit calls the host's kind of virtualization (`KVM_ISA_VMX`, `KVM_ISA_SVM`), by the module that is there.
+    pub fn isa(&self) -> Option<u32> {
+        [("kvm_intel", 1), ("kvm_amd", 2)]
+            .iter()
+            .find_map(|(module, isa)| self.modules.contains_key(*module).then_some(*isa))
+    }
+
     /// Whether kvm_amd is there: its processors can deliver the bytes of an instruction that faults.
     pub fn svm(&self) -> bool {
         self.modules.contains_key("kvm_amd")

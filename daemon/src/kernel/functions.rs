@@ -53,6 +53,23 @@ pub const SIGNAL_GENERATE: Function = Function {
     returns: None,
 };
 
+/// Tracepoint `kvm_userspace_exit(reason, errno)`, 4.19 to 7.3.
+pub const USERSPACE_EXIT: Function = Function {
+    name: "kvm_userspace_exit",
+    takes: &[UINT, INT],
+    returns: None,
+};
+
+/// Tracepoint `kvm_msr(write, ecx, data, exception)`, 4.19 to 7.3.
+pub const MSR: Function = Function {
+    name: "kvm_msr",
+    takes: &[UINT, UINT, ULONG, Shape::Unsigned(1)],
+    returns: None,
+};
+
+/// Tracepoints whose arguments raw tracepoint programs read.
+pub const RAW_TRACEPOINTS: [&Function; 3] = [&SIGNAL_GENERATE, &USERSPACE_EXIT, &MSR];
+
 impl Function {
     /// Why a program cannot read the arguments of a function that the kernel describes so; `None`: it can.
     pub fn mismatch(&self, known: &Prototype) -> Option<String> {

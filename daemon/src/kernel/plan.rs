@@ -69,6 +69,9 @@ pub struct Row {
     pub partial: Vec<String>,
     /// It hangs on KVM, which may be a module that comes and goes.
     pub of_kvm: bool,
+    /// What is attached in place of the alternatives until there is poison; it may be nothing. `None`: the alternatives
+    /// are attached from the start.
+    pub standby: Option<Vec<Attach>>,
 }
 
 /// See the module.
@@ -79,6 +82,8 @@ pub struct Plan {
     pub offsets: BTreeMap<&'static str, u32>,
     /// Guests run on shadow paging: the addresses of their faults are guest-virtual.
     pub shadow_paging: bool,
+    /// See [`Facts::isa`].
+    pub isa: Option<u32>,
 }
 
 /// Rows without which no verdict can be had.
@@ -94,6 +99,18 @@ impl Row {
     pub fn offered(&self) -> impl Iterator<Item = &Vec<Attach>> {
         self.alternatives.iter().flatten()
     }
+
+    /// What holds its place until there is poison, in words.
+    pub fn standby_text(&self) -> Option<String> {
+        let standby = self.standby.as_ref()?;
+        let bindings: Vec<String> = standby.iter().map(|attach| attach.binding.to_string()).collect();
+        let held = if bindings.is_empty() {
+            "nothing".to_owned()
+        } else {
+            bindings.join(", ")
+        };
+        Some(format!("until there is poison {held}"))
+    }
 }
 
 impl Plan {
@@ -106,6 +123,7 @@ impl Plan {
                 .map(|field| (field.global, fields::offset(facts, field).unwrap_or(ABSENT)))
                 .collect(),
             shadow_paging: facts.nested_paging() == Some(false),
+            isa: facts.isa(),
         };
         rows::add(&mut plan, facts, guest_code);
         for row in &mut plan.rows {
@@ -137,6 +155,10 @@ fn restrict(row: &mut Row, facts: &Facts) {
         if let Some(way) = taken {
             *alternative = Err(format!("{way} was taken away (--without)"));
         }
+    }
+    let taken_away = |attach: &Attach| facts.taken_away.contains(attach.binding.way());
+    if row.offered().next().is_none() || row.standby.iter().flatten().any(taken_away) {
+        row.standby = None;
     }
 }
 

@@ -7,7 +7,7 @@
 //!   layout-1/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
 //!     PAGES EVENTS LOST VICTIMS VCPUS KEPT
 //!     daemon-4711/       one daemon's programs
-//!       ARMED            its flag (the object's .bss)
+//!       ARMED            its flag
 //!       <program> …      its links
 //! ```
 //!
@@ -31,8 +31,8 @@ pub const ROOT: &str = "/sys/fs/bpf/poisontrace";
 /// The maps that outlive the daemon.
 pub const MAPS: [&str; 6] = ["PAGES", "EVENTS", "LOST", "VICTIMS", "VCPUS", "KEPT"];
 
-/// The object's `.bss` holds the flag and nothing else.
-const BSS: &str = ".bss";
+/// The section of the flag, which holds nothing else.
+const SECTION: &str = ".data.armed";
 const FLAG: &str = "ARMED";
 /// uapi `linux/magic.h`.
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
@@ -147,7 +147,7 @@ impl Pins {
     /// # Errors
     /// If the flag cannot be set: the old programs are then left at work.
     pub fn take_over(&mut self, ebpf: &mut aya::Ebpf, predates: bool) -> Result<(), String> {
-        let flag = ebpf.take_map(BSS).ok_or("the object has no flag")?;
+        let flag = ebpf.take_map(SECTION).ok_or("the object has no flag")?;
         let Map::Array(data) = flag else {
             return Err("the object's flag is no array".to_owned());
         };

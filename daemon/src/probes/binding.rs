@@ -5,7 +5,7 @@ use std::path::Path;
 use aya::{
     Btf,
     programs::{
-        FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint,
+        Program, ProgramError,
         fentry::FEntryLinkId,
         fexit::FExitLinkId,
         kprobe::KProbeLinkId,
@@ -15,6 +15,7 @@ use aya::{
     },
 };
 
+use super::reserved::Reserved;
 use crate::kernel::plan::Binding;
 
 /// What keeps a program attached.
@@ -26,40 +27,42 @@ pub enum Link {
     Kprobe(KProbeLinkId),
     /// Outlives the daemon.
     Pinned(PinnedLink),
+    /// A reserved event that got its program.
+    Reserved(Reserved),
+}
+
+/// Loads the program, unless it is loaded.
+pub fn load(program: &mut Program, btf: &Btf, binding: &Binding) -> Result<(), ProgramError> {
+    let loaded = match (program, binding) {
+        (Program::TracePoint(program), _) => program.load(),
+        (Program::RawTracePoint(program), _) => program.load(),
+        (Program::FEntry(program), Binding::Fentry(function)) => program.load(function, btf),
+        (Program::FExit(program), Binding::Fexit(function)) => program.load(function, btf),
+        (Program::KProbe(program), _) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    };
+    match loaded {
+        Err(ProgramError::AlreadyLoaded) => Ok(()),
+        other => other,
+    }
 }
 
 /// Loads the program, unless it is loaded, and attaches it.
 pub fn bind(program: &mut Program, btf: &Btf, binding: &Binding) -> Result<Link, ProgramError> {
-    let loaded = |result| match result {
-        Err(ProgramError::AlreadyLoaded) => Ok(()),
-        other => other,
-    };
-    Ok(match binding {
-        Binding::Tracepoint { group, name } => {
-            let program: &mut TracePoint = program.try_into()?;
-            loaded(program.load())?;
+    load(program, btf, binding)?;
+    Ok(match (program, binding) {
+        (Program::TracePoint(program), Binding::Tracepoint { group, name }) => {
             Link::Tracepoint(program.attach(group, name)?)
         }
-        Binding::RawTracepoint(name) => {
-            let program: &mut RawTracePoint = program.try_into()?;
-            loaded(program.load())?;
+        (Program::RawTracePoint(program), Binding::RawTracepoint(name)) => {
             Link::RawTracepoint(program.attach(name)?)
         }
-        Binding::Fentry(function) => {
-            let program: &mut FEntry = program.try_into()?;
-            loaded(program.load(function, btf))?;
-            Link::Fentry(program.attach()?)
-        }
-        Binding::Fexit(function) => {
-            let program: &mut FExit = program.try_into()?;
-            loaded(program.load(function, btf))?;
-            Link::Fexit(program.attach()?)
-        }
-        Binding::Kprobe(function) | Binding::Kretprobe(function) => {
-            let program: &mut KProbe = program.try_into()?;
-            loaded(program.load())?;
+        (Program::FEntry(program), Binding::Fentry(_)) => Link::Fentry(program.attach()?),
+        (Program::FExit(program), Binding::Fexit(_)) => Link::Fexit(program.attach()?),
+        (Program::KProbe(program), Binding::Kprobe(function) | Binding::Kretprobe(function)) => {
             Link::Kprobe(program.attach(function, 0)?)
         }
+        _ => return Err(ProgramError::UnexpectedProgramType),
     })
 }
 
@@ -99,6 +102,8 @@ pub fn pin(program: &mut Program, link: Link, path: &Path) -> Result<Link, Strin
 /// Detaches; the program stays loaded.
 pub fn detach(program: &mut Program, link: Link) -> Result<(), ProgramError> {
     match (program, link) {
+        // Closed here.
+        (_, Link::Reserved(_)) => Ok(()),
         (_, Link::Pinned(link)) => {
             link.unpin().map_err(ProgramError::IOError)?;
             Ok(())

@@ -9,13 +9,14 @@ use poisontrace_probes::arming;
 use super::{
     binding::{self, Link, Size, chain},
     fentry_btf, memory,
+    reserved::Reserved,
 };
 use crate::{
     correlate::resume::Meanwhile,
     event::session::ProbeStatus,
     kernel::{
         facts::Facts,
-        plan::{Attach, Plan, Row},
+        plan::{Attach, Binding, Plan, Row},
     },
     pins::{self, Pins},
 };
@@ -43,6 +44,7 @@ pub enum LoadError {
 /// What has become of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowState {
+    /// Or what stands by for it.
     Attached,
     /// This kernel does not offer it, or refuses it.
     Unavailable,
@@ -57,6 +59,8 @@ pub struct BoundRow {
     status: ProbeStatus,
     reattached: u64,
     links: Vec<(&'static str, Link)>,
+    /// For what takes the place of that which stands by.
+    reserved: Vec<(&'static str, Reserved)>,
 }
 
 impl BoundRow {
@@ -85,6 +89,8 @@ pub struct Loaded {
     /// Where all of it outlives the daemon.
     pins: Option<Pins>,
     meanwhile: Meanwhile,
+    /// There is no poison yet: some rows are held by what stands by for them.
+    standby: bool,
 }
 
 impl Loaded {
@@ -128,6 +134,7 @@ impl Loaded {
             (None, false) => arming::IDLE,
         };
         let shadow_paging = u32::from(plan.shadow_paging);
+        let isa = plan.isa.unwrap_or(0);
         let daemon = std::process::id();
         let mut loader = EbpfLoader::new();
         // The programs have no relocations against the kernel's BTF, which the loader has read nonetheless: let go
@@ -141,6 +148,7 @@ impl Loaded {
         }
         loader.override_global("DAEMON", &daemon, true);
         loader.override_global("SHADOW_PAGING", &shadow_paging, true);
+        loader.override_global("HOST_ISA", &isa, true);
         loader.override_global(aya_log::LEVEL, &log_level, false);
         for (name, offset) in &plan.offsets {
             loader.override_global(name, offset, true);
@@ -156,6 +164,7 @@ impl Loaded {
             rows,
             meanwhile: pins.as_ref().map_or(Meanwhile::Unseen, Pins::meanwhile),
             pins,
+            standby: !armed,
         };
         loaded.begin(armed)?;
         Ok(loaded)
@@ -173,6 +182,57 @@ impl Loaded {
         if let Some(pins) = &mut self.pins {
             pins.take_over(&mut self.ebpf, armed)
                 .map_err(LoadError::TakeOver)?;
+        }
+        Ok(())
+    }
+
+    /// Whether some rows are held by what stands by for them, until [`Loaded::engage`].
+    pub fn on_standby(&self) -> bool {
+        self.standby && self.plan.rows.iter().any(|row| row.standby.is_some())
+    }
+
+    /// There is poison: attaches what was held back for it, and lets go of what stood by. Returns why a row could not
+    /// be; it is then left as it was.
+    pub fn engage(&mut self) -> Vec<String> {
+        self.standby = false;
+        let mut failed = Vec::new();
+        for n in 0..self.rows.len() {
+            if self.rows[n].row.standby.is_none() || self.rows[n].state != RowState::Attached {
+                continue;
+            }
+            if let Err(why) = self.engage_row(n) {
+                failed.push(format!("{}: {why}", self.rows[n].row.name));
+            }
+        }
+        failed
+    }
+
+    fn engage_row(&mut self, n: usize) -> Result<(), String> {
+        let Some(programs) = self.rows[n].row.offered().next().cloned() else {
+            return Ok(());
+        };
+        let reserved = std::mem::take(&mut self.rows[n].reserved);
+        if reserved.len() < programs.len() {
+            return Err("no perf event was reserved for it at start".to_owned());
+        }
+        for (name, event) in &reserved {
+            let program = self
+                .ebpf
+                .program(name)
+                .ok_or_else(|| format!("no program {name}"))?;
+            event.attach(program).map_err(|err| chain(&err))?;
+        }
+        // The new ones first: no exit is missed, and one that both see is counted once.
+        let stood_by = std::mem::take(&mut self.rows[n].links);
+        let links = reserved
+            .into_iter()
+            .map(|(name, event)| (name, Link::Reserved(event)));
+        self.rows[n].attached(&programs, links.collect(), Vec::new());
+        if self.pins.is_some() {
+            // What has the program dies with the daemon: what stood by is pinned, and goes on counting then.
+            self.rows[n].links.extend(stood_by);
+        } else {
+            self.detach_links(stood_by);
         }
         Ok(())
     }
@@ -216,16 +276,21 @@ impl Loaded {
         self.rows.iter().map(|row| row.status.clone()).collect()
     }
 
-    /// The programs of a row that are attached, and their sizes.
+    /// The programs of a row that are attached, or loaded to be when there is poison, and their sizes.
     pub fn sizes<'a>(&'a self, row: &'a BoundRow) -> impl Iterator<Item = Size> + 'a {
-        row.links
-            .iter()
-            .filter_map(|(name, _)| binding::size(name, self.ebpf.program(name)?))
+        let held_back = self.standby && row.row.standby.is_some();
+        let later = row.row.offered().next().filter(|_| held_back);
+        let attached = row.links.iter().map(|(name, _)| *name);
+        attached
+            .chain(later.into_iter().flatten().map(|attach| attach.program))
+            .filter_map(|name| binding::size(name, self.ebpf.program(name)?))
     }
 
     /// Whether the programs, as they are loaded, read the fields of these facts.
     pub fn fits(&self, plan: &Plan) -> bool {
-        self.plan.offsets == plan.offsets && self.plan.shadow_paging == plan.shadow_paging
+        self.plan.offsets == plan.offsets
+            && self.plan.shadow_paging == plan.shadow_paging
+            && self.plan.isa == plan.isa
     }
 
     /// Lets go of KVM's rows, so that its module can be unloaded. Returns how many there were.
@@ -265,9 +330,20 @@ impl Loaded {
         (back, failed)
     }
 
-    /// Attaches the best alternative of a row that the kernel takes.
+    /// Attaches what stands by for a row, or the best alternative that the kernel takes.
     fn attach_row(&mut self, n: usize) {
         let mut reasons = Vec::new();
+        if self.standby
+            && let Some(programs) = self.rows[n].row.standby.clone()
+        {
+            let held = self
+                .reserve(n)
+                .and_then(|()| attach_all(&mut self.ebpf, &self.btf, &programs, self.pins.as_ref()));
+            match held {
+                Ok(links) => return self.rows[n].stands_by(links),
+                Err(reason) => reasons.push(reason),
+            }
+        }
         for alternative in self.rows[n].row.alternatives.clone() {
             let attached = alternative.and_then(|programs| {
                 let links = attach_all(&mut self.ebpf, &self.btf, &programs, self.pins.as_ref())?;
@@ -281,8 +357,34 @@ impl Loaded {
         self.rows[n].unavailable(&reasons);
     }
 
+    /// Loads what is to be attached when there is poison, and opens what it is to be attached to: both take longer than
+    /// to attach it, and privileges that are given up.
+    fn reserve(&mut self, n: usize) -> Result<(), String> {
+        self.rows[n].reserved.clear();
+        let programs = self.rows[n].row.offered().next().cloned();
+        for attach in programs.unwrap_or_default() {
+            let Binding::Tracepoint { group, name } = &attach.binding else {
+                return Err(format!("{} cannot be reserved", attach.binding));
+            };
+            let program = self
+                .ebpf
+                .program_mut(attach.program)
+                .ok_or_else(|| format!("no program {}", attach.program))?;
+            binding::load(program, &self.btf, &attach.binding).map_err(|err| chain(&err))?;
+            let event = Reserved::open(group, name).map_err(|err| format!("{}: {err}", attach.binding))?;
+            self.rows[n].reserved.push((attach.program, event));
+        }
+        Ok(())
+    }
+
     fn detach_row(&mut self, n: usize) {
-        for (name, link) in std::mem::take(&mut self.rows[n].links) {
+        self.rows[n].reserved.clear();
+        let links = std::mem::take(&mut self.rows[n].links);
+        self.detach_links(links);
+    }
+
+    fn detach_links(&mut self, links: Vec<(&'static str, Link)>) {
+        for (name, link) in links {
             let detached = self
                 .ebpf
                 .program_mut(name)
@@ -314,6 +416,7 @@ impl BoundRow {
             },
             reattached: 0,
             links: Vec::new(),
+            reserved: Vec::new(),
         }
     }
 
@@ -323,6 +426,14 @@ impl BoundRow {
         reasons.extend(self.row.partial.iter().cloned());
         self.status.binding = Some(bindings.join(", "));
         self.status.why = (!reasons.is_empty()).then(|| reasons.join("; "));
+        self.status.lost = None;
+        self.links = links;
+        self.state = RowState::Attached;
+    }
+
+    fn stands_by(&mut self, links: Vec<(&'static str, Link)>) {
+        self.status.binding = self.row.standby_text();
+        self.status.why = None;
         self.status.lost = None;
         self.links = links;
         self.state = RowState::Attached;

@@ -5,5 +5,6 @@ mod cost;
 mod fentry_btf;
 pub mod load;
 mod memory;
+pub mod reserved;
 pub mod source;
 pub mod totals;

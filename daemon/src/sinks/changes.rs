@@ -64,6 +64,11 @@ impl Changes {
         }
         change
     }
+
+    /// Nothing more comes of this incident.
+    pub fn forget(&mut self, id: &str) {
+        self.0.remove(id);
+    }
 }
 
 /// A rate limit: `burst` at once, then one a second of the events' time. What is held back is counted.

@@ -9,6 +9,7 @@
 mod common;
 mod dialects;
 mod files;
+mod guests;
 mod known;
 mod unseen;
 mod wordings;

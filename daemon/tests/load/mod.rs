@@ -65,6 +65,7 @@ pub fn session() -> Session {
         },
         probes,
         hardware_corrupted_kb: Some(0),
+        standby: false,
     }
 }
 
@@ -240,6 +241,11 @@ impl Load {
             value: Hex(1),
         };
         self.at(page.vcpu_tid(0), page.pid(), pvpanic);
+        self.ends(page);
+    }
+
+    /// The VMM ends.
+    pub fn ends(&mut self, page: Page) {
         let exit = What::TaskExit {
             exit_code: 0,
             live: Some(0),

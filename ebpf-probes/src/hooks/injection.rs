@@ -4,9 +4,9 @@
 use aya_ebpf::{
     EbpfContext,
     helpers::{bpf_probe_read_user, generated::bpf_probe_read_user as probe_read_user_raw},
-    macros::{kprobe, map, tracepoint},
+    macros::{kprobe, map, raw_tracepoint, tracepoint},
     maps::PerCpuArray,
-    programs::{ProbeContext, TracePointContext},
+    programs::{ProbeContext, RawTracePointContext, TracePointContext},
 };
 use aya_log_ebpf::debug;
 use poisontrace_probes::{
@@ -182,20 +182,34 @@ pub fn kvm_inj_exception(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// `kvm:kvm_msr`: the guest's own RDMSR and WRMSR. Writing 0 to MCG_STATUS is the last thing that a
-/// machine-check handler does which means to go on.
-#[tracepoint]
-pub fn kvm_msr(ctx: TracePointContext) -> u32 {
-    if !armed() || !slot::victim() {
-        return 0;
-    }
-    if read(&ctx, &MSR_INDEX) == Some(MCG_STATUS) {
-        emit(McgStatus {
-            h: header::<McgStatus>(),
-            data: read(&ctx, &MSR_DATA).unwrap_or(0),
-            write: read(&ctx, &MSR_WRITE).unwrap_or(0),
-            pad: 0,
-        });
+/// `kvm_msr(unsigned int write, u32 ecx, u64 data, bool exception)`, 4.19 to 7.3: the guest's own RDMSR and WRMSR.
+/// Writing 0 to MCG_STATUS is the last thing that a machine-check handler does which means to go on.
+#[raw_tracepoint(tracepoint = "kvm_msr")]
+pub fn kvm_msr_raw(ctx: RawTracePointContext) -> i32 {
+    if armed() && ctx.arg::<u32>(1) == MCG_STATUS && slot::victim() {
+        mcg_status(ctx.arg(0), ctx.arg(2));
     }
     0
+}
+
+/// The same, by its `format`.
+#[tracepoint]
+pub fn kvm_msr(ctx: TracePointContext) -> u32 {
+    if armed() && slot::victim() && read(&ctx, &MSR_INDEX) == Some(MCG_STATUS) {
+        mcg_status(
+            read(&ctx, &MSR_WRITE).unwrap_or(0),
+            read(&ctx, &MSR_DATA).unwrap_or(0),
+        );
+    }
+    0
+}
+
+#[inline(always)]
+fn mcg_status(write: u32, data: u64) {
+    emit(McgStatus {
+        h: header::<McgStatus>(),
+        data,
+        write,
+        pad: 0,
+    });
 }

@@ -3,14 +3,17 @@
 use std::fs;
 
 use anyhow::{Context, Result, anyhow};
+use aya::maps::{HashMap, MapData};
 use poisontrace::kernel::{facts::Facts, plan::Plan};
 use poisontrace::probes::load::Loaded;
+use poisontrace_probes::page::{PageKey, PageTotals};
 
 use crate::Attach;
 
 /// Attaches, says so, and stays until a signal ends the process.
 pub fn hold(options: &Attach) -> Result<()> {
-    let loaded = attach(options)?;
+    let mut loaded = attach(options)?;
+    fill(&mut loaded, options).context("cannot fill the maps")?;
     for probe in loaded.probes() {
         println!(
             "{}: {}",
@@ -22,6 +25,32 @@ pub fn hold(options: &Attach) -> Result<()> {
     loop {
         std::thread::park();
     }
+}
+
+/// As if other VMs' pages had been poisoned and touched before: numbers that no process has.
+fn fill(loaded: &mut Loaded, options: &Attach) -> Result<()> {
+    const FIRST_PID: u32 = 1 << 23;
+    let map = |loaded: &mut Loaded, name: &'static str| loaded.ebpf.take_map(name).context(name);
+    if options.victims > 0 {
+        let mut victims: HashMap<MapData, u32, u64> = HashMap::try_from(map(loaded, "VICTIMS")?)?;
+        for n in 0..options.victims {
+            victims.insert(FIRST_PID + n, 1, 0)?;
+        }
+    }
+    if options.pages > 0 {
+        let mut pages: HashMap<MapData, [u8; size_of::<PageKey>()], [u8; size_of::<PageTotals>()]> =
+            HashMap::try_from(map(loaded, "PAGES")?)?;
+        for n in 0..options.pages {
+            let pid = FIRST_PID + n % options.victims.max(1);
+            let key: [u8; size_of::<PageKey>()] = zerocopy::transmute!(PageKey {
+                pid,
+                tid: pid,
+                gfn: u64::from(n),
+            });
+            pages.insert(key, [0; size_of::<PageTotals>()], 0)?;
+        }
+    }
+    Ok(())
 }
 
 fn attach(options: &Attach) -> Result<Loaded> {

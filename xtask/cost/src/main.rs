@@ -32,9 +32,15 @@ enum Command {
 struct Attach {
     #[arg(long)]
     object: PathBuf,
-    /// Arm from the start
+    /// As if there were poison from the start: the hooks are those of an armed host
     #[arg(long)]
     armed: bool,
+    /// So many VMs besides have had poison
+    #[arg(long, default_value_t = 0)]
+    victims: u32,
+    /// So many pages have totals
+    #[arg(long, default_value_t = 0)]
+    pages: u32,
 }
 
 fn main() -> Result<()> {

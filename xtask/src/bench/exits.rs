@@ -1,5 +1,6 @@
 //! What an exit costs, in the deterministic time of an emulated host.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +23,16 @@ const PER_EXIT: Duration = Duration::from_micros(1500);
 /// With the peers' libraries on the disc and in memory.
 const MEMORY_MIB: u32 = 2048;
 
+/// Steps in which the exits are those of a storm on a poisoned page.
+pub const STORM_NOTHING: &str = "storm-nothing";
+pub const STORM_EMPTY: &str = "storm-empty";
+pub const STORM_ARMED: &str = "storm-armed";
+/// Steps with this VM and so many others poisoned, and so many pages.
+pub const SCALE_ONE: &str = "armed-1-vm-1-page";
+pub const SCALE_MANY: &str = "armed-1000-vms-10000-pages";
+/// Each sends its records.
+const STORM_EXITS: u32 = 256;
+
 const EMPTY: &str = "lib/empty.o";
 const OBJECT: &str = "lib/object.o";
 
@@ -33,8 +44,9 @@ pub struct Lab {
     daemon: PathBuf,
     tool: PathBuf,
     empty: PathBuf,
-    /// Measured in place of the daemon.
-    object: Option<PathBuf>,
+    /// The daemon's programs, or those that are measured in its place.
+    object: PathBuf,
+    in_place_of_daemon: bool,
     peers: Option<peers::Packages>,
 }
 
@@ -66,7 +78,8 @@ impl Lab {
         Ok(Self {
             daemon,
             empty,
-            object: options.object.clone(),
+            object: options.object.clone().unwrap_or_else(|| built_in.clone()),
+            in_place_of_daemon: options.object.is_some(),
             tool: builds::bench_tool(paths, &built_in, progress)?,
             programs: builds::lab_programs(paths, progress)?,
             bochs: bochs::set_up(paths, progress)?,
@@ -104,10 +117,10 @@ impl Lab {
             programs: &self.programs,
             daemon: &self.daemon,
             tool: &self.tool,
-            objects: &[(EMPTY, Some(&self.empty)), (OBJECT, self.object.as_ref())]
-                .into_iter()
-                .filter_map(|(name, object)| Some((name.to_owned(), object?.clone())))
-                .collect(),
+            objects: &BTreeMap::from([
+                (EMPTY.to_owned(), self.empty.clone()),
+                (OBJECT.to_owned(), self.object.clone()),
+            ]),
             peers: self
                 .peers
                 .as_ref()
@@ -162,29 +175,29 @@ impl Lab {
             ready: Ready::Says(format!("{ready}: ready")),
             leaves: None,
         };
-        let object = |name: &str| {
+        let object = |name: &str, armed: bool| {
             let file = format!("/{name}");
-            program(
-                &["poisontrace-bench", "attach", "--object", &file],
-                "poisontrace-bench",
-            )
+            let mut command = vec!["poisontrace-bench", "attach", "--object", &file];
+            command.extend(armed.then_some("--armed"));
+            program(&command, "poisontrace-bench")
         };
-        let daemon = || match self.object {
-            Some(_) => object(OBJECT),
-            None => program(
+        let daemon = || match self.in_place_of_daemon {
+            true => object(OBJECT, false),
+            false => program(
                 &["/lab/bin/poisontrace", "run", "--state-dir", "/run/poisontrace"],
                 "poisontrace",
             ),
         };
         let mut steps = vec![
             step("nothing", Watch::Nothing),
-            step("empty", object(EMPTY)),
+            step("empty", object(EMPTY, false)),
             step("unarmed", daemon()),
         ];
         if self.peers.is_some() {
             steps.extend(peers::all().into_iter().map(|peer| step(peer.name, peer.watch)));
         }
         steps.push(step("nothing-again", Watch::Nothing));
+        steps.push(step("empty-armed", object(EMPTY, true)));
         steps.push(Step {
             other_victim: true,
             ..step("armed-other", daemon())
@@ -193,6 +206,41 @@ impl Lab {
             loops: loops(true),
             ..step("armed-this", daemon())
         });
+        for (name, victims, pages) in [(SCALE_ONE, "1", "1"), (SCALE_MANY, "1000", "10000")] {
+            let watch = program(
+                &[
+                    "poisontrace-bench",
+                    "attach",
+                    "--object",
+                    &format!("/{OBJECT}"),
+                    "--armed",
+                    "--victims",
+                    victims,
+                    "--pages",
+                    pages,
+                ],
+                "poisontrace-bench",
+            );
+            steps.push(Step {
+                loops: loops(true),
+                ..step(name, watch)
+            });
+        }
+        for (name, watch) in [
+            (STORM_NOTHING, Watch::Nothing),
+            (STORM_EMPTY, object(EMPTY, true)),
+            (STORM_ARMED, daemon()),
+        ] {
+            let exits = Loop {
+                kind: Kind::Poison,
+                exits: STORM_EXITS,
+                poisoned: true,
+            };
+            steps.push(Step {
+                loops: vec![exits],
+                ..step(name, watch)
+            });
+        }
         steps.retain(|step| {
             step.name == "nothing" || options.only.is_empty() || options.only.contains(&step.name)
         });

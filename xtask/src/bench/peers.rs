@@ -12,7 +12,8 @@ use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::stamp::{self, Stamp};
 
-const PACKAGES: [&str; 3] = ["bpftrace", "linux-perf", "trace-cmd"];
+/// bpftrace and perf call a shell.
+const PACKAGES: [&str; 4] = ["bpftrace", "dash", "linux-perf", "trace-cmd"];
 
 /// bcc's kvmexit in bpftrace's words: time from exit to entry by reason.
 const KVMEXIT: &str = "tracepoint:kvm:kvm_exit { @at[tid] = nsecs; @reason[tid] = args->exit_reason; } \
@@ -116,8 +117,13 @@ impl Packages {
     pub fn files(&self) -> Result<(BTreeMap<String, PathBuf>, BTreeMap<String, PathBuf>)> {
         let mut programs = BTreeMap::new();
         let mut libraries = BTreeMap::new();
-        for name in ["bpftrace", "perf", "trace-cmd"] {
-            let program = tree::file(&self.tree, &format!("usr/bin/{name}"))?;
+        for (name, at) in [
+            ("bpftrace", "usr/bin/bpftrace"),
+            ("perf", "usr/bin/perf"),
+            ("sh", "bin/dash"),
+            ("trace-cmd", "usr/bin/trace-cmd"),
+        ] {
+            let program = tree::file(&self.tree, at)?;
             for library in tree::linked_with(&self.tree, &program)? {
                 if let Some(name) = library.file_name() {
                     libraries.insert(name.to_string_lossy().into_owned(), library);

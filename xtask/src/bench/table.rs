@@ -6,9 +6,10 @@ use std::fmt::Write as _;
 use lab_contract::bench::{Kind, Measured};
 use serde::{Deserialize, Serialize};
 
-use super::exits::Run;
+use super::exits::{Run, SCALE_MANY, SCALE_ONE, STORM_ARMED, STORM_EMPTY, STORM_NOTHING};
 use super::peers;
 
+const STORMS: [&str; 3] = [STORM_NOTHING, STORM_EMPTY, STORM_ARMED];
 /// The exits that the goals speak of.
 const GOALS_FOR: [Kind; 3] = [Kind::Cpuid, Kind::Pio, Kind::Hlt];
 /// A ratio may be this much worse than the committed one: counts of instructions do not scatter, but a new kernel of
@@ -29,6 +30,9 @@ pub struct Cost {
     /// Configurations in the order in which they ran.
     pub order: Vec<String>,
     pub ratios: Vec<Ratio>,
+    /// Ticks of an exit on poison and the VMM's round about it, by configuration.
+    #[serde(default)]
+    pub storm: BTreeMap<String, f64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,7 +62,7 @@ impl Cost {
             .steps
             .iter()
             .map(|step| step.name.clone())
-            .filter(|name| name != "nothing")
+            .filter(|name| name != "nothing" && !STORMS.contains(&name.as_str()))
             .collect();
         let more = |step: &String| {
             let rounds = rounds(step).into_iter();
@@ -76,6 +80,15 @@ impl Cost {
             bare,
             order,
             ratios: Vec::new(),
+            storm: STORMS
+                .iter()
+                .filter_map(|step| {
+                    Some((
+                        (*step).to_owned(),
+                        rounds(step).get(Kind::Poison.name()).copied()?,
+                    ))
+                })
+                .collect(),
         };
         cost.ratios = cost.compared();
         cost
@@ -90,8 +103,9 @@ impl Cost {
     fn compared(&self) -> Vec<Ratio> {
         let mut goals = vec![
             ("unarmed", "empty".to_owned(), 1.10),
-            ("armed-other", "empty".to_owned(), 1.25),
-            ("armed-this", "empty".to_owned(), 2.0),
+            ("armed-other", "empty-armed".to_owned(), 1.25),
+            ("armed-this", "empty-armed".to_owned(), 2.0),
+            (SCALE_MANY, SCALE_ONE.to_owned(), 1.10),
         ];
         let cheapest = peers::all()
             .into_iter()
@@ -100,16 +114,25 @@ impl Cost {
         if let Some((peer, _)) = cheapest {
             goals.push(("unarmed", peer.to_owned(), 0.1));
         }
-        goals
-            .into_iter()
-            .filter_map(|(of, to, goal)| {
-                Some(Ratio {
-                    ratio: self.sum(of)? / self.sum(&to)?,
-                    of: of.to_owned(),
-                    to,
-                    goal,
-                })
+        let added = goals.into_iter().filter_map(|(of, to, goal)| {
+            Some(Ratio {
+                ratio: self.sum(of)? / self.sum(&to)?,
+                of: of.to_owned(),
+                to,
+                goal,
             })
+        });
+        let storm = |of: &str| {
+            Some(Ratio {
+                ratio: self.storm.get(of)? / self.storm.get(STORM_NOTHING)?,
+                of: of.to_owned(),
+                to: STORM_NOTHING.to_owned(),
+                goal: 1.05,
+            })
+        };
+        added
+            .chain(storm(STORM_EMPTY))
+            .chain(storm(STORM_ARMED))
             .collect()
     }
 
@@ -140,6 +163,19 @@ impl Cost {
             if let Some(added) = self.added.get(step) {
                 row(step, added, "+");
             }
+        }
+        if !self.storm.is_empty() {
+            let exits: Vec<String> = self
+                .storm
+                .iter()
+                .map(|(step, ticks)| format!("{step} {ticks:.0}"))
+                .collect();
+            writeln!(
+                text,
+                "\nAn exit on poison, with KVM_RUN's way out and in: {}",
+                exits.join(", ")
+            )
+            .ok();
         }
         text.push('\n');
         for ratio in &self.ratios {
@@ -201,6 +237,7 @@ mod tests {
                 .collect(),
             order: Vec::new(),
             ratios: Vec::new(),
+            storm: BTreeMap::new(),
         };
         cost.ratios = cost.compared();
         cost

@@ -76,9 +76,13 @@ pub enum Kind {
     Hlt,
     /// The first touch of a page: EPT violation or nested page fault, and the host-side gup.
     Fault,
+    /// A load from a poisoned page, again and again: the same, a gup that fails, SIGBUS, and KVM_RUN returns. The VMM
+    /// does nothing about it.
+    Poison,
 }
 
 impl Kind {
+    /// Those that a host without poison sees.
     pub const ALL: [Self; 5] = [Self::Cpuid, Self::Msr, Self::Pio, Self::Hlt, Self::Fault];
 
     pub fn name(self) -> &'static str {
@@ -88,6 +92,7 @@ impl Kind {
             Self::Pio => "pio",
             Self::Hlt => "hlt",
             Self::Fault => "fault",
+            Self::Poison => "poison",
         }
     }
 }

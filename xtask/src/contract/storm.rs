@@ -140,6 +140,11 @@ pub struct StormResult {
     /// What was still attached or pinned after the daemon had ended; `None`: not looked.
     #[serde(default)]
     pub left_attached: Option<Vec<String>>,
+    /// How much was attached or pinned after a daemon was killed for good, and what still was after `poisontrace detach`.
+    #[serde(default)]
+    pub left_by_death: Option<usize>,
+    #[serde(default)]
+    pub left_after_detach: Option<Vec<String>>,
     /// Milliseconds that the daemon took to end.
     #[serde(default)]
     pub daemon_stop_ms: Option<u64>,

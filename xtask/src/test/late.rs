@@ -1,8 +1,9 @@
-//! Poison that predates the daemon: it arms itself at its start, sees the first touch, and says what it cannot know.
+//! Poison that predates the daemon: it finds the page and its VM, sees the first touch, and says what it cannot know. A
+//! daemon that missed it says that the kernel counted one more.
 //! This daemon may read guest code, so it also knows the instruction.
 
 use anyhow::{Context, Result, ensure};
-use lab_contract::{GuestResult, LabResult};
+use lab_contract::{AT_RISK_FILE, GuestResult, LabResult, UNSEEN, UNSEEN_METRICS};
 use serde_json::Value;
 
 use super::files::Files;
@@ -22,8 +23,23 @@ pub fn examine(result: &LabResult, files: &Files, schema: &Schema, tally: &mut T
     };
     let file = format!("{LATE_PREFIX}explain.json");
     tally.check(NAME, "report_follows_the_schema", schema.holds(files, &file));
+    tally.check(
+        NAME,
+        "guest_is_at_risk_before_it_touches",
+        at_risk(files, &file, guest),
+    );
+    tally.check(
+        NAME,
+        "missed_failure_is_counted_and_logged",
+        files.contains(UNSEEN_METRICS, UNSEEN).and_then(|()| {
+            files.contains(
+                "host.log",
+                "the kernel has counted memory failures that no probe saw",
+            )
+        }),
+    );
     tally.check(NAME, "first_touch_is_seen", first_touch(files, &file, guest));
-    tally.check(NAME, "what_came_before_is_not_known", before(files, &file));
+    tally.check(NAME, "what_came_before_is_not_known", before(files, &file, guest));
     tally.check(
         NAME,
         "instruction_is_read_from_the_guest",
@@ -73,13 +89,41 @@ fn first_touch(files: &Files, file: &str, guest: &GuestResult) -> Result<()> {
     Ok(())
 }
 
-fn before(files: &Files, file: &str) -> Result<()> {
-    let incident = incident(files, file)?;
+/// The page's incident is there before the guest touches it, and is the one that goes on.
+fn at_risk(files: &Files, file: &str, guest: &GuestResult) -> Result<()> {
+    let list = files.json(&format!("{LATE_PREFIX}{AT_RISK_FILE}"))?;
+    let found = list["incidents"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|incident| incident["vm"]["name"] == LATE_NAME)
+        .context("no incident of a guest at risk")?;
+    ensure!(found["cause"] == "not_touched", "cause {}", found["cause"]);
+    ensure!(found["outcome"] == "running", "outcome {}", found["outcome"]);
+    same_frame(found, guest)?;
+    let later = incident(files, file)?;
     ensure!(
-        incident["page"]["pfn"].is_null(),
-        "pfn {}",
+        later["id"] == found["id"],
+        "incidents {} and {}",
+        found["id"],
+        later["id"]
+    );
+    Ok(())
+}
+
+fn same_frame(incident: &Value, guest: &GuestResult) -> Result<()> {
+    let pfn = guest.pfn.map(|pfn| format!("{pfn:#x}")).context("no pfn")?;
+    ensure!(
+        incident["page"]["pfn"] == pfn.as_str(),
+        "pfn {}, poisoned {pfn}",
         incident["page"]["pfn"]
     );
+    Ok(())
+}
+
+fn before(files: &Files, file: &str, guest: &GuestResult) -> Result<()> {
+    let incident = incident(files, file)?;
+    same_frame(&incident, guest)?;
     let optional = &incident["signals"]["action_optional"];
     ensure!(optional.is_null(), "{optional} action optional");
     let missing = incident["missing"].to_string();

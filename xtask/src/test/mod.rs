@@ -6,6 +6,7 @@ mod control;
 pub mod dashboards;
 mod files;
 mod fuzz;
+mod killed;
 mod late;
 mod packages;
 mod reloads;
@@ -38,7 +39,7 @@ pub use tally::Tally;
 
 pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCode> {
     if let Some(part) = options.only {
-        return alone(paths, part, progress);
+        return alone(paths, options, part, progress);
     }
     progress.note("tier 0: build");
     let object = builds::probes(paths, progress)?;
@@ -93,11 +94,37 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
 }
 
 /// One part, with the daemon as it was built last.
-fn alone(paths: &Paths, part: Part, progress: &Progress) -> Result<ExitCode> {
+fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Result<ExitCode> {
     let mut tally = Tally::default();
     match part {
         Part::Dashboards => dashboards::run(paths, &paths.daemon(), &mut tally, progress)?,
         Part::Browser => looked_at(paths, &paths.daemon(), &mut tally, progress)?,
+        Part::Late => {
+            let programs = builds::lab_programs(paths, progress)?;
+            let kernel = &options.lab.kernel;
+            let lab = Lab::set_up(paths, kernel, kernel, &programs, progress)?;
+            let scenario = Story::Survive.scenario_among_others();
+            let run = lab.run("test-late", &scenario, &paths.daemon(), progress)?;
+            let files = Files { out: &run.out };
+            let schema = schema::Schema::read(&paths.root)?;
+            progress.aside(|| late::examine(&run.result, &files, &schema, &mut tally));
+        }
+        Part::Killed => {
+            let programs = builds::lab_programs(paths, progress)?;
+            let lab = StormLab::set_up(paths, &options.lab.kernel, &programs, progress)?;
+            killed::run(&lab, &paths.daemon(), &mut tally, progress);
+        }
+        Part::Scenarios => {
+            let programs = builds::lab_programs(paths, progress)?;
+            let kernel = &options.lab.kernel;
+            let lab = Lab::set_up(paths, kernel, kernel, &programs, progress)?;
+            let stories = if options.story.is_empty() {
+                &scenarios::ALL[..]
+            } else {
+                &options.story
+            };
+            scenarios::run(stories, &lab, &paths.daemon(), &mut tally, progress);
+        }
     }
     progress.finish();
     println!("{tally}");
@@ -154,12 +181,16 @@ fn run_lab(
         }),
         Err(error) => progress.aside(|| tally.check(RELOADS, "runs", Err(error))),
     }
-    let more: &[Story] = if options.full { &scenarios::ALL } else { &[] };
-    for story in more {
-        scenarios::run(*story, &lab, daemon, tally, progress);
+    if options.full {
+        scenarios::run(&scenarios::ALL, &lab, daemon, tally, progress);
     }
     match StormLab::set_up(paths, &options.lab.kernel, &programs, progress) {
-        Ok(lab) => storm::run(&lab, daemon, &schema, tally, progress),
+        Ok(lab) => {
+            storm::run(&lab, daemon, &schema, tally, progress);
+            if options.full {
+                killed::run(&lab, daemon, tally, progress);
+            }
+        }
         Err(error) => progress.aside(|| tally.check("lab::storm", "set_up", Err(error))),
     }
     Ok(())

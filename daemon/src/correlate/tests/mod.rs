@@ -2,11 +2,13 @@
 //! kernels are tested by `cargo xtask test`.
 
 mod fates;
+mod found;
 mod joins;
 mod kernels;
 mod late;
 mod links;
 mod look_alikes;
+mod passed_over;
 mod properties;
 mod refused;
 mod restarts;
@@ -78,6 +80,7 @@ pub fn session() -> Session {
         },
         probes,
         hardware_corrupted_kb: Some(0),
+        standby: false,
     }
 }
 
@@ -175,6 +178,13 @@ impl Story {
             },
         )
         .at(WORKER, WORKER, What::FailureEnd { ret: 0 })
+    }
+
+    /// The application touches the page, and the #MC of it enters the guest.
+    pub fn struck(&mut self, status: u64) -> &mut Self {
+        self.touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+            .tell(VCPU0, status, GPA)
+            .delivered(VCPU0)
     }
 
     /// Another page of the same guest is lost, `pages` behind the first.

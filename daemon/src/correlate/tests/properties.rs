@@ -337,6 +337,7 @@ fn memory_is_bounded_however_many_pages_are_poisoned() {
     story.events.iter().for_each(|event| correlator.feed(event));
     assert_eq!(correlator.incidents().len(), 100);
     assert_eq!(correlator.forgotten(), 900);
+    assert!(correlator.dropped().iter().any(|(_, dropped)| *dropped > 0));
     assert!(correlator.threads.len() <= 100 && correlator.failures.len() <= 10);
 }
 

@@ -16,9 +16,7 @@ fn second_page_in_the_handler() -> Story {
         .poison(12)
         .poison_other(5)
         .tell(VCPU0, AMD_AO, GPA)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, INTEL_AR, GPA)
-        .delivered(VCPU0)
+        .struck(INTEL_AR)
         .touch(VCPU0, KERNEL_RIP, GPA + 0x5000, Access::Read, false);
     story
 }
@@ -29,9 +27,7 @@ fn second_error_while_the_first_is_handled_resets_the_guest() {
     story
         .vm()
         .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, INTEL_AR, GPA)
-        .delivered(VCPU0)
+        .struck(INTEL_AR)
         .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
         .back(VCPU0)
         .reset(VCPU0);
@@ -82,9 +78,7 @@ fn a_guest_that_reboots_itself_after_its_error_was_handled_is_not_a_nest() {
     story
         .vm()
         .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, INTEL_AR, GPA)
-        .delivered(VCPU0)
+        .struck(INTEL_AR)
         .handled(VCPU0)
         .pio(VCPU0, 0xcf9, 6)
         .reset(VCPU0);
@@ -102,9 +96,7 @@ fn a_guest_that_panics_in_its_handler_and_then_dumps_the_lost_page_had_panicked_
         .vm()
         .poison(12)
         .tell(VCPU0, AMD_AO, GPA)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR | mca::OVER, GPA)
-        .delivered(VCPU0)
+        .struck(AMD_AR | mca::OVER)
         .pio(VCPU0, 0x505, 2)
         .wait(5_000 * MS)
         .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
@@ -191,6 +183,46 @@ fn kvm_shuts_a_vcpu_down_whose_handler_meets_another_error() {
         "{}",
         incident.sentence
     );
+}
+
+#[test]
+fn what_no_probe_showed_before_all_were_at_work_is_not_taken_for_absent() {
+    let shut_down = |engaged_at: u64| {
+        let mut story = Story::new();
+        story
+            .vm()
+            .poison(12)
+            .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
+            .set_mce(VCPU0, INTEL_AR, GPA)
+            .delivered(VCPU0)
+            .back(VCPU0)
+            .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
+            .set_mce(VCPU0, INTEL_AR, GPA)
+            .leaves(VCPU0, KVM_EXIT_SHUTDOWN, 0);
+        let end = story.now;
+        story.events.push(Event {
+            t: engaged_at,
+            tid: 0,
+            pid: 0,
+            vcpu: None,
+            what: What::Engaged,
+        });
+        story.events.sort_by_key(|event| event.t);
+        let session = Session {
+            standby: true,
+            ..session()
+        };
+        let mut correlator = Correlator::new(session);
+        story.events.iter().for_each(|event| correlator.feed(event));
+        (correlator.incidents().remove(0), end)
+    };
+    let (seen, end) = shut_down(1);
+    assert_eq!(verdict(&seen).1, Cause::MceNested);
+    // The vCPU may have ended by a triple fault that nothing showed.
+    let (blind, _) = shut_down(end);
+    assert_ne!(blind.cause, Cause::MceNested);
+    assert_ne!(blind.confidence, Confidence::Certain);
+    assert!(blind.missing.iter().any(|m| m.starts_with("triple faults")));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{
     instructions::Instructions,
     reason::{self, Kind as Reason},
     record::Record,
-    thread::{Thread, userspace_exit},
+    thread::{Exit, Thread, userspace_exit},
 };
 use crate::{
     event::{Event, Isa, SigbusSeverity, Vmm, What, said::Said},
@@ -21,10 +21,13 @@ use crate::{
 const MAX_THREADS: usize = 65_536;
 
 const MSR_MCG_STATUS: u64 = 0x17a;
+const PANIC_PORT: u64 = 0x505;
 const RESET_PORTS: [u64; 2] = [0x64, 0xcf9];
 /// PM1a control of QEMU's machines, and with firmware before 2015.
 const POWER_PORTS: [u64; 2] = [0x604, 0xb004];
 const RESET_VECTOR: u64 = 0xfff0;
+/// The VMM of a guest that ended by a port follows it so soon, nanoseconds.
+const FOLLOWS_NS: u64 = 2_000_000_000;
 
 /// Kinds of evidence that a trace can hold, by the names of the probe table.
 pub type Kind = &'static str;
@@ -236,11 +239,24 @@ impl Assembler {
         thread.exited(r.t, r.fields);
         // Reading the reason of every exit would cost much of the time; these are few.
         let (mc_open, begins) = (thread.mc_open, memchr::memmem::find(r.fields, b"reason"));
-        let rare = begins.is_some_and(|at| matches!(r.fields.get(at + 7), Some(b'T' | b's' | b'0'..=b'9')));
+        let rare = begins.is_some_and(|at| {
+            let word = r.fields.get(at + 7..at + 9).unwrap_or_default();
+            matches!(word, [b'T' | b's' | b'0'..=b'9', _] | b"io" | b"IO")
+        });
         if !mc_open && !rare {
             return;
         }
+        if mc_open
+            && let Some(rip) = reason::rip(r.fields)
+            && self
+                .threads
+                .get_mut(&r.tid)
+                .is_some_and(|thread| thread.back_in_user_space(rip))
+        {
+            self.handler_finished(r.t, r.tid);
+        }
         match reason::read(r.fields) {
+            (_, Reason::Port) => self.port_exit(r),
             (_, Reason::Msr) if mc_open => self.msr_exit(r),
             (isa, Reason::TripleFault) => {
                 let what = What::TripleFault {
@@ -269,10 +285,21 @@ impl Assembler {
         }
     }
 
+    /// Where kvm_pio is not traced, the exit alone shows a write to a port; of the value it says nothing.
+    fn port_exit(&mut self, r: &Record<'_>) {
+        if let Some(thread) = self.threads.get_mut(&r.tid)
+            && let Some(port) = thread.exit.as_ref().and_then(Exit::out_port)
+            && (port == PANIC_PORT || RESET_PORTS.contains(&port) || POWER_PORTS.contains(&port))
+        {
+            thread.last_words = Some((r.t, port));
+        }
+    }
+
     fn handler_finished(&mut self, t: u64, tid: u32) {
         if let Some(thread) = self.threads.get_mut(&tid) {
             thread.mc_open = false;
             thread.msr_write_rip = None;
+            thread.in_kernel = false;
         }
         self.say_on(
             t,
@@ -320,6 +347,7 @@ impl Assembler {
         }
         if let Some(thread) = self.threads.get_mut(&tid) {
             thread.poison_ns = Some(t);
+            thread.touched_rip = rip;
         }
         let pid = self.pid(tid);
         if let Some(signal_ns) = signal {
@@ -362,6 +390,7 @@ impl Assembler {
         }
         if let Some(thread) = self.threads.get_mut(&r.tid) {
             thread.mc_open = true;
+            thread.in_kernel = false;
         }
         self.say_on(r.t, r.tid, What::Delivered);
     }
@@ -419,11 +448,19 @@ impl Assembler {
         }
         self.say_exit(tid, None);
         let pid = self.pid(tid);
-        let port = self
-            .threads
-            .get(&tid)
-            .and_then(|thread| thread.exit.as_ref()?.out_port());
+        let last_words = self.threads.get(&tid).and_then(|thread| thread.last_words);
+        let port = last_words
+            .filter(|(t, _)| r.t.saturating_sub(*t) < FOLLOWS_NS)
+            .map(|(_, port)| port);
         match port {
+            Some(PANIC_PORT) if !self.seen.contains("kvm_pio") => {
+                let what = What::Pio {
+                    port: Hex(PANIC_PORT),
+                    size: 1,
+                    value: Hex(1),
+                };
+                self.say_on(r.t, tid, what);
+            }
             Some(port) if RESET_PORTS.contains(&port) => {
                 self.say_on(r.t, tid, What::ResetAsked { port: Hex(port) });
             }

@@ -28,6 +28,12 @@ pub struct Thread {
     pub open_exit_ns: Option<u64>,
     /// #MC deliveries whose handler has not been seen to finish.
     pub mc_open: bool,
+    /// Since the delivery the vCPU has been in a kernel of the upper half.
+    pub in_kernel: bool,
+    /// RIP of its latest exit on poison.
+    pub touched_rip: Option<u64>,
+    /// The latest write to a port by which guests end or say that they do, and when.
+    pub last_words: Option<(u64, u64)>,
     /// RIP of the latest MSR write since the delivery.
     pub msr_write_rip: Option<u64>,
     /// RIP of the MSR write by which a handler is known to have finished.
@@ -108,6 +114,15 @@ impl Thread {
         if let (Some(exit), Some(hva)) = (&mut self.exit, hva) {
             exit.hva = Some(hva);
         }
+    }
+
+    /// Whether the vCPU, on which a #MC was open, has come back to user space: not to the instruction that met the error,
+    /// from a kernel of the upper half.
+    pub fn back_in_user_space(&mut self, rip: u64) -> bool {
+        // Kernels of 32 bits live in the upper half of these; firmware and tiny guests in low memory.
+        let user = (0x40_0000..0x8000_0000).contains(&rip) || (0x1_0000_0000..1 << 47).contains(&rip);
+        self.in_kernel |= rip >> 63 == 1;
+        user && self.in_kernel && self.touched_rip != Some(rip)
     }
 
     /// A probe on another function of the lookup said what it returned.

@@ -9,6 +9,9 @@ use crate::incident::{
 /// Without `kvm_msr` a handler is taken to be still at work for so long after the #MC came, nanoseconds.
 const HANDLER_TAKES_NS: u64 = 10_000_000_000;
 
+/// A panic that a handler leads to comes at once; what takes longest is to print it, nanoseconds.
+const AFTERMATH_NS: u64 = 3_000_000_000;
+
 /// Where the vCPU was when it touched the page, by its RIP. Nothing that is traced tells the privilege level.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -31,6 +34,10 @@ fn place(rip: Option<u64>) -> Place {
 pub fn verdict(case: &Case, end: &End) -> Verdict {
     if let Some(refused) = end.refused {
         return not_told(case, end, refused);
+    }
+    let by_itself = matches!(end.sign, Sign::Panic | Sign::CrashLoaded | Sign::TripleFault);
+    if case.e.is_passed_over() && !by_itself {
+        return of(Outcome::GuestReset, Cause::MceNested, Confidence::Likely);
     }
     match end.sign {
         Sign::Panic | Sign::CrashLoaded => panic(case, end, Confidence::Certain),
@@ -89,8 +96,9 @@ fn not_told(case: &Case, end: &End, refused: Refused) -> Verdict {
 ///   page was touched as well.
 /// - `not_poison`: nothing touched the page, and no #MC entered the guest: it died of something else.
 ///
-/// Denied, and then only possible: the handler had finished before (a guest may still die of what it lost, or of
-/// something else).
+/// Denied, and then only possible: the handler had finished before (older kernels clear MCG_STATUS before they find that
+/// there is no way on); `unknown` where that was [`AFTERMATH_NS`] ago: a guest may still die of what it lost, or of
+/// something else.
 fn panic(case: &Case, end: &End, seen: Confidence) -> Verdict {
     let e = case.e;
     if e.delivered == 0 && !e.met() && e.told.iter().all(|told| told.severity != Severity::Ar) {
@@ -100,6 +108,12 @@ fn panic(case: &Case, end: &End, seen: Confidence) -> Verdict {
             Confidence::Possible
         };
         return of(Outcome::GuestPanicked, Cause::NotPoison, sure);
+    }
+    let recovered = e
+        .last_finished
+        .is_some_and(|t| end.t.saturating_sub(t) > AFTERMATH_NS);
+    if end.handled && recovered {
+        return of(Outcome::GuestPanicked, Cause::Unknown, Confidence::Possible);
     }
     let last: Option<&Told> = e
         .told

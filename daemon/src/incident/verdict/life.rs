@@ -57,6 +57,27 @@ pub fn spin(case: &Case) -> Option<Verdict> {
     Some(of(vmm::outcome_or_running(e), Cause::SigbusSpin, confidence))
 }
 
+/// `mce_nested` without a reset: errors met a vCPU on which a #MC was open, the VMM told none of them, and the vCPU meets
+/// them again and again. QEMU does so for guests with AMD's machine checks: their STATUS has no AR bit, by which
+/// `do_inject_x86_mce` tells what must not be left out while MCG_STATUS.MCIP is set; and a Linux guest whose machine
+/// checks are turned off (mce=off) returns from its handler and leaves MCIP set. Likely while the VMM lives: it may still
+/// reset its guest.
+pub fn passed_over(case: &Case) -> Option<Verdict> {
+    let e = case.e;
+    if !e.is_passed_over() {
+        return None;
+    }
+    let confidence = if e.passed_over == 0 {
+        // QMP alone: early notices are left out in the same words.
+        Confidence::Possible
+    } else if case.sight.handler_end && case.sight.telling && e.lost == 0 && e.vmm_gone() {
+        Confidence::Certain
+    } else {
+        Confidence::Likely
+    };
+    Some(of(vmm::outcome_or_running(e), Cause::MceNested, confidence))
+}
+
 /// `mce_dropped`: KVM_X86_SET_MCE was called with an uncorrected error, and the vCPU entered the guest again without a
 /// #MC: KVM returns 0 and does nothing where MCG_CTL or the bank's CTL are not all ones. Should see the ioctl's return
 /// value, which nothing shows: an error would look the same. Denied by a delivery.
@@ -95,9 +116,14 @@ pub fn untouched(case: &Case) -> Option<Verdict> {
     if e.met() || e.logged.told_ar > 0 || !e.logged.mces.is_empty() {
         return None;
     }
+    let confidence = match e.predates {
+        // What was before the probes nobody saw.
+        true => Confidence::Possible,
+        false => Confidence::Likely,
+    };
     Some(match vmm::outcome(e) {
-        Outcome::Unknown => of(Outcome::Running, Cause::NotTouched, Confidence::Likely),
-        Outcome::VmmKilled => of(Outcome::VmmKilled, Cause::NotPoison, Confidence::Likely),
-        _ => of(Outcome::Unaffected, Cause::NotTouched, Confidence::Likely),
+        Outcome::Unknown => of(Outcome::Running, Cause::NotTouched, confidence),
+        Outcome::VmmKilled => of(Outcome::VmmKilled, Cause::NotPoison, confidence),
+        _ => of(Outcome::Unaffected, Cause::NotTouched, confidence),
     })
 }

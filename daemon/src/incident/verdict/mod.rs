@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`death`] | the guest died: `mce_overflow`, `kernel_access`, `clflush`, `fatal_notification`, `mce_nested`, `mce_disabled`, `not_poison` |
 //! | [`vmm`] | the VMM ended: `sigbus_unhandled`, `second_sigbus`, `vmm_own_memory`, `guest_memfd`, `not_poison` |
-//! | [`life`] | the guest lives, or nothing tells that it died: `contained`, `sigbus_spin`, `mce_dropped`, `clflush`, `not_touched` |
+//! | [`life`] | the guest lives, or nothing tells that it died: `contained`, `sigbus_spin`, `mce_nested`, `mce_dropped`, `clflush`, `not_touched` |
 //!
 //! The first sign of an end decides: what a dead guest's crash kernel or its VMM do afterwards changes nothing.
 
@@ -109,6 +109,7 @@ fn observed(case: &Case) -> Option<Verdict> {
         .map(|v| verdict(v.outcome, v.cause, weaker(v.confidence, sure)))
         .or_else(|| life::closed(case))
         .or_else(|| end.map(|end| death::verdict(case, end)))
+        .or_else(|| life::passed_over(case))
         .or_else(|| vmm::own_memory(case))
         .or_else(|| life::dropped(case))
         .or_else(|| life::contained(case))
@@ -131,9 +132,9 @@ fn deciding(e: &Evidence) -> Option<&End> {
             | Sign::TripleFault
             | Sign::KvmShutdown
             | Sign::VcpuReset
-            | Sign::SystemEvent
-            | Sign::VmmExit(_)
-            | Sign::VmmGone => end.mc_open || end.refused.is_some(),
+            | Sign::SystemEvent => end.mc_open || end.refused.is_some() || e.is_passed_over(),
+            // What ends the VMM of a vCPU that gets no further is somebody else.
+            Sign::VmmExit(_) | Sign::VmmGone => end.refused.is_some() || end.mc_open && !e.is_passed_over(),
             Sign::InternalError | Sign::PrivateMemory | Sign::VmDestroyed | Sign::PowerOff => false,
         };
         if decides {

@@ -53,7 +53,7 @@ pub fn was_killed(e: &Evidence) -> bool {
 /// | its end | and | cause |
 /// |---|---|---|
 /// | killed by signal 7 | none was pending, it had outlived none before | `sigbus_unhandled`, certain: the default action |
-/// | killed by signal 7 | one to the same thread had not been answered | `second_sigbus`: QEMU raises it again (`sigbus_reraise`) |
+/// | killed by signal 7 | one to the same thread had not been answered | `second_sigbus`, of the page of either: QEMU raises it again (`sigbus_reraise`) |
 /// | killed by signal 7 | for its own access, and no exit touched the page | `vmm_own_memory`, likely |
 /// | killed by signal 7 | the last SIGBUS had been outlived | `not_poison`: SIGBUS has other reasons (BUS_ADRERR) |
 /// | exit status 149 | not told | `sigbus_unhandled`, certain: Firecracker's handler |
@@ -72,7 +72,9 @@ pub fn by_sigbus(case: &Case) -> Option<Verdict> {
             return Some(of(Outcome::VmmKilled, Cause::NotPoison, sure));
         }
         if !last.of_this_page {
-            return None;
+            // It came while this page's had not been answered.
+            let pending = last.one_pending && e.asked.iter().any(|(_, asked)| asked.ran_on.is_none());
+            return pending.then(|| of(Outcome::VmmKilled, Cause::SecondSigbus, Confidence::Likely));
         }
         let (cause, confidence) = killed_by(e, &last);
         return Some(of(Outcome::VmmKilled, cause, confidence));

@@ -9,7 +9,7 @@ use crate::incident::{
 /// `linked`: ids of the incidents of other VMs that held the same page of the host.
 pub fn advice(e: &Evidence, v: Verdict, linked: &[String]) -> Vec<String> {
     let mut advice: Vec<String> = about_the_guest(e, v).into_iter().collect();
-    advice.extend(about_the_cause(v));
+    advice.extend(about_the_cause(e, v));
     if !linked.is_empty() {
         advice.push(format!(
             "The same page of the host was in use by other guests too; each has its own answer: {}.",
@@ -54,8 +54,11 @@ fn about_the_guest(e: &Evidence, v: Verdict) -> Option<String> {
     }
 }
 
-fn about_the_cause(v: Verdict) -> Option<String> {
+fn about_the_cause(e: &Evidence, v: Verdict) -> Option<String> {
     let text = match v.cause {
+        Cause::MceNested if e.is_passed_over() => {
+            "Its vCPU cannot get past this page: reset the guest. See its kernel's command line (mce=off, nomce) and for other lost pages of it (`poisontrace incidents`)."
+        }
         Cause::MceOverflow => {
             "Give the guest's CPU model MCA overflow recovery and SUCCOR (QEMU: +overflow-recov,+succor on AMD) so that its kernel can survive the next one."
         }

@@ -60,6 +60,10 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
         "memory_failure() of this page: it was poisoned before the probes were attached, or is not joined; the pfn is not known",
     );
     note(
+        e.predates,
+        "memory_failure() of this page: it was poisoned before the probes were attached; what it did to the guest until then is not known",
+    );
+    note(
         v.cause == Cause::GuestMemfd,
         "the address of the private page: KVM sends no signal for it that would name it",
     );
@@ -89,6 +93,15 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
         !e.exits.any() && e.action_required(total) > e.own_access,
         "the exit that met the poison: kvm_exit or kvm_page_fault did not show it; its RIP, line and latency are not known",
     );
+    if e.blind_ns > 0 {
+        note(
+            true,
+            &format!(
+                "triple faults, resets and ports of the guest in the first {:.1} ms, in which it was told or died: the probes that show them are attached when there is poison",
+                e.blind_ns as f64 / 1e6
+            ),
+        );
+    }
     if e.lost > 0 {
         note(
             true,

@@ -4,6 +4,7 @@ use crate::incident::{
     evidence::{End, Evidence, PAGE_SIZE, Sign},
     exits::Total,
     model::{Cause, Outcome, Severity},
+    storm::SPIN_EXITS,
     verdict::Verdict,
 };
 
@@ -83,6 +84,14 @@ pub fn sentence(e: &Evidence, total: &Total, v: Verdict) -> String {
                 "; nothing in the guest had touched the page"
             }
         ),
+        Cause::MceNested if e.is_passed_over() && e.delivered > 0 && total.page.exits < SPIN_EXITS => {
+            format!(
+                "{guest} {fate}: it was told by a machine check that the host had lost {page}, and met another lost page before its handler had finished (MCG_STATUS.MCIP set); the VMM let that error pass, and the vCPU met it again and again."
+            )
+        }
+        Cause::MceNested if e.is_passed_over() => format!(
+            "{guest} {fate}: it touched {page}, whose memory the host had lost, while its handler of an earlier machine check had not finished or had returned without having handled it (MCG_STATUS.MCIP set); the VMM let the new error pass, and the vCPU met it again and again."
+        ),
         Cause::MceNested => format!(
             "{guest} {fate}: it touched {page}, whose memory the host had lost, while its handler of an earlier machine check had not finished; a second one is not survivable, so {}.",
             refuser(e)
@@ -115,6 +124,9 @@ pub fn sentence(e: &Evidence, total: &Total, v: Verdict) -> String {
         Cause::SigbusSpin => format!(
             "{guest} {fate}: it touched one line of {page}, whose memory the host had lost, again and again, and was never told ({} exits).",
             total.page.exits
+        ),
+        Cause::NotTouched if e.predates => format!(
+            "{guest} {fate} and is at risk: the host had lost the memory of {page} before poisontrace started, and nothing in the guest has touched it since."
         ),
         Cause::NotTouched => format!(
             "{guest} {fate}: the host lost the memory of {page}, and nothing in the guest has touched it."

@@ -13,7 +13,7 @@ use super::{EVENTS, Facts, FactsError, Module};
 use crate::kernel::{
     btf::Btf,
     format::Format,
-    functions::{FUNCTIONS, SIGNAL_GENERATE},
+    functions::{FUNCTIONS, RAW_TRACEPOINTS},
 };
 
 const BTF: &str = "sys/kernel/btf";
@@ -73,6 +73,7 @@ impl Facts {
 
     fn read_btf(&mut self, folder: &Path) -> Result<(), FactsError> {
         let names: Vec<&str> = FUNCTIONS.iter().map(|function| function.name).collect();
+        let raw = RAW_TRACEPOINTS.map(|tracepoint| tracepoint.name);
         let members: Vec<(&str, &str)> = FIELDS
             .iter()
             .filter(|field| !field.of.contains('/'))
@@ -88,7 +89,7 @@ impl Facts {
         let vmlinux = Btf::parse(&bytes).map_err(|err| FactsError::BadBtf(shown(), err))?;
         self.btf.insert(VMLINUX.to_owned());
         self.functions = vmlinux.functions(&names);
-        self.raw_tracepoints = vmlinux.raw_tracepoints(&[SIGNAL_GENERATE.name]);
+        self.raw_tracepoints = vmlinux.raw_tracepoints(&raw);
         self.members = vmlinux.members(&members);
         // A module's BTF only checks arguments: without it, or with one that is not understood, they go unchecked.
         for module in MODULES {
@@ -101,6 +102,10 @@ impl Facts {
                     for (name, mut prototype) in btf.functions(&names) {
                         prototype.module = Some(module.to_owned());
                         self.functions.entry(name).or_insert(prototype);
+                    }
+                    for (name, mut prototype) in btf.raw_tracepoints(&raw) {
+                        prototype.module = Some(module.to_owned());
+                        self.raw_tracepoints.entry(name).or_insert(prototype);
                     }
                 }
                 Err(err) => tracing::debug!(module, error = %err, "its BTF cannot be used"),

@@ -1,11 +1,13 @@
 //! The rows of the plan: what is asked of a kernel, best first.
 
+use poisontrace_probes::ABSENT;
+
 use super::{Attach, Binding, Plan, Row, fields};
 use crate::kernel::{
     facts::{Facts, MEMORY_FAILURE_EVENTS},
     functions::{
-        DESTROY_VM, FORCE_SIG_MCEERR, Function, GET_SREGS, GUP, MEMORY_FAILURE, MMU_PAGE_FAULT,
-        SEND_SIG_MCEERR, SIGNAL_GENERATE, VCPU_IOCTL,
+        DESTROY_VM, FORCE_SIG_MCEERR, Function, GET_SREGS, GUP, MEMORY_FAILURE, MMU_PAGE_FAULT, MSR,
+        SEND_SIG_MCEERR, SIGNAL_GENERATE, USERSPACE_EXIT, VCPU_IOCTL,
     },
 };
 
@@ -35,6 +37,7 @@ pub fn add(plan: &mut Plan, facts: &Facts, guest_code: bool) {
         "kvm_exit",
         "exits, their RIP and latency",
     );
+    rows.standby_at("kvm_exit", "kvm_exit_standby");
     rows.tracepoint(
         "kvm_page_fault",
         "kvm/kvm_page_fault",
@@ -48,10 +51,10 @@ pub fn add(plan: &mut Plan, facts: &Facts, guest_code: bool) {
         ["gup_enter_kprobe", "gup_exit_kprobe"],
         "the host-side gup: its time (what is shown in its place is a bound, from the fault to the signal) and its -EHWPOISON",
     );
-    rows.tracepoint(
+    rows.raw_or_tracepoint(
         "kvm_userspace_exit",
-        "kvm/kvm_userspace_exit",
-        "kvm_userspace_exit",
+        (&USERSPACE_EXIT, "kvm_userspace_exit_raw"),
+        ("kvm/kvm_userspace_exit", "kvm_userspace_exit"),
         "when an exit leaves the kernel, and KVM's own end of a guest",
     );
     rows.tracepoint(
@@ -60,12 +63,8 @@ pub fn add(plan: &mut Plan, facts: &Facts, guest_code: bool) {
         "kvm_entry",
         "exit-to-entry latency, and resets of a vCPU",
     );
-    rows.tracepoint(
-        "kvm_nested_vmexit",
-        "kvm/kvm_nested_vmexit",
-        "kvm_nested_vmexit",
-        "which exits are those of a guest's own guest, whose addresses are not the guest's",
-    );
+    rows.standby_at("kvm_entry", "kvm_entry_standby");
+    rows.nested();
     rows.injection();
     rows.tracepoint(
         "kvm_inj_exception",
@@ -73,10 +72,10 @@ pub fn add(plan: &mut Plan, facts: &Facts, guest_code: bool) {
         "kvm_inj_exception",
         "whether a machine check entered the guest",
     );
-    rows.tracepoint(
+    rows.raw_or_tracepoint(
         "kvm_msr",
-        "kvm/kvm_msr",
-        "kvm_msr",
+        (&MSR, "kvm_msr_raw"),
+        ("kvm/kvm_msr", "kvm_msr"),
         "whether the guest's #MC handler finished: survived and died look alike",
     );
     rows.tracepoint(
@@ -85,6 +84,7 @@ pub fn add(plan: &mut Plan, facts: &Facts, guest_code: bool) {
         "kvm_pio",
         "the guest's panic device and reset ports",
     );
+    rows.standby(Vec::new());
     rows.tracepoint(
         "sched_process_exit",
         "sched/sched_process_exit",
@@ -118,6 +118,7 @@ impl Rows<'_> {
             lost,
             partial: Vec::new(),
             of_kvm: false,
+            standby: None,
         });
         self.last()
     }
@@ -169,6 +170,68 @@ impl Rows<'_> {
             let losses = fields::losses(self.facts, event);
             self.last().partial = losses;
         }
+    }
+
+    /// A raw tracepoint costs a fraction of one whose fields are laid out for each event, but only BTF tells its
+    /// arguments.
+    fn raw_or_tracepoint(
+        &mut self,
+        name: &'static str,
+        (raw, raw_program): (&'static Function, &'static str),
+        (event, program): (&str, &'static str),
+        lost: &'static str,
+    ) {
+        self.row(name, lost);
+        self.or_raw(raw, raw_program);
+        let raw_offered = self.last().offered().next().is_some();
+        self.or_tracepoint(event, program);
+        if !raw_offered && self.facts.event(event).is_some() {
+            let losses = fields::losses(self.facts, event);
+            self.last().partial = losses;
+        }
+    }
+
+    /// A raw tracepoint, as an alternative of the last row.
+    fn or_raw(&mut self, raw: &'static Function, program: &'static str) {
+        let problem = match self.facts.raw_tracepoints.get(raw.name) {
+            Some(known) => raw.mismatch(known),
+            None => Some(format!("no BTF describes the tracepoint {}", raw.name)),
+        };
+        let alternative = vec![attach(program, Binding::RawTracepoint(raw.name))];
+        self.last()
+            .alternatives
+            .push(problem.map_or(Ok(alternative), Err));
+    }
+
+    /// What the last row's place is held by until there is poison.
+    fn standby(&mut self, programs: Vec<Attach>) {
+        self.last().standby = Some(programs);
+    }
+
+    /// The last row's place is held by a raw tracepoint program that reads no argument. What it does not read must come
+    /// from elsewhere: the RIP and the vCPU of an exit from kvm_page_fault, its kind from KVM's modules.
+    fn standby_at(&mut self, tracepoint: &'static str, program: &'static str) {
+        let has = |field: &str| self.plan.offsets.get(field).is_some_and(|at| *at != ABSENT);
+        if self.plan.isa.is_some() && has("FAULT_RIP") && has("FAULT_VCPU") {
+            self.standby(vec![attach(program, Binding::RawTracepoint(tracepoint))]);
+        }
+    }
+
+    /// No argument is read.
+    fn nested(&mut self) {
+        let event = "kvm/kvm_nested_vmexit";
+        self.row(
+            "kvm_nested_vmexit",
+            "which exits are those of a guest's own guest, whose addresses are not the guest's",
+        );
+        if self.facts.event(event).is_some() {
+            let raw = attach(
+                "kvm_nested_vmexit_raw",
+                Binding::RawTracepoint("kvm_nested_vmexit"),
+            );
+            self.last().alternatives.push(Ok(vec![raw]));
+        }
+        self.or_tracepoint(event, "kvm_nested_vmexit");
     }
 
     /// Why nothing can bind to a function by fentry and fexit.
@@ -254,15 +317,7 @@ impl Rows<'_> {
         let (fentry, kprobe) = by_function(&SEND_SIG_MCEERR, "sigbus_send", "sigbus_send_kprobe");
         self.or_function(&SEND_SIG_MCEERR, fentry, kprobe);
         let sent_seen = self.last().offered().next().is_some();
-        let problem = match self.facts.raw_tracepoints.get(SIGNAL_GENERATE.name) {
-            Some(known) => SIGNAL_GENERATE.mismatch(known),
-            None => Some("vmlinux BTF has no tracepoint signal_generate".to_owned()),
-        };
-        let raw = vec![attach(
-            "signal_generate_raw",
-            Binding::RawTracepoint(SIGNAL_GENERATE.name),
-        )];
-        self.last().alternatives.push(problem.map_or(Ok(raw), Err));
+        self.or_raw(&SIGNAL_GENERATE, "signal_generate_raw");
         self.or_tracepoint("signal/signal_generate", "signal_generate");
         self.partial(&["task_struct.pid", "task_struct.tgid", "task_struct.comm"]);
         if !sent_seen {

@@ -36,9 +36,12 @@ impl Plan {
                 true => String::new(),
                 false => format!(" ({})", notes.join("; ")),
             };
+            let standby = row
+                .standby_text()
+                .map_or_else(String::new, |held| format!("{held}; then "));
             let _ = writeln!(
                 text,
-                "planned      {:<22} {}{notes}",
+                "planned      {:<22} {standby}{}{notes}",
                 row.name,
                 ways.join("; else ")
             );

@@ -8,6 +8,7 @@ use prometheus::{
 
 use super::histogram::Histogram;
 use crate::{
+    correlate::TABLES,
     hook::Ended,
     incident::model::{Cause, Outcome},
 };
@@ -26,9 +27,10 @@ pub const NODE_COUNTERS: [&str; 5] = ["total", "ignored", "failed", "delayed", "
 pub const RING: &str = "events";
 
 /// Verdicts that are there from the start.
-pub const VERDICTS: [(Outcome, Cause); 24] = [
+pub const VERDICTS: [(Outcome, Cause); 25] = [
     (Outcome::Running, Cause::NotTouched),
     (Outcome::Running, Cause::SigbusSpin),
+    (Outcome::Running, Cause::MceNested),
     (Outcome::Running, Cause::VmmOwnMemory),
     (Outcome::Running, Cause::Unknown),
     (Outcome::Unaffected, Cause::NotTouched),
@@ -62,6 +64,7 @@ pub struct Families {
     pub incidents_opened: IntCounter,
     pub incidents_open: IntGauge,
     pub incidents_forgotten: IntCounter,
+    pub table_dropped: IntCounterVec,
     pub poison_exits: IntCounterVec,
     pub storms: IntCounterVec,
     pub sigbus: IntCounterVec,
@@ -171,6 +174,12 @@ impl Families {
             incidents_forgotten: make.counter(
                 "incidents_forgotten_total",
                 "Incidents dropped from memory because the table was full; the store keeps them",
+            )?,
+            table_dropped: make.known(
+                "table_dropped_total",
+                "Entries of the correlator's other tables that had to make room for new ones",
+                "table",
+                &TABLES,
             )?,
             poison_exits: make.known(
                 "poison_exits_total",

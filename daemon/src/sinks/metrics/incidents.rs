@@ -78,6 +78,11 @@ pub struct Change {
 }
 
 impl Incidents {
+    /// Nothing more comes of this incident.
+    pub fn forget(&mut self, id: &str) {
+        self.seen.remove(id);
+    }
+
     /// Counts what is new.
     pub fn update(&mut self, update: &Update, to: &Families) -> Change {
         let incident = &update.incident;

@@ -112,7 +112,7 @@ impl Metrics {
     pub fn event(&mut self, event: &Event) {
         match &event.what {
             // Made by the daemon, not received.
-            What::Vmm(_) | What::PageTotals(_) | What::GuestCode { .. } => return,
+            What::Vmm(_) | What::PageTotals(_) | What::GuestCode { .. } | What::PoisonFound { .. } => return,
             What::Lost { records } => {
                 self.families
                     .events_lost
@@ -123,6 +123,7 @@ impl Metrics {
             What::FailureAction {
                 page_type, result, ..
             } => self.failure(page_type, result),
+            What::FailureEnd { ret: 0 } => self.reconciler.saw_end(),
             _ => {}
         }
         self.families.events.with_label_values(&[RING]).inc();
@@ -161,8 +162,13 @@ impl Metrics {
         self.incidents.tick(now_ns, &self.families);
     }
 
-    /// The kernel's own counters, read now.
-    pub fn kernel(&mut self, counters: &KernelCounters) {
+    /// Nothing more comes of this incident.
+    pub fn forget(&mut self, id: &str) {
+        self.incidents.forget(id);
+    }
+
+    /// The kernel's own counters, read now. Returns how many more failures it has counted that no probe saw.
+    pub fn kernel(&mut self, counters: &KernelCounters) -> u64 {
         if let Some(bytes) = counters.hardware_corrupted {
             self.families
                 .hardware_corrupted
@@ -175,7 +181,9 @@ impl Metrics {
             }
             let new = self.reconciler.look(Some(nodes[0]));
             self.families.memory_failures_unseen.inc_by(new);
+            return new;
         }
+        0
     }
 
     /// How often each row of the probe table was attached again.
@@ -223,7 +231,11 @@ impl Metrics {
     }
 
     /// VMs that run, and incidents dropped from memory so far.
-    pub fn tables(&self, vms: usize, forgotten: u64) {
+    pub fn tables(&self, vms: usize, forgotten: u64, dropped: &[(&str, u64)]) {
+        for (table, count) in dropped {
+            let counter = self.families.table_dropped.with_label_values(&[table]);
+            counter.inc_by(count.saturating_sub(counter.get()));
+        }
         self.families.vms.set(i64::try_from(vms).unwrap_or(i64::MAX));
         let counter = &self.families.incidents_forgotten;
         counter.inc_by(forgotten.saturating_sub(counter.get()));

@@ -14,7 +14,7 @@ use super::{
     database::read_verdict,
     error::is_damage,
     queue::Verdict,
-    schema::{BUSY, LAYOUT, version},
+    schema::{BUSY, LAYOUT, tables, version},
 };
 use crate::{host::Host, incident::model::Incident};
 
@@ -81,6 +81,10 @@ impl Stored {
                 path,
                 layout,
             }),
+            // A daemon was killed while it made it; the next one goes on.
+            0 if tables(&connection).map_err(|err| failed(&path, err))? == 0 => {
+                Err(StoreError::Absent(dir.to_owned()))
+            }
             0 => Err(StoreError::Foreign(
                 path,
                 "nothing of poisontrace in it".to_owned(),

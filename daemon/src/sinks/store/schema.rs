@@ -153,7 +153,11 @@ pub fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
-fn tables(connection: &Connection) -> rusqlite::Result<i64> {
+/// How many tables and indices there are.
+///
+/// # Errors
+/// Those of the database.
+pub fn tables(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
 }
 

@@ -20,7 +20,7 @@ use kvm_ioctls::VcpuExit;
 use lab_contract::fates::VmmFate;
 use lab_contract::storm::{Instruction, Mode, StormPlan};
 
-use guest::{DONE, Guest, MACHINE_CHECK, POISON_ME, POISONED};
+use guest::{BARE_EXITS_DONE, DONE, Guest, MACHINE_CHECK, POISON_ME, POISONED};
 use machine::Machine;
 use memory::{Memory, PAGE};
 use signals::OnSigbus;
@@ -52,7 +52,9 @@ fn main() -> Result<()> {
         }
         VmmFate::Blocked => signals::block(BLOCKED_FOR)?,
         VmmFate::Shared => return shared::parent(),
-        VmmFate::NoHandler | VmmFate::OwnMemory | VmmFate::Truncated => {}
+        VmmFate::NoHandler => signals::by_default()?,
+        // Rust's own handler, of its runtime: it takes itself away, and the access is tried again.
+        VmmFate::OwnMemory | VmmFate::Truncated => {}
     }
     Vm::new(fate)?.run()
 }
@@ -105,7 +107,7 @@ impl Vm {
         loop {
             match self.machine.vcpu.run() {
                 Ok(VcpuExit::IoOut(POISON_ME, _)) => self.lose()?,
-                Ok(VcpuExit::IoOut(MACHINE_CHECK, _)) => {}
+                Ok(VcpuExit::IoOut(BARE_EXITS_DONE | MACHINE_CHECK, _)) => {}
                 // A VMM would start the guest anew; this one has shown what it is for.
                 Ok(VcpuExit::IoOut(DONE, _) | VcpuExit::Shutdown) => exit(0),
                 Ok(other) => bail!("unexpected {other:?}"),

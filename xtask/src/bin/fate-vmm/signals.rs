@@ -54,9 +54,18 @@ pub fn handle(what: OnSigbus) -> Result<()> {
         OnSigbus::Exit149 => exit_149,
         OnSigbus::RaiseSecond => raise_second,
     };
+    act(handler as *const () as usize)
+}
+
+/// The process ends.
+pub fn by_default() -> Result<()> {
+    act(libc::SIG_DFL)
+}
+
+fn act(handler: libc::sighandler_t) -> Result<()> {
     // SAFETY: an all-zero sigaction is valid: no flags, empty mask.
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
-    action.sa_sigaction = handler as *const () as usize;
+    action.sa_sigaction = handler;
     // SAFETY: the handlers touch atomics, and call what is async-signal-safe.
     let set = unsafe { libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()) };
     checked(set, "sigaction(SIGBUS)")

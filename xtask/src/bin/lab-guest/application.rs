@@ -55,6 +55,9 @@ fn loads() -> Result<()> {
 
 /// 2 MiB that are one page of the guest's too, and so lie in one page of the host's.
 fn huge_page() -> Result<*mut u8> {
+    // A kernel with less than 512 MiB of memory gives none by itself.
+    std::fs::write("/sys/kernel/mm/transparent_hugepage/enabled", "madvise")
+        .context("the guest's kernel has no transparent huge pages")?;
     // SAFETY: a new anonymous mapping at an address of the kernel's choice overlaps nothing.
     let area = unsafe {
         mmap_anonymous(

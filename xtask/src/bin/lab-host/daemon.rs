@@ -17,11 +17,13 @@ use crate::machine::SHARE;
 use crate::vmm::{LOG_TEMPLATE, QMP_TEMPLATE};
 
 const STATE: &str = "/run/poisontrace";
+/// Of a daemon that must not have a part in the others' incidents.
+const OTHER_STATE: &str = "/run/poisontrace-other";
 const WORD_LIMIT: Duration = Duration::from_secs(60);
 /// The daemon's default.
 const METRICS: &str = "127.0.0.1:9847";
-/// More than the ten seconds after which the daemon looks around.
-const SCRAPE_LIMIT: Duration = Duration::from_secs(20);
+/// More than the ten seconds after which the daemon looks around, and looks again.
+const SCRAPE_LIMIT: Duration = Duration::from_secs(40);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 pub struct Daemon {
@@ -58,7 +60,7 @@ impl Daemon {
     /// The same without waiting.
     pub fn spawn(recording: &str, more: &[&str], log: &Log) -> Result<Self> {
         // With the BPF programs' own diagnostics: the log is for those who look for what went wrong.
-        Self::launch("debug", recording, more, log)
+        Self::launch("debug", STATE, recording, more, log)
     }
 
     /// With nothing in the store, and without diagnostics, which take time.
@@ -72,7 +74,7 @@ impl Daemon {
     /// Another after one that was killed: it finds the store, and what is pinned.
     pub fn start_again(recording: &str, more: &[String], log: &Log) -> Result<Self> {
         let more: Vec<&str> = more.iter().map(String::as_str).collect();
-        let mut daemon = Self::launch("info", recording, &more, log)?;
+        let mut daemon = Self::launch("info", STATE, recording, &more, log)?;
         daemon.wait_for(DAEMON_READY)?;
         Ok(daemon)
     }
@@ -84,9 +86,17 @@ impl Daemon {
         Ok(())
     }
 
-    fn launch(log_level: &str, recording: &str, more: &[&str], log: &Log) -> Result<Self> {
+    /// With the signals' raw tracepoint and nothing else, and with a store of its own.
+    pub fn start_blind(recording: &str, log: &Log) -> Result<Self> {
+        let blind = ["--without=tracepoint,fentry,kprobe"];
+        let mut daemon = Self::launch("info", OTHER_STATE, recording, &blind, log)?;
+        daemon.wait_for(DAEMON_READY)?;
+        Ok(daemon)
+    }
+
+    fn launch(log_level: &str, state: &str, recording: &str, more: &[&str], log: &Log) -> Result<Self> {
         let mut child = Command::new(program())
-            .args(["--log-level", log_level, "run", "--state-dir", STATE, "--record"])
+            .args(["--log-level", log_level, "run", "--state-dir", state, "--record"])
             .arg(format!("{SHARE}/out/{recording}"))
             .args(["--vmm-log", LOG_TEMPLATE, "--qmp", QMP_TEMPLATE])
             .args(more)
@@ -189,6 +199,13 @@ pub fn ask(arguments: &[&str], file: &str, log: &Log) -> Result<Option<i32>> {
         file,
         log,
     )
+}
+
+/// `poisontrace detach`.
+pub fn detach(log: &Log) -> Result<()> {
+    let status = save(Command::new(program()).arg("detach"), "detach.txt", log)?;
+    anyhow::ensure!(status == Some(0), "poisontrace detach: exit status {status:?}");
+    Ok(())
 }
 
 /// `poisontrace check`.

@@ -1,21 +1,36 @@
-//! The kernel's own recording of a storm, in an instance of its own: what poisontrace's sums are held against.
+//! The kernel's own recordings, in an instance of its own: of a storm, which poisontrace's sums are held against; of a
+//! guest's death, which it explains without having been there.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use lab_contract::storm::{GUP_ENTER, GUP_GROUP, GUP_RETURN};
 use rustix::time::{ClockId, clock_gettime};
 
 const TRACEFS: &str = "/sys/kernel/tracing";
-const INSTANCE: &str = "/sys/kernel/tracing/instances/storm";
+const INSTANCE: &str = "/sys/kernel/tracing/instances/lab";
 const GUP: &str = "get_user_pages_unlocked";
-/// Room for some 10,000 exits.
+/// Room for some 10,000 exits, on each processor.
 const BUFFER_KIB: &str = "8192";
+/// As somebody without poisontrace would choose them; of the two last but one each kernel has one.
+const OF_A_GUEST: [&str; 10] = [
+    "kvm/kvm_exit",
+    "kvm/kvm_entry",
+    "kvm/kvm_page_fault",
+    "kvm/kvm_inj_exception",
+    "kvm/kvm_userspace_exit",
+    "signal/signal_generate",
+    "signal/signal_deliver",
+    "sched/sched_process_exit",
+    "ras/memory_failure_event",
+    "memory_failure/memory_failure_event",
+];
 
 pub struct Ftrace(());
 
 impl Ftrace {
-    /// Enables the events; nothing is recorded yet.
+    /// Enables the events of a storm; nothing is recorded yet.
     pub fn start() -> Result<Self> {
         let kprobes = format!("{TRACEFS}/kprobe_events");
         // Of an earlier storm.
@@ -25,11 +40,8 @@ impl Ftrace {
             &kprobes,
             &format!("p:{GUP_GROUP}/{GUP_ENTER} {GUP}\nr:{GUP_GROUP}/{GUP_RETURN} {GUP} ret=$retval:s64\n"),
         )?;
-        fs::create_dir(INSTANCE).with_context(|| format!("cannot create {INSTANCE}"))?;
-        write(&format!("{INSTANCE}/tracing_on"), "0")?;
-        write(&format!("{INSTANCE}/buffer_size_kb"), BUFFER_KIB)?;
         // As text, the other clocks have microseconds only.
-        write(&format!("{INSTANCE}/trace_clock"), "x86-tsc")?;
+        instance("x86-tsc")?;
         for event in [
             "kvm/kvm_exit",
             "kvm/kvm_page_fault",
@@ -38,7 +50,22 @@ impl Ftrace {
             &format!("{GUP_GROUP}/{GUP_ENTER}"),
             &format!("{GUP_GROUP}/{GUP_RETURN}"),
         ] {
-            write(&format!("{INSTANCE}/events/{event}/enable"), "1")?;
+            enable(event)?;
+        }
+        Ok(Self(()))
+    }
+
+    /// Enables what tells of a guest's death by poison, with SIGBUS alone of all signals.
+    pub fn of_a_guest() -> Result<Self> {
+        instance("mono")?;
+        for event in OF_A_GUEST {
+            if !Path::new(&events(event)).exists() {
+                continue;
+            }
+            if event.starts_with("signal/") {
+                write(&format!("{}/filter", events(event)), "sig == 7")?;
+            }
+            enable(event)?;
         }
         Ok(Self(()))
     }
@@ -59,6 +86,22 @@ impl Ftrace {
         write(&format!("{TRACEFS}/kprobe_events"), "")?;
         Ok(clocks)
     }
+}
+
+/// An empty one that does not record yet.
+fn instance(clock: &str) -> Result<()> {
+    fs::create_dir(INSTANCE).with_context(|| format!("cannot create {INSTANCE}"))?;
+    write(&format!("{INSTANCE}/tracing_on"), "0")?;
+    write(&format!("{INSTANCE}/buffer_size_kb"), BUFFER_KIB)?;
+    write(&format!("{INSTANCE}/trace_clock"), clock)
+}
+
+fn events(event: &str) -> String {
+    format!("{INSTANCE}/events/{event}")
+}
+
+fn enable(event: &str) -> Result<()> {
+    write(&format!("{}/enable", events(event)), "1")
 }
 
 /// Cycles, and CLOCK_MONOTONIC in nanoseconds.

@@ -177,7 +177,19 @@ fn mount_on(kind: &str, source: &str, target: &str, flags: MountFlags, options: 
     mount(source, target, kind, flags, options.as_c_str()).with_context(|| format!("cannot mount {target}"))
 }
 
-/// Probes that are attached, and what is pinned in the BPF file system.
+/// The same once the kernel has had time to free what nothing holds any more, which it does a little later.
+pub fn left_attached() -> Vec<String> {
+    const TRIES: usize = 10;
+    for _ in 0..TRIES {
+        if attached().is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    attached()
+}
+
+/// BPF programs that are loaded (a link holds one), probes, and what is pinned in the BPF file system.
 pub fn attached() -> Vec<String> {
     let mut found = Vec::new();
     for file in [
@@ -187,6 +199,12 @@ pub fn attached() -> Vec<String> {
         let text = fs::read_to_string(file).unwrap_or_default();
         found.extend(text.lines().map(|line| format!("{file}: {line}")));
     }
+    let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    // dump_bpf_map and dump_bpf_prog are the kernel's own.
+    let programs = symbols
+        .lines()
+        .filter(|line| line.contains(" bpf_prog_") && !line.contains("_dump_bpf_"));
+    found.extend(programs.map(str::to_owned));
     if let Ok(entries) = fs::read_dir("/sys/fs/bpf") {
         let names = entries.flatten().map(|entry| entry.path().display().to_string());
         // The kernel's own iterators, where it was built with them.

@@ -1,15 +1,17 @@
 //! Drives one scenario: the daemon, then one guest after the other.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lab_contract::{
-    Before, DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_READY, DAEMON_WAITS, Fate, GUEST_HANDLER_PAGE,
-    GUEST_PAGE_READY, GuestPlan, GuestResult, LabResult, REATTACHED, RELOADED_METRICS, Scenario,
+    AT_RISK, AT_RISK_FILE, Before, DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_READY, DAEMON_WAITS, Fate,
+    GUEST_FTRACE_FILE, GUEST_HANDLER_PAGE, GUEST_PAGE_READY, GuestPlan, GuestResult, LabResult, REATTACHED,
+    RELOADED_METRICS, Scenario, UNSEEN, UNSEEN_METRICS,
 };
 
 use crate::daemon::{self, Daemon};
+use crate::ftrace::Ftrace;
 use crate::log::{Log, uptime};
 use crate::machine::SHARE;
 use crate::vmm::{Seen, Vmm, in_words};
@@ -21,6 +23,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(150);
 const END_LIMIT: Duration = Duration::from_secs(90);
 /// Between the poison and the touch, so that the two notifications cannot be taken for one.
 const BEFORE_TOUCH: Duration = Duration::from_secs(2);
+/// For the daemon to look at the host's pages and the VMM's.
+const SURVEY_LIMIT: Duration = Duration::from_secs(30);
 /// For a reset to be seen.
 const REBOOT_SHOWS: Duration = Duration::from_secs(10);
 /// For the daemon to close the incident.
@@ -47,7 +51,19 @@ pub fn run(scenario: &Scenario, log: &Log) -> Result<LabResult> {
         if let (Some(before), true) = (&plan.before, scenario.daemon) {
             prepare(before, plan, &mut daemon, log)?;
         }
-        let mut guest = run_guest(plan, &mut daemon, log)?;
+        let ftrace = scenario.ftrace.then(Ftrace::of_a_guest).transpose()?;
+        let mut guest = match run_guest(plan, ftrace, &mut daemon, log) {
+            // The guests after it have nothing to do with it; its recording tells.
+            Err(error) if plan.before == Some(Before::AnotherDaemon) => {
+                log.step(&format!("the guest {} failed: {error:#}", plan.file_prefix));
+                GuestResult {
+                    file_prefix: plan.file_prefix.clone(),
+                    vmm_end: format!("{error:#}"),
+                    ..GuestResult::default()
+                }
+            }
+            run => run?,
+        };
         std::thread::sleep(AFTER_END);
         if let Some(daemon) = &mut daemon {
             daemon.running()?;
@@ -105,6 +121,15 @@ fn prepare(before: &Before, plan: &GuestPlan, daemon: &mut Option<Daemon>, log: 
             *daemon = Some(started);
             Ok(())
         }
+        Before::AnotherDaemon => {
+            log.step(&format!("starting poisontrace afresh: {}", plan.file_prefix));
+            if let Some(daemon) = daemon.take() {
+                daemon.stop()?;
+            }
+            let recording = format!("{}{RECORDING}", plan.file_prefix);
+            *daemon = Some(Daemon::start_afresh(&recording, &[], log)?);
+            Ok(())
+        }
     }
 }
 
@@ -118,7 +143,12 @@ fn ask(guest: &mut GuestResult, log: &Log) -> Result<()> {
     Ok(())
 }
 
-fn run_guest(plan: &GuestPlan, daemon: &mut Option<Daemon>, log: &Log) -> Result<GuestResult> {
+fn run_guest(
+    plan: &GuestPlan,
+    ftrace: Option<Ftrace>,
+    daemon: &mut Option<Daemon>,
+    log: &Log,
+) -> Result<GuestResult> {
     let mut result = GuestResult {
         file_prefix: plan.file_prefix.clone(),
         ..GuestResult::default()
@@ -126,6 +156,9 @@ fn run_guest(plan: &GuestPlan, daemon: &mut Option<Daemon>, log: &Log) -> Result
     let (mut vmm, gpa) = boot_guest(plan, log, &mut result)?;
     result.gpa = Some(gpa);
     result.page_ready_s = Some(uptime());
+    if let Some(ftrace) = &ftrace {
+        ftrace.record()?;
+    }
     match plan.fate {
         Fate::Poison => {
             poison(&mut vmm, gpa, &mut result, log)?;
@@ -154,10 +187,17 @@ fn run_guest(plan: &GuestPlan, daemon: &mut Option<Daemon>, log: &Log) -> Result
             if let Some(daemon) = daemon.take() {
                 daemon.stop()?;
             }
+            log.step("starting a poisontrace that sees no memory failure");
+            let blind = Daemon::start_blind("blind-recording.ptrace", log)?;
             poison(&mut vmm, gpa, &mut result, log)?;
+            machine::loopback_up()?;
+            fs::write(format!("{SHARE}/out/{UNSEEN_METRICS}"), blind.metrics(UNSEEN)?)
+                .context("cannot keep the metrics")?;
+            blind.stop()?;
             log.step("starting poisontrace after the poison");
             let recording = format!("{}{RECORDING}", plan.file_prefix);
             *daemon = Some(Daemon::start(&recording, &["--read-guest-code"], log)?);
+            wait_for_risk(&format!("{}{AT_RISK_FILE}", plan.file_prefix), log)?;
             touch(&mut vmm, log);
         }
         Fate::KillVmm => {
@@ -171,11 +211,28 @@ fn run_guest(plan: &GuestPlan, daemon: &mut Option<Daemon>, log: &Log) -> Result
         vmm.kill()?;
     }
     let status = vmm.wait(END_LIMIT)?;
+    if let Some(ftrace) = ftrace {
+        ftrace.save(&format!("{SHARE}/out/{}{GUEST_FTRACE_FILE}", plan.file_prefix))?;
+    }
     result.ended_s = uptime();
     result.vmm_end = in_words(status);
     result.vmm_exit = status.code();
     log.step(&format!("QEMU {}", result.vmm_end));
     Ok(result)
+}
+
+/// Until the daemon has found the page that was lost before its start; what it says then goes into the file.
+fn wait_for_risk(file: &str, log: &Log) -> Result<()> {
+    log.step("asking poisontrace for guests at risk");
+    let deadline = Instant::now() + SURVEY_LIMIT;
+    loop {
+        daemon::ask(&["incidents", "--format", "json"], file, log)?;
+        let answer = fs::read_to_string(format!("{SHARE}/out/{file}")).context("no answer")?;
+        if answer.contains(AT_RISK) || Instant::now() > deadline {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
 }
 
 /// Poisons the guest's page, and leaves time for what comes of that alone.

@@ -23,8 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// For the daemon to read what the probes tell and to close the incident.
 const AFTER_END: Duration = Duration::from_millis(2000);
 /// Between the storm's beginning, or the daemon's, and its end by SIGKILL; and until the next one.
-const BETWEEN_KILLS: Duration = Duration::from_millis(700);
-const UNWATCHED: Duration = Duration::from_millis(300);
+const BETWEEN_KILLS: Duration = Duration::from_millis(150);
+const UNWATCHED: Duration = Duration::from_millis(100);
 /// The emulator ends at once on power-off; what the console's port still holds would be lost.
 pub const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -130,8 +130,16 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
         result.daemon_exit = stopped.map(|(status, _)| status);
         result.daemon_stop_ms = stopped.map(|(_, took)| took);
         if ftrace_is_off {
-            result.left_attached = Some(machine::attached());
+            result.left_attached = Some(machine::left_attached());
         }
+    }
+    if let (Some(options), true) = (&storm.daemon, storm.kills > 0) {
+        log.step("killing poisontrace for good");
+        let recording = inside(storm, "recording-last.ptrace");
+        Daemon::start_again(&recording, options, log)?.kill()?;
+        result.left_by_death = Some(machine::attached().len());
+        daemon::detach(log)?;
+        result.left_after_detach = Some(machine::left_attached());
     }
     Ok(())
 }

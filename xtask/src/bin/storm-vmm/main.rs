@@ -22,6 +22,8 @@ use sigbus::{Code, Sigbus};
 
 /// KVM_RUNs that are timed.
 const TIMED: usize = 4096;
+/// After the poison: the bare exits are known by the exit reasons, which nobody reads before there is poison.
+const SETTLE: Duration = Duration::from_millis(300);
 const AFTERLIFE: Duration = Duration::from_millis(300);
 
 fn main() -> Result<()> {
@@ -111,7 +113,13 @@ impl Run {
             }
             match call {
                 Call::Interrupted | Call::Port(BARE_EXITS_DONE) => {}
-                Call::Port(POISON_ME) => self.poison()?,
+                Call::Port(POISON_ME) => {
+                    self.poison()?;
+                    // A guest that walks on at once must be seen as well.
+                    if self.plan.mode != Mode::WalkThenRead {
+                        std::thread::sleep(SETTLE);
+                    }
+                }
                 Call::Port(MACHINE_CHECK) => self.counters.handled += 1,
                 Call::Port(DONE) => {
                     self.counters.finished = true;

@@ -12,16 +12,18 @@ use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::stamp::{self, Stamp};
 
-const PACKAGE: &str = "linux-perf";
+/// perf calls a shell.
+const PACKAGES: [&str; 2] = ["dash", "linux-perf"];
+const PROGRAMS: [(&str, &str); 2] = [("bin/perf", "usr/bin/perf"), ("bin/sh", "bin/dash")];
 
 /// Downloads it where that has not been done; returns the tree that it is in.
 pub fn set_up(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     let folder = paths.lab().join("perf-tree");
-    let wanted = vec![PACKAGE.to_owned()];
+    let wanted = PACKAGES.map(str::to_owned).to_vec();
     if stamp::read(&folder, &wanted).is_none() {
         let apt = Apt::update(&paths.apt(), progress)?;
         stamp::start_over(&folder)?;
-        let packages = apt.download_closure(&[PACKAGE], progress)?;
+        let packages = apt.download_closure(&PACKAGES, progress)?;
         let installed = packages.iter().map(Package::label).collect();
         apt::unpack(&packages, &folder, progress)?;
         stamp::write(&folder, &Stamp { wanted, installed })?;
@@ -29,15 +31,17 @@ pub fn set_up(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Names in the initramfs, and contents: the program, and what it is linked with.
+/// Names in the initramfs, and contents: the programs, and what they are linked with.
 pub fn files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
-    let program = tree::file(folder, "usr/bin/perf")?;
     let mut files = BTreeMap::new();
-    for library in tree::linked_with(folder, &program)? {
-        let name = library.file_name().context("a library without a name")?;
-        files.insert(format!("lib/{}", name.to_string_lossy()), read(&library)?);
+    for (name, path) in PROGRAMS {
+        let program = tree::file(folder, path)?;
+        for library in tree::linked_with(folder, &program)? {
+            let name = library.file_name().context("a library without a name")?;
+            files.insert(format!("lib/{}", name.to_string_lossy()), read(&library)?);
+        }
+        files.insert(name.to_owned(), read(&program)?);
     }
-    files.insert("bin/perf".to_owned(), read(&program)?);
     Ok(files)
 }
 

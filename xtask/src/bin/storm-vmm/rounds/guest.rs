@@ -18,6 +18,9 @@ pub const DONE: u16 = 0x91;
 /// The guest has touched all [`FAULT_PAGES`] and wants them untouched again.
 pub const AGAIN: u16 = 0x92;
 
+/// movb (%edi),%al
+pub const LOAD: [u8; 3] = [0x67, 0x8a, 0x07];
+
 /// IA32_MISC_ENABLE: KVM keeps a value of its own on every processor, so each read is an exit.
 const MSR: u32 = 0x1a0;
 
@@ -43,6 +46,12 @@ pub fn write(memory: &mut Memory, kind: Kind, exits: u32) -> Result<()> {
         }
         Kind::Pio => code.extend(out(LOOP)?),
         Kind::Hlt => code.push(0xf4),
+        Kind::Poison => {
+            code.extend([0x66, 0xbf]); // mov $SPARE,%edi
+            code.extend(u32::try_from(SPARE)?.to_le_bytes());
+            code.extend(LOAD);
+            code.extend([0x66, 0xbe, 1, 0, 0, 0]); // mov $1,%esi: the VMM goes round
+        }
         Kind::Fault => {
             code.extend([0x66, 0xbf]); // mov $FAULTS,%edi
             code.extend(u32::try_from(FAULTS)?.to_le_bytes());

@@ -1,0 +1,29 @@
+//! Pages that were poisoned before anybody looked: the guest is at risk, and what came of it until now is not known.
+
+use super::{
+    Correlator, moments,
+    pages::{LSB_4K, New},
+};
+use crate::event::Event;
+
+impl Correlator {
+    pub(super) fn found(&mut self, event: &Event, pfn: u64, hva: u64) {
+        let pid = event.pid;
+        if let Some(no) = self.pages.find(pid, hva) {
+            // Touched meanwhile, or known by the daemon before.
+            self.name_pfn(no, pfn);
+            return;
+        }
+        let new = New {
+            hva: Some(hva),
+            lsb: Some(LSB_4K),
+            pfn: Some(pfn),
+            ..New::default()
+        };
+        let no = self.open_new(event, pid, new);
+        if let Some(evidence) = self.touch(no) {
+            evidence.predates = true;
+            evidence.timeline.add(event.t, moments::found(pfn, pid, hva));
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Pages that were lost before the daemon started.
+
+use super::*;
+use crate::incident::model::{Cause, Confidence, Outcome};
+
+fn found(story: &mut Story) -> &mut Story {
+    let what = What::PoisonFound {
+        pfn: Hex(PFN),
+        hva: Hex(HVA),
+    };
+    story.vm().at(QEMU, QEMU, what)
+}
+
+#[test]
+fn a_guest_with_a_page_that_was_lost_before_the_start_is_at_risk() {
+    let mut story = Story::new();
+    found(&mut story);
+    let incident = story.only();
+    assert_eq!(
+        verdict(&incident),
+        (Outcome::Running, Cause::NotTouched, Confidence::Possible)
+    );
+    assert!(incident.sentence.contains("at risk"), "{}", incident.sentence);
+    assert_eq!(incident.page.pfn, Some(Hex(PFN)));
+    assert_eq!(
+        incident.signals.action_optional, None,
+        "what came before is not known"
+    );
+    assert!(
+        incident
+            .missing
+            .iter()
+            .any(|text| text.contains("memory_failure()"))
+    );
+}
+
+#[test]
+fn its_first_touch_belongs_to_the_same_incident() {
+    let mut story = Story::new();
+    found(&mut story)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+        .tell(VCPU0, AMD_AR, GPA)
+        .delivered(VCPU0)
+        .handled(VCPU0);
+    let incident = story.only();
+    assert_eq!(incident.cause, Cause::Contained);
+    assert_eq!(incident.exits.count, Some(1));
+    assert_eq!(incident.page.pfn, Some(Hex(PFN)));
+}
+
+#[test]
+fn a_page_that_is_touched_before_it_is_found_gets_its_frame() {
+    let mut story = Story::new();
+    story.vm().touch(VCPU0, USER_RIP, GPA, Access::Read, true);
+    found(&mut story);
+    assert_eq!(story.only().page.pfn, Some(Hex(PFN)));
+}

@@ -1,0 +1,111 @@
+//! A VMM that names itself with terminal escapes, new lines, markup and reversed writing, in a recording that nobody has
+//! cleaned: none of it reaches a terminal, a page, a log line or a label as what it is.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; its helper functions too"
+)]
+
+mod common;
+#[path = "load/mod.rs"]
+mod load;
+#[path = "whole/mod.rs"]
+mod whole;
+
+use std::path::{Path, PathBuf};
+
+use common::poisontrace;
+use load::{Load, Page};
+use poisontrace::event::{Vmm, What};
+use whole::{Replay, record};
+
+const NAME: &str =
+    "evil\x1b[2J\x1b]0;owned\x07\nlevel=info all is well\r<script>alert(1)</script>\u{202e}\u{9b}31m\"},";
+
+fn hostile(dir: &Path) -> PathBuf {
+    let recording = dir.join("hostile.ptrace");
+    let page = Page { vm: 1, no: 1 };
+    let mut load = Load::default();
+    let vmm = Vmm {
+        is_vmm: Some(true),
+        name: Some(NAME.to_owned()),
+        uuid: Some(NAME.to_owned()),
+        vmm: Some(NAME.to_owned()),
+        start_ticks: Some(7),
+    };
+    load.at(page.pid(), page.pid(), What::Vmm(vmm));
+    load.poison(page, 12);
+    load.touch(page, page, 0, 1);
+    load.tell(page, 0);
+    load.panics(page);
+    record(&recording, &load.events);
+    recording
+}
+
+/// Nothing that a terminal obeys, and no line that begins as the VMM wanted.
+fn is_clean(what: &str, text: &str) {
+    let bad = text
+        .chars()
+        .find(|c| c.is_control() && !matches!(c, '\n' | '\t') || *c == '\u{202e}');
+    assert_eq!(bad, None, "{what}: {text:?}");
+    assert!(
+        !text
+            .lines()
+            .any(|line| line.starts_with("level=info all is well")),
+        "{what}: {text}"
+    );
+}
+
+#[test]
+fn a_hostile_name_is_only_a_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let recording = hostile(dir.path());
+    for format in ["text", "json", "html"] {
+        let output = poisontrace([
+            "explain",
+            "--format",
+            format,
+            "--from",
+            recording.to_str().unwrap(),
+        ]);
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("evil"), "{format}");
+        if format != "json" {
+            is_clean(format, &text);
+        }
+        if format == "html" {
+            assert!(!text.contains("<script>alert"), "markup of the VMM's own");
+        }
+        is_clean("log", &String::from_utf8(output.stderr).unwrap());
+    }
+
+    let state = dir.path().join("state");
+    let mut daemon = Replay::start([
+        Path::new("--from"),
+        &recording,
+        Path::new("--state-dir"),
+        &state,
+        Path::new("--vm-labels"),
+        Path::new("--stay"),
+    ]);
+    let mut log = String::new();
+    loop {
+        let line = daemon.wait_for("");
+        log += &line;
+        log.push('\n');
+        if line.contains("still serving") {
+            break;
+        }
+    }
+    assert!(log.contains("evil"), "{log}");
+    is_clean("log of the daemon", &log);
+    let (metrics, _) = daemon.metrics();
+    let (_, body) = metrics.split_once("\r\n\r\n").unwrap();
+    assert!(body.contains("vm=\"evil"), "{body}");
+    is_clean("labels", body);
+    daemon.stop();
+
+    let list = poisontrace(["incidents", "--state-dir", state.to_str().unwrap()]);
+    is_clean("list", &String::from_utf8(list.stdout).unwrap());
+}

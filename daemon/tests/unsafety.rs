@@ -1,0 +1,96 @@
+//! `unsafe`, counted: each use has its reason (SAFETY) beside it, and there are no more of them than these.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; its helper functions too"
+)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Folders of the workspace and the most uses that they may have: whoever needs one more says why here. The BPF programs
+/// read the kernel's memory, the lab's programs speak to KVM.
+const MOST: [(&str, usize); 4] = [
+    ("daemon/src", 8),
+    ("ebpf-probes/src", 40),
+    ("xtask/src", 48),
+    ("xtask/cost/src", 4),
+];
+/// Parsers of what the kernel and files hand over.
+const NONE: [&str; 6] = [
+    "daemon/src/event",
+    "daemon/src/import",
+    "daemon/src/kernel",
+    "daemon/src/identity",
+    "daemon/src/http",
+    "daemon/src/config",
+];
+/// Lines before a use in which its reason begins.
+const NEAR: usize = 8;
+
+fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+/// A line without its comment.
+fn code(line: &str) -> &str {
+    line.split("//").next().unwrap_or_default()
+}
+
+/// Uses in the folder, and those of them without a reason.
+fn uses(folder: &Path) -> (usize, Vec<String>) {
+    let mut files = Vec::new();
+    sources(folder, &mut files);
+    let (mut count, mut bare) = (0, Vec::new());
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (n, line) in lines.iter().enumerate() {
+            let used = ["unsafe {", "unsafe impl ", "unsafe fn ", "unsafe extern "]
+                .iter()
+                .any(|word| code(line).contains(word));
+            // An attribute (`#[unsafe(no_mangle)]`) has no body to reason about.
+            if !used {
+                continue;
+            }
+            count += 1;
+            let near = &lines[n.saturating_sub(NEAR)..=n];
+            if !near.iter().any(|line| line.contains("SAFETY:")) {
+                bare.push(format!("{}:{}", file.display(), n + 1));
+            }
+        }
+    }
+    (count, bare)
+}
+
+#[test]
+fn every_unsafe_is_counted_and_has_its_reason() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for (folder, most) in MOST {
+        let (count, bare) = uses(&root.join(folder));
+        println!("{folder}: {count}");
+        assert!(bare.is_empty(), "without a reason: {bare:#?}");
+        assert!(
+            count <= most,
+            "{folder}: {count} uses of unsafe, at most {most} are accounted for"
+        );
+    }
+}
+
+#[test]
+fn parsers_of_outside_input_have_none() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    for folder in NONE {
+        let (count, _) = uses(&root.join(folder));
+        assert_eq!(count, 0, "{folder}");
+    }
+}

@@ -1,0 +1,167 @@
+//! The whole daemon as a process of its own: `poisontrace replay` with /metrics and a store, and its memory.
+
+#![allow(dead_code, reason = "each of the users takes what it needs")]
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use poisontrace::event::{Event, recording::Writer};
+
+use super::load::session;
+
+/// For a start on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The binary under test: this build's, or the one that the environment names (that of `cargo xtask build`).
+pub fn binary() -> PathBuf {
+    std::env::var_os("POISONTRACE_UNDER_TEST")
+        .map_or_else(|| env!("CARGO_BIN_EXE_poisontrace").into(), PathBuf::from)
+}
+
+/// A daemon that replays; killed when dropped.
+pub struct Replay {
+    child: Child,
+    pub address: SocketAddr,
+    words: mpsc::Receiver<String>,
+}
+
+impl Replay {
+    pub fn start<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Self {
+        let mut child = Command::new(binary())
+            .args(["replay", "--speed", "max", "--web.listen-address", "127.0.0.1:0"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, words) = mpsc::channel();
+        let stdout = child.stdout.take().unwrap();
+        let stderr = child.stderr.take().unwrap();
+        let also = sender.clone();
+        let tell = |lines: &mut dyn Iterator<Item = String>, to: &mpsc::Sender<String>| {
+            for line in lines {
+                // Nobody may listen any more; the pipe is read on all the same.
+                let _ = to.send(line);
+            }
+        };
+        std::thread::spawn(move || tell(&mut BufReader::new(stdout).lines().map_while(Result::ok), &sender));
+        std::thread::spawn(move || tell(&mut BufReader::new(stderr).lines().map_while(Result::ok), &also));
+        let mut replay = Self {
+            child,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            words,
+        };
+        let line = replay.wait_for("/metrics is served");
+        let (_, rest) = line.split_once("127.0.0.1:").unwrap();
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        replay.address.set_port(digits.parse().unwrap());
+        replay
+    }
+
+    /// Waits for a line of its output that holds `text`.
+    pub fn wait_for(&mut self, text: &str) -> String {
+        self.wait(text, PATIENCE)
+    }
+
+    pub fn wait(&mut self, text: &str, patience: Duration) -> String {
+        let until = Instant::now() + patience;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.words.recv_timeout(left) {
+                Ok(line) if line.contains(text) => return line,
+                Ok(_) => {}
+                Err(err) => panic!("{text:?} was not said: {err}"),
+            }
+        }
+    }
+
+    /// Whether it has said `text` by now.
+    pub fn has_said(&mut self, text: &str) -> bool {
+        self.words.try_iter().any(|line| line.contains(text))
+    }
+
+    pub fn running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its own end, which must be a good one.
+    pub fn ends(&mut self) {
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}");
+    }
+
+    /// SIGTERM, and the end that comes of it.
+    pub fn stop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.ends();
+    }
+
+    /// `VmRSS`, `VmHWM` of the process, KiB.
+    pub fn memory_kib(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        let digits: String = line.chars().filter(char::is_ascii_digit).collect();
+        digits.parse().unwrap()
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect_timeout(&self.address, Duration::from_secs(5)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    /// What is answered to `request`, until the connection is closed.
+    pub fn say(&self, request: &[u8]) -> String {
+        let mut stream = self.connect();
+        // It may have closed before all was written.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// /metrics, and how long it took.
+    pub fn metrics(&self) -> (String, Duration) {
+        let began = Instant::now();
+        let answer = self.say(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        (answer, began.elapsed())
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The sum of a metric's samples.
+pub fn metric(text: &str, name: &str) -> f64 {
+    text.lines()
+        .filter(|line| line.starts_with(name))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum()
+}
+
+/// A recording of these events.
+pub fn record(path: &Path, events: &[Event]) {
+    let mut writer = Writer::new(fs::File::create(path).unwrap(), &session()).unwrap();
+    events.iter().for_each(|event| writer.event(event).unwrap());
+    writer.finish().unwrap();
+}

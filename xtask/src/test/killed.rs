@@ -1,0 +1,104 @@
+//! SIGKILL in the middle of a storm, and another daemon after it: nothing of the counts is missing, the incident is the
+//! same one, and its timeline has the gap.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use lab_contract::storm::{Instruction, Mode, StormPlan};
+use serde_json::Value;
+
+use super::files::Files;
+use super::tally::Tally;
+use crate::lab::storm::agreement::{Row, compare};
+use crate::lab::storm::{Processor, StormLab, StormRun, cells};
+use crate::progress::Progress;
+
+const NAME: &str = "lab::killed";
+const KILLS: u32 = 1;
+/// Longer than a daemon takes to be ready again.
+const PLAN: StormPlan = StormPlan {
+    mode: Mode::Swallow,
+    instruction: Instruction::Clflush,
+    exits: 100_000,
+};
+
+pub fn run(lab: &StormLab, daemon: &Path, tally: &mut Tally, progress: &Progress) {
+    let mut storms = cells::with_and_without(PLAN, cells::Watch::Plain, false);
+    storms[1].kills = KILLS;
+    let outcome = lab
+        .run("test-killed", Processor::Intel, &storms, Some(daemon), progress)
+        .and_then(cells::both);
+    progress.aside(|| match outcome {
+        Ok((_, run)) => examine(&run, tally),
+        Err(error) => tally.check(NAME, "runs", Err(error)),
+    });
+}
+
+fn examine(run: &StormRun, tally: &mut Tally) {
+    let files = Files { out: &run.out };
+    tally.check(
+        NAME,
+        "daemon_dies_and_is_replaced_in_the_storm",
+        in_the_storm(run),
+    );
+    tally.check(NAME, "counts_are_those_of_the_vmm", counts(run, &files));
+    tally.check(NAME, "timeline_has_the_gap", gap(&files));
+    tally.check(
+        NAME,
+        "sigterm_leaves_nothing_attached",
+        nothing(run.result.left_attached.as_deref()),
+    );
+    tally.check(NAME, "detach_removes_what_a_dead_daemon_left", removed(run));
+}
+
+fn in_the_storm(run: &StormRun) -> Result<()> {
+    ensure!(run.result.killed == KILLS, "{} times", run.result.killed);
+    Ok(())
+}
+
+fn incident(files: &Files) -> Result<Value> {
+    let answer = files.json("explain.json")?;
+    let incidents = answer["incidents"].as_array().context("no incidents")?;
+    ensure!(
+        incidents.len() == 1,
+        "{} incidents in place of one",
+        incidents.len()
+    );
+    Ok(incidents[0].clone())
+}
+
+fn counts(run: &StormRun, files: &Files) -> Result<()> {
+    let rows = compare(&run.counters, PLAN.mode, &incident(files)?, &[]);
+    let wrong: Vec<String> = rows
+        .iter()
+        .filter(|row| !row.agrees())
+        .map(|row: &Row| format!("{}: {} in place of {}", row.name, row.poisontrace, row.vmm))
+        .collect();
+    ensure!(wrong.is_empty(), "{}", wrong.join(", "));
+    Ok(())
+}
+
+fn gap(files: &Files) -> Result<()> {
+    let timeline = incident(files)?["timeline"].to_string();
+    let gaps = timeline.matches("poisontrace is started again").count();
+    ensure!(gaps == KILLS as usize, "{gaps} gaps: {timeline}");
+    ensure!(
+        timeline.contains("stayed attached and counted on"),
+        "what became of the probes is not said: {timeline}"
+    );
+    Ok(())
+}
+
+fn nothing(left: Option<&[String]>) -> Result<()> {
+    let left = left.context("nobody looked")?;
+    ensure!(left.is_empty(), "{}", left.join(", "));
+    Ok(())
+}
+
+fn removed(run: &StormRun) -> Result<()> {
+    ensure!(
+        run.result.left_by_death.unwrap_or(0) > 0,
+        "a dead daemon left nothing"
+    );
+    nothing(run.result.left_after_detach.as_deref())
+}
