@@ -239,4 +239,6 @@ pub enum Part {
     Killed,
     /// The lab's scenarios that the tests do not boot otherwise, in one boot
     Scenarios,
+    /// Both packages, made and looked into
+    Packages,
 }
