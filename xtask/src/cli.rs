@@ -263,10 +263,14 @@ pub enum Part {
     Dashboards,
     /// The report in Chromium, watch in tmux
     Browser,
+    /// Licences, duplicates and sources of the dependencies, by cargo-deny
+    Dependencies,
     /// Poison that predates the daemon, and a daemon that misses it, in the lab
     Late,
     /// A daemon that is killed in the middle of a storm, in the lab
     Killed,
     /// The lab's scenarios that the tests do not boot otherwise, in one boot
     Scenarios,
+    /// Both packages, made and looked into
+    Packages,
 }

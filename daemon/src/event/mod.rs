@@ -1,5 +1,6 @@
 //! Decoded events: what the correlator is fed, whether they come live, from a recording or from elsewhere.
 
+mod clean;
 pub mod decode;
 mod line;
 pub mod recording;

@@ -201,9 +201,9 @@ pub fn attached() -> Vec<String> {
     }
     let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
     // dump_bpf_map and dump_bpf_prog are the kernel's own.
-    let programs = symbols
-        .lines()
-        .filter(|line| line.contains(" bpf_prog_") && !line.contains("_dump_bpf_"));
+    let programs = symbols.lines().filter(|line| {
+        line.ends_with("[bpf]") && line.contains(" bpf_prog_") && !line.contains("_dump_bpf_")
+    });
     found.extend(programs.map(str::to_owned));
     if let Ok(entries) = fs::read_dir("/sys/fs/bpf") {
         let names = entries.flatten().map(|entry| entry.path().display().to_string());
