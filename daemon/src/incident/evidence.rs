@@ -414,6 +414,10 @@ impl Evidence {
         if self.told.len() < MAX_TOLD {
             // Most are told once.
             self.told.reserve_exact(1);
+            if self.told.is_empty() {
+                // Most are told once, and a list's first room is for four.
+                self.told.reserve_exact(1);
+            }
             self.told.push(told);
         }
     }

@@ -190,7 +190,7 @@ impl Story {
     pub fn scenario_with_reloads(self) -> Scenario {
         let mut scenario = self.scenario();
         let daemon = Before::DaemonBeforeKvm {
-            options: vec!["--without=kprobe,fentry".to_owned()],
+            options: vec!["--without=kprobe,fentry,raw_tracepoint".to_owned()],
             parameters: String::new(),
         };
         scenario.guests = vec![

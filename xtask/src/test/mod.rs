@@ -4,6 +4,7 @@ mod bad_files;
 mod browser;
 mod control;
 pub mod dashboards;
+mod dependencies;
 mod files;
 mod fuzz;
 mod killed;
@@ -66,6 +67,7 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
         None => run_lab(paths, options, &daemon, &mut tally, progress)?,
     }
     if options.full {
+        dependencies::examine(paths, &mut tally, progress);
         progress.note("tier 3: a browser");
         looked_at(paths, &daemon, &mut tally, progress)?;
         progress.note("tier 4: the packages, and one in a real Debian");
@@ -99,6 +101,7 @@ fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Resu
     match part {
         Part::Dashboards => dashboards::run(paths, &paths.daemon(), &mut tally, progress)?,
         Part::Browser => looked_at(paths, &paths.daemon(), &mut tally, progress)?,
+        Part::Dependencies => dependencies::examine(paths, &mut tally, progress),
         Part::Late => {
             let programs = builds::lab_programs(paths, progress)?;
             let kernel = &options.lab.kernel;
@@ -125,6 +128,7 @@ fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Resu
             };
             scenarios::run(stories, &lab, &paths.daemon(), &mut tally, progress);
         }
+        Part::Packages => packages::run(paths, &mut tally, progress),
     }
     progress.finish();
     println!("{tally}");
