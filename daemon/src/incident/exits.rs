@@ -182,7 +182,7 @@ impl Exits {
         for ((_, gpa), page) in &self.pages {
             let page = page.effective();
             total.page.merge(&page);
-            if let Some(gpa) = gpa {
+            if gpa.is_some() || page.lines.0 != 0 {
                 *total.lines_by_page.entry(*gpa).or_default() |= page.lines.0;
                 total.located += page.exits;
             }
@@ -218,8 +218,9 @@ mod pairs {
 #[derive(Clone, Debug, Default)]
 pub struct Total {
     pub page: PageTotals,
-    /// Lines touched of each 4 KiB page.
-    pub lines_by_page: BTreeMap<u64, u64>,
+    /// Lines touched of each 4 KiB page; `None`: of those whose GPA is not known.
+    pub lines_by_page: BTreeMap<Option<u64>, u64>,
+    /// Exits whose line is known.
     pub located: u64,
 }
 

@@ -127,6 +127,7 @@ fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Resu
             };
             scenarios::run(stories, &lab, &paths.daemon(), &mut tally, progress);
         }
+        Part::Packages => packages::run(paths, &mut tally, progress),
     }
     progress.finish();
     println!("{tally}");
