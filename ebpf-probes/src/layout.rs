@@ -12,6 +12,8 @@ pub enum Shape {
     Bytes(u32),
     /// A structure that is read whole.
     Struct(u32),
+    /// An array of so many of anything else.
+    Array(u32),
 }
 
 /// A type that a field can be read as.
@@ -33,6 +35,21 @@ pub struct Address(pub u64);
 #[repr(transparent)]
 pub struct Atomic(pub i32);
 
+/// `struct rb_root`: its `rb_node`.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Tree(pub u64);
+
+/// A pointer for each address space of a VM; the first is that outside SMM. Without CONFIG_KVM_SMM there is one.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Spaces<const N: usize>(pub [u64; N]);
+
+/// `struct rb_node` for each of the two sets of memslots: parent and colour, right, left.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Nodes(pub [[u64; 3]; 2]);
+
 readable! {
     u8 => Shape::Unsigned(1),
     u32 => Shape::Unsigned(4),
@@ -42,6 +59,10 @@ readable! {
     [u8; 16] => Shape::Bytes(16),
     Address => Shape::Pointer,
     Atomic => Shape::Struct(4),
+    Tree => Shape::Struct(8),
+    Spaces<2> => Shape::Array(2),
+    Spaces<1> => Shape::Array(1),
+    Nodes => Shape::Array(2),
 }
 
 /// One row of the table.
@@ -99,6 +120,16 @@ macro_rules! with_fields {
             TASK_SIGNAL: Address = "task_struct" "signal";
             SIGNAL_LIVE: Atomic = "signal_struct" "live";
             SIGNAL_GROUP_EXIT_CODE: i32 = "signal_struct" "group_exit_code";
+            FILE_PRIVATE: Address = "file" "private_data";
+            VCPU_KVM: Address = "kvm_vcpu" "kvm";
+            KVM_MEMSLOTS: Spaces<2> = "kvm" "memslots";
+            KVM_MEMSLOTS_ONE: Spaces<1> = "kvm" "memslots";
+            SLOTS_TREE: Tree = "kvm_memslots" "gfn_tree";
+            SLOTS_SET: i32 = "kvm_memslots" "node_idx";
+            SLOT_NODES: Nodes = "kvm_memory_slot" "gfn_node";
+            SLOT_GFN: u64 = "kvm_memory_slot" "base_gfn";
+            SLOT_PAGES: u64 = "kvm_memory_slot" "npages";
+            SLOT_HVA: u64 = "kvm_memory_slot" "userspace_addr";
         }
     };
 }

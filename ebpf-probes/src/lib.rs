@@ -21,6 +21,7 @@ macro_rules! shared {
 pub mod floor;
 pub mod ioctl;
 pub mod layout;
+pub mod memslots;
 pub mod page;
 pub mod record;
 

@@ -181,6 +181,17 @@ shared! {
         pub cs_l: u32,
         pub pad: u32,
     }
+
+    /// A memslot (`struct kvm_memory_slot`) of the VM whose VMM reads those registers.
+    pub struct MemSlot {
+        pub h: Header,
+        pub gpa: u64,
+        pub bytes: u64,
+        pub hva: u64,
+        /// 0: those before are not valid any more.
+        pub n: u32,
+        pub pad: u32,
+    }
 }
 
 kinds! {
@@ -203,6 +214,7 @@ kinds! {
     17 VM_DESTROYED => VmDestroyed [24],
     18 SREGS => Sregs [64],
     19 SIGBUS_SEEN => SigbusSeen [64],
+    20 MEM_SLOT => MemSlot [56],
 }
 
 const _: () = assert!(core::mem::size_of::<Msr>() == 16);

@@ -13,6 +13,7 @@ use crate::progress::Progress;
 use crate::toolchain;
 
 const OBJECT_VARIABLE: &str = "POISONTRACE_BPF_OBJECT";
+const REVISION_VARIABLE: &str = "POISONTRACE_REVISION";
 
 /// The BPF object: the one that the user names, else our own build of it.
 pub fn probes(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
@@ -82,14 +83,16 @@ pub fn daemon_auditable(paths: &Paths, object: &Path, auditable: &Path, progress
 
 /// cargo in the workspace, with what the daemon's build asks for: the BPF object and the revision.
 pub fn cargo(paths: &Paths, object: &Path) -> Command {
-    let mut git = command::clean("git");
-    git.current_dir(&paths.root)
-        .args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]);
     let mut cargo = command::clean(paths.cargo());
     cargo.current_dir(&paths.root).env(OBJECT_VARIABLE, object);
-    // A source archive has no repository; the version then says that the revision is not known.
-    if let Ok(revision) = command::output(&mut git) {
-        cargo.env("POISONTRACE_REVISION", revision.trim());
+    // A source archive has no repository: who builds from one names the revision, or it is not known.
+    if env::var_os(REVISION_VARIABLE).is_none() {
+        let mut git = command::clean("git");
+        git.current_dir(&paths.root)
+            .args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]);
+        if let Ok(revision) = command::output(&mut git) {
+            cargo.env(REVISION_VARIABLE, revision.trim());
+        }
     }
     cargo
 }

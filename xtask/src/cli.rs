@@ -7,6 +7,7 @@ use lab_contract::storm::{Instruction, Mode};
 
 use crate::lab::scenarios::Story;
 use crate::lab::storm::Processor;
+use crate::lab::storm::cells::Watch;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Everything a developer of poisontrace runs")]
@@ -75,7 +76,9 @@ pub struct StormOptions {
     #[arg(long, value_enum)]
     pub cpu: Option<Processor>,
     /// Every kind of storm, one after the other, and a table of what poisontrace says of each
-    #[arg(long, conflicts_with_all = ["mode", "instruction", "exits", "read_guest_code", "ftrace", "format"])]
+    #[arg(long, conflicts_with_all = [
+        "mode", "instruction", "exits", "read_guest_code", "tracepoints", "shadow_paging", "ftrace", "format"
+    ])]
     pub all: bool,
     /// What the VMM does about each SIGBUS
     #[arg(long, value_enum, default_value_t = Mode::StepOver)]
@@ -93,9 +96,21 @@ pub struct StormOptions {
     /// Let poisontrace read the guest's code
     #[arg(long)]
     pub read_guest_code: bool,
+    /// Let poisontrace have tracepoints only, as on a kernel without kprobes
+    #[arg(long, conflicts_with = "read_guest_code")]
+    pub tracepoints: bool,
+    /// Turn the host's nested paging (EPT, NPT) off
+    #[arg(long, conflicts_with_all = ["read_guest_code", "tracepoints"])]
+    pub shadow_paging: bool,
     /// Record the same run with ftrace, and hold poisontrace's sums against its; adds to every time
     #[arg(long)]
     pub ftrace: bool,
+    /// Record it with `perf kvm stat` too, and hold it against the same; implies --ftrace
+    #[arg(long)]
+    pub perf: bool,
+    /// Run it in two boots, and compare the latencies of both
+    #[arg(long, conflicts_with_all = ["all", "ftrace", "perf", "format", "kill_daemon"])]
+    pub twice: bool,
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
     /// Copy the recording, the reports and the logs to this folder
@@ -112,6 +127,21 @@ pub struct StormOptions {
     pub programs: Option<PathBuf>,
     #[command(flatten)]
     pub lab: Lab,
+}
+
+impl StormOptions {
+    pub fn ftrace(&self) -> bool {
+        self.ftrace || self.perf
+    }
+
+    pub fn watch(&self) -> Watch {
+        match (self.read_guest_code, self.tracepoints, self.shadow_paging) {
+            (true, ..) => Watch::GuestCode,
+            (_, true, _) => Watch::Tracepoints,
+            (.., true) => Watch::ShadowPaging,
+            _ => Watch::Plain,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -233,10 +263,14 @@ pub enum Part {
     Dashboards,
     /// The report in Chromium, watch in tmux
     Browser,
+    /// Licences, duplicates and sources of the dependencies, by cargo-deny
+    Dependencies,
     /// Poison that predates the daemon, and a daemon that misses it, in the lab
     Late,
     /// A daemon that is killed in the middle of a storm, in the lab
     Killed,
     /// The lab's scenarios that the tests do not boot otherwise, in one boot
     Scenarios,
+    /// Both packages, made and looked into
+    Packages,
 }

@@ -8,6 +8,7 @@ mod cli;
 mod command;
 mod dashboards;
 mod demo;
+mod deny;
 mod dist;
 mod fuzz;
 mod install;

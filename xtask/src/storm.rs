@@ -1,13 +1,14 @@
 //! `cargo xtask lab storm`: one storm from set-up to report, and whether the counts agree.
 
 mod table;
+mod twice;
 
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use lab_contract::storm::{FTRACE_FILE, StormPlan};
+use lab_contract::storm::{FTRACE_FILE, PERF_FILE, Storm, StormPlan};
 use serde_json::Value;
 
 use crate::builds;
@@ -19,7 +20,7 @@ use crate::paths::Paths;
 use crate::progress::Progress;
 
 /// What --keep copies.
-const KEPT: [&str; 8] = [
+const KEPT: [&str; 9] = [
     "recording.ptrace",
     "explain.json",
     "explain.txt",
@@ -28,6 +29,7 @@ const KEPT: [&str; 8] = [
     "result.json",
     "host.log",
     FTRACE_FILE,
+    PERF_FILE,
 ];
 
 pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Result<ExitCode> {
@@ -40,7 +42,10 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
         Some(programs) => programs.clone(),
         None => builds::lab_programs(paths, progress)?,
     };
-    let lab = StormLab::set_up(paths, &options.lab.kernel, &programs, progress)?;
+    let mut lab = StormLab::set_up(paths, &options.lab.kernel, &programs, progress)?;
+    if options.perf {
+        lab = lab.with_perf(paths, progress)?;
+    }
     let daemon = daemon.as_deref();
     if options.all {
         let processors = options
@@ -68,8 +73,12 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
         instruction: options.instruction,
         exits: options.exits,
     };
-    let mut storms = cells::with_and_without(plan, cells::options(options.read_guest_code), options.ftrace);
+    let mut storms = cells::with_and_without(plan, options.watch(), options.ftrace());
+    storms[1].perf = options.perf;
     storms[1].kills = options.kill_daemon;
+    if options.twice {
+        return in_two_boots(&lab, &name, processor, &storms[1], daemon, progress);
+    }
     if daemon.is_none() {
         let runs = lab.run(&name, processor, &storms[..1], None, progress)?;
         progress.finish();
@@ -86,6 +95,39 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
         keep(&run.out, &KEPT, folder)?;
     }
     answer(&alone, &run, options)
+}
+
+fn in_two_boots(
+    lab: &StormLab,
+    name: &str,
+    processor: Processor,
+    storm: &Storm,
+    daemon: Option<&Path>,
+    progress: &Progress,
+) -> Result<ExitCode> {
+    ensure!(daemon.is_some(), "--twice is about what poisontrace says");
+    let boot = |n: u32| -> Result<Value> {
+        let runs = lab.run(
+            &format!("{name}-boot-{n}"),
+            processor,
+            std::slice::from_ref(storm),
+            daemon,
+            progress,
+        )?;
+        let run = runs.into_iter().next().context("the storm is missing")??;
+        Ok(incident(&run)?.0)
+    };
+    let pairs = twice::compare(&boot(1)?, &boot(2)?)?;
+    progress.finish();
+    println!(
+        "EMULATED: times are counts of instructions.\n\n{}",
+        twice::HEADING
+    );
+    pairs.iter().for_each(|pair| println!("{pair}"));
+    Ok(match pairs.iter().all(twice::Pair::agrees) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 /// The one incident of a storm's report, and the report as it was printed.
@@ -108,9 +150,14 @@ fn file(run: &StormRun, name: &str) -> Result<String> {
 
 fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<ExitCode> {
     let (incident, json) = incident(run)?;
-    let rows = compare(&run.counters, options.mode, &incident);
-    let times = if options.ftrace {
+    let rows = compare(&run.counters, options.mode, &incident, options.watch().hidden());
+    let times = if options.ftrace() {
         timing::compare(alone, run, &incident)?
+    } else {
+        Vec::new()
+    };
+    let reasons = if options.perf {
+        timing::reasons(run)?
     } else {
         Vec::new()
     };
@@ -132,6 +179,10 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
             if !times.is_empty() {
                 println!("\n{}", timing::HEADING);
                 times.iter().for_each(|row| println!("{row}"));
+            }
+            if !reasons.is_empty() {
+                println!("\n{}", timing::REASONS);
+                reasons.iter().for_each(|row| println!("{row}"));
             }
         }
     }
@@ -176,6 +227,12 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
         .filter(|row| !row.agrees())
         .map(|row| row.name)
         .chain(times.iter().filter(|row| !row.agrees()).map(|row| row.name))
+        .chain(
+            reasons
+                .iter()
+                .filter(|row| !row.agrees())
+                .map(|row| row.name.as_str()),
+        )
         .collect();
     if wrong.is_empty() {
         return Ok(ExitCode::SUCCESS);

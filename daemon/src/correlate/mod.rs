@@ -278,6 +278,8 @@ impl Correlator {
             What::McgStatus { write, data } => self.mcg_status(event, *write, data.0),
             What::GuestCode { rip, bytes } => self.guest_code(event, rip.0, bytes),
             What::Sregs(sregs) => self.registers(event, sregs),
+            // Only what is read with it speaks of the page.
+            What::MemSlot { .. } => {}
             What::Vmm(vmm) => self.identity(event.pid, vmm),
             What::Lost { records } => self.lost(event, *records),
             What::Engaged => self.engaged(event),

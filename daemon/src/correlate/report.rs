@@ -60,7 +60,7 @@ pub fn update(e: &Evidence, session: &Session, linked: Vec<String>) -> Update {
         advice: words::advice(e, v, &linked),
         linked,
         signals: signals(e, &total, session),
-        exits: exits(&total, session),
+        exits: exits(e, &total, session),
         exit_samples: e.exits.singles.report(e.t0),
         storm: storm::storm(&total, e.size()),
         missing: words::missing(e, &total, &flush, v, session),
@@ -139,10 +139,12 @@ fn predates(e: &Evidence, session: &Session) -> bool {
     e.predates || e.pfn.is_none() && session.hardware_corrupted_kb.is_some_and(|kb| kb > 0)
 }
 
-fn exits(total: &Total, session: &Session) -> model::Exits {
+fn exits(e: &Evidence, total: &Total, session: &Session) -> model::Exits {
     let x = &total.page;
     let seen = x.exits > 0 || session.has("kvm_exit") || session.has("kvm_page_fault");
-    let located = total.located > 0 || (seen && x.exits == 0);
+    // Of a huge page the lines of one 4 KiB page cannot be told from those of another without a GPA.
+    let mixed = e.size().is_some_and(|size| size > PAGE_SIZE) && total.lines_by_page.contains_key(&None);
+    let located = (total.located > 0 && !mixed) || (seen && x.exits == 0);
     model::Exits {
         count: seen.then_some(x.exits),
         distinct_lines: located.then_some(total.distinct_lines()),

@@ -157,6 +157,15 @@ impl Decoder {
                     long_code: r.cs_l != 0,
                 })
             }
+            kind::MEM_SLOT => {
+                let r: record::MemSlot = body(kind, bytes)?;
+                What::MemSlot {
+                    n: r.n,
+                    gpa: Hex(r.gpa),
+                    bytes: r.bytes,
+                    hva: Hex(r.hva),
+                }
+            }
             other => return Err(DecodeError::Kind(other)),
         })
     }

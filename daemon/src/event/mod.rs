@@ -1,5 +1,6 @@
 //! Decoded events: what the correlator is fed, whether they come live, from a recording or from elsewhere.
 
+mod clean;
 pub mod decode;
 mod line;
 pub mod recording;
@@ -102,6 +103,8 @@ pub enum What {
     VmDestroyed,
     /// Registers that the VMM read of its vCPU after a poison exit.
     Sregs(Sregs),
+    /// A memslot of the VM, of those that such a read goes by; `n` 0: the first of them.
+    MemSlot { n: u32, gpa: Hex, bytes: u64, hva: Hex },
     /// Bytes at the RIP of a poison exit, read from the guest's memory (`--read-guest-code`), as hex digits.
     GuestCode { rip: Hex, bytes: String },
     /// Who the process is (read from /proc by the live source; `pid` of the event).
@@ -167,6 +170,20 @@ pub struct PoisonExit {
     /// Bytes of the instruction, from the VMCB of a processor with decode assists, as hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insn: Option<String>,
+}
+
+impl PoisonExit {
+    /// The line of the 4 KiB page. Every kind of paging leaves the last 12 bits of an address as they are, so any address
+    /// of the access tells.
+    pub fn line(&self) -> Option<u32> {
+        const LINE_SHIFT: u32 = 6;
+        const LINES: u64 = 64;
+        let at = match (self.gpa, self.other_address) {
+            (Some(at), _) | (None, Some(OtherAddress::Virtual(at) | OtherAddress::Nested(at))) => at,
+            (None, None) => return None,
+        };
+        u32::try_from((at.0 >> LINE_SHIFT) % LINES).ok()
+    }
 }
 
 /// An address that KVM gives in place of a GPA.

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Write};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, line, session::Session};
+use super::{Event, clean, line, session::Session};
 
 /// Version of the format that is written. A reader refuses any other.
 pub const VERSION: u32 = 1;
@@ -154,7 +154,7 @@ impl<R: BufRead> Reader<R> {
                 found: version.poisontrace_recording,
             });
         }
-        let head: Head = serde_json::from_str(&buffer).map_err(RecordingError::Header)?;
+        let head: Head = clean::from_line(&buffer).map_err(RecordingError::Header)?;
         Ok(Self {
             input,
             session: head.session,
@@ -208,7 +208,11 @@ impl<R: BufRead> Reader<R> {
         if !complete {
             return self.torn();
         }
-        match line::event(&self.buffer) {
+        let event = match clean::is_clean(&self.buffer) {
+            true => line::event(&self.buffer),
+            false => clean::from_line(&self.buffer),
+        };
+        match event {
             Ok(event) => {
                 self.events += 1;
                 Ok(Some(event))

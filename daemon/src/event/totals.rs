@@ -160,17 +160,15 @@ impl RipTotals {
     }
 }
 
-const LINE_SHIFT: u32 = 6;
-const PAGE_MASK: u64 = (1 << PAGE_SHIFT) - 1;
 /// `-EHWPOISON`.
 pub const EHWPOISON: i64 = -133;
 
 impl PageTotals {
     /// Adds one exit, as the kernel's own accounting does (`ebpf-probes/src/totals.rs`): for sources that send
-    /// every exit and no totals. An exit without a GPA has no line.
+    /// every exit and no totals. An exit without an address has no line.
     pub fn add_exit(&mut self, exit: &PoisonExit) {
         let at = exit.exit_ns.or(exit.fault_ns).unwrap_or(0);
-        let line = exit.gpa.map(|gpa| ((gpa.0 & PAGE_MASK) >> LINE_SHIFT) as u32);
+        let line = exit.line();
         if self.exits == 0 {
             self.first_ns = at;
         }

@@ -1,5 +1,5 @@
-//! A guest's memory, through its VMM's mapping: the poisoned page's GPA and hva tell where guest memory lies in the
-//! VMM, as far as the same mapping reaches.
+//! A guest's memory, through its VMM's mappings: by the VM's memslots, or where they are not known, as far as the mapping
+//! of the poisoned page reaches.
 
 use std::{
     fs::{self, File},
@@ -15,7 +15,7 @@ pub enum MemoryError {
     #[error("the poisoned page is in no mapping of the VMM any more")]
     NoMapping,
     #[error(
-        "GPA {0:#x} is not in the poisoned page's mapping, or on the other side of the hole below 4 GiB: where it lies is not known"
+        "GPA {0:#x} is in none of the VM's memslots, or, where these are not known, not in the poisoned page's mapping on its side of the hole below 4 GiB"
     )]
     Elsewhere(u64),
     #[error("GPA {0:#x} cannot be read: {1}")]
@@ -25,43 +25,66 @@ pub enum MemoryError {
 /// Where the hole below 4 GiB ends: VMMs put the memory that does not fit below it above.
 const FOUR_GIB: u64 = 1 << 32;
 
-/// See the module.
-pub struct GuestMemory {
-    mem: File,
-    /// The mapping that holds the poisoned page, in the VMM.
-    start: u64,
-    end: u64,
-    gpa: u64,
-    hva: u64,
+/// Where a range of guest memory lies in the VMM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    pub gpa: u64,
+    pub bytes: u64,
+    pub hva: u64,
 }
 
-impl GuestMemory {
-    /// `gpa` and `hva`: the poisoned page's.
-    ///
-    /// # Errors
-    /// A VMM that is gone, or that may not be read.
-    pub fn open(pid: u32, gpa: u64, hva: u64) -> Result<Self, MemoryError> {
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(MemoryError::Map)?;
-        let (start, end) = mapping(&maps, hva).ok_or(MemoryError::NoMapping)?;
-        // Read-only: nothing here could write to the guest even by mistake.
-        let mem = File::open(format!("/proc/{pid}/mem")).map_err(MemoryError::Map)?;
-        Ok(Self {
-            mem,
-            start,
-            end,
-            gpa,
-            hva,
+impl Slot {
+    /// What the mapping that holds the poisoned page tells: the page's own place in it, on its side of the hole.
+    fn of_mapping(maps: &str, gpa: u64, hva: u64) -> Option<Self> {
+        let (start, end) = mapping(maps, hva)?;
+        let (low, high) = if gpa < FOUR_GIB {
+            (0, FOUR_GIB)
+        } else {
+            (FOUR_GIB, u64::MAX)
+        };
+        let below = (hva - start).min(gpa - low);
+        let above = (end - hva).min(high - gpa);
+        Some(Self {
+            gpa: gpa - below,
+            bytes: below + above,
+            hva: hva - below,
         })
     }
 
-    /// The VMM's address of `gpa`, if `len` bytes there lie in the same mapping and on the same side of the hole.
+    fn address(&self, gpa: u64, len: u64) -> Option<u64> {
+        let offset = gpa.checked_sub(self.gpa)?;
+        let end = offset.checked_add(len)?;
+        (end <= self.bytes).then(|| self.hva.checked_add(offset))?
+    }
+}
+
+/// See the module.
+pub struct GuestMemory {
+    mem: File,
+    slots: Vec<Slot>,
+}
+
+impl GuestMemory {
+    /// `gpa` and `hva`: the poisoned page's. `slots`: the VM's, if known.
+    ///
+    /// # Errors
+    /// A VMM that is gone, or that may not be read.
+    pub fn open(pid: u32, slots: &[Slot], gpa: u64, hva: u64) -> Result<Self, MemoryError> {
+        let slots = if slots.is_empty() {
+            let maps = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(MemoryError::Map)?;
+            vec![Slot::of_mapping(&maps, gpa, hva).ok_or(MemoryError::NoMapping)?]
+        } else {
+            slots.to_vec()
+        };
+        // Read-only: nothing here could write to the guest even by mistake.
+        let mem = File::open(format!("/proc/{pid}/mem")).map_err(MemoryError::Map)?;
+        Ok(Self { mem, slots })
+    }
+
+    /// The VMM's address of `len` bytes from `gpa` on.
     fn address(&self, gpa: u64, len: u64) -> Result<u64, MemoryError> {
-        let same_side = (gpa >= FOUR_GIB) == (self.gpa >= FOUR_GIB);
-        let at = i128::from(self.hva) + i128::from(gpa) - i128::from(self.gpa);
-        match u64::try_from(at) {
-            Ok(at) if same_side && at >= self.start && at.saturating_add(len) <= self.end => Ok(at),
-            _ => Err(MemoryError::Elsewhere(gpa)),
-        }
+        let found = self.slots.iter().find_map(|slot| slot.address(gpa, len));
+        found.ok_or(MemoryError::Elsewhere(gpa))
     }
 
     /// Reads guest-physical memory.
@@ -108,7 +131,7 @@ mod tests {
         // This process plays the VMM: its buffer is the guest's memory from GPA 0x10000 on.
         let memory: Vec<u8> = (0..=255).cycle().take(64 * 1024).collect();
         let hva = memory.as_ptr() as u64;
-        let guest = GuestMemory::open(std::process::id(), 0x1_0000, hva).unwrap();
+        let guest = GuestMemory::open(std::process::id(), &[], 0x1_0000, hva).unwrap();
         let mut bytes = [0; 4];
         guest.read(0x1_0102, &mut bytes).unwrap();
         assert_eq!(bytes, [2, 3, 4, 5]);
@@ -121,6 +144,27 @@ mod tests {
             Err(MemoryError::Elsewhere(_))
         ));
         assert!(matches!(guest.word(u64::MAX), Err(MemoryError::Elsewhere(_))));
+    }
+
+    #[test]
+    fn memslots_lead_to_memory_on_both_sides_of_the_hole() {
+        let (low, high) = (vec![1u8; 4096], vec![2u8; 4096]);
+        let slot = |gpa, memory: &[u8]| Slot {
+            gpa,
+            bytes: 4096,
+            hva: memory.as_ptr() as u64,
+        };
+        let slots = [slot(0x1000, &low), slot(FOUR_GIB, &high)];
+        let guest = GuestMemory::open(std::process::id(), &slots, 0x1000, slots[0].hva).unwrap();
+        let mut bytes = [0; 2];
+        guest.read(FOUR_GIB + 0xffe, &mut bytes).unwrap();
+        assert_eq!(bytes, [2, 2]);
+        guest.read(0x1fff, &mut bytes[..1]).unwrap();
+        assert_eq!(bytes, [1, 2]);
+        for outside in [0xfff, 0x1fff, 0x2000, FOUR_GIB - 1, FOUR_GIB + 0xfff] {
+            let err = guest.read(outside, &mut bytes).unwrap_err();
+            assert!(matches!(err, MemoryError::Elsewhere(_)), "{outside:#x}");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Reading a guest's code, where the operator allows it (`--read-guest-code`): at most 15 bytes at the RIP of a poison
 //! exit, and the page-table entries on the way. Never written to, never held.
 //!
-//! The registers are those that the VMM itself fetches after the SIGBUS; memory is read through the VMM's mapping of
-//! its guest, from the poisoned page's own place in it.
+//! The registers are those that the VMM itself fetches after the SIGBUS; memory is read through the VMM's mappings of its
+//! guest, by the memslots that KVM has of it at that moment.
 
 mod memory;
 mod walk;
@@ -10,7 +10,8 @@ mod walk;
 use std::collections::BTreeMap;
 
 use crate::event::{Event, Sregs, What};
-use memory::GuestMemory;
+use memory::{GuestMemory, Slot};
+use poisontrace_probes::memslots::MAX_SLOTS;
 
 /// Longest x86 instruction.
 const MAX_INSN: usize = 15;
@@ -29,6 +30,8 @@ struct LastExit {
 #[derive(Default)]
 pub struct CodeReader {
     last: BTreeMap<u32, LastExit>,
+    /// The memslots of each VMM.
+    slots: BTreeMap<u32, Vec<Slot>>,
     /// RIPs of a VMM that have been tried.
     tried: BTreeMap<(u32, u64), ()>,
 }
@@ -54,8 +57,26 @@ impl CodeReader {
                 }
                 None
             }
+            What::MemSlot { n, gpa, bytes, hva } => {
+                if self.slots.len() >= MAX_KNOWN && !self.slots.contains_key(&event.pid) {
+                    self.slots.pop_first();
+                }
+                let slots = self.slots.entry(event.pid).or_default();
+                if *n == 0 {
+                    slots.clear();
+                }
+                if slots.len() < MAX_SLOTS as usize {
+                    slots.push(Slot {
+                        gpa: gpa.0,
+                        bytes: *bytes,
+                        hva: hva.0,
+                    });
+                }
+                None
+            }
             What::Sregs(sregs) => self.read(event, sregs),
             What::VmDestroyed => {
+                self.slots.remove(&event.pid);
                 self.tried.retain(|(pid, _), ()| *pid != event.pid);
                 None
             }
@@ -71,7 +92,8 @@ impl CodeReader {
         if self.tried.insert((event.pid, exit.rip), ()).is_some() {
             return None;
         }
-        match code(event.pid, exit, sregs) {
+        let slots = self.slots.get(&event.pid).map_or(&[][..], Vec::as_slice);
+        match code(event.pid, slots, exit, sregs) {
             Ok(bytes) => {
                 let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
                 let what = What::GuestCode {
@@ -103,9 +125,9 @@ enum CodeError {
     Walk(#[from] walk::WalkError),
 }
 
-fn code(pid: u32, exit: LastExit, sregs: &Sregs) -> Result<Vec<u8>, CodeError> {
+fn code(pid: u32, slots: &[Slot], exit: LastExit, sregs: &Sregs) -> Result<Vec<u8>, CodeError> {
     const PAGE: u64 = 4096;
-    let memory = GuestMemory::open(pid, exit.gpa & !(PAGE - 1), exit.hva & !(PAGE - 1))?;
+    let memory = GuestMemory::open(pid, slots, exit.gpa & !(PAGE - 1), exit.hva & !(PAGE - 1))?;
     let mut bytes = Vec::with_capacity(MAX_INSN);
     while bytes.len() < MAX_INSN {
         let at = exit.rip.wrapping_add(bytes.len() as u64);

@@ -376,7 +376,8 @@ impl Evidence {
 
     /// Whether the VMM has let an error of this page pass, so that an end soon after the last one is no answer to it.
     pub fn let_one_pass(&self) -> bool {
-        self.dropped > 0 || self.ar_signals + self.exit_signals > self.told_ar + 1
+        let answered = self.told_ar.max(self.delivered);
+        self.dropped > 0 || self.ar_signals + self.exit_signals > answered + 1
     }
 
     /// Takes the kernel's totals of one page and thread.
@@ -413,6 +414,10 @@ impl Evidence {
         if self.told.len() < MAX_TOLD {
             // Most are told once.
             self.told.reserve_exact(1);
+            if self.told.is_empty() {
+                // Most are told once, and a list's first room is for four.
+                self.told.reserve_exact(1);
+            }
             self.told.push(told);
         }
     }

@@ -38,7 +38,7 @@ pub struct Exits {
     /// Bytes of the instruction by RIP, hex digits.
     pub instructions: BTreeMap<u64, String>,
     /// Exits on pages beyond [`MAX_PAGES`]: counted, not told apart.
-    beyond: PageTotals,
+    beyond: Option<Box<PageTotals>>,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -164,7 +164,7 @@ impl Exits {
     fn page(&mut self, tid: u32, page: Option<u64>) -> &mut PageTotals {
         let key = (tid, page);
         if self.pages.len() >= MAX_PAGES && !self.pages.contains_key(&key) {
-            return &mut self.beyond;
+            return self.beyond.get_or_insert_default();
         }
         &mut self.pages.entry(key).or_default().seen
     }
@@ -176,13 +176,13 @@ impl Exits {
     /// All of them together.
     pub fn total(&self) -> Total {
         let mut total = Total {
-            page: self.beyond.clone(),
+            page: self.beyond.as_deref().cloned().unwrap_or_default(),
             ..Total::default()
         };
         for ((_, gpa), page) in &self.pages {
             let page = page.effective();
             total.page.merge(&page);
-            if let Some(gpa) = gpa {
+            if gpa.is_some() || page.lines.0 != 0 {
                 *total.lines_by_page.entry(*gpa).or_default() |= page.lines.0;
                 total.located += page.exits;
             }
@@ -218,8 +218,9 @@ mod pairs {
 #[derive(Clone, Debug, Default)]
 pub struct Total {
     pub page: PageTotals,
-    /// Lines touched of each 4 KiB page.
-    pub lines_by_page: BTreeMap<u64, u64>,
+    /// Lines touched of each 4 KiB page; `None`: of those whose GPA is not known.
+    pub lines_by_page: BTreeMap<Option<u64>, u64>,
+    /// Exits whose line is known.
     pub located: u64,
 }
 

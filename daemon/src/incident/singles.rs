@@ -8,6 +8,8 @@ use crate::event::PoisonExit;
 /// Exits kept. The kernel sends the first 256 of a page and every power of two after them, so that only sources
 /// that tell of every exit are thinned.
 const MAX_KEPT: usize = 512;
+/// A flood of pages has an exit or two on each: no room is taken ahead for so few.
+const FEW: usize = 4;
 
 /// See the module.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -45,6 +47,9 @@ impl Singles {
             return;
         }
         let since_exit = |end: Option<u64>| exit.exit_ns.zip(end).map(|(a, b)| b.saturating_sub(a));
+        if self.kept.len() < FEW {
+            self.kept.reserve_exact(1);
+        }
         self.kept.push(Single {
             tid,
             at,

@@ -35,6 +35,7 @@ pub fn shape_name(shape: Shape) -> String {
         Shape::Pointer => "pointer".to_owned(),
         Shape::Bytes(size) => format!("bytes {size}"),
         Shape::Struct(size) => format!("struct {size}"),
+        Shape::Array(length) => format!("array of {length}"),
     }
 }
 
@@ -301,7 +302,7 @@ impl<'a> Btf<'a> {
                 let length = read_u32(t.tail, 8).unwrap_or(0);
                 match element {
                     Some(e) if e.kind == KIND_INT && e.size_or_type == 1 => shape_name(Shape::Bytes(length)),
-                    _ => format!("array of {length}"),
+                    _ => shape_name(Shape::Array(length)),
                 }
             }
             kind => format!("kind {kind}"),

@@ -85,7 +85,7 @@ impl Field {
             // Whether a char is signed has changed between kernels, and tells nothing here.
             Shape::Bytes(size) => self.array && self.size == size,
             // A format does not tell a pointer or a structure from a number.
-            Shape::Pointer | Shape::Struct(_) => false,
+            Shape::Pointer | Shape::Struct(_) | Shape::Array(_) => false,
         }
     }
 }

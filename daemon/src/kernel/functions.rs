@@ -38,6 +38,8 @@ functions! {
     GUP "get_user_pages_unlocked" [ULONG, ULONG, POINTER, UINT] Some(Shape::Signed(8));
     /// `(filp, ioctl, arg)`, 4.19 to 7.3.
     VCPU_IOCTL "kvm_arch_vcpu_ioctl" [POINTER, UINT, ULONG] None;
+    /// `(vcpu, sregs)`, 4.19 to 7.3.
+    GET_SREGS "kvm_arch_vcpu_ioctl_get_sregs" [POINTER, POINTER] None;
     /// `(kvm)`.
     DESTROY_VM "kvm_arch_destroy_vm" [POINTER] None;
     /// `(vcpu, cr2_or_gpa, error_code, insn, insn_len)`, 4.19 to 7.3.

@@ -187,7 +187,17 @@ pub fn detach(root: &Path) -> io::Result<usize> {
     match fs::symlink_metadata(root) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(err) => Err(err),
-        Ok(_) => remove(root),
+        Ok(_) => {
+            let mut removed = 0;
+            for path in links_first(root)? {
+                removed += remove(&path)?;
+            }
+            match fs::remove_dir(root) {
+                // A service's folder in a file system that is not its own: empty, it does no harm.
+                Err(err) if err.kind() != io::ErrorKind::PermissionDenied => Err(err),
+                _ => Ok(removed),
+            }
+        }
     }
 }
 
@@ -211,19 +221,25 @@ fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
 }
 
-/// Removes a folder and all in it; returns the number of files. Links first, so that nothing is counted into maps that
-/// are on their way out.
+/// Removes a folder and all in it; returns the number of files. Links go first, so that nothing is counted into maps
+/// that are on their way out.
 fn remove(path: &Path) -> io::Result<usize> {
     if !fs::symlink_metadata(path)?.is_dir() {
         fs::remove_file(path)?;
         return Ok(1);
     }
-    let (folders, files): (Vec<PathBuf>, Vec<PathBuf>) =
-        entries(path)?.into_iter().partition(|path| path.is_dir());
     let mut removed = 0;
-    for path in folders.iter().chain(&files) {
-        removed += remove(path)?;
+    for path in links_first(path)? {
+        removed += remove(&path)?;
     }
     fs::remove_dir(path)?;
     Ok(removed)
+}
+
+/// What is in a folder, folders first: they hold the links.
+fn links_first(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let (mut folders, files): (Vec<PathBuf>, Vec<PathBuf>) =
+        entries(folder)?.into_iter().partition(|path| path.is_dir());
+    folders.extend(files);
+    Ok(folders)
 }

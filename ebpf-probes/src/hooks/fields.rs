@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use aya_ebpf::{Global, programs::TracePointContext};
 use poisontrace_probes::{
     ABSENT,
-    layout::{Address, Atomic, Readable},
+    layout::{Address, Atomic, Nodes, Readable, Spaces, Tree},
 };
 
 /// Where a field of type `T` lies; [`ABSENT`] where this kernel has none. The daemon sets it before load, and only
@@ -28,7 +28,7 @@ poisontrace_probes::with_fields!(offsets);
 
 impl<T: Readable> Offset<T> {
     #[inline(always)]
-    fn get(&self) -> Option<u32> {
+    pub fn get(&self) -> Option<u32> {
         let offset = self.0.load();
         (offset != ABSENT).then_some(offset)
     }

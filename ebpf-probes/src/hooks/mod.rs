@@ -5,6 +5,7 @@ mod failure;
 mod fields;
 mod gup;
 mod injection;
+mod memslots;
 mod outcome;
 mod registers;
 mod signals;

@@ -1,13 +1,12 @@
 //! Other programs that look at VM exits, from Debian's packages.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use lab_contract::bench::{Ready, Watch};
 
 use crate::apt::{self, Apt, Package};
-use crate::command;
 use crate::lab::tree;
 use crate::paths::Paths;
 use crate::progress::Progress;
@@ -125,7 +124,7 @@ impl Packages {
             ("trace-cmd", "usr/bin/trace-cmd"),
         ] {
             let program = tree::file(&self.tree, at)?;
-            for library in linked_with(&self.tree, &program)? {
+            for library in tree::linked_with(&self.tree, &program)? {
                 if let Some(name) = library.file_name() {
                     libraries.insert(name.to_string_lossy().into_owned(), library);
                 }
@@ -134,17 +133,4 @@ impl Packages {
         }
         Ok((programs, libraries))
     }
-}
-
-/// `name => path (address)`, as the loader lists them.
-fn linked_with(tree: &Path, program: &Path) -> Result<Vec<PathBuf>> {
-    let libraries = tree::LIBRARIES.map(|dir| tree.join(dir).display().to_string());
-    let mut list = command::clean(tree::loader(tree)?);
-    list.args(["--library-path", &libraries.join(":"), "--list"])
-        .arg(program);
-    Ok(command::output(&mut list)?
-        .lines()
-        .filter_map(|line| line.split_once(" => ")?.1.split(' ').next())
-        .map(PathBuf::from)
-        .collect())
 }

@@ -15,6 +15,13 @@ pub const ALL_SHIPPED: &str = "(all)";
 pub const LINE_SIZE: u64 = 64;
 pub const LINES: u64 = 64;
 
+/// Where the guest's page tables have the page that is poisoned: another address than its own, so that the two cannot be
+/// taken for one another.
+pub const GUEST_VIRTUAL: u64 = 0x18_0000;
+
+/// For shadow paging: kvm_intel's parameter and kvm_amd's; each ignores the other's.
+pub const SHADOW_PAGING: &str = "ept=0 npt=0";
+
 /// CPUIDs of the guest after the poisoning: exits that touch no memory.
 pub const BARE_EXITS: u64 = 64;
 
@@ -36,9 +43,15 @@ pub struct Storm {
     pub check: bool,
     /// Record it with ftrace too.
     pub ftrace: bool,
+    /// And with `perf kvm stat`.
+    #[serde(default)]
+    pub perf: bool,
     /// Kill the daemon (SIGKILL) while the storm lasts, this many times, and start another each time.
     #[serde(default)]
     pub kills: u32,
+    /// Parameters of the processor's KVM module, which is loaded anew where the storm before had others.
+    #[serde(default)]
+    pub kvm: String,
     pub plan: StormPlan,
 }
 
@@ -113,6 +126,9 @@ pub struct StormResult {
     pub processor: String,
     /// SVM's decode assists: KVM gets the instruction's bytes with the exit.
     pub decode_assists: bool,
+    /// EPT or NPT; else KVM shadows the guest's page tables.
+    #[serde(default)]
+    pub nested_paging: bool,
     pub vmm_end: String,
     pub vmm_signal: Option<i32>,
     pub vmm_s: f64,
@@ -143,6 +159,8 @@ pub struct StormResult {
 
 /// What ftrace recorded, as the file `trace` of its instance has it.
 pub const FTRACE_FILE: &str = "ftrace.txt";
+/// What `perf kvm stat report` says of it.
+pub const PERF_FILE: &str = "perf.txt";
 /// Kprobe events around `get_user_pages_unlocked`, in a group of their own.
 pub const GUP_GROUP: &str = "storm";
 pub const GUP_ENTER: &str = "gup_enter";

@@ -48,3 +48,16 @@ fn first(tree: &Path, candidates: &[&str]) -> Result<PathBuf> {
             )
         })
 }
+
+/// The libraries that a program is linked with: `name => path (address)`, as the loader lists them.
+pub fn linked_with(tree: &Path, program: &Path) -> Result<Vec<PathBuf>> {
+    let libraries = LIBRARIES.map(|dir| tree.join(dir).display().to_string());
+    let mut list = command::clean(loader(tree)?);
+    list.args(["--library-path", &libraries.join(":"), "--list"])
+        .arg(program);
+    Ok(command::output(&mut list)?
+        .lines()
+        .filter_map(|line| line.split_once(" => ")?.1.split(' ').next())
+        .map(PathBuf::from)
+        .collect())
+}

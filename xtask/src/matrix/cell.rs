@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use lab_contract::storm::{Instruction, Mode, Storm};
+use lab_contract::storm::Storm;
 use lab_contract::{FACTS_FOLDER, PLAN_FILE};
 use serde::Serialize;
 use serde_json::Value;
@@ -14,18 +14,13 @@ use crate::lab::Lab;
 use crate::lab::offers::{Probe, probes};
 use crate::lab::scenarios::{SURVIVE_PREFIX, Story};
 use crate::lab::storm::agreement::{Row, compare};
-use crate::lab::storm::{Processor, StormLab, cells};
+use crate::lab::storm::cells::{POORER, WALK, Watch};
+use crate::lab::storm::{Processor, StormLab, StormRun, cells};
 use crate::paths::Paths;
 use crate::progress::Progress;
 
 /// The guests' kernel, whatever the host's.
 const GUEST: &str = "6.12";
-/// The storm: one CLFLUSH for each line of the page.
-const STORM: cells::Cell = cells::Cell {
-    mode: Mode::StepOver,
-    instruction: Instruction::Clflush,
-    guest_code: false,
-};
 
 pub struct Bench<'a> {
     pub paths: &'a Paths,
@@ -97,7 +92,7 @@ impl Bench<'_> {
                 cell.scenarios.push(failed(name, "QEMU", &error));
             }
         }
-        if let Err(error) = self.storm(series, processor, &mut cell) {
+        if let Err(error) = self.storms_of(series, processor, &mut cell) {
             cell.scenarios.push(failed("storm", "Bochs", &error));
         }
         cell
@@ -154,35 +149,51 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn storm(&self, series: &str, processor: Processor, cell: &mut Cell) -> Result<()> {
+    /// The storm, and the same where less can be told, in one boot.
+    fn storms_of(&self, series: &str, processor: Processor, cell: &mut Cell) -> Result<()> {
         self.progress
-            .note(format!("matrix: {series}, {} in Bochs: storm", processor.name()));
+            .note(format!("matrix: {series}, {} in Bochs: storms", processor.name()));
         let name = format!("matrix-{series}-{}-storm", processor.name());
-        let storm = Storm {
-            name: String::new(),
-            // Bochs takes half a minute for what QEMU's host has said already.
-            check: cell.probes.is_empty(),
-            ..STORM.storm()
-        };
+        let cells = [WALK, POORER[0], POORER[1]];
+        let mut storms: Vec<Storm> = cells.iter().map(cells::Cell::storm).collect();
+        // Bochs takes half a minute for what QEMU's host has said already.
+        storms[0].check = cell.probes.is_empty();
         let runs = self
             .storms(series)?
-            .run(&name, processor, &[storm], Some(&self.daemon), self.progress)?;
-        let run = runs.into_iter().next().context("the storm is missing")??;
+            .run(&name, processor, &storms, Some(&self.daemon), self.progress)?;
+        for (storm, run) in cells.iter().zip(runs) {
+            let title = title(storm.watch);
+            match run.and_then(|run| self.judge_storm(storm, &run, &name, cell)) {
+                Ok(scenario) => cell.scenarios.push(scenario),
+                Err(error) => cell.scenarios.push(failed(title, "Bochs", &error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_storm(
+        &self,
+        storm: &cells::Cell,
+        run: &StormRun,
+        name: &str,
+        cell: &mut Cell,
+    ) -> Result<Scenario> {
         if cell.probes.is_empty() {
             cell.release.clone_from(&run.result.kernel);
             cell.probes = probes(&read(&run.out, "check.txt")?);
         }
-        self.keep(&run.out, &name, &["check.txt", "explain.txt"])?;
+        let kept = format!("{name}/{}", storm.name());
+        self.keep(&run.out, &kept, &["check.txt", "explain.txt"])?;
         let mut scenario = Scenario {
-            name: "storm",
+            name: title(storm.watch),
             emulator: "Bochs",
             exits_true: Some(run.counters.exits),
             ..Scenario::default()
         };
         let outcome = report(&run.out, "explain.json").and_then(|incident| {
             seen(&mut scenario, &incident);
-            STORM.holds(&run, &incident)?;
-            let rows = compare(&run.counters, STORM.mode, &incident);
+            storm.holds(run, &incident)?;
+            let rows = compare(&run.counters, storm.mode, &incident, storm.watch.hidden());
             let wrong: Vec<&str> = rows
                 .iter()
                 .filter(|row| !Row::agrees(row))
@@ -192,8 +203,7 @@ impl Bench<'_> {
             Ok(())
         });
         scenario.wrong = outcome.err().map(|error| format!("{error:#}"));
-        cell.scenarios.push(scenario);
-        Ok(())
+        Ok(scenario)
     }
 
     fn keep(&self, out: &Path, name: &str, files: &[&str]) -> Result<()> {
@@ -203,6 +213,15 @@ impl Bench<'_> {
                 .try_for_each(|file| copy(&out.join(file), &keep.join(name).join(file))),
             None => Ok(()),
         }
+    }
+}
+
+/// What the table calls a storm.
+fn title(watch: Watch) -> &'static str {
+    match watch {
+        Watch::Plain | Watch::GuestCode => "storm",
+        Watch::Tracepoints => "storm, tracepoints",
+        Watch::ShadowPaging => "storm, shadow paging",
     }
 }
 
@@ -236,7 +255,7 @@ fn report(out: &Path, name: &str) -> Result<Value> {
 fn seen(scenario: &mut Scenario, incident: &Value) {
     let text = |name: &str| incident[name].as_str().unwrap_or("null").to_owned();
     scenario.verdict = match scenario.name {
-        "storm" => format!(
+        name if name.starts_with("storm") => format!(
             "{}, {}",
             incident["storm"]["kind"].as_str().unwrap_or("null"),
             incident["flush"]["verdict"].as_str().unwrap_or("null")

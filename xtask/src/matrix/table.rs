@@ -14,7 +14,7 @@ pub fn text(cells: &[Cell], minutes: f64) -> String {
             .to_owned();
     let _ = writeln!(
         text,
-        "{:<7}{:<27}{:<7}{:<9}{:<7}{:<32}{:>11}  right",
+        "{:<7}{:<27}{:<7}{:<22}{:<7}{:<32}{:>11}  right",
         "kernel", "release", "cpu", "scenario", "in", "verdict", "seen/true"
     );
     for cell in cells {
@@ -27,7 +27,7 @@ pub fn text(cells: &[Cell], minutes: f64) -> String {
             };
             let _ = writeln!(
                 text,
-                "{:<7}{:<27}{:<7}{:<9}{:<7}{:<32}{exits:>11}  {right}",
+                "{:<7}{:<27}{:<7}{:<22}{:<7}{:<32}{exits:>11}  {right}",
                 cell.kernel, cell.release, cell.cpu, scenario.name, scenario.emulator, scenario.verdict
             );
         }

@@ -73,7 +73,7 @@ fn describe(processor: Processor, cell: &Cell, run: Result<StormRun>) -> (String
 }
 
 fn judge(cell: &Cell, run: &StormRun, incident: &Value) -> Result<()> {
-    let rows = compare(&run.counters, cell.mode, incident);
+    let rows = compare(&run.counters, cell.mode, incident, cell.watch.hidden());
     let wrong = rows.iter().find(|row| !Row::agrees(row));
     if let Some(row) = wrong {
         anyhow::bail!("{}: VMM {}, poisontrace {}", row.name, row.vmm, row.poisontrace);

@@ -23,7 +23,7 @@ const PLAN: StormPlan = StormPlan {
 };
 
 pub fn run(lab: &StormLab, daemon: &Path, tally: &mut Tally, progress: &Progress) {
-    let mut storms = cells::with_and_without(PLAN, cells::options(false), false);
+    let mut storms = cells::with_and_without(PLAN, cells::Watch::Plain, false);
     storms[1].kills = KILLS;
     let outcome = lab
         .run("test-killed", Processor::Intel, &storms, Some(daemon), progress)
@@ -68,7 +68,7 @@ fn incident(files: &Files) -> Result<Value> {
 }
 
 fn counts(run: &StormRun, files: &Files) -> Result<()> {
-    let rows = compare(&run.counters, PLAN.mode, &incident(files)?);
+    let rows = compare(&run.counters, PLAN.mode, &incident(files)?, &[]);
     let wrong: Vec<String> = rows
         .iter()
         .filter(|row| !row.agrees())

@@ -4,6 +4,7 @@ mod bad_files;
 mod browser;
 mod control;
 pub mod dashboards;
+mod dependencies;
 mod files;
 mod fuzz;
 mod killed;
@@ -99,6 +100,7 @@ fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Resu
     match part {
         Part::Dashboards => dashboards::run(paths, &paths.daemon(), &mut tally, progress)?,
         Part::Browser => looked_at(paths, &paths.daemon(), &mut tally, progress)?,
+        Part::Dependencies => dependencies::examine(paths, &mut tally, progress),
         Part::Late => {
             let programs = builds::lab_programs(paths, progress)?;
             let kernel = &options.lab.kernel;
@@ -125,6 +127,7 @@ fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Resu
             };
             scenarios::run(stories, &lab, &paths.daemon(), &mut tally, progress);
         }
+        Part::Packages => packages::run(paths, &mut tally, progress),
     }
     progress.finish();
     println!("{tally}");

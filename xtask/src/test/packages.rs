@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use super::tally::Tally;
+use crate::apt::{self, Apt, Package};
 use crate::command;
 use crate::dist;
+use crate::lab::tree;
 use crate::paths::Paths;
 use crate::progress::Progress;
+use crate::stamp::{self, Stamp};
 
 const NAME: &str = "packages";
 const IN_BOTH: [&str; 14] = [
@@ -56,7 +60,7 @@ pub fn run(paths: &Paths, tally: &mut Tally, progress: &Progress) {
             tally.check(
                 NAME,
                 "rpm_is_whole",
-                in_rpm(&rpm).and_then(|in_it| holds(&in_it, &RPM)),
+                in_rpm(&rpm, paths, progress).and_then(|in_it| holds(&in_it, &RPM)),
             );
             tally.check(
                 NAME,
@@ -83,10 +87,27 @@ fn in_deb(deb: &Path) -> Result<BTreeSet<String>> {
         .collect())
 }
 
-fn in_rpm(rpm: &Path) -> Result<BTreeSet<String>> {
-    let metadata = rpm::PackageMetadata::open(rpm)?;
-    let paths = metadata.get_file_paths()?;
-    Ok(paths.iter().map(|path| path.display().to_string()).collect())
+fn in_rpm(rpm: &Path, paths: &Paths, progress: &Progress) -> Result<BTreeSet<String>> {
+    let listed = command::output(bsdtar(paths, progress)?.arg("-tf").arg(rpm))?;
+    Ok(listed
+        .lines()
+        .map(|path| path.trim_start_matches('.').to_owned())
+        .collect())
+}
+
+/// Debian's bsdtar, which reads an RPM too, unpacked below target/.
+fn bsdtar(paths: &Paths, progress: &Progress) -> Result<Command> {
+    let folder = paths.target.join("bsdtar");
+    let wanted = vec!["libarchive-tools".to_owned()];
+    if stamp::read(&folder, &wanted).is_none() {
+        let apt = Apt::update(&paths.apt(), progress)?;
+        stamp::start_over(&folder)?;
+        let packages = apt.download_closure(&["libarchive-tools"], progress)?;
+        let installed = packages.iter().map(Package::label).collect();
+        apt::unpack(&packages, &folder, progress)?;
+        stamp::write(&folder, &Stamp { wanted, installed })?;
+    }
+    tree::program(&folder, "usr/bin/bsdtar")
 }
 
 /// The binary of the package says what it was built from; cargo-auditable's section says of what else.

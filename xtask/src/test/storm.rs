@@ -28,7 +28,7 @@ pub fn run(lab: &StormLab, daemon: &Path, schema: &Schema, tally: &mut Tally, pr
         let name = format!("lab::storm::{}", processor.name());
         let folder = format!("test-storm-{}", processor.name());
         let started = Instant::now();
-        let storms = cells::with_and_without(PLAN, cells::options(false), true);
+        let storms = cells::with_and_without(PLAN, cells::Watch::Plain, true);
         let outcome = lab
             .run(&folder, processor, &storms, Some(daemon), progress)
             .and_then(cells::both);
@@ -96,7 +96,7 @@ fn incident(files: &Files) -> Result<Value> {
 }
 
 fn counts(run: &StormRun, files: &Files) -> Result<()> {
-    let rows = compare(&run.counters, PLAN.mode, &incident(files)?);
+    let rows = compare(&run.counters, PLAN.mode, &incident(files)?, &[]);
     let wrong: Vec<String> = rows
         .iter()
         .filter(|row| !Row::agrees(row))

@@ -60,9 +60,7 @@ fn without_a_panic_device_the_panic_is_inferred_and_said_to_be() {
         .vm()
         .poison(12)
         .tell(VCPU0, AMD_AO, GPA)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR | mca::OVER, GPA)
-        .delivered(VCPU0)
+        .struck(AMD_AR | mca::OVER)
         .pio(VCPU0, 0x64, 0xfe)
         .vmm_exit(0);
     let incident = story.only();
@@ -84,9 +82,7 @@ fn guest_that_handles_the_machine_check_survives() {
         .vm()
         .poison(12)
         .tell(VCPU0, AMD_AO, GPA)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR, GPA)
-        .delivered(VCPU0)
+        .struck(AMD_AR)
         .handled(VCPU0);
     assert_eq!(
         verdict(&story.only()),

@@ -168,9 +168,7 @@ fn the_same_bank_told_again_after_a_delivery_is_told_twice_but_a_put_state_is_no
     story.vm().poison(12);
     for _ in 0..2 {
         story
-            .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-            .tell(VCPU0, AMD_AR | mca::OVER, GPA)
-            .delivered(VCPU0)
+            .struck(AMD_AR | mca::OVER)
             // Caught in the middle of its delivery and put again: injected, not pending.
             .at(
                 VCPU0,

@@ -6,13 +6,7 @@ use crate::incident::model::{Cause, Confidence, Outcome};
 /// The guest touched the page, was told, and handled it to the end.
 fn handled() -> Story {
     let mut story = Story::new();
-    story
-        .vm()
-        .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR, GPA)
-        .delivered(VCPU0)
-        .handled(VCPU0);
+    story.vm().poison(12).struck(AMD_AR).handled(VCPU0);
     story
 }
 
@@ -61,12 +55,7 @@ fn the_window_is_the_users_to_choose() {
 #[test]
 fn a_guest_that_hangs_in_its_handler_for_an_hour_still_died_of_it() {
     let mut story = Story::new();
-    story
-        .vm()
-        .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR | mca::OVER, GPA)
-        .delivered(VCPU0);
+    story.vm().poison(12).struck(AMD_AR | mca::OVER);
     let hanging = story.only();
     assert_eq!(verdict(&hanging).0, Outcome::Unknown);
     assert!(

@@ -32,9 +32,7 @@ fn a_sigbus_that_was_not_of_lost_memory_is_told_from_one_that_was() {
     story
         .vm()
         .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR, GPA)
-        .delivered(VCPU0)
+        .struck(AMD_AR)
         .handled(VCPU0)
         .wait(60_000 * MS)
         .vmm_exit(7);
@@ -86,9 +84,7 @@ fn the_page_that_killed_a_guest_does_not_blame_the_one_that_was_handled_before()
     story
         .vm()
         .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR, GPA)
-        .delivered(VCPU0)
+        .struck(AMD_AR)
         .handled(VCPU0)
         .poison_other(7)
         .tell(VCPU1, AMD_AO, GPA + 0x7000)

@@ -180,6 +180,13 @@ impl Story {
         .at(WORKER, WORKER, What::FailureEnd { ret: 0 })
     }
 
+    /// The application touches the page, and the #MC of it enters the guest.
+    pub fn struck(&mut self, status: u64) -> &mut Self {
+        self.touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+            .tell(VCPU0, status, GPA)
+            .delivered(VCPU0)
+    }
+
     /// Another page of the same guest is lost, `pages` behind the first.
     pub fn poison_other(&mut self, pages: u64) -> &mut Self {
         self.lose(PFN + pages, |story| {

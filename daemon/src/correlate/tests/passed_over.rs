@@ -7,14 +7,7 @@ use crate::incident::model::{Cause, Confidence, Outcome};
 /// set.
 fn stuck_in_its_handler() -> Story {
     let mut story = Story::new();
-    story
-        .vm()
-        .poison(12)
-        .poison_other(5)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR, GPA)
-        .delivered(VCPU0)
-        .back(VCPU0);
+    story.vm().poison(12).poison_other(5).struck(AMD_AR).back(VCPU0);
     for _ in 0..20 {
         story
             .touch(VCPU0, KERNEL_RIP, GPA + 0x5000, Access::Fetch, false)
@@ -100,9 +93,7 @@ fn a_panic_long_after_an_overflow_was_handled_is_not_of_the_overflow() {
         .vm()
         .poison(12)
         .tell(VCPU0, AMD_AO, GPA)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR | mca::OVER, GPA)
-        .delivered(VCPU0)
+        .struck(AMD_AR | mca::OVER)
         .handled(VCPU0)
         .wait(8_000 * MS)
         .pio(VCPU0, 0x505, 1);

@@ -16,9 +16,7 @@ fn second_page_in_the_handler() -> Story {
         .poison(12)
         .poison_other(5)
         .tell(VCPU0, AMD_AO, GPA)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, INTEL_AR, GPA)
-        .delivered(VCPU0)
+        .struck(INTEL_AR)
         .touch(VCPU0, KERNEL_RIP, GPA + 0x5000, Access::Read, false);
     story
 }
@@ -29,9 +27,7 @@ fn second_error_while_the_first_is_handled_resets_the_guest() {
     story
         .vm()
         .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, INTEL_AR, GPA)
-        .delivered(VCPU0)
+        .struck(INTEL_AR)
         .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
         .back(VCPU0)
         .reset(VCPU0);
@@ -39,6 +35,24 @@ fn second_error_while_the_first_is_handled_resets_the_guest() {
         verdict(&story.only()),
         (Outcome::GuestReset, Cause::MceNested, Confidence::Certain)
     );
+}
+
+#[test]
+fn a_nested_machine_check_is_known_where_the_vmms_telling_is_not_seen() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+        .delivered(VCPU0)
+        .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
+        .back(VCPU0)
+        .reset(VCPU0);
+    let mut blind = session();
+    blind.probes.retain(|probe| probe.name != "kvm_inject_mce");
+    let mut correlator = Correlator::new(blind);
+    story.events.iter().for_each(|event| correlator.feed(event));
+    assert_eq!(correlator.incidents()[0].cause, Cause::MceNested);
 }
 
 #[test]
@@ -82,9 +96,7 @@ fn a_guest_that_reboots_itself_after_its_error_was_handled_is_not_a_nest() {
     story
         .vm()
         .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, INTEL_AR, GPA)
-        .delivered(VCPU0)
+        .struck(INTEL_AR)
         .handled(VCPU0)
         .pio(VCPU0, 0xcf9, 6)
         .reset(VCPU0);
@@ -102,9 +114,7 @@ fn a_guest_that_panics_in_its_handler_and_then_dumps_the_lost_page_had_panicked_
         .vm()
         .poison(12)
         .tell(VCPU0, AMD_AO, GPA)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR | mca::OVER, GPA)
-        .delivered(VCPU0)
+        .struck(AMD_AR | mca::OVER)
         .pio(VCPU0, 0x505, 2)
         .wait(5_000 * MS)
         .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)

@@ -126,9 +126,7 @@ fn a_signal_that_was_answered_is_not_pending() {
     story
         .vm()
         .poison(12)
-        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR, GPA)
-        .delivered(VCPU0)
+        .struck(AMD_AR)
         .handled(VCPU0)
         .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
         .vmm_exit(7);

@@ -70,11 +70,11 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
     match e.other_address {
         Some(OtherAddress::Virtual(_)) => note(
             true,
-            "the guest's address and line of each exit: under shadow paging (ept=0, npt=0) KVM gives guest-virtual addresses",
+            "the guest's address of the page: under shadow paging (ept=0, npt=0) KVM gives guest-virtual addresses, of which only the line is the page's",
         ),
         Some(OtherAddress::Nested(_)) => note(
             true,
-            "the guest's address and line of each exit: a guest that this guest runs itself took them, and KVM gives that guest's addresses",
+            "the guest's address of the page: a guest that this guest runs itself took the exits, and KVM gives that guest's addresses, of which only the line is the page's",
         ),
         None => note(
             e.gpa.is_none() && v.cause != Cause::GuestMemfd,

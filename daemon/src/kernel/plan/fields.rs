@@ -105,7 +105,18 @@ const COSTS: &[(&[&str], &str)] = &[
         "lost is how many threads of the process are left",
     ),
     (&["SIGNAL_GROUP_EXIT_CODE"], "lost is how the process ended"),
+    (&["FILE_PRIVATE"], NO_MEMSLOTS),
+    (&["VCPU_KVM"], NO_MEMSLOTS),
+    (&["KVM_MEMSLOTS", "KVM_MEMSLOTS_ONE"], NO_MEMSLOTS),
+    (&["SLOTS_TREE"], NO_MEMSLOTS),
+    (&["SLOTS_SET"], NO_MEMSLOTS),
+    (&["SLOT_NODES"], NO_MEMSLOTS),
+    (&["SLOT_GFN"], NO_MEMSLOTS),
+    (&["SLOT_PAGES"], NO_MEMSLOTS),
+    (&["SLOT_HVA"], NO_MEMSLOTS),
 ];
+
+const NO_MEMSLOTS: &str = "a VM's memslots are not found";
 
 /// The losses of a tracepoint, or of a structure.
 pub fn losses(facts: &Facts, of: &str) -> Vec<String> {

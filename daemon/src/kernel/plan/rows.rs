@@ -6,8 +6,8 @@ use super::{Attach, Binding, Plan, Row, fields};
 use crate::kernel::{
     facts::{Facts, MEMORY_FAILURE_EVENTS},
     functions::{
-        DESTROY_VM, FORCE_SIG_MCEERR, Function, GUP, MEMORY_FAILURE, MMU_PAGE_FAULT, MSR, SEND_SIG_MCEERR,
-        SIGNAL_GENERATE, USERSPACE_EXIT, VCPU_IOCTL,
+        DESTROY_VM, FORCE_SIG_MCEERR, Function, GET_SREGS, GUP, MEMORY_FAILURE, MMU_PAGE_FAULT, MSR,
+        SEND_SIG_MCEERR, SIGNAL_GENERATE, USERSPACE_EXIT, VCPU_IOCTL,
     },
 };
 
@@ -101,6 +101,7 @@ pub fn add(plan: &mut Plan, facts: &Facts, guest_code: bool) {
     rows.instruction();
     if guest_code {
         rows.registers();
+        rows.memslots();
     }
 }
 
@@ -368,6 +369,30 @@ impl Rows<'_> {
                 "only SVM hands out the bytes of an instruction that faults".to_owned()
             ));
         }
+    }
+
+    /// Where guest memory lies in the VMM. Memslots are in a tree from 5.17 on.
+    fn memslots(&mut self) {
+        const LOST: &str = "where the guest's memory lies outside the poisoned page's own mapping in the VMM: its code may be there";
+        let problem = ["file", "kvm_vcpu", "kvm", "kvm_memslots", "kvm_memory_slot"]
+            .iter()
+            .find_map(|of| {
+                Some(format!(
+                    "struct {of} has {}",
+                    fields::losses(self.facts, of).first()?
+                ))
+            })
+            .or_else(|| {
+                let mut functions = [&GET_SREGS, &VCPU_IOCTL].into_iter();
+                functions.find_map(|function| self.kprobe_problem(function))
+            });
+        let kprobes = vec![
+            attach("memslots_sregs", Binding::Kprobe(GET_SREGS.name)),
+            attach("memslots_sregs2", Binding::Kprobe(VCPU_IOCTL.name)),
+        ];
+        let row = self.row("memslots", LOST);
+        row.of_kvm = true;
+        row.alternatives.push(problem.map_or(Ok(kprobes), Err));
     }
 
     /// The guest's page-table root, as its VMM reads it. Every ioctl of the host passes these two, so they are

@@ -27,9 +27,10 @@ pub const NODE_COUNTERS: [&str; 5] = ["total", "ignored", "failed", "delayed", "
 pub const RING: &str = "events";
 
 /// Verdicts that are there from the start.
-pub const VERDICTS: [(Outcome, Cause); 24] = [
+pub const VERDICTS: [(Outcome, Cause); 25] = [
     (Outcome::Running, Cause::NotTouched),
     (Outcome::Running, Cause::SigbusSpin),
+    (Outcome::Running, Cause::MceNested),
     (Outcome::Running, Cause::VmmOwnMemory),
     (Outcome::Running, Cause::Unknown),
     (Outcome::Unaffected, Cause::NotTouched),

@@ -21,7 +21,8 @@ const PAGE_SIZE: u64 = 4096;
 /// The incidents as the metrics last saw them.
 #[derive(Default)]
 pub struct Incidents {
-    seen: BTreeMap<String, Seen>,
+    /// Boxed: a node of the map has room for eleven.
+    seen: BTreeMap<String, Box<Seen>>,
     verdicts: Verdicts,
 }
 

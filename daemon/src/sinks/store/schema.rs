@@ -57,6 +57,10 @@ const ADD_2: &str = "
     PRAGMA user_version = 2;
     PRAGMA application_id = 0x70747263;";
 
+const INDICES: &str = "
+    CREATE INDEX IF NOT EXISTS incident_arrived ON incident (first_stored);
+    CREATE INDEX IF NOT EXISTS incident_vm ON incident (vm, first_stored);";
+
 /// Layout 1 had one table, without these columns. The verdict as it stood is the history's first entry.
 const FROM_1: &str = "
     ALTER TABLE incident ADD COLUMN changed_at INTEGER NOT NULL DEFAULT 0;
@@ -129,6 +133,8 @@ pub fn open(dir: &Path) -> Result<Connection, StoreError> {
             tracing::info!(path = %path.display(), from = version, to = LAYOUT, "the store is brought to a newer layout");
         }
     }
+    // No part of the layout: without them the order of arrival and a VM's name are looked for in all of the file.
+    connection.execute_batch(INDICES).map_err(wrap)?;
     Ok(connection)
 }
 

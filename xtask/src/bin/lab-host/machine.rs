@@ -41,6 +41,35 @@ pub fn bring_up() -> Result<()> {
     load_modules()
 }
 
+/// What the kernel calls random is the same in every boot then, if the processor has no random numbers. The kernel would
+/// wait for other sources where there are hardly any.
+pub fn seed() -> Result<()> {
+    const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+    const BYTES: usize = 64;
+    /// `struct rand_pool_info` of linux/random.h.
+    #[repr(C)]
+    struct Seed {
+        bits: libc::c_int,
+        bytes: libc::c_int,
+        seed: [u8; BYTES],
+    }
+    let seed = Seed {
+        bits: BYTES as libc::c_int * 8,
+        bytes: BYTES as libc::c_int,
+        seed: [0x5a; BYTES],
+    };
+    let random = File::options()
+        .write(true)
+        .open("/dev/random")
+        .context("no /dev/random")?;
+    // SAFETY: the kernel reads the structure, whose bytes are as many as it says; the file is open.
+    let done = unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const seed) };
+    if done != 0 {
+        return Err(std::io::Error::last_os_error()).context("RNDADDENTROPY");
+    }
+    Ok(())
+}
+
 /// The loopback interface, on which the daemon serves its metrics.
 pub fn loopback_up() -> Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0").context("no socket")?;
@@ -172,9 +201,9 @@ pub fn attached() -> Vec<String> {
     }
     let symbols = fs::read_to_string("/proc/kallsyms").unwrap_or_default();
     // dump_bpf_map and dump_bpf_prog are the kernel's own.
-    let programs = symbols
-        .lines()
-        .filter(|line| line.contains(" bpf_prog_") && !line.contains("_dump_bpf_"));
+    let programs = symbols.lines().filter(|line| {
+        line.ends_with("[bpf]") && line.contains(" bpf_prog_") && !line.contains("_dump_bpf_")
+    });
     found.extend(programs.map(str::to_owned));
     if let Ok(entries) = fs::read_dir("/sys/fs/bpf") {
         let names = entries.flatten().map(|entry| entry.path().display().to_string());

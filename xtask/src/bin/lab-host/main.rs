@@ -8,6 +8,7 @@ mod fates;
 mod ftrace;
 mod log;
 mod machine;
+mod perf;
 mod scenario;
 mod shipping;
 mod storm;
@@ -40,9 +41,11 @@ fn work() -> Result<()> {
         return switch::to_disk();
     }
     if bench::wanted() {
+        machine::seed()?;
         return bench::work();
     }
     if Path::new(STORM_FILE).exists() {
+        machine::seed()?;
         return storm::work();
     }
     machine::mount_share()?;

@@ -6,15 +6,20 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lab_contract::storm::{Counters, FTRACE_FILE, STORM_FILE, STORM_VMM_FILE, Storm, StormResult, Storms};
+use lab_contract::storm::{
+    Counters, FTRACE_FILE, PERF_FILE, STORM_FILE, STORM_VMM_FILE, Storm, StormResult, Storms,
+};
 
 use crate::daemon::{self, Daemon};
 use crate::ftrace::Ftrace;
 use crate::log::{Log, uptime};
 use crate::machine::{self, SHARE};
+use crate::perf::Perf;
 use crate::vmm::in_words;
 use crate::{append_kernel_log, shipping};
 
+/// For whoever uses KVM to let go of it.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// For the daemon to read what the probes tell and to close the incident.
 const AFTER_END: Duration = Duration::from_millis(2000);
 /// Between the storm's beginning, or the daemon's, and its end by SIGKILL; and until the next one.
@@ -42,9 +47,16 @@ fn perform(log: &Log) -> Result<()> {
     let text = fs::read_to_string(STORM_FILE).context("the initramfs has no storm")?;
     let storms: Storms = serde_json::from_str(&text).context("the storms are not readable")?;
     machine::name(&storms.hostname)?;
+    let mut loaded = String::new();
     for storm in &storms.storms {
         let folder = format!("{SHARE}/out/{}", storm.name);
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {folder}"))?;
+        if storm.kvm != loaded {
+            log.step(&format!("loading KVM anew {}", storm.kvm));
+            machine::unload_kvm(PATIENCE)?;
+            machine::load_kvm(&storm.kvm)?;
+            loaded.clone_from(&storm.kvm);
+        }
         let mut result = describe()?;
         // The others can still be run.
         if let Err(error) = one(storm, &folder, &mut result, log) {
@@ -69,6 +81,7 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
     // Before the daemon: of two probes at one tracepoint the first to come is the first to see.
     let ftrace_is_off = !storm.ftrace;
     let ftrace = storm.ftrace.then(Ftrace::start).transpose()?;
+    let perf = storm.perf.then(Perf::start).transpose()?;
     let mut daemon = None;
     if let Some(options) = &storm.daemon {
         if storm.check {
@@ -92,6 +105,10 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
             daemon
         }
     };
+    if let Some(perf) = perf {
+        log.step("asking perf for its report");
+        perf.save(&format!("{folder}/{PERF_FILE}"))?;
+    }
     if let (Some(ftrace), Some(before)) = (ftrace, clocks) {
         result.clocks = Some([before?, ftrace.save(&format!("{folder}/{FTRACE_FILE}"))?]);
     }
@@ -202,7 +219,15 @@ pub fn describe() -> Result<StormResult> {
     Ok(StormResult {
         kernel: machine::kernel_release(),
         processor: field("model name").to_owned(),
+        nested_paging: nested_paging(),
         decode_assists: field("flags").split(' ').any(|flag| flag == "decodeassists"),
         ..StormResult::default()
     })
+}
+
+fn nested_paging() -> bool {
+    ["kvm_intel/parameters/ept", "kvm_amd/parameters/npt"]
+        .iter()
+        .filter_map(|parameter| fs::read_to_string(format!("/sys/module/{parameter}")).ok())
+        .any(|value| matches!(value.trim(), "Y" | "1"))
 }

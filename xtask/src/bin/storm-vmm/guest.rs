@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result};
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
-use lab_contract::storm::{BARE_EXITS, Instruction, LINE_SIZE, LINES, Mode, StormPlan};
+use lab_contract::storm::{BARE_EXITS, GUEST_VIRTUAL, Instruction, LINE_SIZE, LINES, Mode, StormPlan};
 
-use crate::memory::Memory;
+use crate::memory::{Memory, PAGE};
 
 /// The page that is poisoned.
 pub const POISONED: u64 = 0x10_0000;
@@ -83,7 +83,7 @@ impl Guest {
         kvm_regs {
             rip: CODE,
             rsp: STACK,
-            rdi: POISONED,
+            rdi: GUEST_VIRTUAL,
             rflags: 2,
             ..kvm_regs::default()
         }
@@ -164,7 +164,7 @@ fn handler(touch: &[u8]) -> Result<Vec<u8>> {
     Ok(code.0)
 }
 
-/// Identity, in pages of 4 KiB.
+/// Pages of 4 KiB, all but one at their own address.
 fn page_tables(memory: &mut Memory) -> Result<()> {
     const PRESENT_WRITABLE: u64 = 3;
     for level in 0..3 {
@@ -173,7 +173,12 @@ fn page_tables(memory: &mut Memory) -> Result<()> {
     }
     for page in 0..512 {
         // Accessed and dirty already: the processor has nothing to write back.
-        let entry: u64 = (page * 4096) | 0x63;
+        let at = if page * PAGE == GUEST_VIRTUAL {
+            POISONED
+        } else {
+            page * PAGE
+        };
+        let entry: u64 = at | 0x63;
         memory.write(PAGE_TABLES + 0x3000 + page * 8, &entry.to_le_bytes())?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! One vCPU and one memory slot of KVM.
+//! One vCPU and the memory slots of a VM.
 
 use anyhow::{Context, Result, bail, ensure};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region, kvm_x86_mce};
@@ -8,7 +8,7 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 
 use crate::guest::Guest;
-use crate::memory::{Memory, SIZE};
+use crate::memory::Memory;
 
 // kvm-ioctls has no machine checks.
 ioctl_iow_nr!(KVM_X86_SETUP_MCE, kvm_bindings::KVMIO, 0x9c, u64);
@@ -32,19 +32,21 @@ pub struct Machine {
     _vm: VmFd,
 }
 
-/// A VM whose only memslot is `memory`, from guest address 0.
+/// A VM whose memslots are the halves of `memory`, from guest address 0.
 pub fn vm_over(kvm: &Kvm, memory: &Memory) -> Result<VmFd> {
     let vm = kvm.create_vm().context("KVM_CREATE_VM")?;
     vm.set_tss_address(0xfffb_d000).context("KVM_SET_TSS_ADDR")?;
-    let slot = kvm_userspace_memory_region {
-        slot: 0,
-        flags: 0,
-        guest_phys_addr: 0,
-        memory_size: SIZE as u64,
-        userspace_addr: memory.address(),
-    };
-    // SAFETY: the mapping has this size and lives as long as the process.
-    unsafe { vm.set_user_memory_region(slot) }.context("KVM_SET_USER_MEMORY_REGION")?;
+    for (slot, half) in (0..).zip(memory.halves()) {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: half.gpa,
+            memory_size: half.bytes,
+            userspace_addr: half.hva,
+        };
+        // SAFETY: the mapping has this size and lives as long as the process.
+        unsafe { vm.set_user_memory_region(region) }.context("KVM_SET_USER_MEMORY_REGION")?;
+    }
     Ok(vm)
 }
 

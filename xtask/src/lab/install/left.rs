@@ -10,6 +10,7 @@ use serde_json::Value;
 /// Bits of capability masks (uapi `linux/capability.h`).
 const DAC_READ_SEARCH: u64 = 1 << 2;
 const SYS_PTRACE: u64 = 1 << 19;
+const SYS_ADMIN: u64 = 1 << 21;
 const PERFMON: u64 = 1 << 38;
 const BPF: u64 = 1 << 39;
 
@@ -58,7 +59,8 @@ pub fn privileges(out: &Path) -> Result<()> {
         ("CapEff", used),
         // KVM is a module here: its probes may have to be attached again.
         ("CapPrm", used | PERFMON | BPF),
-        ("CapBnd", used | PERFMON | BPF),
+        // The unit's: taking from it needs CAP_SETPCAP. With no_new_privs nothing can be had by it.
+        ("CapBnd", used | PERFMON | BPF | SYS_ADMIN),
         ("CapInh", 0),
         ("CapAmb", 0),
     ] {

@@ -49,13 +49,14 @@ exposure_is_low() {
 }
 pinged() { [ "$(property WatchdogTimestampMonotonic)" -gt "$(property ActiveEnterTimestampMonotonic)" ]; }
 logged() { journalctl -u $unit --no-pager | grep -q "$1"; }
+logged_end() { journalctl -u $unit POISONTRACE_STATE=close -o cat --no-pager | grep -q .; }
 vmm() { $share/bin/storm-vmm "$1" >>$out/vmm.txt 2>&1; }
 poison() { vmm '{"mode":"step-over","instruction":"load","exits":64}'; }
 opened() { awk -v all="$(metric poisontrace_incidents_opened_total)" -v n="$1" 'BEGIN { exit !(all >= n) }'; }
 
 # What `poisontrace check` says without root, with these capabilities.
 with() {
-    list=$(echo "$1" | sed 's/[a-z_]*/+&/g')
+    list=$(echo "$1" | sed 's/[a-z_][a-z_]*/+&/g')
     shift
     setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps "-all,$list" --ambient-caps "-all,$list" "$@"
 }
@@ -63,11 +64,12 @@ refused() { not poisontrace_check "$1"; }
 poisontrace_check() { with "$1" poisontrace check; }
 # A second daemon, whose VMs are looked for by /proc/PID/fd; a VMM that lives meanwhile.
 vms_seen() {
-    with "$1" poisontrace run --state-dir "$(mktemp -d -p /run/second)" --web.listen-address 127.0.0.1:9848 >$out/second.txt 2>&1 &
+    with "$1" poisontrace run --state-dir "/run/second/of-$2" --web.listen-address 127.0.0.1:9848 >$out/second.txt 2>&1 &
+    second=$!
     within 60 curl -sf -o /run/second/metrics http://127.0.0.1:9848/metrics
     seen=$(metric 'poisontrace_vms ' http://127.0.0.1:9848/metrics)
-    kill %1
-    wait
+    pkill -TERM -f 127.0.0.1:9848
+    wait $second
     echo "$seen VMs seen with $1"
     [ "$seen" = "$2" ]
 }

@@ -25,6 +25,7 @@ curl -sf $metrics >$out/metrics.txt
 check poison_is_in_the_store within 30 sh -c 'poisontrace incidents | tee /lab/out/incidents.txt | grep -q clflush'
 check poison_is_explained sh -c 'poisontrace explain --last >/lab/out/explain.txt'
 check the_journal_has_the_incident within 30 logged 'storm-vmm'
+check and_its_end within 30 logged_end
 # --all: fields beyond 4 KiB too.
 journalctl -u $unit -o json --all --no-pager >$out/journal.json
 
@@ -89,7 +90,7 @@ check all_of_it_is_attached_again within 30 every_row_attached
 
 say "a daemon that hangs"
 mkdir -p /run/systemd/system/$unit.service.d
-printf '[Service]\nWatchdogSec=20\n' >/run/systemd/system/$unit.service.d/lab.conf
+printf '[Service]\nWatchdogSec=10\nTimeoutAbortSec=5\n' >/run/systemd/system/$unit.service.d/lab.conf
 systemctl daemon-reload
 systemctl start $unit
 hung=$(property MainPID)

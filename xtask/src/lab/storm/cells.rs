@@ -1,24 +1,55 @@
 //! The storms that are worth a run of their own, and what poisontrace has to say of each.
 
 use anyhow::{Result, bail, ensure};
-use lab_contract::storm::{Instruction, LINES, Mode, Storm, StormPlan};
+use lab_contract::storm::{GUEST_VIRTUAL, Instruction, LINES, Mode, SHADOW_PAGING, Storm, StormPlan};
 use serde_json::Value;
 
 use super::StormRun;
 
 /// Bounces of the storm on one line.
 const BOUNCES: u64 = 1000;
+const TRACEPOINTS_ONLY: &str = "--without=kprobe,fentry,raw_tracepoint";
 
-/// A storm, watched or not.
+/// What a storm is watched with, and on what.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    Plain,
+    /// poisontrace may read the guest's code.
+    GuestCode,
+    /// poisontrace has tracepoints only, as on a kernel without kprobes and BTF.
+    Tracepoints,
+    /// KVM shadows the guest's page tables.
+    ShadowPaging,
+}
+
+/// A storm under poisontrace.
 #[derive(Clone, Copy)]
 pub struct Cell {
     pub mode: Mode,
     pub instruction: Instruction,
-    /// Let poisontrace read the guest's code.
-    pub guest_code: bool,
+    pub watch: Watch,
 }
 
-/// Every kind of storm once, where it can be told by its instruction's bytes twice.
+/// One CLFLUSH for each line of the page.
+pub const WALK: Cell = Cell {
+    mode: Mode::StepOver,
+    instruction: Instruction::Clflush,
+    watch: Watch::Plain,
+};
+/// The same where less can be told.
+pub const POORER: [Cell; 2] = [
+    Cell {
+        watch: Watch::Tracepoints,
+        ..WALK
+    },
+    Cell {
+        watch: Watch::ShadowPaging,
+        ..WALK
+    },
+];
+
+/// Every kind of storm once, where it can be told by its instruction's bytes twice; the plainest of them also where less
+/// can be told.
 pub fn all() -> Vec<Cell> {
     use Instruction::{Clflush, Clflushopt, Clwb, Load, Store};
     let kinds = [
@@ -33,30 +64,38 @@ pub fn all() -> Vec<Cell> {
         (Mode::Swallow, Clflush),
         (Mode::Die, Clflush),
     ];
-    let cell = |(mode, instruction), guest_code| Cell {
+    let cell = |(mode, instruction), watch| Cell {
         mode,
         instruction,
-        guest_code,
+        watch,
     };
     kinds
         .into_iter()
-        .flat_map(|kind| [cell(kind, false), cell(kind, true)])
+        .flat_map(|kind| [cell(kind, Watch::Plain), cell(kind, Watch::GuestCode)])
+        .chain(POORER)
         .collect()
 }
 
 impl Cell {
     pub fn name(&self) -> String {
-        let code = if self.guest_code { "-code" } else { "" };
-        format!("{}-{}{code}", self.instruction, self.mode)
+        let watch = match self.watch {
+            Watch::Plain => "",
+            Watch::GuestCode => "-code",
+            Watch::Tracepoints => "-tracepoints",
+            Watch::ShadowPaging => "-shadow",
+        };
+        format!("{}-{}{watch}", self.instruction, self.mode)
     }
 
     pub fn storm(&self) -> Storm {
         Storm {
             name: self.name(),
-            daemon: Some(options(self.guest_code)),
+            daemon: Some(self.watch.options()),
             check: false,
             ftrace: false,
+            perf: false,
             kills: 0,
+            kvm: self.watch.kvm(),
             plan: self.plan(BOUNCES),
         }
     }
@@ -83,7 +122,29 @@ impl Cell {
             Ok(())
         };
         // A VMM that dies at once does not live until its guest's memory is read.
-        let bytes = run.result.decode_assists || (self.guest_code && self.mode != Mode::Die);
+        let bytes = match self.watch {
+            Watch::GuestCode if self.mode != Mode::Die => {
+                run.result.decode_assists || tells_memslots(&run.result.kernel)
+            }
+            Watch::Tracepoints => false,
+            _ => run.result.decode_assists,
+        };
+        expect(
+            "/latency_ns/gup_basis",
+            if self.watch == Watch::Tracepoints {
+                "bound"
+            } else {
+                "exact"
+            },
+        )?;
+        match self.watch {
+            Watch::Tracepoints => ensure!(
+                incident["missing"].to_string().contains("kprobe was taken away"),
+                "missing[] does not say what was taken away"
+            ),
+            Watch::ShadowPaging => never_a_gpa(run, incident)?,
+            Watch::Plain | Watch::GuestCode => {}
+        }
         let walks = !matches!(self.mode, Mode::Swallow | Mode::Die);
         if walks {
             expect("/storm/kind", "line_walk")?;
@@ -139,15 +200,36 @@ impl Cell {
     }
 }
 
+/// Whether memslots are found in this kernel: the guest's code is in another than the poisoned page.
+fn tells_memslots(release: &str) -> bool {
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(5), Some(17))
+}
+
+/// KVM shadowed the guest's page tables, and the addresses that it gave then are not called physical.
+fn never_a_gpa(run: &StormRun, incident: &Value) -> Result<()> {
+    ensure!(!run.result.nested_paging, "the host has nested paging");
+    let text = incident.to_string();
+    let seen = format!("guest-virtual address {GUEST_VIRTUAL:#x}");
+    ensure!(text.contains(&seen), "the timeline does not tell of {seen}");
+    let wrong = format!("GPA {GUEST_VIRTUAL:#x}");
+    ensure!(!text.contains(&wrong), "it speaks of {wrong}");
+    Ok(())
+}
+
 /// A storm by the VMM alone, and the same under poisontrace: what the probes add is the difference. The first is cut
 /// short: what one exit takes shows in few of them.
-pub fn with_and_without(plan: StormPlan, options: Vec<String>, ftrace: bool) -> [Storm; 2] {
+pub fn with_and_without(plan: StormPlan, watch: Watch, ftrace: bool) -> [Storm; 2] {
     let alone = Storm {
         name: "alone".to_owned(),
         daemon: None,
         check: false,
         ftrace,
+        perf: false,
         kills: 0,
+        kvm: watch.kvm(),
         plan: StormPlan {
             exits: plan.exits.min(BOUNCES),
             ..plan
@@ -155,10 +237,12 @@ pub fn with_and_without(plan: StormPlan, options: Vec<String>, ftrace: bool) -> 
     };
     let watched = Storm {
         name: String::new(),
-        daemon: Some(options),
+        daemon: Some(watch.options()),
         check: false,
         ftrace,
+        perf: false,
         kills: 0,
+        kvm: watch.kvm(),
         plan,
     };
     [alone, watched]
@@ -173,10 +257,32 @@ pub fn both(runs: Vec<Result<StormRun>>) -> Result<(StormRun, StormRun)> {
     }
 }
 
-/// Of `poisontrace run`.
-pub fn options(guest_code: bool) -> Vec<String> {
-    guest_code
-        .then(|| "--read-guest-code".to_owned())
-        .into_iter()
-        .collect()
+impl Watch {
+    /// Of `poisontrace run`.
+    fn options(self) -> Vec<String> {
+        match self {
+            Self::Plain | Self::ShadowPaging => Vec::new(),
+            Self::GuestCode => vec!["--read-guest-code".to_owned()],
+            Self::Tracepoints => vec![TRACEPOINTS_ONLY.to_owned()],
+        }
+    }
+
+    /// Parameters of the processor's KVM module.
+    fn kvm(self) -> String {
+        match self {
+            Self::ShadowPaging => SHADOW_PAGING.to_owned(),
+            _ => String::new(),
+        }
+    }
+
+    /// Rows of the agreement that poisontrace cannot know.
+    pub fn hidden(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain | Self::GuestCode => &[],
+            // signal_generate has no address, and so nothing joins the page that memory_failure_event names to the guest's.
+            Self::Tracepoints => &["host address", "page frame"],
+            // Faults have guest-virtual addresses.
+            Self::ShadowPaging => &["guest address"],
+        }
+    }
 }

@@ -94,14 +94,15 @@ impl Host<'_> {
         }
     }
 
-    /// Time is the count of instructions, so two runs of one storm take the same time. Messages of the devices are
-    /// off: Bochs 3.0 can deadlock on the lock of its log.
+    /// Time is the count of instructions, and nothing is random: two runs of one storm take the same time. Messages of the
+    /// devices are off: Bochs 3.0 can deadlock on the lock of its log.
     fn configuration(&self) -> String {
         format!(
             "display_library: nogui\n\
              romimage: file=bios.bin\n\
              vgaromimage: file=vgabios.bin\n\
-             cpu: model={}, count=1, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=1\n\
+             cpu: model={}, count=1, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=1, \
+             exclude_features=\"rdrand,rdseed\"\n\
              memory: guest={memory}, host={memory}\n\
              ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14\n\
              ata0-master: type=cdrom, path={DISC}, status=inserted\n\

@@ -8,6 +8,7 @@ use lab_contract::DAEMON_FILE;
 use lab_contract::storm::{STORM_FILE, STORM_VMM_FILE, Storms};
 
 use super::packages::Packages;
+use super::perf;
 use super::processor::Processor;
 use crate::command;
 use crate::lab::initramfs::{self, Extra};
@@ -24,6 +25,8 @@ pub struct Content<'a> {
     /// The folder with lab-host and storm-vmm.
     pub programs: &'a Path,
     pub daemon: Option<&'a Path>,
+    /// perf's tree.
+    pub perf: Option<&'a Path>,
     pub processor: Processor,
     pub storms: &'a Storms,
 }
@@ -105,6 +108,15 @@ fn initramfs(content: &Content, folder: &Path, to: &Path) -> Result<()> {
             extras.push(Extra::Program(name, read(&tree::library(tree, library)?)?));
         }
     }
+    let perf = content.perf.map(perf::files).transpose()?.unwrap_or_default();
+    // Once is enough of what the daemon needs as well.
+    let new = |(name, _): &(&String, &Vec<u8>)| !library_names.contains(name);
+    extras.push(Extra::Folder("bin"));
+    extras.extend(
+        perf.iter()
+            .filter(new)
+            .map(|(name, bytes)| Extra::Program(name, bytes.clone())),
+    );
     let modules = content
         .packages
         .kernel

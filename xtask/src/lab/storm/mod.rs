@@ -9,6 +9,7 @@ mod decode_assists;
 pub mod emulator;
 pub mod image;
 pub mod packages;
+mod perf;
 mod processor;
 pub mod timing;
 mod trace;
@@ -42,6 +43,8 @@ pub struct StormLab {
     programs: PathBuf,
     bochs: PathBuf,
     packages: Packages,
+    /// perf's tree, where a storm is to be recorded with it.
+    perf: Option<PathBuf>,
 }
 
 /// A storm that was run: what the emulated host and the VMM say, and the folder with its files.
@@ -58,7 +61,14 @@ impl StormLab {
             programs: programs.to_path_buf(),
             bochs: bochs::set_up(paths, progress)?,
             packages: packages::set_up(paths, series, progress)?,
+            perf: None,
         })
+    }
+
+    /// The same with Debian's perf in the emulated host.
+    pub fn with_perf(mut self, paths: &Paths, progress: &Progress) -> Result<Self> {
+        self.perf = Some(perf::set_up(paths, progress)?);
+        Ok(self)
     }
 
     /// Boots the host for these storms, one after the other. `daemon` is what watches those that are to be watched.
@@ -77,6 +87,7 @@ impl StormLab {
             packages: &self.packages,
             programs: &self.programs,
             daemon,
+            perf: self.perf.as_deref(),
             processor,
             storms: &Storms {
                 hostname: "lab-host".to_owned(),

@@ -1,12 +1,13 @@
 //! poisontrace's sums beside those of the kernel's own recording of the same run, and what the probes add.
 
-use std::fmt;
+use std::{fmt, fs};
 
-use anyhow::{Context, Result};
-use lab_contract::storm::Counters;
+use anyhow::{Context, Result, ensure};
+use lab_contract::storm::{Counters, PERF_FILE};
 use serde_json::Value;
 
 use super::StormRun;
+use super::perf;
 use super::trace::{self, Time};
 
 /// What is left to the positions of two probes at one place, of exit to entry: one sees the moment later by what the other
@@ -99,6 +100,58 @@ pub fn compare(alone: &StormRun, run: &StormRun, incident: &Value) -> Result<Vec
             })
         })
         .collect()
+}
+
+/// All exits of one reason by ftrace and by `perf kvm stat`, of the same run.
+pub struct Reason {
+    pub name: String,
+    ftrace: Time,
+    perf: Time,
+}
+
+impl Reason {
+    pub fn agrees(&self) -> bool {
+        let difference = self.perf.each() - self.ftrace.each();
+        self.ftrace.count == self.perf.count && difference.abs() <= SHARE * self.ftrace.each()
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let remark = if self.agrees() { "" } else { "  DIFFERENT" };
+        write!(
+            f,
+            "{:24}{:>7}{:>12.0}{:>7}{:>12.0}{remark}",
+            self.name,
+            self.ftrace.count,
+            self.ftrace.each(),
+            self.perf.count,
+            self.perf.each(),
+        )
+    }
+}
+
+pub const REASONS: &str = "\
+Exit to entry, by reason ftrace: exits, ns each  perf kvm stat: the same";
+
+pub fn reasons(run: &StormRun) -> Result<Vec<Reason>> {
+    let path = run.out.join(PERF_FILE);
+    let report = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut ftrace = trace::read(&run.out, &run.result, VMM)?.by_reason;
+    let reasons: Vec<Reason> = perf::by_reason(&report)
+        .into_iter()
+        .map(|(name, perf)| Reason {
+            ftrace: ftrace.remove(&name).unwrap_or_default(),
+            name,
+            perf,
+        })
+        .collect();
+    ensure!(
+        !reasons.is_empty(),
+        "perf reports no exits: see {}",
+        path.display()
+    );
+    Ok(reasons)
 }
 
 /// KVM_RUN of one poison exit by the VMM's own clock, without and with poisontrace.

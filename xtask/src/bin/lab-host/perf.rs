@@ -1,0 +1,59 @@
+//! `perf kvm stat` of a storm, as an administrator would run it.
+
+use std::fs::{self, File};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+const PERF: &str = "/bin/perf";
+const DATA: &str = "/tmp/perf.data";
+const WORDS: &str = "/tmp/perf.log";
+/// It does not say when it begins.
+const START: Duration = Duration::from_secs(5);
+
+pub struct Perf(Child);
+
+impl Perf {
+    pub fn start() -> Result<Self> {
+        let words = File::create(WORDS).context("cannot write perf's words")?;
+        let mut child = Command::new(PERF)
+            .args(["kvm", "stat", "record", "-a", "-o", DATA])
+            .stdin(Stdio::null())
+            .stdout(words.try_clone()?)
+            .stderr(words)
+            .spawn()
+            .context("cannot start perf")?;
+        std::thread::sleep(START);
+        let ended = child.try_wait()?;
+        ensure!(ended.is_none(), "perf did not begin: {}", said());
+        Ok(Self(child))
+    }
+
+    /// Ends the recording and writes its report.
+    pub fn save(mut self, file: &str) -> Result<()> {
+        let pid = Pid::from_child(&self.0);
+        kill_process(pid, Signal::INT).context("cannot end perf")?;
+        self.0.wait().context("perf does not end")?;
+        let report = Command::new(PERF)
+            .args(["kvm", "-i", DATA, "stat", "report"])
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot start perf")?;
+        let errors = String::from_utf8_lossy(&report.stderr);
+        ensure!(
+            report.status.success(),
+            "perf kvm stat report: {errors} {}",
+            said()
+        );
+        // Some versions print the table on one, some on the other.
+        let mut text = report.stdout;
+        text.extend_from_slice(errors.as_bytes());
+        fs::write(file, text).with_context(|| format!("cannot write {file}"))
+    }
+}
+
+fn said() -> String {
+    fs::read_to_string(WORDS).unwrap_or_default().trim().to_owned()
+}

@@ -1,0 +1,19 @@
+//! What is built in: licences, duplicates and bans, sources. Advisories want their database from the network, which tests
+//! must not: `cargo deny check advisories` by hand.
+
+use super::tally::Tally;
+use crate::deny;
+use crate::paths::Paths;
+use crate::progress::Progress;
+
+const NAME: &str = "dependencies";
+
+pub fn examine(paths: &Paths, tally: &mut Tally, progress: &Progress) {
+    let tool = match deny::set_up(paths, progress) {
+        Ok(tool) => tool,
+        Err(error) => return progress.aside(|| tally.check(NAME, "cargo_deny_builds", Err(error))),
+    };
+    for what in ["licenses", "bans", "sources"] {
+        progress.aside(|| tally.check(NAME, what, deny::check(paths, &tool, what)));
+    }
+}
