@@ -6,6 +6,7 @@ use aya_log::EbpfLogger;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::yield_now,
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
@@ -220,6 +221,8 @@ async fn events(
                 pipeline.take(&events);
                 pipeline.take(engaged.as_slice());
                 flush_logger(&mut logger);
+                // A flood leaves no moment in which nothing is ready; the connections are tasks of this thread too.
+                yield_now().await;
                 storming |= source.get_ref().has_totals();
                 flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
             }

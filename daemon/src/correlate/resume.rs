@@ -56,7 +56,9 @@ impl Correlator {
             started_at: incident.started_at.as_deref(),
             evidence,
         };
-        serde_json::to_string(&state).ok()
+        let mut json = serde_json::to_string(&state).ok()?;
+        json.shrink_to_fit();
+        Some(json)
     }
 
     /// Takes an incident over, at time `t` of the events.
