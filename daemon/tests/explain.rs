@@ -120,6 +120,18 @@ fn ends(name: &str, outcome: &str, cause: &str, confidence: &str) {
     }
 }
 
+/// Two incidents of one page of the host, each of which names the other.
+#[track_caller]
+fn linked(name: &str) {
+    let json = answer(&recording(&format!("{name}-amd-6.12.ptrace")));
+    let [a, b] = json["incidents"].as_array().unwrap().as_slice() else {
+        panic!("not two incidents: {json:#}");
+    };
+    assert_eq!(a["page"]["pfn"], b["page"]["pfn"]);
+    assert_eq!(a["linked"], serde_json::json!([b["id"]]));
+    assert_eq!(b["linked"], serde_json::json!([a["id"]]));
+}
+
 #[test]
 fn guest_kernel_reads_lost_page_cache_and_panics() {
     ends("kernel-access", "guest_panicked", "kernel_access", "likely");
@@ -231,10 +243,17 @@ fn kvm_drops_machine_checks_of_a_vcpu_whose_mcg_ctl_is_clear() {
 #[test]
 fn two_vmms_with_one_page_are_two_incidents_that_name_each_other() {
     ends("vmm-shared", "unaffected", "not_touched", "likely");
-    let json = answer(&recording("vmm-shared-amd-6.12.ptrace"));
-    let [a, b] = [&json["incidents"][0], &json["incidents"][1]];
-    assert_eq!(a["linked"], serde_json::json!([b["id"]]));
-    assert_eq!(b["linked"], serde_json::json!([a["id"]]));
+    linked("vmm-shared");
+}
+
+#[test]
+fn two_qemus_over_one_memory_file_have_an_answer_each() {
+    let verdicts = verdicts("shared-memory");
+    let outcome = |n: usize| (verdicts[n].0.as_str(), verdicts[n].1.as_str());
+    assert_eq!(outcome(0), ("survived", "contained"));
+    // The other was never run, and the lab killed it.
+    assert_eq!(outcome(1), ("vmm_killed", "not_poison"));
+    linked("shared-memory");
 }
 
 #[test]

@@ -78,12 +78,12 @@ fn flood(
         }
     });
     let took = began.elapsed();
-    let peak = daemon.memory_kib("VmHWM");
+    let (peak, rest) = (daemon.memory_kib("VmHWM"), daemon.memory_kib("VmRSS"));
     daemon.stop();
     let found = Stored::open(&state).unwrap().get(&Wanted::All).unwrap();
     let incidents: Vec<Incident> = found.into_iter().map(|(_, incident)| incident).collect();
     println!(
-        "{name:<40} {took:>8.1?}, peak {peak:>6} KiB, slowest of {scrapes} scrapes {slowest:.1?}, {} incidents",
+        "{name:<40} {took:>8.1?}, peak {peak:>6} KiB, {rest:>6} in the end, slowest of {scrapes} scrapes {slowest:.1?}, {} incidents",
         incidents.len()
     );
     look(&incidents);

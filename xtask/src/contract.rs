@@ -83,6 +83,12 @@ pub struct GuestPlan {
     /// Its memory is huge pages of the host's, 2 MiB each.
     #[serde(default)]
     pub huge_pages: bool,
+    /// Its memory is a file, which other VMs can map too.
+    #[serde(default)]
+    pub memory_file: Option<String>,
+    /// It is never run.
+    #[serde(default)]
+    pub paused: bool,
     /// Let it start anew when it asks for that, or QEMU does; else QEMU ends.
     #[serde(default)]
     pub reboots: bool,
@@ -148,6 +154,8 @@ pub enum Fate {
     Poison,
     /// The same, and the page of the guest kernel's #MC handler before it.
     PoisonHandlerToo,
+    /// The same, after another VM, which is not run, has mapped the guest's memory file.
+    PoisonShared,
     /// Soft-offline the page, then let the application touch it: no poison.
     SoftOffline,
     /// Kill the VMM; no poison.

@@ -3,7 +3,7 @@
 mod restart;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::File,
     io::BufWriter,
     path::{Path, PathBuf},
@@ -48,8 +48,9 @@ pub struct Pipeline {
     changed: BTreeSet<IncidentNo>,
     /// Incidents that the store had no room for.
     unstored: BTreeSet<IncidentNo>,
-    /// Incidents of which nothing more is expected.
-    ended: BTreeSet<IncidentNo>,
+    /// Incidents of which nothing more is expected, in the order of their ends: one that lasted long was opened early, and
+    /// its last totals are still to come.
+    ended: VecDeque<IncidentNo>,
     /// VMMs of incidents that were taken over, and when they started, clock ticks since boot.
     resumed: BTreeMap<u32, Option<u64>>,
     /// Time of the latest event.
@@ -138,7 +139,7 @@ impl Pipeline {
             state_dir: state_dir.unwrap_or_default(),
             changed: BTreeSet::new(),
             unstored: BTreeSet::new(),
-            ended: BTreeSet::new(),
+            ended: VecDeque::new(),
             resumed: BTreeMap::new(),
             latest_ns: 0,
         }
@@ -262,22 +263,21 @@ impl Pipeline {
                 live.follower.update(&update);
             }
             self.keep(no, &update);
-            if update.closed {
-                self.ended.insert(no);
+            if update.closed && !self.ended.contains(&no) {
+                self.ended.push_back(no);
             }
         }
         self.release();
         !self.changed.is_empty() || self.catch_up()
     }
 
-    /// Lets go of what has ended and is told, oldest first.
+    /// Lets go of what has ended and is told, first what ended first.
     fn release(&mut self) {
-        let over = self.ended.len().saturating_sub(ENDED);
-        let told = |no: &&IncidentNo| !self.changed.contains(no) && !self.unstored.contains(no);
-        let old: Vec<IncidentNo> = self.ended.iter().filter(told).take(over).copied().collect();
-        for no in old {
-            self.ended.remove(&no);
-            if let Some(id) = self.correlator.release(no) {
+        for _ in ENDED..self.ended.len() {
+            let Some(no) = self.ended.pop_front() else { break };
+            if self.changed.contains(&no) || self.unstored.contains(&no) {
+                self.ended.push_back(no);
+            } else if let Some(id) = self.correlator.release(no) {
                 self.sinks.metrics.forget(&id);
                 self.sinks.changes.forget(&id);
             }

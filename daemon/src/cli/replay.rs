@@ -13,6 +13,7 @@ use std::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
+    task::yield_now,
     time::{Instant, sleep, sleep_until},
 };
 
@@ -147,6 +148,8 @@ async fn one(
             }
         }
         pipeline.take(&ready);
+        // The connections are tasks of this thread too, and a recording that is read fast enough never waits.
+        yield_now().await;
         // Unlike a kernel, a recording can wait for the disk.
         while pipeline.flush() {
             if outside.during(sleep(DISK), pipeline).await.is_none() {

@@ -6,6 +6,7 @@ use aya_log::EbpfLogger;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
+    task::yield_now,
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
@@ -173,6 +174,7 @@ async fn events(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut kvm = Follower::new();
     take_all(&mut pipeline, source.get_mut());
+    pipeline.unwatched(attached.loaded.meanwhile());
     pipeline.bury();
     pipeline.look_around(ClockPair::now().monotonic_ns);
     pipeline.reconcile();
@@ -220,6 +222,8 @@ async fn events(
                 pipeline.take(&events);
                 pipeline.take(engaged.as_slice());
                 flush_logger(&mut logger);
+                // A flood leaves no moment in which nothing is ready; the connections are tasks of this thread too.
+                yield_now().await;
                 storming |= source.get_ref().has_totals();
                 flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
             }

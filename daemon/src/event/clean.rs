@@ -26,11 +26,7 @@ pub fn from_line<T: DeserializeOwned>(line: &str) -> serde_json::Result<T> {
 
 fn clean(value: &mut Value) {
     match value {
-        Value::String(text) => {
-            if text.chars().any(|c| !matches!(c, ' '..='~')) {
-                *text = sanitise(text, MAX);
-            }
-        }
+        Value::String(text) => *text = sanitise(text, MAX),
         Value::Array(values) => values.iter_mut().for_each(clean),
         Value::Object(fields) => fields.values_mut().for_each(clean),
         _ => {}

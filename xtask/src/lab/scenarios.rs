@@ -35,6 +35,8 @@ pub enum Story {
     /// The guest's memory is huge pages of the host. The application is not killed, but the guest's kernel meets the next
     /// 4 KiB of the lost page by itself
     HugePage,
+    /// Another QEMU has mapped the guest's memory file
+    SharedMemory,
     /// The page is taken offline softly, and the guest panics by itself: no poison
     LookAlike,
     /// Tiny VMMs, each with another end
@@ -64,6 +66,7 @@ impl Story {
             Self::Broadcast => "broadcast",
             Self::LateDeath => "late-death",
             Self::HugePage => "huge-page",
+            Self::SharedMemory => "shared-memory",
             Self::LookAlike => "look-alike",
             Self::Vmms => "vmms",
         }
@@ -73,7 +76,7 @@ impl Story {
     pub fn told(self) -> Option<Told> {
         match self {
             Self::Panic => told("guest_panicked", "mce_overflow"),
-            Self::Survive | Self::CopyFromUser => told("survived", "contained"),
+            Self::Survive | Self::CopyFromUser | Self::SharedMemory => told("survived", "contained"),
             Self::KernelAccess | Self::HugePage => told("guest_panicked", "kernel_access"),
             // QEMU resets a guest with Intel's machine checks; one with AMD's hangs, until the lab kills its VMM.
             Self::Nested | Self::MceOff => told("vmm_killed", "mce_nested"),
@@ -137,6 +140,11 @@ impl Story {
             Self::HugePage => GuestPlan {
                 words: touches(words::HUGE),
                 huge_pages: true,
+                ..plan
+            },
+            Self::SharedMemory => GuestPlan {
+                memory_file: Some("/run/guest-memory".to_owned()),
+                fate: Fate::PoisonShared,
                 ..plan
             },
             Self::LookAlike => GuestPlan {

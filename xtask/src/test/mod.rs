@@ -67,7 +67,6 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
         None => run_lab(paths, options, &daemon, &mut tally, progress)?,
     }
     if options.full {
-        dependencies::examine(paths, &mut tally, progress);
         progress.note("tier 3: a browser");
         looked_at(paths, &daemon, &mut tally, progress)?;
         progress.note("tier 4: the packages, and one in a real Debian");

@@ -9,7 +9,7 @@ use crate::lab::{Lab, explained};
 use crate::progress::Progress;
 
 /// Those that were seen to pass, in one boot.
-pub const ALL: [Story; 9] = [
+pub const ALL: [Story; 10] = [
     Story::KernelAccess,
     Story::CopyFromUser,
     Story::Nested,
@@ -17,6 +17,7 @@ pub const ALL: [Story; 9] = [
     Story::Broadcast,
     Story::LateDeath,
     Story::HugePage,
+    Story::SharedMemory,
     Story::LookAlike,
     Story::Vmms,
 ];

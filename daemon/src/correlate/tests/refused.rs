@@ -38,6 +38,24 @@ fn second_error_while_the_first_is_handled_resets_the_guest() {
 }
 
 #[test]
+fn a_nested_machine_check_is_known_where_the_vmms_telling_is_not_seen() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+        .delivered(VCPU0)
+        .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
+        .back(VCPU0)
+        .reset(VCPU0);
+    let mut blind = session();
+    blind.probes.retain(|probe| probe.name != "kvm_inject_mce");
+    let mut correlator = Correlator::new(blind);
+    story.events.iter().for_each(|event| correlator.feed(event));
+    assert_eq!(correlator.incidents()[0].cause, Cause::MceNested);
+}
+
+#[test]
 fn both_pages_of_a_nested_machine_check_tell_of_it() {
     let mut story = second_page_in_the_handler();
     story.reset(VCPU0);

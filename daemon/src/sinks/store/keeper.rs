@@ -110,7 +110,11 @@ impl Store {
     /// Takes an incident as it stands now, with what is needed to go on with it; never waits.
     pub fn put(&self, incident: &Incident, state: Option<String>, events_seen: u64) {
         let json = match serde_json::to_string(incident) {
-            Ok(json) => json,
+            Ok(mut json) => {
+                // Written into a buffer that doubles; many wait where the disk is slow.
+                json.shrink_to_fit();
+                json
+            }
             Err(err) => {
                 tracing::error!(incident = incident.id, error = %err, "an incident cannot be written as JSON");
                 return;

@@ -17,6 +17,8 @@ use crate::machine::SHARE;
 use crate::vmm::{Seen, Vmm, in_words};
 use crate::{fates, machine};
 
+const TWIN_NAME: &str = "twin-guest";
+const TWIN_UUID: &str = "5e1f1e55-0000-4000-8000-000000007219";
 const RECORDING: &str = "recording.ptrace";
 /// On two idle cores a guest takes 15 s on a 7.3 host, and several times that on a 6.1 or 5.10 host.
 const BOOT_LIMIT: Duration = Duration::from_secs(150);
@@ -159,6 +161,7 @@ fn run_guest(
     if let Some(ftrace) = &ftrace {
         ftrace.record()?;
     }
+    let mut twin = None;
     match plan.fate {
         Fate::Poison => {
             poison(&mut vmm, gpa, &mut result, log)?;
@@ -170,6 +173,14 @@ fn run_guest(
                 .context("the guest named no page of its handler")?;
             poison(&mut vmm, handler, &mut result, log)?;
             poison(&mut vmm, gpa, &mut result, log)?;
+            touch(&mut vmm, log);
+        }
+        Fate::PoisonShared => {
+            // The twin takes the monitor's place.
+            let pfn = vmm.page_frame(gpa)?;
+            log.step("starting a VM over the same memory");
+            twin = Some(Vmm::start(&twin_of(plan))?);
+            poison_frame(pfn, gpa, &mut result, log)?;
             touch(&mut vmm, log);
         }
         Fate::SoftOffline => {
@@ -211,6 +222,11 @@ fn run_guest(
         vmm.kill()?;
     }
     let status = vmm.wait(END_LIMIT)?;
+    if let Some(mut twin) = twin {
+        log.step("killing the VMM of the other VM");
+        twin.kill()?;
+        twin.wait(END_LIMIT)?;
+    }
     if let Some(ftrace) = ftrace {
         ftrace.save(&format!("{SHARE}/out/{}{GUEST_FTRACE_FILE}", plan.file_prefix))?;
     }
@@ -238,6 +254,21 @@ fn wait_for_risk(file: &str, log: &Log) -> Result<()> {
 /// Poisons the guest's page, and leaves time for what comes of that alone.
 fn poison(vmm: &mut Vmm, gpa: u64, result: &mut GuestResult, log: &Log) -> Result<()> {
     let pfn = vmm.page_frame(gpa)?;
+    poison_frame(pfn, gpa, result, log)
+}
+
+/// A VM over the memory of another, which would write to it if it ran.
+fn twin_of(plan: &GuestPlan) -> GuestPlan {
+    GuestPlan {
+        file_prefix: format!("{}twin-", plan.file_prefix),
+        name: TWIN_NAME.to_owned(),
+        uuid: TWIN_UUID.to_owned(),
+        paused: true,
+        ..plan.clone()
+    }
+}
+
+fn poison_frame(pfn: u64, gpa: u64, result: &mut GuestResult, log: &Log) -> Result<()> {
     result.pfn = Some(pfn);
     log.step(&format!("poisoning page frame {pfn:#x}, the guest's {gpa:#x}"));
     result.poisoned_s = Some(uptime());

@@ -15,6 +15,7 @@ use crate::machine::{HUGE_PAGES, SHARE};
 
 const SERIAL: &str = "/run/guest-serial";
 const MONITOR: &str = "/run/guest-monitor";
+const MEMORY_MIB: &str = "256";
 /// Before 5.17 the share's file system reads single pages, and QEMU takes long to start.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
@@ -189,7 +190,7 @@ fn command(plan: &GuestPlan) -> Command {
             "-smp",
             &plan.vcpus.max(1).to_string(),
             "-m",
-            "256",
+            MEMORY_MIB,
         ])
         .args(["-kernel", &format!("{SHARE}/{GUEST_KERNEL_FILE}")])
         .args(["-initrd", &format!("{SHARE}/{GUEST_INITRAMFS_FILE}")])
@@ -216,6 +217,16 @@ fn command(plan: &GuestPlan) -> Command {
         } else {
             "reboot=shutdown,shutdown=poweroff"
         });
+    if let Some(file) = &plan.memory_file {
+        qemu.arg("-object")
+            .arg(format!(
+                "memory-backend-file,id=ram,size={MEMORY_MIB}M,mem-path={file},share=on"
+            ))
+            .args(["-machine", "memory-backend=ram"]);
+    }
+    if plan.paused {
+        qemu.arg("-S");
+    }
     if plan.huge_pages {
         qemu.args(["-mem-path", HUGE_PAGES, "-mem-prealloc"]);
     }
