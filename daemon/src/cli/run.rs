@@ -174,6 +174,7 @@ async fn events(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut kvm = Follower::new();
     take_all(&mut pipeline, source.get_mut());
+    pipeline.unwatched(attached.loaded.meanwhile());
     pipeline.bury();
     pipeline.look_around(ClockPair::now().monotonic_ns);
     pipeline.reconcile();

@@ -56,7 +56,7 @@ pub fn update(e: &Evidence, session: &Session, linked: Vec<String>) -> Update {
         outcome: v.outcome,
         cause: v.cause,
         confidence: v.confidence,
-        sentence: words::sentence(e, &total, v),
+        sentence: words::sentence(e, &total, v, sight),
         advice: words::advice(e, v, &linked),
         linked,
         signals: signals(e, &total, session),

@@ -61,6 +61,27 @@ impl Correlator {
         Some(json)
     }
 
+    /// Until `t` the probes were detached: what the daemon before had not stored yet, and what the ring buffer kept of it,
+    /// is all that is known of these incidents.
+    pub fn unwatched(&mut self, t: u64) {
+        let open: Vec<IncidentNo> = self
+            .incidents
+            .iter()
+            .filter(|(_, evidence)| evidence.known_as.is_none() && !evidence.vmm_gone())
+            .map(|(no, _)| *no)
+            .collect();
+        for no in open {
+            if let Some(evidence) = self.touch(no) {
+                evidence.predates = true;
+                evidence.timeline.add(
+                    t,
+                    "poisontrace is started again: its probes were detached, and what happened since was not seen"
+                        .to_owned(),
+                );
+            }
+        }
+    }
+
     /// Takes an incident over, at time `t` of the events.
     pub fn resume(&mut self, state: State, t: u64, meanwhile: Meanwhile) {
         let mut evidence = state.evidence;

@@ -100,6 +100,32 @@ fn an_instruction_that_kvm_emulated_elsewhere_in_the_trace_is_named() {
 }
 
 #[test]
+fn a_trace_without_injections_is_not_said_to_show_that_the_guest_was_not_told() {
+    // Events as `cargo xtask lab storm --mode inject --ftrace` records them: no kvm_inj_exception, no signals.
+    let mut t = Trace::new();
+    for line in 0..64 {
+        let gpa = 0x10_0000 + line * 64;
+        t.exit("EPT_VIOLATION", 0x1001b, 0x181, 0)
+            .vmm(&format!(
+                "kvm_page_fault: vcpu 0 rip 0x1001b address {gpa:#018x} error_code 0x181"
+            ))
+            .vmm("gup_enter: (get_user_pages_unlocked+0x4/0x3b0)")
+            .vmm("gup_return: (hva_to_pfn+0x149/0x4e0 [kvm] <- get_user_pages_unlocked) ret=-133")
+            .vmm("kvm_userspace_exit: reason restart (4)")
+            .enter(0x11000);
+    }
+    let all = told(&t.text);
+    assert_eq!(all.len(), 1);
+    assert_eq!(all[0]["exits"]["distinct_lines"], 64);
+    assert_eq!(all[0]["confidence"], "possible");
+    let sentence = all[0]["sentence"].as_str().unwrap();
+    assert!(
+        sentence.contains("nothing that was recorded shows that it was told"),
+        "{sentence}"
+    );
+}
+
+#[test]
 fn poison_by_the_vmms_own_madvise_is_no_exit() {
     // MADV_HWPOISON from 6.11: action required, to the caller, in whose last exit (I/O) nothing was touched.
     let mut t = Trace::new();

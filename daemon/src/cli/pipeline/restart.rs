@@ -37,6 +37,13 @@ impl Pipeline {
         }
     }
 
+    /// Says of incidents that are known from the ring buffer alone that nobody watched them since.
+    pub fn unwatched(&mut self, meanwhile: Meanwhile) {
+        if meanwhile == Meanwhile::Kept {
+            self.correlator.unwatched(ClockPair::now().monotonic_ns);
+        }
+    }
+
     /// Closes the incidents of VMMs that ended while nobody looked: once what the probes sent meanwhile is read.
     pub fn bury(&mut self) {
         let t = ClockPair::now().monotonic_ns;

@@ -55,3 +55,24 @@ fn a_page_that_is_touched_before_it_is_found_gets_its_frame() {
     found(&mut story);
     assert_eq!(story.only().page.pfn, Some(Hex(PFN)));
 }
+
+#[test]
+fn an_incident_that_nobody_watched_for_a_while_is_not_called_untouched_with_any_weight() {
+    let mut story = Story::new();
+    story.vm().poison(12);
+    let mut correlator = Correlator::new(session());
+    story.events.iter().for_each(|event| correlator.feed(event));
+    assert_eq!(correlator.incidents()[0].confidence, Confidence::Likely);
+    correlator.unwatched(story.events.last().unwrap().t + MS);
+    let incident = &correlator.incidents()[0];
+    assert_eq!(
+        verdict(incident),
+        (Outcome::Running, Cause::NotTouched, Confidence::Possible)
+    );
+    assert!(
+        incident
+            .timeline
+            .iter()
+            .any(|moment| moment.event.contains("not seen"))
+    );
+}

@@ -5,7 +5,7 @@ use crate::incident::{
     exits::Total,
     model::{Cause, Outcome, Severity},
     storm::SPIN_EXITS,
-    verdict::Verdict,
+    verdict::{Sight, Verdict},
 };
 
 /// The guest as a sentence names it.
@@ -48,7 +48,7 @@ fn fate(outcome: Outcome) -> &'static str {
 }
 
 /// The answer in one sentence.
-pub fn sentence(e: &Evidence, total: &Total, v: Verdict) -> String {
+pub fn sentence(e: &Evidence, total: &Total, v: Verdict, sight: Sight) -> String {
     let guest = guest(e);
     let page = page(e);
     let fate = fate(v.outcome);
@@ -73,8 +73,9 @@ pub fn sentence(e: &Evidence, total: &Total, v: Verdict) -> String {
             "{guest} {fate}: its kernel flushed {page}, whose memory the host had lost, and the machine check that came of the flush was fatal."
         ),
         Cause::Clflush => format!(
-            "{guest} {fate}: it flushed {page}, whose memory the host had lost, line by line ({} of 64), and was never told.",
-            total.distinct_lines()
+            "{guest} {fate}: it flushed {page}, whose memory the host had lost, line by line ({} of 64), and {}.",
+            total.distinct_lines(),
+            untold(sight)
         ),
         Cause::FatalNotification => format!(
             "{guest} {fate}: the notice alone that the host had lost {page} was a fatal machine check to it{}.",
@@ -122,7 +123,8 @@ pub fn sentence(e: &Evidence, total: &Total, v: Verdict) -> String {
             }
         ),
         Cause::SigbusSpin => format!(
-            "{guest} {fate}: it touched one line of {page}, whose memory the host had lost, again and again, and was never told ({} exits).",
+            "{guest} {fate}: it touched one line of {page}, whose memory the host had lost, again and again, and {} ({} exits).",
+            untold(sight),
             total.page.exits
         ),
         Cause::NotTouched if e.predates => format!(
@@ -145,6 +147,15 @@ fn touched(e: &Evidence, page: &str) -> String {
         format!("when {page} was touched, whose memory the host had lost")
     } else {
         format!("that told it that the host had lost {page}")
+    }
+}
+
+/// A trace of others may not record what the guest is told.
+fn untold(sight: Sight) -> &'static str {
+    if sight.delivery || sight.telling {
+        "was never told"
+    } else {
+        "nothing that was recorded shows that it was told"
     }
 }
 

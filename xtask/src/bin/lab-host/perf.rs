@@ -10,8 +10,9 @@ use rustix::process::{Pid, Signal, kill_process};
 const PERF: &str = "/bin/perf";
 const DATA: &str = "/tmp/perf.data";
 const WORDS: &str = "/tmp/perf.log";
-/// It does not say when it begins.
-const START: Duration = Duration::from_secs(5);
+/// It reads all symbols of the kernel before it enables its events, and does not say when it begins. An emulator whose
+/// processor sleeps takes no time for this.
+const START: Duration = Duration::from_secs(60);
 
 pub struct Perf(Child);
 
@@ -48,8 +49,7 @@ impl Perf {
             said()
         );
         // Some versions print the table on one, some on the other.
-        let mut text = report.stdout;
-        text.extend_from_slice(errors.as_bytes());
+        let text = [&report.stdout[..], errors.as_bytes(), said().as_bytes()].concat();
         fs::write(file, text).with_context(|| format!("cannot write {file}"))
     }
 }

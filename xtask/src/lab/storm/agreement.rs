@@ -7,7 +7,7 @@ pub struct Row {
     pub name: &'static str,
     pub vmm: String,
     pub poisontrace: String,
-    /// Of this kernel nobody can tell it: any value would be made up.
+    /// This kernel need not show it: then it is unknown, but never another value.
     hidden: bool,
 }
 
@@ -15,11 +15,11 @@ const UNKNOWN: &str = "unknown";
 
 impl Row {
     pub fn agrees(&self) -> bool {
-        self.poisontrace == if self.hidden { UNKNOWN } else { &self.vmm }
+        self.poisontrace == self.vmm || (self.hidden && self.poisontrace == UNKNOWN)
     }
 }
 
-/// `incident` is one of `poisontrace explain --format json`; `hidden`: the rows that poisontrace cannot know.
+/// `incident` is one of `poisontrace explain --format json`; `hidden`: the rows that this kernel need not show.
 pub fn compare(counters: &Counters, mode: Mode, incident: &Value, hidden: &[&str]) -> Vec<Row> {
     let while_poisoning = |name: &str| {
         let signals = counters.sigbus_while_poisoning.iter();
@@ -118,7 +118,6 @@ mod tests {
                 .collect()
         };
         assert_eq!(wrong(&incident, &[]), Vec::<&str>::new());
-        assert_eq!(wrong(&incident, &["guest address"]), ["guest address"]);
         incident["exits"]["count"] = json!(63);
         incident["exits"]["distinct_lines"] = Value::Null;
         assert_eq!(wrong(&incident, &[]), ["exits", "distinct lines"]);

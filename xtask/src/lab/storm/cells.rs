@@ -275,11 +275,12 @@ impl Watch {
         }
     }
 
-    /// Rows of the agreement that poisontrace cannot know.
+    /// Rows of the agreement that need not be known.
     pub fn hidden(self) -> &'static [&'static str] {
         match self {
             Self::Plain | Self::GuestCode => &[],
-            // signal_generate has no address, and so nothing joins the page that memory_failure_event names to the guest's.
+            // signal_generate has no address: only a signal that came before any exit joins the page that
+            // memory_failure_event names to the guest's (action optional, up to Linux 6.9).
             Self::Tracepoints => &["host address", "page frame"],
             // Faults have guest-virtual addresses.
             Self::ShadowPaging => &["guest address"],
