@@ -29,6 +29,9 @@ pub struct Slot {
     victim: u32,
     /// The exit is that of a guest which the guest itself runs.
     pub nested: u32,
+    /// The exit's fields were read: what stands by for the program that does so has nothing to add.
+    pub read: u32,
+    pad: u32,
 }
 
 /// A power of two; 3.5 MiB.
@@ -78,6 +81,8 @@ pub fn take() -> Option<&'static mut Slot> {
             open: u32::from(state().is_some_and(|vcpu| vcpu.in_exit != 0)),
             victim: 0,
             nested: 0,
+            read: 0,
+            pad: 0,
         };
     }
     Some(slot)
@@ -120,6 +125,7 @@ impl Slot {
         self.in_exit = 1;
         self.open = 0;
         self.nested = 0;
+        self.read = 0;
     }
 
     /// Whether the current thread's process is a victim; one look-up a thread and new victim.

@@ -63,6 +63,7 @@ pub fn kvm_exit(ctx: TracePointContext) -> u32 {
         slot.isa = read(&ctx, &EXIT_ISA).unwrap_or(0);
     }
     slot.begin(now());
+    slot.read = 1;
     if FAULT_RIP.absent() {
         slot.rip = read(&ctx, &EXIT_RIP).unwrap_or(0);
     }
@@ -89,25 +90,42 @@ pub fn kvm_exit(ctx: TracePointContext) -> u32 {
 #[raw_tracepoint(tracepoint = "kvm_exit")]
 pub fn kvm_exit_standby(_ctx: RawTracePointContext) -> i32 {
     if armed() {
-        if let Some(slot) = slot::take() {
-            if slot.isa == 0 {
-                slot.isa = HOST_ISA.load();
-            }
-            slot.begin(now());
-        }
+        standby_exit();
     }
     0
+}
+
+/// Of its own, as the others that a hot hook calls: a program saves the registers that it uses before it does anything, and
+/// until there is poison it is to do nothing.
+#[inline(never)]
+fn standby_exit() {
+    if let Some(slot) = slot::take() {
+        // With links that outlive the daemon both are attached, this one as the second.
+        if slot.in_exit != 0 && slot.read != 0 {
+            return;
+        }
+        if slot.isa == 0 {
+            slot.isa = HOST_ISA.load();
+        }
+        slot.begin(now());
+    }
 }
 
 /// See [`kvm_exit_standby`].
 #[raw_tracepoint(tracepoint = "kvm_entry")]
 pub fn kvm_entry_standby(_ctx: RawTracePointContext) -> i32 {
     if armed() {
-        if let Some(slot) = slot::take() {
-            enter(slot);
-        }
+        standby_entry();
     }
     0
+}
+
+/// See [`standby_exit`].
+#[inline(never)]
+fn standby_entry() {
+    if let Some(slot) = slot::take() {
+        enter(slot);
+    }
 }
 
 /// `kvm:kvm_page_fault`; vcpu_id and guest_rip only where `format` has them (6.1.y, 6.2 on).
@@ -233,9 +251,15 @@ fn account(vcpu: &mut Vcpu, left_ns: u64, user: Option<(u32, i32)>) {
 #[raw_tracepoint(tracepoint = "kvm_userspace_exit")]
 pub fn kvm_userspace_exit_raw(ctx: RawTracePointContext) -> i32 {
     if armed() {
-        leave(ctx.arg(0), ctx.arg(1));
+        leave_called(ctx.arg(0), ctx.arg(1));
     }
     0
+}
+
+/// See [`standby_exit`].
+#[inline(never)]
+fn leave_called(reason: u32, errno: i32) {
+    leave(reason, errno);
 }
 
 /// The same, by its `format`.
