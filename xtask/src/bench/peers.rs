@@ -15,10 +15,11 @@ use crate::stamp::{self, Stamp};
 /// bpftrace and perf call a shell.
 const PACKAGES: [&str; 4] = ["bpftrace", "dash", "linux-perf", "trace-cmd"];
 
-/// bcc's kvmexit in bpftrace's words: time from exit to entry by reason.
+/// bcc's kvmexit in bpftrace's words: time from exit to entry by reason. What it prints is read once all is attached.
 const KVMEXIT: &str = "tracepoint:kvm:kvm_exit { @at[tid] = nsecs; @reason[tid] = args->exit_reason; } \
                        tracepoint:kvm:kvm_entry /@at[tid]/ { @ns[@reason[tid]] = hist(nsecs - @at[tid]); \
-                       delete(@at[tid]); delete(@reason[tid]); }";
+                       delete(@at[tid]); delete(@reason[tid]); } \
+                       interval:s:1 /!@said/ { printf(\"at work\\n\"); @said = 1; }";
 
 /// A program that is measured beside ours.
 pub struct Peer {
@@ -67,8 +68,8 @@ pub fn all() -> Vec<Peer> {
         Peer {
             name: "bpftrace",
             watch: program(
-                &["bpftrace", "-e", KVMEXIT],
-                Ready::Says("Attaching".to_owned()),
+                &["bpftrace", "-B", "line", "-e", KVMEXIT],
+                Ready::Says("at work".to_owned()),
                 None,
             ),
         },
