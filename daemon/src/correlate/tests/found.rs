@@ -1,7 +1,10 @@
 //! Pages that were lost before the daemon started.
 
 use super::*;
-use crate::incident::model::{Cause, Confidence, Outcome};
+use crate::{
+    event::said::{Said, Saying},
+    incident::model::{Cause, Confidence, Outcome},
+};
 
 fn found(story: &mut Story) -> &mut Story {
     let what = What::PoisonFound {
@@ -32,6 +35,27 @@ fn a_guest_with_a_page_that_was_lost_before_the_start_is_at_risk() {
             .iter()
             .any(|text| text.contains("memory_failure()"))
     );
+}
+
+#[test]
+fn what_its_vmm_says_of_the_poison_makes_it_no_more_than_at_risk() {
+    let mut story = Story::new();
+    let told = What::Said(Saying {
+        source: "web01.log".into(),
+        own_clock: None,
+        said: Said::VmmTold {
+            hva: Some(Hex(HVA)),
+            gpa: Some(Hex(GPA)),
+            severity: Some(SigbusSeverity::ActionOptional),
+        },
+    });
+    found(&mut story).at(0, QEMU, told);
+    let incident = story.only();
+    assert_eq!(
+        verdict(&incident),
+        (Outcome::Running, Cause::NotTouched, Confidence::Possible)
+    );
+    assert_eq!(incident.page.gpa, Some(Hex(GPA)));
 }
 
 #[test]

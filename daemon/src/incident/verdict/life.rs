@@ -110,7 +110,8 @@ pub fn walked(case: &Case) -> Option<Verdict> {
 /// where a signal kills it). A log does not tell who touched what.
 pub fn untouched(case: &Case) -> Option<Verdict> {
     let e = case.e;
-    if e.logged.any() && !e.logged.trace && e.ao_signals == 0 {
+    // Of a page that was lost before the probes were there, they have seen all since.
+    if e.logged.any() && !e.logged.trace && e.ao_signals == 0 && !e.predates {
         return None;
     }
     if e.met() || e.logged.told_ar > 0 || !e.logged.mces.is_empty() {
