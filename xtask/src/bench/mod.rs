@@ -19,7 +19,7 @@ use crate::progress::Progress;
 use table::Cost;
 
 /// As many as suffice where time is a count of instructions.
-const QUICK_EXITS: u32 = 2560;
+const QUICK_EXITS: u32 = 7680;
 
 pub fn bench(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<ExitCode> {
     let lab = exits::Lab::set_up(paths, options, progress)?;
