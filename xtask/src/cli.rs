@@ -274,4 +274,6 @@ pub enum Part {
     Scenarios,
     /// Both packages, made and looked into
     Packages,
+    /// The .deb in a Debian 12 under its own systemd
+    Install,
 }

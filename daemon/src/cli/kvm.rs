@@ -104,7 +104,7 @@ impl Follower {
             }
             (false, true) => {
                 let (probes, failed) = privileges::attaching(|| reattach(attached))?;
-                if probes == 0 && notify::managed() {
+                if !failed.is_empty() && notify::managed() {
                     return Err(Failure::new(
                         "KVM is back, and this process has given up the right to attach to it: started again, it goes on",
                     ));

@@ -69,16 +69,8 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
     if options.full {
         progress.note("tier 3: a browser");
         looked_at(paths, &daemon, &mut tally, progress)?;
-        progress.note("tier 4: the packages, and one in a real Debian");
+        progress.note("tier 4: the packages");
         packages::run(paths, &mut tally, progress);
-        let skipped = options
-            .no_lab
-            .then(|| "--no-lab".to_owned())
-            .or_else(lab::install::unavailable);
-        match skipped {
-            Some(reason) => tally.skip("lab::install", &reason),
-            None => install::examine(paths, &options.lab.kernel, &mut tally, progress),
-        }
     }
     progress.finish();
     let in_ci = env::var_os("CI").is_some_and(|value| value == "true");
@@ -128,6 +120,10 @@ fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Resu
             scenarios::run(stories, &lab, &paths.daemon(), &mut tally, progress);
         }
         Part::Packages => packages::run(paths, &mut tally, progress),
+        Part::Install => match lab::install::unavailable() {
+            Some(reason) => tally.skip("lab::install", &reason),
+            None => install::examine(paths, &options.lab.kernel, &mut tally, progress),
+        },
     }
     progress.finish();
     println!("{tally}");

@@ -92,7 +92,7 @@ say "a daemon that hangs"
 mkdir -p /run/systemd/system/$unit.service.d
 printf '[Service]\nWatchdogSec=10\nTimeoutAbortSec=5\n' >/run/systemd/system/$unit.service.d/lab.conf
 systemctl daemon-reload
-systemctl start $unit
+systemctl restart $unit
 hung=$(property MainPID)
 kill -STOP "$hung"
 started_again() { running && [ "$(property MainPID)" != "$hung" ]; }
