@@ -24,7 +24,7 @@ use crate::{
     http::{Ready, Server},
     notify::{self, Beat, Heart},
     pins::{self, Pins},
-    probes::source::Source,
+    probes::{memory::forget_start, source::Source},
     sinks::{
         metrics::Metrics,
         store::{Store, survive_file_size_limit},
@@ -189,6 +189,7 @@ async fn events(
     let mut proof = interval_at(Instant::now() + FIRST_PROOF, notify::proof_interval());
     proof.set_missed_tick_behavior(MissedTickBehavior::Delay);
     heart.ask();
+    forget_start();
 
     // While nothing waits to be flushed there is no timer to wake up for. Once, for what a daemon before left.
     let mut flush_at = Some(Instant::now() + FLUSH);
