@@ -173,7 +173,9 @@ async fn events(
     let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut kvm = Follower::new();
-    take_all(&mut pipeline, source.get_mut());
+    if take_all(&mut pipeline, source.get_mut()) && attached.loaded.on_standby() {
+        pipeline.take(&[engage(attached)]);
+    }
     pipeline.unwatched(attached.loaded.meanwhile());
     pipeline.bury();
     pipeline.look_around(ClockPair::now().monotonic_ns);
@@ -342,17 +344,20 @@ fn ready(attached: &attach::Attached, heart: &Heart) -> Ready {
     }
 }
 
-/// All that the probes have sent and counted until now.
-fn take_all(pipeline: &mut Pipeline, source: &mut Source) {
+/// All that the probes have sent and counted until now; whether they had sent anything.
+fn take_all(pipeline: &mut Pipeline, source: &mut Source) -> bool {
+    let mut any = false;
     // A flood may go on for ever.
     for _ in 0..256 {
         let events = source.drain();
         if events.is_empty() {
             break;
         }
+        any = true;
         pipeline.take(&events);
     }
     pipeline.take(&source.totals());
+    any
 }
 
 type Logger = EbpfLogger<&'static dyn log::Log>;
