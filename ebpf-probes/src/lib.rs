@@ -30,7 +30,7 @@ pub const ABSENT: u32 = u32::MAX;
 
 /// Version of the maps that outlive the daemon (their keys, values and sizes) and of the records: pinned maps of another
 /// version are replaced, not read. To be raised with every such change.
-pub const MAP_LAYOUT: u32 = 1;
+pub const MAP_LAYOUT: u32 = 2;
 
 /// Values of the global `ARMED`.
 pub mod arming {

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use poisontrace_probes::{
     floor,
-    page::{BUCKETS, ByRip, Duration, EVENTS_PER_PAGE, PageKey, PageTotals, RIPS},
+    page::{BUCKETS, ByRip, CLAIM_NS, Duration, EVENTS_PER_PAGE, PageKey, PageTotals, RIPS},
     record::address,
 };
 
@@ -69,6 +69,9 @@ fn add(duration: &mut Duration, ns: u64) {
     }
     duration.count += 1;
     duration.sum += ns;
+    if ns <= CLAIM_NS {
+        duration.within_claim += 1;
+    }
     // Halving until nothing is left: BPF has no instruction that counts leading zeros.
     let mut bucket = 0;
     let mut rest = ns >> 1;

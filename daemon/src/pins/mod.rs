@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/poisontrace/
-//!   layout-1/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
+//!   layout-2/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
 //!     PAGES EVENTS LOST VICTIMS VCPUS KEPT
 //!     daemon-4711/       one daemon's programs
 //!       ARMED            its flag
