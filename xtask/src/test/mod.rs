@@ -69,7 +69,8 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
     if options.full {
         progress.note("tier 3: a browser");
         looked_at(paths, &daemon, &mut tally, progress)?;
-        progress.note("tier 4: the packages");
+        progress.note("tier 4: dependencies and packages");
+        dependencies::examine(paths, &mut tally, progress);
         packages::run(paths, &mut tally, progress);
         installed(paths, options, &mut tally, progress);
     }
