@@ -49,6 +49,15 @@ pub mod kept {
     pub const ENTRIES: u32 = 1;
 }
 
+/// Entries of the map `LOST`.
+pub mod lost {
+    /// Records that did not fit into the ring buffer.
+    pub const RECORDS: u32 = 0;
+    /// Exits on pages that the totals had no room for; each was sent as a record.
+    pub const TOTALS: u32 = 1;
+    pub const ENTRIES: u32 = 2;
+}
+
 /// The vCPU of a record whose thread had not been seen in `kvm_exit` or `kvm_entry` yet.
 pub const NO_VCPU: u32 = u32::MAX;
 

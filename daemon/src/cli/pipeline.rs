@@ -325,8 +325,9 @@ impl Pipeline {
         !self.unstored.is_empty()
     }
 
-    /// The text of /metrics as things stand. `probes`, `costs`: of the BPF programs, where they are this machine's.
-    pub fn scraped(&mut self, probes: &[ProbeStatus], costs: &[ProgramCost]) -> String {
+    /// The text of /metrics as things stand. `probes`, `costs`: of the BPF programs, where they are this machine's;
+    /// `untotalled`: exits on pages that the kernel's totals had no room for.
+    pub fn scraped(&mut self, probes: &[ProbeStatus], costs: &[ProgramCost], untotalled: u64) -> String {
         self.flush();
         let metrics = &mut self.sinks.metrics;
         match &self.live {
@@ -337,6 +338,7 @@ impl Pipeline {
                     self.correlator.forgotten(),
                     &self.correlator.dropped(),
                 );
+                metrics.tables_beside(untotalled, live.directory.no_room());
                 metrics.probes(probes);
                 metrics.programs(costs);
             }

@@ -189,7 +189,7 @@ impl Outside {
                 done = &mut work => return Some(done),
                 scrape = self.serving.next() => {
                     // A client that has gone away does not want it any more.
-                    let _ = scrape.send(pipeline.scraped(&[], &[]));
+                    let _ = scrape.send(pipeline.scraped(&[], &[], 0));
                 }
                 _ = self.interrupt.recv() => return None,
                 _ = self.terminate.recv() => return None,

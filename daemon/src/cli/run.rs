@@ -170,6 +170,7 @@ async fn events(
     let mut terminate = signal(SignalKind::terminate())?;
     let _file_size_limit = survive_file_size_limit()?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut successor = signal(SignalKind::user_defined1())?;
     let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut kvm = Follower::new();
@@ -284,7 +285,8 @@ async fn events(
                 pipeline.take(&source.get_mut().totals());
                 let rows = attached.loaded.rows().iter();
                 pipeline.reattached(rows.map(|row| (row.status().name.as_str(), row.reattached())));
-                let text = pipeline.scraped(&attached.loaded.probes(), &attached.loaded.costs());
+                let untotalled = source.get_ref().untotalled();
+                let text = pipeline.scraped(&attached.loaded.probes(), &attached.loaded.costs(), untotalled);
                 // A client that has gone away does not want it any more.
                 let _ = scrape.send(text);
             }
@@ -297,6 +299,12 @@ async fn events(
             }
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
+            _ = successor.recv() => {
+                if attached.loaded.hand_over() {
+                    tracing::info!("what is pinned is left to the daemon that comes next");
+                }
+                break;
+            }
         }
     }
     notify::stopping();

@@ -56,7 +56,13 @@ impl Default for Limits {
 }
 
 /// Tables beside that of the incidents.
-pub const TABLES: [&str; 4] = ["threads", "processes", "memory_failures", "signals"];
+pub const TABLES: [&str; 5] = [
+    "threads",
+    "processes",
+    "memory_failures",
+    "signals",
+    "silent_losses",
+];
 
 #[derive(Clone, Copy, Default)]
 struct Dropped {
@@ -64,6 +70,7 @@ struct Dropped {
     processes: u64,
     failures: u64,
     answers: u64,
+    silent: u64,
 }
 
 /// See the module.
@@ -153,8 +160,9 @@ impl Correlator {
             processes,
             failures,
             answers,
+            silent,
         } = self.dropped;
-        let counts = [threads, processes, failures, answers];
+        let counts = [threads, processes, failures, answers, silent];
         std::array::from_fn(|n| (TABLES[n], counts[n]))
     }
 
