@@ -80,7 +80,7 @@ const LOG_BURST: u32 = 20;
 /// Incidents of one flush: a report takes some 50 µs, and the ring buffer is to be read meanwhile.
 const FLUSHED: usize = 128;
 /// The time that they may take: an incident of many vCPUs is a long report, and a scrape waits for it.
-const FLUSHING: Duration = Duration::from_millis(10);
+const FLUSHING: Duration = Duration::from_millis(5);
 /// Ended incidents that stay in memory: totals are read, and logs speak, a little after the end.
 const ENDED: usize = 1024;
 /// How long the end waits for the disk.

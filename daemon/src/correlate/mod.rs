@@ -14,7 +14,10 @@ pub mod resume;
 mod saying_words;
 mod threads;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
     event::{
@@ -91,7 +94,7 @@ pub struct Correlator {
     by_pfn: links::ByPfn,
     answers: answers::AllAnswers,
     threads: BTreeMap<u32, Thread>,
-    processes: BTreeMap<u32, Vmm>,
+    processes: BTreeMap<u32, Arc<Vmm>>,
     changed: BTreeSet<IncidentNo>,
     /// Incidents that the last event belongs to.
     touched: BTreeSet<IncidentNo>,
@@ -359,11 +362,12 @@ impl Correlator {
         if !self.processes.contains_key(&pid) {
             self.dropped.processes += make_room(&mut self.processes, self.limits.processes);
         }
-        self.processes.insert(pid, vmm.clone());
+        let vmm = Arc::new(vmm.clone());
+        self.processes.insert(pid, Arc::clone(&vmm));
         let live: Vec<IncidentNo> = self.live_of(pid).collect();
         for no in live {
             if let Some(evidence) = self.touch(no) {
-                evidence.vmm = vmm.clone();
+                evidence.vmm = Arc::clone(&vmm);
             }
         }
     }

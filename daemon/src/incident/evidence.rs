@@ -1,6 +1,9 @@
 //! What was seen about one poisoned page in one VM. Bounded: counts go on where lists stop.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -38,7 +41,8 @@ pub struct Evidence {
     /// Latest event that is the poison's own (signal, exit, telling, delivery), not an end.
     pub last_poison: u64,
     pub pid: u32,
-    pub vmm: Vmm,
+    /// All of a VMM's incidents share it.
+    pub vmm: Arc<Vmm>,
     pub pfn: Option<u64>,
     /// First byte of the lost range in the VMM.
     pub hva: Option<u64>,
@@ -214,7 +218,7 @@ fn keep<V>(values: &mut Few<u32, V>, tid: u32, value: V) {
 }
 
 impl Evidence {
-    pub fn new(t0: u64, pid: u32, vmm: Vmm) -> Self {
+    pub fn new(t0: u64, pid: u32, vmm: Arc<Vmm>) -> Self {
         Self {
             t0,
             last: t0,

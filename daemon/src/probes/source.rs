@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Records taken in one go, so that a flood cannot keep the daemon from its other work.
-const BATCH: usize = 4096;
+const BATCH: usize = 512;
 
 /// See the module.
 pub struct Source {
