@@ -268,7 +268,7 @@ impl Pipeline {
             }
         }
         self.release();
-        !self.changed.is_empty() || self.catch_up()
+        !self.changed.is_empty() || self.catch_up(until)
     }
 
     /// Lets go of what has ended and is told, first what ended first.
@@ -300,10 +300,10 @@ impl Pipeline {
     }
 
     /// Hands the store what it had no room for. Returns whether it will soon take more.
-    fn catch_up(&mut self) -> bool {
-        for _ in 0..FLUSHED {
+    fn catch_up(&mut self, until: Instant) -> bool {
+        for n in 0..FLUSHED {
             let room = self.store.as_ref().map_or(0, Store::room);
-            if room == 0 {
+            if room == 0 || n > 0 && Instant::now() > until {
                 break;
             }
             let Some(no) = self.unstored.pop_first() else {
