@@ -95,6 +95,8 @@ pub struct Loaded {
     meanwhile: Meanwhile,
     /// There is no poison yet: some rows are held by what stands by for them.
     standby: bool,
+    /// To the daemon that comes next.
+    left: bool,
 }
 
 impl Loaded {
@@ -162,6 +164,9 @@ impl Loaded {
         // of it before anything else is allocated behind it.
         loader.btf(None);
         loader.override_global("ARMED", &arming, true);
+        if let Some(entries) = plan.page_totals {
+            loader.map_max_entries("PAGES", entries);
+        }
         if let Some(pins) = &pins {
             for map in pins::MAPS {
                 loader.map_pin_path(map, pins.map(map));
@@ -186,6 +191,7 @@ impl Loaded {
             meanwhile: pins.as_ref().map_or(Meanwhile::Unseen, Pins::meanwhile),
             pins,
             standby: !armed,
+            left: false,
         })
     }
 
@@ -263,8 +269,18 @@ impl Loaded {
         self.meanwhile
     }
 
+    /// Leaves what is pinned to the daemon that comes next, which is on its way: nothing is missed meanwhile. Whether
+    /// anything is.
+    pub fn hand_over(&mut self) -> bool {
+        self.left = self.pins.is_some();
+        self.left
+    }
+
     /// Detaches everything, and removes what is pinned.
     fn detach(&mut self) {
+        if self.left {
+            return;
+        }
         for n in 0..self.rows.len() {
             self.detach_row(n);
         }
