@@ -68,6 +68,7 @@ pub fn take() -> Option<&'static mut Slot> {
     let tid = current_tid();
     let slot = at(tid)?;
     if slot.tid != tid {
+        let open = u32::from(state().is_some_and(|vcpu| vcpu.in_exit != 0));
         *slot = Slot {
             tid,
             vcpu: NO_VCPU,
@@ -77,8 +78,8 @@ pub fn take() -> Option<&'static mut Slot> {
             victims_ns: u64::MAX,
             exit_reason: 0,
             isa: 0,
-            in_exit: 0,
-            open: u32::from(state().is_some_and(|vcpu| vcpu.in_exit != 0)),
+            in_exit: open,
+            open,
             victim: 0,
             nested: 0,
             read: 0,
@@ -168,30 +169,34 @@ pub fn current_vcpu() -> Option<&'static mut Vcpu> {
 /// The same, begun where there is none.
 #[inline(always)]
 pub fn open_vcpu() -> Option<&'static mut Vcpu> {
-    if let Some(vcpu) = current_vcpu() {
-        return Some(vcpu);
-    }
     let slot = take()?;
-    let mut fresh = Vcpu::new(slot.vcpu);
-    fresh.nested = slot.nested;
+    let known = state();
+    if slot.open != 0 && known.is_some() {
+        return known;
+    }
+    let vcpu = match known {
+        Some(vcpu) => {
+            *vcpu = Vcpu::new(slot.vcpu);
+            vcpu
+        }
+        None => {
+            // A full LRU map makes room; an error here loses this exit's times, not its signal.
+            let _ = VCPUS.insert(current_tid(), Vcpu::new(slot.vcpu), 0);
+            state()?
+        }
+    };
+    vcpu.nested = slot.nested;
     // Where the exit came before the arming there is no time of it.
     if slot.in_exit != 0 {
-        fresh.exit_ns = slot.exit_ns;
-        fresh.rip = slot.rip;
-        fresh.exit_reason = slot.exit_reason;
-        fresh.isa = slot.isa;
+        vcpu.exit_ns = slot.exit_ns;
+        vcpu.rip = slot.rip;
+        vcpu.exit_reason = slot.exit_reason;
+        vcpu.isa = slot.isa;
     }
-    fresh.in_exit = 1;
+    vcpu.in_exit = 1;
     slot.in_exit = 1;
     slot.open = 1;
-    match state() {
-        Some(vcpu) => *vcpu = fresh,
-        // A full LRU map makes room; an error here loses this exit's times, not its signal.
-        None => {
-            let _ = VCPUS.insert(current_tid(), fresh, 0);
-        }
-    }
-    state()
+    Some(vcpu)
 }
 
 #[inline(always)]

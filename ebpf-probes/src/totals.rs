@@ -54,6 +54,14 @@ fn totals(vcpu: &Vcpu) -> Option<&'static mut PageTotals> {
     Some(unsafe { &mut *totals })
 }
 
+/// Totals for a page that has none yet.
+#[inline(always)]
+fn first(vcpu: &Vcpu) -> Option<&'static mut PageTotals> {
+    // A failure shows itself in the look-up.
+    let _ = PAGES.insert(key(vcpu), BLANK.get(0)?, 0);
+    totals(vcpu)
+}
+
 /// Whether the page has had so many exits that only some are sent as records.
 #[inline(always)]
 pub fn many(vcpu: &Vcpu) -> bool {
@@ -73,14 +81,26 @@ fn add(duration: &mut Duration, ns: u64) {
     if ns <= CLAIM_NS {
         duration.within_claim += 1;
     }
-    // Halving until nothing is left: BPF has no instruction that counts leading zeros.
-    let mut bucket = 0;
-    let mut rest = ns >> 1;
-    while rest != 0 && bucket < BUCKETS - 1 {
-        rest >>= 1;
-        bucket += 1;
+    duration.buckets[log2(ns) & (BUCKETS - 1)] += 1;
+}
+
+/// The bucket that `ns` belongs to. BPF has no instruction that counts leading zeros.
+#[inline(always)]
+fn log2(ns: u64) -> usize {
+    if ns >> BUCKETS != 0 {
+        return BUCKETS - 1;
     }
-    duration.buckets[bucket & (BUCKETS - 1)] += 1;
+    let mut rest = ns;
+    let mut bucket = 0;
+    let mut half = BUCKETS / 2;
+    while half != 0 {
+        if rest >> half != 0 {
+            rest >>= half;
+            bucket += half;
+        }
+        half /= 2;
+    }
+    bucket
 }
 
 /// Adds an exit; `in_kernel`: it went back into the guest without a return to user space, at `left_ns`. Tells
@@ -92,13 +112,7 @@ pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> bool {
         // this guest's (shadow paging, a nested guest).
         return true;
     }
-    if totals(vcpu).is_none() {
-        if let Some(blank) = BLANK.get(0) {
-            // A failure shows itself in the look-up below.
-            let _ = PAGES.insert(key(vcpu), blank, 0);
-        }
-    }
-    let Some(page) = totals(vcpu) else {
+    let Some(page) = totals(vcpu).or_else(|| first(vcpu)) else {
         // PAGES is full: nothing is lost, as each exit is then sent.
         count(lost::TOTALS);
         return true;

@@ -276,16 +276,10 @@ pub fn kvm_userspace_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn leave(reason: u32, errno: i32) {
-    let poison = current_vcpu().filter(|vcpu| vcpu.in_exit != 0 && vcpu.poison != 0);
-    match poison {
-        Some(vcpu) if vcpu.done == 0 => {
-            let user_ns = now();
-            vcpu.user_ns = user_ns;
-            account(vcpu, user_ns, Some((reason, errno)));
-        }
-        Some(_) => {}
-        // The exit ends here: what the VMM does now is no part of it.
-        None => slot::leave(),
+    match slot::mine() {
+        // A bare exit, as nearly all are.
+        Some(slot) if slot.open == 0 => slot.in_exit = 0,
+        _ => leave_open(reason, errno),
     }
     // FAIL_ENTRY, INTERNAL_ERROR, SHUTDOWN, SYSTEM_EVENT: ends of a guest. MEMORY_FAULT (39): private
     // memory, whose poison sends no SIGBUS, so there is no victim to ask for.
@@ -296,6 +290,21 @@ fn leave(reason: u32, errno: i32) {
             reason,
             errno,
         });
+    }
+}
+
+#[inline(always)]
+fn leave_open(reason: u32, errno: i32) {
+    let poison = current_vcpu().filter(|vcpu| vcpu.in_exit != 0 && vcpu.poison != 0);
+    match poison {
+        Some(vcpu) if vcpu.done == 0 => {
+            let user_ns = now();
+            vcpu.user_ns = user_ns;
+            account(vcpu, user_ns, Some((reason, errno)));
+        }
+        Some(_) => {}
+        // The exit ends here: what the VMM does now is no part of it.
+        None => slot::leave(),
     }
 }
 
