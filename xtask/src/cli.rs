@@ -166,7 +166,7 @@ pub enum Format {
     Json,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Lab {
     /// Series of the kernel of host and guest
     #[arg(long, default_value = "6.12", value_name = "SERIES")]
@@ -224,6 +224,22 @@ pub struct BenchOptions {
     pub object: Option<PathBuf>,
     #[command(flatten)]
     pub lab: Lab,
+}
+
+impl BenchOptions {
+    /// As the tests measure.
+    pub fn quick(lab: &Lab) -> Self {
+        Self {
+            cpu: None,
+            exits: 0,
+            part: Vec::new(),
+            only: Vec::new(),
+            no_peers: true,
+            quick: true,
+            object: None,
+            lab: lab.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -298,4 +314,6 @@ pub enum Part {
     Packages,
     /// The .deb in a Debian 12 under its own systemd
     Install,
+    /// What exits cost, against the committed table, in the lab
+    Cost,
 }

@@ -75,7 +75,7 @@ pub fn run(options: &Options) -> Result<()> {
                 Input::Records => "the probes' records",
                 Input::Recording => "a recording",
             },
-            reached.events / 1_000_000,
+            (reached.events as f64 / 1e6).round(),
             reached.events_per_second / 1e6,
             reached.resident_kib as f64 / 1024.0
         );

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use lab_contract::bench::Kind;
 
-use crate::cli::{BenchOptions, BenchPart};
+use crate::cli::{self, BenchOptions, BenchPart};
 use crate::lab::storm::Processor;
 use crate::paths::Paths;
 use crate::progress::Progress;
@@ -34,13 +34,31 @@ pub fn bench(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Resu
     if !here.is_empty() {
         here::measure(paths, &here, &paths.target.join("bench"), progress)?;
     }
-    match wanted(BenchPart::Exits) {
-        true => exits(paths, options, progress),
-        false => Ok(ExitCode::SUCCESS),
+    if !wanted(BenchPart::Exits) {
+        return Ok(ExitCode::SUCCESS);
     }
+    let costs = exits(paths, options, progress)?;
+    let worse = match options.quick {
+        true => compare(&committed(paths), &costs)?,
+        false => Vec::new(),
+    };
+    for what in &worse {
+        eprintln!("error: dearer than the committed table: {what}");
+    }
+    Ok(if worse.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
-fn exits(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<ExitCode> {
+/// What --quick finds dearer than the committed table.
+pub fn dearer(paths: &Paths, lab: &cli::Lab, progress: &Progress) -> Result<Vec<String>> {
+    let costs = exits(paths, &BenchOptions::quick(lab), progress)?;
+    compare(&committed(paths), &costs)
+}
+
+fn exits(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<Vec<Cost>> {
     let lab = exits::Lab::set_up(paths, options, progress)?;
     let mut costs = Vec::new();
     for processor in [Processor::Intel, Processor::Amd] {
@@ -66,10 +84,7 @@ fn exits(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<E
     }
     println!("peers: {}", lab.versions().join(", "));
     keep(&paths.target.join("bench"), &costs)?;
-    if options.quick {
-        return compare(&committed(paths), &costs);
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(costs)
 }
 
 /// The table that --quick compares with; a full run leaves its successor in target/bench.
@@ -91,7 +106,7 @@ fn keep(folder: &Path, costs: &[Cost]) -> Result<()> {
     Ok(())
 }
 
-fn compare(table: &Path, costs: &[Cost]) -> Result<ExitCode> {
+fn compare(table: &Path, costs: &[Cost]) -> Result<Vec<String>> {
     let text = fs::read_to_string(table).with_context(|| format!("cannot read {}", table.display()))?;
     let committed: Vec<Cost> =
         serde_json::from_str(&text).with_context(|| format!("{} is not readable", table.display()))?;
@@ -101,12 +116,5 @@ fn compare(table: &Path, costs: &[Cost]) -> Result<ExitCode> {
         let before = before.with_context(|| format!("{} has no {}", table.display(), cost.processor))?;
         worse.extend(cost.worse_than(before));
     }
-    for what in &worse {
-        eprintln!("error: dearer than the committed table: {what}");
-    }
-    Ok(if worse.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(worse)
 }

@@ -50,6 +50,13 @@ fn own_ticks(measured: &Measured) -> f64 {
     spent.ticks as f64 * share / f64::from(measured.plan.exits)
 }
 
+/// Whether a peer saw anything: one that could not take SIGINT yet was not ready.
+fn at_work(run: &Run, step: &str) -> bool {
+    let peer = peers::all().into_iter().any(|peer| peer.name == step);
+    let ended = run.result.ended.iter().find(|ended| ended.step == step);
+    !peer || ended.is_none_or(|ended| ended.end.starts_with("exited"))
+}
+
 impl Cost {
     pub fn of(run: &Run) -> Self {
         let rounds = |step: &str| -> BTreeMap<String, f64> {
@@ -62,7 +69,7 @@ impl Cost {
             .steps
             .iter()
             .map(|step| step.name.clone())
-            .filter(|name| name != "nothing" && !STORMS.contains(&name.as_str()))
+            .filter(|name| name != "nothing" && !STORMS.contains(&name.as_str()) && at_work(run, name))
             .collect();
         let more = |step: &String| {
             let rounds = rounds(step).into_iter();

@@ -3,6 +3,7 @@
 mod bad_files;
 mod browser;
 mod control;
+mod cost;
 pub mod dashboards;
 mod dependencies;
 mod files;
@@ -73,6 +74,10 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
         dependencies::examine(paths, &mut tally, progress);
         packages::run(paths, &mut tally, progress);
         installed(paths, options, &mut tally, progress);
+        if !options.no_lab && lab::unavailable().is_none() {
+            progress.note("tier 5: what exits cost");
+            cost::run(paths, &options.lab, &mut tally, progress);
+        }
     }
     progress.finish();
     let in_ci = env::var_os("CI").is_some_and(|value| value == "true");
@@ -122,6 +127,7 @@ fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Resu
             scenarios::run(stories, &lab, &paths.daemon(), &mut tally, progress);
         }
         Part::Packages => packages::run(paths, &mut tally, progress),
+        Part::Cost => cost::run(paths, &options.lab, &mut tally, progress),
         Part::Install => installed(paths, options, &mut tally, progress),
     }
     progress.finish();
