@@ -121,7 +121,7 @@ systemctl daemon-reload
 
 say "stop and purge"
 check stops systemctl stop $unit
-check leaves_no_pins_when_it_stops not test -e /sys/fs/bpf/poisontrace
+check leaves_no_pins_when_it_stops sh -c '[ -z "$(ls -A /sys/fs/bpf/poisontrace)" ]'
 check stopped_in_good_order sh -c "[ \"\$(systemctl show -P Result $unit)\" = success ]"
 check detaches_at_purge_with_nothing_left poisontrace detach
 check purges dpkg --purge poisontrace
