@@ -2,11 +2,12 @@
 
 use super::pages::Signal;
 use crate::{
-    event::{Access, OtherAddress, PoisonExit, SigbusSeverity, totals::EHWPOISON},
+    event::PoisonExit,
     incident::{
         evidence::{End, Sign, Told},
         mca,
         model::Severity,
+        timeline::words::{self, Words},
     },
 };
 
@@ -39,41 +40,18 @@ pub fn failure_end(ret: i64) -> String {
     format!("memory_failure returned {ret}")
 }
 
-pub fn sigbus(signal: &Signal, pid: u32, vcpu: Option<u32>) -> String {
-    let kind = match signal.severity {
-        SigbusSeverity::ActionOptional => "BUS_MCEERR_AO",
-        SigbusSeverity::ActionRequired => "BUS_MCEERR_AR",
-    };
-    let vcpu = vcpu.map(|vcpu| format!(", vCPU {vcpu}")).unwrap_or_default();
-    format!(
-        "SIGBUS {kind} to the VMM (pid {pid}, thread {}{vcpu}), hva {:#x}",
-        signal.target_tid, signal.hva
-    )
+pub fn sigbus(signal: &Signal, pid: u32, vcpu: Option<u32>) -> Words {
+    Words::Signal(Box::new(words::Signal {
+        severity: signal.severity,
+        pid,
+        tid: signal.target_tid,
+        vcpu,
+        hva: signal.hva,
+    }))
 }
 
-pub fn poison_exit(exit: &PoisonExit, vcpu: Option<u32>) -> String {
-    let access = match exit.access {
-        Access::Read => "read",
-        Access::Write => "write",
-        Access::Fetch => "instruction fetch",
-        Access::Unknown => "access",
-    };
-    let gpa = match (exit.gpa, exit.other_address) {
-        (Some(gpa), _) => format!("GPA {gpa}"),
-        (None, Some(OtherAddress::Virtual(at))) => format!("guest-virtual address {at}"),
-        (None, Some(OtherAddress::Nested(at))) => format!("address {at} of a nested guest"),
-        (None, None) => "an unknown GPA".to_owned(),
-    };
-    let rip = exit.rip.map(|rip| format!(" by RIP {rip}")).unwrap_or_default();
-    let gup = match (exit.gup_ret, exit.gup_ns) {
-        (Some(EHWPOISON), Some(ns)) => format!("; gup says -EHWPOISON after {ns} ns"),
-        (Some(ret), Some(ns)) => format!("; gup returned {ret} after {ns} ns"),
-        _ => String::new(),
-    };
-    format!(
-        "{} left the guest on poison: {access} of {gpa}{rip}{gup}",
-        on(vcpu)
-    )
+pub fn poison_exit(exit: &PoisonExit, vcpu: Option<u32>) -> Words {
+    Words::Exit(Box::new(words::Exit::new(exit, vcpu)))
 }
 
 pub fn told(told: &Told) -> String {

@@ -1,6 +1,10 @@
 //! What happened when.
 
+pub mod words;
+
 use serde::{Deserialize, Serialize};
+
+use words::Words;
 
 /// This many first moments are kept, and as many last ones.
 const MAX_MOMENTS: usize = 96;
@@ -8,29 +12,28 @@ const MAX_MOMENTS: usize = 96;
 /// What happened when: the first and the last moments, and how many fell out between.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Timeline {
-    first: Vec<(u64, Box<str>)>,
-    last: std::collections::VecDeque<(u64, Box<str>)>,
+    first: Vec<(u64, Words)>,
+    last: std::collections::VecDeque<(u64, Words)>,
     skipped: u64,
 }
 
 impl Timeline {
-    pub fn add(&mut self, t: u64, text: String) {
-        // Without the spare room that a formatted text has: a flood of pages has a hundred thousand.
-        let text = text.into_boxed_str();
+    pub fn add(&mut self, t: u64, words: impl Into<Words>) {
+        let words = words.into();
         if self.first.len() < MAX_MOMENTS {
-            self.first.push((t, text));
+            self.first.push((t, words));
             return;
         }
         if self.last.len() == MAX_MOMENTS {
             self.last.pop_front();
             self.skipped += 1;
         }
-        self.last.push_back((t, text));
+        self.last.push_back((t, words));
     }
 
     /// All moments in order of time; one of them says how many are not shown.
     pub fn moments(&self) -> Vec<(u64, String)> {
-        let owned = |(t, text): &(u64, Box<str>)| (*t, text.to_string());
+        let owned = |(t, text): &(u64, Words)| (*t, text.to_string());
         let mut moments: Vec<(u64, String)> = self.first.iter().map(owned).collect();
         if let (true, Some((t, _))) = (self.skipped > 0, self.last.front()) {
             moments.push((

@@ -194,7 +194,7 @@ pub fn detach(root: &Path) -> io::Result<usize> {
             }
             use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
             match fs::remove_dir(root) {
-                // A service's folder in a file system that is not its own: empty, it does no harm, and the unit removes it.
+                // A service's folder in a file system that is not its own: empty, it does no harm.
                 Err(err) if !matches!(err.kind(), PermissionDenied | ReadOnlyFilesystem | ResourceBusy) => {
                     Err(err)
                 }

@@ -32,7 +32,7 @@ journalctl -u $unit -o json --all --no-pager >$out/journal.json
 
 say "killed and upgraded in a storm"
 began=$(date +%s)
-vmm '{"mode":"swallow","instruction":"load","exits":400000}' &
+vmm '{"mode":"swallow","instruction":"load","exits":150000}' &
 vmm=$!
 check a_storm_is_seen within 60 opened 2
 first=$(property MainPID)
@@ -41,13 +41,13 @@ check is_started_again_after_a_kill within 60 another_than "$first"
 first=$(property MainPID)
 check is_replaced systemctl restart $unit
 check by_another_daemon within 60 another_than "$first"
-echo "the storm of 400,000 exits was $(($(date +%s) - began)) s old when both were done, and $(pgrep -c storm-vmm) VMM was there" >>$out/times.txt
+echo "the storm of 150,000 exits was $(($(date +%s) - began)) s old when both were done, and $(pgrep -c storm-vmm) VMM was there" >>$out/times.txt
 wait $vmm
 echo "it ended after $(($(date +%s) - began)) s" >>$out/times.txt
 sleep 5
 poisontrace explain --last >$out/storm.txt
-check both_gaps_are_told_of sh -c '[ "$(grep -c "stayed attached and counted on" /lab/out/storm.txt)" = 2 ]'
-check no_exit_is_missed_meanwhile sh -c 'poisontrace explain --last --format json | tr -d " \n" | grep -q "\"exits\":{\"count\":400000,"'
+check both_gaps_are_told_of sh -c '[ "$(poisontrace explain --last --format json | grep -o "stayed attached and counted on" | wc -l)" = 2 ]'
+check no_exit_is_missed_meanwhile sh -c 'poisontrace explain --last --format json | tr -d " \n" | grep -q "\"exits\":{\"count\":150000,"'
 
 say "reload and upgrade"
 check config_is_in_order poisontrace config check
@@ -121,7 +121,7 @@ systemctl daemon-reload
 
 say "stop and purge"
 check stops systemctl stop $unit
-check leaves_no_pins_when_it_stops not test -e /sys/fs/bpf/poisontrace
+check leaves_no_pins_when_it_stops sh -c '[ -z "$(ls -A /sys/fs/bpf/poisontrace)" ]'
 check stopped_in_good_order sh -c "[ \"\$(systemctl show -P Result $unit)\" = success ]"
 check detaches_at_purge_with_nothing_left poisontrace detach
 check purges dpkg --purge poisontrace
