@@ -125,12 +125,13 @@ fn sizes(options: &Options, facts: &Facts) -> Result<Vec<Sizes>> {
     let mut empty = Played::load(&options.empty, facts, false)?;
     let btf = Btf::from_sys_fs()?;
     let plan = Plan::new(facts, true);
-    let names: Vec<String> = ours
+    let mut names: Vec<String> = ours
         .loaded
         .ebpf
         .programs()
         .map(|(name, _)| name.to_owned())
         .collect();
+    names.sort();
     let of = |played: &mut Played, name: &str| -> Result<Option<image::Size>> {
         let program = played
             .loaded
