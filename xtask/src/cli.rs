@@ -80,6 +80,11 @@ pub struct StormOptions {
         "mode", "instruction", "exits", "read_guest_code", "tracepoints", "shadow_paging", "ftrace", "format"
     ])]
     pub all: bool,
+    /// Who meets the page: a loop in a tiny VMM's guest, or Debian's Linux 5.10 in Debian's QEMU, which flushes the page that
+    /// it is told is lost and dies of it (Intel only; some minutes). The latter succeeds only if the guest's own words and
+    /// poisontrace's verdict say so
+    #[arg(long, value_enum, default_value_t = Guest::Tiny)]
+    pub guest: Guest,
     /// What the VMM does about each SIGBUS
     #[arg(long, value_enum, default_value_t = Mode::StepOver)]
     pub mode: Mode,
@@ -96,6 +101,10 @@ pub struct StormOptions {
     /// Let poisontrace read the guest's code
     #[arg(long)]
     pub read_guest_code: bool,
+    /// Let the VMM read its vCPU's registers by KVM_GET_SREGS2, as QEMU does: poisontrace must find the guest's page tables
+    /// all the same
+    #[arg(long)]
+    pub sregs2: bool,
     /// Let poisontrace have tracepoints only, as on a kernel without kprobes
     #[arg(long, conflicts_with = "read_guest_code")]
     pub tracepoints: bool,
@@ -143,6 +152,12 @@ impl StormOptions {
             _ => Watch::Plain,
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Guest {
+    Tiny,
+    Linux,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,10 @@
 pub mod bench;
 #[path = "contract/fates.rs"]
 pub mod fates;
+#[path = "contract/flush.rs"]
+pub mod flush;
+#[path = "contract/pagemap.rs"]
+pub mod pagemap;
 #[path = "contract/storm.rs"]
 pub mod storm;
 
@@ -109,6 +113,8 @@ pub mod words {
     pub const READ_CALL: &str = "read-call";
     /// As write-call, on pages all over a huge page.
     pub const HUGE: &str = "huge";
+    /// Nothing touches the page at this address, which is free.
+    pub const FREE_PAGE: &str = "lab.free-page=";
     /// The guest's kernel is made to panic some seconds after that (sysrq).
     pub const THEN_PANIC: &str = "lab.then=panic";
 }

@@ -14,7 +14,7 @@ use poisontrace_probes::{
 
 use super::fields::{
     ENTRY_RIP, ENTRY_VCPU, EXIT_ISA, EXIT_REASON, EXIT_RIP, EXIT_VCPU, FAULT_ADDRESS, FAULT_CODE_U32,
-    FAULT_CODE_U64, FAULT_RIP, FAULT_VCPU, USER_ERRNO, USER_REASON, read,
+    FAULT_CODE_U64, FAULT_RIP, FAULT_VCPU, KEEP, USER_ERRNO, USER_REASON, read,
 };
 use crate::{
     emit::{emit, header},
@@ -53,9 +53,9 @@ fn now() -> u64 {
 #[tracepoint]
 pub fn kvm_exit(ctx: TracePointContext) -> u32 {
     if !armed() {
-        return 0;
+        return KEEP;
     }
-    let Some(slot) = slot::take() else { return 0 };
+    let Some(slot) = slot::take() else { return KEEP };
     if slot.vcpu == NO_VCPU {
         slot.vcpu = read(&ctx, &EXIT_VCPU).unwrap_or(NO_VCPU);
     }
@@ -68,7 +68,7 @@ pub fn kvm_exit(ctx: TracePointContext) -> u32 {
         slot.rip = read(&ctx, &EXIT_RIP).unwrap_or(0);
     }
     if !slot.victim() {
-        return 0;
+        return KEEP;
     }
     slot.exit_reason = read(&ctx, &EXIT_REASON).unwrap_or(0);
     let dead = (slot.isa == ISA_VMX && slot.exit_reason & 0xffff == VMX_TRIPLE_FAULT)
@@ -81,7 +81,7 @@ pub fn kvm_exit(ctx: TracePointContext) -> u32 {
             isa: slot.isa,
         });
     }
-    0
+    KEEP
 }
 
 /// `kvm_exit` and `kvm_entry` until there is poison, and from then until the daemon has attached the programs that read
@@ -132,9 +132,9 @@ fn standby_entry() {
 #[tracepoint]
 pub fn kvm_page_fault(ctx: TracePointContext) -> u32 {
     if !armed() {
-        return 0;
+        return KEEP;
     }
-    let Some(vcpu) = open_vcpu() else { return 0 };
+    let Some(vcpu) = open_vcpu() else { return KEEP };
     // On VMX kvm_page_fault can be emitted a second time (shadow paging) in one exit: the first counts.
     if vcpu.fault_ns == 0 {
         vcpu.fault_ns = now();
@@ -165,7 +165,7 @@ pub fn kvm_page_fault(ctx: TracePointContext) -> u32 {
             None => u64::from(read(&ctx, &FAULT_CODE_U32).unwrap_or(0)),
         };
     }
-    0
+    KEEP
 }
 
 /// `kvm_nested_vmexit`, of which no argument is read: after kvm_exit and before the exit is handled, if it is that of a guest which the guest
@@ -179,7 +179,7 @@ pub fn kvm_nested_vmexit_raw(_ctx: RawTracePointContext) -> i32 {
 #[tracepoint]
 pub fn kvm_nested_vmexit(_ctx: TracePointContext) -> u32 {
     nested();
-    0
+    KEEP
 }
 
 #[inline(always)]
@@ -271,7 +271,7 @@ pub fn kvm_userspace_exit(ctx: TracePointContext) -> u32 {
             read(&ctx, &USER_ERRNO).unwrap_or(0),
         );
     }
-    0
+    KEEP
 }
 
 #[inline(always)]
@@ -336,16 +336,16 @@ fn reenter(vcpu: &mut Vcpu) {
 #[tracepoint]
 pub fn kvm_entry(ctx: TracePointContext) -> u32 {
     if !armed() {
-        return 0;
+        return KEEP;
     }
-    let Some(slot) = slot::take() else { return 0 };
+    let Some(slot) = slot::take() else { return KEEP };
     if slot.vcpu == NO_VCPU {
         slot.vcpu = read(&ctx, &ENTRY_VCPU).unwrap_or(NO_VCPU);
     }
     let bare = slot.in_exit != 0 && slot.open == 0;
     enter(slot);
     if !slot.victim() {
-        return 0;
+        return KEEP;
     }
     if bare {
         totals::add_floor(slot, now);
@@ -358,7 +358,7 @@ pub fn kvm_entry(ctx: TracePointContext) -> u32 {
             });
         }
     }
-    0
+    KEEP
 }
 
 /// `int kvm_mmu_page_fault(struct kvm_vcpu *vcpu, gpa_t cr2_or_gpa, u64 error_code, void *insn, int insn_len)`,

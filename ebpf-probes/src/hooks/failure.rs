@@ -8,7 +8,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use poisontrace_probes::record::{FailureAction, FailureBegin, FailureEnd};
 
-use super::fields::{MFE_PFN, MFE_RESULT, MFE_TYPE, read};
+use super::fields::{KEEP, MFE_PFN, MFE_RESULT, MFE_TYPE, read};
 use crate::{
     emit::{emit, header},
     state::arm,
@@ -77,5 +77,5 @@ pub fn failure_action(ctx: TracePointContext) -> u32 {
             result,
         });
     }
-    0
+    KEEP
 }

@@ -15,7 +15,9 @@ use poisontrace_probes::{
     record::{Bank, Delivered, McgStatus, Msr, QueueException, SetMsrs, ToldMce},
 };
 
-use super::fields::{INJ_REINJECTED, INJ_VECTOR, IOCTL_ARG, IOCTL_CMD, MSR_DATA, MSR_INDEX, MSR_WRITE, read};
+use super::fields::{
+    INJ_REINJECTED, INJ_VECTOR, IOCTL_ARG, IOCTL_CMD, KEEP, MSR_DATA, MSR_INDEX, MSR_WRITE, read,
+};
 use crate::{
     emit::{emit, emit_bytes, header},
     slot,
@@ -165,21 +167,21 @@ pub fn sys_enter_ioctl(ctx: TracePointContext) -> u32 {
             ioctl(&ctx, cmd as u32, arg);
         }
     }
-    0
+    KEEP
 }
 
 /// `kvm:kvm_inj_exception`; `reinjected` from 6.0 and in the stable trees of 5.10 and 5.15.
 #[tracepoint]
 pub fn kvm_inj_exception(ctx: TracePointContext) -> u32 {
     if !armed() {
-        return 0;
+        return KEEP;
     }
     if read(&ctx, &INJ_VECTOR) == Some(MC_VECTOR) && read(&ctx, &INJ_REINJECTED).unwrap_or(0) == 0 {
         emit(Delivered {
             h: header::<Delivered>(),
         });
     }
-    0
+    KEEP
 }
 
 /// `kvm_msr(unsigned int write, u32 ecx, u64 data, bool exception)`, 4.19 to 7.3: the guest's own RDMSR and WRMSR.
@@ -209,7 +211,7 @@ pub fn kvm_msr(ctx: TracePointContext) -> u32 {
             read(&ctx, &MSR_DATA).unwrap_or(0),
         );
     }
-    0
+    KEEP
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@ use aya_ebpf::{
 use poisontrace_probes::record::{Pio, TaskExit, VmDestroyed};
 
 use super::fields::{
-    PIO_PORT, PIO_SIZE, PIO_VALUE, PIO_WRITE, SIGNAL_GROUP_EXIT_CODE, SIGNAL_LIVE, TASK_EXIT_CODE,
+    KEEP, PIO_PORT, PIO_SIZE, PIO_VALUE, PIO_WRITE, SIGNAL_GROUP_EXIT_CODE, SIGNAL_LIVE, TASK_EXIT_CODE,
     TASK_SIGNAL, member, read,
 };
 use crate::{
@@ -33,10 +33,10 @@ const SLP_EN: u32 = 1 << 13;
 #[tracepoint]
 pub fn kvm_pio(ctx: TracePointContext) -> u32 {
     if !armed() || !slot::victim() {
-        return 0;
+        return KEEP;
     }
     let (Some(port), Some(value)) = (read(&ctx, &PIO_PORT), read(&ctx, &PIO_VALUE)) else {
-        return 0;
+        return KEEP;
     };
     let telling = port == PORT_PVPANIC
         || port == PORT_RESET
@@ -50,7 +50,7 @@ pub fn kvm_pio(ctx: TracePointContext) -> u32 {
             value: u64::from(value),
         });
     }
-    0
+    KEEP
 }
 
 /// The daemon's tgid: a thread of its own that ends proves that programs run, and that their records arrive.
@@ -66,7 +66,7 @@ pub fn process_exit(_ctx: TracePointContext) -> u32 {
         if armed {
             slot::free();
         }
-        return 0;
+        return KEEP;
     }
     // SAFETY: a helper without arguments.
     let task = unsafe { bpf_get_current_task() };
@@ -82,7 +82,7 @@ pub fn process_exit(_ctx: TracePointContext) -> u32 {
         comm: bpf_get_current_comm().unwrap_or([0; 16]),
     });
     slot::free();
-    0
+    KEEP
 }
 
 /// `void kvm_arch_destroy_vm(struct kvm *kvm)`, global in kvm.ko.

@@ -7,7 +7,7 @@ use poisontrace_probes::{
     record::Sregs,
 };
 
-use super::fields::{IOCTL_ARG, IOCTL_CMD, IOCTL_RET, read};
+use super::fields::{IOCTL_ARG, IOCTL_CMD, IOCTL_RET, KEEP, read};
 use crate::{
     emit::{emit, header},
     slot::current_vcpu,
@@ -25,7 +25,7 @@ const EFER: u64 = 264;
 #[tracepoint]
 pub fn sregs_enter(ctx: TracePointContext) -> u32 {
     if !armed() {
-        return 0;
+        return KEEP;
     }
     // Only the thread whose exit on poison has just been sent: nothing else is of interest.
     if let Some(vcpu) = current_vcpu() {
@@ -36,7 +36,7 @@ pub fn sregs_enter(ctx: TracePointContext) -> u32 {
             }
         }
     }
-    0
+    KEEP
 }
 
 #[inline(always)]
@@ -49,7 +49,7 @@ fn user<T>(address: u64) -> Option<T> {
 #[tracepoint]
 pub fn sregs_exit(ctx: TracePointContext) -> u32 {
     if !armed() {
-        return 0;
+        return KEEP;
     }
     if let Some(vcpu) = current_vcpu() {
         let at = vcpu.sregs;
@@ -77,5 +77,5 @@ pub fn sregs_exit(ctx: TracePointContext) -> u32 {
             }
         }
     }
-    0
+    KEEP
 }

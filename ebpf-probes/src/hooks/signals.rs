@@ -10,7 +10,7 @@ use aya_log_ebpf::debug;
 use poisontrace_probes::record::{Sigbus, SigbusSeen, address};
 
 use super::fields::{
-    SIGNAL_CODE, SIGNAL_COMM, SIGNAL_NUMBER, SIGNAL_TID, TASK_COMM, TASK_PID, TASK_TGID, member, read,
+    KEEP, SIGNAL_CODE, SIGNAL_COMM, SIGNAL_NUMBER, SIGNAL_TID, TASK_COMM, TASK_PID, TASK_TGID, member, read,
 };
 use crate::{
     emit::{emit, header},
@@ -200,11 +200,11 @@ pub fn signal_generate_raw(ctx: RawTracePointContext) -> i32 {
 #[tracepoint]
 pub fn signal_generate(ctx: TracePointContext) -> u32 {
     if read(&ctx, &SIGNAL_NUMBER) != Some(SIGBUS) {
-        return 0;
+        return KEEP;
     }
     let code = read(&ctx, &SIGNAL_CODE).unwrap_or(0) as u32;
     if code != BUS_MCEERR_AR && code != BUS_MCEERR_AO {
-        return 0;
+        return KEEP;
     }
     let target_tid = read(&ctx, &SIGNAL_TID).unwrap_or(0) as u32;
     let current = target_tid == current_tid();
@@ -212,7 +212,7 @@ pub fn signal_generate(ctx: TracePointContext) -> u32 {
     victim(&ctx, if current { current_pid() } else { target_tid });
     let in_fault = current && in_fault();
     if in_fault && answers_exit(code, target_tid, 0) {
-        return 0;
+        return KEEP;
     }
     let at = match current_vcpu() {
         Some(vcpu) if in_fault && vcpu.address == address::GPA => Some(vcpu.gpa),
@@ -227,5 +227,5 @@ pub fn signal_generate(ctx: TracePointContext) -> u32 {
         target_pid: if current { current_pid() } else { 0 },
         comm: read(&ctx, &SIGNAL_COMM).unwrap_or([0; 16]),
     });
-    0
+    KEEP
 }
