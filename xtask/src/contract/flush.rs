@@ -10,6 +10,8 @@ pub const FLUSH_FILE: &str = "/flush.json";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FlushPlan {
     pub hostname: String,
+    /// Parameters of the processor's KVM module.
+    pub kvm: String,
     /// Options of `poisontrace run`.
     pub daemon: Vec<String>,
     /// It has a memory file, one page of which is lost before the VM starts.

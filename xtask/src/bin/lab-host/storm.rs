@@ -19,7 +19,7 @@ use crate::vmm::in_words;
 use crate::{append_kernel_log, shipping};
 
 /// For whoever uses KVM to let go of it.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// For the daemon to read what the probes tell and to close the incident.
 const AFTER_END: Duration = Duration::from_millis(2000);
 /// Between the storm's beginning, or the daemon's, and its end by SIGKILL; and until the next one.
