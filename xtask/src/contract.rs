@@ -96,6 +96,10 @@ pub struct GuestPlan {
     /// Let it start anew when it asks for that, or QEMU does; else QEMU ends.
     #[serde(default)]
     pub reboots: bool,
+    /// Let it go on after its panic device was written to: kernels up to 5.14 print what they said in a #MC only after that
+    /// (`printk_safe_flush_on_panic()`).
+    #[serde(default)]
+    pub outlives_panic: bool,
     /// More words on its kernel's command line.
     #[serde(default)]
     pub words: Vec<String>,

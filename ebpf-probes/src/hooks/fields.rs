@@ -8,10 +8,6 @@ use poisontrace_probes::{
     layout::{Address, Atomic, Nodes, Readable, Spaces, Tree},
 };
 
-/// What the program of a tracepoint returns. With 0 the kernel would keep the event from whoever else records it through perf,
-/// `perf kvm stat` for one (`trace_call_bpf()`, kernel/trace/bpf_trace.c).
-pub const KEEP: u32 = 1;
-
 /// Where a field of type `T` lies; [`ABSENT`] where this kernel has none. The daemon sets it before load, and only
 /// after it has checked the field's size and sign against `T`.
 #[repr(transparent)]

@@ -1,13 +1,13 @@
 //! The page-table root of a guest, as its VMM fetches it itself right after the SIGBUS: on VMX nothing in the kernel
 //! has it at hand. Attached only where guest code may be read.
 
-use aya_ebpf::{helpers::bpf_probe_read_user, macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{helpers::bpf_probe_read_user, programs::TracePointContext};
 use poisontrace_probes::{
     ioctl::{KVM_GET_SREGS, KVM_GET_SREGS2},
     record::Sregs,
 };
 
-use super::fields::{IOCTL_ARG, IOCTL_CMD, IOCTL_RET, KEEP, read};
+use super::fields::{IOCTL_ARG, IOCTL_CMD, IOCTL_RET, read};
 use crate::{
     emit::{emit, header},
     slot::current_vcpu,
@@ -22,10 +22,10 @@ const CR4: u64 = 248;
 const EFER: u64 = 264;
 
 /// `syscalls:sys_enter_ioctl(fd, cmd, arg)`.
-#[tracepoint]
-pub fn sregs_enter(ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_sregs_enter(ctx: TracePointContext) {
     if !armed() {
-        return KEEP;
+        return;
     }
     // Only the thread whose exit on poison has just been sent: nothing else is of interest.
     if let Some(vcpu) = current_vcpu() {
@@ -36,8 +36,9 @@ pub fn sregs_enter(ctx: TracePointContext) -> u32 {
             }
         }
     }
-    KEEP
 }
+
+tracepoint!(sregs_enter, at_sregs_enter);
 
 #[inline(always)]
 fn user<T>(address: u64) -> Option<T> {
@@ -46,10 +47,10 @@ fn user<T>(address: u64) -> Option<T> {
 }
 
 /// `syscalls:sys_exit_ioctl(ret)`.
-#[tracepoint]
-pub fn sregs_exit(ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_sregs_exit(ctx: TracePointContext) {
     if !armed() {
-        return KEEP;
+        return;
     }
     if let Some(vcpu) = current_vcpu() {
         let at = vcpu.sregs;
@@ -77,5 +78,6 @@ pub fn sregs_exit(ctx: TracePointContext) -> u32 {
             }
         }
     }
-    KEEP
 }
+
+tracepoint!(sregs_exit, at_sregs_exit);

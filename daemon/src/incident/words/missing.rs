@@ -1,7 +1,10 @@
 //! Evidence that was not to be had, and what it would have settled.
 
 use crate::{
-    event::{OtherAddress, session::Session},
+    event::{
+        OtherAddress,
+        session::{ProbeStatus, Session},
+    },
     incident::{
         evidence::{Evidence, Sign},
         exits::Total,
@@ -111,7 +114,14 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
             ),
         );
     }
-    for probe in session.probes.iter().filter(|probe| probe.binding.is_none()) {
+    // What the instruction's probe would have told is known by another way.
+    let known =
+        |probe: &ProbeStatus| probe.name == "instruction" && flush.basis == FlushBasis::InstructionBytes;
+    for probe in session
+        .probes
+        .iter()
+        .filter(|probe| probe.binding.is_none() && !known(probe))
+    {
         if let Some(lost) = &probe.lost {
             let why = probe.why.as_deref().unwrap_or("no reason is known");
             note(true, &format!("probe {} ({why}): {lost}", probe.name));

@@ -242,6 +242,9 @@ fn command(plan: &GuestPlan) -> Command {
             ))
             .args(["-machine", "memory-backend=ram"]);
     }
+    if plan.outlives_panic {
+        qemu.args(["-action", "panic=none"]);
+    }
     if plan.paused {
         qemu.arg("-S");
     }

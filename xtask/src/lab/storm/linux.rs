@@ -166,6 +166,7 @@ fn plan(options: Vec<String>) -> FlushPlan {
             uuid: "5e1f1e55-0000-4000-8000-000000005ca1".to_owned(),
             cpu: "host".to_owned(),
             pvpanic: true,
+            outlives_panic: true,
             memory_file: Some(MEMORY_FILE.to_owned()),
             words: vec![
                 "nokaslr".to_owned(),
