@@ -114,9 +114,9 @@ pub struct StormOptions {
     /// Record the same run with ftrace, and hold poisontrace's sums against its; adds to every time
     #[arg(long)]
     pub ftrace: bool,
-    /// Record it with `perf kvm stat` too, and hold it against ftrace's by reason; implies --ftrace. Fails so far:
-    /// in Bochs perf runs, but records no event
-    #[arg(long, hide = true)]
+    /// Record it with `perf kvm stat` too, without poisontrace and with it, and hold perf's times by reason against
+    /// ftrace's; implies --ftrace
+    #[arg(long)]
     pub perf: bool,
     /// Run it in two boots, and compare the latencies of both
     #[arg(long, conflicts_with_all = ["all", "ftrace", "perf", "format", "kill_daemon"])]

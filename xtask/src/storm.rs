@@ -79,7 +79,7 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
         sregs2: options.sregs2,
     };
     let mut storms = cells::with_and_without(plan, options.watch(), options.ftrace());
-    storms[1].perf = options.perf;
+    storms.iter_mut().for_each(|storm| storm.perf = options.perf);
     storms[1].kills = options.kill_daemon;
     if options.twice {
         return in_two_boots(&lab, &name, processor, &storms[1], daemon, progress);
@@ -162,7 +162,7 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
         Vec::new()
     };
     let reasons = if options.perf {
-        timing::reasons(run)?
+        timing::reasons(alone, run)?
     } else {
         Vec::new()
     };
