@@ -206,7 +206,7 @@ mod tests {
 
     fn incident() -> Incident {
         let mut e = Evidence::new(1, 7, Default::default());
-        e.vmm.name = Some("web".into());
+        std::sync::Arc::make_mut(&mut e.vmm).name = Some("web".into());
         crate::correlate::report::incident(&e, &Session::default())
     }
 

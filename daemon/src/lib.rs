@@ -20,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod correlate;
 pub mod event;
+pub mod few;
 pub mod follow;
 pub mod guest;
 pub mod hex;

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use poisontrace_probes::{
-    NO_VCPU,
+    NO_VCPU, lost,
     record::{Header, Record},
 };
 
@@ -45,7 +45,7 @@ pub fn emit<R: Record + 'static>(record: R) {
             slot.write(record);
             slot.submit(0);
         }
-        None => lost(),
+        None => count(lost::RECORDS),
     }
 }
 
@@ -58,13 +58,14 @@ pub fn emit_bytes(record: *const u8, len: usize) {
     // SAFETY: the caller's map value; the verifier checks that `len` lies within it.
     let bytes = unsafe { core::slice::from_raw_parts(record, len) };
     if EVENTS.output::<[u8]>(bytes, 0).is_err() {
-        lost();
+        count(lost::RECORDS);
     }
 }
 
+/// Counts what there was no room for.
 #[inline(always)]
-fn lost() {
-    if let Some(lost) = LOST.get_ptr_mut(0) {
+pub fn count(what: u32) {
+    if let Some(lost) = LOST.get_ptr_mut(what) {
         // SAFETY: a per-CPU map value; tracing programs do not nest on one CPU.
         unsafe { *lost += 1 };
     }

@@ -30,7 +30,7 @@ pub const ABSENT: u32 = u32::MAX;
 
 /// Version of the maps that outlive the daemon (their keys, values and sizes) and of the records: pinned maps of another
 /// version are replaced, not read. To be raised with every such change.
-pub const MAP_LAYOUT: u32 = 1;
+pub const MAP_LAYOUT: u32 = 2;
 
 /// Values of the global `ARMED`.
 pub mod arming {
@@ -47,6 +47,15 @@ pub mod kept {
     /// Losses that a daemon has reported.
     pub const LOST: u32 = 0;
     pub const ENTRIES: u32 = 1;
+}
+
+/// Entries of the map `LOST`.
+pub mod lost {
+    /// Records that did not fit into the ring buffer.
+    pub const RECORDS: u32 = 0;
+    /// Exits on pages that the totals had no room for; each was sent as a record.
+    pub const TOTALS: u32 = 1;
+    pub const ENTRIES: u32 = 2;
 }
 
 /// The vCPU of a record whose thread had not been seen in `kvm_exit` or `kvm_entry` yet.

@@ -8,7 +8,7 @@ use aya_ebpf::{
     maps::{Array, LruHashMap, PerCpuArray, RingBuf},
 };
 
-use poisontrace_probes::{arming, kept};
+use poisontrace_probes::{arming, kept, lost};
 
 /// A word that programs on all CPUs read and write whole. Not an atomic type: LLVM's BPF back end has no
 /// atomic load for the oldest instruction set, and a volatile access of an aligned word is one instruction.
@@ -74,9 +74,9 @@ pub fn victims_changed(now_ns: u64) {
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// Records that did not fit into [`EVENTS`], per CPU. Never reset: the daemon reports the difference.
+/// What there was no room for ([`poisontrace_probes::lost`]), per CPU. Never reset: the daemon reports the difference.
 #[map]
-pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(lost::ENTRIES, 0);
 
 /// What daemons tell their successors; see [`poisontrace_probes::kept`].
 #[map]

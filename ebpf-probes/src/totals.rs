@@ -5,12 +5,13 @@ use aya_ebpf::{
     maps::{HashMap, PerCpuArray},
 };
 use poisontrace_probes::{
-    floor,
-    page::{BUCKETS, ByRip, Duration, EVENTS_PER_PAGE, PageKey, PageTotals, RIPS},
+    floor, lost,
+    page::{BUCKETS, ByRip, CLAIM_NS, Duration, EVENTS_PER_PAGE, PageKey, PageTotals, RIPS},
     record::address,
 };
 
 use crate::{
+    emit::count,
     hooks::EHWPOISON,
     slot::Slot,
     state::{Vcpu, current_pid, current_tid},
@@ -69,6 +70,9 @@ fn add(duration: &mut Duration, ns: u64) {
     }
     duration.count += 1;
     duration.sum += ns;
+    if ns <= CLAIM_NS {
+        duration.within_claim += 1;
+    }
     // Halving until nothing is left: BPF has no instruction that counts leading zeros.
     let mut bucket = 0;
     let mut rest = ns >> 1;
@@ -96,6 +100,7 @@ pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> bool {
     }
     let Some(page) = totals(vcpu) else {
         // PAGES is full: nothing is lost, as each exit is then sent.
+        count(lost::TOTALS);
         return true;
     };
     let line = (vcpu.gpa >> LINE_SHIFT) & (LINES - 1);

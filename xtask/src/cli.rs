@@ -222,6 +222,9 @@ pub struct BenchOptions {
     /// Exits of each kind
     #[arg(long, default_value_t = 102_400, value_name = "N")]
     pub exits: u32,
+    /// Only these parts: exits in the emulated host; programs, pipeline and the idle daemon on this machine (needs root)
+    #[arg(long, value_enum, value_name = "PART", value_delimiter = ',')]
+    pub part: Vec<BenchPart>,
     /// Only these configurations, beside the one with nothing attached
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
@@ -236,6 +239,25 @@ pub struct BenchOptions {
     pub object: Option<PathBuf>,
     #[command(flatten)]
     pub lab: Lab,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchPart {
+    Exits,
+    Programs,
+    Pipeline,
+    Idle,
+}
+
+impl BenchPart {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exits => "exits",
+            Self::Programs => "programs",
+            Self::Pipeline => "pipeline",
+            Self::Idle => "idle",
+        }
+    }
 }
 
 #[derive(Debug, Args)]

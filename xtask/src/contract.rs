@@ -135,8 +135,9 @@ pub enum Before {
         options: Vec<String>,
         parameters: String,
     },
-    /// The daemon is stopped, and another started with an empty store: the guest has a recording of its own.
-    AnotherDaemon,
+    /// The daemon is stopped, and another started with an empty store and these options: the guest has a recording of
+    /// its own.
+    AnotherDaemon { options: Vec<String> },
 }
 
 /// What the daemon says about KVM, and the host waits for.
@@ -149,6 +150,8 @@ pub const RELOADED_METRICS: &str = "metrics-reloaded.txt";
 
 /// What the metrics of a daemon say that missed one memory failure, and the file that keeps them.
 pub const UNSEEN: &str = "poisontrace_memory_failures_unseen_total 1\n";
+/// What a daemon with options of its own serves in the end, behind the guest's prefix.
+pub const LAST_METRICS: &str = "metrics.txt";
 pub const UNSEEN_METRICS: &str = "metrics-unseen.txt";
 /// After the guest's prefix: the incidents while its page was lost and nothing had touched it.
 pub const AT_RISK_FILE: &str = "at-risk.json";

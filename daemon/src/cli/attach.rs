@@ -36,6 +36,9 @@ pub struct ProbeArgs {
         value_parser = ["kprobe", "fentry", "tracepoint", "raw_tracepoint"]
     )]
     pub without: Vec<String>,
+    /// Keep totals of so few pages in the kernel: what happens when they are full is tried so
+    #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    pub page_totals: Option<u32>,
 }
 
 /// Attached probes and the session they begin.
@@ -78,7 +81,8 @@ pub fn probes(
     pins: Option<Pins>,
 ) -> Result<Attached, Failure> {
     let facts = facts(args)?;
-    let plan = Plan::new(&facts, guest_code);
+    let mut plan = Plan::new(&facts, guest_code);
+    plan.page_totals = args.page_totals;
     let predates = facts.hardware_corrupted_kb.is_some_and(|kb| kb > 0);
     let loaded = Loaded::new(plan, &facts, predates, log_level, pins)?;
     let session = Session {

@@ -80,7 +80,7 @@ const LOG_BURST: u32 = 20;
 /// Incidents of one flush: a report takes some 50 µs, and the ring buffer is to be read meanwhile.
 const FLUSHED: usize = 128;
 /// The time that they may take: an incident of many vCPUs is a long report, and a scrape waits for it.
-const FLUSHING: Duration = Duration::from_millis(10);
+const FLUSHING: Duration = Duration::from_millis(5);
 /// Ended incidents that stay in memory: totals are read, and logs speak, a little after the end.
 const ENDED: usize = 1024;
 /// How long the end waits for the disk.
@@ -268,7 +268,7 @@ impl Pipeline {
             }
         }
         self.release();
-        !self.changed.is_empty() || self.catch_up()
+        !self.changed.is_empty() || self.catch_up(until)
     }
 
     /// Lets go of what has ended and is told, first what ended first.
@@ -300,10 +300,10 @@ impl Pipeline {
     }
 
     /// Hands the store what it had no room for. Returns whether it will soon take more.
-    fn catch_up(&mut self) -> bool {
-        for _ in 0..FLUSHED {
+    fn catch_up(&mut self, until: Instant) -> bool {
+        for n in 0..FLUSHED {
             let room = self.store.as_ref().map_or(0, Store::room);
-            if room == 0 {
+            if room == 0 || n > 0 && Instant::now() > until {
                 break;
             }
             let Some(no) = self.unstored.pop_first() else {
@@ -325,8 +325,9 @@ impl Pipeline {
         !self.unstored.is_empty()
     }
 
-    /// The text of /metrics as things stand. `probes`, `costs`: of the BPF programs, where they are this machine's.
-    pub fn scraped(&mut self, probes: &[ProbeStatus], costs: &[ProgramCost]) -> String {
+    /// The text of /metrics as things stand. `probes`, `costs`: of the BPF programs, where they are this machine's;
+    /// `untotalled`: exits on pages that the kernel's totals had no room for.
+    pub fn scraped(&mut self, probes: &[ProbeStatus], costs: &[ProgramCost], untotalled: u64) -> String {
         self.flush();
         let metrics = &mut self.sinks.metrics;
         match &self.live {
@@ -337,6 +338,7 @@ impl Pipeline {
                     self.correlator.forgotten(),
                     &self.correlator.dropped(),
                 );
+                metrics.tables_beside(untotalled, live.directory.no_room());
                 metrics.probes(probes);
                 metrics.programs(costs);
             }

@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Events between two flushes at full speed.
-const BATCH: usize = 1024;
+const BATCH: usize = 256;
 /// Between two looks whether the store has room again.
 const DISK: Duration = Duration::from_millis(5);
 
@@ -164,7 +164,7 @@ type Events = mpsc::Receiver<Result<Event, RecordingError>>;
 
 /// Reads on a thread: a pipe that gives nothing for a while must not keep scrapes and signals waiting.
 fn read(first: Option<Event>, mut reader: Reader<BufReader<File>>) -> Result<Events, Failure> {
-    let (sender, events) = mpsc::channel(2 * BATCH);
+    let (sender, events) = mpsc::channel(8 * BATCH);
     std::thread::Builder::new()
         .name("recording".to_owned())
         .spawn(move || {
@@ -189,7 +189,7 @@ impl Outside {
                 done = &mut work => return Some(done),
                 scrape = self.serving.next() => {
                     // A client that has gone away does not want it any more.
-                    let _ = scrape.send(pipeline.scraped(&[], &[]));
+                    let _ = scrape.send(pipeline.scraped(&[], &[], 0));
                 }
                 _ = self.interrupt.recv() => return None,
                 _ = self.terminate.recv() => return None,

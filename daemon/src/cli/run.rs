@@ -24,7 +24,7 @@ use crate::{
     http::{Ready, Server},
     notify::{self, Beat, Heart},
     pins::{self, Pins},
-    probes::source::Source,
+    probes::{memory::forget_start, source::Source},
     sinks::{
         metrics::Metrics,
         store::{Store, survive_file_size_limit},
@@ -170,10 +170,13 @@ async fn events(
     let mut terminate = signal(SignalKind::terminate())?;
     let _file_size_limit = survive_file_size_limit()?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut successor = signal(SignalKind::user_defined1())?;
     let mut look = interval_at(Instant::now() + LOOK, LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut kvm = Follower::new();
-    take_all(&mut pipeline, source.get_mut());
+    if take_all(&mut pipeline, source.get_mut()) && attached.loaded.on_standby() {
+        pipeline.take(&[engage(attached)]);
+    }
     pipeline.unwatched(attached.loaded.meanwhile());
     pipeline.bury();
     pipeline.look_around(ClockPair::now().monotonic_ns);
@@ -189,6 +192,7 @@ async fn events(
     let mut proof = interval_at(Instant::now() + FIRST_PROOF, notify::proof_interval());
     proof.set_missed_tick_behavior(MissedTickBehavior::Delay);
     heart.ask();
+    forget_start();
 
     // While nothing waits to be flushed there is no timer to wake up for. Once, for what a daemon before left.
     let mut flush_at = Some(Instant::now() + FLUSH);
@@ -282,7 +286,8 @@ async fn events(
                 pipeline.take(&source.get_mut().totals());
                 let rows = attached.loaded.rows().iter();
                 pipeline.reattached(rows.map(|row| (row.status().name.as_str(), row.reattached())));
-                let text = pipeline.scraped(&attached.loaded.probes(), &attached.loaded.costs());
+                let untotalled = source.get_ref().untotalled();
+                let text = pipeline.scraped(&attached.loaded.probes(), &attached.loaded.costs(), untotalled);
                 // A client that has gone away does not want it any more.
                 let _ = scrape.send(text);
             }
@@ -295,6 +300,12 @@ async fn events(
             }
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
+            _ = successor.recv() => {
+                if attached.loaded.hand_over() {
+                    tracing::info!("what is pinned is left to the daemon that comes next");
+                }
+                break;
+            }
         }
     }
     notify::stopping();
@@ -342,17 +353,20 @@ fn ready(attached: &attach::Attached, heart: &Heart) -> Ready {
     }
 }
 
-/// All that the probes have sent and counted until now.
-fn take_all(pipeline: &mut Pipeline, source: &mut Source) {
+/// All that the probes have sent and counted until now; whether they had sent anything.
+fn take_all(pipeline: &mut Pipeline, source: &mut Source) -> bool {
+    let mut any = false;
     // A flood may go on for ever.
     for _ in 0..256 {
         let events = source.drain();
         if events.is_empty() {
             break;
         }
+        any = true;
         pipeline.take(&events);
     }
     pipeline.take(&source.totals());
+    any
 }
 
 type Logger = EbpfLogger<&'static dyn log::Log>;

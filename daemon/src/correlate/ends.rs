@@ -173,7 +173,7 @@ impl Correlator {
             e.ends.iter().any(|end| by(&end.sign) && end.t >= since)
         };
         let (no, tid, asked) = all()
-            .flat_map(|(no, e)| e.asked.iter().map(move |(tid, asked)| (no, tid, *asked)))
+            .flat_map(|(no, e)| e.asked.iter().map(move |(tid, asked)| (no, *tid, *asked)))
             .filter(|(no, _, _)| by_kvm || self.incidents.get(no).is_some_and(|e| !e.let_one_pass()))
             .filter(|(_, tid, asked)| asked.told == by_kvm && (!by_kvm || *tid == event.tid))
             .max_by_key(|(_, _, asked)| asked.t)?;

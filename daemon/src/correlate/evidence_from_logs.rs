@@ -1,6 +1,8 @@
 //! Imported evidence: signals without an address, and statements of logs. A log names an incident by what it
 //! knows of it: a process, a pfn, an hva, a GPA. What names none, and contradicts just one, speaks of that one.
 
+use std::sync::Arc;
+
 use super::{Correlator, IncidentNo, answers::ToThread, saying_words};
 use crate::{
     event::{
@@ -228,7 +230,9 @@ impl Correlator {
         {
             e.t0 = t;
         }
-        merge_name(&mut e.vmm, &vmm.name, &vmm.uuid, &vmm.vmm);
+        if vmm != Vmm::default() {
+            merge_name(Arc::make_mut(&mut e.vmm), &vmm.name, &vmm.uuid, &vmm.vmm);
+        }
         learn(e, t, &saying.said);
         if let Some(words) = saying_words::of(&saying.said) {
             let clock = match saying.own_clock.as_deref() {
@@ -390,7 +394,9 @@ fn severity(required: bool) -> Severity {
 /// Notes the statement in the evidence.
 fn learn(e: &mut Evidence, t: u64, said: &Said) {
     if let Some(name) = named_domain(said) {
-        e.vmm.name.get_or_insert_with(|| name.to_owned());
+        Arc::make_mut(&mut e.vmm)
+            .name
+            .get_or_insert_with(|| name.to_owned());
     }
     let l = &mut e.logged;
     match said {
@@ -404,7 +410,7 @@ fn learn(e: &mut Evidence, t: u64, said: &Said) {
         Said::RunFailed => l.run_failed = true,
         Said::HostSignal { comm, pid, .. } => {
             l.process = Some(format!("{comm} (pid {pid})"));
-            e.vmm.vmm.get_or_insert_with(|| comm.clone());
+            Arc::make_mut(&mut e.vmm).vmm.get_or_insert_with(|| comm.clone());
             if e.pid == 0 {
                 e.pid = *pid;
             }
@@ -427,7 +433,7 @@ fn learn(e: &mut Evidence, t: u64, said: &Said) {
         }),
         Said::VmmOwnMemory { fatal } => l.own_fatal |= *fatal,
         Said::VmmSigbus { .. } => l.vmm_sigbus = true,
-        Said::VmName { name, uuid, vmm } => merge_name(&mut e.vmm, name, uuid, vmm),
+        Said::VmName { name, uuid, vmm } => merge_name(Arc::make_mut(&mut e.vmm), name, uuid, vmm),
         Said::VmShutdown { reason } => l.shutdown = Some(reason.clone()),
         Said::GuestMce(mce) => l.machine_check(t, mce.clone()),
         Said::GuestPanic { text } => {

@@ -218,7 +218,7 @@ impl Correlator {
         let asked = self.live_of(event.pid).find(|no| {
             self.incidents
                 .get(no)
-                .is_some_and(|e| e.asked.get(event.tid).is_some())
+                .is_some_and(|e| e.asked.get(&event.tid).is_some())
         });
         if let Some(evidence) = asked.and_then(|no| self.touch(no)) {
             evidence.mce_enabled = Some(sregs.cr4.0 & CR4_MCE != 0);

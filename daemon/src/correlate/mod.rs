@@ -14,7 +14,10 @@ pub mod resume;
 mod saying_words;
 mod threads;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::{
     event::{
@@ -56,7 +59,13 @@ impl Default for Limits {
 }
 
 /// Tables beside that of the incidents.
-pub const TABLES: [&str; 4] = ["threads", "processes", "memory_failures", "signals"];
+pub const TABLES: [&str; 5] = [
+    "threads",
+    "processes",
+    "memory_failures",
+    "signals",
+    "silent_losses",
+];
 
 #[derive(Clone, Copy, Default)]
 struct Dropped {
@@ -64,6 +73,7 @@ struct Dropped {
     processes: u64,
     failures: u64,
     answers: u64,
+    silent: u64,
 }
 
 /// See the module.
@@ -84,7 +94,7 @@ pub struct Correlator {
     by_pfn: links::ByPfn,
     answers: answers::AllAnswers,
     threads: BTreeMap<u32, Thread>,
-    processes: BTreeMap<u32, Vmm>,
+    processes: BTreeMap<u32, Arc<Vmm>>,
     changed: BTreeSet<IncidentNo>,
     /// Incidents that the last event belongs to.
     touched: BTreeSet<IncidentNo>,
@@ -153,8 +163,9 @@ impl Correlator {
             processes,
             failures,
             answers,
+            silent,
         } = self.dropped;
-        let counts = [threads, processes, failures, answers];
+        let counts = [threads, processes, failures, answers, silent];
         std::array::from_fn(|n| (TABLES[n], counts[n]))
     }
 
@@ -351,11 +362,12 @@ impl Correlator {
         if !self.processes.contains_key(&pid) {
             self.dropped.processes += make_room(&mut self.processes, self.limits.processes);
         }
-        self.processes.insert(pid, vmm.clone());
+        let vmm = Arc::new(vmm.clone());
+        self.processes.insert(pid, Arc::clone(&vmm));
         let live: Vec<IncidentNo> = self.live_of(pid).collect();
         for no in live {
             if let Some(evidence) = self.touch(no) {
-                evidence.vmm = vmm.clone();
+                evidence.vmm = Arc::clone(&vmm);
             }
         }
     }

@@ -203,6 +203,7 @@ impl Correlator {
         {
             if self.silent.len() == MAX_SILENT {
                 self.silent.pop_front();
+                self.dropped.silent += 1;
             }
             self.silent.push_back(Silent {
                 pfn,

@@ -4,7 +4,7 @@ use poisontrace_probes::{floor, page};
 use serde::{Deserialize, Serialize};
 
 use super::{Access, PoisonExit};
-use crate::hex::Hex;
+use crate::{few, hex::Hex};
 
 /// Totals of the poison exits of one thread on one 4 KiB page (`poisontrace_probes::page::PageTotals`). Times
 /// are CLOCK_MONOTONIC nanoseconds.
@@ -37,13 +37,16 @@ pub struct PageTotals {
 }
 
 /// Exact count, sum and extremes, nanoseconds; `buckets[n]` counts 2^n to 2^(n+1) - 1 ns.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DurationTotals {
     pub count: u64,
     pub sum: u64,
     pub min: u64,
     pub max: u64,
     pub buckets: Vec<u32>,
+    /// How many were of at most [`page::CLAIM_NS`]; not known of recordings that were made before it was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within_claim: Option<u32>,
 }
 
 /// What one RIP did.
@@ -139,6 +142,7 @@ impl DurationTotals {
             min: d.min,
             max: d.max,
             buckets: d.buckets[..used].to_vec(),
+            within_claim: u32::try_from(d.within_claim).ok(),
         }
     }
 }
@@ -233,13 +237,12 @@ impl PageTotals {
         let entry = match known {
             Some(n) => &mut self.rips[n],
             None if self.rips.len() < page::RIPS => {
-                // Most pages have one.
-                self.rips.reserve_exact(1);
-                self.rips.push(RipTotals {
+                let first = RipTotals {
                     rip,
                     first_ns: at,
                     ..RipTotals::default()
-                });
+                };
+                few::push(&mut self.rips, first);
                 let last = self.rips.len() - 1;
                 &mut self.rips[last]
             }
@@ -316,6 +319,19 @@ impl RipTotals {
     }
 }
 
+impl Default for DurationTotals {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            sum: 0,
+            min: 0,
+            max: 0,
+            buckets: Vec::new(),
+            within_claim: Some(0),
+        }
+    }
+}
+
 impl DurationTotals {
     pub fn mean(&self) -> Option<u64> {
         self.sum.checked_div(self.count)
@@ -331,6 +347,9 @@ impl DurationTotals {
             self.buckets.resize(bucket + 1, 0);
         }
         self.buckets[bucket] = self.buckets[bucket].saturating_add(1);
+        if ns <= page::CLAIM_NS {
+            self.within_claim = self.within_claim.and_then(|n| n.checked_add(1));
+        }
     }
 
     pub fn merge(&mut self, other: &Self) {
@@ -351,5 +370,7 @@ impl DurationTotals {
         for (to, from) in self.buckets.iter_mut().zip(&other.buckets) {
             *to = to.saturating_add(*from);
         }
+        let both = self.within_claim.zip(other.within_claim);
+        self.within_claim = both.and_then(|(a, b)| a.checked_add(b));
     }
 }

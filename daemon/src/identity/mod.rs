@@ -24,6 +24,7 @@ const MAX_NAME: usize = 128;
 pub struct Directory {
     proc: PathBuf,
     known: BTreeMap<u32, Vmm>,
+    no_room: u64,
     /// Processes that were no VMM when looked at, and how often that was: a VMM opens its VM soon after it
     /// starts, so that the rest of the host's processes need not be looked at for ever.
     dismissed: BTreeMap<u32, u8>,
@@ -45,6 +46,7 @@ impl Directory {
         Self {
             proc: proc.into(),
             known: BTreeMap::new(),
+            no_room: 0,
             dismissed: BTreeMap::new(),
         }
     }
@@ -72,12 +74,23 @@ impl Directory {
             }
             let vmm = self.read(pid);
             self.dismissed.remove(&pid);
-            if self.known.len() < MAX_KNOWN {
-                self.known.insert(pid, vmm.clone());
-            }
+            self.remember(pid, &vmm);
             found.push((pid, vmm));
         }
         found
+    }
+
+    fn remember(&mut self, pid: u32, vmm: &Vmm) {
+        if self.known.len() < MAX_KNOWN {
+            self.known.insert(pid, vmm.clone());
+        } else {
+            self.no_room += 1;
+        }
+    }
+
+    /// How often a process was not remembered for want of room, and will be looked up again.
+    pub fn no_room(&self) -> u64 {
+        self.no_room
     }
 
     /// VMMs that are known and were not seen to end.
@@ -104,9 +117,7 @@ impl Directory {
         if let (None, What::Sigbus { comm, .. } | What::SigbusSeen { comm, .. }) = (&vmm.vmm, &event.what) {
             vmm.vmm = (!comm.is_empty()).then(|| comm.clone());
         }
-        if self.known.len() < MAX_KNOWN {
-            self.known.insert(pid, vmm.clone());
-        }
+        self.remember(pid, &vmm);
         Some(identity_event(event.t, pid, vmm))
     }
 

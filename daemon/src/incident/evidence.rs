@@ -1,23 +1,30 @@
 //! What was seen about one poisoned page in one VM. Bounded: counts go on where lists stop.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    by_thread::ByThread,
     exits::{Exits, Total},
-    logged::Logged,
+    logged::Testimony,
     mca,
     model::{Severity, Via},
     storm::SPIN_EXITS,
     timeline::Timeline,
 };
-use crate::event::{Bank, OtherAddress, PoisonExit, SigbusSeverity, Vmm, totals::PageTotals};
+use crate::{
+    event::{Bank, OtherAddress, PoisonExit, SigbusSeverity, Vmm, totals::PageTotals},
+    few::{self, Few},
+};
 
 /// Longest lists kept per incident.
 const MAX_TOLD: usize = 256;
 const MAX_ENDS: usize = 32;
+/// vCPU threads whose values are kept.
+const MAX_THREADS: usize = 1024;
 /// 4 KiB pages of a 2 MiB page.
 const MAX_GPAS: usize = 512;
 
@@ -34,7 +41,8 @@ pub struct Evidence {
     /// Latest event that is the poison's own (signal, exit, telling, delivery), not an end.
     pub last_poison: u64,
     pub pid: u32,
-    pub vmm: Vmm,
+    /// All of a VMM's incidents share it.
+    pub vmm: Arc<Vmm>,
     pub pfn: Option<u64>,
     /// First byte of the lost range in the VMM.
     pub hva: Option<u64>,
@@ -67,9 +75,9 @@ pub struct Evidence {
     pub finished: u64,
     pub last_finished: Option<u64>,
     /// Action-required signals that the VMM has not answered by telling the guest, by the thread they were sent to.
-    pub asked: ByThread<Asked>,
+    pub asked: Few<u32, Asked>,
     /// RIP of each thread's last exit on the page.
-    rips: ByThread<u64>,
+    rips: Few<u32, u64>,
     /// Machine checks that KVM_X86_SET_MCE took, and with which the vCPU went on without a #MC.
     pub dropped: u64,
     /// Action-required signals to a vCPU on which a #MC was open, of this page or of another, and with which it went on
@@ -97,7 +105,7 @@ pub struct Evidence {
     /// Its id and `started_at` by the daemon that first told of it, whose wall clock may have been another.
     pub known_as: Option<(String, Option<String>)>,
     /// What logs told of it.
-    pub logged: Logged,
+    pub logged: Testimony,
 }
 
 /// A machine check as the VMM told it.
@@ -202,8 +210,15 @@ pub enum Sign {
     VmmGone,
 }
 
+/// In place of the thread's value before; not where there are too many threads.
+fn keep<V>(values: &mut Few<u32, V>, tid: u32, value: V) {
+    if values.len() < MAX_THREADS || values.contains_key(&tid) {
+        values.insert(tid, value);
+    }
+}
+
 impl Evidence {
-    pub fn new(t0: u64, pid: u32, vmm: Vmm) -> Self {
+    pub fn new(t0: u64, pid: u32, vmm: Arc<Vmm>) -> Self {
         Self {
             t0,
             last: t0,
@@ -232,8 +247,8 @@ impl Evidence {
             open_mc: BTreeMap::new(),
             finished: 0,
             last_finished: None,
-            asked: ByThread::default(),
-            rips: ByThread::default(),
+            asked: Few::default(),
+            rips: Few::default(),
             dropped: 0,
             passed_over: 0,
             mce_enabled: None,
@@ -246,7 +261,7 @@ impl Evidence {
             predates: false,
             events: 0,
             known_as: None,
-            logged: Logged::default(),
+            logged: Testimony::default(),
         }
     }
 
@@ -333,7 +348,7 @@ impl Evidence {
             told: false,
             ran_on: None,
         };
-        self.asked.insert(tid, asked);
+        keep(&mut self.asked, tid, asked);
     }
 
     /// All AR signals: `total` is the exits'.
@@ -347,7 +362,7 @@ impl Evidence {
             self.touched_page(gpa.0 & !(PAGE_SIZE - 1));
         }
         if let Some(rip) = exit.rip {
-            self.rips.insert(tid, rip.0);
+            keep(&mut self.rips, tid, rip.0);
         }
         self.other_address = exit.other_address.or(self.other_address);
         self.exits.add(tid, vcpu, exit);
@@ -356,12 +371,12 @@ impl Evidence {
     /// The vCPU entered the guest again after an exit on the page. Returns whether it did so with a #MC open on it, and
     /// untold of this one.
     pub fn reentered(&mut self, tid: u32, entry_ns: u64) -> bool {
-        let Some(asked) = self.asked.get_mut(tid) else {
+        let Some(asked) = self.asked.get_mut(&tid) else {
             return false;
         };
         if asked.told {
             self.dropped += 1;
-            self.asked.remove(tid);
+            self.asked.remove(&tid);
             return false;
         }
         let first = asked.ran_on.is_none();
@@ -394,15 +409,15 @@ impl Evidence {
     }
 
     pub fn tell(&mut self, mut told: Told) {
-        told.rip = self.rips.get(told.tid).copied();
+        told.rip = self.rips.get(&told.tid).copied();
         if told.via == Via::SetMsrs {
-            self.asked.remove(told.tid);
+            self.asked.remove(&told.tid);
         } else if mca::raises_mc(told.bank.status.0) {
-            if self.asked.get(told.tid).is_none() {
+            if self.asked.get(&told.tid).is_none() {
                 let mc_open = self.open_mc.contains_key(&told.tid);
                 self.ask(told.t, told.tid, mc_open);
             }
-            if let Some(asked) = self.asked.get_mut(told.tid) {
+            if let Some(asked) = self.asked.get_mut(&told.tid) {
                 asked.told = true;
             }
         }
@@ -412,13 +427,7 @@ impl Evidence {
             Severity::Broadcast | Severity::Other => {}
         }
         if self.told.len() < MAX_TOLD {
-            // Most are told once.
-            self.told.reserve_exact(1);
-            if self.told.is_empty() {
-                // Most are told once, and a list's first room is for four.
-                self.told.reserve_exact(1);
-            }
-            self.told.push(told);
+            few::push(&mut self.told, told);
         }
     }
 
@@ -427,13 +436,17 @@ impl Evidence {
         self.delivered += 1;
         self.delivered_to.insert(tid);
         self.open_mc.insert(tid, t);
-        self.asked.remove(tid);
+        self.asked.remove(&tid);
     }
 
     /// The guest's handler on this thread wrote 0 to MCG_STATUS.
     pub fn finish(&mut self, t: u64, tid: u32) -> bool {
         if self.open_mc.remove(&tid).is_none() {
             return false;
+        }
+        if self.open_mc.is_empty() {
+            // A tree that has been emptied keeps a node.
+            self.open_mc = BTreeMap::new();
         }
         self.finished += 1;
         self.last_finished = Some(t);
@@ -454,7 +467,7 @@ impl Evidence {
         if self.ends.len() >= MAX_ENDS || self.ends.iter().any(again) {
             return false;
         }
-        self.ends.push(end);
+        few::push(&mut self.ends, end);
         true
     }
 

@@ -9,7 +9,10 @@ use super::{
     latency::{Floor, Samples},
     singles::Singles,
 };
-use crate::event::{Isa, PoisonExit, totals::PageTotals};
+use crate::{
+    event::{Isa, PoisonExit, totals::PageTotals},
+    few::Few,
+};
 
 /// Pages and threads told apart: 512 pages of a huge page on a few vCPUs.
 const MAX_PAGES: usize = 4096;
@@ -23,12 +26,9 @@ const PAGE_MASK: u64 = !0xfff;
 /// See the module.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Exits {
-    /// By thread and page (`None`: the exit's GPA is not known). Boxed, as most incidents have one, and a node of the map
-    /// has room for eleven.
-    #[serde(with = "pairs")]
-    pages: BTreeMap<(u32, Option<u64>), Box<Page>>,
-    #[serde(with = "pairs")]
-    open: BTreeMap<(u32, u64), Open>,
+    /// By thread and page (`None`: the exit's GPA is not known).
+    pages: Few<(u32, Option<u64>), Box<Page>>,
+    open: Few<(u32, u64), Open>,
     pub samples: Samples,
     /// They were SVM's.
     pub svm: bool,
@@ -95,7 +95,7 @@ impl Exits {
             (Some(start), Some(entry)) => self.samples.exit_to_entry.add(entry.saturating_sub(start)),
             (Some(start), None) => {
                 if self.open.len() >= MAX_OPEN {
-                    self.open.pop_first();
+                    self.open.remove_first();
                 }
                 self.open.insert(
                     (tid, start),
@@ -147,7 +147,7 @@ impl Exits {
     pub fn kernel(&mut self, tid: u32, totals: &PageTotals) {
         let key = (tid, Some(totals.gpa.0));
         if self.pages.len() < MAX_PAGES || self.pages.contains_key(&key) {
-            self.pages.entry(key).or_default().kernel = Some(Box::new(totals.clone()));
+            self.pages.entry(key).kernel = Some(Box::new(totals.clone()));
         }
     }
 
@@ -166,7 +166,7 @@ impl Exits {
         if self.pages.len() >= MAX_PAGES && !self.pages.contains_key(&key) {
             return self.beyond.get_or_insert_default();
         }
-        &mut self.pages.entry(key).or_default().seen
+        &mut self.pages.entry(key).seen
     }
 
     pub fn any(&self) -> bool {
@@ -179,7 +179,7 @@ impl Exits {
             page: self.beyond.as_deref().cloned().unwrap_or_default(),
             ..Total::default()
         };
-        for ((_, gpa), page) in &self.pages {
+        for ((_, gpa), page) in self.pages.iter() {
             let page = page.effective();
             total.page.merge(&page);
             if gpa.is_some() || page.lines.0 != 0 {
@@ -188,29 +188,6 @@ impl Exits {
             }
         }
         total
-    }
-}
-
-/// JSON has no maps with keys like these.
-mod pairs {
-    use std::collections::BTreeMap;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub fn serialize<S: Serializer, K: Serialize, V: Serialize>(
-        map: &BTreeMap<K, V>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(map)
-    }
-
-    pub fn deserialize<'de, D, K, V>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
-    where
-        D: Deserializer<'de>,
-        K: Deserialize<'de> + Ord,
-        V: Deserialize<'de>,
-    {
-        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
     }
 }
 

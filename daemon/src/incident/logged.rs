@@ -1,8 +1,12 @@
 //! What logs told of an incident: testimony of the VMM and of the two kernels, beside what was observed.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    ops::{Deref, DerefMut},
+    sync::LazyLock,
+};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{
     evidence::{Evidence, Sign},
@@ -55,6 +59,39 @@ pub struct Logged {
     pub qmp_panicked: bool,
     pub guest_reset: bool,
     pub shutdown: Option<String>,
+}
+
+/// The same, where there is any: most incidents are never spoken of, and a flood has ten thousand.
+#[derive(Clone, Debug, Default)]
+pub struct Testimony(Option<Box<Logged>>);
+
+static NONE: LazyLock<Logged> = LazyLock::new(Logged::default);
+
+impl Deref for Testimony {
+    type Target = Logged;
+
+    fn deref(&self) -> &Logged {
+        self.0.as_deref().unwrap_or(&NONE)
+    }
+}
+
+impl DerefMut for Testimony {
+    fn deref_mut(&mut self) -> &mut Logged {
+        self.0.get_or_insert_default()
+    }
+}
+
+impl Serialize for Testimony {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Logged::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Testimony {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let logged = Logged::deserialize(deserializer)?;
+        Ok(Self(Some(Box::new(logged))))
+    }
 }
 
 /// What a log says that the VMM told.

@@ -1,6 +1,5 @@
 //! The incident: one poisoned page (or huge page) in one VM, and the answer about it.
 
-pub mod by_thread;
 pub mod evidence;
 pub mod exits;
 pub mod flush;

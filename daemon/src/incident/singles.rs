@@ -3,13 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::model::ExitSample;
-use crate::event::PoisonExit;
+use crate::{event::PoisonExit, few};
 
 /// Exits kept. The kernel sends the first 256 of a page and every power of two after them, so that only sources
 /// that tell of every exit are thinned.
 const MAX_KEPT: usize = 512;
-/// A flood of pages has an exit or two on each: no room is taken ahead for so few.
-const FEW: usize = 4;
 
 /// See the module.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -47,10 +45,7 @@ impl Singles {
             return;
         }
         let since_exit = |end: Option<u64>| exit.exit_ns.zip(end).map(|(a, b)| b.saturating_sub(a));
-        if self.kept.len() < FEW {
-            self.kept.reserve_exact(1);
-        }
-        self.kept.push(Single {
+        let single = Single {
             tid,
             at,
             sample: ExitSample {
@@ -63,7 +58,8 @@ impl Singles {
                 gup_ns: exit.gup_ns,
                 exit_to_entry_ns: since_exit(exit.entry_ns),
             },
-        });
+        };
+        few::push(&mut self.kept, single);
     }
 
     /// The vCPU entered the guest again after the exit that began at `exit_ns`.

@@ -84,6 +84,8 @@ pub struct Plan {
     pub shadow_paging: bool,
     /// See [`Facts::isa`].
     pub isa: Option<u32>,
+    /// Pages by vCPU thread that the kernel has totals of, where not as many as the object says.
+    pub page_totals: Option<u32>,
 }
 
 /// Rows without which no verdict can be had.
@@ -124,6 +126,7 @@ impl Plan {
                 .collect(),
             shadow_paging: facts.nested_paging() == Some(false),
             isa: facts.isa(),
+            page_totals: None,
         };
         rows::add(&mut plan, facts, guest_code);
         for row in &mut plan.rows {

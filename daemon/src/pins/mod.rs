@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/poisontrace/
-//!   layout-1/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
+//!   layout-2/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
 //!     PAGES EVENTS LOST VICTIMS VCPUS KEPT
 //!     daemon-4711/       one daemon's programs
 //!       ARMED            its flag
@@ -192,9 +192,12 @@ pub fn detach(root: &Path) -> io::Result<usize> {
             for path in links_first(root)? {
                 removed += remove(&path)?;
             }
+            use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
             match fs::remove_dir(root) {
                 // A service's folder in a file system that is not its own: empty, it does no harm.
-                Err(err) if err.kind() != io::ErrorKind::PermissionDenied => Err(err),
+                Err(err) if !matches!(err.kind(), PermissionDenied | ReadOnlyFilesystem | ResourceBusy) => {
+                    Err(err)
+                }
                 _ => Ok(removed),
             }
         }

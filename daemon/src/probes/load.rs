@@ -3,6 +3,8 @@
 //! [`Loaded::new`] is the one place that loads the object, [`Loaded::attach_row`] the one that attaches a row (also
 //! once more), [`Loaded::detach_row`] the one that lets go of it.
 
+use std::collections::BTreeMap;
+
 use aya::{Btf, Ebpf, EbpfLoader, maps::PerCpuArray};
 use poisontrace_probes::arming;
 
@@ -15,6 +17,7 @@ use crate::{
     correlate::resume::Meanwhile,
     event::session::ProbeStatus,
     kernel::{
+        btf::Prototype,
         facts::Facts,
         plan::{Attach, Binding, Plan, Row},
     },
@@ -82,7 +85,8 @@ impl BoundRow {
 /// Loaded programs. Dropping it detaches them all, and removes what is pinned: only a daemon that is killed leaves it.
 pub struct Loaded {
     pub ebpf: Ebpf,
-    btf: Btf,
+    /// For the BTF that binding by it asks for, which is let go of after each use: it is megabytes.
+    functions: BTreeMap<String, Prototype>,
     /// The offsets that the programs were loaded with.
     plan: Plan,
     rows: Vec<BoundRow>,
@@ -91,6 +95,8 @@ pub struct Loaded {
     meanwhile: Meanwhile,
     /// There is no poison yet: some rows are held by what stands by for them.
     standby: bool,
+    /// To the daemon that comes next.
+    left: bool,
 }
 
 impl Loaded {
@@ -127,6 +133,23 @@ impl Loaded {
         log_level: u8,
         pins: Option<Pins>,
     ) -> Result<Self, LoadError> {
+        let mut loaded = Self::unattached(object, plan, facts, armed, log_level, pins)?;
+        loaded.begin(armed)?;
+        Ok(loaded)
+    }
+
+    /// The same, of which nothing is attached: who measures programs attaches them elsewhere.
+    ///
+    /// # Errors
+    /// If the object cannot be loaded.
+    pub fn unattached(
+        object: &[u8],
+        plan: Plan,
+        facts: &Facts,
+        armed: bool,
+        log_level: u8,
+        pins: Option<Pins>,
+    ) -> Result<Self, LoadError> {
         // With pins the programs are held until all are attached: those of a daemon before are at work meanwhile.
         let arming = match (&pins, armed) {
             (Some(_), _) => arming::HELD,
@@ -141,6 +164,9 @@ impl Loaded {
         // of it before anything else is allocated behind it.
         loader.btf(None);
         loader.override_global("ARMED", &arming, true);
+        if let Some(entries) = plan.page_totals {
+            loader.map_max_entries("PAGES", entries);
+        }
         if let Some(pins) = &pins {
             for map in pins::MAPS {
                 loader.map_pin_path(map, pins.map(map));
@@ -157,23 +183,24 @@ impl Loaded {
             .load(object)
             .map_err(|err| LoadError::Object(chain(&err)))?;
         let rows = plan.rows.iter().map(BoundRow::new).collect();
-        let mut loaded = Self {
+        Ok(Self {
             ebpf,
-            btf: fentry_btf::of(&facts.functions).map_err(LoadError::Btf)?,
+            functions: facts.functions.clone(),
             plan,
             rows,
             meanwhile: pins.as_ref().map_or(Meanwhile::Unseen, Pins::meanwhile),
             pins,
             standby: !armed,
-        };
-        loaded.begin(armed)?;
-        Ok(loaded)
+            left: false,
+        })
     }
 
     fn begin(&mut self, armed: bool) -> Result<(), LoadError> {
+        let btf = fentry_btf::of(&self.functions).map_err(LoadError::Btf)?;
         for n in 0..self.rows.len() {
-            self.attach_row(n);
+            self.attach_row(n, &btf);
         }
+        drop(btf);
         memory::give_back();
         if self.rows.iter().all(|row| row.state != RowState::Attached) {
             let why = self.rows.iter().find_map(|row| row.status.why.clone());
@@ -242,8 +269,18 @@ impl Loaded {
         self.meanwhile
     }
 
+    /// Leaves what is pinned to the daemon that comes next, which is on its way: nothing is missed meanwhile. Whether
+    /// anything is.
+    pub fn hand_over(&mut self) -> bool {
+        self.left = self.pins.is_some();
+        self.left
+    }
+
     /// Detaches everything, and removes what is pinned.
     fn detach(&mut self) {
+        if self.left {
+            return;
+        }
         for n in 0..self.rows.len() {
             self.detach_row(n);
         }
@@ -311,13 +348,20 @@ impl Loaded {
 
     /// Attaches the rows that were let go of once more. Returns how many came back, and why others did not.
     pub fn reattach_kvm(&mut self) -> (usize, Vec<String>) {
+        let waiting: Vec<usize> = (0..self.rows.len())
+            .filter(|n| self.rows[*n].state == RowState::Waiting)
+            .collect();
+        if waiting.is_empty() {
+            return (0, Vec::new());
+        }
+        let btf = match fentry_btf::of(&self.functions) {
+            Ok(btf) => btf,
+            Err(why) => return (0, vec![why]),
+        };
         let mut back = 0;
         let mut failed = Vec::new();
-        for n in 0..self.rows.len() {
-            if self.rows[n].state != RowState::Waiting {
-                continue;
-            }
-            self.attach_row(n);
+        for n in waiting {
+            self.attach_row(n, &btf);
             let bound = &mut self.rows[n];
             if bound.state == RowState::Attached {
                 bound.reattached += 1;
@@ -331,14 +375,14 @@ impl Loaded {
     }
 
     /// Attaches what stands by for a row, or the best alternative that the kernel takes.
-    fn attach_row(&mut self, n: usize) {
+    fn attach_row(&mut self, n: usize, btf: &Btf) {
         let mut reasons = Vec::new();
         if self.standby
             && let Some(programs) = self.rows[n].row.standby.clone()
         {
             let held = self
-                .reserve(n)
-                .and_then(|()| attach_all(&mut self.ebpf, &self.btf, &programs, self.pins.as_ref()));
+                .reserve(n, btf)
+                .and_then(|()| attach_all(&mut self.ebpf, btf, &programs, self.pins.as_ref()));
             match held {
                 Ok(links) => return self.rows[n].stands_by(links),
                 Err(reason) => reasons.push(reason),
@@ -346,7 +390,7 @@ impl Loaded {
         }
         for alternative in self.rows[n].row.alternatives.clone() {
             let attached = alternative.and_then(|programs| {
-                let links = attach_all(&mut self.ebpf, &self.btf, &programs, self.pins.as_ref())?;
+                let links = attach_all(&mut self.ebpf, btf, &programs, self.pins.as_ref())?;
                 Ok((programs, links))
             });
             match attached {
@@ -359,7 +403,7 @@ impl Loaded {
 
     /// Loads what is to be attached when there is poison, and opens what it is to be attached to: both take longer than
     /// to attach it, and privileges that are given up.
-    fn reserve(&mut self, n: usize) -> Result<(), String> {
+    fn reserve(&mut self, n: usize, btf: &Btf) -> Result<(), String> {
         self.rows[n].reserved.clear();
         let programs = self.rows[n].row.offered().next().cloned();
         for attach in programs.unwrap_or_default() {
@@ -370,7 +414,7 @@ impl Loaded {
                 .ebpf
                 .program_mut(attach.program)
                 .ok_or_else(|| format!("no program {}", attach.program))?;
-            binding::load(program, &self.btf, &attach.binding).map_err(|err| chain(&err))?;
+            binding::load(program, btf, &attach.binding).map_err(|err| chain(&err))?;
             let event = Reserved::open(group, name).map_err(|err| format!("{}: {err}", attach.binding))?;
             self.rows[n].reserved.push((attach.program, event));
         }

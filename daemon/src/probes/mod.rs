@@ -4,7 +4,7 @@ pub mod binding;
 mod cost;
 mod fentry_btf;
 pub mod load;
-mod memory;
+pub mod memory;
 pub mod reserved;
 pub mod source;
 pub mod totals;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
-use poisontrace_probes::kept;
+use poisontrace_probes::{kept, lost};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Records taken in one go, so that a flood cannot keep the daemon from its other work.
-const BATCH: usize = 4096;
+const BATCH: usize = 512;
 
 /// See the module.
 pub struct Source {
@@ -134,6 +134,21 @@ impl Source {
         self.totals.changed(ClockPair::now().monotonic_ns)
     }
 
+    /// Exits on pages that the kernel's totals had no room for, and that were sent as records instead.
+    pub fn untotalled(&self) -> u64 {
+        self.no_room(lost::TOTALS).unwrap_or(0)
+    }
+
+    fn no_room(&self, what: u32) -> Option<u64> {
+        match self.lost.get(&what, 0) {
+            Ok(per_cpu) => Some(per_cpu.iter().sum()),
+            Err(err) => {
+                tracing::warn!(error = %err, "cannot read the loss counters");
+                None
+            }
+        }
+    }
+
     /// Whether any page has totals: they may then go on to change without a record that would say so.
     pub fn has_totals(&self) -> bool {
         self.totals.any()
@@ -141,12 +156,8 @@ impl Source {
 
     /// Records lost since the last call: those that did not fit, and those that could not be decoded.
     fn newly_lost(&mut self) -> u64 {
-        let full: u64 = match self.lost.get(&0, 0) {
-            Ok(per_cpu) => per_cpu.iter().sum(),
-            Err(err) => {
-                tracing::warn!(error = %err, "cannot read the loss counters");
-                return 0;
-            }
+        let Some(full) = self.no_room(lost::RECORDS) else {
+            return 0;
         };
         let total = full + self.undecodable;
         let newly = total.saturating_sub(self.lost_before);

@@ -1,6 +1,7 @@
 //! What poisontrace costs: the parts of `cargo xtask bench` that need its own code, on this machine and in the lab.
 
 mod attached;
+mod machine;
 mod pipeline;
 
 use std::path::PathBuf;
@@ -19,13 +20,15 @@ struct Cli {
 enum Command {
     /// Attach the programs of an object as the daemon does, and wait for SIGINT
     Attach(Attach),
+    /// Measure the programs on this machine's own kernel: sizes, time a run, the ring buffer's drain
+    Programs(machine::Options),
+    /// Measure the daemon on this machine: its start, its idling, how soon it tells of a death
+    Idle(machine::idle::Options),
+    /// A VMM that dies of poison
+    #[command(hide = true)]
+    Victim,
     /// Feed events through decode, correlator and store, on one core
-    Pipeline {
-        #[arg(long, value_enum)]
-        input: pipeline::Input,
-        #[arg(long)]
-        events: u64,
-    },
+    Pipeline(pipeline::Options),
 }
 
 #[derive(clap::Args)]
@@ -46,7 +49,10 @@ struct Attach {
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Attach(options) => attached::hold(&options),
-        Command::Pipeline { input, events } => pipeline::run(input, events),
+        Command::Programs(options) => machine::run(&options),
+        Command::Idle(options) => machine::idle::run(&options),
+        Command::Victim => machine::idle::victim(),
+        Command::Pipeline(options) => pipeline::run(&options),
     }
 }
 

@@ -5,6 +5,7 @@ mod json;
 mod records;
 mod stream;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -21,7 +22,19 @@ const FLUSH: Duration = Duration::from_millis(50);
 /// Events between two looks at the clock, as the daemon takes them from the ring buffer.
 const BATCH: u64 = 4096;
 
-#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only this
+    #[arg(long, value_enum)]
+    input: Option<Input>,
+    #[arg(long, default_value_t = 100_000_000)]
+    events: u64,
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Input {
     /// Records as the probes make them
     Records,
@@ -29,9 +42,10 @@ pub enum Input {
     Recording,
 }
 
-/// One line a tenth of the way, and the last for the whole.
+/// How far it was after so many events: each power of ten from a million on, and the last.
 #[derive(Serialize)]
-struct Progress {
+struct Milestone {
+    input: Input,
     events: u64,
     /// Of the core.
     seconds: f64,
@@ -40,8 +54,37 @@ struct Progress {
     incidents: usize,
 }
 
-pub fn run(input: Input, events: u64) -> Result<()> {
-    let mut sink = Sink::new(events);
+const FIRST_MILESTONE: u64 = 1_000_000;
+
+pub fn run(options: &Options) -> Result<()> {
+    let mut milestones = Vec::new();
+    for input in [Input::Records, Input::Recording] {
+        if options.input.is_none_or(|only| only == input) {
+            milestones.extend(through(input, options.events)?);
+        }
+    }
+    if let Some(path) = &options.json {
+        std::fs::write(path, serde_json::to_string_pretty(&milestones)? + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    println!("| from | events | M events a second and core | resident |\n|---|---|---|---|");
+    for reached in &milestones {
+        println!(
+            "| {} | {} M | {:.2} | {:.1} MiB |",
+            match reached.input {
+                Input::Records => "the probes' records",
+                Input::Recording => "a recording",
+            },
+            reached.events / 1_000_000,
+            reached.events_per_second / 1e6,
+            reached.resident_kib as f64 / 1024.0
+        );
+    }
+    Ok(())
+}
+
+fn through(input: Input, events: u64) -> Result<Vec<Milestone>> {
+    let mut sink = Sink::new(input, events);
     match input {
         Input::Records => {
             let mut records = records::Records::new();
@@ -69,22 +112,28 @@ fn used() -> Duration {
 }
 
 struct Sink {
+    input: Input,
     correlator: Correlator,
     /// Bytes of incidents in the store's form.
     stored: u64,
     events: u64,
     wanted: u64,
+    next_milestone: u64,
+    milestones: Vec<Milestone>,
     started: Duration,
     flushed: Duration,
 }
 
 impl Sink {
-    fn new(wanted: u64) -> Self {
+    fn new(input: Input, wanted: u64) -> Self {
         Self {
+            input,
             correlator: Correlator::new(Session::default()),
             stored: 0,
             events: 0,
             wanted,
+            next_milestone: FIRST_MILESTONE,
+            milestones: Vec::new(),
             started: used(),
             flushed: used(),
         }
@@ -100,8 +149,9 @@ impl Sink {
         if self.events.is_multiple_of(BATCH) && used() - self.flushed >= FLUSH {
             self.flush()?;
         }
-        if self.events.is_multiple_of((self.wanted / 10).max(1)) {
-            self.tell()?;
+        if self.events == self.next_milestone {
+            self.reached()?;
+            self.next_milestone *= 10;
         }
         Ok(())
     }
@@ -114,25 +164,32 @@ impl Sink {
         Ok(())
     }
 
-    fn tell(&self) -> Result<()> {
+    fn reached(&mut self) -> Result<()> {
         let seconds = (used() - self.started).as_secs_f64();
-        let progress = Progress {
+        self.milestones.push(Milestone {
+            input: self.input,
             events: self.events,
             seconds,
             events_per_second: self.events as f64 / seconds,
             resident_kib: resident_kib().context("no VmRSS")?,
             incidents: self.correlator.incidents().len(),
-        };
-        println!("{}", serde_json::to_string(&progress)?);
+        });
         Ok(())
     }
 
-    fn finish(mut self) -> Result<()> {
+    fn finish(mut self) -> Result<Vec<Milestone>> {
         self.flush()?;
         ensure!(
             !self.correlator.incidents().is_empty(),
             "the events made no incident"
         );
-        Ok(())
+        if self
+            .milestones
+            .last()
+            .is_none_or(|last| last.events != self.events)
+        {
+            self.reached()?;
+        }
+        Ok(self.milestones)
     }
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what poisontrace costs.
 
 mod exits;
+mod here;
 mod image;
 mod peers;
 mod table;
@@ -12,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use lab_contract::bench::Kind;
 
-use crate::cli::BenchOptions;
+use crate::cli::{BenchOptions, BenchPart};
 use crate::lab::storm::Processor;
 use crate::paths::Paths;
 use crate::progress::Progress;
@@ -22,6 +23,24 @@ use table::Cost;
 const QUICK_EXITS: u32 = 7680;
 
 pub fn bench(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<ExitCode> {
+    let wanted = |part| match options.quick {
+        true => part == BenchPart::Exits,
+        false => options.part.is_empty() || options.part.contains(&part),
+    };
+    let here: Vec<BenchPart> = [BenchPart::Programs, BenchPart::Pipeline, BenchPart::Idle]
+        .into_iter()
+        .filter(|part| wanted(*part))
+        .collect();
+    if !here.is_empty() {
+        here::measure(paths, &here, &paths.target.join("bench"), progress)?;
+    }
+    match wanted(BenchPart::Exits) {
+        true => exits(paths, options, progress),
+        false => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn exits(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<ExitCode> {
     let lab = exits::Lab::set_up(paths, options, progress)?;
     let mut costs = Vec::new();
     for processor in [Processor::Intel, Processor::Amd] {

@@ -216,9 +216,20 @@ impl Story {
         scenario.fates.retain(|_| stories.contains(&Self::Vmms));
         let with_guest = stories.iter().filter(|story| **story != Self::Vmms);
         scenario.guests = with_guest
-            .map(|story| story.after(&story.prefix(), Before::AnotherDaemon))
+            .map(|story| {
+                let options = story.options();
+                story.after(&story.prefix(), Before::AnotherDaemon { options })
+            })
             .collect();
         scenario
+    }
+
+    /// The daemon's: the guest on huge pages touches more of them than the kernel's totals have room for.
+    fn options(self) -> Vec<String> {
+        match self {
+            Self::HugePage => vec!["--page-totals=1".to_owned()],
+            _ => Vec::new(),
+        }
     }
 
     /// Of its files, where it is one of many.

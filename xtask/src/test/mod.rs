@@ -69,8 +69,10 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
     if options.full {
         progress.note("tier 3: a browser");
         looked_at(paths, &daemon, &mut tally, progress)?;
-        progress.note("tier 4: the packages");
+        progress.note("tier 4: dependencies and packages");
+        dependencies::examine(paths, &mut tally, progress);
         packages::run(paths, &mut tally, progress);
+        installed(paths, options, &mut tally, progress);
     }
     progress.finish();
     let in_ci = env::var_os("CI").is_some_and(|value| value == "true");
@@ -120,10 +122,7 @@ fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Resu
             scenarios::run(stories, &lab, &paths.daemon(), &mut tally, progress);
         }
         Part::Packages => packages::run(paths, &mut tally, progress),
-        Part::Install => match lab::install::unavailable() {
-            Some(reason) => tally.skip("lab::install", &reason),
-            None => install::examine(paths, &options.lab.kernel, &mut tally, progress),
-        },
+        Part::Install => installed(paths, options, &mut tally, progress),
     }
     progress.finish();
     println!("{tally}");
@@ -132,6 +131,14 @@ fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Resu
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// The .deb under real systemd.
+fn installed(paths: &Paths, options: &Test, tally: &mut Tally, progress: &Progress) {
+    match lab::install::unavailable() {
+        Some(reason) => tally.skip("lab::install", &reason),
+        None => install::examine(paths, &options.lab.kernel, tally, progress),
+    }
 }
 
 fn looked_at(paths: &Paths, daemon: &Path, tally: &mut Tally, progress: &Progress) -> Result<()> {

@@ -126,6 +126,7 @@ fn million(exits: u64) -> PageTotals {
         min: each,
         max: each,
         buckets: vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, exits as u32],
+        within_claim: Some(exits as u32),
     };
     PageTotals {
         gpa: Hex(GPA),

@@ -24,6 +24,8 @@ pub const STORMS: [&str; 3] = ["line_walk", "same_line_spin", "page_touches"];
 /// Counters of /sys/devices/system/node/node*/memory_failure (drivers/base/node.c).
 pub const NODE_COUNTERS: [&str; 5] = ["total", "ignored", "failed", "delayed", "recovered"];
 /// The one ring buffer's name.
+/// Tables that are not the correlator's: the kernel's totals, and what is known of the host's processes.
+pub const OTHER_TABLES: [&str; 2] = ["page_totals", "directory"];
 pub const RING: &str = "events";
 
 /// Verdicts that are there from the start.
@@ -177,9 +179,9 @@ impl Families {
             )?,
             table_dropped: make.known(
                 "table_dropped_total",
-                "Entries of the correlator's other tables that had to make room for new ones",
+                "Entries of other tables that had to make room for new ones, or found none",
                 "table",
-                &TABLES,
+                &[&TABLES[..], &OTHER_TABLES[..]].concat(),
             )?,
             poison_exits: make.known(
                 "poison_exits_total",

@@ -1,9 +1,9 @@
 //! Histograms that are filled from the kernel's exact totals, not by single observations.
 //!
 //! The kernel keeps log2 buckets of nanoseconds: bucket n counts 2^n to 2^(n+1) - 1 ns. The edges here are powers of two of a
-//! nanosecond, so that each is exact (to the nanosecond that lies on it), and 50 µs, the claim of 2020. Of the kernel's
-//! bucket from 32.768 to 65.536 µs the share below 50 µs is taken as linear: what is below the edge at 32.768 µs or
-//! above that at 65.536 µs is exact, what is between is an estimate. `docs/metrics.md` says so to the operator.
+//! nanosecond, so that each is exact (to the nanosecond that lies on it), and 50 µs, the claim of 2020, which the kernel
+//! counts by itself. Recordings that were made before it did have no such count: there the share below 50 µs of the bucket
+//! around it is taken as linear.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,10 +12,10 @@ use prometheus::{
     proto,
 };
 
+use poisontrace_probes::page::CLAIM_NS;
+
 use crate::event::totals::DurationTotals;
 
-/// The claim, nanoseconds.
-const CLAIM_NS: u64 = 50_000;
 /// Edges, nanoseconds; above the last is +Inf.
 pub const EDGES_NS: [u64; 14] = [
     1 << 10,
@@ -34,16 +34,21 @@ pub const EDGES_NS: [u64; 14] = [
     1 << 30,
 ];
 
-/// Cumulative counts at the edges, then all.
-pub type Counts = [u64; EDGES_NS.len() + 1];
+/// Cumulative counts of one incident at the edges, then all. As narrow as the kernel's own buckets: ten thousand incidents
+/// have four each.
+pub type Counts = [u32; EDGES_NS.len() + 1];
 
 /// Counts of a duration at the edges.
 pub fn counts(duration: &DurationTotals) -> Counts {
+    let narrow = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
     let mut counts = [0; EDGES_NS.len() + 1];
     for (count, edge) in counts.iter_mut().zip(EDGES_NS) {
-        *count = below(duration, edge);
+        *count = match duration.within_claim {
+            Some(within) if edge == CLAIM_NS => within,
+            _ => narrow(below(duration, edge)),
+        };
     }
-    counts[EDGES_NS.len()] = duration.count;
+    counts[EDGES_NS.len()] = narrow(duration.count);
     counts
 }
 
@@ -71,7 +76,7 @@ pub struct Histogram {
 
 #[derive(Default)]
 struct State {
-    counts: Counts,
+    counts: [u64; EDGES_NS.len() + 1],
     sum_ns: u64,
 }
 
@@ -89,7 +94,7 @@ impl Histogram {
         let new: Vec<u64> = now
             .iter()
             .zip(before)
-            .map(|(now, before)| now.saturating_sub(*before))
+            .map(|(now, before)| u64::from(now.saturating_sub(*before)))
             .collect();
         // Cumulative counts must not fall from edge to edge, whatever the two readings say.
         let mut least = 0;
@@ -104,14 +109,14 @@ impl Histogram {
     pub fn observe(&self, ns: u64) {
         let mut now = [0; EDGES_NS.len() + 1];
         for (count, edge) in now.iter_mut().zip(EDGES_NS) {
-            *count = u64::from(ns <= edge);
+            *count = u32::from(ns <= edge);
         }
         now[EDGES_NS.len()] = 1;
         self.add(&now, ns, &[0; EDGES_NS.len() + 1], 0);
     }
 
     #[cfg(test)]
-    pub fn read(&self) -> (Counts, u64) {
+    pub fn read(&self) -> ([u64; EDGES_NS.len() + 1], u64) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         (state.counts, state.sum_ns)
     }
@@ -170,13 +175,15 @@ mod tests {
     }
 
     #[test]
-    fn the_share_below_50_us_of_its_bucket_is_linear_and_stays_between_its_neighbours() {
+    fn the_edge_at_50_us_is_counted_and_where_it_was_not_its_bucket_is_shared_out() {
         let mut duration = DurationTotals::default();
         for n in 0..1000 {
             duration.add(32_768 + n * 32);
         }
+        let exact = (0..1000).filter(|n| 32_768 + n * 32 <= 50_000).count() as u32;
+        assert_eq!(counts(&duration)[at(CLAIM_NS)], exact);
+        duration.within_claim = None;
         let counts = counts(&duration);
-        let exact = (0..1000).filter(|n| 32_768 + n * 32 <= 50_000).count() as u64;
         assert!(
             counts[at(CLAIM_NS)].abs_diff(exact) <= 20,
             "{} for {exact}",

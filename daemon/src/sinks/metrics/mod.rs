@@ -23,7 +23,7 @@ use crate::{
     host::ClockPair,
     text::sanitise,
 };
-use families::{Families, NODE_COUNTERS, PAGE_TYPES, RESULTS, RING};
+use families::{Families, NODE_COUNTERS, OTHER_TABLES, PAGE_TYPES, RESULTS, RING};
 use incidents::Incidents;
 use kernel::{KernelCounters, Reconciler};
 use vms::Vms;
@@ -232,13 +232,23 @@ impl Metrics {
 
     /// VMs that run, and incidents dropped from memory so far.
     pub fn tables(&self, vms: usize, forgotten: u64, dropped: &[(&str, u64)]) {
+        self.no_room(dropped);
+        self.families.vms.set(i64::try_from(vms).unwrap_or(i64::MAX));
+        let counter = &self.families.incidents_forgotten;
+        counter.inc_by(forgotten.saturating_sub(counter.get()));
+    }
+
+    /// What the kernel's totals and the directory of processes had no room for.
+    pub fn tables_beside(&self, totals: u64, directory: u64) {
+        let [in_kernel, processes] = OTHER_TABLES;
+        self.no_room(&[(in_kernel, totals), (processes, directory)]);
+    }
+
+    fn no_room(&self, dropped: &[(&str, u64)]) {
         for (table, count) in dropped {
             let counter = self.families.table_dropped.with_label_values(&[table]);
             counter.inc_by(count.saturating_sub(counter.get()));
         }
-        self.families.vms.set(i64::try_from(vms).unwrap_or(i64::MAX));
-        let counter = &self.families.incidents_forgotten;
-        counter.inc_by(forgotten.saturating_sub(counter.get()));
     }
 
     /// A run of the trigger hook ended.

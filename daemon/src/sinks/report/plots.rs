@@ -2,6 +2,7 @@
 //! [`BAR`], [`CLAIM`], [`UNKNOWN`] and [`SCALE`] its colour, for light, dark and paper.
 
 use plotters::prelude::*;
+use poisontrace_probes::page;
 
 use crate::incident::model::{Distribution, ExitSample};
 
@@ -21,7 +22,7 @@ const SCALE: [RGBColor; Scale::STEPS] = [
 ];
 
 /// The claim of 2020, nanoseconds: 63 exits within this time; and what that leaves to each.
-const CLAIM_NS: f64 = 50_000.0;
+const CLAIM_NS: f64 = page::CLAIM_NS as f64;
 const CLAIM_EACH_NS: f64 = CLAIM_NS / 63.0;
 
 const WIDTH: u32 = 600;

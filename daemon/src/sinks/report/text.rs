@@ -1,15 +1,19 @@
 //! One screen of text that can be pasted into a ticket. The sentence first.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use console::{Style, StyledObject};
 
 use super::{count, duration, hex, latency, lines, many, offset, or, size};
 use crate::{
     host::Host,
-    incident::model::{Confidence, Distribution, Incident, Outcome, Told},
+    incident::model::{Confidence, Distribution, Incident, Moment, Outcome, Told},
 };
 
-/// Moments of the timeline that one screen holds; the JSON has them all.
+/// Moments of the timeline that one screen holds, with as many between that came once; the JSON has them all.
 const MAX_MOMENTS: usize = 14;
+/// What comes more often is told at the beginning and at the end only.
+const MAX_AGAIN: usize = 4;
 const MAX_TOLD: usize = 4;
 /// Columns of the names on the left.
 const NAMES: usize = 14;
@@ -248,19 +252,28 @@ impl Page {
             },
         );
         let moments = &i.timeline;
-        let skipped = moments.len().saturating_sub(MAX_MOMENTS);
+        let again_and_again = repeated(moments);
+        // The beginning tells how it came, the end what became of it; between them what happened once is told.
+        let last = moments.len().saturating_sub(MAX_MOMENTS - MAX_MOMENTS / 2);
+        let (mut left_out, mut shown) = (0, 0);
         for (n, moment) in moments.iter().enumerate() {
-            // The beginning tells how it came, the end what became of it.
-            let from_end = moments.len() - n;
-            if skipped > 0 && n >= MAX_MOMENTS / 2 && from_end > MAX_MOMENTS - MAX_MOMENTS / 2 {
-                if n == MAX_MOMENTS / 2 {
-                    let lead = " ".repeat(17);
-                    let left_out = format!("… {skipped} moments are left out here; --format json has them");
-                    self.paragraph(&lead, &lead, &left_out, &Style::new().dim());
-                }
+            let between = (MAX_MOMENTS / 2..last).contains(&n);
+            if between && (shown == MAX_MOMENTS || again_and_again.contains(&kind(&moment.event))) {
+                left_out += 1;
                 continue;
             }
+            shown += usize::from(between);
+            self.left_out(std::mem::take(&mut left_out));
             self.moment(moment.t_ns, &moment.event);
+        }
+        self.left_out(left_out);
+    }
+
+    fn left_out(&mut self, moments: usize) {
+        if moments > 0 {
+            let lead = " ".repeat(17);
+            let words = format!("… {moments} moments are left out here; --format json has them");
+            self.paragraph(&lead, &lead, &words, &Style::new().dim());
         }
     }
 
@@ -307,6 +320,24 @@ impl Page {
             self.out.push('\n');
         }
     }
+}
+
+/// A moment's words without those that have a number in them.
+fn kind(event: &str) -> String {
+    let words = event
+        .split(' ')
+        .filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// Kinds of moments that come again and again.
+fn repeated(moments: &[Moment]) -> BTreeSet<String> {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for moment in moments {
+        *counts.entry(kind(&moment.event)).or_default() += 1;
+    }
+    counts.retain(|_, count| *count > MAX_AGAIN);
+    counts.into_keys().collect()
 }
 
 fn of_outcome(outcome: Outcome) -> Style {

@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 fn incident(pid: u32, name: &str) -> Incident {
     let mut e = Evidence::new(1, pid, Default::default());
-    e.vmm.name = Some(name.to_owned());
+    std::sync::Arc::make_mut(&mut e.vmm).name = Some(name.to_owned());
     crate::correlate::report::incident(&e, &Session::default())
 }
 

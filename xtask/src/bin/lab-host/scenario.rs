@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lab_contract::{
     AT_RISK, AT_RISK_FILE, Before, DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_READY, DAEMON_WAITS, Fate,
-    GUEST_FTRACE_FILE, GUEST_HANDLER_PAGE, GUEST_PAGE_READY, GuestPlan, GuestResult, LabResult, REATTACHED,
-    RELOADED_METRICS, Scenario, UNSEEN, UNSEEN_METRICS,
+    GUEST_FTRACE_FILE, GUEST_HANDLER_PAGE, GUEST_PAGE_READY, GuestPlan, GuestResult, LAST_METRICS, LabResult,
+    REATTACHED, RELOADED_METRICS, Scenario, UNSEEN, UNSEEN_METRICS,
 };
 
 use crate::daemon::{self, Daemon};
@@ -56,7 +56,7 @@ pub fn run(scenario: &Scenario, log: &Log) -> Result<LabResult> {
         let ftrace = scenario.ftrace.then(Ftrace::of_a_guest).transpose()?;
         let mut guest = match run_guest(plan, ftrace, &mut daemon, log) {
             // The guests after it have nothing to do with it; its recording tells.
-            Err(error) if plan.before == Some(Before::AnotherDaemon) => {
+            Err(error) if matches!(plan.before, Some(Before::AnotherDaemon { .. })) => {
                 log.step(&format!("the guest {} failed: {error:#}", plan.file_prefix));
                 GuestResult {
                     file_prefix: plan.file_prefix.clone(),
@@ -70,6 +70,11 @@ pub fn run(scenario: &Scenario, log: &Log) -> Result<LabResult> {
         if let Some(daemon) = &mut daemon {
             daemon.running()?;
             ask(&mut guest, log)?;
+            if matches!(&plan.before, Some(Before::AnotherDaemon { options }) if !options.is_empty()) {
+                machine::loopback_up()?;
+                let file = format!("{SHARE}/out/{}{LAST_METRICS}", plan.file_prefix);
+                fs::write(file, daemon.metrics("")?).context("cannot keep the metrics")?;
+            }
         }
         result.guests.push(guest);
     }
@@ -123,13 +128,13 @@ fn prepare(before: &Before, plan: &GuestPlan, daemon: &mut Option<Daemon>, log: 
             *daemon = Some(started);
             Ok(())
         }
-        Before::AnotherDaemon => {
+        Before::AnotherDaemon { options } => {
             log.step(&format!("starting poisontrace afresh: {}", plan.file_prefix));
             if let Some(daemon) = daemon.take() {
                 daemon.stop()?;
             }
             let recording = format!("{}{RECORDING}", plan.file_prefix);
-            *daemon = Some(Daemon::start_afresh(&recording, &[], log)?);
+            *daemon = Some(Daemon::start_afresh(&recording, options, log)?);
             Ok(())
         }
     }

@@ -52,6 +52,8 @@ logged() { journalctl -u $unit --no-pager | grep -q "$1"; }
 logged_end() { journalctl -u $unit POISONTRACE_STATE=close -o cat --no-pager | grep -q .; }
 vmm() { $share/bin/storm-vmm "$1" >>$out/vmm.txt 2>&1; }
 poison() { vmm '{"mode":"step-over","instruction":"load","exits":64}'; }
+pinned() { ls /sys/fs/bpf/poisontrace/layout-*/daemon-*/ARMED; }
+another_than() { running && [ "$(property MainPID)" != "$1" ] && curl -sf http://127.0.0.1:9847/-/ready; }
 opened() { awk -v all="$(metric poisontrace_incidents_opened_total)" -v n="$1" 'BEGIN { exit !(all >= n) }'; }
 
 # What `poisontrace check` says without root, with these capabilities.

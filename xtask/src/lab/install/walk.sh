@@ -9,6 +9,7 @@ check healthy curl -sf http://127.0.0.1:9847/-/healthy
 check ready curl -sf http://127.0.0.1:9847/-/ready
 check scraped at_least_one poisontrace_build_info
 check every_row_is_attached every_row_attached
+check pins_what_is_to_outlive_it pinned
 check proved_live within 60 at_least_one poisontrace_probes_proved_live_timestamp_seconds
 check the_watchdog_is_pinged within 60 pinged
 status_of_daemon >$out/proc-status.txt
@@ -28,6 +29,25 @@ check the_journal_has_the_incident within 30 logged 'storm-vmm'
 check and_its_end within 30 logged_end
 # --all: fields beyond 4 KiB too.
 journalctl -u $unit -o json --all --no-pager >$out/journal.json
+
+say "killed and upgraded in a storm"
+began=$(date +%s)
+vmm '{"mode":"swallow","instruction":"load","exits":150000}' &
+vmm=$!
+check a_storm_is_seen within 60 opened 2
+first=$(property MainPID)
+kill -KILL "$first"
+check is_started_again_after_a_kill within 60 another_than "$first"
+first=$(property MainPID)
+check is_replaced systemctl restart $unit
+check by_another_daemon within 60 another_than "$first"
+echo "the storm of 150,000 exits was $(($(date +%s) - began)) s old when both were done, and $(pgrep -c storm-vmm) VMM was there" >>$out/times.txt
+wait $vmm
+echo "it ended after $(($(date +%s) - began)) s" >>$out/times.txt
+sleep 5
+poisontrace explain --last >$out/storm.txt
+check both_gaps_are_told_of sh -c '[ "$(poisontrace explain --last --format json | grep -o "stayed attached and counted on" | wc -l)" = 2 ]'
+check no_exit_is_missed_meanwhile sh -c 'poisontrace explain --last --format json | tr -d " \n" | grep -q "\"exits\":{\"count\":150000,"'
 
 say "reload and upgrade"
 check config_is_in_order poisontrace config check
@@ -84,8 +104,7 @@ before=$(property MainPID)
 check kvm_is_let_go_of within 30 rmmod kvm_amd
 check kvm_that_is_gone_makes_it_unready within 30 not curl -sf http://127.0.0.1:9847/-/ready
 insmod $share/kvm_amd.ko
-again() { running && [ "$(property MainPID)" != "$before" ] && curl -sf http://127.0.0.1:9847/-/ready; }
-check kvm_that_is_back_has_it_started_again within 120 again
+check kvm_that_is_back_has_it_started_again within 120 another_than "$before"
 check all_of_it_is_attached_again within 30 every_row_attached
 
 say "a daemon that hangs"
@@ -102,6 +121,7 @@ systemctl daemon-reload
 
 say "stop and purge"
 check stops systemctl stop $unit
+check leaves_no_pins_when_it_stops sh -c '[ -z "$(ls -A /sys/fs/bpf/poisontrace)" ]'
 check stopped_in_good_order sh -c "[ \"\$(systemctl show -P Result $unit)\" = success ]"
 check detaches_at_purge_with_nothing_left poisontrace detach
 check purges dpkg --purge poisontrace

@@ -3,7 +3,7 @@ use crate::{correlate::report::incident, event::session::Session, incident::evid
 
 fn named(name: &str) -> Incident {
     let mut evidence = Evidence::new(1, 7, Default::default());
-    evidence.vmm.name = Some(name.to_owned());
+    std::sync::Arc::make_mut(&mut evidence.vmm).name = Some(name.to_owned());
     incident(&evidence, &Session::default())
 }
 

@@ -1,60 +1,24 @@
-//! A probe whose attaching fails half-way, in this machine's own kernel: what was attached of it is detached again, and
-//! nothing is left pinned. Needs root, and a build with the BPF programs inside (`cargo xtask test`).
-
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test fails by panicking; its helper functions too"
-)]
+//! A probe whose attaching fails half-way: what was attached of it is detached again, and nothing is left pinned.
 
 use std::{fs, path::Path, process::Command};
 
 use poisontrace::{
-    kernel::{
-        facts::Facts,
-        plan::{Attach, Binding, Plan, Row},
-    },
+    kernel::{facts::Facts, plan::Plan},
     pins::Pins,
-    probes::load::{LoadError, Loaded, RowState},
+    probes::load::{Loaded, RowState},
 };
 
-fn tracepoint(program: &'static str, group: &str, name: &str) -> Attach {
-    Attach {
-        program,
-        binding: Binding::Tracepoint {
-            group: group.to_owned(),
-            name: name.to_owned(),
-        },
-    }
-}
-
-fn row(name: &'static str, programs: Vec<Attach>) -> Row {
-    Row {
-        standby: None,
-        name,
-        alternatives: vec![Ok(programs)],
-        lost: "what it tells",
-        partial: Vec::new(),
-        of_kvm: false,
-    }
-}
+use crate::here;
 
 /// A row that can be attached, and one whose second program has no tracepoint.
 fn plan(facts: &Facts) -> Plan {
-    let mut plan = Plan::new(facts, false);
-    plan.rows = vec![
-        row(
-            "whole",
-            vec![tracepoint("kvm_exit", "sched", "sched_process_exit")],
-        ),
-        row(
-            "half",
-            vec![
-                tracepoint("kvm_entry", "sched", "sched_process_exit"),
-                tracepoint("kvm_page_fault", "sched", "no_such_event"),
-            ],
-        ),
+    let there = |program| here::tracepoint(program, "sched", "sched_process_exit");
+    let missing = here::tracepoint("kvm_page_fault", "sched", "no_such_event");
+    let rows = vec![
+        here::row("whole", vec![there("kvm_exit")]),
+        here::row("half", vec![there("kvm_entry"), missing]),
     ];
-    plan
+    here::plan(facts, rows)
 }
 
 /// Descriptors of this process that keep a program attached.
@@ -106,38 +70,17 @@ fn files(folder: &Path) -> Vec<String> {
     found
 }
 
-/// In a mount namespace of its own, as this machine need not have tracefs.
 #[test]
 fn a_row_that_fails_half_way_is_detached_again() {
-    let script =
-        "mount -t tracefs tracefs /sys/kernel/tracing && exec \"$0\" --exact --ignored --nocapture half_way";
-    let output = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c", script])
-        .arg(std::env::current_exe().unwrap())
-        .output();
-    let Ok(output) = output else {
-        return eprintln!("no unshare: not tried");
-    };
-    let text =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    if !output.status.success() && !text.contains("running 1 test") {
-        return eprintln!("tracefs may not be mounted: not tried");
-    }
-    println!("{text}");
-    assert!(output.status.success());
+    here::where_there_is_tracefs("half_way::half_way");
 }
 
 #[test]
 #[ignore = "is run by the test above, where there is tracefs"]
 fn half_way() {
     let facts = Facts::of_this_kernel().unwrap();
-    let loaded = match Loaded::new(plan(&facts), &facts, false, 0, None) {
-        Ok(loaded) => loaded,
-        Err(LoadError::NotBuiltIn) => return eprintln!("built without BPF programs: not tried"),
-        Err(LoadError::Object(why)) if why.contains("not permitted") => {
-            return eprintln!("this machine loads no BPF programs ({why}): not tried");
-        }
-        Err(err) => panic!("{err}"),
+    let Some(loaded) = here::loaded(plan(&facts), &facts, false, None) else {
+        return;
     };
     let states: Vec<RowState> = loaded.rows().iter().map(|row| row.state()).collect();
     assert_eq!(states, [RowState::Attached, RowState::Unavailable]);

@@ -1,0 +1,146 @@
+//! A few values by key. Most incidents are of one page and one vCPU, and a flood has ten thousand of them: a sorted list
+//! without spare room takes a tenth of a tree's node, which has room for eleven.
+
+use serde::{Deserialize, Serialize};
+
+/// Lists that are shorter grow by one.
+const FEW: usize = 4;
+
+/// Appends without room for more, as long as there are few.
+pub fn push<T>(list: &mut Vec<T>, value: T) {
+    if list.len() < FEW {
+        list.reserve_exact(1);
+    }
+    list.push(value);
+}
+
+/// See the module. In order of the keys; its JSON is a list of pairs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Few<K, V>(Vec<(K, V)>);
+
+impl<K, V> Default for Few<K, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<K: Ord, V> Few<K, V> {
+    fn place(&self, key: &K) -> Result<usize, usize> {
+        self.0.binary_search_by(|(known, _)| known.cmp(key))
+    }
+
+    pub fn get(&self, key: &K) -> Option<&V> {
+        self.place(key).ok().map(|n| &self.0[n].1)
+    }
+
+    pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.place(key).ok().map(|n| &mut self.0[n].1)
+    }
+
+    pub fn contains_key(&self, key: &K) -> bool {
+        self.place(key).is_ok()
+    }
+
+    /// The value of `key`, which is made where there is none.
+    pub fn entry(&mut self, key: K) -> &mut V
+    where
+        V: Default,
+    {
+        let n = match self.place(&key) {
+            Ok(n) => n,
+            Err(n) => {
+                self.room();
+                self.0.insert(n, (key, V::default()));
+                n
+            }
+        };
+        &mut self.0[n].1
+    }
+
+    /// In place of the value before.
+    pub fn insert(&mut self, key: K, value: V) {
+        match self.place(&key) {
+            Ok(n) => self.0[n].1 = value,
+            Err(n) => {
+                self.room();
+                self.0.insert(n, (key, value));
+            }
+        }
+    }
+
+    fn room(&mut self) {
+        if self.0.len() < FEW {
+            self.0.reserve_exact(1);
+        }
+    }
+
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        let value = self.place(key).ok().map(|n| self.0.remove(n).1);
+        if self.0.is_empty() {
+            self.0 = Vec::new();
+        }
+        value
+    }
+
+    /// Removes the entry of the lowest key.
+    pub fn remove_first(&mut self) {
+        if !self.0.is_empty() {
+            self.0.remove(0);
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.0 = Vec::new();
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.0.iter().map(|(key, value)| (key, value))
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.0.iter().map(|(_, value)| value)
+    }
+
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.0.iter_mut().map(|(_, value)| value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn few_values_are_as_a_map_has_them(steps in prop::collection::vec((0u8..3, 0u32..12, 0u64..5), 0..60)) {
+            let (mut few, mut map) = (Few::default(), BTreeMap::new());
+            for (step, key, value) in steps {
+                match step {
+                    0 => {
+                        few.insert(key, value);
+                        map.insert(key, value);
+                    }
+                    1 => prop_assert_eq!(few.remove(&key), map.remove(&key)),
+                    _ => {
+                        *few.entry(key) += 1;
+                        *map.entry(key).or_default() += 1;
+                    }
+                }
+                prop_assert!(few.iter().eq(map.iter()));
+                prop_assert_eq!(few.get(&key), map.get(&key));
+            }
+        }
+    }
+}

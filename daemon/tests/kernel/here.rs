@@ -1,0 +1,76 @@
+//! What the tests in this machine's kernel share.
+
+use std::process::Command;
+
+use poisontrace::{
+    kernel::{
+        facts::Facts,
+        plan::{Attach, Binding, Plan, Row},
+    },
+    pins::Pins,
+    probes::load::{LoadError, Loaded},
+};
+
+pub fn tracepoint(program: &'static str, group: &str, name: &str) -> Attach {
+    Attach {
+        program,
+        binding: Binding::Tracepoint {
+            group: group.to_owned(),
+            name: name.to_owned(),
+        },
+    }
+}
+
+pub fn row(name: &'static str, programs: Vec<Attach>) -> Row {
+    Row {
+        standby: None,
+        name,
+        alternatives: vec![Ok(programs)],
+        lost: "what it tells",
+        partial: Vec::new(),
+        of_kvm: false,
+    }
+}
+
+pub fn plan(facts: &Facts, rows: Vec<Row>) -> Plan {
+    let mut plan = Plan::new(facts, false);
+    plan.rows = rows;
+    plan
+}
+
+/// The programs, attached; `None` where this machine or this build has none.
+pub fn loaded(plan: Plan, facts: &Facts, armed: bool, pins: Option<Pins>) -> Option<Loaded> {
+    match Loaded::new(plan, facts, armed, 0, pins) {
+        Ok(loaded) => Some(loaded),
+        Err(LoadError::NotBuiltIn) => {
+            eprintln!("built without BPF programs: not tried");
+            None
+        }
+        Err(LoadError::Object(why)) if why.contains("not permitted") => {
+            eprintln!("this machine loads no BPF programs ({why}): not tried");
+            None
+        }
+        Err(err) => panic!("{err}"),
+    }
+}
+
+/// Runs the ignored test `name` in a mount namespace of its own, as this machine need not have tracefs.
+pub fn where_there_is_tracefs(name: &str) {
+    let script =
+        "mount -t tracefs tracefs /sys/kernel/tracing && exec \"$0\" --exact --ignored --nocapture \"$1\"";
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .arg(std::env::current_exe().unwrap())
+        .arg(name)
+        .output();
+    let Ok(output) = output else {
+        return eprintln!("no unshare: not tried");
+    };
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() && !text.contains("running 1 test") {
+        return eprintln!("tracefs may not be mounted: not tried");
+    }
+    println!("{text}");
+    assert!(output.status.success() && text.contains("1 passed"));
+}

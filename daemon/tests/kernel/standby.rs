@@ -1,0 +1,63 @@
+//! What waits for poison: it is ready but does not run, and once it is called for it runs.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use poisontrace::{
+    event::decode::Decoder,
+    kernel::{
+        facts::Facts,
+        plan::{Attach, Binding, Plan, Row},
+    },
+    probes::source::Source,
+};
+
+use crate::here;
+
+/// The end of the daemon's own threads is sent whatever else is.
+fn plan(facts: &Facts) -> Plan {
+    let process_exit = here::tracepoint("process_exit", "sched", "sched_process_exit");
+    let row = Row {
+        standby: Some(vec![Attach {
+            program: "kvm_exit_standby",
+            binding: Binding::RawTracepoint("sched_process_exit"),
+        }]),
+        ..here::row("waits", vec![process_exit])
+    };
+    here::plan(facts, vec![row])
+}
+
+fn seen(source: &mut Source, within: Duration) -> bool {
+    let until = Instant::now() + within;
+    while Instant::now() < until {
+        thread::spawn(|| {}).join().unwrap();
+        source.drain();
+        if source.proved_live() {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    false
+}
+
+#[test]
+fn what_waits_for_poison_runs_once_it_is_called_for() {
+    here::where_there_is_tracefs("standby::waits");
+}
+
+#[test]
+#[ignore = "is run by the test above, where there is tracefs"]
+fn waits() {
+    let facts = Facts::of_this_kernel().unwrap();
+    let Some(mut loaded) = here::loaded(plan(&facts), &facts, false, None) else {
+        return;
+    };
+    assert!(loaded.on_standby());
+    let mut source = Source::new(&mut loaded, Decoder::default()).unwrap();
+    assert!(!seen(&mut source, Duration::from_millis(300)));
+    assert_eq!(loaded.engage(), Vec::<String>::new());
+    assert!(!loaded.on_standby());
+    assert!(seen(&mut source, Duration::from_secs(10)));
+}
