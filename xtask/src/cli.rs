@@ -307,6 +307,8 @@ pub enum Part {
     Late,
     /// A daemon that is killed in the middle of a storm, in the lab
     Killed,
+    /// A Linux guest that flushes its lost page and dies of it, in the lab
+    Flush,
     /// The lab's scenarios that the tests do not boot otherwise, in one boot
     Scenarios,
     /// Both packages, made and looked into

@@ -1,6 +1,6 @@
 //! `cargo xtask lab storm`: one storm from set-up to report, and whether the counts agree.
 
-mod linux;
+pub mod linux;
 mod table;
 mod twice;
 

@@ -50,11 +50,8 @@ pub fn guest(
     if let Some(folder) = &options.keep {
         keep(&run.out, &KEPT, folder)?;
     }
-    let json = read(&run, "explain.json")?;
-    let report: Value = serde_json::from_str(&json).context("explain printed no JSON")?;
-    let console = read(&run, "console.txt")?;
     match options.format {
-        Format::Json => print!("{json}"),
+        Format::Json => print!("{}", read(&run, "explain.json")?),
         Format::Text => {
             println!(
                 "EMULATED: this host ran in Bochs, where time is a count of instructions; its times say nothing \
@@ -62,11 +59,12 @@ pub fn guest(
             );
             print!("{}", read(&run, "explain.txt")?);
             println!("\nThe guest's console:");
+            let console = read(&run, "console.txt")?;
             last_words(&console).for_each(|line| println!("  {line}"));
             println!("\n{}", times(&run.result, took));
         }
     }
-    if let Err(error) = judge(&report, &console, options.read_guest_code) {
+    if let Err(error) = judge(&run, options.read_guest_code) {
         eprintln!("error: {error:#}; files in {}", run.out.display());
         return Ok(ExitCode::FAILURE);
     }
@@ -97,7 +95,10 @@ fn times(result: &FlushResult, took: u64) -> String {
 }
 
 /// The guest panicked in a flush by its own words, and poisontrace says so.
-fn judge(report: &Value, console: &str, reads_code: bool) -> Result<()> {
+pub fn judge(run: &LinuxRun, reads_code: bool) -> Result<()> {
+    let report: Value =
+        serde_json::from_str(&read(run, "explain.json")?).context("explain printed no JSON")?;
+    let console = read(run, "console.txt")?;
     ensure!(
         console.contains("Kernel panic") && FLUSHING.iter().any(|function| console.contains(function)),
         "by its console the guest did not die flushing the page"
