@@ -157,6 +157,12 @@ fn guest_flushes_the_page_and_dies() {
     );
     assert_eq!(i["storm"], Value::Null);
     assert_eq!(i["injections"]["action_required"], 1);
+    // The page was lost before the VM was started, and no process was told.
+    assert_eq!(i["page"]["pfn"], "0x3a780");
+    assert_eq!(
+        i["timeline"][0]["event"],
+        "memory_failure(pfn 0x3a780, flags 0x20) on the host"
+    );
     // The bytes are there: nothing is missing of them, though the probe that would have given them is.
     assert!(
         !i["missing"].to_string().contains("instruction"),

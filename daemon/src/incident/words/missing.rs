@@ -48,7 +48,7 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
     );
     note(
         e.joined_by_time,
-        "a signal that names the huge page: that it is the one that the host lost is inferred, as it is the only one that fits",
+        "a signal from memory_failure(): that this is the page of the host that was lost is inferred, as it is the only one that fits",
     );
     note(
         flush.verdict == FlushVerdict::Undetermined && e.exits.any(),
