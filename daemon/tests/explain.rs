@@ -172,6 +172,29 @@ fn guest_flushes_the_page_and_dies() {
 }
 
 #[test]
+fn without_its_code_the_flush_is_one_read_until_the_guests_console_names_it() {
+    let file = recording("linux-flushes-unread-intel-6.12.ptrace");
+    let i = &answer(&file)["incidents"][0];
+    assert_eq!(
+        (&i["cause"], &i["confidence"]),
+        (&"kernel_access".into(), &"likely".into())
+    );
+    assert_eq!(
+        (&i["flush"]["verdict"], &i["flush"]["basis"]),
+        (&"undetermined".into(), &"single_exit".into())
+    );
+    let console =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/traces/intel-linux-guest-flushes/console.txt");
+    let with = explain(&file, &["--from", console.to_str().unwrap(), "--format", "json"]);
+    let i = &common::answer(&with)["incidents"][0];
+    assert_eq!(
+        (&i["cause"], &i["confidence"]),
+        (&"clflush".into(), &"likely".into())
+    );
+    assert_eq!(i["flush"]["basis"], "guest_console");
+}
+
+#[test]
 fn guest_kernel_reads_lost_page_cache_and_panics() {
     ends("kernel-access", "guest_panicked", "kernel_access", "likely");
 }
