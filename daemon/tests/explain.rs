@@ -132,6 +132,68 @@ fn linked(name: &str) {
     assert_eq!(b["linked"], serde_json::json!([a["id"]]));
 }
 
+/// Debian's 5.10 in QEMU, told of a lost line by QEMU's monitor: `set_memory_uc()` flushes the page, and the first
+/// CLFLUSHOPT of `cpa_flush()` is the last thing it does (`cargo xtask lab storm --guest linux --read-guest-code`).
+#[test]
+fn guest_flushes_the_page_and_dies() {
+    let json = answer(&recording("linux-flushes-intel-6.12.ptrace"));
+    let [i] = json["incidents"].as_array().unwrap().as_slice() else {
+        panic!("not one incident: {json:#}");
+    };
+    assert_eq!(
+        (&i["outcome"], &i["cause"], &i["confidence"]),
+        (&"guest_panicked".into(), &"clflush".into(), &"certain".into())
+    );
+    assert_eq!(
+        i["flush"],
+        serde_json::json!({
+            "verdict": "flush_only", "basis": "instruction_bytes", "instruction": "clflushopt [rax]", "confidence": "certain"
+        })
+    );
+    // It never came to the second line: on a stock KVM there is no storm.
+    assert_eq!(
+        (&i["exits"]["count"], &i["exits"]["line_bitmap"]),
+        (&1.into(), &"0x1".into())
+    );
+    assert_eq!(i["storm"], Value::Null);
+    assert_eq!(i["injections"]["action_required"], 1);
+    // The page was lost before the VM was started, and no process was told.
+    assert_eq!(i["page"]["pfn"], "0x3a780");
+    assert_eq!(
+        i["timeline"][0]["event"],
+        "memory_failure(pfn 0x3a780, flags 0x20) on the host"
+    );
+    // The bytes are there: nothing is missing of them, though the probe that would have given them is.
+    assert!(
+        !i["missing"].to_string().contains("instruction"),
+        "{}",
+        i["missing"]
+    );
+}
+
+#[test]
+fn without_its_code_the_flush_is_one_read_until_the_guests_console_names_it() {
+    let file = recording("linux-flushes-unread-intel-6.12.ptrace");
+    let i = &answer(&file)["incidents"][0];
+    assert_eq!(
+        (&i["cause"], &i["confidence"]),
+        (&"kernel_access".into(), &"likely".into())
+    );
+    assert_eq!(
+        (&i["flush"]["verdict"], &i["flush"]["basis"]),
+        (&"undetermined".into(), &"single_exit".into())
+    );
+    let console =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/traces/intel-linux-guest-flushes/console.txt");
+    let with = explain(&file, &["--from", console.to_str().unwrap(), "--format", "json"]);
+    let i = &common::answer(&with)["incidents"][0];
+    assert_eq!(
+        (&i["cause"], &i["confidence"]),
+        (&"clflush".into(), &"likely".into())
+    );
+    assert_eq!(i["flush"]["basis"], "guest_console");
+}
+
 #[test]
 fn guest_kernel_reads_lost_page_cache_and_panics() {
     ends("kernel-access", "guest_panicked", "kernel_access", "likely");

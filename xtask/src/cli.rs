@@ -80,6 +80,11 @@ pub struct StormOptions {
         "mode", "instruction", "exits", "read_guest_code", "tracepoints", "shadow_paging", "ftrace", "format"
     ])]
     pub all: bool,
+    /// Who meets the page: a loop in a tiny VMM's guest, or Debian's Linux 5.10 in Debian's QEMU, which flushes the page that
+    /// it is told is lost and dies of it (Intel only; some minutes). The latter succeeds only if the guest's own words and
+    /// poisontrace's verdict say so
+    #[arg(long, value_enum, default_value_t = Guest::Tiny)]
+    pub guest: Guest,
     /// What the VMM does about each SIGBUS
     #[arg(long, value_enum, default_value_t = Mode::StepOver)]
     pub mode: Mode,
@@ -96,6 +101,10 @@ pub struct StormOptions {
     /// Let poisontrace read the guest's code
     #[arg(long)]
     pub read_guest_code: bool,
+    /// Let the VMM read its vCPU's registers by KVM_GET_SREGS2, as QEMU does: poisontrace must find the guest's page tables
+    /// all the same
+    #[arg(long)]
+    pub sregs2: bool,
     /// Let poisontrace have tracepoints only, as on a kernel without kprobes
     #[arg(long, conflicts_with = "read_guest_code")]
     pub tracepoints: bool,
@@ -105,9 +114,9 @@ pub struct StormOptions {
     /// Record the same run with ftrace, and hold poisontrace's sums against its; adds to every time
     #[arg(long)]
     pub ftrace: bool,
-    /// Record it with `perf kvm stat` too, and hold it against ftrace's by reason; implies --ftrace. Fails so far:
-    /// in Bochs perf runs, but records no event
-    #[arg(long, hide = true)]
+    /// Record it with `perf kvm stat` too, without poisontrace and with it, and hold perf's times by reason against
+    /// ftrace's; implies --ftrace
+    #[arg(long)]
     pub perf: bool,
     /// Run it in two boots, and compare the latencies of both
     #[arg(long, conflicts_with_all = ["all", "ftrace", "perf", "format", "kill_daemon"])]
@@ -143,6 +152,12 @@ impl StormOptions {
             _ => Watch::Plain,
         }
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Guest {
+    Tiny,
+    Linux,
 }
 
 #[derive(Debug, Args)]
@@ -308,6 +323,8 @@ pub enum Part {
     Late,
     /// A daemon that is killed in the middle of a storm, in the lab
     Killed,
+    /// A Linux guest that flushes its lost page and dies of it, in the lab
+    Flush,
     /// The lab's scenarios that the tests do not boot otherwise, in one boot
     Scenarios,
     /// Both packages, made and looked into

@@ -5,6 +5,10 @@
 pub mod bench;
 #[path = "contract/fates.rs"]
 pub mod fates;
+#[path = "contract/flush.rs"]
+pub mod flush;
+#[path = "contract/pagemap.rs"]
+pub mod pagemap;
 #[path = "contract/storm.rs"]
 pub mod storm;
 
@@ -92,6 +96,10 @@ pub struct GuestPlan {
     /// Let it start anew when it asks for that, or QEMU does; else QEMU ends.
     #[serde(default)]
     pub reboots: bool,
+    /// Let it go on after its panic device was written to: kernels up to 5.14 print what they said in a #MC only after that
+    /// (`printk_safe_flush_on_panic()`).
+    #[serde(default)]
+    pub outlives_panic: bool,
     /// More words on its kernel's command line.
     #[serde(default)]
     pub words: Vec<String>,
@@ -109,6 +117,8 @@ pub mod words {
     pub const READ_CALL: &str = "read-call";
     /// As write-call, on pages all over a huge page.
     pub const HUGE: &str = "huge";
+    /// Nothing touches the page at this address, which is free.
+    pub const FREE_PAGE: &str = "lab.free-page=";
     /// The guest's kernel is made to panic some seconds after that (sysrq).
     pub const THEN_PANIC: &str = "lab.then=panic";
 }

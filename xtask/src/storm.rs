@@ -1,5 +1,6 @@
 //! `cargo xtask lab storm`: one storm from set-up to report, and whether the counts agree.
 
+pub mod linux;
 mod table;
 mod twice;
 
@@ -12,7 +13,7 @@ use lab_contract::storm::{FTRACE_FILE, PERF_FILE, Storm, StormPlan};
 use serde_json::Value;
 
 use crate::builds;
-use crate::cli::{Format, StormOptions};
+use crate::cli::{Format, Guest, StormOptions};
 use crate::demo::keep;
 use crate::lab::storm::agreement::{Row, compare};
 use crate::lab::storm::{Processor, StormLab, StormRun, cells, timing};
@@ -42,6 +43,9 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
         Some(programs) => programs.clone(),
         None => builds::lab_programs(paths, progress)?,
     };
+    if options.guest == Guest::Linux {
+        return linux::guest(paths, options, daemon.as_deref(), &programs, progress);
+    }
     let mut lab = StormLab::set_up(paths, &options.lab.kernel, &programs, progress)?;
     if options.perf {
         lab = lab.with_perf(paths, progress)?;
@@ -72,9 +76,10 @@ pub fn storm(paths: &Paths, options: &StormOptions, progress: &Progress) -> Resu
         mode: options.mode,
         instruction: options.instruction,
         exits: options.exits,
+        sregs2: options.sregs2,
     };
     let mut storms = cells::with_and_without(plan, options.watch(), options.ftrace());
-    storms[1].perf = options.perf;
+    storms.iter_mut().for_each(|storm| storm.perf = options.perf);
     storms[1].kills = options.kill_daemon;
     if options.twice {
         return in_two_boots(&lab, &name, processor, &storms[1], daemon, progress);
@@ -157,7 +162,7 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
         Vec::new()
     };
     let reasons = if options.perf {
-        timing::reasons(run)?
+        timing::reasons(alone, run)?
     } else {
         Vec::new()
     };

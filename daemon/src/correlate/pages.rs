@@ -75,11 +75,20 @@ pub struct Failure {
     incidents: Vec<IncidentNo>,
 }
 
-/// A huge page whose loss was told to no process: its VMMs learn of it when they touch it.
+/// A page whose loss was told to no process: its VMMs learn of it when they touch it. Either they did not ask for early
+/// notice, or no VM had the page yet (a memory file that outlives its VMs).
 pub struct Silent {
+    t: u64,
     pfn: u64,
+    flags: Option<u64>,
     page_type: String,
     result: String,
+}
+
+impl Silent {
+    fn is_huge(&self) -> bool {
+        self.page_type.starts_with(HUGE)
+    }
 }
 
 /// Silent losses that are kept: the latest.
@@ -110,6 +119,8 @@ const LSB_2M: u32 = 21;
 pub(super) const LSB_4K: u32 = 12;
 /// What the kernel's own words for a hugetlb page begin with.
 const HUGE: &str = "huge page";
+/// And what those for a page end with that a process may still come to; a free page, for one, nobody gets any more.
+const IN_USE: &str = "LRU page";
 
 impl Correlator {
     pub(super) fn failure_begin(&mut self, event: &Event, pfn: u64, flags: u64) {
@@ -199,14 +210,16 @@ impl Correlator {
             failure.pfn,
             failure.page_type,
             failure.result,
-        ) && page_type.starts_with(HUGE)
+        ) && (page_type.starts_with(HUGE) || page_type.ends_with(IN_USE))
         {
             if self.silent.len() == MAX_SILENT {
                 self.silent.pop_front();
                 self.dropped.silent += 1;
             }
             self.silent.push_back(Silent {
+                t: failure.t,
                 pfn,
+                flags: failure.flags,
                 page_type,
                 result,
             });
@@ -269,6 +282,7 @@ impl Correlator {
         let base = signal.hva & !((1u64 << lsb) - 1);
         let failure = self.failures.get(&event.tid);
         let (began, pfn, flags) = failure.map_or((None, None, None), |f| (Some(f.t), f.pfn, f.flags));
+        let failure_unseen = failure.is_none();
         let found = self
             .pages
             .find(pid, signal.hva)
@@ -283,6 +297,13 @@ impl Correlator {
             })
             .or_else(|| self.piece_of_silent(pid, signal.hva));
         let Some(no) = found else {
+            if failure_unseen
+                && signal.severity == SigbusSeverity::ActionRequired
+                && lsb == LSB_4K
+                && let Some(no) = self.open_silent(event, pid, base)
+            {
+                return no;
+            }
             let no = self.open_new(
                 event,
                 pid,
@@ -320,10 +341,10 @@ impl Correlator {
     fn piece_of_silent(&mut self, pid: u32, hva: u64) -> Option<IncidentNo> {
         let base = hva & !((1u64 << LSB_2M) - 1);
         let no = self.pages.within(pid, base, 1 << LSB_2M)?;
-        if self.silent.len() != 1 || self.incidents.get(&no)?.pfn.is_some() {
+        if self.incidents.get(&no)?.pfn.is_some() {
             return None;
         }
-        let silent = self.silent.pop_front()?;
+        let silent = self.only_silent(true)?;
         let evidence = self.touch(no)?;
         evidence.widen(base, LSB_2M);
         evidence.page_type = Some(silent.page_type);
@@ -332,6 +353,37 @@ impl Correlator {
         self.name_pfn(no, silent.pfn);
         self.pages.insert(pid, base, 1 << LSB_2M, no);
         Some(no)
+    }
+
+    /// The incident of a page that a VM meets as the first to hear of its loss, if the host lost one page of which no process
+    /// was told, and none before anybody looked: it can be no other.
+    fn open_silent(&mut self, event: &Event, pid: u32, hva: u64) -> Option<IncidentNo> {
+        if self.session.hardware_corrupted_kb != Some(0) {
+            return None;
+        }
+        let silent = self.only_silent(false)?;
+        let new = New {
+            t0: Some(silent.t),
+            hva: Some(hva),
+            lsb: Some(LSB_4K),
+            pfn: Some(silent.pfn),
+        };
+        let no = self.open_new(event, pid, new);
+        let evidence = self.touch(no)?;
+        let begin = moments::failure_begin(silent.pfn, silent.flags);
+        let action = moments::failure_action(&silent.page_type, &silent.result);
+        evidence.timeline.add(silent.t, begin);
+        evidence.timeline.add(silent.t, action);
+        evidence.page_type = Some(silent.page_type);
+        evidence.recovery = Some(silent.result);
+        evidence.joined_by_time = true;
+        Some(no)
+    }
+
+    /// The silent loss, where there is one alone and of this kind.
+    fn only_silent(&mut self, huge: bool) -> Option<Silent> {
+        let only = self.silent.len() == 1 && self.silent.front()?.is_huge() == huge;
+        only.then(|| self.silent.pop_front()).flatten()
     }
 
     /// Opens an incident of a VMM's page.

@@ -4,7 +4,7 @@
 use aya_ebpf::{
     Global,
     helpers::{bpf_ktime_get_ns, bpf_probe_read_kernel},
-    macros::{kprobe, raw_tracepoint, tracepoint},
+    macros::{kprobe, raw_tracepoint},
     programs::{ProbeContext, RawTracePointContext, TracePointContext},
 };
 use poisontrace_probes::{
@@ -50,12 +50,12 @@ fn now() -> u64 {
 }
 
 /// `kvm:kvm_exit`; layout by `format` (5.10 to 7.3 have the same names).
-#[tracepoint]
-pub fn kvm_exit(ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_kvm_exit(ctx: TracePointContext) {
     if !armed() {
-        return 0;
+        return;
     }
-    let Some(slot) = slot::take() else { return 0 };
+    let Some(slot) = slot::take() else { return };
     if slot.vcpu == NO_VCPU {
         slot.vcpu = read(&ctx, &EXIT_VCPU).unwrap_or(NO_VCPU);
     }
@@ -68,7 +68,7 @@ pub fn kvm_exit(ctx: TracePointContext) -> u32 {
         slot.rip = read(&ctx, &EXIT_RIP).unwrap_or(0);
     }
     if !slot.victim() {
-        return 0;
+        return;
     }
     slot.exit_reason = read(&ctx, &EXIT_REASON).unwrap_or(0);
     let dead = (slot.isa == ISA_VMX && slot.exit_reason & 0xffff == VMX_TRIPLE_FAULT)
@@ -81,8 +81,9 @@ pub fn kvm_exit(ctx: TracePointContext) -> u32 {
             isa: slot.isa,
         });
     }
-    0
 }
+
+tracepoint!(kvm_exit, at_kvm_exit);
 
 /// `kvm_exit` and `kvm_entry` until there is poison, and from then until the daemon has attached the programs that read
 /// their fields: the times of the exits between are not missed. A raw tracepoint costs a fraction of one whose fields
@@ -129,12 +130,12 @@ fn standby_entry() {
 }
 
 /// `kvm:kvm_page_fault`; vcpu_id and guest_rip only where `format` has them (6.1.y, 6.2 on).
-#[tracepoint]
-pub fn kvm_page_fault(ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_kvm_page_fault(ctx: TracePointContext) {
     if !armed() {
-        return 0;
+        return;
     }
-    let Some(vcpu) = open_vcpu() else { return 0 };
+    let Some(vcpu) = open_vcpu() else { return };
     // On VMX kvm_page_fault can be emitted a second time (shadow paging) in one exit: the first counts.
     if vcpu.fault_ns == 0 {
         vcpu.fault_ns = now();
@@ -165,8 +166,9 @@ pub fn kvm_page_fault(ctx: TracePointContext) -> u32 {
             None => u64::from(read(&ctx, &FAULT_CODE_U32).unwrap_or(0)),
         };
     }
-    0
 }
+
+tracepoint!(kvm_page_fault, at_kvm_page_fault);
 
 /// `kvm_nested_vmexit`, of which no argument is read: after kvm_exit and before the exit is handled, if it is that of a guest which the guest
 /// itself runs (nested_vmx_reflect_vmexit, svm_handle_exit).
@@ -176,11 +178,12 @@ pub fn kvm_nested_vmexit_raw(_ctx: RawTracePointContext) -> i32 {
     0
 }
 
-#[tracepoint]
-pub fn kvm_nested_vmexit(_ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_kvm_nested_vmexit(_ctx: TracePointContext) {
     nested();
-    0
 }
+
+tracepoint!(kvm_nested_vmexit, at_kvm_nested_vmexit);
 
 #[inline(always)]
 fn nested() {
@@ -263,16 +266,17 @@ fn leave_called(reason: u32, errno: i32) {
 }
 
 /// The same, by its `format`.
-#[tracepoint]
-pub fn kvm_userspace_exit(ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_kvm_userspace_exit(ctx: TracePointContext) {
     if armed() {
         leave(
             read(&ctx, &USER_REASON).unwrap_or(u32::MAX),
             read(&ctx, &USER_ERRNO).unwrap_or(0),
         );
     }
-    0
 }
+
+tracepoint!(kvm_userspace_exit, at_kvm_userspace_exit);
 
 #[inline(always)]
 fn leave(reason: u32, errno: i32) {
@@ -342,19 +346,19 @@ fn reenter(vcpu: &mut Vcpu) {
 }
 
 /// `kvm:kvm_entry`.
-#[tracepoint]
-pub fn kvm_entry(ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_kvm_entry(ctx: TracePointContext) {
     if !armed() {
-        return 0;
+        return;
     }
-    let Some(slot) = slot::take() else { return 0 };
+    let Some(slot) = slot::take() else { return };
     if slot.vcpu == NO_VCPU {
         slot.vcpu = read(&ctx, &ENTRY_VCPU).unwrap_or(NO_VCPU);
     }
     let bare = slot.in_exit != 0 && slot.open == 0;
     enter(slot);
     if !slot.victim() {
-        return 0;
+        return;
     }
     if bare {
         totals::add_floor(slot, now);
@@ -367,8 +371,9 @@ pub fn kvm_entry(ctx: TracePointContext) -> u32 {
             });
         }
     }
-    0
 }
+
+tracepoint!(kvm_entry, at_kvm_entry);
 
 /// `int kvm_mmu_page_fault(struct kvm_vcpu *vcpu, gpa_t cr2_or_gpa, u64 error_code, void *insn, int insn_len)`,
 /// exported by kvm.ko, 4.19 to 7.3. npf_interception passes the VMCB's instruction bytes, where the processor

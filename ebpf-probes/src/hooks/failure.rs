@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    macros::{fentry, fexit, kprobe, kretprobe, tracepoint},
+    macros::{fentry, fexit, kprobe, kretprobe},
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext, TracePointContext},
 };
 use aya_log_ebpf::debug;
@@ -62,8 +62,8 @@ pub fn failure_exit_kprobe(ctx: RetProbeContext) -> u32 {
 }
 
 /// `memory_failure_event(pfn, type, result)`: group ras up to 6.18 and from 7.2, memory_failure between.
-#[tracepoint]
-pub fn failure_action(ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_failure_action(ctx: TracePointContext) {
     arm();
     if let (Some(pfn), Some(page_type), Some(result)) = (
         read(&ctx, &MFE_PFN),
@@ -77,5 +77,6 @@ pub fn failure_action(ctx: TracePointContext) -> u32 {
             result,
         });
     }
-    0
 }
+
+tracepoint!(failure_action, at_failure_action);

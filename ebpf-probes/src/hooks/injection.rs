@@ -4,7 +4,7 @@
 use aya_ebpf::{
     EbpfContext,
     helpers::{bpf_probe_read_user, generated::bpf_probe_read_user as probe_read_user_raw},
-    macros::{kprobe, map, raw_tracepoint, tracepoint},
+    macros::{kprobe, map, raw_tracepoint},
     maps::PerCpuArray,
     programs::{ProbeContext, RawTracePointContext, TracePointContext},
 };
@@ -157,30 +157,32 @@ pub fn vcpu_ioctl(ctx: ProbeContext) -> u32 {
 }
 
 /// `syscalls:sys_enter_ioctl`, where the kernel has no kprobes.
-#[tracepoint]
-pub fn sys_enter_ioctl(ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_sys_enter_ioctl(ctx: TracePointContext) {
     if armed() && slot::victim() {
         // The fields are 8 bytes wide, as system call arguments are.
         if let (Some(cmd), Some(arg)) = (read(&ctx, &IOCTL_CMD), read(&ctx, &IOCTL_ARG)) {
             ioctl(&ctx, cmd as u32, arg);
         }
     }
-    0
 }
 
+tracepoint!(sys_enter_ioctl, at_sys_enter_ioctl);
+
 /// `kvm:kvm_inj_exception`; `reinjected` from 6.0 and in the stable trees of 5.10 and 5.15.
-#[tracepoint]
-pub fn kvm_inj_exception(ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_kvm_inj_exception(ctx: TracePointContext) {
     if !armed() {
-        return 0;
+        return;
     }
     if read(&ctx, &INJ_VECTOR) == Some(MC_VECTOR) && read(&ctx, &INJ_REINJECTED).unwrap_or(0) == 0 {
         emit(Delivered {
             h: header::<Delivered>(),
         });
     }
-    0
 }
+
+tracepoint!(kvm_inj_exception, at_kvm_inj_exception);
 
 /// `kvm_msr(unsigned int write, u32 ecx, u64 data, bool exception)`, 4.19 to 7.3: the guest's own RDMSR and WRMSR.
 /// Writing 0 to MCG_STATUS is the last thing that a machine-check handler does which means to go on.
@@ -201,16 +203,17 @@ fn victims_mcg_status(write: u32, data: u64) {
 }
 
 /// The same, by its `format`.
-#[tracepoint]
-pub fn kvm_msr(ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_kvm_msr(ctx: TracePointContext) {
     if armed() && slot::victim() && read(&ctx, &MSR_INDEX) == Some(MCG_STATUS) {
         mcg_status(
             read(&ctx, &MSR_WRITE).unwrap_or(0),
             read(&ctx, &MSR_DATA).unwrap_or(0),
         );
     }
-    0
 }
+
+tracepoint!(kvm_msr, at_kvm_msr);
 
 #[inline(always)]
 fn mcg_status(write: u32, data: u64) {

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     Global,
     helpers::{bpf_get_current_comm, generated::bpf_get_current_task},
-    macros::{kprobe, tracepoint},
+    macros::kprobe,
     programs::{ProbeContext, TracePointContext},
 };
 use poisontrace_probes::record::{Pio, TaskExit, VmDestroyed};
@@ -30,13 +30,13 @@ const PORT_PM1A: u32 = 0x604;
 const SLP_EN: u32 = 1 << 13;
 
 /// `kvm:kvm_pio(rw, port, size, count, val)`, 4.19 to 7.3.
-#[tracepoint]
-pub fn kvm_pio(ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_kvm_pio(ctx: TracePointContext) {
     if !armed() || !slot::victim() {
-        return 0;
+        return;
     }
     let (Some(port), Some(value)) = (read(&ctx, &PIO_PORT), read(&ctx, &PIO_VALUE)) else {
-        return 0;
+        return;
     };
     let telling = port == PORT_PVPANIC
         || port == PORT_RESET
@@ -50,8 +50,9 @@ pub fn kvm_pio(ctx: TracePointContext) -> u32 {
             value: u64::from(value),
         });
     }
-    0
 }
+
+tracepoint!(kvm_pio, at_kvm_pio);
 
 /// The daemon's tgid: a thread of its own that ends proves that programs run, and that their records arrive.
 #[unsafe(no_mangle)]
@@ -59,14 +60,14 @@ static DAEMON: Global<u32> = Global::new(0);
 
 /// `sched:sched_process_exit`, once a thread, in the thread that ends. The exit code and the count of
 /// the threads that remain are in task_struct only.
-#[tracepoint]
-pub fn process_exit(_ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_process_exit(_ctx: TracePointContext) {
     let armed = armed();
     if !(armed && current_is_victim()) && current_pid() != DAEMON.load() {
         if armed {
             slot::free();
         }
-        return 0;
+        return;
     }
     // SAFETY: a helper without arguments.
     let task = unsafe { bpf_get_current_task() };
@@ -82,8 +83,9 @@ pub fn process_exit(_ctx: TracePointContext) -> u32 {
         comm: bpf_get_current_comm().unwrap_or([0; 16]),
     });
     slot::free();
-    0
 }
+
+tracepoint!(process_exit, at_process_exit);
 
 /// `void kvm_arch_destroy_vm(struct kvm *kvm)`, global in kvm.ko.
 #[kprobe]

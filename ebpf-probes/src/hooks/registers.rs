@@ -1,7 +1,7 @@
 //! The page-table root of a guest, as its VMM fetches it itself right after the SIGBUS: on VMX nothing in the kernel
 //! has it at hand. Attached only where guest code may be read.
 
-use aya_ebpf::{helpers::bpf_probe_read_user, macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{helpers::bpf_probe_read_user, programs::TracePointContext};
 use poisontrace_probes::{
     ioctl::{KVM_GET_SREGS, KVM_GET_SREGS2},
     record::Sregs,
@@ -22,10 +22,10 @@ const CR4: u64 = 248;
 const EFER: u64 = 264;
 
 /// `syscalls:sys_enter_ioctl(fd, cmd, arg)`.
-#[tracepoint]
-pub fn sregs_enter(ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_sregs_enter(ctx: TracePointContext) {
     if !armed() {
-        return 0;
+        return;
     }
     // Only the thread whose exit on poison has just been sent: nothing else is of interest.
     if let Some(vcpu) = current_vcpu() {
@@ -36,8 +36,9 @@ pub fn sregs_enter(ctx: TracePointContext) -> u32 {
             }
         }
     }
-    0
 }
+
+tracepoint!(sregs_enter, at_sregs_enter);
 
 #[inline(always)]
 fn user<T>(address: u64) -> Option<T> {
@@ -46,10 +47,10 @@ fn user<T>(address: u64) -> Option<T> {
 }
 
 /// `syscalls:sys_exit_ioctl(ret)`.
-#[tracepoint]
-pub fn sregs_exit(ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_sregs_exit(ctx: TracePointContext) {
     if !armed() {
-        return 0;
+        return;
     }
     if let Some(vcpu) = current_vcpu() {
         let at = vcpu.sregs;
@@ -77,5 +78,6 @@ pub fn sregs_exit(ctx: TracePointContext) -> u32 {
             }
         }
     }
-    0
 }
+
+tracepoint!(sregs_exit, at_sregs_exit);

@@ -3,7 +3,7 @@
 use aya_ebpf::{
     EbpfContext,
     helpers::{bpf_get_current_comm, bpf_ktime_get_ns, bpf_probe_read_kernel},
-    macros::{fentry, kprobe, raw_tracepoint, tracepoint},
+    macros::{fentry, kprobe, raw_tracepoint},
     programs::{FEntryContext, ProbeContext, RawTracePointContext, TracePointContext},
 };
 use aya_log_ebpf::debug;
@@ -197,14 +197,14 @@ pub fn signal_generate_raw(ctx: RawTracePointContext) -> i32 {
 }
 
 /// `signal:signal_generate`, the same without the address: what it is about shows the exit that it answers.
-#[tracepoint]
-pub fn signal_generate(ctx: TracePointContext) -> u32 {
+#[inline(always)]
+fn at_signal_generate(ctx: TracePointContext) {
     if read(&ctx, &SIGNAL_NUMBER) != Some(SIGBUS) {
-        return 0;
+        return;
     }
     let code = read(&ctx, &SIGNAL_CODE).unwrap_or(0) as u32;
     if code != BUS_MCEERR_AR && code != BUS_MCEERR_AO {
-        return 0;
+        return;
     }
     let target_tid = read(&ctx, &SIGNAL_TID).unwrap_or(0) as u32;
     let current = target_tid == current_tid();
@@ -212,7 +212,7 @@ pub fn signal_generate(ctx: TracePointContext) -> u32 {
     victim(&ctx, if current { current_pid() } else { target_tid });
     let in_fault = current && in_fault();
     if in_fault && answers_exit(code, target_tid, 0) {
-        return 0;
+        return;
     }
     let at = match current_vcpu() {
         Some(vcpu) if in_fault && vcpu.address == address::GPA => Some(vcpu.gpa),
@@ -227,5 +227,6 @@ pub fn signal_generate(ctx: TracePointContext) -> u32 {
         target_pid: if current { current_pid() } else { 0 },
         comm: read(&ctx, &SIGNAL_COMM).unwrap_or([0; 16]),
     });
-    0
 }
+
+tracepoint!(signal_generate, at_signal_generate);

@@ -9,10 +9,9 @@ use lab_contract::DAEMON_FILE;
 use lab_contract::bench::{BENCH_FILE, Bench};
 use lab_contract::storm::STORM_VMM_FILE;
 
-use crate::command;
 use crate::lab::initramfs::{self, Extra};
 use crate::lab::storm::Processor;
-use crate::lab::storm::image::{LIBRARIES, disc};
+use crate::lab::storm::image::{LIBRARIES, disc, stripped};
 use crate::lab::storm::packages::Packages;
 use crate::lab::tree;
 
@@ -78,14 +77,4 @@ fn initramfs(content: &Content, folder: &Path, to: &Path) -> Result<()> {
         .kernel
         .modules(&[content.processor.kvm_module()])?;
     initramfs::write(to, &content.programs.join("lab-host"), &modules, &extras)
-}
-
-/// The boot loader reads a few megabytes a second.
-fn stripped(program: &Path, folder: &Path) -> Result<PathBuf> {
-    let name = program.file_name().context("a program without a name")?;
-    let to = folder.join(name);
-    let mut strip = command::clean("strip");
-    command::output(strip.arg("-o").arg(&to).arg(program))
-        .with_context(|| format!("cannot strip {}", program.display()))?;
-    Ok(to)
 }

@@ -62,6 +62,9 @@ pub struct StormPlan {
     pub instruction: Instruction,
     /// How many exits the mode swallow takes before it ends.
     pub exits: u64,
+    /// After each SIGBUS the VMM reads the registers by KVM_GET_SREGS2, as QEMU does where the kernel has it (5.14 on), in
+    /// place of KVM_GET_SREGS.
+    pub sregs2: bool,
 }
 
 /// What the VMM does about a SIGBUS that demands action.
@@ -106,6 +109,9 @@ pub struct Counters {
     /// Bit n: line n of the page had an exit.
     pub line_bitmap: u64,
     pub distinct_rips: u64,
+    /// Times that KVM_GET_SREGS2 was answered.
+    #[serde(default)]
+    pub sregs2: u64,
     /// Machine checks given to KVM_X86_SET_MCE, and entries of the guest's handler.
     pub injected: u64,
     pub handled: u64,

@@ -6,7 +6,7 @@ pub mod initramfs;
 pub mod install;
 pub mod kernel;
 pub mod offers;
-mod packages;
+pub mod packages;
 mod running;
 pub mod scenarios;
 pub mod storm;

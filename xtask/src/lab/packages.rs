@@ -23,6 +23,15 @@ pub struct Packages {
 }
 
 pub fn set_up(paths: &Paths, host: &str, guest: &str, progress: &Progress) -> Result<Packages> {
+    Ok(Packages {
+        tree: qemu(paths, progress)?,
+        kernel: kernel::set_up(paths, host, Flavour::Plain, progress)?,
+        guest_kernel: kernel::set_up(paths, guest, Flavour::Plain, progress)?,
+    })
+}
+
+/// Downloads QEMU where that has not been done; returns the tree that it is in.
+pub fn qemu(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     let tree = paths.lab().join("tree");
     let wanted = vec![format!("{QEMU} {QEMU_VERSION}")];
     if stamp::read(&tree, &wanted).is_none() {
@@ -39,11 +48,7 @@ pub fn set_up(paths: &Paths, host: &str, guest: &str, progress: &Progress) -> Re
         apt::unpack(&packages, &tree, progress)?;
         stamp::write(&tree, &Stamp { wanted, installed })?;
     }
-    Ok(Packages {
-        tree,
-        kernel: kernel::set_up(paths, host, Flavour::Plain, progress)?,
-        guest_kernel: kernel::set_up(paths, guest, Flavour::Plain, progress)?,
-    })
+    Ok(tree)
 }
 
 fn recent_enough(apt: &Apt) -> Result<bool> {

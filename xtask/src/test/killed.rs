@@ -20,6 +20,7 @@ const PLAN: StormPlan = StormPlan {
     mode: Mode::Swallow,
     instruction: Instruction::Clflush,
     exits: 100_000,
+    sregs2: false,
 };
 
 pub fn run(lab: &StormLab, daemon: &Path, tally: &mut Tally, progress: &Progress) {

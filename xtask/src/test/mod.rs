@@ -7,6 +7,7 @@ mod cost;
 pub mod dashboards;
 mod dependencies;
 mod files;
+mod flush;
 mod fuzz;
 mod killed;
 mod late;
@@ -115,6 +116,11 @@ fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Resu
             let lab = StormLab::set_up(paths, &options.lab.kernel, &programs, progress)?;
             killed::run(&lab, &paths.daemon(), &mut tally, progress);
         }
+        Part::Flush => {
+            let programs = builds::lab_programs(paths, progress)?;
+            let kernel = &options.lab.kernel;
+            flush::run(paths, kernel, &programs, &paths.daemon(), &mut tally, progress);
+        }
         Part::Scenarios => {
             let programs = builds::lab_programs(paths, progress)?;
             let kernel = &options.lab.kernel;
@@ -201,6 +207,7 @@ fn run_lab(
             storm::run(&lab, daemon, &schema, tally, progress);
             if options.full {
                 killed::run(&lab, daemon, tally, progress);
+                flush::run(paths, &options.lab.kernel, &programs, daemon, tally, progress);
             }
         }
         Err(error) => progress.aside(|| tally.check("lab::storm", "set_up", Err(error))),

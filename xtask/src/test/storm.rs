@@ -21,6 +21,7 @@ const PLAN: StormPlan = StormPlan {
     mode: Mode::StepOver,
     instruction: Instruction::Clflush,
     exits: LINES,
+    sregs2: false,
 };
 
 pub fn run(lab: &StormLab, daemon: &Path, schema: &Schema, tally: &mut Tally, progress: &Progress) {

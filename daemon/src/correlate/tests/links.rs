@@ -217,6 +217,62 @@ fn pieces_of_a_huge_page_are_one_incident_though_no_signal_named_it() {
     );
 }
 
+/// A page that was lost before its VM was started, or whose VMM did not ask for early notice.
+fn met_as_the_first(losses: &[(u64, &str)]) -> Story {
+    let mut story = Story::new();
+    for (pfn, page_type) in losses {
+        let pfn = Hex(*pfn);
+        let action = What::FailureAction {
+            pfn,
+            page_type: (*page_type).into(),
+            result: "Recovered".into(),
+        };
+        story
+            .at(WORKER, WORKER, What::FailureBegin { pfn, flags: 0 })
+            .at(WORKER, WORKER, action)
+            .at(WORKER, WORKER, What::FailureEnd { ret: 0 });
+    }
+    story
+        .wait(2_000 * MS)
+        .vm()
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true);
+    story
+}
+
+#[test]
+fn page_whose_loss_no_process_was_told_of_is_the_one_that_a_guest_meets() {
+    let incident = met_as_the_first(&[(PFN, "dirty LRU page"), (0x77, "free buddy page")]).only();
+    assert_eq!(
+        (incident.page.pfn, incident.page.kind.as_deref()),
+        (Some(Hex(PFN)), Some("dirty LRU page"))
+    );
+    assert_eq!(incident.page.size_bytes, Some(4096));
+    assert!(
+        incident.timeline[0].event.contains("memory_failure") && incident.timeline[0].t_ns == 0,
+        "{:?}",
+        incident.timeline
+    );
+    let inferred = |m: &String| m.contains("the only one that fits");
+    assert!(incident.missing.iter().any(inferred), "{:?}", incident.missing);
+}
+
+#[test]
+fn of_two_such_pages_none_is_named() {
+    let incident = met_as_the_first(&[(PFN, "dirty LRU page"), (0x77, "clean LRU page")]).only();
+    assert_eq!(incident.page.pfn, None);
+}
+
+#[test]
+fn nothing_is_inferred_on_a_host_that_had_lost_pages_before() {
+    let story = met_as_the_first(&[(PFN, "dirty LRU page")]);
+    let mut correlator = Correlator::new(Session {
+        hardware_corrupted_kb: Some(4),
+        ..session()
+    });
+    story.events.iter().for_each(|event| correlator.feed(event));
+    assert_eq!(correlator.incidents()[0].page.pfn, None);
+}
+
 #[test]
 fn one_touch_does_not_make_a_page_huge() {
     let mut story = silent_huge_page();

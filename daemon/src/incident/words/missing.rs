@@ -1,7 +1,10 @@
 //! Evidence that was not to be had, and what it would have settled.
 
 use crate::{
-    event::{OtherAddress, session::Session},
+    event::{
+        OtherAddress,
+        session::{ProbeStatus, Session},
+    },
     incident::{
         evidence::{Evidence, Sign},
         exits::Total,
@@ -45,7 +48,7 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
     );
     note(
         e.joined_by_time,
-        "a signal that names the huge page: that it is the one that the host lost is inferred, as it is the only one that fits",
+        "a signal from memory_failure(): that this is the page of the host that was lost is inferred, as it is the only one that fits",
     );
     note(
         flush.verdict == FlushVerdict::Undetermined && e.exits.any(),
@@ -111,7 +114,14 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
             ),
         );
     }
-    for probe in session.probes.iter().filter(|probe| probe.binding.is_none()) {
+    // What the instruction's probe would have told is known by another way.
+    let known =
+        |probe: &ProbeStatus| probe.name == "instruction" && flush.basis == FlushBasis::InstructionBytes;
+    for probe in session
+        .probes
+        .iter()
+        .filter(|probe| probe.binding.is_none() && !known(probe))
+    {
         if let Some(lost) = &probe.lost {
             let why = probe.why.as_deref().unwrap_or("no reason is known");
             note(true, &format!("probe {} ({why}): {lost}", probe.name));

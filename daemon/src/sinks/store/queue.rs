@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::incident::model::Incident;
 
 /// Bytes of incidents and events that wait.
-const MAX_BYTES: usize = 4 << 20;
+const MAX_BYTES: usize = 2 << 20;
 /// Incidents that wait.
 const MAX_INCIDENTS: usize = 512;
 /// Verdicts of one incident between two writes.

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail};
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuExit;
 use lab_contract::fates::VmmFate;
+use lab_contract::pagemap::page_frame;
 use lab_contract::storm::{Instruction, Mode, StormPlan};
 
 use guest::{BARE_EXITS_DONE, DONE, Guest, MACHINE_CHECK, POISON_ME, POISONED};
@@ -73,6 +74,7 @@ impl Vm {
             mode: Mode::Inject,
             instruction: Instruction::Load,
             exits: 0,
+            sregs2: false,
         };
         Guest::write(&mut memory, plan)?;
         // KVM and the kernel know only pages that have been touched.
@@ -134,7 +136,7 @@ impl Vm {
                 let at = own.as_mut_ptr().addr() as u64;
                 // A page that holds nothing else of this process.
                 let page = at.next_multiple_of(PAGE);
-                poison(page_frame(page)?)?;
+                poison(page_frame(page)?.context("the page to poison is not present")?)?;
                 // SAFETY: the page lies in `own`.
                 let byte = unsafe { own.as_ptr().add((page - at) as usize).read_volatile() };
                 bail!("alive after a touch of lost memory: {byte}");
@@ -182,15 +184,4 @@ impl Vm {
 fn poison(pfn: u64) -> Result<()> {
     fs::write("/sys/kernel/debug/hwpoison/corrupt-pfn", format!("{pfn:#x}"))
         .context("the kernel did not poison the page")
-}
-
-/// Page frame behind an address of this process.
-fn page_frame(address: u64) -> Result<u64> {
-    use std::os::unix::fs::FileExt;
-    let pagemap = fs::File::open("/proc/self/pagemap").context("cannot open /proc/self/pagemap")?;
-    let mut entry = [0; 8];
-    pagemap
-        .read_exact_at(&mut entry, address / PAGE * 8)
-        .context("cannot read /proc/self/pagemap")?;
-    Ok(u64::from_le_bytes(entry) & ((1 << 55) - 1))
 }

@@ -1,10 +1,9 @@
 //! The application whose memory is poisoned: one locked page, read line by line once the host says so.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, bail};
+use lab_contract::pagemap::page_frame;
 use lab_contract::{GUEST_PAGE_READY, GUEST_READ_ALL, words};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous};
 
@@ -98,18 +97,11 @@ fn locked_page() -> Result<*mut u8> {
     Ok(page)
 }
 
-/// From /proc/self/pagemap: bits 0 to 54 of an entry are the page frame number, bit 63 says that it is present.
 fn guest_physical_address(page: *const u8) -> Result<u64> {
-    let pagemap = File::open("/proc/self/pagemap").context("cannot open /proc/self/pagemap")?;
-    let mut entry = [0; 8];
-    let offset = page.addr() / PAGE * entry.len();
-    pagemap
-        .read_exact_at(&mut entry, offset as u64)
-        .context("cannot read /proc/self/pagemap")?;
-    let entry = u64::from_ne_bytes(entry);
-    let frame = entry & ((1 << 55) - 1);
-    if entry >> 63 == 0 || frame == 0 {
-        bail!("/proc/self/pagemap does not tell the page's frame");
-    }
-    Ok(frame * PAGE as u64)
+    let frame = page_frame(page.addr() as u64).context("cannot read /proc/self/pagemap")?;
+    // It is 0 for those who may not know.
+    frame
+        .filter(|frame| *frame != 0)
+        .map(|frame| frame * PAGE as u64)
+        .context("/proc/self/pagemap does not tell the page's frame")
 }

@@ -2,6 +2,7 @@
 //! what became of it.
 
 mod application;
+mod free_page;
 mod kernel;
 
 use std::ffi::CStr;
@@ -50,6 +51,12 @@ fn init() -> Result<()> {
     }
     let line = fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;
     let mut given = line.split_whitespace();
+    let free_page = given.clone().find_map(|word| word.strip_prefix(words::FREE_PAGE));
+    if let Some(gpa) = free_page {
+        free_page::wait_for_death(gpa)?;
+        println!("{GUEST_ALIVE}");
+        return Ok(());
+    }
     let how = given.clone().find_map(|word| word.strip_prefix(words::TOUCH));
     if given.any(|word| word == "nokaslr") {
         println!("{GUEST_HANDLER_PAGE}{:#x}", kernel::handler_page()?);

@@ -17,8 +17,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::log::Log;
 use crate::machine::SHARE;
+use crate::storm;
 use crate::vmm::in_words;
-use crate::{append_kernel_log, shipping, storm};
 
 const READY_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(120);
@@ -26,17 +26,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(120);
 const LAST_WORDS: usize = 40;
 
 pub fn work() -> Result<()> {
-    crate::machine::quiet_console()?;
-    let out = format!("{SHARE}/out");
-    let log = Log::create(&format!("{out}/host.log"))?;
-    let result = perform(&log);
-    if let Err(error) = &result {
-        log.line(&format!("lab: failed: {error:#}"));
-    }
-    append_kernel_log(&log)?;
-    let shipped = shipping::ship(&out);
-    std::thread::sleep(storm::LAST_WORDS);
-    result.and(shipped)
+    storm::ship_what_comes_of(perform)
 }
 
 fn perform(log: &Log) -> Result<()> {

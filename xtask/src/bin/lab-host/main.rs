@@ -5,6 +5,7 @@
 mod bench;
 mod daemon;
 mod fates;
+mod flush;
 mod ftrace;
 mod log;
 mod machine;
@@ -19,6 +20,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use lab_contract::flush::FLUSH_FILE;
 use lab_contract::storm::STORM_FILE;
 use lab_contract::{DONE, FAILED, RESULT_FILE, SCENARIO_FILE, SWITCH_FILE, Scenario};
 
@@ -43,6 +45,10 @@ fn work() -> Result<()> {
     if bench::wanted() {
         machine::seed()?;
         return bench::work();
+    }
+    if Path::new(FLUSH_FILE).exists() {
+        machine::seed()?;
+        return flush::work();
     }
     if Path::new(STORM_FILE).exists() {
         machine::seed()?;

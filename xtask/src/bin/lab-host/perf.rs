@@ -10,9 +10,9 @@ use rustix::process::{Pid, Signal, kill_process};
 const PERF: &str = "/bin/perf";
 const DATA: &str = "/tmp/perf.data";
 const WORDS: &str = "/tmp/perf.log";
-/// It reads all symbols of the kernel before it enables its events, and does not say when it begins. An emulator whose
-/// processor sleeps takes no time for this.
-const START: Duration = Duration::from_secs(60);
+/// It reads all symbols of the kernel before it enables its events, and does not say when it begins; of the emulated
+/// host's own time.
+const START: Duration = Duration::from_secs(10);
 
 pub struct Perf(Child);
 

@@ -19,16 +19,21 @@ use crate::vmm::in_words;
 use crate::{append_kernel_log, shipping};
 
 /// For whoever uses KVM to let go of it.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 /// For the daemon to read what the probes tell and to close the incident.
 const AFTER_END: Duration = Duration::from_millis(2000);
 /// Between the storm's beginning, or the daemon's, and its end by SIGKILL; and until the next one.
 const BETWEEN_KILLS: Duration = Duration::from_millis(150);
 const UNWATCHED: Duration = Duration::from_millis(100);
 /// The emulator ends at once on power-off; what the console's port still holds would be lost.
-pub const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 pub fn work() -> Result<()> {
+    ship_what_comes_of(perform)
+}
+
+/// In an emulator without a shared folder: runs it, and sends the files that it leaves.
+pub fn ship_what_comes_of(perform: impl FnOnce(&Log) -> Result<()>) -> Result<()> {
     machine::quiet_console()?;
     let out = format!("{SHARE}/out");
     let log = Log::create(&format!("{out}/host.log"))?;

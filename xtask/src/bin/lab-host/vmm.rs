@@ -9,13 +9,14 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use lab_contract::flush::Told;
 use lab_contract::{GUEST_INITRAMFS_FILE, GUEST_KERNEL_FILE, GuestPlan};
 
 use crate::machine::{HUGE_PAGES, SHARE};
 
 const SERIAL: &str = "/run/guest-serial";
 const MONITOR: &str = "/run/guest-monitor";
-const MEMORY_MIB: &str = "256";
+pub const MEMORY_MIB: u32 = 256;
 /// Before 5.17 the share's file system reads single pages, and QEMU takes long to start.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
@@ -118,28 +119,45 @@ impl Vmm {
 
     /// Host page frame behind a guest physical address, by the monitor's gpa2hpa.
     pub fn page_frame(&mut self, gpa: u64) -> Result<u64> {
-        const ANSWER: &str = "Host physical address for";
+        let line = self.ask(&format!("gpa2hpa {gpa:#x}"), "Host physical address for")?;
+        line.rsplit_once(" is 0x")
+            .and_then(|(_, address)| u64::from_str_radix(address.trim(), 16).ok())
+            .map(|address| address >> 12)
+            .with_context(|| format!("QEMU's monitor answered gpa2hpa with: {line}"))
+    }
+
+    /// Tells the guest's vCPUs of an error, by the monitor's `mce`: QEMU's own words for what another VMM would say.
+    pub fn machine_check(&mut self, told: &Told, gpa: u64) -> Result<()> {
+        let Told {
+            bank,
+            status,
+            misc,
+            mcg_status,
+        } = told;
+        // `mce` alone has no answer.
+        let command = format!("mce -b 0 {bank} {status:#x} {mcg_status:#x} {gpa:#x} {misc:#x}\ninfo status");
+        self.ask(&command, "VM status").map(drop)
+    }
+
+    /// The first line that holds `answer`.
+    fn ask(&mut self, command: &str, answer: &str) -> Result<String> {
         let mut monitor = connect(MONITOR, &mut self.child)?;
         monitor.set_read_timeout(Some(ANSWER_LIMIT))?;
-        writeln!(monitor, "gpa2hpa {gpa:#x}")?;
+        writeln!(monitor, "{command}")?;
         let mut text = String::new();
         let mut part = [0; 512];
         loop {
             let length = monitor
                 .read(&mut part)
-                .context("QEMU's monitor does not answer gpa2hpa")?;
+                .with_context(|| format!("QEMU's monitor does not answer {command}: {text}"))?;
             if length == 0 {
                 bail!("QEMU's monitor closed: {text}");
             }
             text.push_str(&String::from_utf8_lossy(&part[..length]));
             // Whole lines only.
             let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-            if let Some(line) = complete.lines().find(|line| line.contains(ANSWER)) {
-                return line
-                    .rsplit_once(" is 0x")
-                    .and_then(|(_, address)| u64::from_str_radix(address.trim(), 16).ok())
-                    .map(|address| address >> 12)
-                    .with_context(|| format!("QEMU's monitor answered gpa2hpa with: {line}"));
+            if let Some(line) = complete.lines().find(|line| line.contains(answer)) {
+                return Ok(line.to_owned());
             }
         }
     }
@@ -190,7 +208,7 @@ fn command(plan: &GuestPlan) -> Command {
             "-smp",
             &plan.vcpus.max(1).to_string(),
             "-m",
-            MEMORY_MIB,
+            &MEMORY_MIB.to_string(),
         ])
         .args(["-kernel", &format!("{SHARE}/{GUEST_KERNEL_FILE}")])
         .args(["-initrd", &format!("{SHARE}/{GUEST_INITRAMFS_FILE}")])
@@ -223,6 +241,9 @@ fn command(plan: &GuestPlan) -> Command {
                 "memory-backend-file,id=ram,size={MEMORY_MIB}M,mem-path={file},share=on"
             ))
             .args(["-machine", "memory-backend=ram"]);
+    }
+    if plan.outlives_panic {
+        qemu.args(["-action", "panic=none"]);
     }
     if plan.paused {
         qemu.arg("-S");

@@ -6,6 +6,7 @@ mod machine;
 mod memory;
 mod rounds;
 mod sigbus;
+mod sregs;
 
 use std::collections::BTreeSet;
 use std::io::{Write, stdout};
@@ -154,7 +155,7 @@ impl Run {
     fn on_sigbus(&mut self, signal: Sigbus) -> Result<()> {
         // As QEMU does before it decides anything.
         let mut regs = self.machine.vcpu.get_regs().context("KVM_GET_REGS")?;
-        self.machine.vcpu.get_sregs().context("KVM_GET_SREGS")?;
+        self.counters.sregs2 += u64::from(sregs::read(&self.machine.vcpu, self.plan.sregs2)?);
         match signal.code {
             Code::ActionRequired => self.counters.sigbus_ar += 1,
             Code::ActionOptional => self.counters.sigbus_ao += 1,

@@ -2,11 +2,10 @@
 //! nothing of where the other is.
 
 use std::ffi::c_void;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::ptr;
 
 use anyhow::{Context, Result, ensure};
+use lab_contract::pagemap::page_frame;
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
@@ -84,15 +83,9 @@ impl Memory {
 
     /// Page frame behind a guest address.
     pub fn page_frame(&self, gpa: u64) -> Result<u64> {
-        const PRESENT: u64 = 1 << 63;
-        let pagemap = File::open("/proc/self/pagemap").context("cannot open /proc/self/pagemap")?;
-        let mut entry = [0; 8];
-        pagemap
-            .read_exact_at(&mut entry, self.host(gpa) / PAGE * 8)
-            .context("cannot read /proc/self/pagemap")?;
-        let entry = u64::from_le_bytes(entry);
-        ensure!(entry & PRESENT != 0, "the page to poison is not present");
-        Ok(entry & ((1 << 55) - 1))
+        page_frame(self.host(gpa))
+            .context("cannot read /proc/self/pagemap")?
+            .context("the page to poison is not present")
     }
 
     /// The next touch of each of these pages is its first.

@@ -105,6 +105,8 @@ impl Cell {
             mode: self.mode,
             instruction: self.instruction,
             exits,
+            // Half of what may be read is read by the newer call.
+            sregs2: self.watch == Watch::GuestCode && self.instruction != Instruction::Clflush,
         }
     }
 
@@ -144,6 +146,14 @@ impl Cell {
             ),
             Watch::ShadowPaging => never_a_gpa(run, incident)?,
             Watch::Plain | Watch::GuestCode => {}
+        }
+        if self.plan(BOUNCES).sregs2 && tells_memslots(&run.result.kernel) {
+            ensure!(
+                run.counters.sregs2 == run.counters.exits,
+                "KVM_GET_SREGS2 was answered {} times of {}",
+                run.counters.sregs2,
+                run.counters.exits
+            );
         }
         let walks = !matches!(self.mode, Mode::Swallow | Mode::Die);
         if walks {
@@ -259,7 +269,7 @@ pub fn both(runs: Vec<Result<StormRun>>) -> Result<(StormRun, StormRun)> {
 
 impl Watch {
     /// Of `poisontrace run`.
-    fn options(self) -> Vec<String> {
+    pub fn options(self) -> Vec<String> {
         match self {
             Self::Plain | Self::ShadowPaging => Vec::new(),
             Self::GuestCode => vec!["--read-guest-code".to_owned()],

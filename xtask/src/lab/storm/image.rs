@@ -1,7 +1,7 @@
 //! The CD that the emulated host boots from: there is no folder to share, so all is on it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use lab_contract::DAEMON_FILE;
@@ -95,11 +95,7 @@ fn initramfs(content: &Content, folder: &Path, to: &Path) -> Result<()> {
     let daemon_name = format!("lab/{DAEMON_FILE}");
     let library_names = LIBRARIES.map(|library| format!("lib/{library}"));
     if let Some(daemon) = content.daemon {
-        // The boot loader reads a few megabytes a second.
-        let stripped = folder.join("poisontrace");
-        let mut strip = command::clean("strip");
-        command::output(strip.arg("-o").arg(&stripped).arg(daemon)).context("cannot strip poisontrace")?;
-        extras.push(Extra::Program(&daemon_name, read(&stripped)?));
+        extras.push(Extra::Program(&daemon_name, read(&stripped(daemon, folder)?)?));
         extras.push(Extra::Program(
             "lib64/ld-linux-x86-64.so.2",
             read(&tree::loader(tree)?)?,
@@ -122,6 +118,16 @@ fn initramfs(content: &Content, folder: &Path, to: &Path) -> Result<()> {
         .kernel
         .modules(&[content.processor.kvm_module(), "hwpoison_inject"])?;
     initramfs::write(to, &content.programs.join("lab-host"), &modules, &extras)
+}
+
+/// A copy without symbols: the boot loader reads a few megabytes a second.
+pub fn stripped(program: &Path, folder: &Path) -> Result<PathBuf> {
+    let name = program.file_name().context("a program without a name")?;
+    let to = folder.join(name);
+    let mut strip = command::clean("strip");
+    command::output(strip.arg("-o").arg(&to).arg(program))
+        .with_context(|| format!("cannot strip {}", program.display()))?;
+    Ok(to)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

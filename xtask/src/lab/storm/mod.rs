@@ -8,6 +8,7 @@ pub mod cells;
 mod decode_assists;
 pub mod emulator;
 pub mod image;
+pub mod linux;
 pub mod packages;
 mod perf;
 mod processor;
