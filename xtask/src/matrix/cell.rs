@@ -76,7 +76,7 @@ impl Bench<'_> {
     }
 
     /// Runs what the processor can show. QEMU's knows panic and survive with a whole guest, but no exit by CLFLUSH; Bochs'
-    /// know the storm, but have no time for a whole guest.
+    /// know the storm, but a whole guest takes them minutes.
     pub fn cell(&self, series: &str, processor: Processor) -> Cell {
         let mut cell = Cell {
             kernel: series.to_owned(),
