@@ -8,10 +8,14 @@ const FEW: usize = 4;
 
 /// Appends without room for more, as long as there are few.
 pub fn push<T>(list: &mut Vec<T>, value: T) {
+    room(list);
+    list.push(value);
+}
+
+fn room<T>(list: &mut Vec<T>) {
     if list.len() < FEW {
         list.reserve_exact(1);
     }
-    list.push(value);
 }
 
 /// See the module. In order of the keys; its JSON is a list of pairs.
@@ -49,7 +53,7 @@ impl<K: Ord, V> Few<K, V> {
         let n = match self.place(&key) {
             Ok(n) => n,
             Err(n) => {
-                self.room();
+                room(&mut self.0);
                 self.0.insert(n, (key, V::default()));
                 n
             }
@@ -62,15 +66,9 @@ impl<K: Ord, V> Few<K, V> {
         match self.place(&key) {
             Ok(n) => self.0[n].1 = value,
             Err(n) => {
-                self.room();
+                room(&mut self.0);
                 self.0.insert(n, (key, value));
             }
-        }
-    }
-
-    fn room(&mut self) {
-        if self.0.len() < FEW {
-            self.0.reserve_exact(1);
         }
     }
 

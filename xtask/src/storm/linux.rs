@@ -15,6 +15,7 @@ use crate::lab::storm::Processor;
 use crate::lab::storm::linux::{LinuxLab, LinuxRun};
 use crate::paths::Paths;
 use crate::progress::Progress;
+use crate::test::files::expect;
 
 const KEPT: [&str; 7] = [
     "recording.ptrace",
@@ -106,11 +107,7 @@ pub fn judge(run: &LinuxRun, reads_code: bool) -> Result<()> {
     let incidents = report["incidents"].as_array().map_or(0, Vec::len);
     ensure!(incidents == 1, "{incidents} incidents in place of one");
     let incident = &report["incidents"][0];
-    let is = |pointer: &str, wanted: Value| {
-        let said = incident.pointer(pointer).unwrap_or(&Value::Null);
-        ensure!(*said == wanted, "{pointer} is {said}, not {wanted}");
-        Ok(())
-    };
+    let is = |pointer: &str, wanted: Value| expect(incident, pointer, wanted);
     is("/outcome", "guest_panicked".into())?;
     is("/exits/count", 1.into())?;
     is("/exits/line_bitmap", "0x1".into())?;

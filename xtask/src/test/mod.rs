@@ -6,7 +6,7 @@ mod control;
 mod cost;
 pub mod dashboards;
 mod dependencies;
-mod files;
+pub mod files;
 mod flush;
 mod fuzz;
 mod killed;
