@@ -1,5 +1,6 @@
 //! The scenarios beside the two that are looked at in full: each recording must be explained as what it shows.
 
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +10,7 @@ use super::files::{Files, number};
 use super::tally::Tally;
 use crate::demo::recording;
 use crate::lab::scenarios::{Story, of_fate};
-use crate::lab::{Lab, explained};
+use crate::lab::{Lab, Run, explained};
 use crate::progress::Progress;
 
 /// Those that were seen to pass, in one boot.
@@ -34,23 +35,47 @@ pub fn run(stories: &[Story], lab: &Lab, daemon: &Path, tally: &mut Tally, progr
         Ok(run) => run,
         Err(error) => return progress.aside(|| tally.check(NAME, "runs", Err(error))),
     };
-    let mut verdict = |what: &str, file: &str, told| {
+    let mut verdict = |what: &str, file: &str, told, guest: Option<&str>| {
         let outcome = explained::incidents(daemon, &run.out.join(file))
-            .and_then(|incidents| explained::judge(told, &incidents));
+            .and_then(|incidents| explained::judge(told, &incidents))
+            .map_err(|why| match guest {
+                Some(prefix) => why.context(became_of(&run, prefix)),
+                None => why,
+            });
         progress.aside(|| tally.check(NAME, what, outcome));
     };
     for story in stories.iter().filter(|story| **story != Story::Vmms) {
-        let file = format!("{}recording.ptrace", story.prefix());
-        verdict(story.name(), &file, story.told());
+        let prefix = story.prefix();
+        let file = format!("{prefix}recording.ptrace");
+        verdict(story.name(), &file, story.told(), Some(&prefix));
     }
     for fate in scenario.fates {
-        verdict(fate.name(), &recording(fate), of_fate(fate));
+        verdict(fate.name(), &recording(fate), of_fate(fate), None);
     }
     if stories.contains(&Story::HugePage) {
         let files = Files { out: &run.out };
         let outcome = totals_full(&files, &Story::HugePage.prefix());
         progress.aside(|| tally.check(NAME, "no_exit_is_lost_where_the_totals_are_full", outcome));
     }
+}
+
+/// What the lab itself saw of a guest: its last words, and its VMM's. They are all that a machine far away shows.
+fn became_of(run: &Run, prefix: &str) -> String {
+    const LAST: usize = 12;
+    let Some(guest) = run.result.guests.iter().find(|guest| guest.file_prefix == prefix) else {
+        return "the lab has no guest of this name".to_owned();
+    };
+    let text = |name: &str| fs::read_to_string(run.out.join(format!("{prefix}{name}"))).unwrap_or_default();
+    let (console, vmm) = (text("console.txt"), text("qemu.log"));
+    let lines: Vec<&str> = console.lines().chain(vmm.lines()).collect();
+    format!(
+        "QEMU {} {:.1} s after the poison; its guest's last words and its own:\n      {}\n    ",
+        guest.vmm_end,
+        guest
+            .poisoned_s
+            .map_or(f64::NAN, |poisoned| guest.ended_s - poisoned),
+        lines[lines.len().saturating_sub(LAST)..].join("\n      ")
+    )
 }
 
 /// The guest touched more pages than the kernel's totals had room for: the rest came as records.

@@ -59,6 +59,11 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
         "the bytes of the instruction that walked the page: CLFLUSH, CLWB and loads with a stride of 64 look the same",
     );
     note(
+        // Nothing but flushes, and no signal before the first: the guest knew of the page by words that were not heard.
+        flush.verdict == FlushVerdict::FlushOnly && e.exits.any() && e.ao_signals + e.own_access == 0,
+        "what the VMM told its guest before the host's first SIGBUS (QEMU: `mce` of its monitor): its calls are looked at from then on, so that what made the guest flush the page is not known",
+    );
+    note(
         e.pfn.is_none() && v.cause != Cause::GuestMemfd,
         "memory_failure() of this page: it was poisoned before the probes were attached, or is not joined; the pfn is not known",
     );

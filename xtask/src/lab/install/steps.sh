@@ -50,7 +50,13 @@ exposure_is_low() {
 pinged() { [ "$(property WatchdogTimestampMonotonic)" -gt "$(property ActiveEnterTimestampMonotonic)" ]; }
 logged() { journalctl -u $unit --no-pager | grep -q "$1"; }
 logged_end() { journalctl -u $unit POISONTRACE_STATE=close -o cat --no-pager | grep -q .; }
-vmm() { $share/bin/storm-vmm "$1" >>$out/vmm.txt 2>&1; }
+# What it says is in a failed check's line, too.
+vmm() {
+    said=$($share/bin/storm-vmm "$1" 2>&1)
+    status=$?
+    echo "$said" | tee -a $out/vmm.txt
+    return $status
+}
 poison() { vmm '{"mode":"step-over","instruction":"load","exits":64}'; }
 pinned() { ls /sys/fs/bpf/poisontrace/layout-*/daemon-*/ARMED; }
 another_than() { running && [ "$(property MainPID)" != "$1" ] && curl -sf http://127.0.0.1:9847/-/ready; }
