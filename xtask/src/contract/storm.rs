@@ -64,6 +64,7 @@ pub struct StormPlan {
     pub exits: u64,
     /// After each SIGBUS the VMM reads the registers by KVM_GET_SREGS2, as QEMU does where the kernel has it (5.14 on), in
     /// place of KVM_GET_SREGS.
+    #[serde(default)]
     pub sregs2: bool,
 }
 

@@ -101,3 +101,23 @@ fn steps(root: &Path) -> Result<()> {
     fs::write(root.join("etc/hostname"), "lab-debian\n")?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::STEPS;
+    use lab_contract::storm::StormPlan;
+
+    /// The steps are a shell's; what they tell the VMM is checked here, before anything is booted.
+    #[test]
+    fn the_vmm_can_read_each_plan_of_the_steps() {
+        let plans: Vec<&str> = STEPS
+            .split('\'')
+            .filter(|quoted| quoted.starts_with("{\"mode\""))
+            .collect();
+        assert_eq!(plans.len(), STEPS.matches("{\"mode\"").count());
+        assert!(plans.len() >= 3, "{plans:?}");
+        for plan in plans {
+            serde_json::from_str::<StormPlan>(plan).unwrap_or_else(|error| panic!("{plan}: {error}"));
+        }
+    }
+}
