@@ -1,6 +1,6 @@
 //! A probe whose attaching fails half-way: what was attached of it is detached again, and nothing is left pinned.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path};
 
 use poisontrace::{
     kernel::{facts::Facts, plan::Plan},
@@ -8,7 +8,7 @@ use poisontrace::{
     probes::load::{Loaded, RowState},
 };
 
-use crate::here;
+use crate::here::{self, BpfFs, files};
 
 /// A row that can be attached, and one whose second program has no tracepoint.
 fn plan(facts: &Facts) -> Plan {
@@ -34,40 +34,6 @@ fn links() -> usize {
             fs::read_link(entry.path()).is_ok_and(|to| attached(&to))
         })
         .count()
-}
-
-/// A BPF file system of its own, unmounted at the end.
-struct BpfFs(tempfile::TempDir);
-
-impl BpfFs {
-    fn new() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "bpf", "bpf"])
-            .arg(dir.path())
-            .output()
-            .is_ok_and(|output| output.status.success());
-        mounted.then(|| Self(dir))
-    }
-}
-
-impl Drop for BpfFs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
-fn files(folder: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.push(path.file_name().unwrap().to_string_lossy().into_owned());
-        }
-    }
-    found
 }
 
 #[test]
@@ -98,7 +64,7 @@ fn pinned(facts: &Facts) {
     let Some(fs) = BpfFs::new() else {
         return eprintln!("no BPF file system may be mounted: pins are not tried");
     };
-    let root = fs.0.path().join("poisontrace");
+    let root = fs.folder().join("poisontrace");
     let foreign = root.join("layout-0/daemon-1");
     std::fs::create_dir_all(&foreign).unwrap();
     let pins = Pins::take(&root).unwrap();

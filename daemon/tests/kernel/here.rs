@@ -1,6 +1,6 @@
 //! What the tests in this machine's kernel share.
 
-use std::process::Command;
+use std::{fs, path::Path, process::Command};
 
 use poisontrace::{
     kernel::{
@@ -73,4 +73,43 @@ pub fn where_there_is_tracefs(name: &str) {
     }
     println!("{text}");
     assert!(output.status.success() && text.contains("1 passed"));
+}
+
+/// A BPF file system of its own, unmounted at the end.
+pub struct BpfFs(tempfile::TempDir);
+
+impl BpfFs {
+    pub fn new() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "bpf", "bpf"])
+            .arg(dir.path())
+            .output()
+            .is_ok_and(|output| output.status.success());
+        mounted.then(|| Self(dir))
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+/// Names of the files in a folder and its folders.
+pub fn files(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path.file_name().unwrap().to_string_lossy().into_owned());
+        }
+    }
+    found
 }

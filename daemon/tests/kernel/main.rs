@@ -6,6 +6,7 @@
     reason = "a test fails by panicking; its helper functions too"
 )]
 
+mod foreign;
 mod full;
 mod half_way;
 mod here;
