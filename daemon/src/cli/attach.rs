@@ -20,7 +20,7 @@ use crate::{
     notify,
     pins::Pins,
     privileges::{self, Return},
-    probes::load::{BoundRow, Loaded},
+    probes::{load::Loaded, row::BoundRow},
     survey::Survey,
 };
 

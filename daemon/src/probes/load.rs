@@ -1,4 +1,4 @@
-//! Carries an attach plan out, and lets go of KVM's part of it while KVM is unloaded.
+//! Carries an attach plan out.
 //!
 //! [`Loaded::new`] is the one place that loads the object, [`Loaded::attach_row`] the one that attaches a row (also
 //! once more), [`Loaded::detach_row`] the one that lets go of it.
@@ -9,18 +9,15 @@ use aya::{Btf, Ebpf, EbpfLoader, maps::PerCpuArray};
 use poisontrace_probes::arming;
 
 use super::{
+    attach::attach_all,
     binding::{self, Link, Size, chain},
     fentry_btf, memory,
-    reserved::Reserved,
+    row::{BoundRow, RowState},
 };
 use crate::{
     correlate::resume::Meanwhile,
     event::session::ProbeStatus,
-    kernel::{
-        btf::Prototype,
-        facts::Facts,
-        plan::{Attach, Binding, Plan, Row},
-    },
+    kernel::{btf::Prototype, facts::Facts, plan::Plan},
     pins::{self, Pins},
 };
 
@@ -44,57 +41,19 @@ pub enum LoadError {
     TakeOver(String),
 }
 
-/// What has become of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RowState {
-    /// Or what stands by for it.
-    Attached,
-    /// This kernel does not offer it, or refuses it.
-    Unavailable,
-    /// Let go of while KVM is unloaded; it comes back with KVM.
-    Waiting,
-}
-
-/// A row of the plan and what has become of it.
-pub struct BoundRow {
-    row: Row,
-    state: RowState,
-    status: ProbeStatus,
-    reattached: u64,
-    links: Vec<(&'static str, Link)>,
-    /// For what takes the place of that which stands by.
-    reserved: Vec<(&'static str, Reserved)>,
-}
-
-impl BoundRow {
-    /// As the session and the report name it.
-    pub fn status(&self) -> &ProbeStatus {
-        &self.status
-    }
-
-    pub fn state(&self) -> RowState {
-        self.state
-    }
-
-    /// How often it was attached again after KVM had gone.
-    pub fn reattached(&self) -> u64 {
-        self.reattached
-    }
-}
-
 /// Loaded programs. Dropping it detaches them all, and removes what is pinned: only a daemon that is killed leaves it.
 pub struct Loaded {
     pub ebpf: Ebpf,
     /// For the BTF that binding by it asks for, which is let go of after each use: it is megabytes.
-    functions: BTreeMap<String, Prototype>,
+    pub(super) functions: BTreeMap<String, Prototype>,
     /// The offsets that the programs were loaded with.
-    plan: Plan,
-    rows: Vec<BoundRow>,
+    pub(super) plan: Plan,
+    pub(super) rows: Vec<BoundRow>,
     /// Where all of it outlives the daemon.
-    pins: Option<Pins>,
+    pub(super) pins: Option<Pins>,
     meanwhile: Meanwhile,
     /// There is no poison yet: some rows are held by what stands by for them.
-    standby: bool,
+    pub(super) standby: bool,
     /// To the daemon that comes next.
     left: bool,
 }
@@ -213,57 +172,6 @@ impl Loaded {
         Ok(())
     }
 
-    /// Whether some rows are held by what stands by for them, until [`Loaded::engage`].
-    pub fn on_standby(&self) -> bool {
-        self.standby && self.plan.rows.iter().any(|row| row.standby.is_some())
-    }
-
-    /// There is poison: attaches what was held back for it, and lets go of what stood by. Returns why a row could not
-    /// be; it is then left as it was.
-    pub fn engage(&mut self) -> Vec<String> {
-        self.standby = false;
-        let mut failed = Vec::new();
-        for n in 0..self.rows.len() {
-            if self.rows[n].row.standby.is_none() || self.rows[n].state != RowState::Attached {
-                continue;
-            }
-            if let Err(why) = self.engage_row(n) {
-                failed.push(format!("{}: {why}", self.rows[n].row.name));
-            }
-        }
-        failed
-    }
-
-    fn engage_row(&mut self, n: usize) -> Result<(), String> {
-        let Some(programs) = self.rows[n].row.offered().next().cloned() else {
-            return Ok(());
-        };
-        let reserved = std::mem::take(&mut self.rows[n].reserved);
-        if reserved.len() < programs.len() {
-            return Err("no perf event was reserved for it at start".to_owned());
-        }
-        for (name, event) in &reserved {
-            let program = self
-                .ebpf
-                .program(name)
-                .ok_or_else(|| format!("no program {name}"))?;
-            event.attach(program).map_err(|err| chain(&err))?;
-        }
-        // The new ones first: no exit is missed, and one that both see is counted once.
-        let stood_by = std::mem::take(&mut self.rows[n].links);
-        let links = reserved
-            .into_iter()
-            .map(|(name, event)| (name, Link::Reserved(event)));
-        self.rows[n].attached(&programs, links.collect(), Vec::new());
-        if self.pins.is_some() {
-            // What has the program dies with the daemon: what stood by is pinned, and goes on counting then.
-            self.rows[n].links.extend(stood_by);
-        } else {
-            self.detach_links(stood_by);
-        }
-        Ok(())
-    }
-
     /// What became of the totals since the daemon before.
     pub fn meanwhile(&self) -> Meanwhile {
         self.meanwhile
@@ -323,59 +231,8 @@ impl Loaded {
             .filter_map(|name| binding::size(name, self.ebpf.program(name)?))
     }
 
-    /// Whether the programs, as they are loaded, read the fields of these facts.
-    pub fn fits(&self, plan: &Plan) -> bool {
-        self.plan.offsets == plan.offsets
-            && self.plan.shadow_paging == plan.shadow_paging
-            && self.plan.isa == plan.isa
-    }
-
-    /// Lets go of KVM's rows, so that its module can be unloaded. Returns how many there were.
-    pub fn release_kvm(&mut self) -> usize {
-        let attached: Vec<usize> = self
-            .rows
-            .iter()
-            .enumerate()
-            .filter(|(_, bound)| bound.row.of_kvm && bound.state == RowState::Attached)
-            .map(|(n, _)| n)
-            .collect();
-        for n in &attached {
-            self.detach_row(*n);
-            self.rows[*n].waiting();
-        }
-        attached.len()
-    }
-
-    /// Attaches the rows that were let go of once more. Returns how many came back, and why others did not.
-    pub fn reattach_kvm(&mut self) -> (usize, Vec<String>) {
-        let waiting: Vec<usize> = (0..self.rows.len())
-            .filter(|n| self.rows[*n].state == RowState::Waiting)
-            .collect();
-        if waiting.is_empty() {
-            return (0, Vec::new());
-        }
-        let btf = match fentry_btf::of(&self.functions) {
-            Ok(btf) => btf,
-            Err(why) => return (0, vec![why]),
-        };
-        let mut back = 0;
-        let mut failed = Vec::new();
-        for n in waiting {
-            self.attach_row(n, &btf);
-            let bound = &mut self.rows[n];
-            if bound.state == RowState::Attached {
-                bound.reattached += 1;
-                back += 1;
-            } else {
-                let why = bound.status.why.as_deref().unwrap_or_default();
-                failed.push(format!("{}: {why}", bound.row.name));
-            }
-        }
-        (back, failed)
-    }
-
     /// Attaches what stands by for a row, or the best alternative that the kernel takes.
-    fn attach_row(&mut self, n: usize, btf: &Btf) {
+    pub(super) fn attach_row(&mut self, n: usize, btf: &Btf) {
         let mut reasons = Vec::new();
         if self.standby
             && let Some(programs) = self.rows[n].row.standby.clone()
@@ -401,33 +258,13 @@ impl Loaded {
         self.rows[n].unavailable(&reasons);
     }
 
-    /// Loads what is to be attached when there is poison, and opens what it is to be attached to: both take longer than
-    /// to attach it, and privileges that are given up.
-    fn reserve(&mut self, n: usize, btf: &Btf) -> Result<(), String> {
-        self.rows[n].reserved.clear();
-        let programs = self.rows[n].row.offered().next().cloned();
-        for attach in programs.unwrap_or_default() {
-            let Binding::Tracepoint { group, name } = &attach.binding else {
-                return Err(format!("{} cannot be reserved", attach.binding));
-            };
-            let program = self
-                .ebpf
-                .program_mut(attach.program)
-                .ok_or_else(|| format!("no program {}", attach.program))?;
-            binding::load(program, btf, &attach.binding).map_err(|err| chain(&err))?;
-            let event = Reserved::open(group, name).map_err(|err| format!("{}: {err}", attach.binding))?;
-            self.rows[n].reserved.push((attach.program, event));
-        }
-        Ok(())
-    }
-
-    fn detach_row(&mut self, n: usize) {
+    pub(super) fn detach_row(&mut self, n: usize) {
         self.rows[n].reserved.clear();
         let links = std::mem::take(&mut self.rows[n].links);
         self.detach_links(links);
     }
 
-    fn detach_links(&mut self, links: Vec<(&'static str, Link)>) {
+    pub(super) fn detach_links(&mut self, links: Vec<(&'static str, Link)>) {
         for (name, link) in links {
             let detached = self
                 .ebpf
@@ -444,98 +281,5 @@ impl Loaded {
 impl Drop for Loaded {
     fn drop(&mut self) {
         self.detach();
-    }
-}
-
-impl BoundRow {
-    fn new(row: &Row) -> Self {
-        Self {
-            row: row.clone(),
-            state: RowState::Unavailable,
-            status: ProbeStatus {
-                name: row.name.to_owned(),
-                binding: None,
-                why: None,
-                lost: Some(row.lost.to_owned()),
-            },
-            reattached: 0,
-            links: Vec::new(),
-            reserved: Vec::new(),
-        }
-    }
-
-    /// `reasons`: why it was none of the better alternatives.
-    fn attached(&mut self, programs: &[Attach], links: Vec<(&'static str, Link)>, mut reasons: Vec<String>) {
-        let bindings: Vec<String> = programs.iter().map(|a| a.binding.to_string()).collect();
-        reasons.extend(self.row.partial.iter().cloned());
-        self.status.binding = Some(bindings.join(", "));
-        self.status.why = (!reasons.is_empty()).then(|| reasons.join("; "));
-        self.status.lost = None;
-        self.links = links;
-        self.state = RowState::Attached;
-    }
-
-    fn stands_by(&mut self, links: Vec<(&'static str, Link)>) {
-        self.status.binding = self.row.standby_text();
-        self.status.why = None;
-        self.status.lost = None;
-        self.links = links;
-        self.state = RowState::Attached;
-    }
-
-    fn waiting(&mut self) {
-        self.unavailable(&["KVM is unloaded".to_owned()]);
-        self.state = RowState::Waiting;
-    }
-
-    fn unavailable(&mut self, reasons: &[String]) {
-        self.status.binding = None;
-        self.status.why = Some(reasons.join("; "));
-        self.status.lost = Some(self.row.lost.to_owned());
-        self.state = RowState::Unavailable;
-    }
-}
-
-/// Attaches all of an alternative, or none of it.
-fn attach_all(
-    ebpf: &mut Ebpf,
-    btf: &Btf,
-    alternative: &[Attach],
-    pins: Option<&Pins>,
-) -> Result<Vec<(&'static str, Link)>, String> {
-    let mut links = Vec::new();
-    for (done, attach) in alternative.iter().enumerate() {
-        match attach_one(ebpf, btf, attach, pins) {
-            Ok(link) => links.push((attach.program, link)),
-            Err(reason) => {
-                // Links that are pinned are kept by their files.
-                for (name, link) in links {
-                    if let Some(program) = ebpf.program_mut(name) {
-                        let _ = binding::detach(program, link);
-                    }
-                }
-                for earlier in &alternative[..=done] {
-                    if let Some(program) = ebpf.program_mut(earlier.program) {
-                        binding::unload(program);
-                    }
-                }
-                return Err(format!("{}: {reason}", attach.binding));
-            }
-        }
-    }
-    Ok(links)
-}
-
-fn attach_one(ebpf: &mut Ebpf, btf: &Btf, attach: &Attach, pins: Option<&Pins>) -> Result<Link, String> {
-    let program = ebpf
-        .program_mut(attach.program)
-        .ok_or_else(|| format!("no program {}", attach.program))?;
-    let link = binding::bind(program, btf, &attach.binding).map_err(|err| {
-        tracing::debug!(program = attach.program, error = ?err, "not attached");
-        chain(&err)
-    })?;
-    match pins {
-        Some(pins) => binding::pin(program, link, &pins.link(attach.program)),
-        None => Ok(link),
     }
 }

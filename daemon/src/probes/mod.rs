@@ -1,10 +1,14 @@
 //! The BPF programs: loading and attaching them after the plan, and reading their records.
 
+mod attach;
 pub mod binding;
 mod cost;
 mod fentry_btf;
+mod kvm;
 pub mod load;
 pub mod memory;
 pub mod reserved;
+pub mod row;
 pub mod source;
+mod standby;
 pub mod totals;

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use poisontrace::{
     kernel::{facts::Facts, plan::Plan},
     pins::Pins,
-    probes::load::{Loaded, RowState},
+    probes::{load::Loaded, row::RowState},
 };
 
 use crate::here::{self, BpfFs, files};

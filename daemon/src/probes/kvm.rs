@@ -1,0 +1,57 @@
+//! KVM's rows go with its module, and come back with it.
+
+use super::{fentry_btf, load::Loaded, row::RowState};
+use crate::kernel::plan::Plan;
+
+impl Loaded {
+    /// Whether the programs, as they are loaded, read the fields of these facts.
+    pub fn fits(&self, plan: &Plan) -> bool {
+        self.plan.offsets == plan.offsets
+            && self.plan.shadow_paging == plan.shadow_paging
+            && self.plan.isa == plan.isa
+    }
+
+    /// Lets go of KVM's rows, so that its module can be unloaded. Returns how many there were.
+    pub fn release_kvm(&mut self) -> usize {
+        let attached: Vec<usize> = self
+            .rows
+            .iter()
+            .enumerate()
+            .filter(|(_, bound)| bound.row.of_kvm && bound.state == RowState::Attached)
+            .map(|(n, _)| n)
+            .collect();
+        for n in &attached {
+            self.detach_row(*n);
+            self.rows[*n].waiting();
+        }
+        attached.len()
+    }
+
+    /// Attaches the rows that were let go of once more. Returns how many came back, and why others did not.
+    pub fn reattach_kvm(&mut self) -> (usize, Vec<String>) {
+        let waiting: Vec<usize> = (0..self.rows.len())
+            .filter(|n| self.rows[*n].state == RowState::Waiting)
+            .collect();
+        if waiting.is_empty() {
+            return (0, Vec::new());
+        }
+        let btf = match fentry_btf::of(&self.functions) {
+            Ok(btf) => btf,
+            Err(why) => return (0, vec![why]),
+        };
+        let mut back = 0;
+        let mut failed = Vec::new();
+        for n in waiting {
+            self.attach_row(n, &btf);
+            let bound = &mut self.rows[n];
+            if bound.state == RowState::Attached {
+                bound.reattached += 1;
+                back += 1;
+            } else {
+                let why = bound.status.why.as_deref().unwrap_or_default();
+                failed.push(format!("{}: {why}", bound.row.name));
+            }
+        }
+        (back, failed)
+    }
+}

@@ -1,0 +1,84 @@
+//! Rows that are held by something cheaper as long as there is no poison.
+
+use aya::Btf;
+
+use super::{
+    binding::{self, Link, chain},
+    load::Loaded,
+    reserved::Reserved,
+    row::RowState,
+};
+use crate::kernel::plan::Binding;
+
+impl Loaded {
+    /// Whether some rows are held by what stands by for them, until [`Loaded::engage`].
+    pub fn on_standby(&self) -> bool {
+        self.standby && self.plan.rows.iter().any(|row| row.standby.is_some())
+    }
+
+    /// There is poison: attaches what was held back for it, and lets go of what stood by. Returns why a row could not
+    /// be; it is then left as it was.
+    pub fn engage(&mut self) -> Vec<String> {
+        self.standby = false;
+        let mut failed = Vec::new();
+        for n in 0..self.rows.len() {
+            if self.rows[n].row.standby.is_none() || self.rows[n].state != RowState::Attached {
+                continue;
+            }
+            if let Err(why) = self.engage_row(n) {
+                failed.push(format!("{}: {why}", self.rows[n].row.name));
+            }
+        }
+        failed
+    }
+
+    fn engage_row(&mut self, n: usize) -> Result<(), String> {
+        let Some(programs) = self.rows[n].row.offered().next().cloned() else {
+            return Ok(());
+        };
+        let reserved = std::mem::take(&mut self.rows[n].reserved);
+        if reserved.len() < programs.len() {
+            return Err("no perf event was reserved for it at start".to_owned());
+        }
+        for (name, event) in &reserved {
+            let program = self
+                .ebpf
+                .program(name)
+                .ok_or_else(|| format!("no program {name}"))?;
+            event.attach(program).map_err(|err| chain(&err))?;
+        }
+        // The new ones first: no exit is missed, and one that both see is counted once.
+        let stood_by = std::mem::take(&mut self.rows[n].links);
+        let links = reserved
+            .into_iter()
+            .map(|(name, event)| (name, Link::Reserved(event)));
+        self.rows[n].attached(&programs, links.collect(), Vec::new());
+        if self.pins.is_some() {
+            // What has the program dies with the daemon: what stood by is pinned, and goes on counting then.
+            self.rows[n].links.extend(stood_by);
+        } else {
+            self.detach_links(stood_by);
+        }
+        Ok(())
+    }
+
+    /// Loads what is to be attached when there is poison, and opens what it is to be attached to: both take longer than
+    /// to attach it, and privileges that are given up.
+    pub(super) fn reserve(&mut self, n: usize, btf: &Btf) -> Result<(), String> {
+        self.rows[n].reserved.clear();
+        let programs = self.rows[n].row.offered().next().cloned();
+        for attach in programs.unwrap_or_default() {
+            let Binding::Tracepoint { group, name } = &attach.binding else {
+                return Err(format!("{} cannot be reserved", attach.binding));
+            };
+            let program = self
+                .ebpf
+                .program_mut(attach.program)
+                .ok_or_else(|| format!("no program {}", attach.program))?;
+            binding::load(program, btf, &attach.binding).map_err(|err| chain(&err))?;
+            let event = Reserved::open(group, name).map_err(|err| format!("{}: {err}", attach.binding))?;
+            self.rows[n].reserved.push((attach.program, event));
+        }
+        Ok(())
+    }
+}
