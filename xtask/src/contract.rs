@@ -49,6 +49,8 @@ pub const GUEST_PAGE_READY: &str = "guest: page ready gpa=";
 pub const GUEST_HANDLER_PAGE: &str = "guest: handler page gpa=";
 pub const GUEST_READ_ALL: &str = "guest: read it all";
 pub const GUEST_ALIVE: &str = "guest: still alive after poison";
+/// The guest is about to panic, as [`words::THEN_PANIC`] has it.
+pub const GUEST_PANICS: &str = "guest: panics by sysrq";
 
 /// What the daemon prints once all that can be attached is attached.
 pub const DAEMON_READY: &str = "poisontrace: ready";

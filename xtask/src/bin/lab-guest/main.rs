@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lab_contract::{GUEST_ALIVE, GUEST_HANDLER_PAGE, MODULE_ORDER_FILE, words};
+use lab_contract::{GUEST_ALIVE, GUEST_HANDLER_PAGE, GUEST_PANICS, MODULE_ORDER_FILE, words};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::Signal;
 use rustix::system::{RebootCommand, finit_module, reboot};
@@ -78,7 +78,7 @@ fn init() -> Result<()> {
     println!("{GUEST_ALIVE}");
     if line.split_whitespace().any(|word| word == words::THEN_PANIC) {
         std::thread::sleep(BEFORE_PANIC);
-        println!("guest: panics by sysrq");
+        println!("{GUEST_PANICS}");
         fs::write("/proc/sysrq-trigger", "c").context("no sysrq")?;
     }
     Ok(())
