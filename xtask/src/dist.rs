@@ -11,6 +11,7 @@ use crate::command;
 use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::stamp;
+use crate::tool;
 
 const CARGO_DEB: (&str, &str) = ("cargo-deb", "3.6.3");
 const CARGO_RPM: (&str, &str) = ("cargo-generate-rpm", "0.21.1");
@@ -32,7 +33,7 @@ pub fn prepare(paths: &Paths, progress: &Progress) -> Result<()> {
     let folder = folder(paths);
     fs::create_dir_all(&folder)?;
     let object = builds::probes(paths, progress)?;
-    let auditable = tool(paths, CARGO_AUDITABLE, progress)?;
+    let auditable = tool::set_up(paths, CARGO_AUDITABLE, progress)?;
     builds::daemon_auditable(paths, &object, &auditable, progress)?;
     manual(paths, &object, &folder.join("manual"), progress)?;
     dashboards(paths, &folder.join("dashboards"))
@@ -41,7 +42,7 @@ pub fn prepare(paths: &Paths, progress: &Progress) -> Result<()> {
 /// Packs what [`prepare`] made. `version`: another than the crate's.
 pub fn deb(paths: &Paths, version: Option<&str>, progress: &Progress) -> Result<PathBuf> {
     let deb = folder(paths).join("poisontrace.deb");
-    let mut cargo_deb = command::clean(tool(paths, CARGO_DEB, progress)?);
+    let mut cargo_deb = command::clean(tool::set_up(paths, CARGO_DEB, progress)?);
     progress.step("packing the .deb");
     cargo_deb
         .current_dir(&paths.root)
@@ -56,7 +57,7 @@ pub fn deb(paths: &Paths, version: Option<&str>, progress: &Progress) -> Result<
 
 fn rpm(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     let rpm = folder(paths).join("poisontrace.rpm");
-    let mut cargo_rpm = command::clean(tool(paths, CARGO_RPM, progress)?);
+    let mut cargo_rpm = command::clean(tool::set_up(paths, CARGO_RPM, progress)?);
     progress.step("packing the .rpm");
     cargo_rpm
         .current_dir(&paths.root)
@@ -68,33 +69,6 @@ fn rpm(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
         "cargo-generate-rpm",
     )?;
     Ok(rpm)
-}
-
-/// A tool of this version below target/tools, installed where it is not there yet.
-fn tool(paths: &Paths, (name, version): (&str, &str), progress: &Progress) -> Result<PathBuf> {
-    // A folder each: the BPF toolchain's is emptied when it is set up anew.
-    let folder = paths.target.join("tools-dist").join(format!("{name}-{version}"));
-    let program = folder.join("bin").join(name);
-    if program.is_file() {
-        return Ok(program);
-    }
-    progress.step(format!("building {name} {version} (some minutes, once)"));
-    let mut cargo = command::clean(paths.cargo());
-    cargo
-        .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_TARGET_DIR")
-        // They pack some megabytes: how soon they are built matters more than how fast they are.
-        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
-        .env("CARGO_PROFILE_RELEASE_LTO", "off")
-        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-        .args(["install", name, "--version", version, "--locked", "--root"])
-        .arg(&folder);
-    command::logged(
-        &mut cargo,
-        &paths.target.join(format!("dist/{name}.log")),
-        &format!("cargo install {name}"),
-    )?;
-    Ok(program)
 }
 
 fn manual(paths: &Paths, object: &Path, folder: &Path, progress: &Progress) -> Result<()> {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::command;
 use crate::paths::Paths;
 use crate::progress::Progress;
-use crate::stamp::{self, Stamp};
+use crate::tool;
 
 const CARGO_FUZZ: &str = "0.13.2";
 /// Targets that run at one time.
@@ -36,36 +36,11 @@ pub struct Fuzz {
 
 /// Sets cargo-fuzz up where it is not there yet, and builds the targets.
 pub fn set_up(paths: &Paths, progress: &Progress) -> Result<Fuzz> {
-    let folder = paths.target.join("fuzz/tool");
-    let wanted = vec![format!("cargo-fuzz {CARGO_FUZZ}")];
-    if stamp::read(&folder, &wanted).is_none() {
-        stamp::start_over(&folder)?;
-        progress.step(format!("building cargo-fuzz {CARGO_FUZZ} (once)"));
-        let mut cargo = command::clean(paths.cargo());
-        cargo
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_TARGET_DIR")
-            .args([
-                "install",
-                "cargo-fuzz",
-                "--version",
-                CARGO_FUZZ,
-                "--locked",
-                "--root",
-            ])
-            .arg(&folder);
-        command::logged(
-            &mut cargo,
-            &folder.join("install.log"),
-            "cargo install cargo-fuzz",
-        )?;
-        let installed = wanted.clone();
-        stamp::write(&folder, &Stamp { wanted, installed })?;
-    }
+    let cargo_fuzz = tool::set_up(paths, ("cargo-fuzz", CARGO_FUZZ), progress)?;
     let sources = paths.root.join("daemon/fuzz");
     let build = paths.target.join("fuzz/build");
     progress.step("building the fuzz targets");
-    let mut cargo = command::clean(folder.join("bin/cargo-fuzz"));
+    let mut cargo = command::clean(cargo_fuzz);
     cargo
         .current_dir(&paths.root)
         .env_remove("RUSTFLAGS")

@@ -24,6 +24,7 @@ mod soak;
 mod stamp;
 mod storm;
 mod test;
+mod tool;
 mod toolchain;
 
 use std::process::ExitCode;

@@ -1,0 +1,34 @@
+//! Cargo's tools by other people: each of one version, built below target/ once.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::command;
+use crate::paths::Paths;
+use crate::progress::Progress;
+
+/// Where the tool is; built where it is not there yet.
+pub fn set_up(paths: &Paths, (name, version): (&str, &str), progress: &Progress) -> Result<PathBuf> {
+    // A folder each: the BPF toolchain's is emptied when it is set up anew.
+    let folder = paths.target.join("tools-dist").join(format!("{name}-{version}"));
+    let program = folder.join("bin").join(name);
+    if program.is_file() {
+        return Ok(program);
+    }
+    progress.step(format!("building {name} {version} (some minutes, once)"));
+    let mut cargo = command::clean(paths.cargo());
+    cargo
+        // Its own flags only: the user's may forbid warnings.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_TARGET_DIR")
+        // They have little to do: how soon they are built matters more than how fast they are.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+        .args(["install", name, "--version", version, "--locked", "--root"])
+        .arg(&folder);
+    let log = paths.target.join("tools-dist").join(format!("{name}.log"));
+    command::logged(&mut cargo, &log, &format!("cargo install {name}"))?;
+    Ok(program)
+}
