@@ -43,11 +43,9 @@ pub fn empty_probes(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
 /// What measures the probes on this machine and in the lab, with the same object as the daemon.
 pub fn bench_tool(paths: &Paths, object: &Path, progress: &Progress) -> Result<PathBuf> {
     progress.step("building poisontrace-bench");
-    let mut cargo = command::clean(paths.cargo());
-    cargo
-        .current_dir(&paths.root)
-        .args(["build", "--release", "--package", "poisontrace-bench"])
-        .env(OBJECT_VARIABLE, object);
+    // With all that the daemon is built with: its library is then built once.
+    let mut cargo = cargo(paths, object);
+    cargo.args(["build", "--release", "--package", "poisontrace-bench"]);
     progress.aside(|| command::shown(&mut cargo, "building poisontrace-bench"))?;
     Ok(paths.target.join("release/poisontrace-bench"))
 }
