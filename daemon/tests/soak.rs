@@ -28,7 +28,6 @@ use poisontrace::{
     sinks::store::{Stored, Wanted},
 };
 use recorded::Recorded;
-use rustix::fs::{CWD, FileType, Mode, mknodat};
 use whole::{Replay, metric};
 
 /// Of the whole daemon, whatever comes.
@@ -230,15 +229,7 @@ fn length() -> Duration {
 fn a_mixed_load_leaves_memory_flat_loses_nothing_and_gets_its_verdicts() {
     let length = length();
     let dir = tempfile::tempdir().unwrap();
-    let (pipe, state) = (dir.path().join("load.ptrace"), dir.path().join("state"));
-    mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
-    let mut daemon = Replay::start([
-        Path::new("--from"),
-        &pipe,
-        Path::new("--state-dir"),
-        &state,
-        Path::new("--stay"),
-    ]);
+    let (mut daemon, pipe, state) = Replay::of_a_pipe(dir.path());
     let out = BufWriter::new(File::options().write(true).open(&pipe).unwrap());
     let mut soak = Soak {
         load: Load::default(),

@@ -14,7 +14,6 @@ mod whole;
 use std::{
     fs::File,
     io::BufWriter,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -24,7 +23,6 @@ use poisontrace::{
     incident::model::{Incident, Outcome},
     sinks::store::{Stored, Wanted},
 };
-use rustix::fs::{CWD, FileType, Mode, mknodat};
 use whole::Replay;
 
 const MAX_RSS_KIB: u64 = 64 << 10;
@@ -47,15 +45,7 @@ fn flood(
     look: impl Fn(&[Incident]),
 ) {
     let dir = tempfile::tempdir().unwrap();
-    let (pipe, state) = (dir.path().join("load.ptrace"), dir.path().join("state"));
-    mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
-    let mut daemon = Replay::start([
-        Path::new("--from"),
-        &pipe,
-        Path::new("--state-dir"),
-        &state,
-        Path::new("--stay"),
-    ]);
+    let (mut daemon, pipe, state) = Replay::of_a_pipe(dir.path());
     let began = Instant::now();
     let (mut slowest, mut scrapes) = (Duration::ZERO, 0);
     std::thread::scope(|scope| {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use poisontrace::event::{Event, recording::Writer};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::load::session;
 
@@ -65,6 +66,20 @@ impl Replay {
         let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
         replay.address.set_port(digits.parse().unwrap());
         replay
+    }
+
+    /// One that replays what is written into a pipe in `dir` and stays: with it the pipe, and its state directory.
+    pub fn of_a_pipe(dir: &Path) -> (Self, PathBuf, PathBuf) {
+        let (pipe, state) = (dir.join("load.ptrace"), dir.join("state"));
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        let daemon = Self::start([
+            Path::new("--from"),
+            &pipe,
+            Path::new("--state-dir"),
+            &state,
+            Path::new("--stay"),
+        ]);
+        (daemon, pipe, state)
     }
 
     /// Waits for a line of its output that holds `text`.

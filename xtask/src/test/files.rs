@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 pub struct Files<'a> {
@@ -24,6 +24,16 @@ impl Files<'_> {
     pub fn json(&self, name: &str) -> Result<Value> {
         let text = self.text(name)?;
         serde_json::from_str(&text).with_context(|| format!("{} is not JSON", self.path(name).display()))
+    }
+
+    /// The one incident of poisontrace's answer.
+    pub fn only_incident(&self) -> Result<Value> {
+        let mut answer = self.json("explain.json")?;
+        match answer["incidents"].take() {
+            Value::Array(mut incidents) if incidents.len() == 1 => Ok(incidents.remove(0)),
+            Value::Array(incidents) => bail!("{} incidents in place of one", incidents.len()),
+            _ => bail!("explain.json has no list of incidents"),
+        }
     }
 
     pub fn contains(&self, name: &str, wanted: &str) -> Result<()> {

@@ -5,11 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use lab_contract::storm::{Instruction, Mode, StormPlan};
-use serde_json::Value;
 
 use super::files::Files;
+use super::storm;
 use super::tally::Tally;
-use crate::lab::storm::agreement::{Row, compare};
 use crate::lab::storm::{Processor, StormLab, StormRun, cells};
 use crate::progress::Progress;
 
@@ -42,7 +41,11 @@ fn examine(run: &StormRun, tally: &mut Tally) {
         "daemon_dies_and_is_replaced_in_the_storm",
         in_the_storm(run),
     );
-    tally.check(NAME, "counts_are_those_of_the_vmm", counts(run, &files));
+    tally.check(
+        NAME,
+        "counts_are_those_of_the_vmm",
+        storm::counts(run, PLAN.mode, &files),
+    );
     tally.check(NAME, "timeline_has_the_gap", gap(&files));
     tally.check(
         NAME,
@@ -57,30 +60,8 @@ fn in_the_storm(run: &StormRun) -> Result<()> {
     Ok(())
 }
 
-fn incident(files: &Files) -> Result<Value> {
-    let answer = files.json("explain.json")?;
-    let incidents = answer["incidents"].as_array().context("no incidents")?;
-    ensure!(
-        incidents.len() == 1,
-        "{} incidents in place of one",
-        incidents.len()
-    );
-    Ok(incidents[0].clone())
-}
-
-fn counts(run: &StormRun, files: &Files) -> Result<()> {
-    let rows = compare(&run.counters, PLAN.mode, &incident(files)?, &[]);
-    let wrong: Vec<String> = rows
-        .iter()
-        .filter(|row| !row.agrees())
-        .map(|row: &Row| format!("{}: {} in place of {}", row.name, row.poisontrace, row.vmm))
-        .collect();
-    ensure!(wrong.is_empty(), "{}", wrong.join(", "));
-    Ok(())
-}
-
 fn gap(files: &Files) -> Result<()> {
-    let timeline = incident(files)?["timeline"].to_string();
+    let timeline = files.only_incident()?["timeline"].to_string();
     let gaps = timeline.matches("poisontrace is started again").count();
     ensure!(gaps == KILLS as usize, "{gaps} gaps: {timeline}");
     ensure!(

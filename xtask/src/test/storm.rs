@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use lab_contract::storm::{Instruction, LINES, Mode, StormPlan};
-use serde_json::Value;
 
 use super::files::{Files, expect};
 use super::replay;
@@ -60,7 +59,11 @@ fn examine(
 ) {
     let files = Files { out: &run.out };
     tally.check(name, "vmm_walked_the_page", walked(run));
-    tally.check(name, "counts_are_those_of_the_vmm", counts(run, &files));
+    tally.check(
+        name,
+        "counts_are_those_of_the_vmm",
+        counts(run, PLAN.mode, &files),
+    );
     tally.check(name, "every_line_has_its_exit", every_line(&files));
     tally.check(name, "sums_are_those_of_ftrace", sums(alone, run, &files));
     tally.check(name, "storm_is_a_line_walk_of_flushes_only", flushes_only(&files));
@@ -85,19 +88,9 @@ fn walked(run: &StormRun) -> Result<()> {
     Ok(())
 }
 
-fn incident(files: &Files) -> Result<Value> {
-    let answer = files.json("explain.json")?;
-    let incidents = answer["incidents"].as_array().context("no list of incidents")?;
-    ensure!(
-        incidents.len() == 1,
-        "{} incidents in place of one",
-        incidents.len()
-    );
-    Ok(incidents[0].clone())
-}
-
-fn counts(run: &StormRun, files: &Files) -> Result<()> {
-    let rows = compare(&run.counters, PLAN.mode, &incident(files)?, &[]);
+/// What poisontrace counted is what the VMM did.
+pub fn counts(run: &StormRun, mode: Mode, files: &Files) -> Result<()> {
+    let rows = compare(&run.counters, mode, &files.only_incident()?, &[]);
     let wrong: Vec<String> = rows
         .iter()
         .filter(|row| !Row::agrees(row))
@@ -108,7 +101,7 @@ fn counts(run: &StormRun, files: &Files) -> Result<()> {
 }
 
 fn sums(alone: &StormRun, run: &StormRun, files: &Files) -> Result<()> {
-    let rows = timing::compare(alone, run, &incident(files)?)?;
+    let rows = timing::compare(alone, run, &files.only_incident()?)?;
     let wrong: Vec<String> = rows
         .iter()
         .filter(|row| !row.agrees())
@@ -119,7 +112,7 @@ fn sums(alone: &StormRun, run: &StormRun, files: &Files) -> Result<()> {
 }
 
 fn every_line(files: &Files) -> Result<()> {
-    let incident = incident(files)?;
+    let incident = files.only_incident()?;
     expect(&incident, "/exits/count", LINES)?;
     expect(&incident, "/exits/distinct_lines", LINES)?;
     expect(&incident, "/exits/line_bitmap", "0xffffffffffffffff")?;
@@ -127,7 +120,7 @@ fn every_line(files: &Files) -> Result<()> {
 }
 
 fn flushes_only(files: &Files) -> Result<()> {
-    let incident = incident(files)?;
+    let incident = files.only_incident()?;
     expect(&incident, "/storm/kind", "line_walk")?;
     expect(&incident, "/flush/verdict", "flush_only")
 }
@@ -138,7 +131,7 @@ fn by_its_bytes(run: &StormRun, files: &Files) -> Result<()> {
         run.result.decode_assists,
         "the emulated processor has no decode assists"
     );
-    let incident = incident(files)?;
+    let incident = files.only_incident()?;
     expect(&incident, "/flush/basis", "instruction_bytes")?;
     expect(&incident, "/flush/confidence", "certain")?;
     let instruction = incident["flush"]["instruction"].as_str().unwrap_or_default();

@@ -177,9 +177,8 @@ fn a_vmm_that_lets_its_guest_run_on_untold_did_not_refuse() {
     assert_eq!(verdict(&story.only()).1, Cause::Unknown);
 }
 
-#[test]
-fn kvm_shuts_a_vcpu_down_whose_handler_meets_another_error() {
-    // KVM_X86_SET_MCE with MCIP set: KVM_REQ_TRIPLE_FAULT, and no triple-fault exit.
+/// KVM_X86_SET_MCE with MCIP set: KVM_REQ_TRIPLE_FAULT, and no triple-fault exit.
+fn shut_down_in_the_handler() -> Story {
     let mut story = Story::new();
     story
         .vm()
@@ -191,6 +190,12 @@ fn kvm_shuts_a_vcpu_down_whose_handler_meets_another_error() {
         .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
         .set_mce(VCPU0, INTEL_AR, GPA)
         .leaves(VCPU0, KVM_EXIT_SHUTDOWN, 0);
+    story
+}
+
+#[test]
+fn kvm_shuts_a_vcpu_down_whose_handler_meets_another_error() {
+    let story = shut_down_in_the_handler();
     let incident = story.only();
     assert_eq!(
         verdict(&incident),
@@ -206,17 +211,7 @@ fn kvm_shuts_a_vcpu_down_whose_handler_meets_another_error() {
 #[test]
 fn what_no_probe_showed_before_all_were_at_work_is_not_taken_for_absent() {
     let shut_down = |engaged_at: u64| {
-        let mut story = Story::new();
-        story
-            .vm()
-            .poison(12)
-            .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
-            .set_mce(VCPU0, INTEL_AR, GPA)
-            .delivered(VCPU0)
-            .back(VCPU0)
-            .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, false)
-            .set_mce(VCPU0, INTEL_AR, GPA)
-            .leaves(VCPU0, KVM_EXIT_SHUTDOWN, 0);
+        let mut story = shut_down_in_the_handler();
         let end = story.now;
         story.events.push(Event {
             t: engaged_at,
