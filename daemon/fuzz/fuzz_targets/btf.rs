@@ -20,5 +20,10 @@ fuzz_target!(|data: &[u8]| {
 
 fn look(btf: &Btf<'_>) {
     btf.functions(&["memory_failure", "send_sig_mceerr", ""]);
-    btf.members(&[("kvm_vcpu", "vcpu_id"), ("kvm_vcpu", "kvm"), ("task_struct", "exit_code"), ("", "")]);
+    btf.members(&[
+        ("kvm_vcpu", "vcpu_id"),
+        ("kvm_vcpu", "kvm"),
+        ("task_struct", "exit_code"),
+        ("", ""),
+    ]);
 }

@@ -14,7 +14,9 @@ fuzz_target!(|data: &[u8]| {
     let mut files = Vec::new();
     let mut rest = data;
     while files.len() < 4 {
-        let end = rest.windows(SEPARATOR.len()).position(|window| window == SEPARATOR);
+        let end = rest
+            .windows(SEPARATOR.len())
+            .position(|window| window == SEPARATOR);
         let file = &rest[..end.unwrap_or(rest.len())];
         files.push((format!("file {}", files.len()), Cursor::new(file.to_vec())));
         match end {

@@ -113,8 +113,11 @@ pub fn read_file(file: &Path) -> Result<Config, ConfigError> {
     })
 }
 
-/// Settings out of a file's text; an error with the byte where it is.
-pub(super) fn parse(text: &str) -> Result<Config, (usize, String)> {
+/// Settings out of a file's text.
+///
+/// # Errors
+/// The byte where it is wrong, and what is.
+pub fn parse(text: &str) -> Result<Config, (usize, String)> {
     let at = |err: &toml::de::Error| {
         let message = err.message().lines().next().unwrap_or_default();
         (err.span().map_or(0, |span| span.start), message.to_owned())

@@ -9,7 +9,7 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-pub use layers::{ConfigError, Layers};
+pub use layers::{ConfigError, Layers, parse};
 pub use reload::needs_restart;
 
 use crate::{

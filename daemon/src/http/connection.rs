@@ -38,7 +38,8 @@ pub async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-async fn requests(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
+/// Answers requests until the other side has none left.
+pub async fn requests(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
         async move { routes::answer(&request, &shared).await }

@@ -16,9 +16,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Semaphore, mpsc, oneshot},
+};
 
-pub use web_config::WebConfigError;
+pub use web_config::{WebConfigError, check as check_web_config};
 
 /// Connections at a time; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 32;
@@ -73,6 +76,18 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(access: web_config::Access, ready: Ready) -> (Self, mpsc::Receiver<Scrape>) {
+        let (sender, scrapes) = mpsc::channel(MAX_WAITING);
+        let shared = Self {
+            access: Mutex::new(Arc::new(access)),
+            ready: Mutex::new(ready),
+            scrapes: sender,
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            hashing: Semaphore::new(1),
+        };
+        (shared, scrapes)
+    }
+
     fn access(&self) -> Arc<web_config::Access> {
         Arc::clone(&self.access.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -108,14 +123,7 @@ impl Server {
         };
         listener.set_nonblocking(true).map_err(HttpError::Activation)?;
         let access = web_config::Access::read(config_file)?;
-        let (sender, scrapes) = mpsc::channel(MAX_WAITING);
-        let shared = Shared {
-            access: Mutex::new(Arc::new(access)),
-            ready: Mutex::new(ready),
-            scrapes: sender,
-            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            hashing: Semaphore::new(1),
-        };
+        let (shared, scrapes) = Shared::new(access, ready);
         Ok(Some(Self {
             listener,
             shared: Arc::new(shared),
@@ -157,6 +165,22 @@ impl Controls {
         let access = web_config::Access::read(self.file.as_deref())?;
         *self.shared.access.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
         Ok(())
+    }
+}
+
+/// Answers the requests of one client over any stream, as the server does over a socket without TLS; `metrics` is what
+/// it tells of /metrics.
+pub async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, ready: Ready, metrics: &str) {
+    let (shared, mut scrapes) = Shared::new(web_config::Access::default(), ready);
+    let answering = async {
+        while let Some(scrape) = scrapes.recv().await {
+            // Who has asked may be gone.
+            let _ = scrape.send(metrics.to_owned());
+        }
+    };
+    tokio::select! {
+        () = connection::requests(stream, Arc::new(shared)) => {}
+        () = answering => {}
     }
 }
 

@@ -99,25 +99,7 @@ impl Access {
             return Ok(Self::default());
         };
         let text = fs::read_to_string(path).map_err(|err| WebConfigError::Io(path.to_owned(), err))?;
-        let form = |problem: String| WebConfigError::Form(path.to_owned(), problem);
-        let file: File = serde_saphyr::from_str(&text).map_err(|err| {
-            form(format!(
-                "not a web configuration that is understood here: {}",
-                crate::text::sanitise(err.to_string().lines().next().unwrap_or_default(), 300)
-            ))
-        })?;
-        for (user, hash) in &file.basic_auth_users {
-            let parts: bcrypt::HashParts = hash.parse().map_err(|_| {
-                form(format!(
-                    "basic_auth_users: the password of {user} is no bcrypt hash: htpasswd -nBC 10 {user} makes one"
-                ))
-            })?;
-            if parts.get_cost() > MAX_COST {
-                return Err(form(format!(
-                    "basic_auth_users: the hash of {user} has a cost above {MAX_COST}: each scrape would take seconds"
-                )));
-            }
-        }
+        let file = parse(path, &text)?;
         let tls = file
             .tls_server_config
             .map(|tls| tls::server(&tls, path.parent().unwrap_or(Path::new("."))))
@@ -125,9 +107,46 @@ impl Access {
         Ok(Self {
             tls: tls.map(Arc::new),
             users: file.basic_auth_users,
-            headers: headers(file.http_server_config.headers).map_err(form)?,
+            headers: headers(file.http_server_config.headers)
+                .map_err(|problem| WebConfigError::Form(path.to_owned(), problem))?,
         })
     }
+}
+
+/// What a file at `path` says; the files that it names are not looked at.
+fn parse(path: &Path, text: &str) -> Result<File, WebConfigError> {
+    let form = |problem: String| WebConfigError::Form(path.to_owned(), problem);
+    let file: File = serde_saphyr::from_str(text).map_err(|err| {
+        form(format!(
+            "not a web configuration that is understood here: {}",
+            crate::text::sanitise(err.to_string().lines().next().unwrap_or_default(), 300)
+        ))
+    })?;
+    for (user, hash) in &file.basic_auth_users {
+        let parts: bcrypt::HashParts = hash.parse().map_err(|_| {
+                form(format!(
+                    "basic_auth_users: the password of {user} is no bcrypt hash: htpasswd -nBC 10 {user} makes one"
+                ))
+            })?;
+        if parts.get_cost() > MAX_COST {
+            return Err(form(format!(
+                "basic_auth_users: the hash of {user} has a cost above {MAX_COST}: each scrape would take seconds"
+            )));
+        }
+    }
+    Ok(file)
+}
+
+/// Whether the text is a web configuration that is understood here, but for the files that it names.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(text: &str) -> Result<(), WebConfigError> {
+    let path = Path::new("web.yml");
+    let form = |problem| WebConfigError::Form(path.to_owned(), problem);
+    headers(parse(path, text)?.http_server_config.headers)
+        .map(drop)
+        .map_err(form)
 }
 
 fn headers(wanted: BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
