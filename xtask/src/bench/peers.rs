@@ -61,7 +61,7 @@ pub fn all() -> Vec<Peer> {
             name: "perf",
             watch: program(
                 &["perf", "kvm", "stat", "record", "-a", "-o", "/tmp/perf.data"],
-                Ready::After(20_000),
+                Ready::Quiet,
                 Some("/tmp/perf.data"),
             ),
         },

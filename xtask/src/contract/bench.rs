@@ -51,6 +51,8 @@ pub enum Ready {
     Says(String),
     /// It says nothing: after this time, ms.
     After(u64),
+    /// It says nothing: once it has stopped to use the processor.
+    Quiet,
 }
 
 /// The VMM's only argument, as JSON.

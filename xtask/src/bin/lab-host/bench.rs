@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::log::Log;
 use crate::machine::SHARE;
+use crate::quiet;
 use crate::storm;
 use crate::vmm::in_words;
 
@@ -183,17 +184,20 @@ impl Program {
     }
 
     fn wait_for(&mut self, ready: &Ready) -> Result<()> {
+        match ready {
+            Ready::Says(word) => self.until(|program, _| program.said(word)),
+            Ready::After(ms) => self.until(|_, took| took >= Duration::from_millis(*ms)),
+            Ready::Quiet => {
+                quiet::wait(&mut self.child).with_context(|| format!("it said {:?}", self.last_words()))
+            }
+        }
+    }
+
+    fn until(&mut self, done: impl Fn(&Self, Duration) -> bool) -> Result<()> {
         let started = Instant::now();
-        loop {
-            let done = match ready {
-                Ready::Says(word) => self.said(word),
-                Ready::After(ms) => started.elapsed() >= Duration::from_millis(*ms),
-            };
+        while !done(self, started.elapsed()) {
             if let Some(status) = self.child.try_wait()? {
                 bail!("it ended before it was ready: {status}: {:?}", self.last_words());
-            }
-            if done {
-                return Ok(());
             }
             ensure!(
                 started.elapsed() < READY_LIMIT,
@@ -202,6 +206,7 @@ impl Program {
             );
             std::thread::sleep(Duration::from_millis(50));
         }
+        Ok(())
     }
 
     fn last_words(&self) -> Vec<String> {

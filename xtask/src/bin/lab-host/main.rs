@@ -10,6 +10,7 @@ mod ftrace;
 mod log;
 mod machine;
 mod perf;
+mod quiet;
 mod scenario;
 mod shipping;
 mod storm;

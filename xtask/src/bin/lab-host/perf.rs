@@ -2,18 +2,15 @@
 
 use std::fs::{self, File};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::quiet;
+
 const PERF: &str = "/bin/perf";
 const DATA: &str = "/tmp/perf.data";
 const WORDS: &str = "/tmp/perf.log";
-/// It reads all symbols of the kernel before it enables its events, and does not say when it begins; of the emulated
-/// host's own time.
-const START: Duration = Duration::from_secs(10);
-
 pub struct Perf(Child);
 
 impl Perf {
@@ -26,9 +23,7 @@ impl Perf {
             .stderr(words)
             .spawn()
             .context("cannot start perf")?;
-        std::thread::sleep(START);
-        let ended = child.try_wait()?;
-        ensure!(ended.is_none(), "perf did not begin: {}", said());
+        quiet::wait(&mut child).with_context(|| format!("perf did not begin: {}", said()))?;
         Ok(Self(child))
     }
 
