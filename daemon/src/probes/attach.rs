@@ -39,12 +39,9 @@ fn attach_one(ebpf: &mut Ebpf, btf: &Btf, attach: &Attach, pins: Option<&Pins>) 
     let program = ebpf
         .program_mut(attach.program)
         .ok_or_else(|| format!("no program {}", attach.program))?;
-    let link = binding::bind(program, btf, &attach.binding).map_err(|err| {
+    let path = pins.map(|pins| pins.link(attach.program));
+    binding::bind(program, btf, &attach.binding, path.as_deref()).map_err(|err| {
         tracing::debug!(program = attach.program, error = ?err, "not attached");
         chain(&err)
-    })?;
-    match pins {
-        Some(pins) => binding::pin(program, link, &pins.link(attach.program)),
-        None => Ok(link),
-    }
+    })
 }

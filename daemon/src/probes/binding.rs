@@ -1,6 +1,6 @@
 //! Binding one program: load, attach, detach, unload.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use aya::{
     Btf,
@@ -9,9 +9,8 @@ use aya::{
         fentry::FEntryLinkId,
         fexit::FExitLinkId,
         kprobe::KProbeLinkId,
-        links::{FdLink, PinnedLink},
+        links::{FdLink, LinkError, PinnedLink},
         raw_trace_point::RawTracePointLinkId,
-        trace_point::TracePointLinkId,
     },
 };
 
@@ -20,15 +19,14 @@ use crate::kernel::plan::Binding;
 
 /// What keeps a program attached.
 pub enum Link {
-    Tracepoint(TracePointLinkId),
     RawTracepoint(RawTracePointLinkId),
     Fentry(FEntryLinkId),
     Fexit(FExitLinkId),
     Kprobe(KProbeLinkId),
     /// Outlives the daemon.
     Pinned(PinnedLink),
-    /// A reserved event that got its program.
-    Reserved(Reserved),
+    /// A tracepoint's event that got its program.
+    Tracepoint(Reserved),
 }
 
 /// Loads the program, unless it is loaded.
@@ -47,13 +45,37 @@ pub fn load(program: &mut Program, btf: &Btf, binding: &Binding) -> Result<(), P
     }
 }
 
-/// Loads the program, unless it is loaded, and attaches it.
-pub fn bind(program: &mut Program, btf: &Btf, binding: &Binding) -> Result<Link, ProgramError> {
+/// Loads the program, unless it is loaded, and attaches it. `path`: where its link is pinned, so that the program stays
+/// attached when the daemon dies; where the kernel has no links for perf events (before 5.15) it does not.
+pub fn bind(
+    program: &mut Program,
+    btf: &Btf,
+    binding: &Binding,
+    path: Option<&Path>,
+) -> Result<Link, ProgramError> {
     load(program, btf, binding)?;
+    if let Binding::Tracepoint { group, name } = binding {
+        let event = Reserved::open(group, name).map_err(ProgramError::IOError)?;
+        return match path.filter(|_| aya::features().bpf_perf_link()) {
+            Some(path) => {
+                event.pin(program, path)?;
+                PinnedLink::from_pin(path).map(Link::Pinned).map_err(by_link)
+            }
+            None => {
+                event.attach(program)?;
+                Ok(Link::Tracepoint(event))
+            }
+        };
+    }
+    let link = attach(program, binding)?;
+    match path {
+        Some(path) => pin(program, link, path),
+        None => Ok(link),
+    }
+}
+
+fn attach(program: &mut Program, binding: &Binding) -> Result<Link, ProgramError> {
     Ok(match (program, binding) {
-        (Program::TracePoint(program), Binding::Tracepoint { group, name }) => {
-            Link::Tracepoint(program.attach(group, name)?)
-        }
         (Program::RawTracePoint(program), Binding::RawTracepoint(name)) => {
             Link::RawTracepoint(program.attach(name)?)
         }
@@ -66,49 +88,37 @@ pub fn bind(program: &mut Program, btf: &Btf, binding: &Binding) -> Result<Link,
     })
 }
 
-/// Pins the link at `path`, so that the program stays attached when the daemon dies. Where the kernel has no links for
-/// perf events (before 5.15) it stays as it is.
-///
-/// # Errors
-/// If it cannot be pinned; it is then detached.
-pub fn pin(program: &mut Program, link: Link, path: &Path) -> Result<Link, String> {
-    let by_perf_event = matches!(link, Link::Tracepoint(_) | Link::Kprobe(_));
-    if by_perf_event && !aya::features().bpf_perf_link() {
+/// If it cannot be pinned it is detached.
+fn pin(program: &mut Program, link: Link, path: &Path) -> Result<Link, ProgramError> {
+    if matches!(link, Link::Kprobe(_)) && !aya::features().bpf_perf_link() {
         return Ok(link);
     }
-    let taken = match (program, link) {
-        (Program::TracePoint(program), Link::Tracepoint(id)) => {
-            let link = program.take_link(id).map_err(|err| chain(&err))?;
-            FdLink::try_from(link).map_err(|err| chain(&err))?
-        }
-        (Program::KProbe(program), Link::Kprobe(id)) => {
-            let link = program.take_link(id).map_err(|err| chain(&err))?;
-            FdLink::try_from(link).map_err(|err| chain(&err))?
-        }
-        (Program::RawTracePoint(program), Link::RawTracepoint(id)) => {
-            program.take_link(id).map_err(|err| chain(&err))?.into()
-        }
-        (Program::FEntry(program), Link::Fentry(id)) => {
-            program.take_link(id).map_err(|err| chain(&err))?.into()
-        }
-        (Program::FExit(program), Link::Fexit(id)) => {
-            program.take_link(id).map_err(|err| chain(&err))?.into()
-        }
+    let taken: FdLink = match (program, link) {
+        (Program::KProbe(program), Link::Kprobe(id)) => program.take_link(id)?.try_into().map_err(by_link)?,
+        (Program::RawTracePoint(program), Link::RawTracepoint(id)) => program.take_link(id)?.into(),
+        (Program::FEntry(program), Link::Fentry(id)) => program.take_link(id)?.into(),
+        (Program::FExit(program), Link::Fexit(id)) => program.take_link(id)?.into(),
         (_, link) => return Ok(link),
     };
-    taken.pin(path).map(Link::Pinned).map_err(|err| chain(&err))
+    taken
+        .pin(path)
+        .map(Link::Pinned)
+        .map_err(|err| ProgramError::IOError(io::Error::other(chain(&err))))
+}
+
+fn by_link(err: LinkError) -> ProgramError {
+    ProgramError::IOError(io::Error::other(err))
 }
 
 /// Detaches; the program stays loaded.
 pub fn detach(program: &mut Program, link: Link) -> Result<(), ProgramError> {
     match (program, link) {
         // Closed here.
-        (_, Link::Reserved(_)) => Ok(()),
+        (_, Link::Tracepoint(_)) => Ok(()),
         (_, Link::Pinned(link)) => {
             link.unpin().map_err(ProgramError::IOError)?;
             Ok(())
         }
-        (Program::TracePoint(program), Link::Tracepoint(link)) => program.detach(link),
         (Program::RawTracePoint(program), Link::RawTracepoint(link)) => program.detach(link),
         (Program::FEntry(program), Link::Fentry(link)) => program.detach(link),
         (Program::FExit(program), Link::Fexit(link)) => program.detach(link),

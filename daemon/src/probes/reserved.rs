@@ -1,10 +1,18 @@
-//! A tracepoint that is kept ready for a program: its perf event is opened while that is allowed, and gets the program
-//! when there is poison, which takes no privilege. Until then the kernel leaves the event's handler at once, as nobody
-//! listens (`perf_trace_##call`, include/trace/perf.h): no field is laid out.
+//! A tracepoint's perf event of our own. It can be kept ready for a program: it is opened while that is allowed, and gets the
+//! program when there is poison, which takes no privilege. Until then the kernel leaves the event's handler at once, as
+//! nobody listens (`perf_trace_##call`, include/trace/perf.h): no field is laid out.
+//!
+//! It is never enabled. A program does not ask for that, and an enabled event is on its processor's list of those who
+//! listen: after a program that returns 1, as ours do lest they hide the event from others, the kernel would lay out a
+//! sample for it (`perf_trace_run_bpf_submit()`, kernel/events/core.c).
 
 use std::{
+    ffi::CString,
     fs, io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
     path::Path,
 };
 
@@ -18,6 +26,28 @@ const PERF_TYPE_TRACEPOINT: u32 = 2;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 /// `_IOW('$', 8, __u32)`.
 const PERF_EVENT_IOC_SET_BPF: libc::c_ulong = 0x4004_2408;
+
+/// uapi `linux/bpf.h`: commands of bpf(2), and the attach type of a perf event's link.
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_PERF_EVENT: u32 = 41;
+
+/// bpf(2)'s argument for BPF_LINK_CREATE.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// The same for BPF_OBJ_PIN.
+#[repr(C)]
+struct ObjPin {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
 
 /// See the module. Closing it detaches the program.
 pub struct Reserved(OwnedFd);
@@ -66,12 +96,52 @@ impl Reserved {
     /// # Errors
     /// If it is not loaded, or the kernel refuses.
     pub fn attach(&self, program: &Program) -> Result<(), ProgramError> {
-        let program = program.fd()?.as_fd().as_raw_fd();
+        let program = raw(program)?;
         // SAFETY: both descriptors are open; the kernel takes no memory of ours.
         let done = unsafe { libc::ioctl(self.0.as_raw_fd(), PERF_EVENT_IOC_SET_BPF, program) };
         if done != 0 {
             return Err(ProgramError::IOError(io::Error::last_os_error()));
         }
         Ok(())
+    }
+
+    /// Attaches a loaded program by a link that is pinned at `path`, and that keeps the event: it outlives this process.
+    /// From Linux 5.15 on.
+    ///
+    /// # Errors
+    /// As [`Reserved::attach`], and if nothing can be pinned there.
+    pub fn pin(self, program: &Program, path: &Path) -> Result<(), ProgramError> {
+        let create = LinkCreate {
+            prog_fd: raw(program)?.cast_unsigned(),
+            target_fd: self.0.as_raw_fd().cast_unsigned(),
+            attach_type: BPF_PERF_EVENT,
+            flags: 0,
+        };
+        let link = bpf(BPF_LINK_CREATE, &create).map_err(ProgramError::IOError)?;
+        // SAFETY: a descriptor that the kernel has just made, and that nobody else has.
+        let link = unsafe { OwnedFd::from_raw_fd(link) };
+        let name = CString::new(path.as_os_str().as_bytes())
+            .map_err(|err| ProgramError::IOError(io::Error::other(err)))?;
+        let pin = ObjPin {
+            pathname: name.as_ptr().addr() as u64,
+            bpf_fd: link.as_raw_fd().cast_unsigned(),
+            file_flags: 0,
+        };
+        bpf(BPF_OBJ_PIN, &pin).map(drop).map_err(ProgramError::IOError)
+    }
+}
+
+fn raw(program: &Program) -> Result<RawFd, ProgramError> {
+    Ok(program.fd()?.as_fd().as_raw_fd())
+}
+
+/// bpf(2); what it returns.
+fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<RawFd> {
+    // SAFETY: the kernel reads `size_of::<T>()` bytes at `attr`, and takes the rest of its own structure for zero; what
+    // those bytes point at lives as long as the caller's.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, command, &raw const *attr, size_of::<T>()) };
+    match i32::try_from(done) {
+        Ok(value @ 0..) => Ok(value),
+        _ => Err(io::Error::last_os_error()),
     }
 }

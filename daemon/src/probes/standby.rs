@@ -51,7 +51,7 @@ impl Loaded {
         let stood_by = std::mem::take(&mut self.rows[n].links);
         let links = reserved
             .into_iter()
-            .map(|(name, event)| (name, Link::Reserved(event)));
+            .map(|(name, event)| (name, Link::Tracepoint(event)));
         self.rows[n].attached(&programs, links.collect(), Vec::new());
         if self.pins.is_some() {
             // What has the program dies with the daemon: what stood by is pinned, and goes on counting then.

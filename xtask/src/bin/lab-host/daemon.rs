@@ -19,7 +19,8 @@ use crate::vmm::{LOG_TEMPLATE, QMP_TEMPLATE};
 const STATE: &str = "/run/poisontrace";
 /// Of a daemon that must not have a part in the others' incidents.
 const OTHER_STATE: &str = "/run/poisontrace-other";
-const WORD_LIMIT: Duration = Duration::from_secs(60);
+/// A kernel's grace periods are long on a slow emulated processor, and each program that is attached waits for some.
+const WORD_LIMIT: Duration = Duration::from_secs(240);
 /// The daemon's default.
 const METRICS: &str = "127.0.0.1:9847";
 /// More than the ten seconds after which the daemon looks around, and looks again.
