@@ -50,11 +50,20 @@ fn own_ticks(measured: &Measured) -> f64 {
     spent.ticks as f64 * share / f64::from(measured.plan.exits)
 }
 
-/// Whether a peer saw anything: one that could not take SIGINT yet was not ready.
+/// A record of an exit takes no less in a peer's file, bytes.
+const LEAST_RECORD: u64 = 16;
+
+/// Whether a peer saw anything. One that could not take SIGINT yet was not ready; perf, which ends by that signal in the
+/// end, has left records then.
 fn at_work(run: &Run, step: &str) -> bool {
     let peer = peers::all().into_iter().any(|peer| peer.name == step);
     let ended = run.result.ended.iter().find(|ended| ended.step == step);
-    !peer || ended.is_none_or(|ended| ended.end.starts_with("exited"))
+    let mine = run.measured.iter().filter(|measured| measured.step == step);
+    let exits: u64 = mine.map(|measured| u64::from(measured.plan.exits)).sum();
+    !peer
+        || ended.is_none_or(|ended| {
+            ended.end.starts_with("exited") || ended.left.is_some_and(|bytes| bytes >= exits * LEAST_RECORD)
+        })
 }
 
 impl Cost {
