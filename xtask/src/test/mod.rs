@@ -75,6 +75,10 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
         dependencies::examine(paths, &mut tally, progress);
         packages::run(paths, &mut tally, progress);
         installed(paths, options, &mut tally, progress);
+        if !options.no_lab && lab::unavailable().is_none() {
+            progress.note("tier 5: what exits cost");
+            cost::run(paths, &options.lab, &mut tally, progress);
+        }
     }
     progress.finish();
     let in_ci = env::var_os("CI").is_some_and(|value| value == "true");
