@@ -35,6 +35,10 @@ fn hardware_corrupted(root: &Path) -> Option<u64> {
 fn nodes(root: &Path) -> Option<[u64; NODE_COUNTERS.len()]> {
     let mut sums = None;
     for entry in fs::read_dir(root.join("sys/devices/system/node")).ok()?.flatten() {
+        // Beside the nodes there are lists of them.
+        if !entry.file_name().as_encoded_bytes().starts_with(b"node") {
+            continue;
+        }
         let folder = entry.path().join("memory_failure");
         for (n, name) in NODE_COUNTERS.iter().enumerate() {
             if let Some(count) = fs::read_to_string(folder.join(name))
