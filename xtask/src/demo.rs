@@ -77,7 +77,7 @@ fn vmms(run: &Run, daemon: &Path) -> Result<()> {
     for (fate, (name, end)) in VmmFate::ALL.into_iter().zip(&run.result.fates) {
         let incidents = explained::incidents(daemon, &run.out.join(recording(fate)))?;
         println!("{name:<20} VMM {end:<24} {}", explained::in_words(&incidents));
-        if let Err(error) = explained::judge(of_fate(fate), &incidents) {
+        if let Err(error) = explained::judge(of_fate(fate).as_slice(), &incidents) {
             wrong.push(format!("{name}: {error}"));
         }
     }
@@ -93,7 +93,7 @@ fn vmms(run: &Run, daemon: &Path) -> Result<()> {
 /// The demo fails where the report does not say what the scenario shows.
 fn judge(out: &Path, options: &Demo, daemon: &Path) -> Result<()> {
     let incidents = explained::incidents(daemon, &out.join("recording.ptrace"))?;
-    explained::judge(options.scenario.told(), &incidents)
+    explained::judge(&options.scenario.all_told(), &incidents)
         .with_context(|| format!("files in {}", out.display()))
 }
 

@@ -9,7 +9,7 @@ use lab_contract::LAST_METRICS;
 use super::files::{Files, number};
 use super::tally::Tally;
 use crate::demo::recording;
-use crate::lab::scenarios::{Story, of_fate};
+use crate::lab::scenarios::{Story, Told, of_fate};
 use crate::lab::{Lab, Run, explained};
 use crate::progress::Progress;
 
@@ -35,7 +35,7 @@ pub fn run(stories: &[Story], lab: &Lab, daemon: &Path, tally: &mut Tally, progr
         Ok(run) => run,
         Err(error) => return progress.aside(|| tally.check(NAME, "runs", Err(error))),
     };
-    let mut verdict = |what: &str, file: &str, told, guest: Option<&str>| {
+    let mut verdict = |what: &str, file: &str, told: &[Told], guest: Option<&str>| {
         let outcome = explained::incidents(daemon, &run.out.join(file))
             .and_then(|incidents| explained::judge(told, &incidents))
             .map_err(|why| match guest {
@@ -47,10 +47,10 @@ pub fn run(stories: &[Story], lab: &Lab, daemon: &Path, tally: &mut Tally, progr
     for story in stories.iter().filter(|story| **story != Story::Vmms) {
         let prefix = story.prefix();
         let file = format!("{prefix}recording.ptrace");
-        verdict(story.name(), &file, story.told(), Some(&prefix));
+        verdict(story.name(), &file, &story.all_told(), Some(&prefix));
     }
     for fate in scenario.fates {
-        verdict(fate.name(), &recording(fate), of_fate(fate), None);
+        verdict(fate.name(), &recording(fate), of_fate(fate).as_slice(), None);
     }
     if stories.contains(&Story::HugePage) {
         let files = Files { out: &run.out };

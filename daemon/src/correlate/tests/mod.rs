@@ -23,6 +23,8 @@ use crate::{
     incident::mca,
 };
 
+/// uapi `linux/kvm.h`.
+pub(super) const KVM_EXIT_SHUTDOWN: u32 = 8;
 pub const QEMU: u32 = 221;
 pub const VCPU0: u32 = 249;
 pub const VCPU1: u32 = 250;

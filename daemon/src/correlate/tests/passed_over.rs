@@ -49,6 +49,26 @@ fn an_operator_who_resets_a_stuck_guest_does_not_make_it_panic() {
     );
 }
 
+/// Seen in the lab: the vCPU shut down at its handler's first instruction after 5,572 exits on it.
+#[test]
+fn a_stuck_vcpu_that_triple_faults_in_the_end_died_of_being_stuck() {
+    let mut story = stuck_in_its_handler();
+    story
+        .at(
+            VCPU0,
+            QEMU,
+            What::TripleFault {
+                rip: Hex(KERNEL_RIP),
+                reason: 127,
+            },
+        )
+        .leaves(VCPU0, KVM_EXIT_SHUTDOWN, 0);
+    each(
+        &story,
+        (Outcome::GuestReset, Cause::MceNested, Confidence::Likely),
+    );
+}
+
 #[test]
 fn a_vmm_that_swallowed_signals_and_ends_has_not_reset_its_guest() {
     let mut story = Story::new();

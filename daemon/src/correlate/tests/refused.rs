@@ -6,8 +6,6 @@ use crate::{
     incident::model::{Cause, Confidence, Outcome},
 };
 
-const KVM_EXIT_SHUTDOWN: u32 = 8;
-
 /// In its handler of the first page, the guest touches another one.
 fn second_page_in_the_handler() -> Story {
     let mut story = Story::new();

@@ -35,7 +35,8 @@ pub fn verdict(case: &Case, end: &End) -> Verdict {
     if let Some(refused) = end.refused {
         return not_told(case, end, refused);
     }
-    let by_itself = matches!(end.sign, Sign::Panic | Sign::CrashLoaded | Sign::TripleFault);
+    // A triple fault of a vCPU that met errors again and again, and was told of none, is no way of its own out of them.
+    let by_itself = matches!(end.sign, Sign::Panic | Sign::CrashLoaded);
     if case.e.is_passed_over() && !by_itself {
         return of(Outcome::GuestReset, Cause::MceNested, Confidence::Likely);
     }
