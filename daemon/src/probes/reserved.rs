@@ -123,7 +123,8 @@ impl Reserved {
         let name = CString::new(path.as_os_str().as_bytes())
             .map_err(|err| ProgramError::IOError(io::Error::other(err)))?;
         let pin = ObjPin {
-            pathname: name.as_ptr().addr() as u64,
+            // The kernel reads what it points at.
+            pathname: name.as_ptr().expose_provenance() as u64,
             bpf_fd: link.as_raw_fd().cast_unsigned(),
             file_flags: 0,
         };
