@@ -11,8 +11,11 @@
 //!       <program> …      its links
 //! ```
 //!
-//! The old programs run until the new ones are attached; the two flags are then changed one after the other, and as
-//! both work on the same maps, an exit that both see is counted once.
+//! The old programs run until the new ones are attached; the two flags are then changed one after the other, first that
+//! of the new ones. Both work on the same maps, so that an exit that both see is counted once. None escapes both: at a
+//! tracepoint the old ones run first, so that one that finds itself held is followed by a new one that does not; at a
+//! function the new ones run first, and a call between the two changes may be seen by neither, but an exit on poison
+//! passes two of them, and each tells (`get_user_pages_unlocked`, `send_sig_mceerr`).
 
 use std::{
     fs, io,
@@ -169,6 +172,10 @@ impl Pins {
         let value = if armed { arming::ARMED } else { arming::IDLE };
         mine.set(0, value, 0).map_err(|err| err.to_string())?;
         for flag in &mut others {
+            // Poison may have come since they were asked.
+            if !armed && flag.get(&0, 0).is_ok_and(|value| value == arming::ARMED) {
+                mine.set(0, arming::ARMED, 0).map_err(|err| err.to_string())?;
+            }
             flag.set(0, arming::HELD, 0).map_err(|err| err.to_string())?;
         }
         for daemon in self.before.drain(..) {

@@ -15,7 +15,7 @@ use super::fields::{
 use crate::{
     emit::{emit, header},
     slot::{current_vcpu, exit_under_way},
-    state::{VICTIMS, arm, current_pid, current_tid, victims_changed},
+    state::{VICTIMS, arm, current_pid, current_tid, held, victims_changed},
     totals,
 };
 
@@ -105,6 +105,10 @@ fn answers_exit(code: u32, tid: u32, hva: u64) -> bool {
 
 #[inline(always)]
 fn signal<C: EbpfContext>(ctx: &C, code: u32, hva: u64, lsb: u32, target: Target, forced: bool) {
+    // The exit that it answers belongs to the programs that are at work.
+    if held() {
+        return;
+    }
     victim(ctx, target.pid);
     if answers_exit(code, target.tid, hva) {
         return;
@@ -203,7 +207,7 @@ fn at_signal_generate(ctx: TracePointContext) {
         return;
     }
     let code = read(&ctx, &SIGNAL_CODE).unwrap_or(0) as u32;
-    if code != BUS_MCEERR_AR && code != BUS_MCEERR_AO {
+    if held() || code != BUS_MCEERR_AR && code != BUS_MCEERR_AO {
         return;
     }
     let target_tid = read(&ctx, &SIGNAL_TID).unwrap_or(0) as u32;
