@@ -10,6 +10,8 @@ mod sregs;
 
 use std::collections::BTreeSet;
 use std::io::{Write, stdout};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -39,6 +41,8 @@ fn main() -> Result<()> {
     if plan.mode != Mode::Swallow || plan.exits <= TIMED as u64 {
         keep_the_processor()?;
     }
+    let ended = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(libc::SIGTERM, Arc::clone(&ended)).context("cannot handle SIGTERM")?;
     let mut memory = Memory::map()?;
     let guest = Guest::write(&mut memory, plan)?;
     let machine = Machine::create(&memory, plan.instruction)?;
@@ -50,8 +54,14 @@ fn main() -> Result<()> {
         rips: BTreeSet::new(),
         run_ns: Vec::new(),
         counters: Counters::default(),
+        ended,
     };
-    run.go_on()?;
+    let outcome = run.go_on();
+    if outcome.is_err() {
+        // What it has counted until then stays true.
+        run.tell()?;
+    }
+    outcome?;
     // A real VMM lives on for a while; on the emulated host's one processor its witness reads guest memory then.
     std::thread::sleep(AFTERLIFE);
     // QEMU too leaves its VM to the kernel's clearing up; closing the VM first and living on is no VMM's way.
@@ -78,6 +88,8 @@ struct Run {
     rips: BTreeSet<u64>,
     run_ns: Vec<u64>,
     counters: Counters,
+    /// SIGTERM has come.
+    ended: Arc<AtomicBool>,
 }
 
 /// What the guest wants of the VMM.
@@ -112,6 +124,10 @@ impl Run {
                 }
                 continue;
             }
+            ensure!(
+                !self.ended.load(Ordering::Relaxed),
+                "SIGTERM came before the guest was done"
+            );
             match call {
                 Call::Interrupted | Call::Port(BARE_EXITS_DONE) => {}
                 Call::Port(POISON_ME) => {

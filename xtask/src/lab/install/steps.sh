@@ -52,7 +52,7 @@ logged() { journalctl -u $unit --no-pager | grep -q "$1"; }
 logged_end() { journalctl -u $unit POISONTRACE_STATE=close -o cat --no-pager | grep -q .; }
 # What it says is in a failed check's line, too.
 vmm() {
-    said=$($share/bin/storm-vmm "$1" 2>&1)
+    said=$(timeout -k 10 300 $share/bin/storm-vmm "$1" 2>&1)
     status=$?
     echo "$said" | tee -a $out/vmm.txt
     return $status
@@ -80,6 +80,14 @@ vms_seen() {
     wait $second
     echo "$seen VMs seen with $1"
     [ "$seen" = "$2" ]
+}
+
+# Whether all exits that the last VMM told of are in the last incident, each of them a read of a known page.
+counted_as_the_vmm_did() {
+    told=$(grep -o '"exits":[0-9]*' $out/vmm.txt | tail -n 1 | cut -d : -f 2)
+    exits=$(poisontrace explain --last --format json | tr -d ' \n' | grep -o '"exits":{"count":[^}]*}')
+    echo "the VMM told of $told, poisontrace of $exits"
+    echo "$exits" | grep -q "\"count\":$told,.*\"read\":$told,"
 }
 
 found() { find / -xdev \( -path /proc -o -path $share -o -path /usr/local \) -prune -o -name '*poisontrace*' -print 2>/dev/null; }

@@ -31,23 +31,36 @@ check and_its_end within 30 logged_end
 journalctl -u $unit -o json --all --no-pager >$out/journal.json
 
 say "killed and upgraded in a storm"
-began=$(date +%s)
-vmm '{"mode":"swallow","instruction":"load","exits":150000}' &
-vmm=$!
-check a_storm_is_seen within 60 opened 2
-first=$(property MainPID)
-kill -KILL "$first"
-check is_started_again_after_a_kill within 60 another_than "$first"
-first=$(property MainPID)
-check is_replaced systemctl restart $unit
-check by_another_daemon within 60 another_than "$first"
-echo "the storm of 150,000 exits was $(($(date +%s) - began)) s old when both were done, and $(pgrep -c storm-vmm) VMM was there" >>$out/times.txt
-wait $vmm
-echo "it ended after $(($(date +%s) - began)) s" >>$out/times.txt
-sleep 5
-poisontrace explain --last >$out/storm.txt
-check both_gaps_are_told_of sh -c '[ "$(poisontrace explain --last --format json | grep -o "stayed attached and counted on" | wc -l)" = 2 ]'
-check no_exit_is_missed_meanwhile sh -c 'poisontrace explain --last --format json | tr -d " \n" | grep -q "\"exits\":{\"count\":150000,"'
+# The emulated processor now and then leaves the guest with the host's registers; the VMM's status then tells, and what it
+# has counted until then is held against poisontrace all the same.
+storm_through_restarts() {
+    began=$(date +%s)
+    before=$(metric poisontrace_incidents_opened_total)
+    vmm '{"mode":"swallow","instruction":"load","exits":150000}' &
+    vmm=$!
+    check a_storm_is_seen within 60 opened $((before + 1))
+    first=$(property MainPID)
+    kill -KILL "$first"
+    check is_started_again_after_a_kill within 60 another_than "$first"
+    first=$(property MainPID)
+    check is_replaced systemctl restart $unit
+    check by_another_daemon within 60 another_than "$first"
+    echo "the storm of 150,000 exits was $(($(date +%s) - began)) s old when both were done, and $(pgrep -c storm-vmm) VMM was there" >>$out/times.txt
+    wait $vmm
+    storm=$?
+    echo "it ended after $(($(date +%s) - began)) s with status $storm" >>$out/times.txt
+    check no_exit_is_missed_meanwhile within 30 counted_as_the_vmm_did
+    poisontrace explain --last >$out/storm.txt
+    check both_gaps_are_told_of sh -c '[ "$(poisontrace explain --last --format json | grep -o "stayed attached and counted on" | wc -l)" = 2 ]'
+    return $storm
+}
+if ! storm_through_restarts; then
+    say "once more, as the VMM failed"
+    # It may have ended before both restarts.
+    grep -v both_gaps_are_told_of $out/checks.txt >$out/checks-kept.txt
+    mv $out/checks-kept.txt $out/checks.txt
+    check the_vmm_ends_well storm_through_restarts
+fi
 
 say "reload and upgrade"
 check config_is_in_order poisontrace config check
