@@ -333,4 +333,6 @@ pub enum Part {
     Install,
     /// What exits cost, against the committed table, in the lab
     Cost,
+    /// The parsers of events under Miri, with a nightly toolchain by rustup; not part of --full
+    Miri,
 }

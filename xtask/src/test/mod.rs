@@ -11,6 +11,7 @@ mod flush;
 mod fuzz;
 mod killed;
 mod late;
+mod miri;
 mod packages;
 mod reloads;
 mod replay;
@@ -133,6 +134,7 @@ fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Resu
             scenarios::run(stories, &lab, &paths.daemon(), &mut tally, progress);
         }
         Part::Packages => packages::run(paths, &mut tally, progress),
+        Part::Miri => miri::run(paths, &mut tally, progress),
         Part::Cost => cost::run(paths, &options.lab, &mut tally, progress),
         Part::Install => installed(paths, options, &mut tally, progress),
     }
