@@ -14,7 +14,7 @@ use aya::{
     },
 };
 
-use super::reserved::Reserved;
+use super::tracepoint::TracepointEvent;
 use crate::kernel::plan::Binding;
 
 /// What keeps a program attached.
@@ -26,7 +26,7 @@ pub enum Link {
     /// Outlives the daemon.
     Pinned(PinnedLink),
     /// A tracepoint's event that got its program.
-    Tracepoint(Reserved),
+    Tracepoint(TracepointEvent),
 }
 
 /// Loads the program, unless it is loaded.
@@ -55,7 +55,7 @@ pub fn bind(
 ) -> Result<Link, ProgramError> {
     load(program, btf, binding)?;
     if let Binding::Tracepoint { group, name } = binding {
-        let event = Reserved::open(group, name).map_err(ProgramError::IOError)?;
+        let event = TracepointEvent::open(group, name).map_err(ProgramError::IOError)?;
         return match path.filter(|_| aya::features().bpf_perf_link()) {
             Some(path) => {
                 event.pin(program, path)?;

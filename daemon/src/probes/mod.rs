@@ -2,13 +2,14 @@
 
 mod attach;
 pub mod binding;
+mod bpf;
 mod cost;
 mod fentry_btf;
 mod kvm;
 pub mod load;
 pub mod memory;
-pub mod reserved;
 pub mod row;
 pub mod source;
 mod standby;
 pub mod totals;
+mod tracepoint;

@@ -1,6 +1,6 @@
 //! A row of the plan, and what has become of it.
 
-use super::{binding::Link, reserved::Reserved};
+use super::{binding::Link, tracepoint::TracepointEvent};
 use crate::{
     event::session::ProbeStatus,
     kernel::plan::{Attach, Row},
@@ -25,7 +25,7 @@ pub struct BoundRow {
     pub(super) reattached: u64,
     pub(super) links: Vec<(&'static str, Link)>,
     /// For what takes the place of that which stands by.
-    pub(super) reserved: Vec<(&'static str, Reserved)>,
+    pub(super) reserved: Vec<(&'static str, TracepointEvent)>,
 }
 
 impl BoundRow {

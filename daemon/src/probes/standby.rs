@@ -5,8 +5,8 @@ use aya::Btf;
 use super::{
     binding::{self, Link, chain},
     load::Loaded,
-    reserved::Reserved,
     row::RowState,
+    tracepoint::TracepointEvent,
 };
 use crate::kernel::plan::Binding;
 
@@ -76,7 +76,8 @@ impl Loaded {
                 .program_mut(attach.program)
                 .ok_or_else(|| format!("no program {}", attach.program))?;
             binding::load(program, btf, &attach.binding).map_err(|err| chain(&err))?;
-            let event = Reserved::open(group, name).map_err(|err| format!("{}: {err}", attach.binding))?;
+            let event =
+                TracepointEvent::open(group, name).map_err(|err| format!("{}: {err}", attach.binding))?;
             self.rows[n].reserved.push((attach.program, event));
         }
         Ok(())

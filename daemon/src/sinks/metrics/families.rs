@@ -86,6 +86,7 @@ pub struct Families {
     pub probe_reattached: IntCounterVec,
     pub probe_runs: IntCounterVec,
     pub probe_run_seconds: CounterVec,
+    pub probe_runs_missed: IntCounter,
     pub store_size: IntGauge,
     pub store_up: IntGauge,
     pub store_waiting: IntGauge,
@@ -271,6 +272,10 @@ impl Families {
                 ),
                 &["program"],
             ))?,
+            probe_runs_missed: make.counter(
+                "probe_runs_missed_total",
+                "Runs of the probes' BPF programs that the kernel left out, as another was at work on that processor",
+            )?,
             store_size: make.gauge("store_size_bytes", "Size of the store's files")?,
             store_up: make.gauge("store_up", "0 where the last write to the store failed")?,
             store_waiting: make.gauge(

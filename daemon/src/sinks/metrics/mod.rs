@@ -39,6 +39,8 @@ pub struct ProgramCost {
     pub name: String,
     pub runs: u64,
     pub run_ns: u64,
+    /// Runs that the kernel left out, as another was at work on that processor.
+    pub missed: u64,
 }
 
 /// See the module.
@@ -203,6 +205,9 @@ impl Metrics {
             let seconds = self.families.probe_run_seconds.with_label_values(&[&cost.name]);
             seconds.inc_by((cost.run_ns as f64 / 1e9 - seconds.get()).max(0.0));
         }
+        let missed: u64 = costs.iter().map(|cost| cost.missed).sum();
+        let counter = &self.families.probe_runs_missed;
+        counter.inc_by(missed.saturating_sub(counter.get()));
     }
 
     /// How the store in `dir` fares.

@@ -139,6 +139,7 @@ fn flooded() -> Metrics {
             name: format!("program{n}"),
             runs: 1,
             run_ns: 1,
+            missed: 1,
         })
         .collect();
     metrics.programs(&costs);
