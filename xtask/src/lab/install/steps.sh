@@ -68,6 +68,7 @@ with() {
     shift
     setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps "-all,$list" --ambient-caps "-all,$list" "$@"
 }
+a_vcpu_is_there() { ls -l "/proc/$(pgrep -x storm-vmm)/fd" 2>/dev/null | grep -q kvm-vcpu; }
 refused() { not poisontrace_check "$1"; }
 poisontrace_check() { with "$1" poisontrace check; }
 # A second daemon, whose VMs are looked for by /proc/PID/fd; a VMM that lives meanwhile.

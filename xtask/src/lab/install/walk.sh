@@ -91,7 +91,7 @@ check without_perfmon_nothing_is_attached refused bpf,dac_read_search,sys_ptrace
 sysctl -q kernel.perf_event_paranoid=3
 vmm '{"mode":"swallow","instruction":"load","exits":100000000}' &
 vmm=$!
-sleep 5
+within 60 a_vcpu_is_there
 # It meets no poison while it is looked for: only /proc tells of it.
 pkill -STOP -x storm-vmm
 check with_sys_ptrace_running_vms_are_known vms_seen $all 1
