@@ -102,6 +102,10 @@ enum Call {
 impl Run {
     fn go_on(&mut self) -> Result<()> {
         loop {
+            ensure!(
+                !self.ended.load(Ordering::Relaxed),
+                "SIGTERM came before the guest was done"
+            );
             let started = Instant::now();
             let call = match self.machine.vcpu.run() {
                 Ok(VcpuExit::IoOut(port, _)) => Call::Port(port),
@@ -124,10 +128,6 @@ impl Run {
                 }
                 continue;
             }
-            ensure!(
-                !self.ended.load(Ordering::Relaxed),
-                "SIGTERM came before the guest was done"
-            );
             match call {
                 Call::Interrupted | Call::Port(BARE_EXITS_DONE) => {}
                 Call::Port(POISON_ME) => {

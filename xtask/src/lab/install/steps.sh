@@ -59,7 +59,12 @@ vmm() {
 }
 poison() { vmm '{"mode":"step-over","instruction":"load","exits":64}'; }
 pinned() { ls /sys/fs/bpf/poisontrace/layout-*/daemon-*/ARMED; }
-another_than() { running && [ "$(property MainPID)" != "$1" ] && curl -sf http://127.0.0.1:9847/-/ready; }
+# 0: of one that has just died.
+another_than() {
+    running || return 1
+    pid=$(property MainPID)
+    [ "$pid" != 0 ] && [ "$pid" != "$1" ] && curl -sf http://127.0.0.1:9847/-/ready
+}
 opened() { awk -v all="$(metric poisontrace_incidents_opened_total)" -v n="$1" 'BEGIN { exit !(all >= n) }'; }
 
 # What `poisontrace check` says without root, with these capabilities.

@@ -127,8 +127,7 @@ systemctl daemon-reload
 systemctl restart $unit
 hung=$(property MainPID)
 kill -STOP "$hung"
-started_again() { running && [ "$(property MainPID)" != "$hung" ]; }
-check the_watchdog_starts_it_again within 120 started_again
+check the_watchdog_starts_it_again within 120 another_than "$hung"
 rm -r /run/systemd/system/$unit.service.d
 systemctl daemon-reload
 
