@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab_contract::LAST_METRICS;
 
 use super::files::{Files, number};
@@ -29,83 +29,34 @@ pub const ALL: [Story; 10] = [
 
 const NAME: &str = "lab::scenarios";
 
-/// What is not as it must be of a story.
-struct Failed {
-    story: Story,
-    what: &'static str,
-    why: Error,
-}
-
-/// QEMU's emulation of SVM now and then leaves a guest with its host's registers, once in some million exits: its story is
-/// then another. What failed is told once more, and what was wrong with it the first time is printed.
 pub fn run(stories: &[Story], lab: &Lab, daemon: &Path, tally: &mut Tally, progress: &Progress) {
-    let first = tell("test-scenarios", stories, lab, daemon, tally, progress);
-    if first.is_empty() {
-        return;
-    }
-    progress.aside(|| {
-        for Failed { what, why, .. } in &first {
-            println!("test {NAME}::{what} ... is told once more\n    {why:#}");
-        }
-    });
-    let mut again = stories.to_vec();
-    again.retain(|story| first.iter().any(|failed| failed.story == *story));
-    let second = tell("test-scenarios-again", &again, lab, daemon, tally, progress);
-    progress.aside(|| {
-        for Failed { what, why, .. } in second {
-            tally.check(NAME, what, Err(why));
-        }
-    });
-}
-
-/// Boots the lab with the stories in turn; what is as it must be is tallied.
-fn tell(
-    run: &str,
-    stories: &[Story],
-    lab: &Lab,
-    daemon: &Path,
-    tally: &mut Tally,
-    progress: &Progress,
-) -> Vec<Failed> {
     let scenario = Story::in_turn(stories);
-    let run = match lab.run(run, &scenario, daemon, progress) {
+    let run = match lab.run("test-scenarios", &scenario, daemon, progress) {
         Ok(run) => run,
-        Err(error) => {
-            progress.aside(|| tally.check(NAME, "runs", Err(error)));
-            return Vec::new();
-        }
+        Err(error) => return progress.aside(|| tally.check(NAME, "runs", Err(error))),
     };
-    let mut failed = Vec::new();
-    let mut verdict = |story: Story, what: &'static str, outcome: Result<()>| match outcome {
-        Ok(()) => progress.aside(|| tally.check(NAME, what, Ok(()))),
-        Err(why) => failed.push(Failed { story, what, why }),
-    };
-    let judge = |file: &str, told: &[Told]| {
-        explained::incidents(daemon, &run.out.join(file))
+    let mut verdict = |what: &str, file: &str, told: &[Told], guest: Option<&str>| {
+        let outcome = explained::incidents(daemon, &run.out.join(file))
             .and_then(|incidents| explained::judge(told, &incidents))
+            .map_err(|why| match guest {
+                Some(prefix) => why.context(became_of(&run, prefix)),
+                None => why,
+            });
+        progress.aside(|| tally.check(NAME, what, outcome));
     };
     for story in stories.iter().filter(|story| **story != Story::Vmms) {
         let prefix = story.prefix();
-        let outcome = judge(&format!("{prefix}recording.ptrace"), &story.all_told());
-        verdict(
-            *story,
-            story.name(),
-            outcome.map_err(|why| why.context(became_of(&run, &prefix))),
-        );
+        let file = format!("{prefix}recording.ptrace");
+        verdict(story.name(), &file, &story.all_told(), Some(&prefix));
     }
     for fate in scenario.fates {
-        let outcome = judge(&recording(fate), of_fate(fate).as_slice());
-        verdict(Story::Vmms, fate.name(), outcome);
+        verdict(fate.name(), &recording(fate), of_fate(fate).as_slice(), None);
     }
     if stories.contains(&Story::HugePage) {
-        let outcome = totals_full(&Files { out: &run.out }, &Story::HugePage.prefix());
-        verdict(
-            Story::HugePage,
-            "no_exit_is_lost_where_the_totals_are_full",
-            outcome,
-        );
+        let files = Files { out: &run.out };
+        let outcome = totals_full(&files, &Story::HugePage.prefix());
+        progress.aside(|| tally.check(NAME, "no_exit_is_lost_where_the_totals_are_full", outcome));
     }
-    failed
 }
 
 /// What the lab itself saw of a guest: its last words, and its VMM's. They are all that a machine far away shows.
