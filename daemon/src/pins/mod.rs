@@ -165,15 +165,10 @@ impl Pins {
             };
             others.push(Array::<MapData, u32>::try_from(Map::Array(data)).map_err(|err| err.to_string())?);
         }
-        let armed = predates
-            || others
-                .iter()
-                .any(|flag| flag.get(&0, 0).is_ok_and(|value| value == arming::ARMED));
-        let value = if armed { arming::ARMED } else { arming::IDLE };
+        let value = if predates { arming::ARMED } else { arming::IDLE };
         mine.set(0, value, 0).map_err(|err| err.to_string())?;
         for flag in &mut others {
-            // Poison may have come since they were asked.
-            if !armed && flag.get(&0, 0).is_ok_and(|value| value == arming::ARMED) {
+            if flag.get(&0, 0).is_ok_and(|value| value == arming::ARMED) {
                 mine.set(0, arming::ARMED, 0).map_err(|err| err.to_string())?;
             }
             flag.set(0, arming::HELD, 0).map_err(|err| err.to_string())?;

@@ -74,12 +74,11 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(BPF_OBJ_PIN, &pin).map(drop)
 }
 
-/// How often a program was to run and was not, as one was at work on that processor already (`recursion_misses` of
-/// `struct bpf_prog_info`). 0 before Linux 5.12; for programs of tracepoints and kprobes, which came later, for longer.
+/// What the kernel knows of a loaded program; what it does not tell (it is older than the field) is zero.
 ///
 /// # Errors
 /// The kernel's.
-pub fn missed_runs(program: BorrowedFd<'_>) -> io::Result<u64> {
+pub fn program_info(program: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
     // SAFETY: all-zero is a valid bpf_prog_info: plain numbers.
     let mut info: bpf_prog_info = unsafe { mem::zeroed() };
     let get = GetInfo {
@@ -89,7 +88,7 @@ pub fn missed_runs(program: BorrowedFd<'_>) -> io::Result<u64> {
         info: (&raw mut info).expose_provenance() as u64,
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &get)?;
-    Ok(info.recursion_misses)
+    Ok(info)
 }
 
 fn number(fd: BorrowedFd<'_>) -> u32 {

@@ -11,12 +11,13 @@ impl Loaded {
         self.ebpf
             .programs()
             .filter_map(|(name, program)| {
-                let info = program.info().ok()?;
+                let info = bpf::program_info(program.fd().ok()?.as_fd()).ok()?;
                 Some(ProgramCost {
                     name: name.to_owned(),
-                    runs: info.run_count(),
-                    run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
-                    missed: bpf::missed_runs(program.fd().ok()?.as_fd()).unwrap_or(0),
+                    runs: info.run_cnt,
+                    run_ns: info.run_time_ns,
+                    // Counted from Linux 5.12 on; for programs of tracepoints and kprobes later.
+                    missed: info.recursion_misses,
                 })
             })
             .collect()
