@@ -3,10 +3,10 @@
 
 mod answers;
 mod ends;
-mod evidence_from_logs;
 mod found;
 mod injection;
 mod links;
+mod log_correlation;
 mod moments;
 mod pages;
 pub mod report;
@@ -108,7 +108,7 @@ pub struct Correlator {
     /// The host's exits that touch no guest memory.
     floor: BTreeMap<FloorKind, DurationTotals>,
     /// Files whose statements are heard.
-    files: BTreeMap<String, evidence_from_logs::File>,
+    files: BTreeMap<String, log_correlation::File>,
 }
 
 impl Correlator {
@@ -261,7 +261,7 @@ impl Correlator {
                 ..
             } => self.sigbus_seen(
                 event,
-                &evidence_from_logs::Seen {
+                &log_correlation::Seen {
                     severity: *severity,
                     pid: *target_pid,
                     tid: *target_tid,
@@ -269,7 +269,7 @@ impl Correlator {
                     pfn: pfn.map(|pfn| pfn.0),
                 },
             ),
-            What::Said(saying) => self.said(event, saying),
+            What::LogStatement(record) => self.said(event, record),
             What::PageTotals(totals) => self.page_totals(event, totals),
             What::Floor { kind, time } => {
                 self.floor.insert(*kind, time.clone());

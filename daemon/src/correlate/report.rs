@@ -6,7 +6,7 @@ use crate::{
     incident::{
         evidence::{Evidence, PAGE_SIZE},
         exits::Total,
-        flush, latency, logged, model, storm,
+        flush, latency, log_evidence, model, storm,
         verdict::{Sight, decide},
         words,
     },
@@ -71,7 +71,7 @@ pub fn update(e: &Evidence, session: &Session, linked: Vec<String>) -> Update {
     };
     let kernel = session.host.kernel.as_deref();
     incident.missing.extend(latency::missing(&e.exits, kernel));
-    logged::adorn(&mut incident, e);
+    log_evidence::adorn(&mut incident, e);
     Update {
         incident,
         exits: total.page,

@@ -3,7 +3,7 @@
 use crate::{
     event::{
         SigbusSeverity,
-        said::{Ended, GuestMce, Said},
+        log_statement::{Ended, LogStatement, MceReport},
     },
     hex::Hex,
     incident::mca,
@@ -11,61 +11,63 @@ use crate::{
 };
 
 /// Statements that are an incident by themselves.
-pub fn opens(said: &Said) -> bool {
+pub fn opens(said: &LogStatement) -> bool {
     match said {
-        Said::HostSignal { .. }
-        | Said::HostKilled { .. }
-        | Said::RunFailed
-        | Said::VmmTold { .. }
-        | Said::VmmSigbus { .. }
-        | Said::QmpMemoryFailure { .. } => true,
-        Said::VmmOwnMemory { fatal } => *fatal,
-        Said::GuestMce(mce) => fatal_or_lost_memory(mce),
+        LogStatement::HostSignal { .. }
+        | LogStatement::HostKilled { .. }
+        | LogStatement::RunFailed
+        | LogStatement::VmmTold { .. }
+        | LogStatement::VmmSigbus { .. }
+        | LogStatement::QmpMemoryFailure { .. } => true,
+        LogStatement::VmmOwnMemory { fatal } => *fatal,
+        LogStatement::GuestMce(mce) => fatal_or_lost_memory(mce),
         _ => false,
     }
 }
 
 /// A corrected error is nobody's death.
-fn fatal_or_lost_memory(mce: &GuestMce) -> bool {
+fn fatal_or_lost_memory(mce: &MceReport) -> bool {
     mce.status
         .is_none_or(|status| mca::raises_mc(status.0) || status.0 & mca::DEFERRED != 0)
 }
 
 /// The statement in the timeline's words.
-pub fn of(said: &Said) -> Option<String> {
+pub fn of(said: &LogStatement) -> Option<String> {
     let hex = |value: &Option<Hex>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
     Some(match said {
-        Said::HostSignal { pfn, comm, pid } => {
+        LogStatement::HostSignal { pfn, comm, pid } => {
             format!("host kernel: pfn {pfn}: SIGBUS to {comm} (pid {pid})")
         }
-        Said::HostAction {
+        LogStatement::HostAction {
             pfn,
             page_type,
             result,
         } => {
             format!("host kernel: pfn {pfn}: recovery action for {page_type}: {result}")
         }
-        Said::HostKilled { pfn, comm, pid } => {
+        LogStatement::HostKilled { pfn, comm, pid } => {
             format!("host kernel: pfn {pfn}: SIGKILL to {comm} (pid {pid}): the page could not be unmapped")
         }
-        Said::ProcessEnded { who, pid, how } => {
+        LogStatement::ProcessEnded { who, pid, how } => {
             let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
             match how {
                 Ended::Signal(signal) => format!("{who}{pid} was killed by signal {signal}"),
                 Ended::Exit(status) => format!("{who}{pid} ended with status {status}"),
             }
         }
-        Said::VmmReset { recursive: true } => {
+        LogStatement::VmmReset { recursive: true } => {
             "the VMM resets its guest: a machine check met one in progress".to_owned()
         }
-        Said::VmmReset { recursive: false } => {
+        LogStatement::VmmReset { recursive: false } => {
             "the VMM resets its guest: a machine check met a vCPU with machine checks off".to_owned()
         }
-        Said::RunFailed => "the VMM: KVM_RUN failed on lost memory (EHWPOISON)".to_owned(),
-        Said::OwnAccess { comm, pid, hva } => {
+        LogStatement::RunFailed => "the VMM: KVM_RUN failed on lost memory (EHWPOISON)".to_owned(),
+        LogStatement::OwnAccess { comm, pid, hva } => {
             format!("host kernel: {comm} (pid {pid}) itself touched lost memory at {hva}")
         }
-        Said::VmmTold { hva, gpa, severity } => {
+        LogStatement::VmmTold {
+            hva, gpa, severity, ..
+        } => {
             let kind = match severity {
                 Some(SigbusSeverity::ActionRequired) => "action required",
                 Some(SigbusSeverity::ActionOptional) => "action optional",
@@ -77,16 +79,24 @@ pub fn of(said: &Said) -> Option<String> {
                 hex(hva)
             )
         }
-        Said::VmmOwnMemory { fatal: true } => {
+        LogStatement::VmmOwnMemory { fatal: true } => {
             "the VMM ends itself: lost memory that it cannot pass on".to_owned()
         }
-        Said::VmmOwnMemory { fatal: false } => {
+        LogStatement::VmmOwnMemory { fatal: false } => {
             "the VMM lost memory of its own, and has not touched it".to_owned()
         }
-        Said::VmmSigbus { .. } => "the VMM ends itself because of SIGBUS".to_owned(),
-        Said::VmName { .. } => return None,
-        Said::VmShutdown { reason } => format!("libvirt: the domain is shut down, reason {reason}"),
-        Said::GuestMce(mce) => format!(
+        LogStatement::VmmSigbus { .. } => "the VMM ends itself because of SIGBUS".to_owned(),
+        LogStatement::VmName { .. }
+        | LogStatement::HostMce(_)
+        | LogStatement::HostPanic { .. }
+        | LogStatement::Machine(_)
+        | LogStatement::MemoryError { .. }
+        | LogStatement::AddressMap { .. }
+        | LogStatement::MigrationRefused
+        | LogStatement::BugCheck { .. }
+        | LogStatement::Cut { .. } => return None,
+        LogStatement::VmShutdown { reason } => format!("libvirt: the domain is shut down, reason {reason}"),
+        LogStatement::GuestMce(mce) => format!(
             "guest: machine check, bank {} STATUS {} ADDR {} MISC {} RIP {}{}{}",
             mce.bank.map_or_else(|| "?".to_owned(), |bank| bank.to_string()),
             hex(&mce.status),
@@ -96,18 +106,18 @@ pub fn of(said: &Said) -> Option<String> {
             mce.symbol.as_ref().map(|s| format!(" ({s})")).unwrap_or_default(),
             mce.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default()
         ),
-        Said::GuestPanic { text } => format!("guest: panic: {text}"),
-        Said::GuestSignal { pfn, comm, pid } => {
+        LogStatement::GuestPanic { text } => format!("guest: panic: {text}"),
+        LogStatement::GuestSignal { pfn, comm, pid } => {
             format!("guest kernel: page {pfn}: SIGBUS to {comm} (pid {pid})")
         }
-        Said::GuestAction {
+        LogStatement::GuestAction {
             pfn,
             page_type,
             result,
         } => {
             format!("guest kernel: page {pfn}: recovery action for {page_type}: {result}")
         }
-        Said::QmpMemoryFailure {
+        LogStatement::QmpMemoryFailure {
             recipient,
             action,
             action_required,
@@ -128,9 +138,11 @@ pub fn of(said: &Said) -> Option<String> {
                 ""
             }
         ),
-        Said::QmpPanicked { .. } => "QMP: the guest panicked".to_owned(),
-        Said::QmpReset { guest, .. } => format!("QMP: reset{}", if *guest { " by the guest" } else { "" }),
-        Said::QmpShutdown { reason, .. } => {
+        LogStatement::QmpPanicked { .. } => "QMP: the guest panicked".to_owned(),
+        LogStatement::QmpReset { guest, .. } => {
+            format!("QMP: reset{}", if *guest { " by the guest" } else { "" })
+        }
+        LogStatement::QmpShutdown { reason, .. } => {
             format!(
                 "QMP: shutdown ({})",
                 reason.as_deref().unwrap_or("no reason told")

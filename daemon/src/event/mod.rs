@@ -3,8 +3,8 @@
 mod clean;
 pub mod decode;
 mod line;
+pub mod log_statement;
 pub mod recording;
-pub mod said;
 pub mod session;
 pub mod totals;
 
@@ -130,8 +130,9 @@ pub enum What {
     VmmGone,
     /// The guest's last exit wrote to a reset port (the value was not traced), and it never ran again.
     ResetAsked { port: Hex },
-    /// A log says so.
-    Said(said::Saying),
+    /// A statement of a log.
+    #[serde(rename = "said")]
+    LogStatement(log_statement::LogRecord),
 }
 
 /// `si_code` of the SIGBUS.

@@ -26,7 +26,7 @@ use crate::{
     correlate::report::Update,
     event::{
         Event, What,
-        said::{Said, Saying},
+        log_statement::{LogRecord, LogStatement, Role, Speaker},
     },
     host::ClockPair,
     import::text::{Item, Scanner},
@@ -264,10 +264,16 @@ impl Vm {
                     tid: 0,
                     pid: self.pid,
                     vcpu: None,
-                    what: What::Said(Saying {
+                    what: What::LogStatement(LogRecord {
                         source: source.to_owned(),
+                        line: item.line,
+                        speaker: Speaker {
+                            role: Role::Vmm,
+                            pid: Some(self.pid),
+                            ..Speaker::default()
+                        },
                         own_clock: None,
-                        said: item.said,
+                        statement: item.statement,
                     }),
                 };
                 self.out.blocking_send(event).is_ok()
@@ -276,10 +282,10 @@ impl Vm {
 
     /// Whether a statement that was there before belongs to the incident: by its time; without one, by its page.
     fn of_now(&self, item: &Item) -> bool {
-        match (&item.said, item.stamp.wall, self.since_wall) {
-            (Said::VmName { .. }, ..) => true,
+        match (&item.statement, item.stamp.wall, self.since_wall) {
+            (LogStatement::VmName { .. }, ..) => true,
             (_, Some(wall), Some(since)) if !item.stamp.no_year => wall >= since - BEFORE_NS,
-            (Said::VmmTold { gpa: Some(_), .. }, ..) => true,
+            (LogStatement::VmmTold { gpa: Some(_), .. }, ..) => true,
             _ => false,
         }
     }

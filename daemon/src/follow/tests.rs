@@ -123,8 +123,8 @@ fn the_vmms_log_is_heard_from_the_incidents_beginning_and_joins_it() {
     assert!(
         matches!(
             &first.what,
-            What::Said(Saying {
-                said: Said::VmmTold {
+            What::LogStatement(LogRecord {
+                statement: LogStatement::VmmTold {
                     gpa: Some(Hex(0x5000)),
                     ..
                 },

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::text::clock::Stamp;
-use crate::event::{Event, SigbusSeverity, What, said::Said};
+use crate::event::{Event, SigbusSeverity, What, log_statement::LogStatement};
 
 /// Marks kept of one clock.
 const MAX_MARKS: usize = 4096;
@@ -72,7 +72,7 @@ impl Alignment {
     }
 
     /// Notes a statement, and both of its times.
-    pub fn said(&mut self, clocks: Clocks, stamp: Stamp, said: &Said) {
+    pub fn said(&mut self, clocks: Clocks, stamp: Stamp, said: &LogStatement) {
         if let (Some(boot), Some(wall)) = (stamp.boot, stamp.wall) {
             self.pairs
                 .entry((clocks.boot.clone(), clocks.wall.clone()))
@@ -168,7 +168,7 @@ impl Alignment {
     }
 
     /// A statement without a clock that tells of an event of the base has that event's time.
-    pub fn same_event(&self, said: &Said, nth: usize) -> Option<u64> {
+    pub fn same_event(&self, said: &LogStatement, nth: usize) -> Option<u64> {
         let mark = mark_of(said)?;
         let marks = self.marks.get(self.base.as_ref()?)?;
         let mut same = marks.iter().filter(|(other, _)| *other == mark);
@@ -210,22 +210,22 @@ fn signal(severity: SigbusSeverity) -> Mark {
     }
 }
 
-fn mark_of(said: &Said) -> Option<Mark> {
+fn mark_of(said: &LogStatement) -> Option<Mark> {
     Some(match said {
         // It was sent by memory_failure(), which finds an owner that did not touch the page.
-        Said::HostSignal { .. } => Mark::Optional,
-        Said::HostAction { pfn, .. } => Mark::Action(pfn.0),
-        Said::VmmTold { severity, .. } => signal((*severity)?),
-        Said::QmpMemoryFailure { action_required, .. } => {
+        LogStatement::HostSignal { .. } => Mark::Optional,
+        LogStatement::HostAction { pfn, .. } => Mark::Action(pfn.0),
+        LogStatement::VmmTold { severity, .. } => signal((*severity)?),
+        LogStatement::QmpMemoryFailure { action_required, .. } => {
             if *action_required {
                 Mark::Required
             } else {
                 Mark::Optional
             }
         }
-        Said::GuestMce(mce) if mce.reason.is_some() || mce.status.is_some() => Mark::MachineCheck,
-        Said::GuestPanic { .. } | Said::QmpPanicked { .. } => Mark::Panic,
-        Said::VmShutdown { .. } | Said::QmpShutdown { .. } => Mark::Gone,
+        LogStatement::GuestMce(mce) if mce.reason.is_some() || mce.status.is_some() => Mark::MachineCheck,
+        LogStatement::GuestPanic { .. } | LogStatement::QmpPanicked { .. } => Mark::Panic,
+        LogStatement::VmShutdown { .. } | LogStatement::QmpShutdown { .. } => Mark::Gone,
         _ => return None,
     })
 }
@@ -253,8 +253,8 @@ mod tests {
     use super::*;
     use crate::hex::Hex;
 
-    fn action(pfn: u64) -> Said {
-        Said::HostAction {
+    fn action(pfn: u64) -> LogStatement {
+        LogStatement::HostAction {
             pfn: Hex(pfn),
             page_type: "dirty LRU page".to_owned(),
             result: "Recovered".to_owned(),
@@ -305,7 +305,7 @@ mod tests {
             boot: Clock::GuestBoot(1),
             wall: Clock::GuestWall(1),
         };
-        let panic = Said::GuestPanic { text: String::new() };
+        let panic = LogStatement::GuestPanic { text: String::new() };
         alignment.said(guest.clone(), boot(9), &panic);
         alignment.settle(false);
         assert_eq!(alignment.base, Some(Clock::HostBoot));

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::event::{
     Event, What,
-    said::{GuestMce, Said, Saying},
+    log_statement::{self, LogRecord, LogStatement, MceReport},
 };
 
 /// QEMU's bank and granularity for lost memory.
@@ -74,14 +74,14 @@ impl Log {
     }
 
     /// Failures of pages in a trace for which no signal was seen.
-    pub fn of_trace(loose: Vec<(u64, Said)>) -> Self {
+    pub fn of_trace(loose: Vec<(u64, LogStatement)>) -> Self {
         let items = loose.into_iter().zip(1..).map(|((t, said), line)| Item {
             line,
             stamp: Stamp {
                 boot: Some(t),
                 ..Stamp::default()
             },
-            said,
+            statement: said,
         });
         Self {
             trace: true,
@@ -136,17 +136,17 @@ pub fn settle_speakers(logs: &mut [Log]) {
         let panicked = log
             .items
             .iter()
-            .any(|item| matches!(item.said, Said::GuestPanic { .. }));
+            .any(|item| matches!(item.statement, LogStatement::GuestPanic { .. }));
         let guest = log.guest;
-        log.items.retain(|item| match &item.said {
-            Said::GuestMce(mce) => guest || panicked || by_a_vmm(mce),
+        log.items.retain(|item| match &item.statement {
+            LogStatement::GuestMce(mce) => guest || panicked || by_a_vmm(mce),
             _ => true,
         });
         for item in &log.items {
-            match &item.said {
-                Said::GuestMce(mce) => guest_pages.extend(mce.addr.map(|addr| addr.0 >> PAGE_SHIFT)),
-                Said::VmmTold { gpa, .. } => guest_pages.extend(gpa.map(|gpa| gpa.0 >> PAGE_SHIFT)),
-                Said::HostSignal { pfn, comm, .. } if vmm_name(comm) => {
+            match &item.statement {
+                LogStatement::GuestMce(mce) => guest_pages.extend(mce.addr.map(|addr| addr.0 >> PAGE_SHIFT)),
+                LogStatement::VmmTold { gpa, .. } => guest_pages.extend(gpa.map(|gpa| gpa.0 >> PAGE_SHIFT)),
+                LogStatement::HostSignal { pfn, comm, .. } if vmm_name(comm) => {
                     host_pages.insert(pfn.0);
                 }
                 _ => {}
@@ -157,31 +157,33 @@ pub fn settle_speakers(logs: &mut [Log]) {
     for log in logs {
         let guest = log.guest;
         for item in &mut log.items {
-            let said = match &item.said {
-                Said::HostSignal { pfn, comm, pid } if (guest || guests(pfn.0)) && !vmm_name(comm) => {
-                    Said::GuestSignal {
+            let said = match &item.statement {
+                LogStatement::HostSignal { pfn, comm, pid }
+                    if (guest || guests(pfn.0)) && !vmm_name(comm) =>
+                {
+                    LogStatement::GuestSignal {
                         pfn: *pfn,
                         comm: comm.clone(),
                         pid: *pid,
                     }
                 }
-                Said::HostAction {
+                LogStatement::HostAction {
                     pfn,
                     page_type,
                     result,
-                } if guest || guests(pfn.0) => Said::GuestAction {
+                } if guest || guests(pfn.0) => LogStatement::GuestAction {
                     pfn: *pfn,
                     page_type: page_type.clone(),
                     result: result.clone(),
                 },
                 _ => continue,
             };
-            item.said = said;
+            item.statement = said;
         }
     }
 }
 
-fn by_a_vmm(mce: &GuestMce) -> bool {
+fn by_a_vmm(mce: &MceReport) -> bool {
     mce.bank == Some(QEMU_BANK) && mce.misc.is_some_and(|misc| misc.0 == QEMU_MISC)
 }
 
@@ -201,27 +203,36 @@ fn vmm_name(comm: &str) -> bool {
     .any(|name| comm.starts_with(name))
 }
 
-fn speaker(said: &Said) -> Speaker {
+fn speaker(said: &LogStatement) -> Speaker {
     match said {
-        Said::HostSignal { .. }
-        | Said::HostAction { .. }
-        | Said::HostKilled { .. }
-        | Said::ProcessEnded { .. }
-        | Said::OwnAccess { .. } => Speaker::Host,
-        Said::VmmTold { .. }
-        | Said::VmmReset { .. }
-        | Said::RunFailed
-        | Said::VmmOwnMemory { .. }
-        | Said::VmmSigbus { .. }
-        | Said::VmName { .. }
-        | Said::VmShutdown { .. } => Speaker::Vmm,
-        Said::QmpMemoryFailure { .. }
-        | Said::QmpPanicked { .. }
-        | Said::QmpReset { .. }
-        | Said::QmpShutdown { .. } => Speaker::Qmp,
-        Said::GuestMce(_) | Said::GuestPanic { .. } | Said::GuestSignal { .. } | Said::GuestAction { .. } => {
-            Speaker::Guest
-        }
+        LogStatement::HostSignal { .. }
+        | LogStatement::HostAction { .. }
+        | LogStatement::HostKilled { .. }
+        | LogStatement::ProcessEnded { .. }
+        | LogStatement::HostMce(_)
+        | LogStatement::HostPanic { .. }
+        | LogStatement::Machine(_)
+        | LogStatement::MemoryError { .. }
+        | LogStatement::OwnAccess { .. } => Speaker::Host,
+        LogStatement::VmmTold { .. }
+        | LogStatement::VmmReset { .. }
+        | LogStatement::RunFailed
+        | LogStatement::VmmOwnMemory { .. }
+        | LogStatement::VmmSigbus { .. }
+        | LogStatement::VmName { .. }
+        | LogStatement::AddressMap { .. }
+        | LogStatement::MigrationRefused
+        | LogStatement::BugCheck { .. }
+        | LogStatement::Cut { .. }
+        | LogStatement::VmShutdown { .. } => Speaker::Vmm,
+        LogStatement::QmpMemoryFailure { .. }
+        | LogStatement::QmpPanicked { .. }
+        | LogStatement::QmpReset { .. }
+        | LogStatement::QmpShutdown { .. } => Speaker::Qmp,
+        LogStatement::GuestMce(_)
+        | LogStatement::GuestPanic { .. }
+        | LogStatement::GuestSignal { .. }
+        | LogStatement::GuestAction { .. } => Speaker::Guest,
     }
 }
 
@@ -238,18 +249,25 @@ pub(super) struct Turn<'a> {
 pub fn events(logs: &[Log], alignment: &mut Alignment, traced: bool, notes: &mut Vec<String>) -> Vec<Event> {
     let mut turns = once(logs);
     for turn in &turns {
-        alignment.said(turn.clocks.clone(), turn.item.stamp, &turn.item.said);
+        alignment.said(turn.clocks.clone(), turn.item.stamp, &turn.item.statement);
     }
     alignment.settle(traced);
     // What opens an incident comes before what only adds to one.
-    let adds = |said: &Said| matches!(said, Said::HostAction { .. });
-    turns.sort_by_key(|turn| (turn.speaker, adds(&turn.item.said), turn.file, turn.item.line));
-    let mut tellings: HashMap<&Said, usize> = HashMap::new();
-    let mut kinds: HashMap<(Speaker, std::mem::Discriminant<Said>, String), usize> = HashMap::new();
+    let adds = |said: &LogStatement| matches!(said, LogStatement::HostAction { .. });
+    turns.sort_by_key(|turn| {
+        (
+            turn.speaker,
+            adds(&turn.item.statement),
+            turn.file,
+            turn.item.line,
+        )
+    });
+    let mut tellings: HashMap<&LogStatement, usize> = HashMap::new();
+    let mut kinds: HashMap<(Speaker, std::mem::Discriminant<LogStatement>, String), usize> = HashMap::new();
     let mut unplaced: BTreeMap<usize, bool> = BTreeMap::new();
     let mut events = Vec::with_capacity(turns.len());
     for turn in &turns {
-        let said = &turn.item.said;
+        let said = &turn.item.statement;
         *tellings.entry(said).or_default() += 1;
         let nth = kinds
             .entry((turn.speaker, std::mem::discriminant(said), kind(said)))
@@ -269,13 +287,15 @@ pub fn events(logs: &[Log], alignment: &mut Alignment, traced: bool, notes: &mut
             tid: 0,
             pid: 0,
             vcpu: None,
-            what: What::Said(Saying {
+            what: What::LogStatement(LogRecord {
                 source: logs
                     .get(turn.file)
                     .map(|log| log.name.clone())
                     .unwrap_or_default(),
+                line: turn.item.line,
+                speaker: log_statement::Speaker::default(),
                 own_clock,
-                said: said.clone(),
+                statement: said.clone(),
             }),
         });
     }
@@ -292,21 +312,21 @@ pub fn events(logs: &[Log], alignment: &mut Alignment, traced: bool, notes: &mut
 /// Each statement once: with a time, wherever it stands; without, as often as the file says it that says it
 /// most.
 fn once(logs: &[Log]) -> Vec<Turn<'_>> {
-    let mut timed: HashSet<(Clock, u64, &Said)> = HashSet::new();
-    let mut untimed: HashMap<&Said, usize> = HashMap::new();
+    let mut timed: HashSet<(Clock, u64, &LogStatement)> = HashSet::new();
+    let mut untimed: HashMap<&LogStatement, usize> = HashMap::new();
     let mut turns = Vec::new();
     for (file, log) in logs.iter().enumerate() {
-        let mut here: HashMap<&Said, usize> = HashMap::new();
+        let mut here: HashMap<&LogStatement, usize> = HashMap::new();
         for item in &log.items {
-            let speaker = speaker(&item.said);
+            let speaker = speaker(&item.statement);
             let clocks = log.clocks(file, speaker, item.stamp);
             let new = match clocks.time(item.stamp) {
                 // One guest's console may stand in two files: the clock's file is no difference.
-                Some((clock, t)) => timed.insert((shared(clock), t, &item.said)),
+                Some((clock, t)) => timed.insert((shared(clock), t, &item.statement)),
                 None => {
-                    let here = here.entry(&item.said).or_default();
+                    let here = here.entry(&item.statement).or_default();
                     *here += 1;
-                    let most = untimed.entry(&item.said).or_default();
+                    let most = untimed.entry(&item.statement).or_default();
                     let new = *here > *most;
                     *most = (*most).max(*here);
                     new
@@ -335,10 +355,10 @@ fn shared(clock: Clock) -> Clock {
 }
 
 /// Statements that may tell of the same event are counted together.
-fn kind(said: &Said) -> String {
+fn kind(said: &LogStatement) -> String {
     match said {
-        Said::VmmTold { severity, .. } => format!("{severity:?}"),
-        Said::QmpMemoryFailure { action_required, .. } => action_required.to_string(),
+        LogStatement::VmmTold { severity, .. } => format!("{severity:?}"),
+        LogStatement::QmpMemoryFailure { action_required, .. } => action_required.to_string(),
         _ => String::new(),
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 
 use super::text::{Item, clock};
-use crate::{event::said::Said, hex::Hex, text::sanitise};
+use crate::{event::log_statement::LogStatement, hex::Hex, text::sanitise};
 
 /// Rows that are read of it, the latest.
 const MAX_ROWS: u32 = 16_384;
@@ -36,7 +36,7 @@ pub fn read(path: &Path) -> Result<Vec<Item>, String> {
         items.push(Item {
             line: items.len() as u64 + 1,
             stamp: clock::stamp(time.as_bytes(), time.len()),
-            said: Said::HostAction {
+            statement: LogStatement::HostAction {
                 pfn: Hex(pfn),
                 page_type: sanitise(&text(2), 64),
                 result: sanitise(&text(3), 64),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     exits::{Exits, Total},
-    logged::Testimony,
+    log_evidence::LogEvidence,
     mca,
     model::{Severity, Via},
     storm::SPIN_EXITS,
@@ -105,7 +105,7 @@ pub struct Evidence {
     /// Its id and `started_at` by the daemon that first told of it, whose wall clock may have been another.
     pub known_as: Option<(String, Option<String>)>,
     /// What logs told of it.
-    pub logged: Testimony,
+    pub logged: LogEvidence,
 }
 
 /// A machine check as the VMM told it.
@@ -261,7 +261,7 @@ impl Evidence {
             predates: false,
             events: 0,
             known_as: None,
-            logged: Testimony::default(),
+            logged: LogEvidence::default(),
         }
     }
 

@@ -4,7 +4,7 @@ pub mod evidence;
 pub mod exits;
 pub mod flush;
 pub mod latency;
-pub mod logged;
+pub mod log_evidence;
 pub mod mca;
 pub mod model;
 pub mod singles;

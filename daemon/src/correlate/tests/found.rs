@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    event::said::{Said, Saying},
+    event::log_statement::{LogRecord, LogStatement, Speaker},
     incident::model::{Cause, Confidence, Outcome},
 };
 
@@ -40,13 +40,16 @@ fn a_guest_with_a_page_that_was_lost_before_the_start_is_at_risk() {
 #[test]
 fn what_its_vmm_says_of_the_poison_makes_it_no_more_than_at_risk() {
     let mut story = Story::new();
-    let told = What::Said(Saying {
+    let told = What::LogStatement(LogRecord {
         source: "web01.log".into(),
+        line: 0,
+        speaker: Speaker::default(),
         own_clock: None,
-        said: Said::VmmTold {
+        statement: LogStatement::VmmTold {
             hva: Some(Hex(HVA)),
             gpa: Some(Hex(GPA)),
             severity: Some(SigbusSeverity::ActionOptional),
+            size: None,
         },
     });
     found(&mut story).at(0, QEMU, told);

@@ -1,7 +1,7 @@
 //! The words of a kernel that takes a machine check, and of its panic. A report of several lines is gathered
 //! into one.
 
-use crate::{event::said::GuestMce, hex::Hex, import::trace::hex, import::trace::record::decimal};
+use crate::{event::log_statement::MceReport, hex::Hex, import::trace::hex, import::trace::record::decimal};
 
 /// What a line did.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub enum Line {
 }
 
 /// Reads `line` into the report under way.
-pub fn read(line: &[u8], mce: &mut GuestMce) -> Option<Line> {
+pub fn read(line: &[u8], mce: &mut MceReport) -> Option<Line> {
     if let Some(at) = find(line, b"Kernel panic - not syncing: ") {
         let text = String::from_utf8_lossy(&line[at + 28..]);
         return Some(Line::Panic(at, crate::text::sanitise(text.trim(), 120)));
@@ -26,9 +26,9 @@ pub fn read(line: &[u8], mce: &mut GuestMce) -> Option<Line> {
     }
     if let Some(at) = find(line, b"mce: Uncorrected hardware memory error in user-access at ") {
         let addr = hex(word(&line[at + 57..]))?;
-        *mce = GuestMce {
+        *mce = MceReport {
             addr: Some(Hex(addr)),
-            ..GuestMce::default()
+            ..MceReport::default()
         };
         return Some(Line::Begin(at));
     }
@@ -40,12 +40,12 @@ pub fn read(line: &[u8], mce: &mut GuestMce) -> Option<Line> {
 }
 
 /// `CPU 0: Machine Check Exception: 7 Bank 9: fc00080000000000`, and its kin for polled banks.
-fn header(rest: &[u8], mce: &mut GuestMce) -> bool {
+fn header(rest: &[u8], mce: &mut MceReport) -> bool {
     if let Some((bank, status)) = amd_decoded(rest) {
-        *mce = GuestMce {
+        *mce = MceReport {
             bank: Some(bank),
             status: Some(Hex(status)),
-            ..GuestMce::default()
+            ..MceReport::default()
         };
         return true;
     }
@@ -61,7 +61,7 @@ fn header(rest: &[u8], mce: &mut GuestMce) -> bool {
     };
     let after = &rest[kind + 2..bank];
     let mcg = memchr::memrchr(b':', after).and_then(|at| hex(after[at + 1..].trim_ascii()));
-    *mce = GuestMce {
+    *mce = MceReport {
         cpu: rest
             .strip_prefix(b"CPU ")
             .and_then(|cpu| decimal(&cpu[..kind.checked_sub(4)?]))
@@ -69,7 +69,7 @@ fn header(rest: &[u8], mce: &mut GuestMce) -> bool {
         mcg_status: mcg.map(Hex),
         bank: decimal(&words[..colon]).and_then(|bank| u32::try_from(bank).ok()),
         status: hex(word(words[colon + 1..].trim_ascii_start())).map(Hex),
-        ..GuestMce::default()
+        ..MceReport::default()
     };
     mce.bank.is_some() && mce.status.is_some()
 }
@@ -83,7 +83,7 @@ fn amd_decoded(rest: &[u8]) -> Option<(u32, u64)> {
     Some((bank, hex(word(&rest[at + value + 5..]))?))
 }
 
-fn more(rest: &[u8], mce: &mut GuestMce) -> bool {
+fn more(rest: &[u8], mce: &mut MceReport) -> bool {
     if let Some(after) = rest.strip_prefix(b"RIP ") {
         rip(after, mce);
         return true;
@@ -111,7 +111,7 @@ fn more(rest: &[u8], mce: &mut GuestMce) -> bool {
 }
 
 /// `33:<000000000040181f> {symbol+0x1/0x2}`, with `!INEXACT!` before it.
-fn rip(after: &[u8], mce: &mut GuestMce) {
+fn rip(after: &[u8], mce: &mut MceReport) {
     let after = after.strip_prefix(b"!INEXACT! ").unwrap_or(after);
     let Some(colon) = memchr::memchr(b':', after) else {
         return;
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_report_is_gathered_from_its_lines() {
-        let mut mce = GuestMce::default();
+        let mut mce = MceReport::default();
         for line in [
             "[   15.1] mce: [Hardware Error]: CPU 0: Machine Check Exception: 7 Bank 9: fc00080000000000",
             "[   15.1] mce: [Hardware Error]: RIP !INEXACT! 10:<ffffffff81068000> {clflush_cache_range+0x1c/0x30}",
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn other_lines_tell_nothing() {
-        let mut mce = GuestMce::default();
+        let mut mce = MceReport::default();
         for line in [
             "",
             "[Hardware Error]: ",

@@ -9,9 +9,10 @@ mod kernel;
 mod process;
 mod qmp;
 mod vmm;
+pub mod wordings;
 
 use crate::{
-    event::said::{GuestMce, Said},
+    event::log_statement::{LogStatement, MceReport},
     hex::Hex,
     text::sanitise,
 };
@@ -27,7 +28,7 @@ const MAX_REPORT_LINES: u64 = 64;
 pub struct Item {
     pub line: u64,
     pub stamp: Stamp,
-    pub said: Said,
+    pub statement: LogStatement,
 }
 
 /// Reads the lines of one file.
@@ -46,7 +47,7 @@ pub struct Scanner {
     pub guest: bool,
     /// What was recognised, for the answer.
     pub kinds: std::collections::BTreeSet<&'static str>,
-    report: Option<(u64, Stamp, GuestMce)>,
+    report: Option<(u64, Stamp, MceReport)>,
     journal: journal::Gatherer,
     virsh: qmp::Virsh,
 }
@@ -87,7 +88,7 @@ impl Scanner {
             return;
         }
         let mut report = self.report.take();
-        let mut fresh = GuestMce::default();
+        let mut fresh = MceReport::default();
         let mce = report.as_mut().map_or(&mut fresh, |(_, _, mce)| mce);
         // A header begins a new report: the old one is kept aside.
         let before = mce.clone();
@@ -107,7 +108,7 @@ impl Scanner {
             Some(guest::Line::Panic(at, text)) => {
                 self.report = report;
                 self.kinds.insert("panic");
-                self.add(number, stamp_at(at), Said::GuestPanic { text });
+                self.add(number, stamp_at(at), LogStatement::GuestPanic { text });
                 return;
             }
             None => self.report = report,
@@ -167,17 +168,21 @@ impl Scanner {
 
     fn close_report(&mut self) {
         if let Some((line, stamp, mce)) = self.report.take() {
-            self.add(line, stamp, Said::GuestMce(mce));
+            self.add(line, stamp, LogStatement::GuestMce(mce));
         }
     }
 
-    fn add(&mut self, line: u64, stamp: Stamp, said: Said) {
+    fn add(&mut self, line: u64, stamp: Stamp, statement: LogStatement) {
         self.known += 1;
         if self.items.len() >= MAX_ITEMS {
             self.dropped += 1;
             return;
         }
-        self.items.push(Item { line, stamp, said });
+        self.items.push(Item {
+            line,
+            stamp,
+            statement,
+        });
     }
 }
 
@@ -188,9 +193,9 @@ fn dated(line: &[u8]) -> bool {
     stamp.boot.is_some() || stamp.wall.is_some()
 }
 
-fn from_kernel(line: kernel::Line) -> Said {
+fn from_kernel(line: kernel::Line) -> LogStatement {
     match line {
-        kernel::Line::Signal { pfn, comm, pid } => Said::HostSignal {
+        kernel::Line::Signal { pfn, comm, pid } => LogStatement::HostSignal {
             pfn: Hex(pfn),
             comm,
             pid,
@@ -199,17 +204,17 @@ fn from_kernel(line: kernel::Line) -> Said {
             pfn,
             page_type,
             result,
-        } => Said::HostAction {
+        } => LogStatement::HostAction {
             pfn: Hex(pfn),
             page_type,
             result,
         },
-        kernel::Line::Kill { pfn, comm, pid } => Said::HostKilled {
+        kernel::Line::Kill { pfn, comm, pid } => LogStatement::HostKilled {
             pfn: Hex(pfn),
             comm,
             pid,
         },
-        kernel::Line::OwnAccess { comm, pid, hva } => Said::OwnAccess {
+        kernel::Line::OwnAccess { comm, pid, hva } => LogStatement::OwnAccess {
             comm,
             pid,
             hva: Hex(hva),

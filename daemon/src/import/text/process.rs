@@ -1,19 +1,19 @@
 //! How a process ended, in the words of the audit subsystem and of systemd.
 
 use crate::{
-    event::said::{Ended, Said},
+    event::log_statement::{Ended, LogStatement},
     import::trace::record::decimal,
     text::sanitise,
 };
 
 /// Reads a line; the position is that of the words.
-pub fn read(line: &[u8]) -> Option<(usize, Said)> {
+pub fn read(line: &[u8]) -> Option<(usize, LogStatement)> {
     abnormal_end(line).or_else(|| main_process(line))
 }
 
 /// `audit: type=1701 audit(…): … pid=221 comm="fc_vcpu 0" exe="…" sig=7 res=1` (ANOM_ABEND, kernel/auditsc.c;
 /// auditd's log says `type=ANOM_ABEND`).
-fn abnormal_end(line: &[u8]) -> Option<(usize, Said)> {
+fn abnormal_end(line: &[u8]) -> Option<(usize, LogStatement)> {
     let find = |words: &[u8]| memchr::memmem::find(line, words);
     let at = find(b"type=1701 ").or_else(|| find(b"type=ANOM_ABEND "))?;
     let number = |key: &[u8]| {
@@ -28,7 +28,7 @@ fn abnormal_end(line: &[u8]) -> Option<(usize, Said)> {
         let rest = &line[begin + 7..];
         Some(&rest[..memchr::memchr(b'"', rest)?])
     });
-    let said = Said::ProcessEnded {
+    let said = LogStatement::ProcessEnded {
         who: sanitise(&String::from_utf8_lossy(comm.unwrap_or(b"?")), 64),
         pid: number(b" pid="),
         how: Ended::Signal(number(b" sig=")?),
@@ -37,7 +37,7 @@ fn abnormal_end(line: &[u8]) -> Option<(usize, Said)> {
 }
 
 /// `NAME.service: Main process exited, code=killed, status=7/BUS` (also `dumped`; `exited, status=149/n/a`).
-fn main_process(line: &[u8]) -> Option<(usize, Said)> {
+fn main_process(line: &[u8]) -> Option<(usize, LogStatement)> {
     let at = memchr::memmem::find(line, b": Main process exited, code=")?;
     let rest = &line[at + 28..];
     let comma = memchr::memchr(b',', rest)?;
@@ -56,7 +56,7 @@ fn main_process(line: &[u8]) -> Option<(usize, Said)> {
         .rsplit(|b| b.is_ascii_whitespace())
         .next()
         .unwrap_or_default();
-    let said = Said::ProcessEnded {
+    let said = LogStatement::ProcessEnded {
         who: sanitise(&String::from_utf8_lossy(unit), 128),
         pid: None,
         how,
@@ -72,7 +72,7 @@ mod tests {
     fn audit_and_systemd_tell_how_a_process_ended() {
         let told = |line: &str| read(line.as_bytes()).map(|(_, said)| said);
         let ended = |who: &str, pid, how| {
-            Some(Said::ProcessEnded {
+            Some(LogStatement::ProcessEnded {
                 who: who.to_owned(),
                 pid,
                 how,

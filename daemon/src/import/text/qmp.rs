@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::{event::said::Said, text::sanitise};
+use crate::{event::log_statement::LogStatement, text::sanitise};
 
 #[derive(Deserialize)]
 struct Message {
@@ -43,7 +43,7 @@ struct Flags {
 
 /// Reads a line: position of the event, its own wall clock, and what it says. Events of other kinds are
 /// known for QMP (`Some` without a statement).
-pub fn read(line: &[u8]) -> Option<(usize, Option<i64>, Option<Said>)> {
+pub fn read(line: &[u8]) -> Option<(usize, Option<i64>, Option<LogStatement>)> {
     if let Some(at) = memchr::memmem::find(line, b" for domain ")
         && let Some(name) = memchr::memmem::find(line, b"event ").filter(|begin| *begin < at)
         && line.get(name + 6) != Some(&b'\'')
@@ -86,7 +86,7 @@ pub struct Virsh {
 
 impl Virsh {
     /// Takes a line that is no QMP event.
-    pub fn line(&mut self, line: &[u8]) -> Option<(usize, Option<i64>, Option<Said>)> {
+    pub fn line(&mut self, line: &[u8]) -> Option<(usize, Option<i64>, Option<LogStatement>)> {
         if let Some(at) = memchr::memmem::find(line, b"event '") {
             return self.begins(line, at);
         }
@@ -112,7 +112,7 @@ impl Virsh {
 
     /// `event 'memory-failure' for domain 'NAME':`, `event 'lifecycle' for domain 'NAME': Crashed Panicked`,
     /// `event 'reboot' for domain 'NAME'`.
-    fn begins(&mut self, line: &[u8], at: usize) -> Option<(usize, Option<i64>, Option<Said>)> {
+    fn begins(&mut self, line: &[u8], at: usize) -> Option<(usize, Option<i64>, Option<LogStatement>)> {
         let text = String::from_utf8_lossy(&line[at + 7..]);
         let (event, rest) = text.split_once("' for domain ")?;
         let (domain, detail) = rest.split_once(':').unwrap_or((rest, ""));
@@ -124,16 +124,20 @@ impl Virsh {
                 self.failure = Some((wall, domain, Data::default()));
                 None
             }
-            "reboot" => Some(Said::QmpReset {
+            "reboot" => Some(LogStatement::QmpReset {
                 domain: Some(domain),
                 guest: true,
             }),
-            "lifecycle" if detail.ends_with("Panicked") => Some(Said::QmpPanicked { domain: Some(domain) }),
-            "lifecycle" => detail.strip_prefix("Stopped").map(|reason| Said::QmpShutdown {
-                domain: Some(domain),
-                guest: false,
-                reason: Some(sanitise(&reason.trim().to_lowercase(), 32)),
-            }),
+            "lifecycle" if detail.ends_with("Panicked") => {
+                Some(LogStatement::QmpPanicked { domain: Some(domain) })
+            }
+            "lifecycle" => detail
+                .strip_prefix("Stopped")
+                .map(|reason| LogStatement::QmpShutdown {
+                    domain: Some(domain),
+                    guest: false,
+                    reason: Some(sanitise(&reason.trim().to_lowercase(), 32)),
+                }),
             _ => None,
         };
         Some((at, None, said))
@@ -141,7 +145,7 @@ impl Virsh {
 }
 
 /// `event MEMORY_FAILURE for domain 'NAME': {…}`, the quotes optional.
-fn virsh(line: &[u8], name: usize, at: usize) -> Option<(usize, Option<i64>, Option<Said>)> {
+fn virsh(line: &[u8], name: usize, at: usize) -> Option<(usize, Option<i64>, Option<LogStatement>)> {
     let event = String::from_utf8_lossy(&line[name..at]);
     let rest = &line[at + 12..];
     let colon = memchr::memmem::find(rest, b": ").unwrap_or(rest.len());
@@ -154,21 +158,21 @@ fn virsh(line: &[u8], name: usize, at: usize) -> Option<(usize, Option<i64>, Opt
     Some((name, None, said(event.trim_matches('\''), data, Some(domain))))
 }
 
-fn said(event: &str, data: Data, domain: Option<String>) -> Option<Said> {
+fn said(event: &str, data: Data, domain: Option<String>) -> Option<LogStatement> {
     Some(match event {
-        "MEMORY_FAILURE" => Said::QmpMemoryFailure {
+        "MEMORY_FAILURE" => LogStatement::QmpMemoryFailure {
             domain,
             recipient: sanitise(&data.recipient, 32),
             action: sanitise(&data.action, 32),
             action_required: data.flags.action_required,
             recursive: data.flags.recursive,
         },
-        "GUEST_PANICKED" | "GUEST_CRASHLOADED" => Said::QmpPanicked { domain },
-        "RESET" => Said::QmpReset {
+        "GUEST_PANICKED" | "GUEST_CRASHLOADED" => LogStatement::QmpPanicked { domain },
+        "RESET" => LogStatement::QmpReset {
             domain,
             guest: data.guest,
         },
-        "SHUTDOWN" => Said::QmpShutdown {
+        "SHUTDOWN" => LogStatement::QmpShutdown {
             domain,
             guest: data.guest,
             reason: data.reason.map(|reason| sanitise(&reason, 32)),
@@ -189,7 +193,7 @@ mod tests {
         );
         let (_, wall, said) = read(qmp.as_bytes()).unwrap();
         assert_eq!(wall, Some(10_000_005_000));
-        let Some(Said::QmpMemoryFailure {
+        let Some(LogStatement::QmpMemoryFailure {
             action, recursive, ..
         }) = said
         else {
@@ -199,7 +203,7 @@ mod tests {
         let virsh = format!("event MEMORY_FAILURE for domain 'db-7': {data}");
         let (_, _, said) = read(virsh.as_bytes()).unwrap();
         assert!(
-            matches!(said, Some(Said::QmpMemoryFailure { domain: Some(name), recursive: true, .. }) if name == "db-7")
+            matches!(said, Some(LogStatement::QmpMemoryFailure { domain: Some(name), recursive: true, .. }) if name == "db-7")
         );
         let shell = "{'timestamp': {'seconds': 10, 'microseconds': 5}, 'event': 'RESET', 'data': {'guest': True, 'reason': 'guest-reset'}}";
         assert_eq!(
@@ -207,7 +211,7 @@ mod tests {
             Some((
                 0,
                 Some(10_000_005_000),
-                Some(Said::QmpReset {
+                Some(LogStatement::QmpReset {
                     domain: None,
                     guest: true
                 })
@@ -229,7 +233,7 @@ mod tests {
         let (_, wall, said) = told.last().unwrap();
         assert_eq!(*wall, Some(1_795_362_335_000_000_000));
         assert!(
-            matches!(said, Some(Said::QmpMemoryFailure { domain: Some(name), action_required: true, .. }) if name == "db-7")
+            matches!(said, Some(LogStatement::QmpMemoryFailure { domain: Some(name), action_required: true, .. }) if name == "db-7")
         );
         let one = |line: &str| {
             Virsh::default()
@@ -239,13 +243,13 @@ mod tests {
         let domain = Some("db-7".to_owned());
         assert_eq!(
             one("event 'lifecycle' for domain 'db-7': Crashed Panicked"),
-            Some(Said::QmpPanicked {
+            Some(LogStatement::QmpPanicked {
                 domain: domain.clone()
             })
         );
         assert_eq!(
             one("event 'lifecycle' for domain db-7: Stopped Failed"),
-            Some(Said::QmpShutdown {
+            Some(LogStatement::QmpShutdown {
                 domain,
                 guest: false,
                 reason: Some("failed".to_owned())

@@ -1,14 +1,14 @@
 //! The words of VMMs and of libvirt in a domain's log.
 
 use crate::{
-    event::{SigbusSeverity, said::Said},
+    event::{SigbusSeverity, log_statement::LogStatement},
     hex::Hex,
     import::trace::hex,
     text::sanitise,
 };
 
 /// Reads a line; the position is that of the words.
-pub fn read(line: &[u8]) -> Option<(usize, Said)> {
+pub fn read(line: &[u8]) -> Option<(usize, LogStatement)> {
     memory_error(line)
         .or_else(|| own_memory(line))
         .or_else(|| reset(line))
@@ -19,7 +19,7 @@ pub fn read(line: &[u8]) -> Option<(usize, Said)> {
 
 /// QEMU since 4.2: "Guest MCE Memory Error at QEMU addr 0x… and GUEST addr 0x… of type BUS_MCEERR_AR
 /// injected"; before, the same without types or in another order ("Guest Memory Error", "ram addr").
-fn memory_error(line: &[u8]) -> Option<(usize, Said)> {
+fn memory_error(line: &[u8]) -> Option<(usize, LogStatement)> {
     let at = find(line, b"Memory Error at ").or_else(|| find(line, b"Memory Error on "))?;
     let address = |keys: [&[u8]; 2]| {
         keys.iter().find_map(|key| {
@@ -37,44 +37,52 @@ fn memory_error(line: &[u8]) -> Option<(usize, Said)> {
         } else {
             None
         };
-        (at, Said::VmmTold { hva, gpa, severity })
+        (
+            at,
+            LogStatement::VmmTold {
+                hva,
+                gpa,
+                severity,
+                size: None,
+            },
+        )
     })
 }
 
 /// "Hardware memory error!" (up to 4.1), "QEMU got Hardware memory error at addr 0x…": it exits. "Hardware memory
 /// error … for memory used by QEMU itself instead of guest system!": of type BUS_MCEERR_AO, which it ignores.
-fn own_memory(line: &[u8]) -> Option<(usize, Said)> {
+fn own_memory(line: &[u8]) -> Option<(usize, LogStatement)> {
     let at = find(line, b"ardware memory error")?;
     let fatal = find(&line[at..], b"QEMU itself").is_none() || find(&line[at..], b"BUS_MCEERR_AR").is_some();
-    Some((at, Said::VmmOwnMemory { fatal }))
+    Some((at, LogStatement::VmmOwnMemory { fatal }))
 }
 
 /// "CPU 0: Previous MCE still in progress, raising triple fault", "CPU 0: MCE capability is not enabled, …"
 /// (target/i386/helper.c, with `-d cpu_reset`; up to 4.2 the first stands for both).
-fn reset(line: &[u8]) -> Option<(usize, Said)> {
+fn reset(line: &[u8]) -> Option<(usize, LogStatement)> {
     let at = find(line, b"raising triple fault")?;
     let nested = find(&line[..at], b"Previous MCE still in progress").is_some();
     let disabled = find(&line[..at], b"MCE capability is not enabled").is_some();
-    (nested || disabled).then_some((at, Said::VmmReset { recursive: nested }))
+    (nested || disabled).then_some((at, LogStatement::VmmReset { recursive: nested }))
 }
 
 /// "error: kvm run failed Memory page has hardware error": KVM_RUN said -EHWPOISON (accel/kvm/kvm-all.c), which
 /// it does for guest_memfd.
-fn run_failed(line: &[u8]) -> Option<(usize, Said)> {
+fn run_failed(line: &[u8]) -> Option<(usize, LogStatement)> {
     let at = find(line, b"kvm run failed Memory page has hardware error")?;
-    Some((at, Said::RunFailed))
+    Some((at, LogStatement::RunFailed))
 }
 
-fn libvirt(line: &[u8]) -> Option<(usize, Said)> {
+fn libvirt(line: &[u8]) -> Option<(usize, LogStatement)> {
     if let Some(at) = find(line, b": shutting down, reason=") {
         let reason = String::from_utf8_lossy(&line[at + 24..]);
         let reason = sanitise(reason.trim(), 32);
-        return Some((at, Said::VmShutdown { reason }));
+        return Some((at, LogStatement::VmShutdown { reason }));
     }
     // Before libvirt 3.x no reason was told.
     if line.ends_with(b": shutting down") && line.first().is_some_and(u8::is_ascii_digit) {
         let reason = "not told".to_owned();
-        return Some((line.len(), Said::VmShutdown { reason }));
+        return Some((line.len(), LogStatement::VmShutdown { reason }));
     }
     let name = find(line, b"-name ").map(|at| &line[at + 6..]);
     let uuid = find(line, b"-uuid ").and_then(|at| value(&line[at + 6..], b""));
@@ -89,7 +97,15 @@ fn libvirt(line: &[u8]) -> Option<(usize, Said)> {
             .map_or(line.len(), |end| at + end);
         sanitise(&String::from_utf8_lossy(&line[at..end]), 64)
     });
-    Some((0, Said::VmName { name, uuid, vmm }))
+    Some((
+        0,
+        LogStatement::VmName {
+            name,
+            uuid,
+            vmm,
+            pid: None,
+        },
+    ))
 }
 
 /// A value of a command line, up to a comma, a blank or the end.
@@ -103,7 +119,7 @@ fn value(rest: &[u8], key: &[u8]) -> Option<String> {
 }
 
 /// "Shutting down VM after intercepting signal 7, code 4."
-fn firecracker(line: &[u8]) -> Option<(usize, Said)> {
+fn firecracker(line: &[u8]) -> Option<(usize, LogStatement)> {
     let at = find(line, b"intercepting signal 7")?;
     let code = find(line, b"code ").and_then(|code| {
         let digits: String = line[code + 5..]
@@ -114,7 +130,7 @@ fn firecracker(line: &[u8]) -> Option<(usize, Said)> {
         digits.parse().ok()
     });
     // BUS_ADRERR and the like is a shortage, not poison.
-    matches!(code, None | Some(4 | 5)).then_some((at, Said::VmmSigbus { code }))
+    matches!(code, None | Some(4 | 5)).then_some((at, LogStatement::VmmSigbus { code }))
 }
 
 fn find(line: &[u8], words: &[u8]) -> Option<usize> {
@@ -137,10 +153,11 @@ mod tests {
     fn qemu_of_several_ages_says_what_it_told_its_guest() {
         let told = |line: &str| read(line.as_bytes()).map(|(_, said)| said);
         let expected = |severity| {
-            Some(Said::VmmTold {
+            Some(LogStatement::VmmTold {
                 hva: Some(Hex(0x7fcc_ea9e_b000)),
                 gpa: Some(Hex(0x2be_b000)),
                 severity,
+                size: None,
             })
         };
         assert_eq!(
@@ -161,11 +178,11 @@ mod tests {
         );
         assert_eq!(
             told("QEMU got Hardware memory error"),
-            Some(Said::VmmOwnMemory { fatal: true })
+            Some(LogStatement::VmmOwnMemory { fatal: true })
         );
         assert_eq!(
             told("Hardware memory error for memory used by QEMU itself instead of guest system!"),
-            Some(Said::VmmOwnMemory { fatal: false })
+            Some(LogStatement::VmmOwnMemory { fatal: false })
         );
     }
 
@@ -174,15 +191,16 @@ mod tests {
         let told = |line: &str| read(line.as_bytes()).map(|(_, said)| said);
         assert_eq!(
             told("-name guest=db-7,debug-threads=on \\"),
-            Some(Said::VmName {
+            Some(LogStatement::VmName {
                 name: Some("db-7".to_owned()),
                 uuid: None,
-                vmm: None
+                vmm: None,
+                pid: None
             })
         );
         assert_eq!(
             told("2026-11-22 15:45:34.123+0000: shutting down, reason=crashed"),
-            Some(Said::VmShutdown {
+            Some(LogStatement::VmShutdown {
                 reason: "crashed".to_owned()
             })
         );

@@ -12,7 +12,7 @@ use super::{
     thread::{Exit, Thread, userspace_exit},
 };
 use crate::{
-    event::{Event, Isa, SigbusSeverity, Vmm, What, said::Said},
+    event::{Event, Isa, SigbusSeverity, Vmm, What, log_statement::LogStatement},
     hex::Hex,
     text::from_c,
 };
@@ -45,7 +45,7 @@ pub struct Assembler {
     /// Records taken.
     pub records: u64,
     /// Failures of pages for which nobody was signalled.
-    pub loose: Vec<(u64, Said)>,
+    pub loose: Vec<(u64, LogStatement)>,
     /// Threads with signals that wait.
     pub(super) waiting: BTreeSet<u32>,
     /// Latest time.

@@ -9,7 +9,7 @@ use super::{
     thread::Signal,
 };
 use crate::{
-    event::{SigbusSeverity, What, said::Said},
+    event::{SigbusSeverity, What, log_statement::LogStatement},
     hex::Hex,
     text::from_c,
 };
@@ -167,7 +167,7 @@ impl Assembler {
         if !signalled && self.loose.len() < MAX_LOOSE {
             self.loose.push((
                 r.t,
-                Said::HostAction {
+                LogStatement::HostAction {
                     pfn: Hex(pfn),
                     page_type: page_type.clone(),
                     result: result.clone(),

@@ -12,7 +12,7 @@ use crate::{
 /// See the module. Kept as its text.
 #[derive(Clone, Debug)]
 pub enum Words {
-    Said(Box<str>),
+    LogStatement(Box<str>),
     Exit(Box<Exit>),
     Signal(Box<Signal>),
 }
@@ -56,14 +56,14 @@ impl Exit {
 impl From<String> for Words {
     fn from(text: String) -> Self {
         // Without the spare room that a formatted text has: a flood of pages has a hundred thousand.
-        Self::Said(text.into_boxed_str())
+        Self::LogStatement(text.into_boxed_str())
     }
 }
 
 impl fmt::Display for Words {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Said(text) => f.write_str(text),
+            Self::LogStatement(text) => f.write_str(text),
             Self::Exit(exit) => exit.fmt(f),
             Self::Signal(signal) => signal.fmt(f),
         }

@@ -16,7 +16,7 @@ mod vmm;
 use super::{
     evidence::{End, Evidence, Sign},
     exits::Total,
-    logged,
+    log_evidence,
     model::{Cause, Confidence, Flush, Outcome},
 };
 
@@ -65,7 +65,7 @@ pub fn decide(e: &Evidence, total: &Total, flush: &Flush, sight: Sight) -> Verdi
         sight,
     };
     let seen = observed(&case);
-    match logged::death(e) {
+    match log_evidence::death(e) {
         // What was seen for certain needs no witness; where a certain one says otherwise, one of them is wrong.
         Some(said) => match seen {
             Some(seen) if seen.confidence == Confidence::Certain && seen.cause != Cause::Unknown => {
@@ -79,7 +79,7 @@ pub fn decide(e: &Evidence, total: &Total, flush: &Flush, sight: Sight) -> Verdi
         },
         None => seen
             .or_else(|| life::walked(&case))
-            .or_else(|| logged::hints(e, total))
+            .or_else(|| log_evidence::hints(e, total))
             .or_else(|| life::untouched(&case))
             .unwrap_or_else(|| verdict(vmm::outcome(e), Cause::Unknown, Confidence::Possible)),
     }

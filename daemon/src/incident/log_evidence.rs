@@ -15,7 +15,7 @@ use super::{
     model::{self, Cause, Confidence, Outcome, Severity},
     verdict::Verdict,
 };
-use crate::{event::said::GuestMce, hex::Hex};
+use crate::{event::log_statement::MceReport, hex::Hex};
 
 const MAX_TOLD: usize = 256;
 const MAX_MCES: usize = 64;
@@ -34,7 +34,7 @@ pub struct Logged {
     pub told: Vec<LogTold>,
     pub told_ao: u64,
     pub told_ar: u64,
-    pub mces: Vec<(u64, GuestMce)>,
+    pub mces: Vec<(u64, MceReport)>,
     pub panic: Option<String>,
     /// The guest's own memory_failure(): whom it signalled, and how it ended.
     pub guest_signal: Option<(String, u32)>,
@@ -63,11 +63,11 @@ pub struct Logged {
 
 /// The same, where there is any: most incidents are never spoken of, and a flood has ten thousand.
 #[derive(Clone, Debug, Default)]
-pub struct Testimony(Option<Box<Logged>>);
+pub struct LogEvidence(Option<Box<Logged>>);
 
 static NONE: LazyLock<Logged> = LazyLock::new(Logged::default);
 
-impl Deref for Testimony {
+impl Deref for LogEvidence {
     type Target = Logged;
 
     fn deref(&self) -> &Logged {
@@ -75,19 +75,19 @@ impl Deref for Testimony {
     }
 }
 
-impl DerefMut for Testimony {
+impl DerefMut for LogEvidence {
     fn deref_mut(&mut self) -> &mut Logged {
         self.0.get_or_insert_default()
     }
 }
 
-impl Serialize for Testimony {
+impl Serialize for LogEvidence {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         Logged::serialize(self, serializer)
     }
 }
 
-impl<'de> Deserialize<'de> for Testimony {
+impl<'de> Deserialize<'de> for LogEvidence {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let logged = Logged::deserialize(deserializer)?;
         Ok(Self(Some(Box::new(logged))))
@@ -132,14 +132,14 @@ impl Logged {
         }
     }
 
-    pub fn machine_check(&mut self, t: u64, mce: GuestMce) {
+    pub fn machine_check(&mut self, t: u64, mce: MceReport) {
         if self.mces.len() < MAX_MCES {
             self.mces.push((t, mce));
         }
     }
 
     /// The machine check that speaks of the error: one with a reason, else one with an address, else the last.
-    fn mce(&self) -> Option<&GuestMce> {
+    fn mce(&self) -> Option<&MceReport> {
         let all = || self.mces.iter().rev().map(|(_, mce)| mce);
         all()
             .find(|mce| mce.reason.is_some() && mce.addr.is_some())

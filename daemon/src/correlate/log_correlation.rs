@@ -7,13 +7,13 @@ use super::{Correlator, IncidentNo, answers::ToThread, saying_words};
 use crate::{
     event::{
         Event, PoisonExit, SigbusSeverity, Vmm,
-        said::{Ended, Said, Saying},
+        log_statement::{Ended, LogRecord, LogStatement},
         session::Session,
     },
     hex::Hex,
     incident::{
         evidence::{Evidence, PAGE_SIZE},
-        logged::LogTold,
+        log_evidence::LogTold,
         model::Severity,
     },
 };
@@ -189,25 +189,25 @@ impl Correlator {
         true
     }
 
-    pub(super) fn said(&mut self, event: &Event, saying: &Saying) {
-        let names = names(&saying.said);
-        let opens = saying_words::opens(&saying.said);
-        if let Said::VmName { name, uuid, vmm } = &saying.said {
-            let file = self.files.entry(saying.source.clone()).or_default();
+    pub(super) fn said(&mut self, event: &Event, record: &LogRecord) {
+        let names = names(&record.statement);
+        let opens = saying_words::opens(&record.statement);
+        if let LogStatement::VmName { name, uuid, vmm, .. } = &record.statement {
+            let file = self.files.entry(record.source.clone()).or_default();
             merge_name(&mut file.vmm, name, uuid, vmm);
         }
         // What names no page goes on about the one that the file spoke of before.
-        let last = self.files.get(&saying.source).and_then(|file| file.last);
-        let nameless = names.is_empty() && named_domain(&saying.said).is_none();
+        let last = self.files.get(&record.source).and_then(|file| file.last);
+        let nameless = names.is_empty() && named_domain(&record.statement).is_none();
         let found = match event.pid {
             0 => last
                 .filter(|no| nameless && self.incidents.contains_key(no))
-                .or_else(|| self.spoken_of(&saying.said, names))
+                .or_else(|| self.spoken_of(&record.statement, names))
                 .or_else(|| opens.then(|| self.open_said(event, names))),
             pid => self.spoken_of_by(pid, names),
         };
         let Some(no) = found else { return };
-        let file = self.files.entry(saying.source.clone()).or_default();
+        let file = self.files.entry(record.source.clone()).or_default();
         file.last = Some(no);
         let vmm = file.vmm.clone();
         if let Some(pfn) = names.pfn {
@@ -215,17 +215,17 @@ impl Correlator {
         }
         let Some(e) = self.touch(no) else { return };
         // Without a common clock it is only known that it was said.
-        let t = match saying.own_clock {
+        let t = match record.own_clock {
             Some(_) if e.last != event.t => e.last,
             _ => event.t,
         };
-        e.logged.sources.insert(saying.source.clone());
+        e.logged.sources.insert(record.source.clone());
         e.hva = e.hva.or(names.hva.map(|hva| hva & !(PAGE_SIZE - 1)));
         e.gpa = e.gpa.or(names.gpa.map(|gpa| gpa & !(PAGE_SIZE - 1)));
         e.last = e.last.max(t);
         if t < e.t0
-            && saying.own_clock.is_none()
-            && matches!(saying.said, Said::HostSignal { .. })
+            && record.own_clock.is_none()
+            && matches!(record.statement, LogStatement::HostSignal { .. })
             && !e.logged.trace
         {
             e.t0 = t;
@@ -233,15 +233,15 @@ impl Correlator {
         if vmm != Vmm::default() {
             merge_name(Arc::make_mut(&mut e.vmm), &vmm.name, &vmm.uuid, &vmm.vmm);
         }
-        learn(e, t, &saying.said);
-        if let Some(words) = saying_words::of(&saying.said) {
-            let clock = match saying.own_clock.as_deref() {
+        learn(e, t, &record.statement);
+        if let Some(words) = saying_words::of(&record.statement) {
+            let clock = match record.own_clock.as_deref() {
                 None | Some("") => String::new(),
                 Some(clock) => format!(" {clock}"),
             };
-            e.timeline.add(t, format!("[{}{clock}] {words}", saying.source));
+            e.timeline.add(t, format!("[{}{clock}] {words}", record.source));
         }
-        if let Said::GuestMce(_) | Said::VmmTold { .. } = saying.said {
+        if let LogStatement::GuestMce(_) | LogStatement::VmmTold { .. } = record.statement {
             e.last_poison = e.last_poison.max(t);
         }
     }
@@ -271,7 +271,7 @@ impl Correlator {
     }
 
     /// The incident of which a statement speaks.
-    fn spoken_of(&self, said: &Said, names: Names) -> Option<IncidentNo> {
+    fn spoken_of(&self, said: &LogStatement, names: Names) -> Option<IncidentNo> {
         let by = |wanted: &dyn Fn(&Evidence) -> bool| {
             let mut all = self
                 .incidents
@@ -317,7 +317,7 @@ impl Correlator {
             return Some(no);
         }
         // A host loses many pages: which of them is the guest's, an action alone does not tell.
-        if matches!(said, Said::HostAction { .. }) {
+        if matches!(said, LogStatement::HostAction { .. }) {
             return None;
         }
         by(&|e| {
@@ -339,37 +339,37 @@ impl Correlator {
     }
 }
 
-fn names(said: &Said) -> Names {
+fn names(said: &LogStatement) -> Names {
     let hex = |value: &Option<Hex>| value.map(|value| value.0);
     match said {
-        Said::HostSignal { pfn, pid, .. } | Said::HostKilled { pfn, pid, .. } => Names {
+        LogStatement::HostSignal { pfn, pid, .. } | LogStatement::HostKilled { pfn, pid, .. } => Names {
             pid: Some(*pid),
             pfn: Some(pfn.0),
             ..Names::default()
         },
-        Said::HostAction { pfn, .. } => Names {
+        LogStatement::HostAction { pfn, .. } => Names {
             pfn: Some(pfn.0),
             ..Names::default()
         },
-        Said::ProcessEnded { pid, .. } => Names {
+        LogStatement::ProcessEnded { pid, .. } => Names {
             pid: *pid,
             ..Names::default()
         },
-        Said::OwnAccess { pid, hva, .. } => Names {
+        LogStatement::OwnAccess { pid, hva, .. } => Names {
             pid: Some(*pid),
             hva: Some(hva.0),
             ..Names::default()
         },
-        Said::VmmTold { hva, gpa, .. } => Names {
+        LogStatement::VmmTold { hva, gpa, .. } => Names {
             hva: hex(hva),
             gpa: hex(gpa),
             ..Names::default()
         },
-        Said::GuestMce(mce) => Names {
+        LogStatement::GuestMce(mce) => Names {
             gpa: hex(&mce.addr),
             ..Names::default()
         },
-        Said::GuestSignal { pfn, .. } | Said::GuestAction { pfn, .. } => Names {
+        LogStatement::GuestSignal { pfn, .. } | LogStatement::GuestAction { pfn, .. } => Names {
             gpa: pfn.0.checked_mul(PAGE_SIZE),
             ..Names::default()
         },
@@ -377,12 +377,12 @@ fn names(said: &Said) -> Names {
     }
 }
 
-fn named_domain(said: &Said) -> Option<&str> {
+fn named_domain(said: &LogStatement) -> Option<&str> {
     match said {
-        Said::QmpMemoryFailure { domain, .. }
-        | Said::QmpPanicked { domain }
-        | Said::QmpReset { domain, .. }
-        | Said::QmpShutdown { domain, .. } => domain.as_deref(),
+        LogStatement::QmpMemoryFailure { domain, .. }
+        | LogStatement::QmpPanicked { domain }
+        | LogStatement::QmpReset { domain, .. }
+        | LogStatement::QmpShutdown { domain, .. } => domain.as_deref(),
         _ => None,
     }
 }
@@ -392,7 +392,7 @@ fn severity(required: bool) -> Severity {
 }
 
 /// Notes the statement in the evidence.
-fn learn(e: &mut Evidence, t: u64, said: &Said) {
+fn learn(e: &mut Evidence, t: u64, said: &LogStatement) {
     if let Some(name) = named_domain(said) {
         Arc::make_mut(&mut e.vmm)
             .name
@@ -400,29 +400,29 @@ fn learn(e: &mut Evidence, t: u64, said: &Said) {
     }
     let l = &mut e.logged;
     match said {
-        Said::HostKilled { .. } => l.killed = true,
-        Said::ProcessEnded { how, .. } => match how {
+        LogStatement::HostKilled { .. } => l.killed = true,
+        LogStatement::ProcessEnded { how, .. } => match how {
             Ended::Signal(SIGBUS) => l.died_by_sigbus = true,
             Ended::Exit(FIRECRACKER_SIGBUS) => l.vmm_sigbus = true,
             _ => {}
         },
-        Said::VmmReset { recursive } => l.qmp_reset = Some(*recursive),
-        Said::RunFailed => l.run_failed = true,
-        Said::HostSignal { comm, pid, .. } => {
+        LogStatement::VmmReset { recursive } => l.qmp_reset = Some(*recursive),
+        LogStatement::RunFailed => l.run_failed = true,
+        LogStatement::HostSignal { comm, pid, .. } => {
             l.process = Some(format!("{comm} (pid {pid})"));
             Arc::make_mut(&mut e.vmm).vmm.get_or_insert_with(|| comm.clone());
             if e.pid == 0 {
                 e.pid = *pid;
             }
         }
-        Said::HostAction {
+        LogStatement::HostAction {
             page_type, result, ..
         } if e.page_type.is_none() => {
             e.page_type = Some(page_type.clone());
             e.recovery = Some(result.clone());
         }
-        Said::OwnAccess { .. } => l.own_access = true,
-        Said::VmmTold { gpa, severity, .. } => l.tell(LogTold {
+        LogStatement::OwnAccess { .. } => l.own_access = true,
+        LogStatement::VmmTold { gpa, severity, .. } => l.tell(LogTold {
             t,
             gpa: gpa.map(|gpa| gpa.0),
             severity: match severity {
@@ -431,17 +431,19 @@ fn learn(e: &mut Evidence, t: u64, said: &Said) {
                 None => Severity::Other,
             },
         }),
-        Said::VmmOwnMemory { fatal } => l.own_fatal |= *fatal,
-        Said::VmmSigbus { .. } => l.vmm_sigbus = true,
-        Said::VmName { name, uuid, vmm } => merge_name(Arc::make_mut(&mut e.vmm), name, uuid, vmm),
-        Said::VmShutdown { reason } => l.shutdown = Some(reason.clone()),
-        Said::GuestMce(mce) => l.machine_check(t, mce.clone()),
-        Said::GuestPanic { text } => {
+        LogStatement::VmmOwnMemory { fatal } => l.own_fatal |= *fatal,
+        LogStatement::VmmSigbus { .. } => l.vmm_sigbus = true,
+        LogStatement::VmName { name, uuid, vmm, .. } => {
+            merge_name(Arc::make_mut(&mut e.vmm), name, uuid, vmm)
+        }
+        LogStatement::VmShutdown { reason } => l.shutdown = Some(reason.clone()),
+        LogStatement::GuestMce(mce) => l.machine_check(t, mce.clone()),
+        LogStatement::GuestPanic { text } => {
             l.panic.get_or_insert_with(|| text.clone());
         }
-        Said::GuestSignal { comm, pid, .. } => l.guest_signal = Some((comm.clone(), *pid)),
-        Said::GuestAction { result, .. } => l.guest_result = Some(result.clone()),
-        Said::QmpMemoryFailure {
+        LogStatement::GuestSignal { comm, pid, .. } => l.guest_signal = Some((comm.clone(), *pid)),
+        LogStatement::GuestAction { result, .. } => l.guest_result = Some(result.clone()),
+        LogStatement::QmpMemoryFailure {
             recipient,
             action,
             action_required,
@@ -458,13 +460,21 @@ fn learn(e: &mut Evidence, t: u64, said: &Said) {
             "fatal" => l.qmp_fatal = Some(recipient.clone()),
             _ => {}
         },
-        Said::QmpPanicked { .. } => l.qmp_panicked = true,
-        Said::QmpReset { guest, .. } => l.guest_reset |= *guest,
-        Said::QmpShutdown { reason, .. } => {
+        LogStatement::QmpPanicked { .. } => l.qmp_panicked = true,
+        LogStatement::QmpReset { guest, .. } => l.guest_reset |= *guest,
+        LogStatement::QmpShutdown { reason, .. } => {
             l.qmp_panicked |= reason.as_deref() == Some("guest-panic");
             l.guest_reset |= reason.as_deref() == Some("guest-reset");
         }
-        Said::HostAction { .. } => {}
+        LogStatement::HostAction { .. }
+        | LogStatement::HostMce(_)
+        | LogStatement::HostPanic { .. }
+        | LogStatement::Machine(_)
+        | LogStatement::MemoryError { .. }
+        | LogStatement::AddressMap { .. }
+        | LogStatement::MigrationRefused
+        | LogStatement::BugCheck { .. }
+        | LogStatement::Cut { .. } => {}
     }
 }
 

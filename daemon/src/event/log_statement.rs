@@ -1,0 +1,237 @@
+//! What the logs of others say: the host's kernel, the VMM, QMP, the guest's console. LogEvidence, where the
+//! other events are observation.
+
+use serde::{Deserialize, Serialize};
+
+use super::SigbusSeverity;
+use crate::hex::Hex;
+
+/// One statement: where it stands, who made it, and what it states.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogRecord {
+    /// The file, as the answer names it.
+    pub source: String,
+    /// Line of the file, from 1; 0 where the source has none.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub line: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub speaker: Speaker,
+    /// Its time on its own clock, where that clock could not be aligned and the event's `t` is only its order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_clock: Option<String>,
+    #[serde(flatten)]
+    pub statement: LogStatement,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Who makes a statement, and the names by which one of another source can be joined to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Speaker {
+    pub role: Role,
+    /// Host that logged it (`_HOSTNAME`, the syslog header).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Boot of that host: `_BOOT_ID`, or which boot within the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
+    /// Syslog tag, container or prefix of a relay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// Process that wrote or relayed the line (`_PID`, `tag[pid]`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// `_SYSTEMD_UNIT`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// libvirt domain, or the VM's name by another manager.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+}
+
+/// Whose words a line is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    HostKernel,
+    /// A kernel; nothing shows whether it is the host's or a guest's.
+    Kernel,
+    Vmm,
+    Libvirt,
+    Qmp,
+    /// The kernel of a guest, behind the speaker's tag, pid or unit.
+    GuestKernel,
+    /// systemd, auditd, rasdaemon, ps and the like.
+    Tool,
+    #[default]
+    Unknown,
+}
+
+/// The statement.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "said", rename_all = "snake_case")]
+pub enum LogStatement {
+    /// The host's kernel: SIGBUS (or, long ago, "Killing") for this page to this process.
+    HostSignal { pfn: Hex, comm: String, pid: u32 },
+    /// The host's kernel: what it did about the page.
+    HostAction {
+        pfn: Hex,
+        page_type: String,
+        result: String,
+    },
+    /// The host's kernel: SIGKILL, because the page could not be unmapped.
+    HostKilled { pfn: Hex, comm: String, pid: u32 },
+    /// The audit subsystem or systemd: how a process ended.
+    ProcessEnded {
+        who: String,
+        pid: Option<u32>,
+        how: Ended,
+    },
+    /// The host's kernel: a process touched lost memory by itself.
+    OwnAccess { comm: String, pid: u32, hva: Hex },
+    /// The VMM: it told its guest.
+    VmmTold {
+        hva: Option<Hex>,
+        gpa: Option<Hex>,
+        severity: Option<SigbusSeverity>,
+        /// Bytes of the lost large page ("on lost large page SIZE@ADDRESS").
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
+    },
+    /// QEMU: lost memory that is not its guest's; it ends itself where `fatal`.
+    VmmOwnMemory { fatal: bool },
+    /// QEMU: it resets its guest, because a #MC met one in progress, or machine checks turned off.
+    VmmReset { recursive: bool },
+    /// QEMU: KVM_RUN failed with -EHWPOISON.
+    RunFailed,
+    /// Firecracker: it ends because of SIGBUS.
+    VmmSigbus { code: Option<i32> },
+    /// libvirt, or a VMM's command line: who the VM is.
+    VmName {
+        name: Option<String>,
+        uuid: Option<String>,
+        vmm: Option<String>,
+        /// Of a line of `ps` or the like.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid: Option<u32>,
+    },
+    /// libvirt: the domain is gone, and why.
+    VmShutdown { reason: String },
+    /// The guest's kernel: a machine check, as far as its lines told.
+    GuestMce(MceReport),
+    /// The guest's kernel: panic.
+    GuestPanic { text: String },
+    /// The host's kernel: a machine check of a physical processor.
+    HostMce(MceReport),
+    /// The host's kernel: panic.
+    HostPanic { text: String },
+    /// A kernel's word on the machine that it runs on.
+    Machine(Machine),
+    /// EDAC, APEI or a decoder of machine checks: an error of a DIMM.
+    MemoryError {
+        /// Page frame of the host.
+        pfn: Option<Hex>,
+        /// The DIMM as the machine labels it.
+        dimm: Option<String>,
+        corrected: bool,
+        count: Option<u64>,
+    },
+    /// QEMU's monitor (`gpa2hpa`, `gpa2hva`) or a tool: one page's addresses.
+    AddressMap {
+        gpa: Option<Hex>,
+        hva: Option<Hex>,
+        pfn: Option<Hex>,
+        pid: Option<u32>,
+    },
+    /// QEMU: it does not migrate a guest with poisoned memory.
+    MigrationRefused,
+    /// A Windows guest's bug check, by the panic device of Hyper-V.
+    BugCheck { domain: Option<String>, args: Vec<Hex> },
+    /// A line with the stem of a known wording that could not be read to its end.
+    Cut { text: String },
+    /// The guest's kernel: its own memory_failure() signalled a process.
+    GuestSignal { pfn: Hex, comm: String, pid: u32 },
+    /// The guest's kernel: what its own memory_failure() did.
+    GuestAction {
+        pfn: Hex,
+        page_type: String,
+        result: String,
+    },
+    /// QMP MEMORY_FAILURE.
+    QmpMemoryFailure {
+        domain: Option<String>,
+        recipient: String,
+        action: String,
+        action_required: bool,
+        recursive: bool,
+    },
+    /// QMP GUEST_PANICKED or GUEST_CRASHLOADED.
+    QmpPanicked { domain: Option<String> },
+    /// QMP RESET.
+    QmpReset { domain: Option<String>, guest: bool },
+    /// QMP SHUTDOWN.
+    QmpShutdown {
+        domain: Option<String>,
+        guest: bool,
+        reason: Option<String>,
+    },
+}
+
+/// The machine that a kernel runs on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Machine {
+    /// `Linux version …`: a boot begins.
+    Boot(String),
+    /// `DMI: …`, `Hardware name: …`.
+    Dmi(String),
+    /// `Hypervisor detected: …`, paravirtualization: the kernel of a guest.
+    Hypervisor(String),
+    /// `kvm_intel: …`, `kvm: VMX supported`: it can run guests.
+    KvmHost,
+    /// A driver of a physical memory controller.
+    Edac,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    Signal(u32),
+    Exit(u32),
+}
+
+/// A machine check as a kernel printed it, gathered from its lines.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MceReport {
+    pub cpu: Option<u32>,
+    pub mcg_status: Option<Hex>,
+    pub bank: Option<u32>,
+    pub status: Option<Hex>,
+    pub addr: Option<Hex>,
+    pub misc: Option<Hex>,
+    /// Protected processor inventory number: no VMM gives a guest one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ppin: Option<Hex>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub apic: Option<Hex>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub microcode: Option<Hex>,
+    /// The kernel says that a process touched the page ("in user-access").
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub user_access: bool,
+    /// Printed for an exception ("Machine Check Exception"), not for a polled bank.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub exception: bool,
+    pub cs: Option<u32>,
+    pub rip: Option<Hex>,
+    /// Function of the RIP, as the kernel printed it.
+    pub symbol: Option<String>,
+    /// The kernel's reason ("Machine check: …").
+    pub reason: Option<String>,
+}
