@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::command;
-use crate::paths::program;
+use xtask_support::command;
+use xtask_support::paths::program;
 
 pub struct Browser {
     program: PathBuf,

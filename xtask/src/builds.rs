@@ -7,10 +7,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command;
-use crate::paths::Paths;
-use crate::progress::Progress;
 use crate::toolchain;
+use xtask_support::command;
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
 
 const OBJECT_VARIABLE: &str = "POISONTRACE_BPF_OBJECT";
 const REVISION_VARIABLE: &str = "POISONTRACE_REVISION";
@@ -102,17 +102,9 @@ pub fn lab_programs(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     let mut cargo = command::clean(paths.cargo());
     cargo
         .current_dir(&paths.root)
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "--target",
-            TARGET,
-            "--package",
-            "xtask",
-        ])
-        .args(["--no-default-features", "--bin", "lab-host", "--bin", "lab-guest"])
-        .args(["--bin", "storm-vmm", "--bin", "fate-vmm"])
+        .args(["build", "--quiet", "--release", "--target", TARGET])
+        .args(["--package", "host-init", "--package", "guest-init"])
+        .args(["--package", "storm-vmm", "--package", "scenario-vmm"])
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     progress.aside(|| command::shown(&mut cargo, "building the lab's programs"))?;
     Ok(paths.target.join(TARGET).join("release"))

@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lab_contract::storm::{Instruction, Mode};
-
-use crate::lab::scenarios::Story;
-use crate::lab::storm::Processor;
-use crate::lab::storm::cells::Watch;
+use lab_harness::Processor;
+use lab_harness::options::{InstallOptions, LabOptions, MatrixOptions, StormOptions};
+use lab_harness::scenarios::Story;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Everything a developer of poisontrace runs")]
@@ -19,7 +17,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Task {
     /// Set up the BPF toolchain and the lab below target/, and do nothing else
-    Setup(Lab),
+    Setup(LabOptions),
     /// Build the BPF programs and the daemon
     Build,
     /// Build the daemon and start it on this host: `cargo xtask run -- --help`
@@ -65,130 +63,6 @@ pub enum Experiment {
 }
 
 #[derive(Debug, Args)]
-pub struct InstallOptions {
-    #[command(flatten)]
-    pub lab: Lab,
-}
-
-#[derive(Debug, Args)]
-pub struct StormOptions {
-    /// The emulated host's processor: Intel if not given, both with --all
-    #[arg(long, value_enum)]
-    pub cpu: Option<Processor>,
-    /// Every kind of storm, one after the other, and a table of what poisontrace says of each
-    #[arg(long, conflicts_with_all = [
-        "mode", "instruction", "exits", "read_guest_code", "tracepoints", "shadow_paging", "ftrace", "format"
-    ])]
-    pub all: bool,
-    /// Who meets the page: a loop in a tiny VMM's guest, or Debian's Linux 5.10 in Debian's QEMU, which flushes the page that
-    /// it is told is lost and dies of it (Intel only; some minutes). The latter succeeds only if the guest's own words and
-    /// poisontrace's verdict say so
-    #[arg(long, value_enum, default_value_t = Guest::Tiny)]
-    pub guest: Guest,
-    /// What the VMM does about each SIGBUS
-    #[arg(long, value_enum, default_value_t = Mode::StepOver)]
-    pub mode: Mode,
-    /// What the guest touches each line of the page with
-    #[arg(long, value_enum, default_value_t = Instruction::Clflush)]
-    pub instruction: Instruction,
-    /// Exits that the mode swallow ends after
-    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub exits: u64,
-    /// Kill poisontrace this many times while the storm lasts, and start it again each time: the counts must be the VMM's
-    /// all the same (--mode swallow with many --exits lasts long enough)
-    #[arg(long, default_value_t = 0, value_name = "TIMES")]
-    pub kill_daemon: u32,
-    /// Let poisontrace read the guest's code
-    #[arg(long)]
-    pub read_guest_code: bool,
-    /// Let the VMM read its vCPU's registers by KVM_GET_SREGS2, as QEMU does: poisontrace must find the guest's page tables
-    /// all the same
-    #[arg(long)]
-    pub sregs2: bool,
-    /// Let poisontrace have tracepoints only, as on a kernel without kprobes
-    #[arg(long, conflicts_with = "read_guest_code")]
-    pub tracepoints: bool,
-    /// Turn the host's nested paging (EPT, NPT) off
-    #[arg(long, conflicts_with_all = ["read_guest_code", "tracepoints"])]
-    pub shadow_paging: bool,
-    /// Record the same run with ftrace, and hold poisontrace's sums against its; adds to every time
-    #[arg(long)]
-    pub ftrace: bool,
-    /// Record it with `perf kvm stat` too, without poisontrace and with it, and hold perf's times by reason against
-    /// ftrace's; implies --ftrace
-    #[arg(long)]
-    pub perf: bool,
-    /// Run it in two boots, and compare the latencies of both
-    #[arg(long, conflicts_with_all = ["all", "ftrace", "perf", "format", "kill_daemon"])]
-    pub twice: bool,
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub format: Format,
-    /// Copy the recording, the reports and the logs to this folder
-    #[arg(long, value_name = "DIR")]
-    pub keep: Option<PathBuf>,
-    /// Only the VMM, without the daemon
-    #[arg(long, hide = true)]
-    pub no_daemon: bool,
-    /// Use this poisontrace instead of building one
-    #[arg(long, hide = true, value_name = "FILE")]
-    pub daemon: Option<PathBuf>,
-    /// Use the lab's programs in this folder instead of building them
-    #[arg(long, hide = true, value_name = "DIR")]
-    pub programs: Option<PathBuf>,
-    #[command(flatten)]
-    pub lab: Lab,
-}
-
-impl StormOptions {
-    pub fn ftrace(&self) -> bool {
-        self.ftrace || self.perf
-    }
-
-    pub fn watch(&self) -> Watch {
-        match (self.read_guest_code, self.tracepoints, self.shadow_paging) {
-            (true, ..) => Watch::GuestCode,
-            (_, true, _) => Watch::Tracepoints,
-            (.., true) => Watch::ShadowPaging,
-            _ => Watch::Plain,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Guest {
-    Tiny,
-    Linux,
-}
-
-#[derive(Debug, Args)]
-pub struct MatrixOptions {
-    /// Only these series of kernels [default: all that the lab knows]
-    #[arg(long, value_name = "SERIES,…", value_delimiter = ',')]
-    pub only: Vec<String>,
-    /// Only this processor
-    #[arg(long, value_enum)]
-    pub cpu: Option<Processor>,
-    /// Copy the table, the facts of each kernel and the reports to this folder
-    #[arg(long, value_name = "DIR")]
-    pub keep: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// The report, and the VMM's counts beside it
-    Text,
-    /// poisontrace's JSON alone
-    Json,
-}
-
-#[derive(Debug, Clone, Args)]
-pub struct Lab {
-    /// Series of the kernel of host and guest
-    #[arg(long, default_value = "6.12", value_name = "SERIES")]
-    pub kernel: String,
-}
-
-#[derive(Debug, Args)]
 pub struct Demo {
     #[arg(long, value_enum, default_value_t = Story::Panic)]
     pub scenario: Story,
@@ -211,7 +85,7 @@ pub struct Demo {
     #[arg(long, hide = true, conflicts_with = "shadow_paging")]
     pub reloads: bool,
     #[command(flatten)]
-    pub lab: Lab,
+    pub lab: LabOptions,
 }
 
 #[derive(Debug, Args)]
@@ -231,19 +105,19 @@ pub struct BenchOptions {
     /// Leave out perf, trace-cmd and bpftrace
     #[arg(long)]
     pub no_peers: bool,
-    /// A short run on Intel without peers that fails where a ratio is worse than in xtask/cost/cost.json
+    /// A short run on Intel without peers that fails where a ratio is worse than in xtask/bench/cost.json
     #[arg(long)]
     pub quick: bool,
     /// Measure the programs of this BPF object, attached as the daemon attaches its own: to try designs
     #[arg(long, hide = true, value_name = "FILE")]
     pub object: Option<PathBuf>,
     #[command(flatten)]
-    pub lab: Lab,
+    pub lab: LabOptions,
 }
 
 impl BenchOptions {
     /// As the tests measure.
-    pub fn quick(lab: &Lab) -> Self {
+    pub fn quick(lab: &LabOptions) -> Self {
         Self {
             cpu: None,
             exits: 0,
@@ -307,7 +181,7 @@ pub struct Test {
     #[arg(long, value_enum, requires = "only", value_delimiter = ',')]
     pub story: Vec<Story>,
     #[command(flatten)]
-    pub lab: Lab,
+    pub lab: LabOptions,
 }
 
 /// Parts of the tests that can be run alone, with the daemon as it was built last

@@ -4,15 +4,16 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use lab_contract::GUEST_FTRACE_FILE;
-use lab_contract::fates::VmmFate;
+use lab_protocol::GUEST_FTRACE_FILE;
+use lab_protocol::vmm_fate::VmmFate;
 
 use crate::builds;
 use crate::cli::Demo;
-use crate::lab::scenarios::{Story, of_fate};
-use crate::lab::{Lab, Run, explained};
-use crate::paths::Paths;
-use crate::progress::Progress;
+use lab_harness::run_files::keep;
+use lab_harness::scenarios::story::{Story, of_fate, recording};
+use lab_harness::scenarios::{Lab, Run, verdict_check};
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
 
 /// What --keep copies.
 const KEPT: [&str; 7] = [
@@ -66,18 +67,13 @@ pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
     judge(&run.out, options, &daemon)
 }
 
-/// The recording of a tiny VMM.
-pub fn recording(fate: VmmFate) -> String {
-    format!("{fate}.ptrace")
-}
-
 /// One line a VMM.
 fn vmms(run: &Run, daemon: &Path) -> Result<()> {
     let mut wrong = Vec::new();
     for (fate, (name, end)) in VmmFate::ALL.into_iter().zip(&run.result.fates) {
-        let incidents = explained::incidents(daemon, &run.out.join(recording(fate)))?;
-        println!("{name:<20} VMM {end:<24} {}", explained::in_words(&incidents));
-        if let Err(error) = explained::judge(of_fate(fate).as_slice(), &incidents) {
+        let incidents = verdict_check::incidents(daemon, &run.out.join(recording(fate)))?;
+        println!("{name:<20} VMM {end:<24} {}", verdict_check::in_words(&incidents));
+        if let Err(error) = verdict_check::judge(of_fate(fate).as_slice(), &incidents) {
             wrong.push(format!("{name}: {error}"));
         }
     }
@@ -92,8 +88,8 @@ fn vmms(run: &Run, daemon: &Path) -> Result<()> {
 
 /// The demo fails where the report does not say what the scenario shows.
 fn judge(out: &Path, options: &Demo, daemon: &Path) -> Result<()> {
-    let incidents = explained::incidents(daemon, &out.join("recording.ptrace"))?;
-    explained::judge(&options.scenario.all_told(), &incidents)
+    let incidents = verdict_check::incidents(daemon, &out.join("recording.ptrace"))?;
+    verdict_check::judge(&options.scenario.all_told(), &incidents)
         .with_context(|| format!("files in {}", out.display()))
 }
 
@@ -109,18 +105,4 @@ fn read(out: &Path, name: &str) -> Result<String> {
     let path = out.join(name);
     let bytes = fs::read(&path).with_context(|| format!("the lab left no {}", path.display()))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-pub fn keep(out: &Path, names: &[impl AsRef<Path>], folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    for name in names {
-        let from = out.join(name);
-        if from.is_file() {
-            // Read and written, not copied: the copy gets the permissions of any new file.
-            let bytes = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
-            fs::write(folder.join(name), bytes)
-                .with_context(|| format!("cannot write to {}", folder.display()))?;
-        }
-    }
-    Ok(())
 }

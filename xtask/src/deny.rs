@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::command;
-use crate::paths::Paths;
-use crate::progress::Progress;
 use crate::tool;
+use xtask_support::command;
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
 
 const VERSION: &str = "0.20.2";
 

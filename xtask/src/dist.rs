@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::builds;
-use crate::command;
-use crate::paths::Paths;
-use crate::progress::Progress;
-use crate::stamp;
 use crate::tool;
+use xtask_support::command;
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
+use xtask_support::stamp;
 
 const CARGO_DEB: (&str, &str) = ("cargo-deb", "3.6.3");
 const CARGO_RPM: (&str, &str) = ("cargo-generate-rpm", "0.21.1");

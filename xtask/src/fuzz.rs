@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command;
-use crate::paths::Paths;
-use crate::progress::Progress;
 use crate::tool;
+use xtask_support::command;
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
 
 const CARGO_FUZZ: &str = "0.13.2";
 /// Targets that run at one time.

@@ -2,14 +2,15 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use lab_harness::install;
+use lab_harness::options::InstallOptions;
 
 use crate::builds;
-use crate::cli::InstallOptions;
-use crate::lab::install;
-use crate::paths::Paths;
-use crate::progress::Progress;
-use crate::test::Tally;
+use crate::dist;
+use crate::tally::Tally;
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
 
 pub fn install(paths: &Paths, options: &InstallOptions, progress: &Progress) -> Result<ExitCode> {
     if let Some(reason) = install::unavailable() {
@@ -29,8 +30,7 @@ pub fn install(paths: &Paths, options: &InstallOptions, progress: &Progress) -> 
 /// Each check of the emulated Debian as a test.
 pub fn examine(paths: &Paths, series: &str, tally: &mut Tally, progress: &Progress) {
     const NAME: &str = "lab::install";
-    let installed = builds::lab_programs(paths, progress)
-        .and_then(|programs| install::run(paths, series, &programs, progress));
+    let installed = run(paths, series, progress);
     progress.aside(|| match installed {
         Ok(installed) => {
             for check in &installed.checks {
@@ -43,4 +43,14 @@ pub fn examine(paths: &Paths, series: &str, tally: &mut Tally, progress: &Progre
         }
         Err(error) => tally.check(NAME, "runs", Err(error)),
     });
+}
+
+fn run(paths: &Paths, series: &str, progress: &Progress) -> Result<install::Installed> {
+    let programs = builds::lab_programs(paths, progress)?;
+    dist::prepare(paths, progress)?;
+    let first = paths.target.join("dist/install-first.deb");
+    let deb = dist::deb(paths, None, progress)?;
+    std::fs::copy(&deb, &first).with_context(|| format!("cannot copy {}", deb.display()))?;
+    let second = dist::deb(paths, Some(install::UPGRADE), progress)?;
+    install::run(paths, series, &programs, [&first, &second], progress)
 }

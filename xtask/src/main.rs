@@ -1,28 +1,19 @@
 //! Everything a developer of poisontrace runs: `cargo xtask --help`.
 
-mod apt;
 mod bench;
 mod browser;
 mod builds;
 mod cli;
-mod command;
 mod dashboards;
 mod demo;
 mod deny;
 mod dist;
 mod fuzz;
 mod install;
-mod lab;
-mod lock;
-mod matrix;
-mod paths;
 mod pictures;
-mod preflight;
-mod progress;
 mod prometheus;
 mod soak;
-mod stamp;
-mod storm;
+mod tally;
 mod test;
 mod tool;
 mod toolchain;
@@ -33,14 +24,17 @@ use anyhow::Result;
 use clap::Parser;
 
 use crate::cli::{Cli, Experiment, Task};
-use crate::lab::Lab;
-use crate::lab::storm::StormLab;
-use crate::paths::Paths;
-use crate::progress::Progress;
+use lab_harness::options::StormOptions;
+use lab_harness::scenarios::Lab;
+use lab_harness::storms::StormLab;
+use lab_harness::{matrix, storms};
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
+use xtask_support::{lock, preflight};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let progress = Progress::new();
+    let progress = Progress::default();
     let outcome = perform(&cli.command, &progress);
     progress.finish();
     match outcome {
@@ -76,7 +70,14 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         Task::Demo(options) => demo::demo(&paths, options, progress)?,
         Task::Lab {
             experiment: Experiment::Storm(options),
-        } => return storm::storm(&paths, options, progress),
+        } => {
+            return storms::storm(
+                &paths,
+                options,
+                &storm_programs(&paths, options, progress)?,
+                progress,
+            );
+        }
         Task::Bench(options) => return bench::bench(&paths, options, progress),
         Task::Pictures => {
             let daemon = builds::daemon(&paths, progress)?;
@@ -88,7 +89,11 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         } => return install::install(&paths, options, progress),
         Task::Lab {
             experiment: Experiment::Matrix(options),
-        } => return matrix::matrix(&paths, options, progress),
+        } => {
+            let daemon = builds::daemon(&paths, progress)?;
+            let programs = builds::lab_programs(&paths, progress)?;
+            return matrix::matrix(&paths, options, &daemon, &programs, progress);
+        }
         Task::Fuzz(options) => {
             let target = options.target.as_deref();
             if !fuzz::fuzz(&paths, target, options.seconds, progress)? {
@@ -99,4 +104,19 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         Task::Test(options) => return test::test(&paths, options, progress),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The programs of a storm: those that the command line names, else built.
+fn storm_programs(paths: &Paths, options: &StormOptions, progress: &Progress) -> Result<storms::Programs> {
+    Ok(storms::Programs {
+        daemon: match (&options.daemon, options.no_daemon) {
+            (_, true) => None,
+            (Some(daemon), false) => Some(daemon.clone()),
+            (None, false) => Some(builds::daemon(paths, progress)?),
+        },
+        lab: match &options.programs {
+            Some(programs) => programs.clone(),
+            None => builds::lab_programs(paths, progress)?,
+        },
+    })
 }

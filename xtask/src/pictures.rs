@@ -6,13 +6,13 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::browser::{Browser, View};
-use crate::command;
 use crate::dashboards;
-use crate::paths::Paths;
-use crate::preflight;
-use crate::progress::Progress;
 use crate::prometheus;
 use crate::test::dashboards::Replay;
+use xtask_support::command;
+use xtask_support::paths::Paths;
+use xtask_support::preflight;
+use xtask_support::progress::Progress;
 
 /// Recording, picture, and how it is looked at.
 const PICTURES: [(&str, &str, View); 2] = [

@@ -10,11 +10,11 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::apt::{self, Apt, Package};
-use crate::command;
-use crate::paths::Paths;
-use crate::progress::Progress;
-use crate::stamp::{self, Stamp};
+use xtask_support::command;
+use xtask_support::debian::{self, Apt, Package};
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
+use xtask_support::stamp::{self, Stamp};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
@@ -27,7 +27,7 @@ pub fn set_up(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
         stamp::start_over(&tree)?;
         let packages = apt.download(&wanted, progress)?;
         let installed = packages.iter().map(Package::label).collect();
-        apt::unpack(&packages, &tree, progress)?;
+        debian::unpack(&packages, &tree, progress)?;
         stamp::write(&tree, &Stamp { wanted, installed })?;
     }
     Ok(tree.join("usr/bin"))

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use crate::builds;
-use crate::paths::Paths;
-use crate::progress::Progress;
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
 
 pub fn soak(paths: &Paths, minutes: u32, progress: &Progress) -> Result<ExitCode> {
     let object = builds::probes(paths, progress)?;

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::command;
-use crate::paths::Paths;
-use crate::progress::Progress;
+use xtask_support::command;
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
 
 /// Where the tool is; built where it is not there yet.
 pub fn set_up(paths: &Paths, (name, version): (&str, &str), progress: &Progress) -> Result<PathBuf> {

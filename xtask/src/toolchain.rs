@@ -11,11 +11,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::apt::{self, Apt, Package};
-use crate::command;
-use crate::paths::Paths;
-use crate::progress::Progress;
-use crate::stamp::{self, Stamp};
+use xtask_support::command;
+use xtask_support::debian::{self, Apt, Package};
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
+use xtask_support::stamp::{self, Stamp};
 
 /// Reads what rustc's LLVM writes; pinned, because which LLVM a version knows is its own affair.
 const BPF_LINKER: &str = "0.13.0";
@@ -50,10 +50,10 @@ pub fn set_up(paths: &Paths, progress: &Progress) -> Result<Toolchain> {
     let mut packages = apt.download_closure(&[&names.llvm], progress)?;
     packages.retain(|package| package.name != "libc6");
     let mut installed: Vec<String> = packages.iter().map(Package::label).collect();
-    apt::unpack(&packages, &toolchain.tree, progress)?;
+    debian::unpack(&packages, &toolchain.tree, progress)?;
     let packages = apt.download(&names.alone(), progress)?;
     installed.extend(packages.iter().map(Package::label));
-    apt::unpack(&packages, &toolchain.tree, progress)?;
+    debian::unpack(&packages, &toolchain.tree, progress)?;
 
     let llvm = toolchain.llvm_major()?;
     if llvm != names.llvm_major {

@@ -1,23 +1,22 @@
 //! `cargo xtask bench`: what poisontrace costs.
 
-mod exits;
-mod here;
-mod image;
-mod peers;
-mod table;
+mod this_machine;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use lab_contract::bench::Kind;
+use lab_protocol::bench::Kind;
 
-use crate::cli::{self, BenchOptions, BenchPart};
-use crate::lab::storm::Processor;
-use crate::paths::Paths;
-use crate::progress::Progress;
-use table::Cost;
+use lab_harness::exit_costs::table::Cost;
+use lab_harness::exit_costs::{Built, Lab, Options};
+use lab_harness::{Processor, options};
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
+
+use crate::builds;
+use crate::cli::{BenchOptions, BenchPart};
 
 /// As many as suffice where time is a count of instructions.
 const QUICK_EXITS: u32 = 7680;
@@ -32,7 +31,7 @@ pub fn bench(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Resu
         .filter(|part| wanted(*part))
         .collect();
     if !here.is_empty() {
-        here::measure(paths, &here, &paths.target.join("bench"), progress)?;
+        this_machine::measure(paths, &here, &paths.target.join("bench"), progress)?;
     }
     if !wanted(BenchPart::Exits) {
         return Ok(ExitCode::SUCCESS);
@@ -53,19 +52,21 @@ pub fn bench(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Resu
 }
 
 /// What --quick finds dearer than the committed table.
-pub fn dearer(paths: &Paths, lab: &cli::Lab, progress: &Progress) -> Result<Vec<String>> {
+pub fn dearer(paths: &Paths, lab: &options::LabOptions, progress: &Progress) -> Result<Vec<String>> {
     let costs = exits(paths, &BenchOptions::quick(lab), progress)?;
     compare(&committed(paths), &costs)
 }
 
 fn exits(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<Vec<Cost>> {
-    let lab = exits::Lab::set_up(paths, options, progress)?;
+    let peers = !options.no_peers && !options.quick;
+    let built = built(paths, options, progress)?;
+    let lab = Lab::set_up(paths, &options.lab.kernel, built, peers, progress)?;
     let mut costs = Vec::new();
     for processor in [Processor::Intel, Processor::Amd] {
         if options.cpu.is_some_and(|cpu| cpu != processor) || (options.quick && processor == Processor::Amd) {
             continue;
         }
-        let measure = exits::Options {
+        let measure = Options {
             exits: if options.quick { QUICK_EXITS } else { options.exits },
             kinds: &Kind::ALL,
             only: &options.only,
@@ -87,9 +88,28 @@ fn exits(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<V
     Ok(costs)
 }
 
+fn built(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<Built> {
+    let empty = builds::empty_probes(paths, progress)?;
+    let (daemon, built_in) = match options.object {
+        Some(_) => (paths.daemon(), paths.bpf_object()),
+        None => {
+            let object = builds::probes(paths, progress)?;
+            (builds::daemon_with(paths, &object, progress)?, object)
+        }
+    };
+    Ok(Built {
+        daemon,
+        empty,
+        object: options.object.clone().unwrap_or_else(|| built_in.clone()),
+        in_place_of_daemon: options.object.is_some(),
+        tool: builds::bench_tool(paths, &built_in, progress)?,
+        programs: builds::lab_programs(paths, progress)?,
+    })
+}
+
 /// The table that --quick compares with; a full run leaves its successor in target/bench.
 fn committed(paths: &Paths) -> PathBuf {
-    paths.root.join("xtask/cost/cost.json")
+    paths.root.join("xtask/bench/cost.json")
 }
 
 fn keep(folder: &Path, costs: &[Cost]) -> Result<()> {

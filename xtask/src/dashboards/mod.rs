@@ -13,7 +13,7 @@ use serde_json::Value;
 
 pub use draw::page;
 
-use crate::paths::Paths;
+use xtask_support::paths::Paths;
 
 /// File below `dashboards/grafana`, and what it must hold.
 pub fn all() -> Vec<(&'static str, Value)> {

@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::files::Files;
 use super::replay::Bench;
-use super::tally::Tally;
+use crate::tally::Tally;
+use lab_harness::run_files::Files;
 
 const NAME: &str = "recording";
 

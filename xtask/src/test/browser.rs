@@ -7,10 +7,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::tally::Tally;
 use crate::browser::{Browser, View};
-use crate::command;
-use crate::paths::Paths;
+use crate::tally::Tally;
+use xtask_support::command;
+use xtask_support::paths::Paths;
 
 const NAME: &str = "browser";
 /// Of a phone, CSS pixels.

@@ -1,12 +1,12 @@
 //! A guest that ran, and a VMM that was killed without any poison: no incident may come of it.
 
 use anyhow::{Context, Result, ensure};
-use lab_contract::{GuestResult, LabResult};
+use lab_protocol::{GuestResult, LabResult};
 use serde_json::Value;
 
-use super::files::Files;
-use super::tally::Tally;
-use crate::lab::scenarios::CONTROL_PREFIX;
+use crate::tally::Tally;
+use lab_harness::run_files::Files;
+use lab_harness::scenarios::story::CONTROL_PREFIX;
 
 const NAME: &str = "lab::control";
 

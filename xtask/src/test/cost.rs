@@ -2,18 +2,18 @@
 
 use anyhow::{Result, ensure};
 
-use super::Tally;
 use crate::bench;
-use crate::cli;
-use crate::paths::Paths;
-use crate::progress::Progress;
+use crate::tally::Tally;
+use lab_harness::options::LabOptions;
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
 
-pub fn run(paths: &Paths, lab: &cli::Lab, tally: &mut Tally, progress: &Progress) {
+pub fn run(paths: &Paths, lab: &LabOptions, tally: &mut Tally, progress: &Progress) {
     let cheap = || -> Result<()> {
         let worse = bench::dearer(paths, lab, progress)?;
         ensure!(
             worse.is_empty(),
-            "dearer than xtask/cost/cost.json: {}",
+            "dearer than xtask/bench/cost.json: {}",
             worse.join("; ")
         );
         Ok(())

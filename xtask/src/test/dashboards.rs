@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::tally::Tally;
-use crate::command;
 use crate::dashboards;
-use crate::paths::Paths;
-use crate::progress::Progress;
 use crate::prometheus::{self, Prometheus, Running};
+use crate::tally::Tally;
+use xtask_support::command;
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
 
 const NAME: &str = "dashboards";
 /// A panic, a survivor, a walk of 64 lines, a spin of a million exits.

@@ -1,10 +1,10 @@
 //! What is built in: licences, duplicates and bans, sources. Advisories want their database from the network, which tests
 //! must not: `cargo deny check advisories` by hand.
 
-use super::tally::Tally;
 use crate::deny;
-use crate::paths::Paths;
-use crate::progress::Progress;
+use crate::tally::Tally;
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
 
 const NAME: &str = "dependencies";
 

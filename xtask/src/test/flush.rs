@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use super::tally::Tally;
-use crate::lab::storm::cells::Watch;
-use crate::lab::storm::linux::LinuxLab;
-use crate::paths::Paths;
-use crate::progress::Progress;
-use crate::storm::linux::judge;
+use crate::tally::Tally;
+use lab_harness::storms::flush_check::judge;
+use lab_harness::storms::linux_guest::LinuxLab;
+use lab_harness::storms::storm_cases::Watch;
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
 
 const NAME: &str = "lab::flush";
 

@@ -3,10 +3,10 @@
 
 use anyhow::{Result, bail};
 
-use super::tally::Tally;
 use crate::fuzz;
-use crate::paths::Paths;
-use crate::progress::Progress;
+use crate::tally::Tally;
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
 
 /// All targets together, on two cores.
 const SECONDS: u32 = 60;

@@ -4,13 +4,14 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use lab_contract::storm::{Instruction, Mode, StormPlan};
+use lab_protocol::storm::{Instruction, Mode, StormPlan};
 
-use super::files::Files;
 use super::storm;
-use super::tally::Tally;
-use crate::lab::storm::{Processor, StormLab, StormRun, cells};
-use crate::progress::Progress;
+use crate::tally::Tally;
+use lab_harness::Processor;
+use lab_harness::run_files::Files;
+use lab_harness::storms::{StormLab, StormRun, storm_cases};
+use xtask_support::progress::Progress;
 
 const NAME: &str = "lab::killed";
 const KILLS: u32 = 1;
@@ -23,11 +24,11 @@ const PLAN: StormPlan = StormPlan {
 };
 
 pub fn run(lab: &StormLab, daemon: &Path, tally: &mut Tally, progress: &Progress) {
-    let mut storms = cells::with_and_without(PLAN, cells::Watch::Plain, false);
+    let mut storms = storm_cases::with_and_without(PLAN, storm_cases::Watch::Plain, false);
     storms[1].kills = KILLS;
     let outcome = lab
         .run("test-killed", Processor::Intel, &storms, Some(daemon), progress)
-        .and_then(cells::both);
+        .and_then(storm_cases::both);
     progress.aside(|| match outcome {
         Ok((_, run)) => examine(&run, tally),
         Err(error) => tally.check(NAME, "runs", Err(error)),

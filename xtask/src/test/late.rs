@@ -3,13 +3,13 @@
 //! This daemon may read guest code, so it also knows the instruction.
 
 use anyhow::{Context, Result, ensure};
-use lab_contract::{AT_RISK_FILE, GuestResult, LabResult, UNSEEN, UNSEEN_METRICS};
+use lab_protocol::{AT_RISK_FILE, GuestResult, LabResult, UNSEEN, UNSEEN_METRICS};
 use serde_json::Value;
 
-use super::files::Files;
 use super::schema::Schema;
-use super::tally::Tally;
-use crate::lab::scenarios::{LATE_NAME, LATE_PREFIX};
+use crate::tally::Tally;
+use lab_harness::run_files::Files;
+use lab_harness::scenarios::story::{LATE_NAME, LATE_PREFIX};
 
 const NAME: &str = "lab::late";
 

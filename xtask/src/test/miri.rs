@@ -3,10 +3,10 @@
 
 use anyhow::{Result, bail};
 
-use super::tally::Tally;
-use crate::command;
-use crate::paths::Paths;
-use crate::progress::Progress;
+use crate::tally::Tally;
+use xtask_support::command;
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
 
 const NAME: &str = "miri";
 const TOOLCHAIN: &str = "nightly";

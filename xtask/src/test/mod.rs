@@ -6,7 +6,6 @@ mod control;
 mod cost;
 pub mod dashboards;
 mod dependencies;
-pub mod files;
 mod flush;
 mod fuzz;
 mod killed;
@@ -19,7 +18,6 @@ mod report;
 mod scenarios;
 mod schema;
 mod storm;
-mod tally;
 mod watch;
 
 use std::env;
@@ -28,18 +26,18 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::apt::Apt;
 use crate::builds;
 use crate::cli::{Part, Test};
 use crate::install;
-use crate::lab::scenarios::Story;
-use crate::lab::storm::StormLab;
-use crate::lab::{self, Lab, Run};
-use crate::paths::Paths;
-use crate::preflight;
-use crate::progress::Progress;
-use files::Files;
-pub use tally::Tally;
+use crate::tally::Tally;
+use lab_harness::run_files::Files;
+use lab_harness::scenarios::story::Story;
+use lab_harness::scenarios::{Lab, Run};
+use lab_harness::storms::StormLab;
+use xtask_support::debian::Apt;
+use xtask_support::paths::Paths;
+use xtask_support::preflight;
+use xtask_support::progress::Progress;
 
 pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCode> {
     if let Some(part) = options.only {
@@ -64,7 +62,7 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
     let skipped = options
         .no_lab
         .then(|| "--no-lab".to_owned())
-        .or_else(lab::unavailable);
+        .or_else(lab_harness::unavailable);
     match skipped {
         Some(reason) => tally.skip("lab", &reason),
         None => run_lab(paths, options, &daemon, &mut tally, progress)?,
@@ -76,7 +74,7 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
         dependencies::examine(paths, &mut tally, progress);
         packages::run(paths, &mut tally, progress);
         installed(paths, options, &mut tally, progress);
-        if !options.no_lab && lab::unavailable().is_none() {
+        if !options.no_lab && lab_harness::unavailable().is_none() {
             progress.note("tier 5: what exits cost");
             cost::run(paths, &options.lab, &mut tally, progress);
         }
@@ -149,7 +147,7 @@ fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Resu
 
 /// The .deb under real systemd.
 fn installed(paths: &Paths, options: &Test, tally: &mut Tally, progress: &Progress) {
-    match lab::install::unavailable() {
+    match lab_harness::install::unavailable() {
         Some(reason) => tally.skip("lab::install", &reason),
         None => install::examine(paths, &options.lab.kernel, tally, progress),
     }

@@ -6,14 +6,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::tally::Tally;
-use crate::apt::{self, Apt, Package};
-use crate::command;
 use crate::dist;
-use crate::lab::tree;
-use crate::paths::Paths;
-use crate::progress::Progress;
-use crate::stamp::{self, Stamp};
+use crate::tally::Tally;
+use xtask_support::command;
+use xtask_support::debian::{self, Apt, Package};
+use xtask_support::paths::Paths;
+use xtask_support::progress::Progress;
+use xtask_support::stamp::{self, Stamp};
+use xtask_support::unpacked;
 
 const NAME: &str = "packages";
 const IN_BOTH: [&str; 14] = [
@@ -104,10 +104,10 @@ fn bsdtar(paths: &Paths, progress: &Progress) -> Result<Command> {
         stamp::start_over(&folder)?;
         let packages = apt.download_closure(&["libarchive-tools"], progress)?;
         let installed = packages.iter().map(Package::label).collect();
-        apt::unpack(&packages, &folder, progress)?;
+        debian::unpack(&packages, &folder, progress)?;
         stamp::write(&folder, &Stamp { wanted, installed })?;
     }
-    tree::program(&folder, "usr/bin/bsdtar")
+    unpacked::program(&folder, "usr/bin/bsdtar")
 }
 
 /// The binary of the package says what it was built from; cargo-auditable's section says of what else.

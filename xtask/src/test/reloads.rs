@@ -2,13 +2,13 @@
 //! tracepoints only.
 
 use anyhow::{Context, Result, ensure};
-use lab_contract::{DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_WAITS, REATTACHED, RELOADED_METRICS};
+use lab_protocol::{DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_WAITS, REATTACHED, RELOADED_METRICS};
 use serde_json::Value;
 
-use super::files::{Files, expect, number};
 use super::schema::Schema;
-use super::tally::Tally;
-use crate::lab::scenarios::{Story, TRACEPOINTS_PREFIX};
+use crate::tally::Tally;
+use lab_harness::run_files::{Files, expect, number};
+use lab_harness::scenarios::story::{Story, TRACEPOINTS_PREFIX};
 
 const NAME: &str = "lab::tracepoints";
 

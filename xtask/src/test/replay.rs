@@ -10,10 +10,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::files::Files;
 use super::schema::Schema;
-use super::tally::Tally;
-use crate::command;
+use crate::tally::Tally;
+use lab_harness::run_files::Files;
+use xtask_support::command;
 
 /// Debian's nobody and nogroup.
 const NOBODY: u32 = 65534;

@@ -3,11 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::files::{Files, expect, number};
-use super::tally::Tally;
-use crate::lab::Run;
-use crate::lab::scenarios::{GUEST_NAME, GUEST_UUID, Story};
-use lab_contract::{GUEST_ALIVE, GUEST_PAGE_READY, GuestResult};
+use crate::tally::Tally;
+use lab_harness::run_files::{Files, expect, number};
+use lab_harness::scenarios::Run;
+use lab_harness::scenarios::story::{GUEST_NAME, GUEST_UUID, Story};
+use lab_protocol::{GUEST_ALIVE, GUEST_PAGE_READY, GuestResult};
 
 /// The bank's MISC as QEMU writes it: a physical address, of 2^12 bytes.
 const MISC: &str = "0x8c";

@@ -4,14 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use lab_contract::LAST_METRICS;
+use lab_protocol::LAST_METRICS;
 
-use super::files::{Files, number};
-use super::tally::Tally;
-use crate::demo::recording;
-use crate::lab::scenarios::{Story, Told, of_fate};
-use crate::lab::{Lab, Run, explained};
-use crate::progress::Progress;
+use crate::tally::Tally;
+use lab_harness::run_files::{Files, number};
+use lab_harness::scenarios::story::recording;
+use lab_harness::scenarios::story::{Story, Told, of_fate};
+use lab_harness::scenarios::{Lab, Run, verdict_check};
+use xtask_support::progress::Progress;
 
 /// Those that were seen to pass, in one boot.
 pub const ALL: [Story; 10] = [
@@ -36,8 +36,8 @@ pub fn run(stories: &[Story], lab: &Lab, daemon: &Path, tally: &mut Tally, progr
         Err(error) => return progress.aside(|| tally.check(NAME, "runs", Err(error))),
     };
     let mut verdict = |what: &str, file: &str, told: &[Told], guest: Option<&str>| {
-        let outcome = explained::incidents(daemon, &run.out.join(file))
-            .and_then(|incidents| explained::judge(told, &incidents))
+        let outcome = verdict_check::incidents(daemon, &run.out.join(file))
+            .and_then(|incidents| verdict_check::judge(told, &incidents))
             .map_err(|why| match guest {
                 Some(prefix) => why.context(became_of(&run, prefix)),
                 None => why,

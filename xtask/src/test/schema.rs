@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use jsonschema::Validator;
 use serde_json::Value;
 
-use super::files::Files;
+use lab_harness::run_files::Files;
 
 const SCHEMA: &str = "daemon/tests/explain.schema.json";
 

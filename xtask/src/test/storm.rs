@@ -4,15 +4,16 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use lab_contract::storm::{Instruction, LINES, Mode, StormPlan};
+use lab_protocol::storm::{Instruction, LINES, Mode, StormPlan};
 
-use super::files::{Files, expect};
 use super::replay;
 use super::schema::Schema;
-use super::tally::Tally;
-use crate::lab::storm::agreement::{Row, compare};
-use crate::lab::storm::{Processor, StormLab, StormRun, cells, timing};
-use crate::progress::Progress;
+use crate::tally::Tally;
+use lab_harness::Processor;
+use lab_harness::run_files::{Files, expect};
+use lab_harness::storms::count_check::{Row, compare};
+use lab_harness::storms::{StormLab, StormRun, storm_cases, timing};
+use xtask_support::progress::Progress;
 
 /// After the set-up, with nothing else on the machine.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -28,10 +29,10 @@ pub fn run(lab: &StormLab, daemon: &Path, schema: &Schema, tally: &mut Tally, pr
         let name = format!("lab::storm::{}", processor.name());
         let folder = format!("test-storm-{}", processor.name());
         let started = Instant::now();
-        let storms = cells::with_and_without(PLAN, cells::Watch::Plain, true);
+        let storms = storm_cases::with_and_without(PLAN, storm_cases::Watch::Plain, true);
         let outcome = lab
             .run(&folder, processor, &storms, Some(daemon), progress)
-            .and_then(cells::both);
+            .and_then(storm_cases::both);
         let took = started.elapsed();
         progress.aside(|| match outcome {
             Ok((alone, run)) => {

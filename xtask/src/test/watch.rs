@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::tally::Tally;
-use crate::command;
-use crate::paths::{Paths, program};
 use crate::prometheus::{Running, free_port};
+use crate::tally::Tally;
+use xtask_support::command;
+use xtask_support::paths::{Paths, program};
 
 const NAME: &str = "watch";
 const WITHIN: Duration = Duration::from_secs(60);

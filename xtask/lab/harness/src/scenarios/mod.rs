@@ -1,0 +1,8 @@
+//! Scenarios: a real guest, or a tiny VMM, whose memory is poisoned, in a host in QEMU.
+
+pub mod lab;
+pub mod story;
+pub mod verdict_check;
+
+pub use lab::{Lab, Run};
+pub use story::Story;

@@ -1,0 +1,299 @@
+//! The storms that are worth a run of their own, and what poisontrace has to say of each.
+
+use anyhow::{Result, bail, ensure};
+use lab_protocol::storm::{GUEST_VIRTUAL, Instruction, LINES, Mode, SHADOW_PAGING, Storm, StormPlan};
+use serde_json::Value;
+
+use super::lab::StormRun;
+
+/// Bounces of the storm on one line.
+const BOUNCES: u64 = 1000;
+const TRACEPOINTS_ONLY: &str = "--without=kprobe,fentry,raw_tracepoint";
+
+/// What a storm is watched with, and on what.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    Plain,
+    /// poisontrace may read the guest's code.
+    GuestCode,
+    /// poisontrace has tracepoints only, as on a kernel without kprobes and BTF.
+    Tracepoints,
+    /// KVM shadows the guest's page tables.
+    ShadowPaging,
+}
+
+/// A storm under poisontrace.
+#[derive(Clone, Copy)]
+pub struct StormCase {
+    pub mode: Mode,
+    pub instruction: Instruction,
+    pub watch: Watch,
+}
+
+/// One CLFLUSH for each line of the page.
+pub const WALK: StormCase = StormCase {
+    mode: Mode::StepOver,
+    instruction: Instruction::Clflush,
+    watch: Watch::Plain,
+};
+/// The same where less can be told.
+pub const POORER: [StormCase; 2] = [
+    StormCase {
+        watch: Watch::Tracepoints,
+        ..WALK
+    },
+    StormCase {
+        watch: Watch::ShadowPaging,
+        ..WALK
+    },
+];
+
+/// Every kind of storm once, where it can be told by its instruction's bytes twice; the plainest of them also where less
+/// can be told.
+pub fn all() -> Vec<StormCase> {
+    use Instruction::{Clflush, Clflushopt, Clwb, Load, Store};
+    let kinds = [
+        (Mode::StepOver, Clflush),
+        (Mode::StepOver, Clflushopt),
+        (Mode::StepOver, Clwb),
+        (Mode::StepOver, Load),
+        (Mode::StepOver, Store),
+        (Mode::WalkThenRead, Clflush),
+        (Mode::WalkThenWrite, Clflush),
+        (Mode::Inject, Clflush),
+        (Mode::Swallow, Clflush),
+        (Mode::Die, Clflush),
+    ];
+    let case = |(mode, instruction), watch| StormCase {
+        mode,
+        instruction,
+        watch,
+    };
+    kinds
+        .into_iter()
+        .flat_map(|kind| [case(kind, Watch::Plain), case(kind, Watch::GuestCode)])
+        .chain(POORER)
+        .collect()
+}
+
+impl StormCase {
+    pub fn name(&self) -> String {
+        let watch = match self.watch {
+            Watch::Plain => "",
+            Watch::GuestCode => "-code",
+            Watch::Tracepoints => "-tracepoints",
+            Watch::ShadowPaging => "-shadow",
+        };
+        format!("{}-{}{watch}", self.instruction, self.mode)
+    }
+
+    pub fn storm(&self) -> Storm {
+        Storm {
+            name: self.name(),
+            daemon: Some(self.watch.options()),
+            check: false,
+            ftrace: false,
+            perf: false,
+            kills: 0,
+            kvm: self.watch.kvm(),
+            plan: self.plan(BOUNCES),
+        }
+    }
+
+    fn plan(&self, exits: u64) -> StormPlan {
+        StormPlan {
+            mode: self.mode,
+            instruction: self.instruction,
+            exits,
+            // Half of what may be read is read by the newer call.
+            sregs2: self.watch == Watch::GuestCode && self.instruction != Instruction::Clflush,
+        }
+    }
+
+    /// Whether the report says of the storm what it must.
+    pub fn holds(&self, run: &StormRun, incident: &Value) -> Result<()> {
+        let said = |pointer: &str| {
+            incident
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or("null")
+        };
+        let expect = |pointer: &str, wanted: &str| {
+            let said = said(pointer);
+            ensure!(said == wanted, "{pointer} is {said}, not {wanted}");
+            Ok(())
+        };
+        // A VMM that dies at once does not live until its guest's memory is read.
+        let bytes = match self.watch {
+            Watch::GuestCode if self.mode != Mode::Die => {
+                run.result.decode_assists || tells_memslots(&run.result.kernel)
+            }
+            Watch::Tracepoints => false,
+            _ => run.result.decode_assists,
+        };
+        expect(
+            "/latency_ns/gup_basis",
+            if self.watch == Watch::Tracepoints {
+                "bound"
+            } else {
+                "exact"
+            },
+        )?;
+        match self.watch {
+            Watch::Tracepoints => ensure!(
+                incident["missing"].to_string().contains("kprobe was taken away"),
+                "missing[] does not say what was taken away"
+            ),
+            Watch::ShadowPaging => never_a_gpa(run, incident)?,
+            Watch::Plain | Watch::GuestCode => {}
+        }
+        if self.plan(BOUNCES).sregs2 && tells_memslots(&run.result.kernel) {
+            ensure!(
+                run.counters.sregs2 == run.counters.exits,
+                "KVM_GET_SREGS2 was answered {} times of {}",
+                run.counters.sregs2,
+                run.counters.exits
+            );
+        }
+        let walks = !matches!(self.mode, Mode::Swallow | Mode::Die);
+        if walks {
+            expect("/storm/kind", "line_walk")?;
+            ensure!(
+                run.counters.line_bitmap == u64::MAX && run.counters.exits >= LINES,
+                "the VMM counted {} exits, not a walk of the page",
+                run.counters.exits
+            );
+        } else if self.mode == Mode::Swallow {
+            expect("/storm/kind", "same_line_spin")?;
+            expect("/storm/spin", "bounced")?;
+        } else {
+            expect("/storm/kind", "null")?;
+        }
+        let flushes = !matches!(self.instruction, Instruction::Load | Instruction::Store);
+        let afterwards = matches!(self.mode, Mode::WalkThenRead | Mode::WalkThenWrite);
+        let verdict = match (flushes, bytes) {
+            _ if self.instruction == Instruction::Store => "no_flush",
+            (true, _) if afterwards => "flush_then_access",
+            (true, true) => "flush_only",
+            (false, true) => "no_flush",
+            // Loads of this stride look like flushes: never more than possible.
+            (_, false) if walks => "flush_only",
+            (_, false) => "undetermined",
+        };
+        expect("/flush/verdict", verdict)?;
+        if bytes {
+            expect("/flush/basis", "instruction_bytes")?;
+            expect("/flush/confidence", "certain")?;
+            return self.named(said("/flush/instruction"));
+        }
+        match verdict {
+            "flush_only" | "flush_then_access" => {
+                expect("/flush/basis", "line_walk")?;
+                expect("/flush/confidence", "possible")
+            }
+            _ => expect("/flush/instruction", "null"),
+        }
+    }
+
+    fn named(&self, instruction: &str) -> Result<()> {
+        let wanted = match self.instruction {
+            Instruction::Load => "mov rax,",
+            Instruction::Store => "mov [",
+            Instruction::Clflush => "clflush [",
+            Instruction::Clflushopt => "clflushopt [",
+            Instruction::Clwb => "clwb [",
+        };
+        if !instruction.starts_with(wanted) {
+            bail!("the instruction is named {instruction:?}");
+        }
+        Ok(())
+    }
+}
+
+/// Whether memslots are found in this kernel: the guest's code is in another than the poisoned page.
+fn tells_memslots(release: &str) -> bool {
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(5), Some(17))
+}
+
+/// KVM shadowed the guest's page tables, and the addresses that it gave then are not called physical.
+fn never_a_gpa(run: &StormRun, incident: &Value) -> Result<()> {
+    ensure!(!run.result.nested_paging, "the host has nested paging");
+    let text = incident.to_string();
+    let seen = format!("guest-virtual address {GUEST_VIRTUAL:#x}");
+    ensure!(text.contains(&seen), "the timeline does not tell of {seen}");
+    let wrong = format!("GPA {GUEST_VIRTUAL:#x}");
+    ensure!(!text.contains(&wrong), "it speaks of {wrong}");
+    Ok(())
+}
+
+/// A storm by the VMM alone, and the same under poisontrace: what the probes add is the difference. The first is cut
+/// short: what one exit takes shows in few of them.
+pub fn with_and_without(plan: StormPlan, watch: Watch, ftrace: bool) -> [Storm; 2] {
+    let alone = Storm {
+        name: "alone".to_owned(),
+        daemon: None,
+        check: false,
+        ftrace,
+        perf: false,
+        kills: 0,
+        kvm: watch.kvm(),
+        plan: StormPlan {
+            exits: plan.exits.min(BOUNCES),
+            ..plan
+        },
+    };
+    let watched = Storm {
+        name: String::new(),
+        daemon: Some(watch.options()),
+        check: false,
+        ftrace,
+        perf: false,
+        kills: 0,
+        kvm: watch.kvm(),
+        plan,
+    };
+    [alone, watched]
+}
+
+/// The outcomes of these two.
+pub fn both(runs: Vec<Result<StormRun>>) -> Result<(StormRun, StormRun)> {
+    let mut runs = runs.into_iter();
+    match (runs.next(), runs.next()) {
+        (Some(alone), Some(watched)) => Ok((alone?, watched?)),
+        _ => bail!("a storm is missing"),
+    }
+}
+
+impl Watch {
+    /// Of `poisontrace run`.
+    pub fn options(self) -> Vec<String> {
+        match self {
+            Self::Plain | Self::ShadowPaging => Vec::new(),
+            Self::GuestCode => vec!["--read-guest-code".to_owned()],
+            Self::Tracepoints => vec![TRACEPOINTS_ONLY.to_owned()],
+        }
+    }
+
+    /// Parameters of the processor's KVM module.
+    fn kvm(self) -> String {
+        match self {
+            Self::ShadowPaging => SHADOW_PAGING.to_owned(),
+            _ => String::new(),
+        }
+    }
+
+    /// Rows of the agreement that need not be known.
+    pub fn hidden(self) -> &'static [&'static str] {
+        match self {
+            Self::Plain | Self::GuestCode => &[],
+            // signal_generate has no address: only a signal that came before any exit joins the page that
+            // memory_failure_event names to the guest's (action optional, up to Linux 6.9).
+            Self::Tracepoints => &["host address", "page frame"],
+            // Faults have guest-virtual addresses.
+            Self::ShadowPaging => &["guest address"],
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The daemon under test, run as on any host.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use lab_protocol::{DAEMON_FILE, DAEMON_READY, FACTS_FOLDER, PLAN_FILE};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::log::Log;
+use crate::machine::SHARE;
+use crate::vmm::{LOG_TEMPLATE, QMP_TEMPLATE};
+
+const STATE: &str = "/run/poisontrace";
+/// Of a daemon that must not have a part in the others' incidents.
+const OTHER_STATE: &str = "/run/poisontrace-other";
+/// A kernel's grace periods are long on a slow emulated processor, and each program that is attached waits for some.
+const WORD_LIMIT: Duration = Duration::from_secs(240);
+/// The daemon's default.
+const METRICS: &str = "127.0.0.1:9847";
+/// More than the ten seconds after which the daemon looks around, and looks again.
+const SCRAPE_LIMIT: Duration = Duration::from_secs(40);
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+pub struct Daemon {
+    child: Child,
+    /// What it says of itself and of KVM.
+    words: Receiver<String>,
+}
+
+fn scrape() -> Result<String> {
+    let mut stream = TcpStream::connect(METRICS).context("the daemon serves no metrics")?;
+    stream.write_all(
+        format!("GET /metrics HTTP/1.1\r\nHost: {METRICS}\r\nConnection: close\r\n\r\n").as_bytes(),
+    )?;
+    let mut text = String::new();
+    stream
+        .read_to_string(&mut text)
+        .context("the daemon's metrics are torn")?;
+    Ok(text)
+}
+
+fn program() -> String {
+    format!("{SHARE}/{DAEMON_FILE}")
+}
+
+impl Daemon {
+    /// Returns once the daemon says that its probes are attached. `recording`: its file in the share;
+    /// `more`: options.
+    pub fn start(recording: &str, more: &[&str], log: &Log) -> Result<Self> {
+        let mut daemon = Self::spawn(recording, more, log)?;
+        daemon.wait_for(DAEMON_READY)?;
+        Ok(daemon)
+    }
+
+    /// The same without waiting.
+    pub fn spawn(recording: &str, more: &[&str], log: &Log) -> Result<Self> {
+        // With the BPF programs' own diagnostics: the log is for those who look for what went wrong.
+        Self::launch("debug", STATE, recording, more, log)
+    }
+
+    /// With nothing in the store, and without diagnostics, which take time.
+    pub fn start_afresh(recording: &str, more: &[String], log: &Log) -> Result<Self> {
+        if Path::new(STATE).exists() {
+            fs::remove_dir_all(STATE).with_context(|| format!("cannot remove {STATE}"))?;
+        }
+        Self::start_again(recording, more, log)
+    }
+
+    /// Another after one that was killed: it finds the store, and what is pinned.
+    pub fn start_again(recording: &str, more: &[String], log: &Log) -> Result<Self> {
+        let more: Vec<&str> = more.iter().map(String::as_str).collect();
+        let mut daemon = Self::launch("info", STATE, recording, &more, log)?;
+        daemon.wait_for(DAEMON_READY)?;
+        Ok(daemon)
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill().context("cannot kill poisontrace")?;
+        self.child.wait().context("cannot wait for poisontrace")?;
+        Ok(())
+    }
+
+    /// With the signals' raw tracepoint and nothing else, and with a store of its own.
+    pub fn start_blind(recording: &str, log: &Log) -> Result<Self> {
+        let blind = ["--without=tracepoint,fentry,kprobe"];
+        let mut daemon = Self::launch("info", OTHER_STATE, recording, &blind, log)?;
+        daemon.wait_for(DAEMON_READY)?;
+        Ok(daemon)
+    }
+
+    fn launch(log_level: &str, state: &str, recording: &str, more: &[&str], log: &Log) -> Result<Self> {
+        let mut child = Command::new(program())
+            .args(["--log-level", log_level, "run", "--state-dir", state, "--record"])
+            .arg(format!("{SHARE}/out/{recording}"))
+            .args(["--vmm-log", LOG_TEMPLATE, "--qmp", QMP_TEMPLATE])
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot start poisontrace")?;
+        let (sender, words) = mpsc::channel();
+        let also = sender.clone();
+        let tell = move |sender: &mpsc::Sender<String>, line: &str| {
+            if line.starts_with("poisontrace: ") || line.contains("KVM") {
+                // Nobody may listen any more.
+                sender.send(line.to_owned()).ok();
+            }
+        };
+        if let Some(stdout) = child.stdout.take() {
+            log.follow(stdout, move |line| tell(&sender, line));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            log.follow(stderr, move |line| tell(&also, line));
+        }
+        Ok(Self { child, words })
+    }
+
+    /// Waits for a line of the daemon that holds `text`.
+    pub fn wait_for(&mut self, text: &str) -> Result<()> {
+        let deadline = Instant::now() + WORD_LIMIT;
+        loop {
+            match self.words.recv_timeout(Duration::from_millis(200)) {
+                Ok(line) if line.contains(text) => return Ok(()),
+                Ok(_) => {}
+                Err(_) => {
+                    if let Some(status) = self.child.try_wait()? {
+                        bail!("poisontrace ended before it said \"{text}\": {status}");
+                    }
+                }
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "poisontrace did not say \"{text}\" within {} s",
+                    WORD_LIMIT.as_secs()
+                );
+            }
+        }
+    }
+
+    /// What it serves to Prometheus, as soon as that holds `wanted`, else what it is after some time.
+    pub fn metrics(&self, wanted: &str) -> Result<String> {
+        let deadline = Instant::now() + SCRAPE_LIMIT;
+        loop {
+            let text = scrape()?;
+            if text.contains(wanted) || Instant::now() > deadline {
+                return Ok(text);
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+
+    pub fn running(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("poisontrace ended by itself: {status}"),
+            None => Ok(()),
+        }
+    }
+
+    /// Its resident memory, in KiB.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|value| value.trim().split(' ').next()?.parse().ok())
+            .with_context(|| format!("no VmRSS in {path}"))
+    }
+
+    /// SIGTERM; the exit status and the time that it took, or none where it did not end in time.
+    pub fn stop(mut self) -> Result<Option<(i32, u64)>> {
+        let started = Instant::now();
+        kill_process(Pid::from_child(&self.child), Signal::TERM).context("cannot signal poisontrace")?;
+        while started.elapsed() < STOP_LIMIT {
+            if let Some(status) = self.child.try_wait()? {
+                let took = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                return Ok(Some((status.code().unwrap_or(-1), took)));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.child.kill().ok();
+        Ok(None)
+    }
+}
+
+/// Asks the running daemon's store; the answer goes to a file in the share, the complaint to the log.
+pub fn ask(arguments: &[&str], file: &str, log: &Log) -> Result<Option<i32>> {
+    save(
+        Command::new(program())
+            .args(arguments)
+            .args(["--state-dir", STATE]),
+        file,
+        log,
+    )
+}
+
+/// `poisontrace detach`.
+pub fn detach(log: &Log) -> Result<()> {
+    let status = save(Command::new(program()).arg("detach"), "detach.txt", log)?;
+    anyhow::ensure!(status == Some(0), "poisontrace detach: exit status {status:?}");
+    Ok(())
+}
+
+/// `poisontrace check`.
+pub fn check(file: &str, log: &Log) -> Result<Option<i32>> {
+    save(Command::new(program()).args(["check", "--verbose"]), file, log)
+}
+
+/// The facts of this kernel, and the plan that is made of them here.
+pub fn save_facts(log: &Log) -> Result<Option<i32>> {
+    let folder = format!("{SHARE}/out/{FACTS_FOLDER}");
+    save(
+        Command::new(program()).args(["check", "--save-facts", &folder]),
+        PLAN_FILE,
+        log,
+    )
+}
+
+fn save(command: &mut Command, file: &str, log: &Log) -> Result<Option<i32>> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start poisontrace")?;
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        log.line(&format!("{file}: {line}"));
+    }
+    fs::write(format!("{SHARE}/out/{file}"), &output.stdout)
+        .with_context(|| format!("cannot write {file}"))?;
+    Ok(output.status.code())
+}

@@ -1,0 +1,213 @@
+//! What xtask and the programs inside the lab tell each other: a scenario goes in, a result comes out, both as
+//! JSON in the folder that the emulated host shares with the developer's machine.
+
+pub mod bench;
+pub mod flush;
+pub mod pagemap;
+pub mod storm;
+pub mod vmm_fate;
+
+use serde::{Deserialize, Serialize};
+
+/// 9p tag of the folder that is shared read-write; it holds everything named below.
+pub const SHARE_TAG: &str = "lab";
+/// 9p tag of the read-only tree of unpacked Debian packages.
+pub const TREE_TAG: &str = "tree";
+
+/// In the initramfs: a host that finds it goes on with the system on its disk.
+pub const SWITCH_FILE: &str = "/switch-root";
+pub const SCENARIO_FILE: &str = "scenario.json";
+pub const RESULT_FILE: &str = "out/result.json";
+pub const DAEMON_FILE: &str = "bin/poisontrace";
+pub const GUEST_KERNEL_FILE: &str = "guest/vmlinuz";
+pub const GUEST_INITRAMFS_FILE: &str = "guest/initramfs";
+
+/// In the share's folder `out`: the host's facts, and the plan that poisontrace made of them there.
+pub const FACTS_FOLDER: &str = "facts";
+pub const PLAN_FILE: &str = "plan.txt";
+
+/// In the share's folder `out`, after the guest's prefix: what ftrace recorded.
+pub const GUEST_FTRACE_FILE: &str = "ftrace.txt";
+
+/// In the initramfs: the modules to load, one path per line, in order.
+pub const MODULE_ORDER_FILE: &str = "/modules/order";
+
+/// Last words of the emulated host on its console.
+pub const DONE: &str = "LAB DONE ok";
+pub const FAILED: &str = "LAB FAILED: ";
+/// Steps that the emulated host announces on its console start with this.
+pub const STEP: &str = "lab: ";
+
+/// What the guest prints; the emulated host waits for these.
+pub const GUEST_PAGE_READY: &str = "guest: page ready gpa=";
+/// The page of the guest kernel's own #MC handler; before the line above.
+pub const GUEST_HANDLER_PAGE: &str = "guest: handler page gpa=";
+pub const GUEST_READ_ALL: &str = "guest: read it all";
+pub const GUEST_ALIVE: &str = "guest: still alive after poison";
+/// The guest is about to panic, as [`words::THEN_PANIC`] has it.
+pub const GUEST_PANICS: &str = "guest: panics by sysrq";
+
+/// What the daemon prints once all that can be attached is attached.
+pub const DAEMON_READY: &str = "poisontrace: ready";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Scenario {
+    pub hostname: String,
+    /// False runs the lab without the daemon, to look at the kernel and QEMU alone.
+    pub daemon: bool,
+    pub guests: Vec<GuestPlan>,
+    /// Tiny VMMs, after the guests: each with a daemon and a recording of its own.
+    #[serde(default)]
+    pub fates: Vec<vmm_fate::VmmFate>,
+    /// Record each guest with ftrace from its poisoning on.
+    #[serde(default)]
+    pub ftrace: bool,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct GuestPlan {
+    /// Put before the names of this guest's files in the share; empty for the scenario's main guest.
+    pub file_prefix: String,
+    pub name: String,
+    pub uuid: String,
+    /// QEMU's -cpu.
+    pub cpu: String,
+    /// Give the guest a pvpanic device.
+    pub pvpanic: bool,
+    /// What is done to the host before this guest is started.
+    #[serde(default)]
+    pub before: Option<Before>,
+    pub fate: Fate,
+    /// One at least.
+    #[serde(default)]
+    pub vcpus: u32,
+    /// Its memory is huge pages of the host's, 2 MiB each.
+    #[serde(default)]
+    pub huge_pages: bool,
+    /// Its memory is a file, which other VMs can map too.
+    #[serde(default)]
+    pub memory_file: Option<String>,
+    /// It is never run.
+    #[serde(default)]
+    pub paused: bool,
+    /// Let it start anew when it asks for that, or QEMU does; else QEMU ends.
+    #[serde(default)]
+    pub reboots: bool,
+    /// Let it go on after its panic device was written to: kernels up to 5.14 print what they said in a #MC only after that
+    /// (`printk_safe_flush_on_panic()`).
+    #[serde(default)]
+    pub outlives_panic: bool,
+    /// More words on its kernel's command line.
+    #[serde(default)]
+    pub words: Vec<String>,
+}
+
+/// Words on the guest's command line for its first process.
+pub mod words {
+    /// How its application touches the page.
+    pub const TOUCH: &str = "lab.touch=";
+    /// A load of each line, in user space; the default.
+    pub const READ: &str = "read";
+    /// The kernel reads the application's page: write() to a pipe.
+    pub const WRITE_CALL: &str = "write-call";
+    /// The kernel reads a page of its own, of a file: read().
+    pub const READ_CALL: &str = "read-call";
+    /// As write-call, on pages all over a huge page.
+    pub const HUGE: &str = "huge";
+    /// Nothing touches the page at this address, which is free.
+    pub const FREE_PAGE: &str = "lab.free-page=";
+    /// The guest's kernel is made to panic some seconds after that (sysrq).
+    pub const THEN_PANIC: &str = "lab.then=panic";
+}
+
+/// What happens to the host's KVM and to the daemon before a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Before {
+    /// KVM's modules are unloaded and loaded again under the running daemon.
+    ReloadKvm,
+    /// The daemon is stopped and KVM unloaded; a daemon with these options is started, and has to wait for KVM, which
+    /// is then loaded with these parameters of the processor's module.
+    DaemonBeforeKvm {
+        options: Vec<String>,
+        parameters: String,
+    },
+    /// The daemon is stopped, and another started with an empty store and these options: the guest has a recording of
+    /// its own.
+    AnotherDaemon { options: Vec<String> },
+}
+
+/// What the daemon says about KVM, and the host waits for.
+pub const DAEMON_WAITS: &str = "waiting for it";
+pub const DAEMON_LETS_GO: &str = "KVM was unloaded";
+pub const DAEMON_ATTACHES_AGAIN: &str = "KVM is back";
+/// What its metrics say then, and the file that keeps them.
+pub const REATTACHED: &str = "poisontrace_probe_reattached_total{probe=\"kvm_exit\"} 1\n";
+pub const RELOADED_METRICS: &str = "metrics-reloaded.txt";
+
+/// What the metrics of a daemon say that missed one memory failure, and the file that keeps them.
+pub const UNSEEN: &str = "poisontrace_memory_failures_unseen_total 1\n";
+/// What a daemon with options of its own serves in the end, behind the guest's prefix.
+pub const LAST_METRICS: &str = "metrics.txt";
+pub const UNSEEN_METRICS: &str = "metrics-unseen.txt";
+/// After the guest's prefix: the incidents while its page was lost and nothing had touched it.
+pub const AT_RISK_FILE: &str = "at-risk.json";
+/// What the incident of such a page says.
+pub const AT_RISK: &str = "\"not_touched\"";
+
+/// What the emulated host does to a guest that has its page ready.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// Poison the page, then let the application touch it.
+    #[default]
+    Poison,
+    /// The same, and the page of the guest kernel's #MC handler before it.
+    PoisonHandlerToo,
+    /// The same, after another VM, which is not run, has mapped the guest's memory file.
+    PoisonShared,
+    /// Soft-offline the page, then let the application touch it: no poison.
+    SoftOffline,
+    /// Kill the VMM; no poison.
+    KillVmm,
+    /// Stop the daemon, poison the page, start a daemon, then let the application touch the page: poison that
+    /// predates the daemon.
+    PoisonBeforeDaemon,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LabResult {
+    pub kernel: String,
+    pub guests: Vec<GuestResult>,
+    /// Exit status of the daemon after SIGTERM, and how long it took; none where it did not end in time.
+    pub daemon_exit: Option<i32>,
+    pub daemon_stop_ms: Option<u64>,
+    pub check_exit: Option<i32>,
+    /// That of `poisontrace check --save-facts`.
+    pub facts_exit: Option<i32>,
+    /// How each tiny VMM ended, in words.
+    #[serde(default)]
+    pub fates: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct GuestResult {
+    pub file_prefix: String,
+    pub gpa: Option<u64>,
+    pub pfn: Option<u64>,
+    /// Of the guest kernel's #MC handler, where that was poisoned too.
+    #[serde(default)]
+    pub handler_gpa: Option<u64>,
+    /// How the VMM ended, in words, and its exit status where it had one.
+    pub vmm_end: String,
+    pub vmm_exit: Option<i32>,
+    pub attempts: u32,
+    /// Exit statuses of `poisontrace explain --last` and `poisontrace incidents` after this guest.
+    pub explain_exit: Option<i32>,
+    pub incidents_exit: Option<i32>,
+    /// Seconds of the emulated host's uptime.
+    pub started_s: f64,
+    pub page_ready_s: Option<f64>,
+    pub poisoned_s: Option<f64>,
+    pub ended_s: f64,
+}

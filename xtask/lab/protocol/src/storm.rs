@@ -1,0 +1,262 @@
+//! Storms: what the tiny VMM is asked to do, and what it counts for itself.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// In the initramfs: a host that finds it runs a storm instead of the scenario of the share.
+pub const STORM_FILE: &str = "/storm.json";
+pub const STORM_VMM_FILE: &str = "/storm-vmm";
+/// The serial port that files leave the emulated host by, one JSON line each.
+pub const SHIPPING_PORT: &str = "/dev/ttyS1";
+/// Name of the line after the last file.
+pub const ALL_SHIPPED: &str = "(all)";
+
+pub const LINE_SIZE: u64 = 64;
+pub const LINES: u64 = 64;
+
+/// Where the guest's page tables have the page that is poisoned: another address than its own, so that the two cannot be
+/// taken for one another.
+pub const GUEST_VIRTUAL: u64 = 0x18_0000;
+
+/// For shadow paging: kvm_intel's parameter and kvm_amd's; each ignores the other's.
+pub const SHADOW_PAGING: &str = "ept=0 npt=0";
+
+/// CPUIDs of the guest after the poisoning: exits that touch no memory.
+pub const BARE_EXITS: u64 = 64;
+
+/// What one boot of the emulated host does, in turn.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Storms {
+    pub hostname: String,
+    pub storms: Vec<Storm>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Storm {
+    /// The folder of its files below that of all; empty: that one itself.
+    pub name: String,
+    /// Options of `poisontrace run`; none: the VMM runs alone.
+    pub daemon: Option<Vec<String>>,
+    /// Ask poisontrace first what this kernel offers.
+    #[serde(default)]
+    pub check: bool,
+    /// Record it with ftrace too.
+    pub ftrace: bool,
+    /// And with `perf kvm stat`.
+    #[serde(default)]
+    pub perf: bool,
+    /// Kill the daemon (SIGKILL) while the storm lasts, this many times, and start another each time.
+    #[serde(default)]
+    pub kills: u32,
+    /// Parameters of the processor's KVM module, which is loaded anew where the storm before had others.
+    #[serde(default)]
+    pub kvm: String,
+    pub plan: StormPlan,
+}
+
+/// The VMM's only argument, as JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StormPlan {
+    pub mode: Mode,
+    pub instruction: Instruction,
+    /// How many exits the mode swallow takes before it ends.
+    pub exits: u64,
+    /// After each SIGBUS the VMM reads the registers by KVM_GET_SREGS2, as QEMU does where the kernel has it (5.14 on), in
+    /// place of KVM_GET_SREGS.
+    #[serde(default)]
+    pub sregs2: bool,
+}
+
+/// What the VMM does about a SIGBUS that demands action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Sets the guest's RIP past the instruction.
+    StepOver,
+    /// Injects a machine check as QEMU does; the guest's handler returns past the instruction.
+    Inject,
+    /// Nothing: the guest runs into the same line again and again.
+    Swallow,
+    /// Raises SIGBUS again with the default action, as QEMU does where it cannot go on.
+    Die,
+    /// Steps over the whole page; then the guest reads it elsewhere in its code.
+    WalkThenRead,
+    /// The same with a write.
+    WalkThenWrite,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Instruction {
+    Clflush,
+    Clflushopt,
+    Clwb,
+    Load,
+    Store,
+}
+
+/// The VMM's own counters: one JSON line on its standard output, before it ends.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// SIGBUS with the codes BUS_MCEERR_AR and BUS_MCEERR_AO, those of the act of poisoning in a count of their own.
+    pub sigbus_ar: u64,
+    pub sigbus_ao: u64,
+    pub sigbus_while_poisoning: Vec<String>,
+    /// Returns from KVM_RUN that came with a SIGBUS of the page.
+    pub exits: u64,
+    /// Bit n: line n of the page had an exit.
+    pub line_bitmap: u64,
+    pub distinct_rips: u64,
+    /// Times that KVM_GET_SREGS2 was answered.
+    #[serde(default)]
+    pub sregs2: u64,
+    /// Machine checks given to KVM_X86_SET_MCE, and entries of the guest's handler.
+    pub injected: u64,
+    pub handled: u64,
+    pub hva: u64,
+    pub gpa: u64,
+    pub pfn: u64,
+    /// The guest's code came to its end.
+    pub finished: bool,
+    /// KVM_RUN that ended with a SIGBUS of the page, nanoseconds: the median of the first of them. The mean would be of
+    /// what else the emulated host's one processor had to do.
+    pub run_ns: u64,
+}
+
+/// What the emulated host says of a storm that it ran.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct StormResult {
+    pub kernel: String,
+    pub processor: String,
+    /// SVM's decode assists: KVM gets the instruction's bytes with the exit.
+    pub decode_assists: bool,
+    /// EPT or NPT; else KVM shadows the guest's page tables.
+    #[serde(default)]
+    pub nested_paging: bool,
+    pub vmm_end: String,
+    pub vmm_signal: Option<i32>,
+    pub vmm_s: f64,
+    pub explain_exit: Option<i32>,
+    pub daemon_exit: Option<i32>,
+    /// Daemons that were killed and replaced while the storm lasted.
+    #[serde(default)]
+    pub killed: u32,
+    /// What was still attached or pinned after the daemon had ended; `None`: not looked.
+    #[serde(default)]
+    pub left_attached: Option<Vec<String>>,
+    /// How much was attached or pinned after a daemon was killed for good, and what still was after `poisontrace detach`.
+    #[serde(default)]
+    pub left_by_death: Option<usize>,
+    #[serde(default)]
+    pub left_after_detach: Option<Vec<String>>,
+    /// Milliseconds that the daemon took to end.
+    #[serde(default)]
+    pub daemon_stop_ms: Option<u64>,
+    /// Resident memory of the daemon when it was ready, and after the storm.
+    pub daemon_kib_before: Option<u64>,
+    pub daemon_kib_after: Option<u64>,
+    /// Processor cycles, ftrace's clock, and CLOCK_MONOTONIC in nanoseconds, at the same two moments.
+    pub clocks: Option<[(u64, u64); 2]>,
+    /// Why it could not be run to its end.
+    pub error: Option<String>,
+}
+
+/// What ftrace recorded, as the file `trace` of its instance has it.
+pub const FTRACE_FILE: &str = "ftrace.txt";
+/// What `perf kvm stat report` says of it.
+pub const PERF_FILE: &str = "perf.txt";
+/// Kprobe events around `get_user_pages_unlocked`, in a group of their own.
+pub const GUP_GROUP: &str = "storm";
+pub const GUP_ENTER: &str = "gup_enter";
+pub const GUP_RETURN: &str = "gup_return";
+
+/// A file on its way out of the emulated host; the line after the last one says how many there were.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Shipped {
+    pub name: String,
+    pub length: usize,
+    /// base64 of a gzip file
+    pub content: String,
+}
+
+impl Mode {
+    pub const ALL: [Self; 6] = [
+        Self::StepOver,
+        Self::Inject,
+        Self::Swallow,
+        Self::Die,
+        Self::WalkThenRead,
+        Self::WalkThenWrite,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::StepOver => "step-over",
+            Self::Inject => "inject",
+            Self::Swallow => "swallow",
+            Self::Die => "die",
+            Self::WalkThenRead => "walk-then-read",
+            Self::WalkThenWrite => "walk-then-write",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name() == name)
+    }
+}
+
+impl Instruction {
+    pub const ALL: [Self; 5] = [
+        Self::Clflush,
+        Self::Clflushopt,
+        Self::Clwb,
+        Self::Load,
+        Self::Store,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Clflush => "clflush",
+            Self::Clflushopt => "clflushopt",
+            Self::Clwb => "clwb",
+            Self::Load => "load",
+            Self::Store => "store",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|instruction| instruction.name() == name)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for Instruction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_and_instructions_are_named_as_in_their_json() {
+        for mode in Mode::ALL {
+            assert_eq!(serde_json::to_value(mode).unwrap(), mode.name());
+            assert_eq!(Mode::named(mode.name()), Some(mode));
+        }
+        for instruction in Instruction::ALL {
+            assert_eq!(serde_json::to_value(instruction).unwrap(), instruction.name());
+            assert_eq!(Instruction::named(instruction.name()), Some(instruction));
+        }
+    }
+}

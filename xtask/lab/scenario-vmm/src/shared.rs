@@ -1,0 +1,97 @@
+//! Two VMMs with one page of memory, which the host loses.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kvm_ioctls::VcpuExit;
+use lab_protocol::vmm_fate::VmmFate;
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap};
+
+use storm_vmm::guest::{POISON_ME, POISONED};
+use storm_vmm::memory::PAGE;
+
+use crate::signals::{self, OnSigbus};
+use crate::{Vm, poison};
+
+/// The second VMM: the same program, given the memory file.
+pub const CHILD: &str = "shared-child";
+const READY: &str = "ready";
+/// Both live on for a while, as a VMM does.
+const AFTERLIFE: Duration = Duration::from_millis(500);
+
+/// A file of one page.
+pub fn memory_file() -> Result<File> {
+    // No close-on-exec: the second VMM inherits it.
+    let file = File::from(memfd_create("guest-memory", MemfdFlags::empty()).context("memfd_create")?);
+    file.set_len(PAGE).context("cannot size the memory file")?;
+    Ok(file)
+}
+
+/// Maps the file in place of the guest's page at `hva`.
+pub fn map_at(file: &File, hva: u64) -> Result<()> {
+    let at = std::ptr::with_exposed_provenance_mut(hva as usize);
+    // SAFETY: the page is one of the guest's memory, which nothing of this program lies in; KVM is told by the kernel.
+    let mapped = unsafe {
+        mmap(
+            at,
+            PAGE as usize,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::SHARED | MapFlags::FIXED,
+            file,
+            0,
+        )
+    };
+    mapped.context("cannot map the memory file").map(drop)
+}
+
+/// A VMM whose guest has the shared page, and has touched it.
+fn vm(file: &File) -> Result<Vm> {
+    signals::handle(OnSigbus::Note)?;
+    signals::early_notice()?;
+    let mut vm = Vm::new(VmmFate::Shared)?;
+    map_at(file, vm.memory.host(POISONED))?;
+    let exit = vm.machine.vcpu.run().context("KVM_RUN")?;
+    ensure!(
+        matches!(exit, VcpuExit::IoOut(POISON_ME, _)),
+        "the guest began otherwise"
+    );
+    Ok(vm)
+}
+
+pub fn parent() -> Result<()> {
+    let file = memory_file()?;
+    let vm = vm(&file)?;
+    let mut child = Command::new("/proc/self/exe")
+        .args([CHILD, &file.as_raw_fd().to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start the second VMM")?;
+    let mut line = String::new();
+    let output = child.stdout.take().context("the second VMM has no output")?;
+    BufReader::new(output).read_line(&mut line)?;
+    ensure!(line.trim() == READY, "the second VMM says {line:?}");
+    poison(vm.memory.page_frame(POISONED)?)?;
+    sleep(AFTERLIFE);
+    let status = child.wait()?;
+    ensure!(status.success(), "the second VMM: {status}");
+    // The kernel clears the VM up, as it does QEMU's.
+    std::mem::forget(vm);
+    Ok(())
+}
+
+pub fn child() -> Result<()> {
+    let number = std::env::args().nth(2).context("no memory file")?;
+    // SAFETY: the parent left this descriptor open for us, and nothing else here owns it.
+    let file = unsafe { File::from_raw_fd(number.parse().context("no descriptor")?) };
+    let vm = vm(&file)?;
+    println!("{READY}");
+    sleep(2 * AFTERLIFE);
+    std::mem::forget(vm);
+    Ok(())
+}

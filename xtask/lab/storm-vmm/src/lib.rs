@@ -1,0 +1,5 @@
+//! A VMM of one vCPU: its guest's code, its memory, its machine. `storm-vmm` and `scenario-vmm` are made of it.
+
+pub mod guest;
+pub mod machine;
+pub mod memory;
