@@ -39,8 +39,6 @@ pub enum Task {
     Bench(BenchOptions),
     /// Take the documentation's pictures of the report again, in Chromium
     Pictures,
-    /// Write the Grafana dashboards below dashboards/ again
-    Dashboards,
     /// Fuzz the parsers of outside input (daemon/fuzz); what is found is kept below target/fuzz/work
     Fuzz(Fuzz),
     /// Put a mixed load through the whole daemon, and print memory, losses and right verdicts over time. Succeeds only if

@@ -83,7 +83,6 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
             let daemon = builds::daemon(&paths, progress)?;
             pictures::take(&paths, &daemon, progress)?;
         }
-        Task::Dashboards => dashboards::write(&paths)?,
         Task::Lab {
             experiment: Experiment::Install(options),
         } => return install::install(&paths, options, progress),

@@ -1,4 +1,4 @@
-//! The documentation's pictures of the report and of the dashboards' panels, from recordings of the lab.
+//! The documentation's pictures of the report, from recordings of the lab.
 
 use std::fs;
 use std::path::Path;
@@ -6,9 +6,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::browser::{Browser, View};
-use crate::dashboards;
-use crate::prometheus;
-use crate::test::dashboards::Replay;
 use xtask_support::command;
 use xtask_support::paths::Paths;
 use xtask_support::preflight;
@@ -53,28 +50,6 @@ pub fn take(paths: &Paths, daemon: &Path, progress: &Progress) -> Result<()> {
             .arg(&page);
         command::output(explain.arg("--from").arg(recording))?;
         let picture = folder.join(format!("{picture}.png"));
-        browser.screenshot(&page, view, &picture)?;
-        progress.note(format!("{}", picture.display()));
-    }
-    dashboards(paths, daemon, &browser, progress)
-}
-
-fn dashboards(paths: &Paths, daemon: &Path, browser: &Browser, progress: &Progress) -> Result<()> {
-    let programs = prometheus::set_up(paths, progress)?;
-    progress.step("Prometheus scrapes a replay");
-    let replay = Replay::run(paths, daemon, &programs)?;
-    let folder = paths.root.join("dashboards/screenshots");
-    fs::create_dir_all(&folder)?;
-    let pages = tempfile::tempdir()?;
-    for ((name, dashboard), height) in dashboards::all().iter().zip([1600, 2950]) {
-        let page = pages.path().join("page.html");
-        fs::write(&page, dashboards::page(dashboard, &replay.prometheus)?)?;
-        let picture = folder.join(name).with_extension("png");
-        let view = View {
-            width: 1200,
-            height,
-            dark: false,
-        };
         browser.screenshot(&page, view, &picture)?;
         progress.note(format!("{}", picture.display()));
     }

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use lab_protocol::daemon_cli::{KEEP_SERVING, LISTEN_ADDRESS, MAX_PAUSE, PER_VM_METRICS};
 
-use crate::dashboards;
+use crate::dashboards::{self, Dashboard};
 use crate::prometheus::{self, Prometheus, Running};
 use crate::tally::Tally;
 use xtask_support::command;
@@ -43,12 +44,12 @@ const MAY_FIRE: &str = "PoisontraceGuestAtRisk";
 
 pub fn run(paths: &Paths, daemon: &Path, tally: &mut Tally, progress: &Progress) -> Result<()> {
     let programs = prometheus::set_up(paths, progress)?;
+    let dashboards = dashboards::all(&paths.root)?;
     progress.step("Prometheus scrapes a replay");
     let replay = Replay::run(paths, daemon, &programs);
     progress.aside(|| {
         let mut check = |what: &str, outcome: Result<()>| tally.check(NAME, what, outcome);
-        check("are_those_that_xtask_writes", dashboards::check(paths));
-        check("know_only_documented_metrics", documented(paths));
+        check("know_only_documented_metrics", documented(paths, &dashboards));
         check(
             "promtool_check_rules",
             promtool(
@@ -68,14 +69,14 @@ pub fn run(paths: &Paths, daemon: &Path, tally: &mut Tally, progress: &Progress)
                     "each_alert_has_severity_and_runbook",
                     runbooks(paths, &replay.prometheus),
                 );
-                for (dashboard, content) in dashboards::all() {
-                    for query in dashboards::queries(&content) {
+                for dashboard in &dashboards {
+                    for query in dashboard.queries() {
                         let live = if live(&query.expr) {
                             " (of a live kernel: valid, no data here)"
                         } else {
                             ""
                         };
-                        let what = format!("{dashboard}: {}: {}{live}", query.panel, query.expr);
+                        let what = format!("{}: {}: {}{live}", dashboard.file, query.panel, query.expr);
                         check(&what, has_data(&replay.prometheus, &query.expr));
                     }
                 }
@@ -134,8 +135,8 @@ fn replay(paths: &Paths, daemon: &Path, target: &str, recordings: &[&str], log: 
     let folder = paths.root.join("daemon/tests/recordings");
     let mut replay = command::clean(daemon);
     replay
-        .args(["replay", "--longest-pause", "2", "--stay", "--vm-labels"])
-        .args(["--web.listen-address", target, "--from"])
+        .args(["replay", MAX_PAUSE, "2", KEEP_SERVING, PER_VM_METRICS])
+        .args([LISTEN_ADDRESS, target, "--from"])
         .args(
             recordings
                 .iter()
@@ -197,18 +198,20 @@ fn metrics(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-fn documented(paths: &Paths) -> Result<()> {
+fn documented(paths: &Paths, dashboards: &[Dashboard]) -> Result<()> {
     let known = fs::read_to_string(paths.root.join("daemon/docs/metrics.md"))?;
     let known = metrics(&known);
     let mut used = 0;
-    for file in [
-        "grafana/fleet.json",
-        "grafana/host.json",
-        "prometheus/recording.yml",
-        "prometheus/alerts.yml",
-    ] {
-        let text = fs::read_to_string(paths.root.join("dashboards").join(file))?;
-        for metric in metrics(&text) {
+    let mut files: Vec<(&str, String)> = dashboards
+        .iter()
+        .map(|dashboard| (dashboard.file.as_str(), dashboard.content.to_string()))
+        .collect();
+    for name in ["recording.yml", "alerts.yml"] {
+        let text = fs::read_to_string(paths.root.join("dashboards/prometheus").join(name))?;
+        files.push((name, text));
+    }
+    for (file, text) in &files {
+        for metric in metrics(text) {
             ensure!(
                 known.contains(metric),
                 "{file} uses {metric}, which daemon/docs/metrics.md does not know"

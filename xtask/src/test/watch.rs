@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use lab_protocol::daemon_cli::{KEEP_SERVING, LISTEN_ADDRESS, MAX_PAUSE};
 
 use crate::prometheus::{Running, free_port};
 use crate::tally::Tally;
@@ -37,14 +38,7 @@ fn ends(paths: &Paths, daemon: &Path, end: End) -> Result<()> {
     let address = format!("127.0.0.1:{}", free_port()?);
     let mut replay = command::clean(daemon);
     replay
-        .args([
-            "replay",
-            "--longest-pause",
-            "2",
-            "--stay",
-            "--web.listen-address",
-            &address,
-        ])
+        .args(["replay", MAX_PAUSE, "2", KEEP_SERVING, LISTEN_ADDRESS, &address])
         .arg("--from")
         .arg(paths.root.join("daemon/tests/recordings/spin-intel-6.12.ptrace"));
     let mut running = Running::start(&mut replay, &folder.path().join("log"))?;

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use lab_protocol::daemon_cli::{LISTEN_ADDRESS, NO_PINS, STATE_DIR};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
@@ -158,13 +159,7 @@ struct Taken {
 impl Daemon {
     fn start(options: &Options) -> Result<Self> {
         let mut child = Command::new(&options.daemon)
-            .args([
-                "run",
-                "--no-pins",
-                "--web.listen-address",
-                "127.0.0.1:0",
-                "--state-dir",
-            ])
+            .args(["run", NO_PINS, LISTEN_ADDRESS, "127.0.0.1:0", STATE_DIR])
             .arg(&options.state_dir)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -313,7 +308,7 @@ impl Drop for Daemon {
 
 fn explained(pid: u32, options: &Options) -> Result<bool> {
     let output = Command::new(&options.daemon)
-        .args(["explain", "--last", "--format", "json", "--state-dir"])
+        .args(["explain", "--last", "--format", "json", STATE_DIR])
         .arg(&options.state_dir)
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);

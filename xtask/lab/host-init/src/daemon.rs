@@ -9,6 +9,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use lab_protocol::daemon_cli::{STATE_DIR, without};
 use lab_protocol::{DAEMON_FILE, DAEMON_READY, FACTS_FOLDER, PLAN_FILE};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -89,15 +90,15 @@ impl Daemon {
 
     /// With the signals' raw tracepoint and nothing else, and with a store of its own.
     pub fn start_blind(recording: &str, log: &Log) -> Result<Self> {
-        let blind = ["--without=tracepoint,fentry,kprobe"];
-        let mut daemon = Self::launch("info", OTHER_STATE, recording, &blind, log)?;
+        let blind = without("tracepoint,fentry,kprobe");
+        let mut daemon = Self::launch("info", OTHER_STATE, recording, &[&blind], log)?;
         daemon.wait_for(DAEMON_READY)?;
         Ok(daemon)
     }
 
     fn launch(log_level: &str, state: &str, recording: &str, more: &[&str], log: &Log) -> Result<Self> {
         let mut child = Command::new(program())
-            .args(["--log-level", log_level, "run", "--state-dir", state, "--record"])
+            .args(["--log-level", log_level, "run", STATE_DIR, state, "--record"])
             .arg(format!("{SHARE}/out/{recording}"))
             .args(["--vmm-log", LOG_TEMPLATE, "--qmp", QMP_TEMPLATE])
             .args(more)
@@ -194,9 +195,7 @@ impl Daemon {
 /// Asks the running daemon's store; the answer goes to a file in the share, the complaint to the log.
 pub fn ask(arguments: &[&str], file: &str, log: &Log) -> Result<Option<i32>> {
     save(
-        Command::new(program())
-            .args(arguments)
-            .args(["--state-dir", STATE]),
+        Command::new(program()).args(arguments).args([STATE_DIR, STATE]),
         file,
         log,
     )

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use lab_protocol::daemon_cli::READ_GUEST_CODE;
 use lab_protocol::{
     AT_RISK, AT_RISK_FILE, Before, DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_READY, DAEMON_WAITS, Fate,
     GUEST_FTRACE_FILE, GUEST_HANDLER_PAGE, GUEST_PAGE_READY, GUEST_PANICS, GuestPlan, GuestResult,
@@ -240,7 +241,7 @@ fn run_guest(
             blind.stop()?;
             log.step("starting poisontrace after the poison");
             let recording = format!("{}{RECORDING}", plan.file_prefix);
-            *daemon = Some(Daemon::start(&recording, &["--read-guest-code"], log)?);
+            *daemon = Some(Daemon::start(&recording, &[READ_GUEST_CODE], log)?);
             wait_for_risk(&format!("{}{AT_RISK_FILE}", plan.file_prefix), log)?;
             touch(&mut vmm, log);
         }

@@ -2,6 +2,7 @@
 //! JSON in the folder that the emulated host shares with the developer's machine.
 
 pub mod bench;
+pub mod daemon_cli;
 pub mod flush;
 pub mod pagemap;
 pub mod storm;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lab_protocol::bench::{Bench, BenchResult, Kind, Loop, MEASURED_FILE, Measured, Ready, Step, Watch};
+use lab_protocol::daemon_cli::STATE_DIR;
 
 use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
@@ -186,7 +187,7 @@ impl Lab {
         let daemon = || match self.built.in_place_of_daemon {
             true => object(OBJECT, false),
             false => program(
-                &["/lab/bin/poisontrace", "run", "--state-dir", "/run/poisontrace"],
+                &["/lab/bin/poisontrace", "run", STATE_DIR, "/run/poisontrace"],
                 "poisontrace",
             ),
         };

@@ -1,6 +1,7 @@
 //! The scenarios, and what `poisontrace explain` must say of each.
 
 use clap::ValueEnum;
+use lab_protocol::daemon_cli::{PAGE_TOTALS, without};
 use lab_protocol::vmm_fate::VmmFate;
 use lab_protocol::{Before, Fate, GuestPlan, Scenario, words};
 
@@ -203,7 +204,7 @@ impl Story {
     pub fn scenario_with_reloads(self) -> Scenario {
         let mut scenario = self.scenario();
         let daemon = Before::DaemonBeforeKvm {
-            options: vec!["--without=kprobe,fentry,raw_tracepoint".to_owned()],
+            options: vec![without("kprobe,fentry,raw_tracepoint")],
             parameters: String::new(),
         };
         scenario.guests = vec![
@@ -240,7 +241,7 @@ impl Story {
     /// The daemon's: the guest on huge pages touches more of them than the kernel's totals have room for.
     fn options(self) -> Vec<String> {
         match self {
-            Self::HugePage => vec!["--page-totals=1".to_owned()],
+            Self::HugePage => vec![format!("{PAGE_TOTALS}=1")],
             _ => Vec::new(),
         }
     }

@@ -1,6 +1,7 @@
 //! The storms that are worth a run of their own, and what poisontrace has to say of each.
 
 use anyhow::{Result, bail, ensure};
+use lab_protocol::daemon_cli::{READ_GUEST_CODE, without};
 use lab_protocol::storm::{GUEST_VIRTUAL, Instruction, LINES, Mode, SHADOW_PAGING, Storm, StormPlan};
 use serde_json::Value;
 
@@ -8,7 +9,7 @@ use super::lab::StormRun;
 
 /// Bounces of the storm on one line.
 const BOUNCES: u64 = 1000;
-const TRACEPOINTS_ONLY: &str = "--without=kprobe,fentry,raw_tracepoint";
+const ALL_BUT_TRACEPOINTS: &str = "kprobe,fentry,raw_tracepoint";
 
 /// What a storm is watched with, and on what.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -272,8 +273,8 @@ impl Watch {
     pub fn options(self) -> Vec<String> {
         match self {
             Self::Plain | Self::ShadowPaging => Vec::new(),
-            Self::GuestCode => vec!["--read-guest-code".to_owned()],
-            Self::Tracepoints => vec![TRACEPOINTS_ONLY.to_owned()],
+            Self::GuestCode => vec![READ_GUEST_CODE.to_owned()],
+            Self::Tracepoints => vec![without(ALL_BUT_TRACEPOINTS)],
         }
     }
 
