@@ -17,8 +17,8 @@ use std::{env, process::Stdio, time::Duration};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{io::AsyncWriteExt as _, process::Command, sync::mpsc, time::timeout};
 
-use crate::{
-    config::{self, HookEvent},
+use crate::config::{self, HookEvent};
+use poisontrace_model::{
     host::Host,
     incident::model::{Answer, Incident},
 };
@@ -202,12 +202,12 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Instant};
 
     use super::*;
-    use crate::{event::session::Session, incident::evidence::Evidence};
+    use poisontrace_model::{event::session::Session, incident::evidence::Evidence};
 
     fn incident() -> Incident {
         let mut e = Evidence::new(1, 7, Default::default());
         std::sync::Arc::make_mut(&mut e.vmm).name = Some("web".into());
-        crate::correlate::report::incident(&e, &Session::default())
+        poisontrace_model::correlate::report::incident(&e, &Session::default())
     }
 
     fn script(dir: &Path, text: &str) -> String {

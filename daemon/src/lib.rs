@@ -18,23 +18,15 @@
 
 pub mod cli;
 pub mod config;
-pub mod correlate;
-pub mod event;
-pub mod few;
 pub mod follow;
 pub mod guest;
-pub mod hex;
 pub mod hook;
-pub mod host;
 pub mod http;
 pub mod identity;
-pub mod import;
-pub mod incident;
-pub mod kernel;
+pub mod machine;
 pub mod notify;
 pub mod pins;
 pub mod privileges;
 pub mod probes;
 pub mod sinks;
 pub mod survey;
-pub mod text;

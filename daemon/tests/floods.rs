@@ -15,7 +15,7 @@ use std::{
 };
 
 use load::{Load, Page, memory_kib, session};
-use poisontrace::{
+use poisontrace_model::{
     correlate::Correlator,
     event::Event,
     incident::model::{Incident, Outcome},

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use common::poisontrace;
 use load::{Load, Page};
-use poisontrace::event::{Vmm, What};
+use poisontrace_model::event::{Vmm, What};
 use whole::{Replay, record};
 
 const NAME: &str =

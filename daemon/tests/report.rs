@@ -5,11 +5,11 @@
     reason = "a test fails by panicking; its helper functions too"
 )]
 
-use poisontrace::{
+use poisontrace_model::{
     host::Host,
     incident::model::{Answer, Incident},
-    sinks::report::{Look, html, text},
 };
+use poisontrace_report::{Look, html, text};
 
 /// An answer that this version or an older one gave: it must stay readable.
 fn kept(answer: &str) -> (Host, Incident) {

@@ -22,11 +22,12 @@ use std::{
 };
 
 use load::{Load, Page, session};
-use poisontrace::{
-    event::{Event, recording::Writer},
+use poisontrace::sinks::store::{Stored, Wanted};
+use poisontrace_model::{
+    event::Event,
     incident::model::{Cause, Outcome},
-    sinks::store::{Stored, Wanted},
 };
+use poisontrace_recording::Writer;
 use recorded::Recorded;
 use whole::{Replay, metric};
 

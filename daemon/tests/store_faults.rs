@@ -10,11 +10,13 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use poisontrace::{
     config::Config,
+    sinks::store::{Store, Stored, Wanted},
+};
+use poisontrace_model::{
     correlate::report,
     event::session::Session,
     host::Host,
     incident::{evidence::Evidence, model::Incident},
-    sinks::store::{Store, Stored, Wanted},
 };
 
 const SOON: Duration = Duration::from_secs(40);

@@ -18,11 +18,9 @@ use std::{
 };
 
 use load::{Load, Page, session};
-use poisontrace::{
-    event::recording::Writer,
-    incident::model::{Incident, Outcome},
-    sinks::store::{Stored, Wanted},
-};
+use poisontrace::sinks::store::{Stored, Wanted};
+use poisontrace_model::incident::model::{Incident, Outcome};
+use poisontrace_recording::Writer;
 use whole::Replay;
 
 const MAX_RSS_KIB: u64 = 64 << 10;

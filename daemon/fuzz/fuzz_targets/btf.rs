@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use poisontrace::kernel::btf::Btf;
+use poisontrace_kernel_facts::btf::Btf;
 
 fuzz_target!(|data: &[u8]| {
     let (kernel, module) = data.split_at(data.len() / 2);

@@ -6,7 +6,7 @@
 use std::{fmt::Write as _, io::Cursor};
 
 use libfuzzer_sys::fuzz_target;
-use poisontrace::import;
+use poisontrace_import as import;
 
 fuzz_target!(|data: &[u8]| {
     let (mut trace, mut host, mut vmm, mut guest) =

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use poisontrace::kernel::format::Format;
+use poisontrace_kernel_facts::format::Format;
 use poisontrace_probes::layout::Shape;
 
 fuzz_target!(|text: &str| {

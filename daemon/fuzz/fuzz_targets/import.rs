@@ -5,7 +5,7 @@
 use std::io::Cursor;
 
 use libfuzzer_sys::fuzz_target;
-use poisontrace::import;
+use poisontrace_import as import;
 
 /// Between two files.
 const SEPARATOR: &[u8] = b"\n--8<--\n";

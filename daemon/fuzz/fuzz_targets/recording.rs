@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use poisontrace::{correlate::Correlator, event::recording::Reader};
+use poisontrace_model::correlate::Correlator;
+use poisontrace_recording::Reader;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(mut reader) = Reader::new(data, true) else {

@@ -3,13 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use poisontrace::{
-    correlate::Correlator,
-    event::{
-        decode::{DecodeError, Decoder},
-        session::Session,
-    },
-};
+use poisontrace_model::{correlate::Correlator, event::{decode::{DecodeError, Decoder}, session::Session}};
 
 /// Longest record, and more: that of KVM_SET_MSRS says its own length.
 const LONGEST: usize = 64 * 1024;

@@ -6,23 +6,22 @@ use clap::Args;
 
 use super::{Failure, output};
 use crate::{
-    event::{
-        decode::Decoder,
-        session::{ProbeStatus, Session},
-    },
-    host::{ClockPair, Host},
     identity::Directory,
-    kernel::{
-        facts::{Facts, MEMORY_FAILURE_EVENTS},
-        kvm::Kvm,
-        plan::Plan,
-    },
     notify,
     pins::Pins,
     privileges::{self, Return},
     probes::{load::Loaded, row::BoundRow},
     survey::Survey,
 };
+use poisontrace_kernel_facts::{
+    facts::{Facts, MEMORY_FAILURE_EVENTS},
+    kvm::Kvm,
+    plan::Plan,
+};
+use poisontrace_model::event::{
+        decode::Decoder,
+        session::{ProbeStatus, Session},
+    };
 
 /// How probes are attached.
 #[derive(Args, Clone)]
@@ -86,8 +85,8 @@ pub fn probes(
     let predates = facts.hardware_corrupted_kb.is_some_and(|kb| kb > 0);
     let loaded = Loaded::new(plan, &facts, predates, log_level, pins)?;
     let session = Session {
-        host: Host::this(),
-        clock: ClockPair::now(),
+        host: crate::machine::this_host(),
+        clock: crate::machine::clock_pair(),
         probes: loaded.probes(),
         hardware_corrupted_kb: facts.hardware_corrupted_kb,
         standby: loaded.on_standby(),

@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 
 use super::{Outcome, attach, output};
-use crate::kernel::{facts::Facts, plan::Plan};
+use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
 
 #[derive(Args)]
 pub struct CheckArgs {

@@ -23,7 +23,10 @@ fn check(file: Option<&Path>, source: &SourceArgs) -> Outcome {
     let config = layers.read()?;
     let problems = config.problems();
     for problem in &problems {
-        eprintln!("poisontrace: {}", crate::text::sanitise(problem, 2000));
+        eprintln!(
+            "poisontrace: {}",
+            poisontrace_model::text::sanitise(problem, 2000)
+        );
     }
     if !problems.is_empty() {
         return Ok(ExitCode::from(1));

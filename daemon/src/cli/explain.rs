@@ -3,13 +3,8 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use super::{ExplainArgs, Failure, Outcome, ReportFormat, SourceArgs, output, progress::Progress};
-use crate::{
-    host::Host,
-    import,
-    incident::model::Incident,
-    sinks::store::{Stored, Wanted},
-    text::sanitise,
-};
+use crate::sinks::store::{Stored, Wanted};
+use poisontrace_model::{host::Host, incident::model::Incident, text::sanitise};
 
 pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
     let (host, incidents) = match args.from.as_slice() {
@@ -52,13 +47,15 @@ fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Host, Vec<Inci
         (None, None) => Wanted::Last,
     };
     let found = Stored::open(&source.state_dir(args.state.state_dir.as_ref())?)?.get(&wanted)?;
-    let host = found.first().map_or_else(Host::this, |(host, _)| host.clone());
+    let host = found
+        .first()
+        .map_or_else(crate::machine::this_host, |(host, _)| host.clone());
     Ok((host, found.into_iter().map(|(_, incident)| incident).collect()))
 }
 
 fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Host, Vec<Incident>), Failure> {
     let progress = Progress::new();
-    let imported = import::read(files, args.allow_truncated, args.late_death, &mut |reading| {
+    let imported = poisontrace_import::read(files, args.allow_truncated, args.late_death, &mut |reading| {
         progress.at(reading)
     });
     progress.done();

@@ -9,10 +9,7 @@ use std::{
 };
 
 use super::{Failure, Format, IncidentsAction, IncidentsArgs, Outcome, SourceArgs, output};
-use crate::{
-    host::Host,
-    sinks::store::{Retention, Stored, Wanted, retention},
-};
+use crate::sinks::store::{Retention, Stored, Wanted, retention};
 
 pub fn incidents(args: &IncidentsArgs, source: &SourceArgs) -> Outcome {
     let dir = &source.state_dir(args.state.state_dir.as_ref())?;
@@ -92,7 +89,9 @@ fn list(args: &IncidentsArgs, dir: &Path) -> Outcome {
     let found = Stored::open(dir)?.get(&Wanted::All)?;
     if args.format == Format::Json {
         // All incidents of one store are of this host.
-        let host = found.last().map_or_else(Host::this, |(host, _)| host.clone());
+        let host = found
+            .last()
+            .map_or_else(crate::machine::this_host, |(host, _)| host.clone());
         let incidents = found.into_iter().map(|(_, incident)| incident).collect();
         output::print(&output::json(host, incidents)?)?;
         return Ok(ExitCode::SUCCESS);

@@ -5,10 +5,8 @@ use std::{path::Path, time::Duration};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{Failure, attach::Attached, output};
-use crate::{
-    kernel::{facts::Facts, kvm::Kvm, plan::Plan, uevent::Uevents},
-    notify, privileges,
-};
+use crate::{notify, privileges};
+use poisontrace_kernel_facts::{facts::Facts, kvm::Kvm, plan::Plan, uevent::Uevents};
 
 const ROOT: &str = "/";
 /// How often KVM is looked for where the kernel does not say when it comes.

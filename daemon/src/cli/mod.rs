@@ -315,7 +315,7 @@ pub fn command() -> clap::Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     dispatch(&cli).unwrap_or_else(|Failure(text)| {
-        eprintln!("poisontrace: {}", crate::text::sanitise(&text, 2000));
+        eprintln!("poisontrace: {}", poisontrace_model::text::sanitise(&text, 2000));
         ExitCode::from(2)
     })
 }

@@ -8,11 +8,11 @@ use std::{
 };
 
 use super::{Failure, ReportFormat};
-use crate::{
+use poisontrace_model::{
     host::Host,
     incident::model::{Answer, Incident},
-    sinks::report::{self, Look},
 };
+use poisontrace_report::{self, Look};
 
 /// Prints to standard output. A reader that closed its end (`| head`) has what it wanted.
 pub fn print(text: &str) -> Result<(), Failure> {
@@ -34,7 +34,7 @@ pub fn answer(
 ) -> Result<(), Failure> {
     let text = match format {
         ReportFormat::Json => json(host, incidents)?,
-        ReportFormat::Html => report::html(&host, &incidents),
+        ReportFormat::Html => poisontrace_report::html(&host, &incidents),
         ReportFormat::Text => {
             let look = match file {
                 Some(_) => Look::PLAIN,
@@ -42,7 +42,7 @@ pub fn answer(
             };
             let texts: Vec<String> = incidents
                 .iter()
-                .map(|incident| report::text(&host, incident, look))
+                .map(|incident| poisontrace_report::text(&host, incident, look))
                 .collect();
             texts.join("\n")
         }

@@ -13,19 +13,10 @@ use std::{
 use super::{Failure, output};
 use crate::{
     config::{Config, HookEvent},
-    correlate::{Correlator, IncidentNo, report::Update},
-    event::{
-        Event, What,
-        recording::Writer,
-        session::{ProbeStatus, Session},
-    },
     follow::{Follower, Places},
     guest::CodeReader,
-    hex::Hex,
     hook::Hook,
-    host::ClockPair,
     identity::{Directory, identity_event},
-    incident::model::Incident,
     sinks::{
         changes::{Change, Changes, Limit},
         metrics::{Metrics, ProgramCost, kernel::KernelCounters},
@@ -33,6 +24,17 @@ use crate::{
     },
     survey::Found,
 };
+use poisontrace_model::{
+    correlate::{Correlator, IncidentNo, report::Update},
+    event::{
+        Event, What,
+        session::{ProbeStatus, Session},
+    },
+    hex::Hex,
+    host::ClockPair,
+    incident::model::Incident,
+};
+use poisontrace_recording::Writer;
 
 /// See the module.
 pub struct Pipeline {
@@ -200,7 +202,7 @@ impl Pipeline {
     /// Takes a page that was lost before the start.
     pub fn found(&mut self, page: Found) {
         let found = Event {
-            t: ClockPair::now().monotonic_ns,
+            t: crate::machine::clock_pair().monotonic_ns,
             tid: page.pid,
             pid: page.pid,
             vcpu: None,
@@ -332,7 +334,7 @@ impl Pipeline {
         let metrics = &mut self.sinks.metrics;
         match &self.live {
             Some(live) => {
-                metrics.tick(ClockPair::now().monotonic_ns);
+                metrics.tick(crate::machine::clock_pair().monotonic_ns);
                 metrics.tables(
                     live.directory.vms(),
                     self.correlator.forgotten(),
@@ -356,7 +358,7 @@ impl Pipeline {
 
     /// The probes have been proved live, now.
     pub fn proved_live(&self) {
-        self.sinks.metrics.proved_live(ClockPair::now());
+        self.sinks.metrics.proved_live(crate::machine::clock_pair());
     }
 
     /// How often each row of the probe table was attached again.

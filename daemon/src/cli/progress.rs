@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::import::Reading;
+use poisontrace_import::Reading;
 
 /// A bar over the bytes of the files, a spinner where a pipe is among them; hidden where stderr is no terminal.
 pub struct Progress(ProgressBar);

@@ -24,17 +24,14 @@ use super::{
 };
 use crate::{
     config::Config,
-    event::{
-        Event,
-        recording::{Reader, RecordingError},
-    },
-    host::ClockPair,
     http::{Ready, Server},
     sinks::{
         metrics::Metrics,
         store::{Store, survive_file_size_limit},
     },
 };
+use poisontrace_model::{event::Event, host::ClockPair};
+use poisontrace_recording::{Reader, RecordingError};
 
 /// Events between two flushes at full speed.
 const BATCH: usize = 256;
@@ -79,7 +76,7 @@ async fn all(args: &ReplayArgs, config: &Config, server: Option<Server>) -> Resu
         let first = reader.next_event().map_err(|err| wrong(file, &err))?;
         let clock = ClockPair {
             monotonic_ns: first.as_ref().map_or(0, |event| event.t),
-            wall_ns: ClockPair::now().wall_ns,
+            wall_ns: crate::machine::clock_pair().wall_ns,
         };
         let carried = match sinks.take() {
             Some(sinks) => sinks,

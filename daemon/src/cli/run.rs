@@ -19,8 +19,6 @@ use super::{
 };
 use crate::{
     config::{Config, Layers, needs_restart},
-    event::{Event, What},
-    host::ClockPair,
     http::{Ready, Server},
     notify::{self, Beat, Heart},
     pins::{self, Pins},
@@ -31,6 +29,7 @@ use crate::{
     },
     survey::{Found, Survey},
 };
+use poisontrace_model::event::{Event, What};
 
 /// Changes are handed to the store and the log at most this often.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -179,7 +178,7 @@ async fn events(
     }
     pipeline.unwatched(attached.loaded.meanwhile());
     pipeline.bury();
-    pipeline.look_around(ClockPair::now().monotonic_ns);
+    pipeline.look_around(crate::machine::clock_pair().monotonic_ns);
     pipeline.reconcile();
     let mut survey = attached.survey.take().map(Survey::start).transpose()?;
     if let Some(settings) = &settings {
@@ -268,7 +267,7 @@ async fn events(
                 }
                 serving.ready(ready(attached, &heart));
                 storming |= source.get_ref().has_totals();
-                pipeline.look_around(ClockPair::now().monotonic_ns);
+                pipeline.look_around(crate::machine::clock_pair().monotonic_ns);
                 pipeline.reconcile();
                 flush_logger(&mut logger);
                 if pipeline.store_is_behind() && pipeline.flush() {
@@ -326,7 +325,7 @@ fn engage(attached: &mut attach::Attached) -> Event {
         tracing::info!("there is poison: all probes are at work");
     }
     Event {
-        t: ClockPair::now().monotonic_ns,
+        t: crate::machine::clock_pair().monotonic_ns,
         tid: 0,
         pid: 0,
         vcpu: None,

@@ -8,8 +8,8 @@ use super::Failure;
 use crate::{
     config::Web,
     http::{Controls, Ready, Scrape, Server},
-    kernel::plan::Plan,
 };
+use poisontrace_kernel_facts::plan::Plan;
 
 /// Scrapes that come in; none where nothing listens.
 pub struct Serving {

@@ -22,14 +22,14 @@ use std::{
 
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::{
+use poisontrace_import::text::{Item, Scanner};
+use poisontrace_model::{
     correlate::report::Update,
     event::{
         Event, What,
         log_statement::{LogRecord, LogStatement, Role, Speaker},
     },
     host::ClockPair,
-    import::text::{Item, Scanner},
     incident::model,
     text::sanitise,
 };
@@ -254,7 +254,7 @@ impl Vm {
 
     /// `new`: it was written while the VM was followed.
     fn say(&self, source: &str, items: Vec<Item>, new: bool) -> bool {
-        let now = ClockPair::now();
+        let now = crate::machine::clock_pair();
         items
             .into_iter()
             .filter(|item| new || self.of_now(item))

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::incident::model;
+use poisontrace_model::incident::model;
 
 /// A path with `{name}`, `{uuid}` and `{pid}` in it; empty: none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::*;
-use crate::{
+use poisontrace_model::{
     correlate::Correlator,
     event::{SigbusSeverity, Vmm, session::Session},
     hex::Hex,
@@ -19,7 +19,7 @@ const PID: u32 = 221;
 /// A correlator with an incident of a VM: its page was lost, and touched.
 fn incident() -> (Correlator, Update) {
     let session = Session {
-        clock: ClockPair::now(),
+        clock: crate::machine::clock_pair(),
         ..Session::default()
     };
     let t = session.clock.monotonic_ns;

@@ -9,8 +9,8 @@ mod walk;
 
 use std::collections::BTreeMap;
 
-use crate::event::{Event, Sregs, What};
 use memory::{GuestMemory, Slot};
+use poisontrace_model::event::{Event, Sregs, What};
 use poisontrace_probes::memslots::MAX_SLOTS;
 
 /// Longest x86 instruction.
@@ -97,7 +97,7 @@ impl CodeReader {
             Ok(bytes) => {
                 let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
                 let what = What::GuestCode {
-                    rip: crate::hex::Hex(exit.rip),
+                    rip: poisontrace_model::hex::Hex(exit.rip),
                     bytes: hex,
                 };
                 Some(Event {
@@ -109,7 +109,7 @@ impl CodeReader {
                 })
             }
             Err(problem) => {
-                tracing::info!(pid = event.pid, rip = %crate::hex::Hex(exit.rip), "the guest's code is not readable: {problem}");
+                tracing::info!(pid = event.pid, rip = %poisontrace_model::hex::Hex(exit.rip), "the guest's code is not readable: {problem}");
                 None
             }
         }

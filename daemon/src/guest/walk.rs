@@ -1,7 +1,7 @@
 //! A guest's page tables: 4-level and 5-level paging of long mode (Intel SDM volume 3, "4-Level Paging and 5-Level
 //! Paging"; AMD APM volume 2, "Long-Mode Page Translation").
 
-use crate::event::Sregs;
+use poisontrace_model::event::Sregs;
 
 /// Why an address has no translation.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::hex::Hex;
+    use poisontrace_model::hex::Hex;
 
     fn sregs() -> Sregs {
         Sregs {

@@ -119,7 +119,7 @@ fn parse(path: &Path, text: &str) -> Result<File, WebConfigError> {
     let file: File = serde_saphyr::from_str(text).map_err(|err| {
         form(format!(
             "not a web configuration that is understood here: {}",
-            crate::text::sanitise(err.to_string().lines().next().unwrap_or_default(), 300)
+            poisontrace_model::text::sanitise(err.to_string().lines().next().unwrap_or_default(), 300)
         ))
     })?;
     for (user, hash) in &file.basic_auth_users {

@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-use crate::{
+use poisontrace_model::{
     event::{Event, Vmm, What},
     text::sanitise,
 };
@@ -315,8 +315,8 @@ mod tests {
             pid: 1,
             vcpu: None,
             what: What::Sigbus {
-                hva: crate::hex::Hex(0x1000),
-                severity: crate::event::SigbusSeverity::ActionRequired,
+                hva: poisontrace_model::hex::Hex(0x1000),
+                severity: poisontrace_model::event::SigbusSeverity::ActionRequired,
                 lsb: 12,
                 target_tid: 99,
                 target_pid: 99,

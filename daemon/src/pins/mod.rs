@@ -27,7 +27,7 @@ use aya::maps::{Array, Map, MapData};
 use poisontrace_probes::{MAP_LAYOUT, arming};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
-use crate::correlate::resume::Meanwhile;
+use poisontrace_model::correlate::resume::Meanwhile;
 
 /// Where the folder is.
 pub const ROOT: &str = "/sys/fs/bpf/poisontrace";

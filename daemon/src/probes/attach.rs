@@ -3,7 +3,8 @@
 use aya::{Btf, Ebpf};
 
 use super::binding::{self, Link, chain};
-use crate::{kernel::plan::Attach, pins::Pins};
+use crate::pins::Pins;
+use poisontrace_kernel_facts::plan::Attach;
 
 /// Attaches all of an alternative, or none of it.
 pub fn attach_all(

@@ -15,7 +15,7 @@ use aya::{
 };
 
 use super::tracepoint::TracepointEvent;
-use crate::kernel::plan::Binding;
+use poisontrace_kernel_facts::plan::Binding;
 
 /// What keeps a program attached.
 pub enum Link {
@@ -179,5 +179,5 @@ pub fn chain(err: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn first_line(text: &str) -> String {
-    crate::text::sanitise(text.lines().next().unwrap_or_default().trim(), 300)
+    poisontrace_model::text::sanitise(text.lines().next().unwrap_or_default().trim(), 300)
 }

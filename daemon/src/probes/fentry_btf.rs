@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use aya::{Btf, Endianness};
 
-use crate::kernel::btf::Prototype;
+use poisontrace_kernel_facts::btf::Prototype;
 
 const MAGIC: u32 = 0x0001_eb9f;
 const HEADER: u32 = 24;

@@ -1,7 +1,7 @@
 //! KVM's rows go with its module, and come back with it.
 
 use super::{fentry_btf, load::Loaded, row::RowState};
-use crate::kernel::plan::Plan;
+use poisontrace_kernel_facts::plan::Plan;
 
 impl Loaded {
     /// Whether the programs, as they are loaded, read the fields of these facts.

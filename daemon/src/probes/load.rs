@@ -14,12 +14,9 @@ use super::{
     fentry_btf, memory,
     row::{BoundRow, RowState},
 };
-use crate::{
-    correlate::resume::Meanwhile,
-    event::session::ProbeStatus,
-    kernel::{btf::Prototype, facts::Facts, plan::Plan},
-    pins::{self, Pins},
-};
+use crate::pins::{self, Pins};
+use poisontrace_kernel_facts::{btf::Prototype, facts::Facts, plan::Plan};
+use poisontrace_model::{correlate::resume::Meanwhile, event::session::ProbeStatus};
 
 /// The object that `cargo xtask build` made; empty in a build without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.o"));

@@ -1,10 +1,8 @@
 //! A row of the plan, and what has become of it.
 
 use super::{binding::Link, tracepoint::TracepointEvent};
-use crate::{
-    event::session::ProbeStatus,
-    kernel::plan::{Attach, Row},
-};
+use poisontrace_kernel_facts::plan::{Attach, Row};
+use poisontrace_model::event::session::ProbeStatus;
 
 /// What has become of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,11 +13,8 @@ use super::{
     load::{LoadError, Loaded},
     totals::Totals,
 };
-use crate::{
-    event::{Event, What, decode::Decoder},
-    host::ClockPair,
-    identity::process_of,
-};
+use crate::identity::process_of;
+use poisontrace_model::event::{Event, What, decode::Decoder};
 
 /// Records taken in one go, so that a flood cannot keep the daemon from its other work.
 const BATCH: usize = 512;
@@ -108,7 +105,7 @@ impl Source {
         if lost > 0 {
             let t = events
                 .last()
-                .map_or_else(|| ClockPair::now().monotonic_ns, |event| event.t);
+                .map_or_else(|| crate::machine::clock_pair().monotonic_ns, |event| event.t);
             tracing::error!(
                 records = lost,
                 "the ring buffer was full: records of the probes are lost"
@@ -131,7 +128,7 @@ impl Source {
 
     /// The kernel's totals that have changed since the last call.
     pub fn totals(&mut self) -> Vec<Event> {
-        self.totals.changed(ClockPair::now().monotonic_ns)
+        self.totals.changed(crate::machine::clock_pair().monotonic_ns)
     }
 
     /// Exits on pages that the kernel's totals had no room for, and that were sent as records instead.

@@ -8,7 +8,7 @@ use super::{
     row::RowState,
     tracepoint::TracepointEvent,
 };
-use crate::kernel::plan::Binding;
+use poisontrace_kernel_facts::plan::Binding;
 
 impl Loaded {
     /// Whether some rows are held by what stands by for them, until [`Loaded::engage`].

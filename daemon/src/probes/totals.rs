@@ -9,7 +9,7 @@ use aya::{
 use poisontrace_probes::page::{Duration, PageKey, PageTotals};
 
 use super::load::{LoadError, Loaded};
-use crate::event::{
+use poisontrace_model::event::{
     Event, What,
     totals::{self, DurationTotals, FloorKind},
 };

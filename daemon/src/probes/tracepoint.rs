@@ -16,7 +16,7 @@ use aya::programs::{Program, ProgramError};
 use aya_obj::generated::perf_event_attr;
 
 use super::bpf;
-use crate::kernel::facts::live::tracefs;
+use poisontrace_kernel_facts::facts::live::tracefs;
 
 /// uapi `linux/perf_event.h`.
 const PERF_TYPE_TRACEPOINT: u32 = 2;

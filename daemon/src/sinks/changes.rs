@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{
+use poisontrace_model::{
     correlate::report::Update,
     incident::model::{Cause, Confidence, Outcome},
 };
@@ -116,7 +116,7 @@ impl Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{correlate::report, event::session::Session, incident::evidence::Evidence};
+    use poisontrace_model::{correlate::report, event::session::Session, incident::evidence::Evidence};
 
     fn update(outcome: Outcome, closed: bool) -> Update {
         let e = Evidence::new(1, 7, Default::default());

@@ -2,5 +2,4 @@
 
 pub mod changes;
 pub mod metrics;
-pub mod report;
 pub mod store;

@@ -25,7 +25,7 @@ pub fn poisontrace<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> O
 pub fn answer(output: &Output) -> Value {
     assert!(output.status.success(), "{output:?}");
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let schema = serde_json::from_str(include_str!("../explain.schema.json")).unwrap();
+    let schema = serde_json::from_str(include_str!("../../report/explain.schema.json")).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let errors: Vec<String> = validator
         .iter_errors(&json)

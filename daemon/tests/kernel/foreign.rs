@@ -9,12 +9,9 @@ use std::{
 };
 
 use aya::{maps::MapInfo, programs::loaded_programs};
-use poisontrace::{
-    correlate::resume::Meanwhile,
-    kernel::{facts::Facts, plan::Plan},
-    pins::Pins,
-    probes::load::Loaded,
-};
+use poisontrace::{pins::Pins, probes::load::Loaded};
+use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
+use poisontrace_model::correlate::resume::Meanwhile;
 use poisontrace_probes::MAP_LAYOUT;
 
 use crate::here::{self, BpfFs, files};

@@ -7,11 +7,9 @@ use std::{
 };
 
 use aya::maps::HashMap;
-use poisontrace::{
-    event::{Event, What, decode::Decoder},
-    kernel::facts::Facts,
-    probes::source::Source,
-};
+use poisontrace::probes::source::Source;
+use poisontrace_kernel_facts::facts::Facts;
+use poisontrace_model::event::{Event, What, decode::Decoder};
 
 use crate::here;
 

@@ -3,10 +3,10 @@
 use std::{fs, path::Path};
 
 use poisontrace::{
-    kernel::{facts::Facts, plan::Plan},
     pins::Pins,
     probes::{load::Loaded, row::RowState},
 };
+use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
 
 use crate::here::{self, BpfFs, files};
 

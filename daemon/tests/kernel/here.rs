@@ -3,12 +3,12 @@
 use std::{fs, path::Path, process::Command};
 
 use poisontrace::{
-    kernel::{
-        facts::Facts,
-        plan::{Attach, Binding, Plan, Row},
-    },
     pins::Pins,
     probes::load::{LoadError, Loaded},
+};
+use poisontrace_kernel_facts::{
+    facts::Facts,
+    plan::{Attach, Binding, Plan, Row},
 };
 
 pub fn tracepoint(program: &'static str, group: &str, name: &str) -> Attach {

@@ -5,14 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use poisontrace::{
-    event::decode::Decoder,
-    kernel::{
-        facts::Facts,
-        plan::{Attach, Binding, Plan, Row},
-    },
-    probes::source::Source,
+use poisontrace::probes::source::Source;
+use poisontrace_kernel_facts::{
+    facts::Facts,
+    plan::{Attach, Binding, Plan, Row},
 };
+use poisontrace_model::event::decode::Decoder;
 
 use crate::here;
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use poisontrace::{
+use poisontrace_model::{
     event::{
         Access, Bank, Event, Isa, PoisonExit, SigbusSeverity, Vmm, What,
         session::{ProbeStatus, Session},

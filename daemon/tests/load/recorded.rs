@@ -6,11 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use poisontrace::{
+use poisontrace_model::{
     correlate::Correlator,
-    event::{Event, recording::Reader},
+    event::Event,
     incident::model::{Cause, Outcome},
 };
+use poisontrace_recording::Reader;
 use serde_json::{Map, Value};
 
 /// Times of events and within them.

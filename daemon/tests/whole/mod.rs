@@ -13,7 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use poisontrace::event::{Event, recording::Writer};
+use poisontrace_model::event::Event;
+use poisontrace_recording::Writer;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use super::load::session;

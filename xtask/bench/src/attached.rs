@@ -4,8 +4,8 @@ use std::fs;
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{HashMap, MapData};
-use poisontrace::kernel::{facts::Facts, plan::Plan};
 use poisontrace::probes::load::Loaded;
+use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
 use poisontrace_probes::page::{PageKey, PageTotals};
 
 use crate::Attach;

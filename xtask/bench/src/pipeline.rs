@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use poisontrace::correlate::Correlator;
-use poisontrace::event::Event;
-use poisontrace::event::session::Session;
+use poisontrace_model::correlate::Correlator;
+use poisontrace_model::event::Event;
+use poisontrace_model::event::session::Session;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use lab_harness::run_files::Files;
 
-const SCHEMA: &str = "daemon/tests/explain.schema.json";
+const SCHEMA: &str = "daemon/report/explain.schema.json";
 
 pub struct Schema(Validator);
 

@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use super::Pipeline;
-use crate::{
+use crate::sinks::store::{Stored, boot_id};
+use poisontrace_model::{
     correlate::resume::{Meanwhile, State},
     event::{Event, What},
-    host::ClockPair,
-    sinks::store::{Stored, boot_id},
 };
 
 impl Pipeline {
@@ -16,7 +15,7 @@ impl Pipeline {
         let states = Stored::open(dir).and_then(|stored| stored.states(&boot_id().unwrap_or_default()));
         // Without a store there is nothing to go on with, and the writer has said what is wrong with one.
         let Ok(states) = states else { return };
-        let now = ClockPair::now().monotonic_ns;
+        let now = crate::machine::clock_pair().monotonic_ns;
         for state in &states {
             match serde_json::from_str::<State>(state) {
                 Ok(state) => {
@@ -40,13 +39,14 @@ impl Pipeline {
     /// Says of incidents that are known from the ring buffer alone that nobody watched them since.
     pub fn unwatched(&mut self, meanwhile: Meanwhile) {
         if meanwhile == Meanwhile::Kept {
-            self.correlator.unwatched(ClockPair::now().monotonic_ns);
+            self.correlator
+                .unwatched(crate::machine::clock_pair().monotonic_ns);
         }
     }
 
     /// Closes the incidents of VMMs that ended while nobody looked: once what the probes sent meanwhile is read.
     pub fn bury(&mut self) {
-        let t = ClockPair::now().monotonic_ns;
+        let t = crate::machine::clock_pair().monotonic_ns;
         for (pid, ticks) in std::mem::take(&mut self.resumed) {
             let now = self
                 .live

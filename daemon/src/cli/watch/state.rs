@@ -8,10 +8,8 @@ use std::{
 };
 
 use super::scrape::Metrics;
-use crate::{
-    incident::model::Incident,
-    sinks::store::{FILE, Stored, Wanted},
-};
+use crate::sinks::store::{FILE, Stored, Wanted};
+use poisontrace_model::incident::model::Incident;
 
 /// Incidents shown.
 const MAX_INCIDENTS: usize = 200;

@@ -9,7 +9,7 @@ use ratatui::{
 };
 
 use super::{scrape::Metrics, state::State};
-use crate::incident::model::{Incident, Outcome};
+use poisontrace_model::incident::model::{Incident, Outcome};
 
 pub fn draw(frame: &mut Frame<'_>, state: &State) {
     let [head, exits, list, answer, probes, keys] = Layout::vertical([

@@ -7,9 +7,9 @@ use prometheus::{
 };
 
 use super::histogram::Histogram;
-use crate::{
+use crate::hook::Ended;
+use poisontrace_model::{
     correlate::TABLES,
-    hook::Ended,
     incident::model::{Cause, Outcome},
 };
 

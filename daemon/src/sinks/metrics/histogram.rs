@@ -14,7 +14,7 @@ use prometheus::{
 
 use poisontrace_probes::page::CLAIM_NS;
 
-use crate::event::totals::DurationTotals;
+use poisontrace_model::event::totals::DurationTotals;
 
 /// Edges, nanoseconds; above the last is +Inf.
 pub const EDGES_NS: [u64; 14] = [

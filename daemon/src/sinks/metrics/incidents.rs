@@ -6,7 +6,7 @@ use super::{
     families::{Families, VERDICTS},
     histogram::{Counts, Histogram, counts},
 };
-use crate::{
+use poisontrace_model::{
     correlate::report::Update,
     event::totals::DurationTotals,
     incident::model::{Cause, Outcome, StormKind},

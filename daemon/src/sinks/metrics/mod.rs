@@ -13,19 +13,19 @@ use std::{collections::HashSet, path::Path};
 use prometheus::{IntGauge, Opts, Registry, TextEncoder};
 
 use super::store::Health;
-use crate::{
+use crate::hook::Ended;
+use families::{Families, NODE_COUNTERS, OTHER_TABLES, PAGE_TYPES, RESULTS, RING};
+use incidents::Incidents;
+use kernel::{KernelCounters, Reconciler};
+use poisontrace_model::{
     correlate::report::Update,
     event::{
         Event, What,
         session::{ProbeStatus, Session},
     },
-    hook::Ended,
     host::ClockPair,
     text::sanitise,
 };
-use families::{Families, NODE_COUNTERS, OTHER_TABLES, PAGE_TYPES, RESULTS, RING};
-use incidents::Incidents;
-use kernel::{KernelCounters, Reconciler};
 use vms::Vms;
 
 /// Pairs of type and result that are told apart: the kernel's words, but a recording's may be anybody's.
@@ -68,7 +68,7 @@ impl Metrics {
         let build = IntGauge::with_opts(
             Opts::new("poisontrace_build_info", "1; the labels say what runs")
                 .const_label("version", env!("CARGO_PKG_VERSION"))
-                .const_label("revision", crate::host::REVISION),
+                .const_label("revision", crate::machine::REVISION),
         )?;
         build.set(1);
         registry.register(Box::new(build))?;

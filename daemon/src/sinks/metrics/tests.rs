@@ -6,12 +6,13 @@ use std::{
 };
 
 use super::{kernel::KernelCounters, *};
-use crate::{
+use poisontrace_model::{
     correlate::Correlator,
-    event::{Event, recording::Reader, session::ProbeStatus},
+    event::{Event, session::ProbeStatus},
     hex::Hex,
     incident::model::{Cause, Outcome},
 };
+use poisontrace_recording::Reader;
 
 const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
 

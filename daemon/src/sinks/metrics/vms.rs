@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use prometheus::{IntCounterVec, Opts, Registry};
 
 use super::incidents::Change;
-use crate::correlate::report::Update;
+use poisontrace_model::correlate::report::Update;
 
 /// The label of VMs beyond the limit.
 const OTHER: &str = "other";

@@ -14,7 +14,8 @@ use super::{
     queue::{EventRow, Queue, Row, Verdict},
     retention, sample,
 };
-use crate::{event::Event, host::Host, incident::model::Incident, privileges};
+use crate::privileges;
+use poisontrace_model::{event::Event, host::Host, incident::model::Incident};
 
 /// First and longest wait before a store that could not be written to is tried again.
 const RETRY: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::incident::model::Incident;
+use poisontrace_model::incident::model::Incident;
 
 /// Bytes of incidents and events that wait.
 const MAX_BYTES: usize = 2 << 20;

@@ -16,7 +16,7 @@ use super::{
     queue::Verdict,
     schema::{BUSY, LAYOUT, tables, version},
 };
-use crate::{host::Host, incident::model::Incident};
+use poisontrace_model::{host::Host, incident::model::Incident};
 
 /// See the module.
 pub struct Stored {
@@ -162,7 +162,7 @@ impl Stored {
         };
         let raw = |text: String| RawValue::from_string(text).map_err(|err| self.damaged(id, err));
         Ok(Some(Dossier {
-            schema_version: crate::incident::model::SCHEMA_VERSION,
+            schema_version: poisontrace_model::incident::model::SCHEMA_VERSION,
             host: raw(host)?,
             incident: raw(incident)?,
             verdicts: self.verdicts(id)?,

@@ -222,7 +222,7 @@ fn check(connection: &Connection, path: &Path, version: i64) -> Result<(), Store
     if found != "ok" {
         return Err(StoreError::Damaged {
             path: path.to_owned(),
-            what: crate::text::sanitise(&found, 200),
+            what: poisontrace_model::text::sanitise(&found, 200),
         });
     }
     Ok(())

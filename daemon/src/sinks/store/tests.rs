@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::*;
-use crate::{
+use poisontrace_model::{
     event::{Event, What, session::Session},
     host::Host,
     incident::{
@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(20);
 fn incident(pid: u32, name: &str) -> Incident {
     let mut e = Evidence::new(1, pid, Default::default());
     std::sync::Arc::make_mut(&mut e.vmm).name = Some(name.to_owned());
-    crate::correlate::report::incident(&e, &Session::default())
+    poisontrace_model::correlate::report::incident(&e, &Session::default())
 }
 
 fn retention() -> Retention {

@@ -3,8 +3,8 @@
 use std::io::{BufReader, Read};
 
 use anyhow::{Result, anyhow, ensure};
-use poisontrace::event::recording::{Reader, Writer};
-use poisontrace::event::session::Session;
+use poisontrace_model::event::session::Session;
+use poisontrace_recording::{Reader, Writer};
 
 use super::records::Records;
 use super::stream::{START_NS, STEP_NS, beginning, walk};

@@ -1,8 +1,8 @@
 //! Records without end: each walk is the one before, later.
 
 use anyhow::{Result, anyhow};
-use poisontrace::event::Event;
-use poisontrace::event::decode::Decoder;
+use poisontrace_model::event::Event;
+use poisontrace_model::event::decode::Decoder;
 
 use super::stream::{START_NS, STEP_NS, beginning, walk};
 

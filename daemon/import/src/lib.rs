@@ -1,0 +1,340 @@
+//! Evidence that others kept: any mix of files, each known by its content. Traces and recordings are
+//! streamed through the correlator; what logs say is little, and is put to it afterwards, on one clock.
+
+#![forbid(unsafe_code)]
+
+mod align;
+mod clock_notes;
+mod detect;
+mod lines;
+mod logs;
+mod merge;
+mod meter;
+mod rasdaemon;
+mod session;
+pub mod text;
+pub mod trace;
+
+use std::{
+    io::{BufRead, Read},
+    path::{Path, PathBuf},
+};
+
+use align::Alignment;
+use detect::Opened;
+use logs::Log;
+use meter::Meter;
+pub use meter::Reading;
+use poisontrace_model::{
+    correlate::Correlator,
+    event::session::Session,
+    incident::model::{Incident, Latency},
+    text::sanitise,
+};
+use poisontrace_recording::Reader;
+
+/// What the files told.
+pub struct Imported {
+    pub session: Session,
+    pub incidents: Vec<Incident>,
+    /// Files that could not be used, or not to their end: one line each.
+    pub problems: Vec<String>,
+}
+
+/// How many lines or events are read between two calls of the progress.
+const PROGRESS_EVERY: u64 = 65_536;
+
+/// Reads the files ("-": standard input). `late_death_s`: how long after the poison a guest's death still counts as
+/// its, seconds. `progress` is told how far the reading is.
+///
+/// # Errors
+/// Where none of the files can be used: the problems.
+pub fn read(
+    files: &[PathBuf],
+    allow_truncated: bool,
+    late_death_s: u64,
+    progress: &mut dyn FnMut(Reading),
+) -> Result<Imported, Vec<String>> {
+    let mut import = Import::new(allow_truncated, files.len() == 1);
+    import
+        .correlator
+        .late_death(late_death_s.saturating_mul(1_000_000_000));
+    for file in files {
+        match detect::open(file, &import.meter) {
+            Ok(opened) => import.take(file, opened, progress),
+            Err(problem) => import.problem(file, &problem),
+        }
+    }
+    import.stream(progress);
+    import.settle()
+}
+
+/// Reads inputs that are no files, each with a name.
+///
+/// # Errors
+/// As [`read`]; a SQLite database is refused, as only a file of it can be read.
+pub fn read_inputs<R: Read + 'static>(
+    inputs: Vec<(String, R)>,
+    allow_truncated: bool,
+) -> Result<Imported, Vec<String>> {
+    let mut import = Import::new(allow_truncated, inputs.len() == 1);
+    for (name, input) in inputs {
+        let name = PathBuf::from(name);
+        match detect::sort(input, 0) {
+            Ok(Opened::Sqlite) => import.problem(&name, &"a SQLite database that is no file"),
+            Ok(opened) => import.take(&name, opened, &mut |_| {}),
+            Err(problem) => import.problem(&name, &problem),
+        }
+    }
+    import.stream(&mut |_| {});
+    import.settle()
+}
+
+struct Import {
+    correlator: Correlator,
+    alignment: Alignment,
+    recorded: bool,
+    /// The trace's clock has no unit.
+    unitless: bool,
+    alone: bool,
+    allow_truncated: bool,
+    usable: usize,
+    sources: Vec<merge::Source<Box<dyn BufRead>>>,
+    logs: Vec<Log>,
+    seen: std::collections::BTreeSet<&'static str>,
+    problems: Vec<String>,
+    notes: Vec<String>,
+    meter: Meter,
+}
+
+/// A file as the answer names it.
+fn name(path: &Path) -> String {
+    if path.as_os_str() == "-" {
+        return "standard input".to_owned();
+    }
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    sanitise(&name.to_string_lossy(), 80)
+}
+
+/// Leaves nothing that would be read as a time.
+fn without_times(incident: &mut Incident) {
+    incident.latency_ns = Latency::default();
+    if let Some(storm) = &mut incident.storm {
+        storm.duration_ns = None;
+    }
+    for moment in &mut incident.timeline {
+        moment.t_ns = 0;
+    }
+    for told in &mut incident.injections.told {
+        told.t_ns = 0;
+    }
+}
+
+impl Import {
+    fn new(allow_truncated: bool, alone: bool) -> Self {
+        Self {
+            correlator: Correlator::new(Session::default()),
+            alignment: Alignment::default(),
+            recorded: false,
+            unitless: false,
+            alone,
+            allow_truncated,
+            usable: 0,
+            sources: Vec::new(),
+            logs: Vec::new(),
+            seen: std::collections::BTreeSet::new(),
+            problems: Vec::new(),
+            notes: Vec::new(),
+            meter: Meter::default(),
+        }
+    }
+
+    fn problem(&mut self, file: &Path, problem: &dyn std::fmt::Display) {
+        self.problems.push(format!("{}: {problem}", file.display()));
+    }
+
+    fn take(&mut self, file: &Path, opened: Opened, progress: &mut dyn FnMut(Reading)) {
+        let taken = match opened {
+            Opened::Text(input) => {
+                let source = merge::Source::new(file.to_owned(), name(file), input);
+                return self.sources.push(source);
+            }
+            Opened::Recording(input) => self.recording(file, input, progress),
+            Opened::Sqlite => self.database(file),
+        };
+        match taken {
+            Ok(()) => self.usable += 1,
+            Err(problem) => self.problem(file, &problem),
+        }
+    }
+
+    fn database(&mut self, file: &Path) -> Result<(), String> {
+        let items = rasdaemon::read(file)?;
+        if !items.is_empty() {
+            self.notes.push(format!(
+                "the page's type in its kernel's own words, where {} alone tells it: rasdaemon numbers the types \
+                 as one kernel did",
+                name(file)
+            ));
+        }
+        self.logs.push(Log::of_host(name(file), items));
+        Ok(())
+    }
+
+    fn recording(
+        &mut self,
+        file: &Path,
+        input: Box<dyn BufRead>,
+        progress: &mut dyn FnMut(Reading),
+    ) -> Result<(), String> {
+        // Among other files a torn recording is better than none; alone it is asked about.
+        let torn_is_fine = self.allow_truncated || !self.alone;
+        let mut reader = Reader::new(input, torn_is_fine).map_err(|err| err.to_string())?;
+        if !self.recorded {
+            self.recorded = true;
+            self.correlator.learn_session(reader.session().clone());
+        }
+        for number in 1_u64.. {
+            if number.is_multiple_of(PROGRESS_EVERY) {
+                progress(self.meter.reading());
+            }
+            match reader.next_event() {
+                Ok(Some(event)) => {
+                    self.alignment.event(&event);
+                    self.correlator.feed(&event);
+                }
+                Ok(None) => break,
+                Err(err) if self.alone => return Err(err.to_string()),
+                Err(err) => {
+                    self.problem(file, &err);
+                    break;
+                }
+            }
+        }
+        if reader.truncated() {
+            self.notes
+                .push("the end of the recording: what came after it is not known".to_owned());
+        }
+        Ok(())
+    }
+
+    fn stream(&mut self, progress: &mut dyn FnMut(Reading)) {
+        let sources = std::mem::take(&mut self.sources);
+        if sources.is_empty() {
+            return;
+        }
+        let mut merged = merge::Merge::new(sources);
+        let mut assembler = trace::Assembler::default();
+        let mut next_progress = PROGRESS_EVERY;
+        while merged.step(&mut assembler) {
+            if !assembler.is_idle() {
+                self.feed(&mut assembler);
+            }
+            if merged.lines() >= next_progress {
+                next_progress = merged.lines() + PROGRESS_EVERY;
+                progress(self.meter.reading());
+            }
+        }
+        assembler.finish();
+        self.feed(&mut assembler);
+        if !self.recorded {
+            self.unitless = assembler.unitless;
+            self.trace_notes(&assembler, merged.overwritten());
+        }
+        let loose = std::mem::take(&mut assembler.loose);
+        if !self.recorded {
+            self.seen = assembler.seen;
+        } else if !assembler.seen.is_empty() {
+            self.notes
+                .push("the trace beside the recording is not used: the recording tells the same".to_owned());
+        }
+        for (file, log, outcome) in merged.finish() {
+            match outcome {
+                Ok(()) => {
+                    self.usable += 1;
+                    self.logs.push(log);
+                }
+                Err(problem) => {
+                    self.problem(&file, &problem);
+                    if log.useful() {
+                        self.usable += 1;
+                        self.logs.push(log);
+                    }
+                }
+            }
+        }
+        if !loose.is_empty() {
+            self.logs.push(Log::of_trace(loose));
+        }
+    }
+
+    /// What the trace itself says that it lacks.
+    fn trace_notes(&mut self, assembler: &trace::Assembler, overwritten: u64) {
+        if assembler.gaps {
+            let lost = match assembler.lost {
+                0 => "events (how many is not said)".to_owned(),
+                lost => format!("{lost} events"),
+            };
+            self.notes.push(format!(
+                "{lost} that the tracer itself lost: counts are at least what is shown"
+            ));
+        }
+        if overwritten > 0 {
+            self.notes.push(format!(
+                "the beginning of the trace: {overwritten} earlier events were overwritten in the tracer's ring"
+            ));
+        }
+        if assembler.unitless {
+            self.notes.push(
+                "all durations: the trace's clock (counter, x86-tsc) tells an order and no time; trace with \
+                 `echo mono > trace_clock`"
+                    .to_owned(),
+            );
+        }
+    }
+
+    fn feed(&mut self, assembler: &mut trace::Assembler) {
+        for event in assembler.take() {
+            // A recording tells of the same events, and more exactly.
+            if !self.recorded {
+                self.alignment.event(&event);
+                self.correlator.feed(&event);
+            }
+        }
+    }
+
+    fn settle(mut self) -> Result<Imported, Vec<String>> {
+        if self.usable == 0 {
+            return Err(self.problems);
+        }
+        logs::settle_speakers(&mut self.logs);
+        let events = logs::events(
+            &self.logs,
+            &mut self.alignment,
+            self.recorded || !self.seen.is_empty(),
+            &mut self.notes,
+        );
+        if !self.recorded {
+            let kernel = self.logs.iter().find_map(Log::host_kernel);
+            let hostname = self.logs.iter().find_map(|log| log.hostname.clone());
+            let wall = self.alignment.wall();
+            self.correlator
+                .learn_session(session::session(&self.seen, kernel, hostname, wall));
+        }
+        for event in &events {
+            self.correlator.feed(event);
+        }
+        let mut incidents = self.correlator.incidents();
+        for incident in &mut incidents {
+            if self.unitless {
+                without_times(incident);
+            }
+            incident.missing.extend(self.notes.iter().cloned());
+        }
+        Ok(Imported {
+            session: self.correlator.session().clone(),
+            incidents,
+            problems: self.problems,
+        })
+    }
+}

@@ -1,0 +1,49 @@
+//! The session of an import: no probe of ours was attached; a row counts as attached if its evidence is in
+//! the files, so that what is 0 and what is not known stay apart.
+
+use std::collections::BTreeSet;
+
+use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
+use poisontrace_model::{
+    event::session::{ProbeStatus, Session},
+    host::{ClockPair, Host},
+};
+
+/// `seen`: kinds of trace events, by row.
+pub fn session(
+    seen: &BTreeSet<&'static str>,
+    kernel: Option<String>,
+    hostname: Option<String>,
+    wall: Option<i128>,
+) -> Session {
+    let probes = Plan::new(&Facts::default(), false)
+        .rows
+        .into_iter()
+        // One event shows the signals of both functions; and a trace without nested exits has none.
+        .filter(|row| !["force_sig_mceerr", "kvm_nested_vmexit"].contains(&row.name))
+        .map(|row| {
+            let there = seen.contains(row.name);
+            ProbeStatus {
+                name: row.name.to_owned(),
+                binding: there.then(|| "imported".to_owned()),
+                why: (!there).then(|| "not in the files".to_owned()),
+                lost: (!there).then(|| row.lost.to_owned()),
+            }
+        })
+        .collect();
+    Session {
+        host: Host {
+            hostname,
+            kernel,
+            poisontrace: env!("CARGO_PKG_VERSION").to_owned(),
+            emulated: None,
+        },
+        clock: ClockPair {
+            monotonic_ns: 0,
+            wall_ns: wall.and_then(|ns| i64::try_from(ns).ok()),
+        },
+        probes,
+        hardware_corrupted_kb: None,
+        standby: false,
+    }
+}

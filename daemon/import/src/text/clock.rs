@@ -1,0 +1,235 @@
+//! Times that stand before log lines.
+
+use jiff::{civil, tz::TimeZone};
+
+use crate::trace::record::{decimal, seconds};
+
+/// When a line was logged, on the clocks that it tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// Since boot (printk), nanoseconds.
+    pub boot: Option<u64>,
+    /// Since the epoch, nanoseconds.
+    pub wall: Option<i64>,
+    /// The wall clock's date has no year.
+    pub no_year: bool,
+}
+
+/// How far into a line a date can begin and end.
+const DATE_WITHIN: usize = 64;
+
+/// The times that `line` tells for what stands at `at`.
+pub fn stamp(line: &[u8], at: usize) -> Stamp {
+    let before = &line[..at.min(line.len())];
+    if let Some(boot) = kmsg(before) {
+        return Stamp {
+            boot: Some(boot),
+            ..Stamp::default()
+        };
+    }
+    if let Some(date) = rasdaemon(line, at) {
+        return Stamp {
+            wall: Some(date),
+            ..Stamp::default()
+        };
+    }
+    let (wall, no_year) = wall(&line[..line.len().min(DATE_WITHIN)]);
+    Stamp {
+        boot: printk(before),
+        wall,
+        no_year,
+    }
+}
+
+/// `3,1234,34150533,-;`: /dev/kmsg and netconsole, microseconds since boot.
+fn kmsg(before: &[u8]) -> Option<u64> {
+    let head = &before[..memchr::memchr(b';', before)?];
+    let mut fields = head.split(|b| *b == b',');
+    decimal(fields.next()?)?;
+    decimal(fields.next()?)?;
+    decimal(fields.next()?)?.checked_mul(1000)
+}
+
+/// rasdaemon's own date stands after the event's name; before it stands a time since nothing in particular.
+fn rasdaemon(line: &[u8], at: usize) -> Option<i64> {
+    let rest = line.get(at..)?.strip_prefix(b"memory_failure_event")?;
+    let rest = &rest[..rest.len().min(2 * DATE_WITHIN)];
+    let text = String::from_utf8_lossy(rest);
+    let begin = text.find(|c: char| c.is_ascii_digit())?;
+    iso(text.get(begin..)?)
+}
+
+/// The last `[ SECONDS.MICROS]` of `before`; `[ SECONDS.MICROS][ T123]` too. Consoles interleave: the nearest
+/// one is the line's.
+fn printk(before: &[u8]) -> Option<u64> {
+    let mut end = before.len();
+    while let Some(close) = memchr::memrchr(b']', &before[..end]) {
+        let open = memchr::memrchr(b'[', &before[..close])?;
+        let inner = before[open + 1..close].trim_ascii();
+        if inner.contains(&b'.')
+            && let Some(t) = seconds(inner)
+        {
+            return Some(t);
+        }
+        end = open;
+    }
+    None
+}
+
+fn wall(line: &[u8]) -> (Option<i64>, bool) {
+    let text: String = line
+        .iter()
+        .map(|b| if b.is_ascii() { char::from(*b) } else { '?' })
+        .collect();
+    let text = text.trim_start();
+    // Syslog's priority, and RFC 5424's version.
+    let text = match text.strip_prefix('<').and_then(|rest| rest.split_once('>')) {
+        Some((priority, rest)) if priority.bytes().all(|b| b.is_ascii_digit()) => {
+            rest.strip_prefix("1 ").unwrap_or(rest)
+        }
+        _ => text,
+    };
+    // journalctl's short-full: the weekday first.
+    let text = match text.split_once(' ') {
+        Some(("Mon" | "Tue" | "Wed" | "Thu" | "Fri" | "Sat" | "Sun", rest)) => rest,
+        _ => text,
+    };
+    if let Some(at) = iso(text).or_else(|| unix(text)) {
+        return (Some(at), false);
+    }
+    if let Some(inner) = text.strip_prefix('[') {
+        // dmesg -T: [Sun Nov 22 15:45:34 2026]
+        let inner = inner.split(']').next().unwrap_or_default();
+        let mut words = inner.split_whitespace();
+        let (_, month, day, time, year) = (
+            words.next(),
+            words.next(),
+            words.next(),
+            words.next(),
+            words.next(),
+        );
+        return (parts(year.and_then(|y| y.parse().ok()), month, day, time), false);
+    }
+    let mut words = text.split_whitespace();
+    (parts(Some(1970), words.next(), words.next(), words.next()), true)
+}
+
+/// `1795362334.123456`: seconds since the epoch (journalctl's short-unix), of this century.
+fn unix(text: &str) -> Option<i64> {
+    let word = text.split_whitespace().next()?;
+    word.split_once('.').filter(|(whole, _)| whole.len() == 10)?;
+    i64::try_from(seconds(word.as_bytes())?).ok()
+}
+
+fn parts(year: Option<i16>, month: Option<&str>, day: Option<&str>, time: Option<&str>) -> Option<i64> {
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let month = MONTHS.iter().position(|name| Some(*name) == month)? as i8 + 1;
+    let date = civil::Date::new(year?, month, day?.parse().ok()?).ok()?;
+    nanoseconds(date, clock(time?)?, 0)
+}
+
+/// `15:45:34` with an optional fraction to nanoseconds of the day.
+fn clock(time: &str) -> Option<i64> {
+    let mut parts = time.split(':');
+    let hours: i64 = parts.next()?.parse().ok()?;
+    let minutes: i64 = parts.next()?.parse().ok()?;
+    let rest = seconds(parts.next()?.replace(',', ".").as_bytes())?;
+    let whole = time.contains(['.', ',']);
+    let rest = if whole {
+        rest
+    } else {
+        rest.checked_mul(1_000_000_000)?
+    };
+    let rest = i64::try_from(rest).ok()?;
+    ((0..24).contains(&hours) && (0..60).contains(&minutes) && rest < 61_000_000_000)
+        .then(|| (hours * 60 + minutes) * 60_000_000_000 + rest)
+}
+
+fn nanoseconds(date: civil::Date, of_day: i64, east_seconds: i64) -> Option<i64> {
+    let midnight = date.to_zoned(TimeZone::UTC).ok()?.timestamp().as_nanosecond();
+    i64::try_from(midnight)
+        .ok()?
+        .checked_add(of_day)?
+        .checked_sub(east_seconds * 1_000_000_000)
+}
+
+/// `2026-11-22T15:45:34.123456Z`, with a blank for the T, a comma for the point, `+0000` or `+00:00`, a blank
+/// before that. Without a zone, and with one that has only a name, it is taken for UTC.
+fn iso(text: &str) -> Option<i64> {
+    let date: civil::Date = text.get(..10)?.parse().ok()?;
+    let rest = text.get(11..)?;
+    if !matches!(text.as_bytes().get(10), Some(b'T' | b' ')) {
+        return None;
+    }
+    let end = rest
+        .find(|c: char| !(c.is_ascii_digit() || matches!(c, ':' | '.' | ',')))
+        .unwrap_or(rest.len());
+    let of_day = clock(rest[..end].trim_end_matches(':'))?;
+    let zone = &rest[end..];
+    let zone = zone.strip_prefix(' ').filter(|zone| offset(zone)).unwrap_or(zone);
+    let east = match zone.as_bytes().first() {
+        Some(sign @ (b'+' | b'-')) => {
+            let digits: String = zone[1..].chars().filter(|c| *c != ':').take(4).collect();
+            let hours: i64 = digits.get(..2)?.parse().ok()?;
+            let minutes: i64 = digits.get(2..4).and_then(|m| m.parse().ok()).unwrap_or(0);
+            let east = hours * 3600 + minutes * 60;
+            if *sign == b'-' { -east } else { east }
+        }
+        _ => 0,
+    };
+    nanoseconds(date, of_day, east)
+}
+
+/// Whether the text begins with `+0100` or the like.
+fn offset(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    matches!(bytes.next(), Some(b'+' | b'-'))
+        && bytes.by_ref().take(2).filter(u8::is_ascii_digit).count() == 2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WALL: i64 = 1_795_362_334_000_000_000;
+
+    fn of(line: &str) -> Stamp {
+        stamp(line.as_bytes(), line.find("Memory").unwrap())
+    }
+
+    #[test]
+    fn the_ways_in_which_logs_tell_the_time() {
+        let boot = Some(34_150_533_000);
+        assert_eq!(of("[   34.150533] Memory failure").boot, boot);
+        assert_eq!(of("<6>[   34.150533][  T211] Memory failure").boot, boot);
+        assert_eq!(of("VMM op=mov mode=[   34.150533] Memory failure").boot, boot);
+        for line in [
+            "2026-11-22T15:45:34+0000 host kernel: Memory failure",
+            "2026-11-22T16:45:34+01:00 host kernel: Memory failure",
+            "2026-11-22T15:45:34Z qemu-system-x86_64: Memory",
+            "2026-11-22 15:45:34.000+0000: Memory",
+            "2026-11-22T15:45:34,000000+00:00 Memory failure",
+            "[Sun Nov 22 15:45:34 2026] Memory failure",
+            "Sun 2026-11-22 15:45:34 UTC host kernel: Memory failure",
+            "1795362334.000000 host kernel: Memory failure",
+            "<3>1 2026-11-22T15:45:34.000Z host kernel - - - Memory failure",
+            "2026-11-22 16:45:34 +0100 Memory failure",
+        ] {
+            assert_eq!((of(line).wall, of(line).no_year), (Some(WALL), false), "{line}");
+        }
+        let short = of("Nov 22 15:45:34 host kernel: [   34.150533] Memory failure");
+        assert_eq!((short.boot, short.no_year), (boot, true));
+        let syslog = of("<3>Nov 22 15:45:34 host kernel: Memory failure");
+        assert!(syslog.no_year && syslog.wall.is_some());
+        assert_eq!(of("3,1234,34150533,-;Memory failure").boot, boot);
+        assert_eq!(of("kern  :err   : [   34.150533] Memory failure").boot, boot);
+        let of_rasdaemon =
+            "kworker/0:1-71 [000] 0.003300: memory_failure_event: 2026-11-22 16:45:34 +0100 pfn=0x1";
+        let at = of_rasdaemon.find("memory").unwrap();
+        assert_eq!(stamp(of_rasdaemon.as_bytes(), at).wall, Some(WALL));
+        assert_eq!(of("Memory failure").wall, None);
+        assert_eq!(of("2026-99-22T15:45:34Z Memory").wall, None);
+    }
+}

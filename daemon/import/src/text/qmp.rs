@@ -1,0 +1,259 @@
+//! QMP events as lines of JSON, and as `virsh qemu-monitor-event` prints them.
+
+use serde::Deserialize;
+
+use poisontrace_model::{event::log_statement::LogStatement, text::sanitise};
+
+#[derive(Deserialize)]
+struct Message {
+    event: String,
+    #[serde(default)]
+    data: Data,
+    timestamp: Option<Timestamp>,
+}
+
+#[derive(Deserialize)]
+struct Timestamp {
+    seconds: i64,
+    #[serde(default)]
+    microseconds: i64,
+}
+
+#[derive(Default, Deserialize)]
+struct Data {
+    #[serde(default)]
+    recipient: String,
+    #[serde(default)]
+    action: String,
+    #[serde(default)]
+    flags: Flags,
+    #[serde(default)]
+    guest: bool,
+    reason: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Flags {
+    #[serde(default)]
+    action_required: bool,
+    #[serde(default)]
+    recursive: bool,
+}
+
+/// Reads a line: position of the event, its own wall clock, and what it says. Events of other kinds are
+/// known for QMP (`Some` without a statement).
+pub fn read(line: &[u8]) -> Option<(usize, Option<i64>, Option<LogStatement>)> {
+    if let Some(at) = memchr::memmem::find(line, b" for domain ")
+        && let Some(name) = memchr::memmem::find(line, b"event ").filter(|begin| *begin < at)
+        && line.get(name + 6) != Some(&b'\'')
+    {
+        return virsh(line, name + 6, at);
+    }
+    let python = python(line);
+    let line = python.as_deref().unwrap_or(line);
+    memchr::memmem::find(line, b"\"event\"")?;
+    let begin = memchr::memchr(b'{', line)?;
+    let message: Message = serde_json::Deserializer::from_slice(&line[begin..])
+        .into_iter()
+        .next()?
+        .ok()?;
+    let wall = message.timestamp.and_then(|t| {
+        t.seconds
+            .checked_mul(1_000_000_000)?
+            .checked_add(t.microseconds.checked_mul(1000)?)
+    });
+    Some((begin, wall, said(&message.event, message.data, None)))
+}
+
+/// qmp-shell prints an event as Python does: `{'event': 'RESET', 'data': {'guest': True}}`, with u'' of Python 2.
+fn python(line: &[u8]) -> Option<Vec<u8>> {
+    memchr::memmem::find(line, b"'event': ")?;
+    let text = String::from_utf8_lossy(line)
+        .replace("u'", "'")
+        .replace('\'', "\"")
+        .replace(": True", ": true")
+        .replace(": False", ": false")
+        .replace(": None", ": null");
+    Some(text.into_bytes())
+}
+
+/// `virsh event`: a memory failure is told on several lines (tools/virsh-domain-event.c).
+#[derive(Default)]
+pub struct Virsh {
+    failure: Option<(Option<i64>, String, Data)>,
+}
+
+impl Virsh {
+    /// Takes a line that is no QMP event.
+    pub fn line(&mut self, line: &[u8]) -> Option<(usize, Option<i64>, Option<LogStatement>)> {
+        if let Some(at) = memchr::memmem::find(line, b"event '") {
+            return self.begins(line, at);
+        }
+        let (_, _, data) = self.failure.as_mut()?;
+        let text = String::from_utf8_lossy(line);
+        let text = text.trim();
+        let (key, value) = text.split_once(':')?;
+        let value = value.trim();
+        match key {
+            "recipient" => data.recipient = value.to_owned(),
+            "action" => data.action = value.to_owned(),
+            "flags" => {}
+            "action required" => data.flags.action_required = value == "1",
+            "recursive" => {
+                data.flags.recursive = value == "1";
+                let (wall, domain, data) = self.failure.take()?;
+                return Some((0, wall, said("MEMORY_FAILURE", data, Some(domain))));
+            }
+            _ => self.failure = None,
+        }
+        None
+    }
+
+    /// `event 'memory-failure' for domain 'NAME':`, `event 'lifecycle' for domain 'NAME': Crashed Panicked`,
+    /// `event 'reboot' for domain 'NAME'`.
+    fn begins(&mut self, line: &[u8], at: usize) -> Option<(usize, Option<i64>, Option<LogStatement>)> {
+        let text = String::from_utf8_lossy(&line[at + 7..]);
+        let (event, rest) = text.split_once("' for domain ")?;
+        let (domain, detail) = rest.split_once(':').unwrap_or((rest, ""));
+        let domain = sanitise(domain.trim().trim_matches('\''), 128);
+        let detail = detail.trim();
+        let said = match event {
+            "memory-failure" => {
+                let wall = super::clock::stamp(line, at).wall;
+                self.failure = Some((wall, domain, Data::default()));
+                None
+            }
+            "reboot" => Some(LogStatement::QmpReset {
+                domain: Some(domain),
+                guest: true,
+            }),
+            "lifecycle" if detail.ends_with("Panicked") => {
+                Some(LogStatement::QmpPanicked { domain: Some(domain) })
+            }
+            "lifecycle" => detail
+                .strip_prefix("Stopped")
+                .map(|reason| LogStatement::QmpShutdown {
+                    domain: Some(domain),
+                    guest: false,
+                    reason: Some(sanitise(&reason.trim().to_lowercase(), 32)),
+                }),
+            _ => None,
+        };
+        Some((at, None, said))
+    }
+}
+
+/// `event MEMORY_FAILURE for domain 'NAME': {…}`, the quotes optional.
+fn virsh(line: &[u8], name: usize, at: usize) -> Option<(usize, Option<i64>, Option<LogStatement>)> {
+    let event = String::from_utf8_lossy(&line[name..at]);
+    let rest = &line[at + 12..];
+    let colon = memchr::memmem::find(rest, b": ").unwrap_or(rest.len());
+    let domain = String::from_utf8_lossy(&rest[..colon]);
+    let domain = sanitise(domain.trim().trim_matches('\''), 128);
+    let data = rest
+        .get(colon + 2..)
+        .and_then(|json| serde_json::from_slice(json).ok())
+        .unwrap_or_default();
+    Some((name, None, said(event.trim_matches('\''), data, Some(domain))))
+}
+
+fn said(event: &str, data: Data, domain: Option<String>) -> Option<LogStatement> {
+    Some(match event {
+        "MEMORY_FAILURE" => LogStatement::QmpMemoryFailure {
+            domain,
+            recipient: sanitise(&data.recipient, 32),
+            action: sanitise(&data.action, 32),
+            action_required: data.flags.action_required,
+            recursive: data.flags.recursive,
+        },
+        "GUEST_PANICKED" | "GUEST_CRASHLOADED" => LogStatement::QmpPanicked { domain },
+        "RESET" => LogStatement::QmpReset {
+            domain,
+            guest: data.guest,
+        },
+        "SHUTDOWN" => LogStatement::QmpShutdown {
+            domain,
+            guest: data.guest,
+            reason: data.reason.map(|reason| sanitise(&reason, 32)),
+        },
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qmp_and_virsh_tell_the_same() {
+        let data = r#"{"recipient": "guest", "action": "reset", "flags": {"action-required": true, "recursive": true}}"#;
+        let qmp = format!(
+            r#"{{"timestamp": {{"seconds": 10, "microseconds": 5}}, "event": "MEMORY_FAILURE", "data": {data}}}"#
+        );
+        let (_, wall, said) = read(qmp.as_bytes()).unwrap();
+        assert_eq!(wall, Some(10_000_005_000));
+        let Some(LogStatement::QmpMemoryFailure {
+            action, recursive, ..
+        }) = said
+        else {
+            panic!("{said:?}")
+        };
+        assert_eq!((action.as_str(), recursive), ("reset", true));
+        let virsh = format!("event MEMORY_FAILURE for domain 'db-7': {data}");
+        let (_, _, said) = read(virsh.as_bytes()).unwrap();
+        assert!(
+            matches!(said, Some(LogStatement::QmpMemoryFailure { domain: Some(name), recursive: true, .. }) if name == "db-7")
+        );
+        let shell = "{'timestamp': {'seconds': 10, 'microseconds': 5}, 'event': 'RESET', 'data': {'guest': True, 'reason': 'guest-reset'}}";
+        assert_eq!(
+            read(shell.as_bytes()),
+            Some((
+                0,
+                Some(10_000_005_000),
+                Some(LogStatement::QmpReset {
+                    domain: None,
+                    guest: true
+                })
+            ))
+        );
+        assert_eq!(read(br#"{"event": 7}"#), None);
+        assert_eq!(read(br#"{"event": "STOP"}"#), Some((0, None, None)));
+    }
+
+    #[test]
+    fn virsh_event_tells_a_failure_on_several_lines() {
+        let text = "2026-11-22 15:45:35.000+0000: event 'memory-failure' for domain 'db-7':\nrecipient: guest\naction: inject\n\
+                    flags:\n\taction required: 1\n\trecursive: 0\n";
+        let mut virsh = Virsh::default();
+        let told: Vec<_> = text
+            .lines()
+            .filter_map(|line| virsh.line(line.as_bytes()))
+            .collect();
+        let (_, wall, said) = told.last().unwrap();
+        assert_eq!(*wall, Some(1_795_362_335_000_000_000));
+        assert!(
+            matches!(said, Some(LogStatement::QmpMemoryFailure { domain: Some(name), action_required: true, .. }) if name == "db-7")
+        );
+        let one = |line: &str| {
+            Virsh::default()
+                .line(line.as_bytes())
+                .and_then(|(_, _, said)| said)
+        };
+        let domain = Some("db-7".to_owned());
+        assert_eq!(
+            one("event 'lifecycle' for domain 'db-7': Crashed Panicked"),
+            Some(LogStatement::QmpPanicked {
+                domain: domain.clone()
+            })
+        );
+        assert_eq!(
+            one("event 'lifecycle' for domain db-7: Stopped Failed"),
+            Some(LogStatement::QmpShutdown {
+                domain,
+                guest: false,
+                reason: Some("failed".to_owned())
+            })
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! SIGBUS for poison: that of an exit, and those of a `memory_failure()`, whose page its event names afterwards
+//! on the same thread.
+
+use super::{
+    assembler::Assembler,
+    fields::{hex, hex_of, number_of, signed_of, value},
+    groups::is_vcpu,
+    record::Record,
+    thread::Signal,
+};
+use poisontrace_model::{
+    event::{SigbusSeverity, What, log_statement::LogStatement},
+    hex::Hex,
+    text::from_c,
+};
+
+/// SIGBUS that waits longer for its memory_failure_event is said without.
+const SIGNAL_WAITS_NS: u64 = 2_000_000_000;
+const MAX_WAITING: usize = 64;
+const MAX_LOOSE: usize = 4096;
+const SIGBUS: u32 = 7;
+/// Wait status.
+const KILLED_BY_SIGBUS: i32 = 7;
+/// `si_code` of raise() and of kill().
+const SI_TKILL: i64 = -6;
+const SI_USER: i64 = 0;
+/// A VMM raises SIGBUS again so soon after the poison's.
+const RAISED_WITHIN_NS: u64 = 1_000_000_000;
+const BUS_MCEERR_AR: u32 = 4;
+const BUS_MCEERR_AO: u32 = 5;
+
+impl Assembler {
+    pub(super) fn signal(&mut self, r: &Record<'_>) {
+        self.saw("send_sig_mceerr");
+        if number_of(r.fields, b"sig") != Some(SIGBUS) {
+            return;
+        }
+        let required = match number_of(r.fields, b"code") {
+            Some(BUS_MCEERR_AR) => true,
+            Some(BUS_MCEERR_AO) => false,
+            // BUS_ADRERR and the like: a shortage, not poison.
+            _ => return,
+        };
+        let Some(target) = number_of(r.fields, b"pid") else {
+            return;
+        };
+        let comm = memchr::memmem::find(r.fields, b"comm=").map_or(&b""[..], |at| {
+            let rest = &r.fields[at + 5..];
+            let end = memchr::memmem::find(rest, b" pid=").unwrap_or(rest.len());
+            &rest[..end]
+        });
+        let comm = comm[..comm.len().min(64)].to_vec();
+        if !required {
+            self.groups.signalled(target, &comm);
+        }
+        let thread = self.thread(r);
+        let in_exit = required
+            && target == r.tid
+            && thread
+                .exit
+                .as_ref()
+                .is_some_and(|exit| exit.user.is_none() && exit.may_be_fault());
+        if in_exit && let Some(exit) = &mut thread.exit {
+            exit.signal_ns = Some(r.t);
+            return;
+        }
+        if thread.signals.len() < MAX_WAITING {
+            thread.signals.push(Signal {
+                t: r.t,
+                required,
+                target,
+                comm,
+            });
+        }
+        self.waiting.insert(r.tid);
+    }
+
+    /// SIGBUS that meets no handler kills the process: its wait status follows from that. It is poison's by its
+    /// code, or because the VMM, which cannot go on, raises it again itself.
+    pub(super) fn delivered(&mut self, r: &Record<'_>) {
+        if number_of(r.fields, b"sig") != Some(SIGBUS) || hex_of(r.fields, b"sa_handler") != Some(0) {
+            return;
+        }
+        let Some(thread) = self.threads.get(&r.tid).filter(|thread| thread.kvm) else {
+            return;
+        };
+        let code = signed_of(r.fields, b"code");
+        let poison = matches!(code, Some(4 | 5));
+        let since = thread
+            .exit
+            .as_ref()
+            .filter(|exit| exit.is_poison())
+            .map(|exit| exit.t);
+        let since = since.or(thread.poison_ns);
+        let raised = matches!(code, Some(SI_TKILL | SI_USER))
+            && since.is_some_and(|t| r.t.saturating_sub(t) < RAISED_WITHIN_NS);
+        if !poison && !raised {
+            return;
+        }
+        self.say_exit(r.tid, None);
+        let what = What::TaskExit {
+            exit_code: KILLED_BY_SIGBUS,
+            live: Some(0),
+            comm: from_c(r.comm),
+        };
+        self.say_on(r.t, r.tid, what);
+    }
+
+    /// Says the signals of a `memory_failure()` on this thread.
+    pub(super) fn say_signals(&mut self, tid: u32, pfn: Option<u64>) {
+        let Some(thread) = self.threads.get_mut(&tid) else {
+            return;
+        };
+        for signal in std::mem::take(&mut thread.signals) {
+            let known = self.threads.get(&signal.target);
+            let vcpu_thread = known.is_some_and(|thread| thread.kvm);
+            let told = known.and_then(|thread| thread.tgid);
+            let pid = match told {
+                Some(tgid) => tgid,
+                None if vcpu_thread && (signal.required || is_vcpu(&signal.comm)) => self.pid(signal.target),
+                None => signal.target,
+            };
+            let severity = if signal.required {
+                SigbusSeverity::ActionRequired
+            } else {
+                SigbusSeverity::ActionOptional
+            };
+            let what = What::SigbusSeen {
+                severity,
+                target_tid: signal.target,
+                target_pid: pid,
+                comm: from_c(&signal.comm),
+                gpa: None,
+                pfn: pfn.map(Hex),
+            };
+            self.say(signal.t, tid, tid, None, what);
+        }
+    }
+
+    pub(super) fn expire(&mut self) {
+        let now = self.now;
+        let late: Vec<u32> = self
+            .waiting
+            .iter()
+            .copied()
+            .filter(|tid| {
+                self.threads.get(tid).is_none_or(|thread| {
+                    thread
+                        .signals
+                        .first()
+                        .is_none_or(|signal| now.saturating_sub(signal.t) > SIGNAL_WAITS_NS)
+                })
+            })
+            .collect();
+        for tid in late {
+            self.waiting.remove(&tid);
+            self.say_signals(tid, None);
+        }
+    }
+
+    pub(super) fn failure(&mut self, r: &Record<'_>) {
+        self.saw("memory_failure_event");
+        let Some((pfn, page_type, result)) = action(r.fields) else {
+            return;
+        };
+        let signalled = self.waiting.remove(&r.tid);
+        if !signalled && self.loose.len() < MAX_LOOSE {
+            self.loose.push((
+                r.t,
+                LogStatement::HostAction {
+                    pfn: Hex(pfn),
+                    page_type: page_type.clone(),
+                    result: result.clone(),
+                },
+            ));
+        }
+        self.say_signals(r.tid, Some(pfn));
+        let what = What::FailureAction {
+            pfn: Hex(pfn),
+            page_type,
+            result,
+        };
+        self.say(r.t, r.tid, r.tid, None, what);
+    }
+}
+
+/// `pfn 0x…: recovery action for TYPE: RESULT`; raw, `pfn=… type=9 result=3`; or
+/// `pfn=0x… page_type=TYPE action_result=RESULT` (rasdaemon).
+pub fn action(fields: &[u8]) -> Option<(u64, String, String)> {
+    let pfn = hex_of(fields, b"pfn").or_else(|| {
+        let text = value(fields, b"pfn")?;
+        hex(text.strip_suffix(b":").unwrap_or(text))
+    })?;
+    let text = String::from_utf8_lossy(fields);
+    let (page_type, result) = if let Some((_, rest)) = text.split_once("recovery action for ") {
+        rest.split_once(": ")?
+    } else if let Some((_, rest)) = text.split_once("page_type=") {
+        rest.split_once(" action_result=")?
+    } else {
+        // What the number of a type means depends on the kernel (`enum mf_action_page_type`).
+        let page_type = format!("page type {}", number_of(fields, b"type")?);
+        return Some((
+            pfn,
+            page_type,
+            result_word(&number_of(fields, b"result")?.to_string()),
+        ));
+    };
+    let words = |text: &str| poisontrace_model::text::sanitise(text.trim(), 64);
+    Some((pfn, words(page_type), result_word(&words(result))))
+}
+
+/// `enum mf_result` of mm/memory-failure.c, unchanged since 4.19, where a tool printed the number.
+fn result_word(result: &str) -> String {
+    let word = match result.trim_start_matches("0x") {
+        "0" => "Ignored",
+        "1" => "Failed",
+        "2" => "Delayed",
+        "3" => "Recovered",
+        _ => result,
+    };
+    word.to_owned()
+}

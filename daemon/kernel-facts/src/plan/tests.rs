@@ -1,0 +1,315 @@
+//! Facts are taken away, and the plan says what is lost.
+
+use std::{fs, path::PathBuf};
+
+use poisontrace_probes::layout::{FIELDS, Field};
+
+use super::*;
+use crate::facts::Module;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/facts")
+}
+
+/// Every kernel whose facts are kept.
+fn kernels() -> Vec<(String, Facts)> {
+    let entries = fs::read_dir(folder()).unwrap().flatten();
+    let mut kernels: Vec<(String, Facts)> = entries
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            (name, Facts::load(&entry.path()).unwrap())
+        })
+        .collect();
+    kernels.sort_by(|(a, _), (b, _)| a.cmp(b));
+    assert!(!kernels.is_empty());
+    kernels
+}
+
+/// Debian's 6.12 in the lab: it has everything.
+fn facts() -> Facts {
+    Facts::load(&folder().join("6.12-amd")).unwrap()
+}
+
+fn row<'a>(plan: &'a Plan, name: &str) -> &'a Row {
+    plan.rows.iter().find(|row| row.name == name).unwrap()
+}
+
+/// The bindings of each alternative that is offered.
+fn offered(plan: &Plan, name: &str) -> Vec<String> {
+    row(plan, name)
+        .offered()
+        .map(|alternative| {
+            let all: Vec<String> = alternative.iter().map(|a| a.binding.to_string()).collect();
+            all.join(", ")
+        })
+        .collect()
+}
+
+fn reasons(plan: &Plan, name: &str) -> String {
+    let all = row(plan, name).alternatives.iter();
+    all.filter_map(|a| a.as_ref().err().cloned())
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+#[test]
+fn the_plan_of_stored_facts_is_that_of_the_kernel_they_are_of() {
+    for (name, facts) in kernels() {
+        let live = fs::read_to_string(folder().join(&name).join("plan.txt")).unwrap();
+        let text = Plan::new(&facts, true).text(&facts);
+        for (live, stored) in live.lines().zip(text.lines()) {
+            assert_eq!(live, stored, "{name}");
+        }
+        assert!(text.lines().count() <= live.lines().count(), "{name}");
+    }
+}
+
+/// Whether some row says that this field is not there.
+fn loss_is_named(plan: &Plan, field: &Field) -> bool {
+    let said = format!("no {} as ", field.name);
+    plan.rows
+        .iter()
+        .any(|row| row.partial.iter().any(|loss| loss.starts_with(&said)) || row.offered().next().is_none())
+}
+
+/// The same of a structure's member, of which there is no other row to speak.
+fn member_is_named(plan: &Plan, field: &Field) -> bool {
+    let said = format!("no {} as ", field.name);
+    plan.rows.iter().any(|row| {
+        let problems = row.alternatives.iter().filter_map(|a| a.as_ref().err());
+        problems.chain(&row.partial).any(|loss| loss.contains(&said))
+    })
+}
+
+#[test]
+fn each_field_that_is_gone_or_changed_is_a_named_loss_and_never_a_wrong_offset() {
+    for (name, facts) in kernels() {
+        let whole = Plan::new(&facts, true);
+        let there = |field: &&Field| whole.offsets[field.global] != ABSENT && field.of.contains('/');
+        for field in FIELDS.iter().filter(there) {
+            let event = facts.event(field.of).unwrap().0.to_owned();
+            for change in ["gone", "larger", "smaller", "of the other sign", "an array"] {
+                let mut facts = facts.clone();
+                // Where it is the last resort that reads the field, it must be the one that is planned.
+                facts.functions.clear();
+                facts.symbols.clear();
+                facts.raw_tracepoints.clear();
+                let fields = &mut facts.events.get_mut(&event).unwrap().fields;
+                let changed = fields.get_mut(field.name).unwrap();
+                match change {
+                    "larger" => changed.size *= 2,
+                    "smaller" => changed.size /= 2,
+                    "of the other sign" if changed.array => continue,
+                    "of the other sign" => changed.signed = !changed.signed,
+                    "an array" => changed.array = !changed.array,
+                    _ => {
+                        fields.remove(field.name);
+                    }
+                }
+                let plan = Plan::new(&facts, true);
+                assert_eq!(
+                    plan.offsets[field.global], ABSENT,
+                    "{name}: {} {change}",
+                    field.global
+                );
+                // An error code of 32 bits is read as such: nothing is lost.
+                let stand_in = plan.offsets["FAULT_CODE_U32"] != ABSENT && field.name == "error_code";
+                assert!(
+                    stand_in || loss_is_named(&plan, field),
+                    "{name}: {} {change}",
+                    field.global
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn each_member_that_is_gone_or_changed_is_a_named_loss_and_never_a_wrong_offset() {
+    for (name, facts) in kernels() {
+        let whole = Plan::new(&facts, true);
+        let there = |field: &&Field| whole.offsets[field.global] != ABSENT && !field.of.contains('/');
+        for field in FIELDS.iter().filter(there) {
+            let path = format!("{}.{}", field.of, field.name);
+            for change in ["gone", "u16"] {
+                let mut facts = facts.clone();
+                match change {
+                    "gone" => {
+                        facts.members.remove(&path);
+                    }
+                    other => facts.members.get_mut(&path).unwrap().is = other.to_owned(),
+                }
+                let plan = Plan::new(&facts, true);
+                assert_eq!(plan.offsets[field.global], ABSENT, "{name}: {path} {change}");
+                // On 5.10 memslots are not found whatever else it has.
+                let found = whole.offsets["SLOTS_TREE"] != ABSENT
+                    || matches!(field.of, "task_struct" | "signal_struct");
+                assert!(member_is_named(&plan, field) || !found, "{name}: {path} {change}");
+            }
+        }
+    }
+}
+
+#[test]
+fn fentry_first_then_kprobe_then_the_tracepoint_of_all_signals() {
+    let mut facts = facts();
+    assert_eq!(
+        offered(&Plan::new(&facts, false), "send_sig_mceerr"),
+        [
+            "fentry send_sig_mceerr",
+            "kprobe send_sig_mceerr",
+            "raw_tracepoint signal_generate",
+            "tracepoint signal:signal_generate"
+        ]
+    );
+    // No fentry: the kernel's BTF does not have the function.
+    facts.functions.clear();
+    let plan = Plan::new(&facts, false);
+    assert_eq!(
+        offered(&plan, "gup"),
+        ["kprobe get_user_pages_unlocked, kretprobe get_user_pages_unlocked"]
+    );
+    assert_eq!(
+        offered(&plan, "memory_failure"),
+        ["kprobe memory_failure, kretprobe memory_failure"]
+    );
+    // No kprobes either.
+    facts.kprobes = false;
+    let plan = Plan::new(&facts, false);
+    assert_eq!(
+        offered(&plan, "send_sig_mceerr"),
+        [
+            "raw_tracepoint signal_generate",
+            "tracepoint signal:signal_generate"
+        ]
+    );
+    assert!(offered(&plan, "gup").is_empty() && offered(&plan, "memory_failure").is_empty());
+    assert_eq!(
+        reasons(&plan, "gup"),
+        "vmlinux BTF has no function get_user_pages_unlocked; this kernel has no kprobes"
+    );
+    assert!(row(&plan, "gup").lost.contains("bound"));
+    assert_eq!(
+        offered(&plan, "kvm_inject_mce"),
+        ["tracepoint syscalls:sys_enter_ioctl"]
+    );
+    assert!(Plan::verdict_needs(|name| !offered(&plan, name).is_empty()).is_empty());
+}
+
+#[test]
+fn no_signal_is_counted_by_two_probes() {
+    let mut facts = facts();
+    facts.functions.remove("send_sig_mceerr");
+    facts.symbols.remove("send_sig_mceerr");
+    let plan = Plan::new(&facts, false);
+    assert_eq!(offered(&plan, "send_sig_mceerr").len(), 2);
+    assert!(offered(&plan, "force_sig_mceerr").is_empty());
+}
+
+#[test]
+fn what_is_taken_away_is_said() {
+    let mut facts = facts();
+    facts.taken_away = ["kprobe".to_owned(), "fentry".to_owned()].into();
+    let plan = Plan::new(&facts, false);
+    assert_eq!(
+        reasons(&plan, "gup"),
+        "fentry was taken away (--without); kprobe was taken away (--without)"
+    );
+    assert_eq!(
+        offered(&plan, "send_sig_mceerr"),
+        [
+            "raw_tracepoint signal_generate",
+            "tracepoint signal:signal_generate"
+        ]
+    );
+}
+
+#[test]
+fn a_function_with_other_arguments_is_not_bound_to() {
+    let mut facts = facts();
+    facts
+        .functions
+        .get_mut("memory_failure")
+        .unwrap()
+        .takes
+        .push("pointer".into());
+    let plan = Plan::new(&facts, false);
+    assert!(offered(&plan, "memory_failure").is_empty());
+    assert!(reasons(&plan, "memory_failure").contains("memory_failure takes (u64, i32, pointer)"));
+    // A module's BTF is believed as well.
+    facts
+        .functions
+        .get_mut("kvm_arch_vcpu_ioctl")
+        .unwrap()
+        .takes
+        .clear();
+    let plan = Plan::new(&facts, false);
+    assert_eq!(
+        offered(&plan, "kvm_inject_mce"),
+        ["tracepoint syscalls:sys_enter_ioctl"]
+    );
+}
+
+#[test]
+fn without_the_modules_btf_the_kprobe_is_taken_on_trust_and_that_is_said() {
+    let mut facts = facts();
+    facts.btf.remove("kvm");
+    facts.functions.retain(|_, function| function.module.is_none());
+    let plan = Plan::new(&facts, false);
+    assert_eq!(offered(&plan, "kvm_inject_mce")[0], "kprobe kvm_arch_vcpu_ioctl");
+    assert!(row(&plan, "kvm_inject_mce").partial[0].starts_with("no BTF describes"));
+}
+
+#[test]
+fn the_event_of_memory_failure_is_found_in_either_group() {
+    let mut facts = facts();
+    assert_eq!(
+        offered(&Plan::new(&facts, false), "memory_failure_event"),
+        ["tracepoint ras:memory_failure_event"]
+    );
+    let format = facts.events.remove("ras/memory_failure_event").unwrap();
+    facts
+        .events
+        .insert("memory_failure/memory_failure_event".into(), format);
+    let plan = Plan::new(&facts, false);
+    assert_eq!(
+        offered(&plan, "memory_failure_event"),
+        ["tracepoint memory_failure:memory_failure_event"]
+    );
+    assert_eq!(plan.offsets["MFE_PFN"], 8);
+}
+
+#[test]
+fn a_kernel_without_kvm_says_so_and_one_with_shadow_paging_gives_no_gpa() {
+    let mut facts = facts();
+    facts
+        .modules
+        .get_mut("kvm_amd")
+        .unwrap()
+        .parameters
+        .insert("npt".into(), "N".into());
+    assert!(Plan::new(&facts, false).shadow_paging);
+    facts.modules.clear();
+    let plan = Plan::new(&facts, false);
+    assert_eq!(reasons(&plan, "kvm_exit"), "KVM is not loaded");
+    assert!(offered(&plan, "kvm_exit").is_empty() && !offered(&plan, "memory_failure").is_empty());
+    // Built in, or loaded with nothing on it: both have their tracepoints.
+    facts.modules.insert("kvm".into(), Module::default());
+    assert!(!offered(&Plan::new(&facts, false), "kvm_exit").is_empty());
+}
+
+#[test]
+fn nothing_is_planned_where_the_kernel_is_locked_down() {
+    let mut facts = facts();
+    facts.lockdown = Some("confidentiality".into());
+    let plan = Plan::new(&facts, false);
+    assert!(plan.rows.iter().all(|row| row.offered().next().is_none()));
+    assert!(reasons(&plan, "kvm_exit").contains("lockdown=integrity"));
+}
+
+#[test]
+fn what_a_verdict_cannot_do_without_is_named() {
+    assert_eq!(Plan::verdict_needs(|name| name != "kvm_exit"), ["kvm_exit"]);
+    assert!(Plan::verdict_needs(|_| true).is_empty());
+}

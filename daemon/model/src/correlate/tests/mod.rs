@@ -1,0 +1,405 @@
+//! Constructed event sequences, one a fate. They say what the kernel would have said; recordings of real
+//! kernels are tested by `cargo xtask test`.
+
+mod fates;
+mod found;
+mod joins;
+mod kernels;
+mod late;
+mod links;
+mod look_alikes;
+mod passed_over;
+mod properties;
+mod refused;
+mod restarts;
+mod storms;
+mod vmm_ends;
+
+use super::*;
+use crate::{
+    event::{Access, Bank, Isa, PoisonExit, SigbusSeverity, session::ProbeStatus},
+    hex::Hex,
+    host::{ClockPair, Host},
+    incident::mca,
+};
+
+/// uapi `linux/kvm.h`.
+pub(super) const KVM_EXIT_SHUTDOWN: u32 = 8;
+pub const QEMU: u32 = 221;
+pub const VCPU0: u32 = 249;
+pub const VCPU1: u32 = 250;
+pub const WORKER: u32 = 50;
+pub const PFN: u64 = 0xf7eb;
+pub const HVA: u64 = 0x7fcc_ea9e_b000;
+pub const GPA: u64 = 0x2be_b000;
+pub const USER_RIP: u64 = 0x40_181f;
+pub const KERNEL_RIP: u64 = 0xffff_ffff_8109_e6e8;
+pub const MS: u64 = 1_000_000;
+
+/// What QEMU writes into bank 9 of an AMD guest.
+pub const AMD_AO: u64 = mca::VAL | mca::EN | mca::MISCV | mca::ADDRV | mca::DEFERRED | mca::POISON;
+pub const AMD_AR: u64 = mca::VAL | mca::EN | mca::MISCV | mca::ADDRV | mca::UC | mca::POISON;
+pub const INTEL_AO: u64 = mca::VAL | mca::UC | mca::EN | mca::MISCV | mca::ADDRV | mca::S | 0xc0;
+pub const INTEL_AR: u64 = mca::VAL | mca::UC | mca::EN | mca::MISCV | mca::ADDRV | mca::S | mca::AR | 0x134;
+
+/// A session with every probe at work.
+pub fn session() -> Session {
+    let names = [
+        "memory_failure",
+        "memory_failure_event",
+        "send_sig_mceerr",
+        "force_sig_mceerr",
+        "kvm_exit",
+        "kvm_page_fault",
+        "gup",
+        "kvm_userspace_exit",
+        "kvm_entry",
+        "kvm_inject_mce",
+        "kvm_inj_exception",
+        "kvm_msr",
+        "kvm_pio",
+        "sched_process_exit",
+        "vm_destroyed",
+    ];
+    let probes = names
+        .iter()
+        .map(|name| ProbeStatus {
+            name: (*name).into(),
+            binding: Some("test".into()),
+            why: None,
+            lost: None,
+        })
+        .collect();
+    Session {
+        host: Host {
+            poisontrace: "test".into(),
+            emulated: Some(false),
+            ..Host::default()
+        },
+        clock: ClockPair {
+            monotonic_ns: 0,
+            wall_ns: Some(1_795_000_000_000_000_000),
+        },
+        probes,
+        hardware_corrupted_kb: Some(0),
+        standby: false,
+    }
+}
+
+/// A sequence of events under construction; `now` is the time of the next.
+#[derive(Clone, Debug)]
+pub struct Story {
+    pub now: u64,
+    pub events: Vec<Event>,
+}
+
+impl Story {
+    pub fn new() -> Self {
+        Self {
+            now: 1_000 * MS,
+            events: Vec::new(),
+        }
+    }
+
+    pub fn at(&mut self, tid: u32, pid: u32, what: What) -> &mut Self {
+        let vcpu = match tid {
+            VCPU0 => Some(0),
+            VCPU1 => Some(1),
+            _ => None,
+        };
+        self.events.push(Event {
+            t: self.now,
+            tid,
+            pid,
+            vcpu,
+            what,
+        });
+        self.now += 10_000;
+        self
+    }
+
+    pub fn wait(&mut self, ns: u64) -> &mut Self {
+        self.now += ns;
+        self
+    }
+
+    pub fn vm(&mut self) -> &mut Self {
+        let vmm = Vmm {
+            is_vmm: Some(true),
+            name: Some("web01".into()),
+            uuid: Some("uuid".into()),
+            vmm: Some("qemu-system-x86_64".into()),
+            start_ticks: Some(7),
+        };
+        self.at(QEMU, QEMU, What::Vmm(vmm))
+    }
+
+    pub fn sigbus(
+        &mut self,
+        tid: u32,
+        target: u32,
+        severity: SigbusSeverity,
+        hva: u64,
+        lsb: u32,
+    ) -> &mut Self {
+        self.at(
+            tid,
+            if tid == WORKER { WORKER } else { QEMU },
+            What::Sigbus {
+                hva: Hex(hva),
+                severity,
+                lsb,
+                target_tid: target,
+                target_pid: QEMU,
+                forced: false,
+                comm: "qemu".into(),
+            },
+        )
+    }
+
+    /// The host loses the page; QEMU's main thread is told early.
+    pub fn poison(&mut self, lsb: u32) -> &mut Self {
+        self.lose(PFN, |story| {
+            story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, HVA, lsb);
+        })
+    }
+
+    /// memory_failure() of a page, in whose course `signals` are sent.
+    pub fn lose(&mut self, pfn: u64, signals: impl FnOnce(&mut Self)) -> &mut Self {
+        let pfn = Hex(pfn);
+        self.at(WORKER, WORKER, What::FailureBegin { pfn, flags: 0 });
+        signals(self);
+        let (page_type, result) = ("dirty LRU page".into(), "Recovered".into());
+        self.at(
+            WORKER,
+            WORKER,
+            What::FailureAction {
+                pfn,
+                page_type,
+                result,
+            },
+        )
+        .at(WORKER, WORKER, What::FailureEnd { ret: 0 })
+    }
+
+    /// The application touches the page, and the #MC of it enters the guest.
+    pub fn struck(&mut self, status: u64) -> &mut Self {
+        self.touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+            .tell(VCPU0, status, GPA)
+            .delivered(VCPU0)
+    }
+
+    /// Another page of the same guest is lost, `pages` behind the first.
+    pub fn poison_other(&mut self, pages: u64) -> &mut Self {
+        self.lose(PFN + pages, |story| {
+            let hva = HVA + pages * 4096;
+            story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, hva, 12);
+        })
+    }
+
+    /// KVM_X86_SET_MCE.
+    pub fn set_mce(&mut self, tid: u32, status: u64, gpa: u64) -> &mut Self {
+        let bank = Bank {
+            bank: 9,
+            status: Hex(status),
+            addr: Hex(gpa),
+            misc: Hex(0x8c),
+        };
+        let mcg_status = Hex(7);
+        self.at(tid, QEMU, What::ToldMce { mcg_status, bank })
+    }
+
+    /// The vCPU enters the guest again, after the exit that came last.
+    pub fn back(&mut self, tid: u32) -> &mut Self {
+        let exit_ns = self
+            .events
+            .iter()
+            .rev()
+            .find_map(|event| match &event.what {
+                What::PoisonExit(exit) if event.tid == tid => exit.exit_ns,
+                _ => None,
+            })
+            .unwrap_or_default();
+        let entry_ns = self.now;
+        self.at(tid, QEMU, What::Reentry { exit_ns, entry_ns })
+    }
+
+    pub fn reset(&mut self, tid: u32) -> &mut Self {
+        self.at(tid, QEMU, What::VcpuReset { rip: Hex(0xfff0) })
+    }
+
+    /// KVM_RUN returns with this exit reason.
+    pub fn leaves(&mut self, tid: u32, reason: u32, errno: i32) -> &mut Self {
+        self.at(tid, QEMU, What::UserspaceExit { reason, errno })
+    }
+
+    /// QEMU writes bank 9 and, where that raises #MC, queues it; the state is put twice, as QEMU does.
+    pub fn tell(&mut self, tid: u32, status: u64, gpa: u64) -> &mut Self {
+        for _ in 0..2 {
+            self.put(
+                tid,
+                &[Bank {
+                    bank: 9,
+                    status: Hex(status),
+                    addr: Hex(gpa),
+                    misc: Hex(0x8c),
+                }],
+            );
+        }
+        self
+    }
+
+    pub fn put(&mut self, tid: u32, banks: &[Bank]) -> &mut Self {
+        let mcg_status = Some(Hex(if banks.iter().any(|b| mca::raises_mc(b.status.0)) {
+            7
+        } else {
+            0
+        }));
+        self.at(
+            tid,
+            QEMU,
+            What::ToldMsrs {
+                mcg_status,
+                banks: banks.to_vec(),
+                truncated: false,
+                unreadable: false,
+            },
+        );
+        if banks.iter().any(|b| mca::raises_mc(b.status.0)) {
+            self.at(
+                tid,
+                QEMU,
+                What::QueueException {
+                    pending: true,
+                    injected: false,
+                },
+            );
+        }
+        self
+    }
+
+    pub fn delivered(&mut self, tid: u32) -> &mut Self {
+        self.at(tid, QEMU, What::Delivered)
+    }
+
+    pub fn handled(&mut self, tid: u32) -> &mut Self {
+        self.at(
+            tid,
+            QEMU,
+            What::McgStatus {
+                write: false,
+                data: Hex(7),
+            },
+        )
+        .at(
+            tid,
+            QEMU,
+            What::McgStatus {
+                write: true,
+                data: Hex(0),
+            },
+        )
+    }
+
+    /// The guest touches the page: signal, exit record, and (if `back`) the next entry.
+    pub fn touch(&mut self, tid: u32, rip: u64, gpa: u64, access: Access, back: bool) -> &mut Self {
+        let exit_ns = self.now;
+        let hva = HVA + (gpa - GPA);
+        self.sigbus(tid, tid, SigbusSeverity::ActionRequired, hva & !0xfff, 12);
+        let exit = PoisonExit {
+            exit_ns: Some(exit_ns),
+            fault_ns: Some(exit_ns + 500),
+            gup_ns: Some(2_000),
+            gup_ret: Some(-133),
+            signal_ns: Some(exit_ns + 4_000),
+            user_ns: Some(exit_ns + 8_000),
+            entry_ns: None,
+            rip: Some(Hex(rip)),
+            gpa: Some(Hex(gpa)),
+            hva: Some(Hex(hva & !0xfff)),
+            access,
+            isa: Isa::Svm,
+            reason: 0x400,
+            user_reason: Some(10),
+            user_errno: Some(-4),
+            insn: None,
+            other_address: None,
+        };
+        self.at(tid, QEMU, What::PoisonExit(exit));
+        if back {
+            let entry_ns = self.now;
+            self.at(tid, QEMU, What::Reentry { exit_ns, entry_ns });
+        }
+        self
+    }
+
+    pub fn pio(&mut self, tid: u32, port: u64, value: u64) -> &mut Self {
+        self.at(
+            tid,
+            QEMU,
+            What::Pio {
+                port: Hex(port),
+                size: 1,
+                value: Hex(value),
+            },
+        )
+    }
+
+    pub fn vmm_exit(&mut self, status: i32) -> &mut Self {
+        self.at(
+            QEMU,
+            QEMU,
+            What::TaskExit {
+                exit_code: status,
+                live: Some(0),
+                comm: "qemu".into(),
+            },
+        )
+    }
+
+    pub fn incidents(&self) -> Vec<Incident> {
+        incidents(&self.events)
+    }
+
+    /// The only incident.
+    pub fn only(&self) -> Incident {
+        let mut incidents = self.incidents();
+        assert_eq!(incidents.len(), 1, "{incidents:#?}");
+        incidents.remove(0)
+    }
+}
+
+pub fn incidents(events: &[Event]) -> Vec<Incident> {
+    let mut correlator = Correlator::new(session());
+    for event in events {
+        correlator.feed(event);
+    }
+    let incidents = correlator.incidents();
+    conforms(&incidents);
+    incidents
+}
+
+pub fn verdict(
+    incident: &Incident,
+) -> (
+    crate::incident::model::Outcome,
+    crate::incident::model::Cause,
+    crate::incident::model::Confidence,
+) {
+    (incident.outcome, incident.cause, incident.confidence)
+}
+
+/// Every JSON that a test makes is held against the contract.
+fn conforms(incidents: &[Incident]) {
+    static SCHEMA: std::sync::LazyLock<jsonschema::Validator> = std::sync::LazyLock::new(|| {
+        let schema = serde_json::from_str(include_str!("../../../../report/explain.schema.json")).unwrap();
+        jsonschema::validator_for(&schema).unwrap()
+    });
+    let answer = crate::incident::model::Answer::new(session().host, incidents.to_vec());
+    let json = serde_json::to_value(&answer).unwrap();
+    let errors: Vec<String> = SCHEMA
+        .iter_errors(&json)
+        .map(|e| format!("{e} at {}", e.instance_path))
+        .collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+}

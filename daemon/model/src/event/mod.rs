@@ -1,0 +1,248 @@
+//! Decoded events: what the correlator is fed, whether they come live, from a recording or from elsewhere.
+
+pub mod decode;
+pub mod log_statement;
+pub mod session;
+pub mod totals;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hex::Hex;
+
+/// One thing that happened on the host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub t: u64,
+    /// Thread in whose context it happened.
+    pub tid: u32,
+    /// Its process (thread group).
+    pub pid: u32,
+    /// vCPU of that thread, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpu: Option<u32>,
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened. Fields may be added with a default; a kind never changes its meaning within a recording
+/// version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum What {
+    /// `memory_failure(pfn, flags)` entered.
+    FailureBegin { pfn: Hex, flags: u64 },
+    /// `memory_failure_event`, in the running kernel's own words.
+    FailureAction {
+        pfn: Hex,
+        page_type: String,
+        result: String,
+    },
+    /// `memory_failure` returned (0 or negative errno).
+    FailureEnd { ret: i64 },
+    /// A lost page of a running VMM's (`pid` of the event), found when the daemon started.
+    PoisonFound { pfn: Hex, hva: Hex },
+    /// SIGBUS for poison was sent.
+    Sigbus {
+        hva: Hex,
+        severity: SigbusSeverity,
+        /// log2 of the lost range (`si_addr_lsb`).
+        lsb: u32,
+        target_tid: u32,
+        target_pid: u32,
+        /// `force_sig_mceerr`.
+        forced: bool,
+        comm: String,
+    },
+    /// A VM exit met poison.
+    PoisonExit(PoisonExit),
+    /// The kernel's own totals of a page, replacing those before of this thread and page.
+    PageTotals(totals::PageTotals),
+    /// Exit to entry of the host's exits that touch no guest memory, since the arming, replacing that before.
+    Floor {
+        kind: totals::FloorKind,
+        time: totals::DurationTotals,
+    },
+    /// The vCPU entered the guest again after the poison exit that began at `exit_ns`.
+    Reentry { exit_ns: u64, entry_ns: u64 },
+    /// KVM_SET_MSRS with machine-check MSRs: the banks whose STATUS is valid.
+    ToldMsrs {
+        mcg_status: Option<Hex>,
+        banks: Vec<Bank>,
+        #[serde(default)]
+        truncated: bool,
+        #[serde(default)]
+        unreadable: bool,
+    },
+    /// KVM_X86_SET_MCE.
+    ToldMce { mcg_status: Hex, bank: Bank },
+    /// KVM_SET_VCPU_EVENTS with #MC.
+    QueueException { pending: bool, injected: bool },
+    /// #MC entered the guest (`kvm_inj_exception` 18, not reinjected).
+    Delivered,
+    /// The guest read or wrote MCG_STATUS.
+    McgStatus { write: bool, data: Hex },
+    /// KVM_RUN returned to the VMM with a reason that ends a guest.
+    UserspaceExit { reason: u32, errno: i32 },
+    /// The guest wrote to a port that tells of its end.
+    Pio { port: Hex, size: u32, value: Hex },
+    /// A vCPU entered the guest at the reset vector.
+    VcpuReset { rip: Hex },
+    /// Exit by triple fault (VMX) or shutdown (SVM).
+    TripleFault { rip: Hex, reason: u32 },
+    /// A thread of the VMM ended; `live` threads are left.
+    TaskExit {
+        exit_code: i32,
+        live: Option<i32>,
+        comm: String,
+    },
+    /// The VM was destroyed.
+    VmDestroyed,
+    /// Registers that the VMM read of its vCPU after a poison exit.
+    Sregs(Sregs),
+    /// A memslot of the VM, of those that such a read goes by; `n` 0: the first of them.
+    MemSlot { n: u32, gpa: Hex, bytes: u64, hva: Hex },
+    /// Bytes at the RIP of a poison exit, read from the guest's memory (`--read-guest-code`), as hex digits.
+    GuestCode { rip: Hex, bytes: String },
+    /// Who the process is (read from /proc by the live source; `pid` of the event).
+    Vmm(Vmm),
+    /// Records that the probes could not hand over since the last such event.
+    Lost { records: u64 },
+    /// From here on all probes are at work: exit reasons, triple faults, resets and ports of guests were not seen
+    /// before, where the session began on stand-by.
+    Engaged,
+    /// SIGBUS for poison as `signal_generate` shows it: without its address. `gpa`: of the fault that it
+    /// answers; `pfn`: of the `memory_failure()` that sent it. `target_pid` 0: whose thread it is is not known.
+    SigbusSeen {
+        severity: SigbusSeverity,
+        target_tid: u32,
+        target_pid: u32,
+        comm: String,
+        #[serde(default)]
+        gpa: Option<Hex>,
+        #[serde(default)]
+        pfn: Option<Hex>,
+    },
+    /// All threads of the VMM that ran its guest have ended; how is not known.
+    VmmGone,
+    /// The guest's last exit wrote to a reset port (the value was not traced), and it never ran again.
+    ResetAsked { port: Hex },
+    /// A statement of a log.
+    #[serde(rename = "said")]
+    LogStatement(log_statement::LogRecord),
+}
+
+/// `si_code` of the SIGBUS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SigbusSeverity {
+    /// BUS_MCEERR_AO (5).
+    ActionOptional,
+    /// BUS_MCEERR_AR (4).
+    ActionRequired,
+}
+
+/// A VM exit on poison. Times are CLOCK_MONOTONIC nanoseconds; `None` where no probe saw the moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PoisonExit {
+    pub exit_ns: Option<u64>,
+    pub fault_ns: Option<u64>,
+    /// In `get_user_pages_unlocked`, summed over its calls in this exit, nanoseconds.
+    pub gup_ns: Option<u64>,
+    pub gup_ret: Option<i64>,
+    pub signal_ns: Option<u64>,
+    pub user_ns: Option<u64>,
+    pub entry_ns: Option<u64>,
+    pub rip: Option<Hex>,
+    /// With its low bits: which line was touched. Only this guest's own: see `other_address`.
+    pub gpa: Option<Hex>,
+    /// The address of the fault, where it is not a GPA of this guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_address: Option<OtherAddress>,
+    pub hva: Option<Hex>,
+    pub access: Access,
+    pub isa: Isa,
+    pub reason: u32,
+    pub user_reason: Option<u32>,
+    pub user_errno: Option<i32>,
+    /// Bytes of the instruction, from the VMCB of a processor with decode assists, as hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub insn: Option<String>,
+}
+
+impl PoisonExit {
+    /// The line of the 4 KiB page. Every kind of paging leaves the last 12 bits of an address as they are, so any address
+    /// of the access tells.
+    pub fn line(&self) -> Option<u32> {
+        const LINE_SHIFT: u32 = 6;
+        const LINES: u64 = 64;
+        let at = match (self.gpa, self.other_address) {
+            (Some(at), _) | (None, Some(OtherAddress::Virtual(at) | OtherAddress::Nested(at))) => at,
+            (None, None) => return None,
+        };
+        u32::try_from((at.0 >> LINE_SHIFT) % LINES).ok()
+    }
+}
+
+/// An address that KVM gives in place of a GPA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OtherAddress {
+    /// Guest-virtual: shadow paging.
+    Virtual(Hex),
+    /// Of a guest that the guest itself runs.
+    Nested(Hex),
+}
+
+/// Kind of the access that faulted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    Read,
+    Write,
+    Fetch,
+    Unknown,
+}
+
+/// Which virtualization extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isa {
+    Vmx,
+    Svm,
+    Unknown,
+}
+
+/// A machine-check bank as the VMM wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bank {
+    pub bank: u32,
+    pub status: Hex,
+    pub addr: Hex,
+    pub misc: Hex,
+}
+
+/// What a walk of the guest's page tables begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sregs {
+    pub cr0: Hex,
+    pub cr3: Hex,
+    pub cr4: Hex,
+    pub efer: Hex,
+    /// CS.L: 64-bit code.
+    pub long_code: bool,
+}
+
+/// Who a process is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vmm {
+    /// Whether it holds a KVM VM; `None` where that could not be read any more.
+    pub is_vmm: Option<bool>,
+    pub name: Option<String>,
+    pub uuid: Option<String>,
+    /// Executable's file name, else comm.
+    pub vmm: Option<String>,
+    /// Field 22 of /proc/PID/stat, clock ticks since boot: tells a reused pid.
+    #[serde(default)]
+    pub start_ticks: Option<u64>,
+}

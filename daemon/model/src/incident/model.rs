@@ -1,0 +1,309 @@
+//! The contract of the answer: `explain --format json`, schema version 1 (`daemon/report/explain.schema.json`).
+//! Field meanings are the schema's; they are not repeated here.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    event::{Access, totals::FloorKind},
+    hex::Hex,
+    host::Host,
+};
+
+pub const SCHEMA_VERSION: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub schema_version: u32,
+    pub host: Host,
+    pub incidents: Vec<Incident>,
+}
+
+impl Answer {
+    pub fn new(host: Host, incidents: Vec<Incident>) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            host,
+            incidents,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    pub id: String,
+    pub started_at: Option<String>,
+    pub vm: Vm,
+    pub page: Page,
+    pub outcome: Outcome,
+    pub cause: Cause,
+    pub confidence: Confidence,
+    pub sentence: String,
+    /// Ids of the incidents of other VMs that held the same page of the host (ksm, shared memory).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub linked: Vec<String>,
+    pub advice: Vec<String>,
+    pub signals: Signals,
+    pub exits: Exits,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exit_samples: Vec<ExitSample>,
+    pub storm: Option<Storm>,
+    pub flush: Flush,
+    pub latency_ns: Latency,
+    pub injections: Injections,
+    pub timeline: Vec<Moment>,
+    pub missing: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Vm {
+    pub name: Option<String>,
+    pub uuid: Option<String>,
+    pub vmm: Option<String>,
+    pub pid: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Page {
+    pub pfn: Option<Hex>,
+    pub hva: Option<Hex>,
+    pub gpa: Option<Hex>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpas: Vec<Hex>,
+    pub size_bytes: Option<u64>,
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    pub recovery: Option<String>,
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name { $(#[serde(rename = $word)] $variant),+ }
+        impl $name {
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+            pub const fn word(self) -> &'static str { match self { $(Self::$variant => $word),+ } }
+        }
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.pad(self.word()) }
+        }
+    };
+}
+
+words! {
+    /// What became of the guest.
+    Outcome {
+        Running = "running", Unaffected = "unaffected", Survived = "survived",
+        GuestPanicked = "guest_panicked", GuestReset = "guest_reset", VmmKilled = "vmm_killed",
+        VmmExited = "vmm_exited", Unknown = "unknown",
+    }
+}
+
+words! {
+    /// Why.
+    Cause {
+        NotTouched = "not_touched", Contained = "contained", Clflush = "clflush",
+        KernelAccess = "kernel_access", MceOverflow = "mce_overflow", MceNested = "mce_nested",
+        MceDisabled = "mce_disabled", FatalNotification = "fatal_notification",
+        SigbusUnhandled = "sigbus_unhandled", SecondSigbus = "second_sigbus",
+        VmmOwnMemory = "vmm_own_memory", MceDropped = "mce_dropped", GuestMemfd = "guest_memfd",
+        SigbusSpin = "sigbus_spin", NotPoison = "not_poison", Unknown = "unknown",
+    }
+}
+
+words! {
+    /// How sure the answer is.
+    Confidence { Certain = "certain", Likely = "likely", Possible = "possible" }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Signals {
+    pub action_optional: Option<u64>,
+    pub action_required: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Exits {
+    pub count: Option<u64>,
+    pub distinct_lines: Option<u64>,
+    pub line_bitmap: Option<Hex>,
+    pub distinct_rips: Option<u64>,
+    pub by_access: ByAccess,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ByAccess {
+    pub read: Option<u64>,
+    pub write: Option<u64>,
+    pub fetch: Option<u64>,
+}
+
+/// One exit on the page: the first 256 of them, then every power of two (from a source that tells of every exit: at
+/// most 512 in even distances).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ExitSample {
+    /// From the poisoning, nanoseconds.
+    pub t_ns: i64,
+    pub vcpu: Option<u32>,
+    /// With its low bits: which line was touched.
+    pub gpa: Option<Hex>,
+    pub rip: Option<Hex>,
+    pub access: Access,
+    pub in_kernel_ns: Option<u64>,
+    pub gup_ns: Option<u64>,
+    pub exit_to_entry_ns: Option<u64>,
+}
+
+words! {
+    StormKind { LineWalk = "line_walk", SameLineSpin = "same_line_spin", PageTouches = "page_touches" }
+}
+
+words! {
+    Spin { Bounced = "bounced", InKernel = "in_kernel" }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Storm {
+    pub kind: StormKind,
+    pub exits: u64,
+    pub lines: u64,
+    pub duration_ns: Option<u64>,
+    pub spin: Option<Spin>,
+}
+
+words! {
+    FlushVerdict {
+        FlushOnly = "flush_only", FlushThenAccess = "flush_then_access", NoFlush = "no_flush",
+        Undetermined = "undetermined",
+    }
+}
+
+words! {
+    FlushBasis {
+        InstructionBytes = "instruction_bytes", LineWalk = "line_walk", SingleExit = "single_exit",
+        GuestConsole = "guest_console", None = "none",
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Flush {
+    pub verdict: FlushVerdict,
+    pub basis: FlushBasis,
+    pub instruction: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<Confidence>,
+}
+
+words! {
+    GupBasis { Exact = "exact", Bound = "bound" }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Latency {
+    pub exit_to_entry: Option<Distribution>,
+    pub in_kernel: Option<Distribution>,
+    pub gup: Option<Distribution>,
+    pub vmm: Option<Distribution>,
+    pub gup_share: Option<f64>,
+    pub gup_basis: Option<GupBasis>,
+    /// in_kernel.sum / exit_to_entry.sum, over the exits that went back into the guest; vmm.sum likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_kernel_share: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmm_share: Option<f64>,
+    /// The host's exits that touch no guest memory: the bare way out of the guest and back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<FloorTimes>,
+    pub claim_63_exits: Option<Claim>,
+}
+
+/// See [`Latency::floor`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FloorTimes {
+    /// The cheapest kind of them that was seen.
+    pub exits_of: FloorKind,
+    pub exit_to_entry: Distribution,
+}
+
+impl Latency {
+    /// What was measured, by the name that reports give it.
+    pub fn rows(&self) -> Vec<(&'static str, &Distribution)> {
+        [
+            ("exit to entry", &self.exit_to_entry),
+            ("in kernel", &self.in_kernel),
+            ("gup", &self.gup),
+            ("in the VMM", &self.vmm),
+        ]
+        .into_iter()
+        .filter_map(|(name, distribution)| Some((name, distribution.as_ref()?)))
+        .chain(
+            self.floor
+                .as_ref()
+                .map(|floor| ("bare exit", &floor.exit_to_entry)),
+        )
+        .collect()
+    }
+}
+
+/// Nanoseconds; `count` and `sum` are exact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Distribution {
+    pub count: u64,
+    pub min: u64,
+    pub p50: u64,
+    pub p99: u64,
+    pub max: u64,
+    pub sum: u64,
+    /// `buckets[n]`: how many of 2^n to 2^(n+1) - 1 ns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub buckets: Vec<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Claim {
+    pub in_kernel_ns: u64,
+    pub with_vmm_ns: Option<u64>,
+    pub within_50us: bool,
+    /// 63 times the mean of `floor`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor_ns: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Injections {
+    pub action_optional: Option<u64>,
+    pub action_required: Option<u64>,
+    pub delivered: Option<u64>,
+    pub vcpus: Option<u64>,
+    pub told: Vec<Told>,
+}
+
+words! {
+    Via { SetMsrs = "set_msrs", SetMce = "set_mce", Log = "log" }
+}
+
+words! {
+    Severity { Ao = "ao", Ar = "ar", Broadcast = "broadcast", Other = "other" }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Told {
+    /// From the poisoning, nanoseconds.
+    pub t_ns: i64,
+    pub vcpu: Option<u32>,
+    pub via: Via,
+    pub bank: Option<u32>,
+    pub status: Option<Hex>,
+    pub addr: Option<Hex>,
+    pub misc: Option<Hex>,
+    pub mcg_status: Option<Hex>,
+    pub severity: Severity,
+    pub overflow: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Moment {
+    /// From the poisoning, nanoseconds; may be negative.
+    pub t_ns: i64,
+    pub event: String,
+}

@@ -1,0 +1,367 @@
+//! Recordings: a JSON line that names the format and the session, a JSON line an event, a last line that
+//! counts them. Lines, so that a recording can be searched, cut and read without this program; a last
+//! line, so that a torn file is known for one.
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, BufRead, Write};
+
+use serde::{Deserialize, Serialize};
+
+mod clean;
+mod line;
+use poisontrace_model::event::{Event, session::Session};
+
+/// Version of the format that is written. A reader refuses any other.
+pub const VERSION: u32 = 1;
+
+/// Longest line that is read, bytes. Events are some 500 bytes; the header some 4 KiB.
+const MAX_LINE: u64 = 256 * 1024;
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    poisontrace_recording: u32,
+    session: Session,
+}
+
+#[derive(Deserialize)]
+struct HeadVersion {
+    poisontrace_recording: u32,
+}
+
+/// What [`Foot`] is written as; no event begins so.
+const FOOT_START: &str = "{\"end\"";
+
+#[derive(Serialize, Deserialize)]
+struct Foot {
+    end: Totals,
+}
+
+/// The last line's count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    pub events: u64,
+}
+
+/// Why a recording cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error(
+        "line 1: not a poisontrace recording (its first line is no recording header): `poisontrace record -o FILE` makes one"
+    )]
+    NotARecording,
+    #[error(
+        "line 1: a recording of version {found}; this poisontrace reads version {VERSION}: use the poisontrace that wrote it"
+    )]
+    Version { found: u32 },
+    #[error("line 1: the recording's header is damaged: {0}")]
+    Header(serde_json::Error),
+    #[error("line {line}: {problem}")]
+    Line { line: u64, problem: String },
+    #[error(
+        "line {line}: the recording is truncated (it has no closing line): take a whole copy, or use --allow-truncated to explain what is there"
+    )]
+    Truncated { line: u64 },
+}
+
+/// Writes a recording.
+pub struct Writer<W: Write> {
+    out: W,
+    totals: Totals,
+}
+
+impl<W: Write> Writer<W> {
+    /// Writes the header.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn new(mut out: W, session: &Session) -> io::Result<Self> {
+        write_line(
+            &mut out,
+            &Head {
+                poisontrace_recording: VERSION,
+                session: session.clone(),
+            },
+        )?;
+        Ok(Self {
+            out,
+            totals: Totals::default(),
+        })
+    }
+
+    /// Writes one event.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn event(&mut self, event: &Event) -> io::Result<()> {
+        write_line(&mut self.out, event)?;
+        self.totals.events += 1;
+        Ok(())
+    }
+
+    /// Hands what is buffered to the file.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    /// Writes the closing line.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn finish(mut self) -> io::Result<W> {
+        write_line(&mut self.out, &Foot { end: self.totals })?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
+}
+
+fn write_line<W: Write>(out: &mut W, value: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, value)?;
+    out.write_all(b"\n")
+}
+
+/// Reads a recording event by event, in constant memory.
+pub struct Reader<R: BufRead> {
+    input: R,
+    session: Session,
+    buffer: String,
+    line: u64,
+    events: u64,
+    ended: bool,
+    allow_truncated: bool,
+    truncated: bool,
+}
+
+impl<R: BufRead> Reader<R> {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// A file that is no recording, or of another version, or whose header is damaged.
+    pub fn new(mut input: R, allow_truncated: bool) -> Result<Self, RecordingError> {
+        let mut buffer = String::new();
+        match read_line(&mut input, &mut buffer) {
+            Ok(_) => {}
+            Err(err) if err.kind() == io::ErrorKind::InvalidData => {
+                return Err(RecordingError::NotARecording);
+            }
+            Err(err) => return Err(err.into()),
+        }
+        let version: HeadVersion =
+            serde_json::from_str(&buffer).map_err(|_| RecordingError::NotARecording)?;
+        if version.poisontrace_recording != VERSION {
+            return Err(RecordingError::Version {
+                found: version.poisontrace_recording,
+            });
+        }
+        let head: Head = clean::from_line(&buffer).map_err(RecordingError::Header)?;
+        Ok(Self {
+            input,
+            session: head.session,
+            buffer,
+            line: 1,
+            events: 0,
+            ended: false,
+            allow_truncated,
+            truncated: false,
+        })
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Whether the end was missing (and allowed to be).
+    pub fn truncated(&self) -> bool {
+        self.truncated
+    }
+
+    /// The next event, or `None` at the end.
+    ///
+    /// # Errors
+    /// A damaged line, or an end without the closing line.
+    pub fn next_event(&mut self) -> Result<Option<Event>, RecordingError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let read = read_line(&mut self.input, &mut self.buffer);
+        self.line += 1;
+        let complete = match read {
+            Ok(0) => return self.torn(),
+            Ok(_) => self.buffer.ends_with('\n'),
+            Err(err) if err.kind() == io::ErrorKind::InvalidData => {
+                return Err(RecordingError::Line {
+                    line: self.line,
+                    problem: err.to_string(),
+                });
+            }
+            Err(err) => return Err(err.into()),
+        };
+        if self.buffer.starts_with(FOOT_START) {
+            return match serde_json::from_str::<Foot>(&self.buffer) {
+                Ok(foot) => self.foot(foot),
+                Err(_) if !complete => self.torn(),
+                Err(problem) => Err(self.damaged(format!("damaged closing line: {problem}"))),
+            };
+        }
+        // A line without its end is the torn tail of a write, even where it happens to parse.
+        if !complete {
+            return self.torn();
+        }
+        let event = match clean::is_clean(&self.buffer) {
+            true => line::event(&self.buffer),
+            false => clean::from_line(&self.buffer),
+        };
+        match event {
+            Ok(event) => {
+                self.events += 1;
+                Ok(Some(event))
+            }
+            Err(problem) => Err(self.damaged(format!("not an event: {problem}"))),
+        }
+    }
+
+    fn foot(&mut self, foot: Foot) -> Result<Option<Event>, RecordingError> {
+        if foot.end.events != self.events {
+            return Err(self.damaged(format!(
+                "the closing line counts {} events, the file has {}: lines are missing or doubled",
+                foot.end.events, self.events
+            )));
+        }
+        self.ended = true;
+        Ok(None)
+    }
+
+    fn damaged(&self, problem: String) -> RecordingError {
+        RecordingError::Line {
+            line: self.line,
+            problem,
+        }
+    }
+
+    fn torn(&mut self) -> Result<Option<Event>, RecordingError> {
+        if self.allow_truncated {
+            self.ended = true;
+            self.truncated = true;
+            return Ok(None);
+        }
+        Err(RecordingError::Truncated { line: self.line })
+    }
+}
+
+/// Reads one line of at most [`MAX_LINE`] bytes.
+fn read_line<R: BufRead>(input: &mut R, buffer: &mut String) -> io::Result<usize> {
+    buffer.clear();
+    let read = io::Read::take(&mut *input, MAX_LINE).read_line(buffer)?;
+    if read as u64 == MAX_LINE && !buffer.ends_with('\n') {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("longer than {MAX_LINE} bytes, which no line of a recording is"),
+        ));
+    }
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use poisontrace_model::event::What;
+    use super::*;
+
+    fn recorded(events: usize) -> Vec<u8> {
+        let mut writer = Writer::new(Vec::new(), &Session::default()).unwrap();
+        for t in 0..events as u64 {
+            writer
+                .event(&Event {
+                    t,
+                    tid: 2,
+                    pid: 1,
+                    vcpu: Some(0),
+                    what: What::Delivered,
+                })
+                .unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    fn read(bytes: &[u8], allow: bool) -> Result<usize, RecordingError> {
+        let mut reader = Reader::new(bytes, allow)?;
+        let mut events = 0;
+        while reader.next_event()?.is_some() {
+            events += 1;
+        }
+        Ok(events)
+    }
+
+    #[test]
+    fn a_recording_reads_back_what_was_written() {
+        assert_eq!(read(&recorded(3), false).unwrap(), 3);
+        assert_eq!(read(&recorded(0), false).unwrap(), 0);
+    }
+
+    #[test]
+    fn every_truncation_is_noticed_and_none_panics() {
+        let whole = recorded(3);
+        for cut in 0..whole.len() - 1 {
+            let err = read(&whole[..cut], false).expect_err("a truncated recording must not pass");
+            let line = err.to_string();
+            assert!(line.contains("line "), "{line}");
+        }
+        let header = whole.iter().position(|b| *b == b'\n').unwrap() + 1;
+        for cut in header..whole.len() {
+            assert!(read(&whole[..cut], true).unwrap() <= 3, "{cut}");
+        }
+    }
+
+    #[test]
+    fn other_files_and_other_versions_are_named() {
+        assert!(matches!(
+            read(b"hello\nworld\n", false),
+            Err(RecordingError::NotARecording)
+        ));
+        assert!(matches!(read(b"", false), Err(RecordingError::NotARecording)));
+        assert!(matches!(
+            read(&[0xff, 0xfe, 0, 1], false),
+            Err(RecordingError::NotARecording)
+        ));
+        let other = String::from_utf8(recorded(1)).unwrap().replacen(
+            "\"poisontrace_recording\":1",
+            "\"poisontrace_recording\":2",
+            1,
+        );
+        assert!(matches!(
+            read(other.as_bytes(), false),
+            Err(RecordingError::Version { found: 2 })
+        ));
+    }
+
+    #[test]
+    fn a_missing_line_in_the_middle_is_noticed() {
+        let whole = String::from_utf8(recorded(3)).unwrap();
+        let cut: Vec<&str> = whole
+            .lines()
+            .enumerate()
+            .filter(|(n, _)| *n != 2)
+            .map(|(_, l)| l)
+            .collect();
+        let err = read(format!("{}\n", cut.join("\n")).as_bytes(), false).unwrap_err();
+        assert!(
+            err.to_string().contains("counts 3 events, the file has 2"),
+            "{err}"
+        );
+    }
+
+    #[test]
+    fn a_line_without_end_does_not_eat_the_memory() {
+        let mut bytes = recorded(0);
+        bytes.truncate(bytes.iter().position(|b| *b == b'\n').unwrap() + 1);
+        bytes.extend(std::iter::repeat_n(b'x', 1 << 20));
+        assert!(matches!(
+            read(&bytes, true),
+            Err(RecordingError::Line { line: 2, .. })
+        ));
+    }
+}

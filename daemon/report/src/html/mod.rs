@@ -1,0 +1,188 @@
+//! One page that needs nothing else: no network, no script, readable on a phone and on paper, light and dark.
+//! Whatever comes from outside is escaped by the template.
+
+mod exits;
+mod told;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::{count, hex, many, offset, or, size};
+use poisontrace_model::{
+    host::Host,
+    incident::model::{Incident, Moment, Outcome},
+};
+
+/// Incidents on one page; the JSON has them all.
+const MAX_INCIDENTS: usize = 200;
+/// Moments shown at once at either end of a timeline.
+const MOMENTS: usize = 8;
+
+/// Incidents of one host as a page.
+pub fn html(host: &Host, incidents: &[Incident]) -> String {
+    let title = match incidents {
+        [one] => one.sentence.clone(),
+        more => format!("poisontrace: {} incidents", more.len()),
+    };
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                // Even markup that got in could load nothing and run nothing.
+                meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta name="referrer" content="no-referrer";
+                title { (title) }
+                style { (PreEscaped(include_str!("style.css"))) }
+            }
+            body {
+                @if incidents.len() != 1 { (contents(incidents)) }
+                @for incident in incidents.iter().take(MAX_INCIDENTS) { (article(host, incident)) }
+                footer {
+                    "poisontrace " (host.poisontrace) " · host " (or(host.hostname.as_deref()))
+                    ", Linux " (or(host.kernel.as_deref()))
+                }
+            }
+        }
+    };
+    page.into_string()
+}
+
+fn contents(incidents: &[Incident]) -> Markup {
+    html! {
+        header {
+            @if incidents.is_empty() {
+                h1 { "No incident: nothing here is poison in a guest's memory." }
+            } @else {
+                h1 { (incidents.len()) " incidents" }
+                ol {
+                    @for incident in incidents.iter().take(MAX_INCIDENTS) {
+                        li { a href={ "#" (incident.id) } { (incident.sentence) } }
+                    }
+                }
+            }
+            @if incidents.len() > MAX_INCIDENTS {
+                p { "The first " (MAX_INCIDENTS) " are on this page; explain --format json has all, explain ID one." }
+            }
+        }
+    }
+}
+
+fn article(host: &Host, i: &Incident) -> Markup {
+    html! {
+        article id=(i.id) {
+            h1 { (i.sentence) }
+            p.verdict {
+                span class={ "badge " (mood(i.outcome)) } { (i.outcome) }
+                span.badge { "cause: " (i.cause) }
+                span class={ "badge " (i.confidence) } { (i.confidence) }
+            }
+            @if host.emulated == Some(true) {
+                p.warning { "This host is emulated: counts, order and shares mean something, times say nothing about hardware." }
+            }
+            @if !i.advice.is_empty() {
+                section.advice { h2 { "What to do" } ol { @for advice in &i.advice { li { (advice) } } } }
+            }
+            (facts(host, i))
+            section { h2 { "Timeline" } (timeline(i)) }
+            (exits::section(i))
+            (exits::latency(i))
+            (told::section(i))
+            section {
+                h2 { "What is missing" }
+                @if i.missing.is_empty() { p { "Nothing that would have changed the answer." } }
+                ul { @for missing in &i.missing { li { (missing) } } }
+            }
+        }
+    }
+}
+
+fn mood(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::GuestPanicked | Outcome::GuestReset | Outcome::VmmKilled | Outcome::VmmExited => "dead",
+        Outcome::Survived | Outcome::Unaffected => "alive",
+        Outcome::Running | Outcome::Unknown => "open",
+    }
+}
+
+fn facts(host: &Host, i: &Incident) -> Markup {
+    let (signals, told) = (&i.signals, &i.injections);
+    let rows: [(&str, Markup); 8] = [
+        ("Incident", html! { code { (i.id) } }),
+        ("Began", html! { (or(i.started_at.as_deref())) }),
+        (
+            "Host",
+            html! { (or(host.hostname.as_deref())) ", Linux " (or(host.kernel.as_deref())) },
+        ),
+        (
+            "Guest",
+            html! {
+                (or(i.vm.name.as_deref())) " " small { "uuid " (or(i.vm.uuid.as_deref())) "; "
+                (or(i.vm.vmm.as_deref())) " pid " (count(i.vm.pid.map(u64::from))) }
+            },
+        ),
+        (
+            "Host page",
+            html! {
+                "pfn " code { (hex(i.page.pfn)) } ", hva " code { (hex(i.page.hva)) } ", " (size(i.page.size_bytes))
+                br; (or(i.page.kind.as_deref())) ": " (or(i.page.recovery.as_deref()))
+            },
+        ),
+        (
+            "Guest page",
+            html! {
+                "gpa " code { (hex(i.page.gpa)) }
+                @if i.page.gpas.len() > 1 { " and " (i.page.gpas.len() - 1) " more 4 KiB pages touched" }
+            },
+        ),
+        (
+            "SIGBUS to the VMM",
+            html! { (count(signals.action_optional)) " action optional, " (count(signals.action_required)) " action required" },
+        ),
+        (
+            "Guest told",
+            html! {
+                (count(told.action_optional)) " action optional, " (count(told.action_required))
+                " action required; #MC entered the guest " (many(told.delivered, "time")) " on "
+                (many(told.vcpus, "vCPU"))
+            },
+        ),
+    ];
+    html! {
+        section {
+            h2 { "Evidence" }
+            dl { @for (name, value) in rows { div { dt { (name) } dd { (value) } } } }
+        }
+    }
+}
+
+fn timeline(i: &Incident) -> Markup {
+    let moments = i.timeline.as_slice();
+    let (first, rest) = moments.split_at(moments.len().min(MOMENTS));
+    let (middle, last) = rest.split_at(rest.len().saturating_sub(MOMENTS));
+    html! {
+        p.note {
+            @if i.page.pfn.is_some() { "From the poisoning." }
+            @else { "From the first sign; the poisoning itself was not seen." }
+        }
+        (table(first))
+        @if !middle.is_empty() {
+            details.between { summary { (middle.len()) " moments between" } (table(middle)) }
+        }
+        (table(last))
+    }
+}
+
+fn table(moments: &[Moment]) -> Markup {
+    html! {
+        @if !moments.is_empty() {
+            table.moments {
+                @for moment in moments { tr { th scope="row" { (offset(moment.t_ns)) } td { (moment.event) } } }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! The report, for people: text for a terminal and a ticket, a page for a browser and for paper.
+
+#![forbid(unsafe_code)]
+
+mod html;
+mod latency;
+mod lines;
+mod plots;
+mod text;
+
+pub use html::html;
+pub use text::{Look, text};
+
+use poisontrace_model::hex::Hex;
+
+fn or(text: Option<&str>) -> &str {
+    text.unwrap_or("?")
+}
+
+fn hex(value: Option<Hex>) -> String {
+    value.map_or_else(|| "?".to_owned(), |value| value.to_string())
+}
+
+fn count(value: Option<u64>) -> String {
+    value.map_or_else(|| "?".to_owned(), |value| value.to_string())
+}
+
+/// `1 line`, `2 lines`, `2 fetches`.
+fn many(value: Option<u64>, one: &str) -> String {
+    let plural = match (value, one.ends_with("ch")) {
+        (Some(1), _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{} {one}{plural}", count(value))
+}
+
+fn size(bytes: Option<u64>) -> String {
+    match bytes {
+        Some(bytes) if bytes >= 1 << 30 => format!("{} GiB", bytes >> 30),
+        Some(bytes) if bytes >= 1 << 20 => format!("{} MiB", bytes >> 20),
+        Some(bytes) => format!("{} KiB", bytes >> 10),
+        None => "size ?".to_owned(),
+    }
+}
+
+/// Nanoseconds in the unit that a person reads.
+pub fn duration(ns: u64) -> String {
+    match ns {
+        0..10_000 => format!("{ns} ns"),
+        10_000..10_000_000 => format!("{:.1} µs", ns as f64 / 1e3),
+        10_000_000..10_000_000_000 => format!("{:.1} ms", ns as f64 / 1e6),
+        _ => format!("{:.1} s", ns as f64 / 1e9),
+    }
+}
+
+/// A moment, from the poisoning.
+fn offset(ns: i64) -> String {
+    let sign = if ns < 0 { '-' } else { '+' };
+    format!("{sign}{:.6} s", ns.unsigned_abs() as f64 / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{duration, offset};
+
+    #[test]
+    fn durations_are_in_the_unit_that_a_person_reads() {
+        assert_eq!(duration(790), "790 ns");
+        assert_eq!(duration(49_770), "49.8 µs");
+        assert_eq!(duration(12_000_000), "12.0 ms");
+        assert_eq!(offset(-1_500), "-0.000002 s");
+    }
+}
