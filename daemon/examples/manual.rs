@@ -18,7 +18,7 @@ fn main() -> io::Result<()> {
     clap_mangen::generate_to(command, &dir)
 }
 
-/// A page for `poisontrace help run` would say what that for `poisontrace run` says.
+/// A page for `poisontrace help run` would duplicate that of `poisontrace run`.
 fn without_help(command: clap::Command) -> clap::Command {
     command
         .disable_help_subcommand(true)

@@ -1,4 +1,4 @@
-//! A socket that a service manager hands over (sd_listen_fds(3)).
+//! A socket passed by a service manager (sd_listen_fds(3)).
 
 use std::{
     io::{Read, Write},
@@ -10,7 +10,7 @@ use std::{
 };
 
 #[test]
-fn a_socket_that_is_handed_over_is_served_and_the_configured_address_is_not() {
+fn a_passed_socket_is_served_and_the_configured_address_is_not() {
     let recording = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings/survive-amd-6.12.ptrace");
     let handed = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = handed.local_addr().unwrap();
@@ -19,7 +19,7 @@ fn a_socket_that_is_handed_over_is_served_and_the_configured_address_is_not() {
         free.local_addr().unwrap()
     };
     let mut daemon = Command::new("sh")
-        // The first descriptor that is handed over is 3; the shell becomes the daemon, so that its number is right.
+        // The first passed descriptor is 3; the shell execs the daemon, so that LISTEN_PID is the daemon's pid.
         .args([
             "-c",
             "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\"",

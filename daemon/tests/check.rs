@@ -1,4 +1,4 @@
-//! `poisontrace check --facts`: the plan for a kernel that is not this one, without privileges.
+//! `poisontrace check --facts`: the plan for another kernel, without privileges.
 
 mod common;
 
@@ -11,7 +11,7 @@ fn facts() -> PathBuf {
 }
 
 #[test]
-fn the_plan_of_every_kept_kernel_is_what_it_printed_itself() {
+fn the_plan_of_every_saved_kernel_is_the_one_it_printed_itself() {
     let mut kernels = 0;
     for entry in fs::read_dir(facts())
         .unwrap()

@@ -11,7 +11,7 @@ fn check(file: &Path) -> Output {
 }
 
 #[test]
-fn the_shipped_configuration_is_in_order() {
+fn the_shipped_configuration_is_valid() {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/poisontrace.toml");
     let output = check(&shipped);
     assert!(output.status.success(), "{output:?}");
@@ -19,7 +19,7 @@ fn the_shipped_configuration_is_in_order() {
 }
 
 #[test]
-fn a_misspelt_key_is_refused_in_one_line_with_the_right_one() {
+fn a_misspelt_key_is_refused_in_one_line_with_a_suggestion() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.toml");
     fs::write(&file, "[web]\nlisten_adress = \"127.0.0.1:1\"\n").unwrap();
@@ -31,7 +31,7 @@ fn a_misspelt_key_is_refused_in_one_line_with_the_right_one() {
 }
 
 #[test]
-fn a_hook_that_cannot_be_run_is_told_with_status_1() {
+fn a_hook_that_cannot_be_run_is_reported_with_status_1() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.toml");
     fs::write(&file, "[hook]\ncommand = [\"/no/such/program\"]\n").unwrap();
@@ -41,7 +41,7 @@ fn a_hook_that_cannot_be_run_is_told_with_status_1() {
 }
 
 #[test]
-fn the_configuration_names_the_store_where_no_flag_does() {
+fn the_configuration_names_the_store_unless_a_flag_does() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.toml");
     fs::write(&file, format!("state_dir = \"{}/else\"\n", dir.path().display())).unwrap();
@@ -54,7 +54,7 @@ fn the_configuration_names_the_store_where_no_flag_does() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_told_with_what_to_do() {
+fn a_missing_file_is_reported_with_the_remedy() {
     for (arguments, next) in [
         (["incidents", "--config", "/no/such.toml"], "--config"),
         (["replay", "--from", "/no/such.ptrace"], "poisontrace record -o"),

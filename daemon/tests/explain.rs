@@ -1,5 +1,4 @@
-//! The binary on recordings of the lab (a real kernel, real KVM and real poison, emulated processors), as any
-//! user would run it.
+//! `poisontrace explain` on recordings of the lab (a real kernel, real KVM and real poison, emulated processors).
 
 #![allow(
     clippy::unwrap_used,
@@ -36,13 +35,13 @@ fn answer(file: &Path) -> Value {
     common::answer(&output)
 }
 
-/// What cannot be done: one line on stderr, nothing on stdout, status 2.
-fn refused(output: &Output, says: &str) {
+/// A refusal: one line on stderr, nothing on stdout, status 2.
+fn refused(output: &Output, message: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    assert!(stderr.contains(says), "{stderr}");
+    assert!(stderr.contains(message), "{stderr}");
 }
 
 #[test]
@@ -74,17 +73,18 @@ fn amd_guest_without_overflow_recovery_panics() {
         ),
         (&1.into(), &1.into())
     );
-    let told = i["injections"]["told"].as_array().unwrap();
+    let injections = i["injections"]["told"].as_array().unwrap();
     assert_eq!(
-        (&told[0]["severity"], &told[0]["overflow"]),
+        (&injections[0]["severity"], &injections[0]["overflow"]),
         (&"ao".into(), &false.into())
     );
     assert_eq!(
-        (&told[1]["severity"], &told[1]["overflow"]),
+        (&injections[1]["severity"], &injections[1]["overflow"]),
         (&"ar".into(), &true.into())
     );
     assert!(
-        told.iter()
+        injections
+            .iter()
             .all(|t| t["addr"] == "0x93d3000" && t["misc"] == "0x8c")
     );
     assert_eq!(i["exits"]["count"], 1);
@@ -132,8 +132,8 @@ fn linked(name: &str) {
     assert_eq!(b["linked"], serde_json::json!([a["id"]]));
 }
 
-/// Debian's 5.10 in QEMU, told of a lost line by QEMU's monitor: `set_memory_uc()` flushes the page, and the first
-/// CLFLUSHOPT of `cpa_flush()` is the last thing it does (`cargo xtask lab storm --guest linux --read-guest-code`).
+/// Debian's 5.10 in QEMU, whose monitor injects the loss of a line: `set_memory_uc()` flushes the page, and the guest dies
+/// at the first CLFLUSHOPT of `cpa_flush()` (`cargo xtask lab storm --guest linux --read-guest-code`).
 #[test]
 fn guest_flushes_the_page_and_dies() {
     let json = answer(&recording("linux-flushes-intel-6.12.ptrace"));
@@ -150,20 +150,20 @@ fn guest_flushes_the_page_and_dies() {
             "verdict": "flush_only", "basis": "instruction_bytes", "instruction": "clflushopt [rax]", "confidence": "certain"
         })
     );
-    // It never came to the second line: on a stock KVM there is no storm.
+    // It never reached the second line: on stock KVM there is no storm.
     assert_eq!(
         (&i["exits"]["count"], &i["exits"]["line_bitmap"]),
         (&1.into(), &"0x1".into())
     );
     assert_eq!(i["storm"], Value::Null);
     assert_eq!(i["injections"]["action_required"], 1);
-    // The page was lost before the VM was started, and no process was told.
+    // The page was poisoned before the VM was started, and no process was signalled.
     assert_eq!(i["page"]["pfn"], "0x3a780");
     assert_eq!(
         i["timeline"][0]["event"],
         "memory_failure(pfn 0x3a780, flags 0x20) on the host"
     );
-    // The bytes are there: nothing is missing of them, though the probe that would have given them is.
+    // The bytes are present, so `missing` must not list them, though their probe is unavailable.
     assert!(
         !i["missing"].to_string().contains("instruction"),
         "{}",
@@ -172,7 +172,7 @@ fn guest_flushes_the_page_and_dies() {
 }
 
 #[test]
-fn without_its_code_the_flush_is_one_read_until_the_guests_console_names_it() {
+fn without_guest_code_the_flush_is_one_read_until_the_console_names_it() {
     let file = recording("linux-flushes-unread-intel-6.12.ptrace");
     let i = &answer(&file)["incidents"][0];
     assert_eq!(
@@ -195,7 +195,7 @@ fn without_its_code_the_flush_is_one_read_until_the_guests_console_names_it() {
 }
 
 #[test]
-fn guest_kernel_reads_lost_page_cache_and_panics() {
+fn guest_kernel_reads_poisoned_page_cache_and_panics() {
     ends("kernel-access", "guest_panicked", "kernel_access", "likely");
 }
 
@@ -205,19 +205,19 @@ fn guest_kernel_recovers_where_it_copies_from_an_application() {
 }
 
 #[test]
-fn guest_that_loses_its_machine_check_handler_hangs_in_it() {
-    // Two pages, an answer each: the one that was touched, and the handler's own.
+fn guest_whose_machine_check_handler_is_poisoned_hangs_in_it() {
+    // Two pages with an incident each: the one that was accessed, and the handler's own.
     ends("nested", "vmm_killed", "mce_nested", "certain");
     assert_eq!(verdicts("nested").len(), 2);
 }
 
 #[test]
-fn linux_with_machine_checks_turned_off_touches_the_page_for_ever() {
+fn linux_with_machine_checks_off_accesses_the_page_for_ever() {
     ends("mce-off", "vmm_killed", "mce_nested", "certain");
 }
 
 #[test]
-fn intel_guest_panics_of_the_notice_that_both_its_vcpus_get() {
+fn intel_guest_panics_of_the_broadcast_to_both_vcpus() {
     ends("broadcast", "guest_panicked", "fatal_notification", "certain");
     let json = answer(&recording("broadcast-amd-6.12.ptrace"));
     let n = &json["incidents"][0]["injections"];
@@ -225,12 +225,12 @@ fn intel_guest_panics_of_the_notice_that_both_its_vcpus_get() {
 }
 
 #[test]
-fn guest_that_survived_panics_seconds_later_of_what_is_not_known() {
+fn guest_that_survived_panics_seconds_later_of_an_unknown_cause() {
     ends("late-death", "guest_panicked", "unknown", "possible");
 }
 
 #[test]
-fn lost_huge_page_is_one_incident_with_the_pages_that_were_touched() {
+fn poisoned_huge_page_is_one_incident_with_the_accessed_pages() {
     let json = answer(&recording("huge-page-amd-6.12.ptrace"));
     let incidents = json["incidents"].as_array().unwrap();
     assert_eq!(incidents.len(), 1);
@@ -242,7 +242,7 @@ fn lost_huge_page_is_one_incident_with_the_pages_that_were_touched() {
 }
 
 #[test]
-fn guest_that_panics_after_a_soft_offline_has_met_no_poison() {
+fn guest_that_panics_after_a_soft_offline_has_no_incident() {
     assert!(verdicts("look-alike").is_empty());
 }
 
@@ -252,24 +252,24 @@ fn vmm_without_a_handler_is_killed() {
 }
 
 #[test]
-fn vmm_whose_language_runtime_takes_its_handler_away_is_killed_at_the_second_try() {
-    // Rust's, as cloud-hypervisor has it: the first SIGBUS only ends the handler.
+fn vmm_whose_language_runtime_removes_its_handler_is_killed_by_the_second_sigbus() {
+    // Rust's runtime, as in cloud-hypervisor: the first SIGBUS only removes the handler.
     ends("vmm-runtime-handler", "vmm_killed", "sigbus_unhandled", "likely");
 }
 
 #[test]
-fn vmm_whose_handler_ends_it_says_so_by_its_status() {
+fn vmm_whose_handler_exits_is_known_by_its_status() {
     ends("vmm-exit-149", "vmm_exited", "sigbus_unhandled", "certain");
 }
 
 #[test]
-fn vmm_dies_of_the_second_sigbus_and_both_pages_tell() {
+fn vmm_dies_of_the_second_sigbus_and_both_pages_report_it() {
     ends("vmm-second-sigbus", "vmm_killed", "second_sigbus", "likely");
     assert_eq!(verdicts("vmm-second-sigbus").len(), 2);
 }
 
 #[test]
-fn vmm_that_touches_lost_memory_of_its_own_is_no_death_of_the_guest() {
+fn vmm_that_accesses_poisoned_memory_of_its_own_is_no_guest_death() {
     ends("vmm-own-memory", "vmm_killed", "vmm_own_memory", "likely");
 }
 
@@ -288,12 +288,12 @@ fn vmm_that_blocks_sigbus_spins_in_the_kernel() {
 }
 
 #[test]
-fn kvm_shuts_a_vcpu_down_that_is_told_in_its_handler() {
+fn kvm_shuts_down_a_vcpu_that_gets_a_machine_check_in_its_handler() {
     ends("vmm-nested", "guest_reset", "mce_nested", "certain");
 }
 
 #[test]
-fn kvm_shuts_a_vcpu_down_whose_machine_checks_are_off() {
+fn kvm_shuts_down_a_vcpu_whose_machine_checks_are_off() {
     ends("vmm-machine-checks-off", "guest_reset", "mce_disabled", "likely");
 }
 
@@ -313,18 +313,18 @@ fn two_qemus_over_one_memory_file_have_an_answer_each() {
     let verdicts = verdicts("shared-memory");
     let outcome = |n: usize| (verdicts[n].0.as_str(), verdicts[n].1.as_str());
     assert_eq!(outcome(0), ("survived", "contained"));
-    // The other was never run, and the lab killed it.
+    // The other guest never ran, and the lab killed its VMM.
     assert_eq!(outcome(1), ("vmm_killed", "not_poison"));
     linked("shared-memory");
 }
 
 #[test]
-fn vmm_that_dies_of_truncated_memory_has_met_no_poison() {
+fn vmm_that_dies_of_truncated_memory_has_no_incident() {
     assert!(verdicts("vmm-truncated").is_empty());
 }
 
 #[test]
-fn the_text_answer_begins_with_the_sentence_and_fits_a_ticket() {
+fn the_text_report_begins_with_the_summary_and_fits_a_ticket() {
     let output = explain(&recording("panic-amd-6.12.ptrace"), &[]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with("Guest demo-guest panicked"), "{text}");
@@ -335,7 +335,7 @@ fn the_text_answer_begins_with_the_sentence_and_fits_a_ticket() {
 }
 
 #[test]
-fn one_incident_can_be_asked_for() {
+fn one_incident_can_be_selected() {
     let file = recording("panic-amd-6.12.ptrace");
     let id = answer(&file)["incidents"][0]["id"].as_str().unwrap().to_owned();
     assert!(explain(&file, &[&id]).status.success());
@@ -346,7 +346,7 @@ fn one_incident_can_be_asked_for() {
 }
 
 #[test]
-fn a_file_that_is_no_whole_recording_is_refused_in_one_line() {
+fn a_truncated_or_foreign_file_is_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let whole = fs::read(recording("panic-amd-6.12.ptrace")).unwrap();
     let file = dir.path().join("file");
@@ -370,7 +370,7 @@ fn a_file_that_is_no_whole_recording_is_refused_in_one_line() {
 }
 
 #[test]
-fn a_store_that_is_not_there_is_refused_in_one_line() {
+fn a_missing_store_is_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().to_str().unwrap();
     refused(
@@ -385,7 +385,7 @@ fn a_store_that_is_not_there_is_refused_in_one_line() {
 }
 
 #[test]
-fn output_replaces_a_file_and_is_not_for_everybody_to_read() {
+fn output_replaces_a_file_and_is_not_world_readable() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("report.html");
     fs::write(&file, "an older report").unwrap();

@@ -1,32 +1,32 @@
-//! Floods: what is counted stays exact, and memory bounded, whatever comes. One after the other in one process, whose
-//! memory is measured.
+//! Floods: counts stay exact and memory stays bounded. Sequential in one process, whose memory is measured.
 
 #![allow(
     clippy::unwrap_used,
     reason = "a test fails by panicking; its helper functions too"
 )]
 
-#[path = "load/mod.rs"]
-mod load;
+#[path = "synthetic_load/mod.rs"]
+mod synthetic_load;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-use load::{Load, Page, memory_kib, session};
 use poisontrace_model::{
     correlate::Correlator,
     event::Event,
     incident::model::{Incident, Outcome},
 };
+use synthetic_load::{Load, Page, memory_kib, session};
+use synthetic_load::{Load, Page, memory_kib, session};
 
-/// Of the whole process, in the largest of these (issue: at most 64 MiB).
+/// Limit for the process in the largest flood.
 const MAX_RSS_KIB: u64 = 64 << 10;
-/// A flood of this size is taken within this time, in a debug build on a busy machine.
+/// Time limit for one flood, in a debug build on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The correlator and what is done with its answers, without keeping them.
+/// The correlator, and its reports without keeping them.
 struct Run {
     correlator: Correlator,
     name: &'static str,
@@ -55,7 +55,7 @@ impl Run {
         self.numbers.append(&mut changed);
     }
 
-    /// Each incident's exits are those of the load.
+    /// Checks that each incident's exits are those of the load.
     fn settle(self, truth: &BTreeMap<Page, u64>, look: impl Fn(&Incident)) {
         let took = self.began.elapsed();
         assert_eq!(
@@ -128,7 +128,7 @@ fn ten_thousand_poisoned_pages(vms: u32) {
         };
         load.poison(page, 12);
         load.touch(page, page, 0, 3);
-        load.tell(page, 0);
+        load.inject(page, 0);
         load.handled(page, 0);
         if load.events.len() > 4000 {
             run.feed(&mut load.events);
@@ -148,7 +148,7 @@ fn a_thousand_vms_of_which_a_hundred_die_at_once() {
         load.vm(vm);
         load.poison(page(vm), 12);
         (0..32).for_each(|vcpu| load.touch(page(vm), page(vm), vcpu, 0));
-        load.tell(page(vm), 0);
+        load.inject(page(vm), 0);
         run.feed(&mut load.events);
     }
     (0..100).for_each(|vm| load.panics(page(vm)));
@@ -186,7 +186,7 @@ fn all_pages_of_a_huge_page() {
     });
 }
 
-/// Each CPU's events are in order, those of different CPUs are not: as batches of the ring buffer can be.
+/// Events of one CPU are in order, those of different CPUs are not: possible between batches of the ring buffer.
 fn order_shuffled_across_cpus() {
     let mut run = Run::new("order shuffled across CPUs");
     let mut load = Load::default();
@@ -201,7 +201,7 @@ fn order_shuffled_across_cpus() {
             load.touch(page(vm), page(vm), (n % 4) as u32, n);
         }
     }
-    // By thread, then dealt out anew: first of one thread, then of the next, none out of its own order.
+    // Grouped by thread, then interleaved again without changing the order within a thread.
     let mut threads: BTreeMap<u32, std::collections::VecDeque<Event>> = BTreeMap::new();
     for event in load.events.drain(..) {
         threads.entry(event.tid).or_default().push_back(event);
@@ -227,7 +227,7 @@ fn order_shuffled_across_cpus() {
     });
 }
 
-/// More incidents than are kept: the oldest go, counted, and what comes is still taken in time.
+/// More incidents than fit: the oldest are evicted and counted, and new events are still processed in time.
 fn more_incidents_than_are_kept() {
     let mut correlator = Correlator::new(session());
     let mut load = Load::default();
@@ -254,8 +254,8 @@ fn more_incidents_than_are_kept() {
     assert!(began.elapsed() < PATIENCE);
 }
 
-/// The wall clock is asked once: a step of it while the daemon runs changes no incident's name, and the monotonic clock of
-/// the events does not step.
+/// The wall clock is read once: a step of it while the daemon runs changes no incident's id, and the events' monotonic clock
+/// does not step.
 fn a_step_of_the_wall_clock_renames_nothing() {
     let mut load = Load::default();
     load.vm(1);
@@ -263,7 +263,7 @@ fn a_step_of_the_wall_clock_renames_nothing() {
     let mut correlator = Correlator::new(session());
     load.events.drain(..).for_each(|event| correlator.feed(&event));
     let before = correlator.incidents()[0].clone();
-    // Two hours on the event clock, whatever the wall clock does meanwhile.
+    // Two hours on the events' clock, independent of the wall clock.
     load.now += 7_200_000_000_000;
     load.touch(Page { vm: 1, no: 1 }, Page { vm: 1, no: 1 }, 0, 0);
     load.events.drain(..).for_each(|event| correlator.feed(&event));

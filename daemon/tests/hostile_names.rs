@@ -1,5 +1,5 @@
-//! A VMM that names itself with terminal escapes, new lines, markup and reversed writing, in a recording that nobody has
-//! cleaned: none of it reaches a terminal, a page, a log line or a label as what it is.
+//! A VMM whose name contains terminal escapes, new lines, markup and reversed text, in an uncleaned recording: none of it
+//! takes effect in a terminal, a page, a log line or a label.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,17 +7,17 @@
 )]
 
 mod common;
-#[path = "load/mod.rs"]
-mod load;
-#[path = "whole/mod.rs"]
-mod whole;
+#[path = "daemon_process/mod.rs"]
+mod daemon_process;
+#[path = "synthetic_load/mod.rs"]
+mod synthetic_load;
 
 use std::path::{Path, PathBuf};
 
 use common::poisontrace;
-use load::{Load, Page};
+use daemon_process::{Replay, record};
 use poisontrace_model::event::{Vmm, What};
-use whole::{Replay, record};
+use synthetic_load::{Load, Page};
 
 const NAME: &str =
     "evil\x1b[2J\x1b]0;owned\x07\nlevel=info all is well\r<script>alert(1)</script>\u{202e}\u{9b}31m\"},";
@@ -36,13 +36,13 @@ fn hostile(dir: &Path) -> PathBuf {
     load.at(page.pid(), page.pid(), What::Vmm(vmm));
     load.poison(page, 12);
     load.touch(page, page, 0, 1);
-    load.tell(page, 0);
+    load.inject(page, 0);
     load.panics(page);
     record(&recording, &load.events);
     recording
 }
 
-/// Nothing that a terminal obeys, and no line that begins as the VMM wanted.
+/// No control characters for a terminal, and no line that begins with the VMM's text.
 fn is_clean(what: &str, text: &str) {
     let bad = text
         .chars()
@@ -57,7 +57,7 @@ fn is_clean(what: &str, text: &str) {
 }
 
 #[test]
-fn a_hostile_name_is_only_a_name() {
+fn a_hostile_name_has_no_effect() {
     let dir = tempfile::tempdir().unwrap();
     let recording = hostile(dir.path());
     for format in ["text", "json", "html"] {

@@ -1,15 +1,15 @@
-//! Abuse of /metrics of the real binary: slow and endless requests, random bytes, big headers, many connections. The
-//! one who scrapes by the rules is answered all the same, and memory stays where it was.
+//! Abuse of /metrics of the real binary: slow and endless requests, random bytes, big headers, many connections. A
+//! well-behaved scraper still gets its responses, and memory does not grow.
 
 #![allow(
     clippy::unwrap_used,
     reason = "a test fails by panicking; its helper functions too"
 )]
 
-#[path = "load/mod.rs"]
-mod load;
-#[path = "whole/mod.rs"]
-mod whole;
+#[path = "daemon_process/mod.rs"]
+mod daemon_process;
+#[path = "synthetic_load/mod.rs"]
+mod synthetic_load;
 
 use std::{
     io::{Read as _, Write as _},
@@ -18,14 +18,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use load::{Load, Page};
-use whole::{Replay, record};
+use daemon_process::{Replay, record};
+use synthetic_load::{Load, Page};
 
-/// More than the connections that are served at one time.
+/// More than the number of connections served at one time.
 const MANY: usize = 120;
-/// The limit for the headers of a request, with something for a busy machine.
+/// Time limit for the headers of a request, with a margin for a busy machine.
 const HEADERS_END: Duration = Duration::from_secs(15);
-/// What abuse may add to the daemon's memory, KiB.
+/// Growth of the daemon's memory that abuse may cause, KiB.
 const MORE_KIB: u64 = 8 << 10;
 
 fn start(dir: &Path) -> Replay {
@@ -43,36 +43,38 @@ fn status(answer: &str) -> &str {
     answer.split_whitespace().nth(1).unwrap_or("none")
 }
 
-fn only_reading_is_answered(daemon: &Replay) {
+fn only_reads_are_served(daemon: &Replay) {
     for method in [
         "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW",
     ] {
-        let answer = daemon
-            .say(format!("{method} /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes());
+        let answer = daemon.request(
+            format!("{method} /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes(),
+        );
         assert!(matches!(status(&answer), "405" | "400"), "{method}: {answer}");
     }
-    let answer = daemon.say(b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999999\r\n\r\nabc");
+    let answer =
+        daemon.request(b"POST /metrics HTTP/1.1\r\nHost: a\r\nContent-Length: 9999999999\r\n\r\nabc");
     assert_eq!(status(&answer), "405", "a body is not read");
 }
 
 fn big_headers_are_refused(daemon: &Replay) {
     let mut request = b"GET /metrics HTTP/1.1\r\nHost: a\r\n".to_vec();
     request.extend(format!("X: {}\r\n\r\n", "x".repeat(1 << 20)).bytes());
-    let answer = daemon.say(&request);
+    let answer = daemon.request(&request);
     assert!(matches!(status(&answer), "431" | "400" | "none"), "{answer}");
     let mut request = b"GET /metrics HTTP/1.1\r\nHost: a\r\n".to_vec();
     (0..1000).for_each(|n| request.extend(format!("X-{n}: 1\r\n").bytes()));
     request.extend(b"\r\n");
-    let answer = daemon.say(&request);
+    let answer = daemon.request(&request);
     assert!(matches!(status(&answer), "431" | "400" | "none"), "{answer}");
-    let answer = daemon.say(format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(1 << 20)).as_bytes());
+    let answer = daemon.request(format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(1 << 20)).as_bytes());
     assert!(
         matches!(status(&answer), "414" | "431" | "400" | "none"),
         "{answer}"
     );
 }
 
-fn random_bytes_are_no_request(daemon: &Replay) {
+fn random_bytes_are_refused(daemon: &Replay) {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     for n in 0..200 {
         let mut bytes = Vec::new();
@@ -91,8 +93,8 @@ fn random_bytes_are_no_request(daemon: &Replay) {
     }
 }
 
-/// Each sends a byte now and then, and never ends its headers.
-fn slow_requests_are_cut_off(daemon: &Replay) {
+/// Each client sends a byte now and then, and never finishes its headers.
+fn slow_requests_are_closed(daemon: &Replay) {
     let began = Instant::now();
     let mut slow: Vec<TcpStream> = (0..8).map(|_| daemon.connect()).collect();
     for stream in &mut slow {
@@ -135,7 +137,7 @@ fn closed(stream: &mut TcpStream) -> bool {
     }
 }
 
-/// Idle connections take all the places; they are cut off, and the next in the queue is answered.
+/// Idle connections take all slots; they are closed, and the next in the queue is served.
 fn many_connections_do_not_lock_others_out(daemon: &Replay) {
     let idle: Vec<TcpStream> = (0..MANY).map(|_| daemon.connect()).collect();
     let began = Instant::now();
@@ -157,10 +159,10 @@ fn abuse_of_the_endpoint_is_bounded_and_harms_no_other_client() {
     let mut daemon = start(dir.path());
     let _ = daemon.metrics();
     let before = daemon.memory_kib("VmRSS");
-    only_reading_is_answered(&daemon);
+    only_reads_are_served(&daemon);
     big_headers_are_refused(&daemon);
-    random_bytes_are_no_request(&daemon);
-    slow_requests_are_cut_off(&daemon);
+    random_bytes_are_refused(&daemon);
+    slow_requests_are_closed(&daemon);
     many_connections_do_not_lock_others_out(&daemon);
     let (text, _) = daemon.metrics();
     assert!(text.contains("poisontrace_"));

@@ -1,4 +1,4 @@
-//! `poisontrace incidents` on a store, as any user would run it.
+//! `poisontrace incidents` on a store, as a user runs it.
 
 #![allow(
     clippy::unwrap_used,
@@ -59,11 +59,11 @@ fn an_export_is_one_incident_a_line() {
 #[test]
 fn pruning_deletes_by_age_and_by_size() {
     let dir = store();
-    let said = |arguments: &[&str]| String::from_utf8(incidents(dir.path(), arguments).stdout).unwrap();
-    assert_eq!(said(&["prune", "--older-than", "90d"]), "0 incidents deleted\n");
-    assert_eq!(said(&["prune", "--max-size", "10G"]), "0 incidents deleted\n");
-    assert_eq!(said(&["prune", "--max-size", "1K"]), "2 incidents deleted\n");
-    assert_eq!(said(&[]), "no incident has been recorded\n");
+    let stdout = |arguments: &[&str]| String::from_utf8(incidents(dir.path(), arguments).stdout).unwrap();
+    assert_eq!(stdout(&["prune", "--older-than", "90d"]), "0 incidents deleted\n");
+    assert_eq!(stdout(&["prune", "--max-size", "10G"]), "0 incidents deleted\n");
+    assert_eq!(stdout(&["prune", "--max-size", "1K"]), "2 incidents deleted\n");
+    assert_eq!(stdout(&[]), "no incident has been recorded\n");
     for wrong in [&["prune"][..], &["prune", "--older-than", "soon"]] {
         assert_eq!(incidents(dir.path(), wrong).status.code(), Some(2), "{wrong:?}");
     }

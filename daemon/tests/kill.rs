@@ -1,14 +1,14 @@
-//! SIGKILL at random instants: what was stored stays stored, once.
+//! SIGKILL at random instants: every stored incident stays stored, exactly once.
 
 #![allow(
     clippy::unwrap_used,
     reason = "a test fails by panicking; its helper functions too"
 )]
 
-#[path = "load/mod.rs"]
-mod load;
-#[path = "whole/mod.rs"]
-mod whole;
+#[path = "daemon_process/mod.rs"]
+mod daemon_process;
+#[path = "synthetic_load/mod.rs"]
+mod synthetic_load;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,17 +16,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use load::{Load, Page};
+use daemon_process::{Replay, record};
 use poisontrace::sinks::store::{FILE, StoreError, Stored, Wanted};
 use serde_json::Value;
-use whole::{Replay, record};
+use synthetic_load::{Load, Page};
 
 const KILLS: u32 = 100;
-/// A store that begins anew, so that it is killed while it grows too.
+/// Kills after which the store starts empty, so that some kills hit a growing store.
 const AFRESH: u32 = 10;
 const VMS: u32 = 150;
 
-/// Guests that live on and guests that panic, one page each.
+/// Guests that survive and guests that panic, one page each.
 fn stories() -> Load {
     let mut load = Load::default();
     for vm in 0..VMS {
@@ -34,7 +34,7 @@ fn stories() -> Load {
         load.vm(vm);
         load.poison(page, 12);
         (0..8).for_each(|line| load.touch(page, page, 0, line));
-        load.tell(page, 0);
+        load.inject(page, 0);
         match vm % 3 {
             0 => load.panics(page),
             _ => load.handled(page, 0),
@@ -47,20 +47,20 @@ fn replay(recording: &Path, state: &Path) -> Replay {
     Replay::start([Path::new("--from"), recording, Path::new("--state-dir"), state])
 }
 
-/// All incidents by id; that no id comes twice and that the file is whole is looked at too.
+/// All incidents by id; also checks that no id occurs twice and that the file is intact.
 fn stored(state: &Path) -> BTreeMap<String, Value> {
     if !state.join(FILE).exists() {
         return BTreeMap::new();
     }
     let database = rusqlite::Connection::open(state.join(FILE)).unwrap();
-    let whole: String = database
+    let integrity: String = database
         .query_row("PRAGMA integrity_check", [], |row| row.get(0))
         .unwrap();
-    assert_eq!(whole, "ok");
+    assert_eq!(integrity, "ok");
     drop(database);
     let found = match Stored::open(state) {
         Ok(store) => store.get(&Wanted::All).unwrap(),
-        // Killed before it was made.
+        // Killed before the store was created.
         Err(StoreError::Absent(_)) => return BTreeMap::new(),
         Err(err) => panic!("{err}"),
     };
@@ -74,7 +74,7 @@ fn stored(state: &Path) -> BTreeMap<String, Value> {
 }
 
 #[test]
-fn a_hundred_kills_at_random_instants_lose_and_double_no_stored_incident() {
+fn a_hundred_kills_at_random_instants_lose_and_duplicate_no_stored_incident() {
     let dir = tempfile::tempdir().unwrap();
     let recording = dir.path().join("load.ptrace");
     record(&recording, &stories().events);
@@ -105,13 +105,13 @@ fn a_hundred_kills_at_random_instants_lose_and_double_no_stored_incident() {
         assert!(before.is_subset(&after), "kill {n}: a stored incident is lost");
         assert!(
             after.iter().all(|id| wanted.contains_key(id)),
-            "kill {n}: an incident of nobody's: {after:?}"
+            "kill {n}: an unknown incident: {after:?}"
         );
         midway += u32::from(!after.is_empty() && after.len() < wanted.len());
         before = after;
     }
-    eprintln!("{KILLS} kills, {midway} of them left a part of the incidents");
+    eprintln!("{KILLS} kills, {midway} of them with part of the incidents stored");
     // The last one is not killed.
     replay(&recording, &state).ends();
-    assert_eq!(stored(&state), wanted, "as if nobody had been killed");
+    assert_eq!(stored(&state), wanted, "the same as without kills");
 }

@@ -1,4 +1,4 @@
-//! The report as people get it: text held against snapshots, the page against what it must never hold.
+//! The report as users see it: the text against snapshots, the page against forbidden content.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,7 +11,7 @@ use poisontrace_model::{
 };
 use poisontrace_report::{Look, html, text};
 
-/// An answer that this version or an older one gave: it must stay readable.
+/// An answer of this or an older version, which must stay readable.
 fn kept(answer: &str) -> (Host, Incident) {
     let mut answer: Answer = serde_json::from_str(answer).unwrap();
     (answer.host, answer.incidents.remove(0))
@@ -42,7 +42,7 @@ fn text_of_a_storm_on_a_narrow_terminal() {
 }
 
 #[test]
-fn text_is_as_wide_as_it_may_be_whatever_the_guest_is_called() {
+fn text_keeps_its_width_with_any_guest_name() {
     let (host, mut incident) = panic();
     incident.vm.name = Some("客人の仮想マシン".repeat(9));
     incident.sentence = format!("Guest {} panicked.", "客人の仮想マシン".repeat(9));
@@ -58,7 +58,7 @@ fn text_is_as_wide_as_it_may_be_whatever_the_guest_is_called() {
 }
 
 #[test]
-fn colours_change_no_word() {
+fn colours_change_no_text() {
     let (host, incident) = panic();
     let coloured = text(
         &host,
@@ -74,7 +74,7 @@ fn colours_change_no_word() {
 }
 
 #[test]
-fn the_page_shows_every_exit_of_a_storm_and_every_bit_of_a_telling() {
+fn the_page_shows_every_exit_of_a_storm_and_every_bit_of_an_injection() {
     let (host, incident) = storm();
     let page = html(&host, &[incident]);
     assert_eq!(page.matches("<circle").count(), 64);
@@ -96,7 +96,7 @@ fn the_page_shows_every_exit_of_a_storm_and_every_bit_of_a_telling() {
 }
 
 #[test]
-fn a_page_of_what_was_never_touched_says_so() {
+fn a_page_about_an_untouched_page_states_it() {
     let (host, mut incident) = panic();
     incident.exits.count = Some(0);
     incident.exits.line_bitmap = Some(0.into());

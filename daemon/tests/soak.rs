@@ -1,17 +1,17 @@
-//! A mixed load through the whole daemon for minutes: is its memory flat, does it lose anything, and are its verdicts
-//! right? `cargo xtask soak --minutes N`; in the tests a few seconds of it.
+//! A mixed load through the whole daemon for minutes: memory must be flat, nothing lost, and every verdict right.
+//! `cargo xtask soak --minutes N`; a few seconds of it in the tests.
 
 #![allow(
     clippy::unwrap_used,
     reason = "a test fails by panicking; its helper functions too"
 )]
 
-#[path = "load/mod.rs"]
-mod load;
-#[path = "load/recorded.rs"]
+#[path = "daemon_process/mod.rs"]
+mod daemon_process;
+#[path = "synthetic_load/recorded.rs"]
 mod recorded;
-#[path = "whole/mod.rs"]
-mod whole;
+#[path = "synthetic_load/mod.rs"]
+mod synthetic_load;
 
 use std::{
     collections::VecDeque,
@@ -21,7 +21,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use load::{Load, Page, session};
 use poisontrace::sinks::store::{Stored, Wanted};
 use poisontrace_model::{
     event::Event,
@@ -29,29 +28,30 @@ use poisontrace_model::{
 };
 use poisontrace_recording::Writer;
 use recorded::Recorded;
-use whole::{Replay, metric};
+use synthetic_load::{Load, Page, session};
+use synthetic_load::{Load, Page, session};
 
-/// Of the whole daemon, whatever comes.
+/// Limit for the whole daemon.
 const MAX_RSS_KIB: u64 = 64 << 10;
 const TICK: Duration = Duration::from_millis(100);
-/// A tick's stories of one page each, and exits of the storm that goes on beside them.
+/// Stories of one page each in a tick, and exits of the concurrent storm.
 const STORIES: u32 = 4;
 const STORM: u64 = 150;
-/// A storm's length, ticks.
+/// Length of a storm, ticks.
 const STORM_TICKS: u32 = 300;
 /// Ticks between two recordings.
 const RECORDING: u32 = 20;
-/// One story of so many is looked up in the store.
+/// One of this many stories is looked up in the store.
 const LOOKED_UP: u32 = 8;
-/// From its last event to the look: a busy disk takes its time.
+/// From a story's last event to its look-up: allows for a busy disk.
 const SETTLED: Duration = Duration::from_secs(15);
-/// By how much memory may grow after the first third, and the room that an allocator takes.
+/// Allowed growth of memory after the first third, and the allocator's slack.
 const GROWTH: f64 = 1.05;
 const ROOM_KIB: f64 = 2048.0;
-/// What processes the recordings are moved to.
+/// First offset that is added to the recordings' process ids.
 const FIRST_OFFSET: u32 = 1 << 20;
 
-/// What the store has to say of a VM.
+/// The expected entry of the store for a VM.
 struct Truth {
     vm: String,
     ended: Instant,
@@ -72,7 +72,7 @@ struct Soak {
     load: Load,
     out: Writer<BufWriter<File>>,
     recordings: Vec<Recorded>,
-    /// Of recordings that are not over yet, in order of time.
+    /// Remaining events of the recordings in progress, in order of time.
     pending: VecDeque<Event>,
     truths: VecDeque<Truth>,
     vms: u32,
@@ -83,7 +83,7 @@ struct Soak {
 
 impl Soak {
     fn tick(&mut self, tick: u32, elapsed: Duration) {
-        // The load's clock goes as the wall's does.
+        // The load's clock follows the wall clock.
         self.load.now = self.load.now.max(u64::try_from(elapsed.as_nanos()).unwrap());
         for _ in 0..STORIES {
             self.story();
@@ -117,20 +117,20 @@ impl Soak {
         let page = self.new_page();
         self.load.poison(page, 12);
         let (outcome, exits) = match page.vm % 4 {
-            // Poisoned and never touched; its VMM is ended by somebody.
+            // Poisoned and never accessed; its VMM is ended from outside.
             0 => {
                 self.load.ends(page);
                 (Outcome::Unaffected, 0)
             }
             1 => {
                 (0..64).for_each(|line| self.load.touch(page, page, 0, line));
-                self.load.tell(page, 0);
+                self.load.inject(page, 0);
                 self.load.panics(page);
                 (Outcome::GuestPanicked, 64)
             }
             _ => {
                 self.load.touch(page, page, 0, 3);
-                self.load.tell(page, 0);
+                self.load.inject(page, 0);
                 self.load.handled(page, 0);
                 self.load.ends(page);
                 (Outcome::Survived, 1)
@@ -143,7 +143,7 @@ impl Soak {
 
     fn end_storm(&mut self) {
         if let Some((page, exits)) = self.storm.take() {
-            self.load.tell(page, 0);
+            self.load.inject(page, 0);
             self.load.handled(page, 0);
             self.load.ends(page);
             self.truth(format!("vm{}", page.vm), Outcome::Survived, None, Some(exits));
@@ -175,7 +175,7 @@ impl Soak {
         });
     }
 
-    /// What is there, with the recordings' events where they belong by time.
+    /// Writes the pending events, merged with the recordings' in order of time.
     fn write(&mut self) {
         for event in self.load.events.drain(..) {
             while self.pending.front().is_some_and(|next| next.t <= event.t) {
@@ -189,7 +189,7 @@ impl Soak {
         self.out.flush().unwrap();
     }
 
-    /// Compares what has settled with the store.
+    /// Compares the stories that have settled with the store.
     fn judge(&mut self, state: &Path, score: &mut Score, patience: Duration) {
         let stored = Stored::open(state).unwrap();
         let mut later = VecDeque::new();
@@ -200,8 +200,8 @@ impl Soak {
             }
             score.looked_up += 1;
             let found = stored.get(&Wanted::Vm(truth.vm.clone())).unwrap();
-            let said = found.first().map(|(_, i)| (i.outcome, i.cause, i.exits.count));
-            let right = said.is_some_and(|(outcome, cause, exits)| {
+            let reported = found.first().map(|(_, i)| (i.outcome, i.cause, i.exits.count));
+            let right = reported.is_some_and(|(outcome, cause, exits)| {
                 outcome == truth.outcome
                     && truth.cause.is_none_or(|wanted| wanted == cause)
                     && exits == truth.exits
@@ -209,7 +209,7 @@ impl Soak {
             score.right += u64::from(right);
             if !right && score.wrong.len() < 5 {
                 score.wrong.push(format!(
-                    "{}: {said:?} in place of {:?} {:?} {:?}",
+                    "{}: {reported:?} instead of {:?} {:?} {:?}",
                     truth.vm, truth.outcome, truth.cause, truth.exits
                 ));
             }
@@ -218,7 +218,7 @@ impl Soak {
     }
 }
 
-/// The load's length: of the environment, else seconds.
+/// Length of the load: from the environment, or a few seconds.
 fn length() -> Duration {
     std::env::var("POISONTRACE_SOAK_SECONDS")
         .ok()
@@ -277,7 +277,7 @@ fn a_mixed_load_leaves_memory_flat_loses_nothing_and_gets_its_verdicts() {
         std::thread::sleep((TICK * tick).saturating_sub(began.elapsed()));
     }
     soak.end_storm();
-    // The recordings that are not over.
+    // The rest of the recordings in progress.
     let rest: Vec<Event> = soak.pending.drain(..).collect();
     soak.load.events.extend(rest);
     soak.write();

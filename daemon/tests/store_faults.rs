@@ -1,5 +1,5 @@
-//! The store on disks that fail: a real full file system, a read-only one, and a file size limit. One test after the
-//! other in one process, as limits and mounts are the process's.
+//! The store on failing disks: a real full file system, a read-only one, and a file size limit. Sequential in one process,
+//! because limits and mounts belong to the process.
 
 #![allow(
     clippy::unwrap_used,
@@ -104,7 +104,7 @@ fn a_read_only_disk_is_survived(disk: &Tmpfs) {
     assert_eq!(count(&dir), 3);
 }
 
-/// As a quota: the file may not grow. The daemon has a handler for SIGXFSZ, which otherwise kills.
+/// Like a quota: the file cannot grow. The daemon has a handler for SIGXFSZ, which would otherwise kill it.
 fn a_file_that_may_not_grow_is_survived() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -145,7 +145,7 @@ fn the_store_outlives_full_read_only_and_limited_disks() {
             a_full_disk_is_survived(&full);
             a_read_only_disk_is_survived(&read_only);
         }
-        _ => eprintln!("not allowed to mount: the full and the read-only disk are not tried"),
+        _ => eprintln!("cannot mount: the full and the read-only disk are skipped"),
     }
     a_file_that_may_not_grow_is_survived();
 }

@@ -1,4 +1,4 @@
-//! `unsafe`, counted: each use has its reason (SAFETY) beside it, and there are no more of them than these.
+//! Counts `unsafe`: each use has its reason (SAFETY) beside it, and no folder exceeds its budget.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,8 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Folders of the workspace and the most uses that they may have: whoever needs one more says why here. The BPF programs
-/// read the kernel's memory, the lab's programs speak to KVM.
+/// Budget of `unsafe` by folder; a change that raises one states the reason here. The BPF programs read the kernel's memory,
+/// the lab's programs use KVM's ioctls.
 const MOST: [(&str, usize); 6] = [
     ("daemon/src", 17),
     ("ebpf-probes/src", 40),
@@ -20,7 +20,7 @@ const MOST: [(&str, usize); 6] = [
     ("xtask/lab", 48),
     ("xtask/bench/src", 12),
 ];
-/// Parsers of what the kernel and files hand over.
+/// Parsers of input from the kernel and from files.
 const NONE: [&str; 8] = [
     "daemon/import/src",
     "daemon/kernel-facts/src",
@@ -31,7 +31,7 @@ const NONE: [&str; 8] = [
     "daemon/src/http",
     "daemon/src/config",
 ];
-/// Lines before a use in which its reason begins.
+/// A reason begins at most this many lines before its use.
 const NEAR: usize = 8;
 
 fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
@@ -50,7 +50,7 @@ fn code(line: &str) -> &str {
     line.split("//").next().unwrap_or_default()
 }
 
-/// Uses in the folder, and those of them without a reason.
+/// Uses in the folder, and those without a reason.
 fn uses(folder: &Path) -> (usize, Vec<String>) {
     let mut files = Vec::new();
     sources(folder, &mut files);

@@ -1,5 +1,5 @@
 //! `cargo xtask soak`: a mixed load of made-up stories and the lab's recordings through the whole daemon, in its release
-//! build, and the floods after it. Loads and what is right of them: `daemon/tests/soak.rs`, `daemon/tests/whole_floods.rs`.
+//! build, and the floods after it. Loads and what is right of them: `daemon/tests/soak.rs`, `daemon/tests/daemon_floods.rs`.
 
 use std::process::ExitCode;
 
@@ -23,7 +23,7 @@ pub fn soak(paths: &Paths, minutes: u32, progress: &Progress) -> Result<ExitCode
             "--test",
             "soak",
             "--test",
-            "whole_floods",
+            "daemon_floods",
             "--",
             "--nocapture",
             "--test-threads=1",

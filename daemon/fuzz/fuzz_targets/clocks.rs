@@ -1,5 +1,5 @@
-//! Sources whose clocks must be brought together: a trace and three logs that tell of the same few events, at any
-//! times. Each pair of bytes is an event and where it is told; the eight after it are its time.
+//! Sources whose clocks must be aligned: a trace and three logs that contain the same few events, at arbitrary times. Each
+//! pair of bytes is an event and its source; the eight bytes after it are its time.
 
 #![no_main]
 

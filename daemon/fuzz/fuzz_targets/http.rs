@@ -1,4 +1,4 @@
-//! What a network client sends.
+//! Bytes from a network client.
 
 #![no_main]
 
@@ -9,7 +9,7 @@ use tokio::{
     runtime::Builder,
 };
 
-/// More than a socket's buffer: nothing waits for the other side.
+/// Larger than any input, so that no write blocks.
 const BUFFER: usize = 1 << 20;
 const METRICS: &str = "poisontrace_vms 3\n";
 

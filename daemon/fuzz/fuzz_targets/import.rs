@@ -1,4 +1,4 @@
-//! Any files, by the entrance that every import takes: what they are is found out, what they tell becomes incidents.
+//! Arbitrary files through the entry point of every import: their format is detected, their content becomes incidents.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use std::io::Cursor;
 use libfuzzer_sys::fuzz_target;
 use poisontrace_import as import;
 
-/// Between two files.
+/// Separates two files.
 const SEPARATOR: &[u8] = b"\n--8<--\n";
 
 fuzz_target!(|data: &[u8]| {
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     if let Ok(imported) = import::read_inputs(files, true) {
-        // The answer can be written, whatever was read.
+        // The answer must be writable for any input.
         for incident in &imported.incidents {
             serde_json::to_string(incident).expect("an incident is JSON");
         }

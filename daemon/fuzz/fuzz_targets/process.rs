@@ -1,4 +1,4 @@
-//! What /proc says of a process: its command line and its cgroup.
+//! A process' entries in /proc: its command line and its cgroup.
 
 #![no_main]
 

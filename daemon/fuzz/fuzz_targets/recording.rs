@@ -1,4 +1,4 @@
-//! A recording, whole or torn, replayed.
+//! A recording, complete or truncated, replayed.
 
 #![no_main]
 

@@ -1,11 +1,11 @@
-//! Records of the ring buffer: one after another, decoded and correlated.
+//! Records of the ring buffer, decoded and correlated in sequence.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use poisontrace_model::{correlate::Correlator, event::{decode::{DecodeError, Decoder}, session::Session}};
 
-/// Longest record, and more: that of KVM_SET_MSRS says its own length.
+/// More than the longest record; that of KVM_SET_MSRS has a variable length.
 const LONGEST: usize = 64 * 1024;
 
 fuzz_target!(|data: &[u8]| {
@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
         if rest.is_empty() {
             break;
         }
-        // A record of a known kind has one length; the fuzzer need not find it.
+        // A record of a known kind has a fixed length; spare the fuzzer the search for it.
         let taken = match decoder.decode(rest) {
             Err(DecodeError::Length { expected, .. }) if expected <= LONGEST => {
                 let mut record = rest[..rest.len().min(expected)].to_vec();

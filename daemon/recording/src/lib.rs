@@ -268,8 +268,8 @@ fn read_line<R: BufRead>(input: &mut R, buffer: &mut String) -> io::Result<usize
 
 #[cfg(test)]
 mod tests {
-    use poisontrace_model::event::What;
     use super::*;
+    use poisontrace_model::event::What;
 
     fn recorded(events: usize) -> Vec<u8> {
         let mut writer = Writer::new(Vec::new(), &Session::default()).unwrap();

@@ -19,9 +19,9 @@ use poisontrace_kernel_facts::{
     plan::Plan,
 };
 use poisontrace_model::event::{
-        decode::Decoder,
-        session::{ProbeStatus, Session},
-    };
+    decode::Decoder,
+    session::{ProbeStatus, Session},
+};
 
 /// How probes are attached.
 #[derive(Args, Clone)]

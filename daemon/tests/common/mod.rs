@@ -1,4 +1,4 @@
-//! What the tests of the binary share.
+//! Helpers for the tests of the binary.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ pub fn poisontrace<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> O
 }
 
 #[allow(dead_code, reason = "each file of tests uses its part")]
-/// The JSON answer, held against the contract.
+/// The JSON answer, checked against the schema.
 pub fn answer(output: &Output) -> Value {
     assert!(output.status.success(), "{output:?}");
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -1,11 +1,11 @@
-//! The same trace in the words of other tools, other options and other kernels. The traces are real, made with
-//! tracefs on 6.12; each test writes them anew as the tool, option or kernel that it names would have.
+//! The same trace in the formats of other tools, options and kernels. The traces are real, recorded with tracefs on
+//! 6.12; each test rewrites them in the format of the tool, option or kernel that it names.
 
 use std::fs;
 
 use serde_json::Value;
 
-use crate::{amd, misses, only, told, trace};
+use crate::{amd, explain_text, misses, only, trace};
 
 /// A line of tracefs, taken apart.
 struct Line<'a> {
@@ -63,9 +63,9 @@ const ALL: [&str; 8] = [
 ];
 
 #[track_caller]
-fn tells_the_same(write: impl Fn(&Line<'_>) -> String, keys: &[&str]) {
+fn gives_the_same(write: impl Fn(&Line<'_>) -> String, keys: &[&str]) {
     for (expected, text) in rewritten(write) {
-        let answer = told(&text);
+        let answer = explain_text(&text);
         assert_eq!(answer.len(), 1, "{answer:#?}");
         for key in keys {
             assert_eq!(answer[0][key], expected[key], "{key}");
@@ -90,7 +90,7 @@ fn group(name: &str) -> &str {
 
 #[test]
 fn tracefs_with_the_tgid_column() {
-    tells_the_same(
+    gives_the_same(
         |l| {
             let tgid = if l.comm.starts_with("ld-linux") {
                 "    221"
@@ -113,11 +113,11 @@ fn tracefs_with_the_tgid_column() {
 
 #[test]
 fn tracefs_without_flags_and_with_flags_of_older_kernels() {
-    tells_the_same(
+    gives_the_same(
         |l| format!("{:>16}-{:<5} [{}] {}: {}", l.comm, l.tid, l.cpu, l.time, event(l)),
         &ALL,
     );
-    tells_the_same(
+    gives_the_same(
         |l| {
             format!(
                 "{:>16}-{:<5} [{}] {} {}: {}",
@@ -136,7 +136,7 @@ fn tracefs_without_flags_and_with_flags_of_older_kernels() {
 #[test]
 fn tracefs_with_latency_format() {
     // Times count from the first event, in microseconds.
-    tells_the_same(
+    gives_the_same(
         |l| {
             let (s, us) = l.time.split_once('.').unwrap();
             let us: u64 = format!("{s}{us}").parse().unwrap();
@@ -156,7 +156,7 @@ fn tracefs_with_latency_format() {
 
 #[test]
 fn trace_cmd_report() {
-    tells_the_same(
+    gives_the_same(
         |l| {
             format!(
                 "{:>16}-{:<5} [{}] {:>12}: {:<20} {}",
@@ -171,7 +171,7 @@ fn trace_cmd_report() {
         &ALL,
     );
     // With -l, and with nanoseconds (-t).
-    tells_the_same(
+    gives_the_same(
         |l| {
             let cpu: u32 = l.cpu.parse().unwrap();
             format!(
@@ -190,7 +190,7 @@ fn trace_cmd_report() {
 
 #[test]
 fn perf_script() {
-    tells_the_same(
+    gives_the_same(
         |l| {
             format!(
                 "{:>16} {:>7} [{}] {:>12}: {:>30}: {}",
@@ -205,7 +205,7 @@ fn perf_script() {
         &ALL,
     );
     // -F comm,tid,time,event,trace: no CPU. --ns: nanoseconds.
-    tells_the_same(
+    gives_the_same(
         |l| {
             format!(
                 "{:>16} {:>7} {}000: {}:{}: {}",
@@ -223,7 +223,7 @@ fn perf_script() {
 
 #[test]
 fn other_line_ends_and_junk_at_both_ends_of_the_file() {
-    tells_the_same(
+    gives_the_same(
         |l| {
             format!(
                 "{:>16}-{:<5} [{}] {} {}: {}\r",
@@ -250,7 +250,7 @@ fn other_line_ends_and_junk_at_both_ends_of_the_file() {
     }) {
         let long = "x".repeat(300_000);
         let text = format!("\0\0\0{long}\n{text}vmm-9 [000] d..1. 99.0000");
-        let answer = told(&text);
+        let answer = explain_text(&text);
         assert_eq!(answer.len(), 1);
         for key in ALL {
             assert_eq!(answer[0][key], expected[key], "{key}");
@@ -324,7 +324,7 @@ fn raw_fields() {
         "injections",
         "signals",
     ];
-    tells_the_same(
+    gives_the_same(
         |l| {
             format!(
                 "{:>16}-{:<5} [{}] {}: {}:{}{}",
@@ -384,7 +384,7 @@ fn events_of_4_19_to_6_0() {
         )
     };
     for (n, (expected, text)) in rewritten(of_5_4).into_iter().enumerate() {
-        let answer = told(&text);
+        let answer = explain_text(&text);
         assert_eq!(answer.len(), 1);
         for key in ["outcome", "cause", "page", "exits", "latency_ns", "signals"] {
             assert_eq!(answer[0][key], expected[key], "{key} of trace {n}");
@@ -393,7 +393,7 @@ fn events_of_4_19_to_6_0() {
 }
 
 #[test]
-fn a_clock_that_counts_no_seconds_gives_counts_and_no_durations() {
+fn a_clock_without_seconds_gives_counts_and_no_durations() {
     let counted = std::cell::Cell::new(0_u64);
     let write = |l: &Line<'_>| {
         counted.set(counted.get() + 1);
@@ -408,7 +408,7 @@ fn a_clock_that_counts_no_seconds_gives_counts_and_no_durations() {
         )
     };
     for (expected, text) in rewritten(write) {
-        let answer = told(&text);
+        let answer = explain_text(&text);
         assert_eq!(answer.len(), 1, "{answer:#?}");
         for key in [
             "outcome",

@@ -1,4 +1,4 @@
-//! Files as such: what cannot be read is named and the rest is used, whatever its size is read in constant memory.
+//! File handling: an unreadable file is named and the others are used; any size is read in constant memory.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use flate2::{Compression, write::GzEncoder};
 use crate::{amd, explain, incidents_of, only, trace};
 
 #[test]
-fn what_cannot_be_read_is_named_and_the_rest_is_used() {
+fn an_unreadable_file_is_named_and_the_others_are_used() {
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| {
         let path = dir.path().join(name);
@@ -87,7 +87,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn rotated_logs_are_read_as_they_lie() {
+fn rotated_logs_are_read_compressed() {
     let dir = tempfile::tempdir().unwrap();
     let recording = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings/panic-amd-6.12.ptrace");
     for file in [amd("console.txt"), amd("ftrace.txt"), recording] {
@@ -96,7 +96,7 @@ fn rotated_logs_are_read_as_they_lie() {
         let mut expected = only(&[file]);
         let mut answer = only(&[packed]);
         for answer in [&mut expected, &mut answer] {
-            // The file's name is in the timeline's words.
+            // The timeline's messages contain the file's name.
             answer["timeline"] = answer["timeline"].as_array().unwrap().len().into();
         }
         assert_eq!(answer, expected);
@@ -118,7 +118,7 @@ fn a_pipe_by_name_is_read_as_a_file_is() {
     assert_eq!(i["page"]["gpa"], "0x2beb000");
 }
 
-/// A text that goes on for `left` bytes.
+/// A text of `left` more bytes.
 struct Endless<'a> {
     text: &'a [u8],
     at: usize,
@@ -136,7 +136,7 @@ impl Read for Endless<'_> {
     }
 }
 
-/// Pipes `bytes` of `text` into the binary: its greatest resident size in KiB.
+/// Peak resident size in KiB of the binary when `bytes` of `text` are piped into it.
 fn resident_kib(text: &[u8], bytes: u64) -> u64 {
     let mut child = Command::new(env!("CARGO_BIN_EXE_poisontrace"))
         .args(["explain", "--from", "-"])
@@ -152,7 +152,7 @@ fn resident_kib(text: &[u8], bytes: u64) -> u64 {
         left: bytes,
     };
     io::copy(&mut endless, &mut input).unwrap();
-    // All but what a pipe holds has been read: the size is that of the end.
+    // All but a pipe's capacity has been read: this is the final size.
     let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     drop(input);
     child.wait().unwrap();
@@ -208,8 +208,8 @@ fn time_of(hot: &str, lines: usize) -> Duration {
     (0..3).map(|_| run()).min().unwrap()
 }
 
-/// An optimised build reads millions of lines a second; what is held here, on any build and machine, is that a
-/// line of a long trace costs what one of a short trace does,.
+/// An optimised build reads millions of lines a second; this test holds on any build and machine that the cost of a line
+/// does not depend on the length of the trace.
 #[test]
 fn a_line_costs_the_same_in_a_long_trace_as_in_a_short_one() {
     let text = fs::read_to_string(amd("ftrace.txt")).unwrap();

@@ -1,5 +1,5 @@
-//! Linux guests that died and that lived, on hosts of three kernels: ftrace of the lab's, from the poisoning on, and nothing
-//! else. Debian's QEMU, emulated AMD.
+//! Linux guests that died or survived, on hosts of three kernels: the lab's ftrace from the poisoning on, nothing else.
+//! Debian's QEMU, emulated AMD.
 
 use std::{
     fs::{self, File},
@@ -10,7 +10,7 @@ use std::{
 use flate2::read::MultiGzDecoder;
 use serde_json::Value;
 
-use crate::{only, told, trace, verdict};
+use crate::{explain_text, only, trace, verdict};
 
 const KERNELS: [&str; 3] = ["5.10", "6.1", "7.3"];
 
@@ -25,9 +25,9 @@ fn text(fate: &str, kernel: &str) -> String {
     text
 }
 
-/// What every one of these traces shows of the poison.
+/// Checks that are common to all of these traces.
 #[track_caller]
-fn met_once(i: &Value) {
+fn accessed_once(i: &Value) {
     let n = &i["signals"];
     assert_eq!(
         (&n["action_optional"], &n["action_required"]),
@@ -46,30 +46,30 @@ fn a_guest_that_lives_on_and_turns_itself_off_has_survived_on_every_kernel() {
     for kernel in KERNELS {
         let i = only(&[file("survive", kernel)]);
         assert_eq!(verdict(&i), ("survived", "contained", "certain"), "{kernel}");
-        met_once(&i);
+        accessed_once(&i);
     }
 }
 
 #[test]
-fn a_guest_that_panics_has_died_on_every_kernel_and_why_only_its_console_knows() {
+fn a_guest_that_panics_has_died_on_every_kernel_of_an_unknown_cause() {
     for kernel in KERNELS {
         let i = only(&[file("panic", kernel)]);
         assert_eq!(verdict(&i), ("guest_panicked", "unknown", "possible"), "{kernel}");
-        met_once(&i);
+        accessed_once(&i);
     }
 }
 
-/// The trace of a host whose tracer was stopped at some moment.
+/// The trace, ending at various points: the tracer was stopped early.
 fn cut_short(fate: &str, kernel: &str) -> Vec<String> {
     let text = text(fate, kernel);
     let lines: Vec<&str> = text.lines().collect();
-    let told = lines
+    let delivery = lines
         .iter()
         .position(|line| line.contains("kvm_inj_exception"))
         .unwrap();
-    let after = lines.len() - told;
-    let cuts = (0..=8).map(|n| told + after * n / 8);
-    let near = [1, 2, 10, 40].map(|n| told + n);
+    let after = lines.len() - delivery;
+    let cuts = (0..=8).map(|n| delivery + after * n / 8);
+    let near = [1, 2, 10, 40].map(|n| delivery + n);
     let ends = (1..=8).map(|n| lines.len() - n);
     cuts.chain(near)
         .chain(ends)
@@ -78,27 +78,27 @@ fn cut_short(fate: &str, kernel: &str) -> Vec<String> {
 }
 
 #[track_caller]
-fn says_only(fate: &str, kernel: &str, outcomes: [&str; 3]) {
+fn outcomes_are_among(fate: &str, kernel: &str, outcomes: [&str; 3]) {
     for text in cut_short(fate, kernel) {
-        let all = told(&text);
+        let all = explain_text(&text);
         let (outcome, cause, _) = verdict(&all[0]);
         assert!(outcomes.contains(&outcome), "{outcome} by {cause}");
     }
 }
 
 #[test]
-fn a_survivor_whose_trace_stops_early_is_never_said_to_have_died() {
-    says_only("survive", "7.3", ["unknown", "running", "survived"]);
+fn a_survivor_whose_trace_stops_early_is_never_reported_dead() {
+    outcomes_are_among("survive", "7.3", ["unknown", "running", "survived"]);
 }
 
 #[test]
-fn a_guest_that_panics_is_never_said_to_have_survived() {
-    says_only("panic", "5.10", ["unknown", "running", "guest_panicked"]);
+fn a_guest_that_panics_is_never_reported_as_survivor() {
+    outcomes_are_among("panic", "5.10", ["unknown", "running", "guest_panicked"]);
 }
 
 #[test]
 fn a_survivor_whose_vmm_is_killed_in_the_end_has_survived_all_the_same() {
-    // Without the guest's own end, as where the tracer's owner kills the VMM of a guest that is alive.
+    // Without the guest's own power-off, as when somebody kills the VMM of a live guest.
     let text = text("survive", "6.1");
     let power_off = text
         .lines()
@@ -106,13 +106,13 @@ fn a_survivor_whose_vmm_is_killed_in_the_end_has_survived_all_the_same() {
         .unwrap();
     let end = text.lines().filter(|line| line.contains("sched_process_exit"));
     let kept: Vec<&str> = text.lines().take(power_off).chain(end).collect();
-    let all = told(&(kept.join("\n") + "\n"));
+    let all = explain_text(&(kept.join("\n") + "\n"));
     let (outcome, cause, _) = verdict(&all[0]);
     assert_eq!((outcome, cause), ("survived", "contained"));
 }
 
 #[test]
-fn the_console_beside_the_trace_says_why() {
+fn the_console_beside_the_trace_gives_the_cause() {
     let dir = tempfile::tempdir().unwrap();
     let console = dir.path().join("console");
     let gpa = only(&[file("panic", "7.3")])["page"]["gpa"]
@@ -132,5 +132,5 @@ fn the_console_beside_the_trace_says_why() {
     .unwrap();
     let i = only(&[file("panic", "7.3"), console]);
     assert_eq!(verdict(&i), ("guest_panicked", "mce_overflow", "certain"));
-    met_once(&i);
+    accessed_once(&i);
 }

@@ -1,4 +1,4 @@
-//! The binary on what others kept: traces, logs and consoles, alone and together.
+//! `explain --from` on traces, logs and consoles that other tools recorded, alone and together.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,9 +9,9 @@
 mod common;
 mod dialects;
 mod files;
+mod golden;
 mod guests;
-mod known;
-mod unseen;
+mod synthetic_traces;
 mod wordings;
 
 use std::{
@@ -38,7 +38,7 @@ fn explain(files: &[PathBuf]) -> Output {
     poisontrace(options.iter().chain(files))
 }
 
-/// The incidents, held against the contract.
+/// The incidents of an answer that follows the JSON schema.
 fn incidents_of(output: &Output) -> Vec<Value> {
     assert!(output.status.success(), "{output:?}");
     if output.stdout.is_empty() {
@@ -59,8 +59,8 @@ fn only(files: &[PathBuf]) -> Value {
     all.remove(0)
 }
 
-/// The answer to one text, as a file.
-fn told(text: &str) -> Vec<Value> {
+/// The incidents of one text, read as a file.
+fn explain_text(text: &str) -> Vec<Value> {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("text");
     fs::write(&file, text).unwrap();
@@ -68,11 +68,11 @@ fn told(text: &str) -> Vec<Value> {
 }
 
 fn verdict(i: &Value) -> (&str, &str, &str) {
-    let word = |key: &str| i[key].as_str().unwrap();
-    (word("outcome"), word("cause"), word("confidence"))
+    let value = |key: &str| i[key].as_str().unwrap();
+    (value("outcome"), value("cause"), value("confidence"))
 }
 
-fn misses(i: &Value, words: &str) -> bool {
+fn misses(i: &Value, text: &str) -> bool {
     let missing = i["missing"].as_array().unwrap();
-    missing.iter().any(|m| m.as_str().unwrap().contains(words))
+    missing.iter().any(|m| m.as_str().unwrap().contains(text))
 }

@@ -1,22 +1,22 @@
-//! The words of ten years. Each row: where the words come from and which versions say them, a log of them, and what
-//! must follow from it. They are written after the sources, not recorded.
+//! Log wordings of ten years. Each row has the source and its versions, a log, and the expected result. The logs are
+//! written after the sources, not recorded.
 
 use serde_json::Value;
 
-use crate::{told, verdict};
+use crate::{explain_text, verdict};
 
 struct Row {
     source: &'static str,
     text: &'static str,
     verdict: (&'static str, &'static str, &'static str),
-    /// JSON pointers into the incident, and what must stand there.
+    /// JSON pointers into the incident, and the expected value.
     holds: &'static [(&'static str, &'static str)],
 }
 
 #[track_caller]
 fn all_hold(rows: &[Row]) {
     for row in rows {
-        let answer = told(row.text);
+        let answer = explain_text(row.text);
         assert_eq!(answer.len(), 1, "{}: {answer:#?}", row.source);
         assert_eq!(
             verdict(&answer[0]),
@@ -111,7 +111,7 @@ fn the_hosts_kernel_of_each_age() {
 }
 
 #[test]
-fn a_line_of_the_hosts_kernel_in_each_loggers_clothes() {
+fn a_line_of_the_hosts_kernel_in_each_loggers_format() {
     let words =
         "Memory failure: 0xf7eb: Sending SIGBUS to qemu-system-x86:221 due to hardware memory corruption";
     let wall = "2026-11-22T15:45:34.000Z";
@@ -219,7 +219,7 @@ fn a_line_of_the_hosts_kernel_in_each_loggers_clothes() {
         ),
     ] {
         for end in ["\n", "\r\n", ""] {
-            let answer = told(&format!("{line}{end}"));
+            let answer = explain_text(&format!("{line}{end}"));
             assert_eq!(answer.len(), 1, "{logger}");
             let i = &answer[0];
             assert_eq!(
@@ -257,7 +257,7 @@ const KERNEL_COPY: &str = "!INEXACT! 10:<ffffffff814a01c0> {memcpy_erms+0x6/0x10
 const USER: &str = "33:<000000000040181f> ";
 
 #[test]
-fn the_guests_last_words_of_each_age() {
+fn the_guests_panic_messages_of_each_age() {
     // (source, STATUS, RIP, reason of severity.c, panic of core.c, cause, confidence)
     type Words = (
         &'static str,
@@ -306,7 +306,7 @@ fn the_guests_last_words_of_each_age() {
             "certain",
         ),
         (
-            "Intel, up to 4.3: no rule for the kernel's own loads",
+            "Intel, up to 4.3: no rule for loads by the kernel",
             INTEL_AR,
             KERNEL_COPY,
             "Action required: unknown MCACOD",
@@ -378,7 +378,7 @@ fn the_guests_last_words_of_each_age() {
             "likely",
         ),
         (
-            "AMD, up to 6.0: no reason is told",
+            "AMD, up to 6.0: no reason in the log",
             AMD_AR_OVER,
             USER,
             "",
@@ -396,7 +396,7 @@ fn the_guests_last_words_of_each_age() {
             "likely",
         ),
         (
-            "2.6.31 to 3.18: not all CPUs came",
+            "2.6.31 to 3.18: CPUs missing at the rendezvous",
             INTEL_AR,
             KERNEL_COPY,
             "",
@@ -424,7 +424,7 @@ fn the_guests_last_words_of_each_age() {
         ),
     ];
     for (source, status, rip, reason, panic, cause, confidence) in rows {
-        let answer = told(&console(status, rip, reason, panic));
+        let answer = explain_text(&console(status, rip, reason, panic));
         assert_eq!(answer.len(), 1, "{source}: {reason}");
         assert_eq!(
             verdict(&answer[0]),
@@ -436,7 +436,7 @@ fn the_guests_last_words_of_each_age() {
 }
 
 #[test]
-fn a_guest_that_lives_says_so() {
+fn a_guest_that_lives_reports_it() {
     let survives = |start: &str| {
         format!(
             "{start}[ 9.1] mce: Uncorrected hardware memory error in user-access at 2beb000\n\
@@ -444,15 +444,15 @@ fn a_guest_that_lives_says_so() {
              [ 9.3] Memory failure: 0x2beb: recovery action for dirty LRU page: Recovered\n"
         )
     };
-    let guest = told(&survives("[ 0.0] Hypervisor detected: KVM\n"));
+    let guest = explain_text(&survives("[ 0.0] Hypervisor detected: KVM\n"));
     assert_eq!(verdict(&guest[0]), ("survived", "contained", "likely"));
     assert_eq!(guest[0]["page"]["gpa"], "0x2beb000");
-    // Beside the VMM's log the page is known for the guest's.
-    let told_by_qemu = "qemu-system-x86_64: Guest MCE Memory Error at QEMU addr 0x7f0000001000 and GUEST addr 0x2beb000 of type BUS_MCEERR_AR injected\n";
-    let guest = told(&survives(told_by_qemu));
+    // Beside the VMM's log the page is known to be the guest's.
+    let logged_by_qemu = "qemu-system-x86_64: Guest MCE Memory Error at QEMU addr 0x7f0000001000 and GUEST addr 0x2beb000 of type BUS_MCEERR_AR injected\n";
+    let guest = explain_text(&survives(logged_by_qemu));
     assert_eq!(verdict(&guest[0]), ("survived", "contained", "likely"));
-    // A host says the same words: alone they are a process's that may be no VMM.
-    let alone = told(&survives(""));
+    // A host logs the same lines: alone they may be about a process that is no VMM.
+    let alone = explain_text(&survives(""));
     assert_eq!(verdict(&alone[0]), UNKNOWN);
 }
 

@@ -1,4 +1,4 @@
-//! A ring buffer that nobody reads in time: what did not fit is counted, to the record.
+//! A ring buffer that is not read in time: records that did not fit are counted exactly.
 
 use std::{
     process::{Child, Command, Stdio},
@@ -11,18 +11,18 @@ use poisontrace::probes::source::Source;
 use poisontrace_kernel_facts::facts::Facts;
 use poisontrace_model::event::{Event, What, decode::Decoder};
 
-use crate::here;
+use crate::common;
 
-/// A record of a thread's end takes some 100 bytes, and the ring buffer has 1 MiB.
+/// A record of a thread's exit takes some 100 bytes, and the ring buffer has 1 MiB.
 const THREADS: u64 = 30_000;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
-fn what_does_not_fit_into_the_ring_buffer_is_counted() {
-    here::where_there_is_tracefs("full::ring_buffer");
+fn records_beyond_the_ring_buffer_are_counted() {
+    common::where_there_is_tracefs("full::ring_buffer");
 }
 
-/// The VMM whose threads end; waits for its standard input's end before.
+/// The VMM whose threads exit, once its standard input is closed.
 #[test]
 #[ignore = "is a process of the test below"]
 fn threads_end() {
@@ -45,11 +45,11 @@ fn victim() -> Child {
 #[ignore = "is run by the first test, where there is tracefs"]
 fn ring_buffer() {
     let facts = Facts::of_this_kernel().unwrap();
-    let row = here::row(
+    let row = common::row(
         "ends",
-        vec![here::tracepoint("process_exit", "sched", "sched_process_exit")],
+        vec![common::tracepoint("process_exit", "sched", "sched_process_exit")],
     );
-    let Some(mut loaded) = here::loaded(here::plan(&facts, vec![row]), &facts, true, None) else {
+    let Some(mut loaded) = common::loaded(common::plan(&facts, vec![row]), &facts, true, None) else {
         return;
     };
     let mut child = victim();
@@ -86,6 +86,6 @@ fn ring_buffer() {
     }
     println!("{ended} records read, {lost} lost");
     assert!(ended > 1000 && lost > 1000);
-    // The two are the test's own threads.
+    // Two are the test's own threads.
     assert_eq!(ended + lost, THREADS + 2);
 }

@@ -1,4 +1,4 @@
-//! What waits for poison: it is ready but does not run, and once it is called for it runs.
+//! Programs that wait for poison: reserved, not running until they are engaged.
 
 use std::{
     thread,
@@ -12,19 +12,19 @@ use poisontrace_kernel_facts::{
 };
 use poisontrace_model::event::decode::Decoder;
 
-use crate::here;
+use crate::common;
 
-/// The end of the daemon's own threads is sent whatever else is.
+/// Exits of the daemon's own threads are always sent.
 fn plan(facts: &Facts) -> Plan {
-    let process_exit = here::tracepoint("process_exit", "sched", "sched_process_exit");
+    let process_exit = common::tracepoint("process_exit", "sched", "sched_process_exit");
     let row = Row {
         standby: Some(vec![Attach {
             program: "kvm_exit_standby",
             binding: Binding::RawTracepoint("sched_process_exit"),
         }]),
-        ..here::row("waits", vec![process_exit])
+        ..common::row("waits", vec![process_exit])
     };
-    here::plan(facts, vec![row])
+    common::plan(facts, vec![row])
 }
 
 fn seen(source: &mut Source, within: Duration) -> bool {
@@ -41,15 +41,15 @@ fn seen(source: &mut Source, within: Duration) -> bool {
 }
 
 #[test]
-fn what_waits_for_poison_runs_once_it_is_called_for() {
-    here::where_there_is_tracefs("standby::waits");
+fn a_waiting_program_runs_once_it_is_engaged() {
+    common::where_there_is_tracefs("standby::waits");
 }
 
 #[test]
 #[ignore = "is run by the test above, where there is tracefs"]
 fn waits() {
     let facts = Facts::of_this_kernel().unwrap();
-    let Some(mut loaded) = here::loaded(plan(&facts), &facts, false, None) else {
+    let Some(mut loaded) = common::loaded(plan(&facts), &facts, false, None) else {
         return;
     };
     assert!(loaded.on_standby());

@@ -1,6 +1,6 @@
-//! The whole daemon as a process of its own: `poisontrace replay` with /metrics and a store, and its memory.
+//! The daemon as a child process: `poisontrace replay` with /metrics and a store, and its memory.
 
-#![allow(dead_code, reason = "each of the users takes what it needs")]
+#![allow(dead_code, reason = "not every test uses every helper")]
 
 use std::{
     ffi::OsStr,
@@ -17,12 +17,12 @@ use poisontrace_model::event::Event;
 use poisontrace_recording::Writer;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use super::load::session;
+use super::synthetic_load::session;
 
-/// For a start on a busy machine.
+/// Allows for a start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The binary under test: this build's, or the one that the environment names (that of `cargo xtask build`).
+/// The binary under test: this build's, or the one that the environment names (from `cargo xtask build`).
 pub fn binary() -> PathBuf {
     std::env::var_os("POISONTRACE_UNDER_TEST")
         .map_or_else(|| env!("CARGO_BIN_EXE_poisontrace").into(), PathBuf::from)
@@ -32,7 +32,7 @@ pub fn binary() -> PathBuf {
 pub struct Replay {
     child: Child,
     pub address: SocketAddr,
-    words: mpsc::Receiver<String>,
+    output: mpsc::Receiver<String>,
 }
 
 impl Replay {
@@ -45,22 +45,24 @@ impl Replay {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let (sender, words) = mpsc::channel();
+        let (sender, output) = mpsc::channel();
         let stdout = child.stdout.take().unwrap();
         let stderr = child.stderr.take().unwrap();
         let also = sender.clone();
-        let tell = |lines: &mut dyn Iterator<Item = String>, to: &mpsc::Sender<String>| {
+        let forward = |lines: &mut dyn Iterator<Item = String>, to: &mpsc::Sender<String>| {
             for line in lines {
-                // Nobody may listen any more; the pipe is read on all the same.
+                // The receiver may be gone; the pipe must still be drained.
                 let _ = to.send(line);
             }
         };
-        std::thread::spawn(move || tell(&mut BufReader::new(stdout).lines().map_while(Result::ok), &sender));
-        std::thread::spawn(move || tell(&mut BufReader::new(stderr).lines().map_while(Result::ok), &also));
+        std::thread::spawn(move || {
+            forward(&mut BufReader::new(stdout).lines().map_while(Result::ok), &sender)
+        });
+        std::thread::spawn(move || forward(&mut BufReader::new(stderr).lines().map_while(Result::ok), &also));
         let mut replay = Self {
             child,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            words,
+            output,
         };
         let line = replay.wait_for("/metrics is served");
         let (_, rest) = line.split_once("127.0.0.1:").unwrap();
@@ -69,7 +71,7 @@ impl Replay {
         replay
     }
 
-    /// One that replays what is written into a pipe in `dir` and stays: with it the pipe, and its state directory.
+    /// A daemon that replays a pipe in `dir` and keeps serving; returns it with the pipe and the state directory.
     pub fn of_a_pipe(dir: &Path) -> (Self, PathBuf, PathBuf) {
         let (pipe, state) = (dir.join("load.ptrace"), dir.join("state"));
         mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
@@ -83,7 +85,7 @@ impl Replay {
         (daemon, pipe, state)
     }
 
-    /// Waits for a line of its output that holds `text`.
+    /// Waits for a line of its output that contains `text`.
     pub fn wait_for(&mut self, text: &str) -> String {
         self.wait(text, PATIENCE)
     }
@@ -92,17 +94,17 @@ impl Replay {
         let until = Instant::now() + patience;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.words.recv_timeout(left) {
+            match self.output.recv_timeout(left) {
                 Ok(line) if line.contains(text) => return line,
                 Ok(_) => {}
-                Err(err) => panic!("{text:?} was not said: {err}"),
+                Err(err) => panic!("{text:?} was not printed: {err}"),
             }
         }
     }
 
-    /// Whether it has said `text` by now.
-    pub fn has_said(&mut self, text: &str) -> bool {
-        self.words.try_iter().any(|line| line.contains(text))
+    /// Whether its output contains `text` by now.
+    pub fn has_printed(&mut self, text: &str) -> bool {
+        self.output.try_iter().any(|line| line.contains(text))
     }
 
     pub fn running(&mut self) -> bool {
@@ -114,13 +116,13 @@ impl Replay {
         self.child.wait().unwrap();
     }
 
-    /// Waits for its own end, which must be a good one.
+    /// Waits until it exits by itself, with success.
     pub fn ends(&mut self) {
         let status = self.child.wait().unwrap();
         assert!(status.success(), "{status}");
     }
 
-    /// SIGTERM, and the end that comes of it.
+    /// Sends SIGTERM and waits for a successful exit.
     pub fn stop(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
@@ -141,20 +143,20 @@ impl Replay {
         stream
     }
 
-    /// What is answered to `request`, until the connection is closed.
-    pub fn say(&self, request: &[u8]) -> String {
+    /// Sends `request` and returns the response, read until the connection is closed.
+    pub fn request(&self, request: &[u8]) -> String {
         let mut stream = self.connect();
-        // It may have closed before all was written.
+        // The daemon may close the connection before everything is written.
         let _ = stream.write_all(request);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    /// /metrics, and how long it took.
+    /// /metrics, and the time that the scrape took.
     pub fn metrics(&self) -> (String, Duration) {
         let began = Instant::now();
-        let answer = self.say(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let answer = self.request(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         (answer, began.elapsed())
     }
@@ -175,7 +177,7 @@ pub fn metric(text: &str, name: &str) -> f64 {
         .sum()
 }
 
-/// A recording of these events.
+/// Writes a recording of these events.
 pub fn record(path: &Path, events: &[Event]) {
     let mut writer = Writer::new(fs::File::create(path).unwrap(), &session()).unwrap();
     events.iter().for_each(|event| writer.event(event).unwrap());

@@ -1,6 +1,6 @@
-//! Made-up loads: what the kernel would say in a flood, with the truth beside it. For the flood tests and the soak.
+//! Synthetic loads: the events of a flood with the expected results. For the flood tests and the soak.
 
-#![allow(dead_code, reason = "each of the users takes what it needs")]
+#![allow(dead_code, reason = "not every test uses every helper")]
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ const WORKER: u32 = 50;
 /// VAL, UC, EN, MISCV, ADDRV, S, AR, data load.
 const AR: u64 = 0xbd80_0000_0000_0134;
 
-/// A session with every probe at work.
+/// A session with every probe attached.
 pub fn session() -> Session {
     let names = [
         "memory_failure",
@@ -98,7 +98,7 @@ impl Page {
     }
 }
 
-/// A load under construction: events, and what is true of each page.
+/// A load under construction: events, and the expected exits of each page.
 pub struct Load {
     pub now: u64,
     pub events: Vec<Event>,
@@ -154,7 +154,7 @@ impl Load {
         self.at(by.0, by.1, what);
     }
 
-    /// The host loses the page; the VMM's main thread is told early.
+    /// The host poisons the page; the VMM's main thread gets an early SIGBUS.
     pub fn poison(&mut self, page: Page, lsb: u32) {
         let worker = (WORKER, WORKER);
         let pfn = Hex(page.pfn());
@@ -170,8 +170,7 @@ impl Load {
         self.exits.entry(page).or_default();
     }
 
-    /// A vCPU touches line `line` of the page and goes back into the guest. `of`: the page that was poisoned, where that
-    /// is a huge one.
+    /// A vCPU accesses line `line` of the page and re-enters the guest. `of`: the poisoned page, if that is a huge one.
     pub fn touch(&mut self, page: Page, of: Page, vcpu: u32, line: u64) {
         let (tid, exit_ns) = (page.vcpu_tid(vcpu), self.now);
         self.sigbus((tid, page.pid()), tid, page, SigbusSeverity::ActionRequired, 12);
@@ -200,8 +199,8 @@ impl Load {
         *self.exits.entry(of).or_default() += 1;
     }
 
-    /// The VMM tells a vCPU, and the #MC enters the guest.
-    pub fn tell(&mut self, page: Page, vcpu: u32) {
+    /// The VMM injects into a vCPU, and the #MC enters the guest.
+    pub fn inject(&mut self, page: Page, vcpu: u32) {
         let (tid, pid) = (page.vcpu_tid(vcpu), page.pid());
         let bank = Bank {
             bank: 9,
@@ -209,13 +208,13 @@ impl Load {
             addr: Hex(page.gpa()),
             misc: Hex(0x8c),
         };
-        let told = What::ToldMsrs {
+        let injection = What::ToldMsrs {
             mcg_status: Some(Hex(7)),
             banks: vec![bank],
             truncated: false,
             unreadable: false,
         };
-        self.at(tid, pid, told);
+        self.at(tid, pid, injection);
         let queued = What::QueueException {
             pending: true,
             injected: false,

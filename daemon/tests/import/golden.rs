@@ -1,10 +1,10 @@
-//! The recordings that are known, and short texts of each kind.
+//! The kept traces and logs with their expected verdicts, and short texts of each kind.
 
 use std::{fs, path::Path};
 
 use serde_json::Value;
 
-use crate::{amd, explain, incidents, misses, only, told, trace, verdict};
+use crate::{amd, explain, explain_text, incidents, misses, only, trace, verdict};
 
 #[test]
 fn the_trace_alone_shows_the_poison_and_an_unfinished_machine_check() {
@@ -43,17 +43,20 @@ fn the_trace_alone_shows_the_poison_and_an_unfinished_machine_check() {
 }
 
 #[test]
-fn the_console_alone_says_why_the_guest_died() {
+fn the_console_alone_gives_the_cause() {
     let i = only(&[amd("console.txt")]);
     assert_eq!(verdict(&i), ("guest_panicked", "mce_overflow", "certain"));
     assert_eq!(
         (&i["page"]["gpa"], &i["page"]["pfn"]),
         (&"0x2beb000".into(), &Value::Null)
     );
-    let told = &i["injections"]["told"][0];
-    assert_eq!((&told["via"], &told["bank"]), (&"log".into(), &9.into()));
+    let injection = &i["injections"]["told"][0];
     assert_eq!(
-        (&told["status"], &told["overflow"]),
+        (&injection["via"], &injection["bank"]),
+        (&"log".into(), &9.into())
+    );
+    assert_eq!(
+        (&injection["status"], &injection["overflow"]),
         (&"0xfc00080000000000".into(), &true.into())
     );
     assert_eq!(i["signals"]["action_required"], Value::Null);
@@ -61,25 +64,25 @@ fn the_console_alone_says_why_the_guest_died() {
 }
 
 #[test]
-fn the_log_of_qemu_alone_is_an_incident_whose_end_is_not_known() {
+fn the_log_of_qemu_alone_leaves_the_outcome_unknown() {
     let i = only(&[amd("qemu.log")]);
     assert_eq!(verdict(&i), ("unknown", "unknown", "possible"));
     assert_eq!(
         (&i["page"]["gpa"], &i["page"]["hva"]),
         (&"0x2beb000".into(), &"0x7fccea9eb000".into())
     );
-    let told: Vec<&str> = i["injections"]["told"]
+    let severities: Vec<&str> = i["injections"]["told"]
         .as_array()
         .unwrap()
         .iter()
         .map(|t| t["severity"].as_str().unwrap())
         .collect();
-    assert_eq!(told, ["ao", "ar"]);
+    assert_eq!(severities, ["ao", "ar"]);
     assert!(misses(&i, "the end of the guest"), "{i:#}");
 }
 
 #[test]
-fn a_log_into_which_host_vmm_and_guest_all_write_is_read_as_what_its_lines_are() {
+fn a_log_shared_by_host_vmm_and_guest_is_read_line_by_line() {
     let i = only(&[amd("host.log")]);
     assert_eq!(verdict(&i), ("guest_panicked", "mce_overflow", "certain"));
     assert_eq!(
@@ -99,11 +102,11 @@ fn all_files_together_are_one_incident_on_one_clock() {
         (&"0xf7eb".into(), &"0x2beb000".into())
     );
     assert_eq!(first["page"]["hva"], "0x7fccea9eb000");
-    let told = first["injections"]["told"].as_array().unwrap();
+    let injections = first["injections"]["told"].as_array().unwrap();
     assert_eq!(
-        told.len(),
+        injections.len(),
         2,
-        "each told once, in however many files it stands: {told:#?}"
+        "each counts once, in however many files it is: {injections:#?}"
     );
     assert!(
         misses(&first, "by 2 events that both tell of, to within 1.3 ms"),
@@ -205,15 +208,15 @@ fn look_alikes_are_no_poison() {
         .collect();
     let shortage =
         "vmm-9 [000] d..1. 2.0: signal_generate: sig=7 errno=0 code=2 comm=vmm pid=9 grp=0 res=0\n";
-    assert_eq!(told(&(retries + shortage)), Vec::<Value>::new());
+    assert_eq!(explain_text(&(retries + shortage)), Vec::<Value>::new());
     for quiet in [
         "[  1.000000] soft offline: 0xf7eb: page already poisoned\n[  2.000000] Soft offlining pfn 0xf7eb\n",
         "[  1.000000] mce: [Hardware Error]: Machine check events logged\n",
         "[  1.000000] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000009\n",
     ] {
-        assert_eq!(told(quiet), Vec::<Value>::new(), "{quiet}");
+        assert_eq!(explain_text(quiet), Vec::<Value>::new(), "{quiet}");
     }
-    let corrupt = told(
+    let corrupt = explain_text(
         "[ 1.0] mce: [Hardware Error]: CPU 0: Machine Check Exception: 5 Bank 4: b200000000070f0f\n\
          [ 1.0] mce: [Hardware Error]: TSC 1 \n\
          [ 1.0] mce: [Hardware Error]: Machine check: Processor context corrupt\n\
@@ -224,7 +227,7 @@ fn look_alikes_are_no_poison() {
 
 #[test]
 fn a_guest_kernel_that_flushes_is_known_by_its_console() {
-    let all = told(
+    let all = explain_text(
         "[ 1.0] mce: [Hardware Error]: CPU 0: Machine Check Exception: 5 Bank 9: bd80000000000134\n\
          [ 1.0] mce: [Hardware Error]: RIP 10:<ffffffff8106a01c> {clflush_cache_range+0x1c/0x30}\n\
          [ 1.0] mce: [Hardware Error]: TSC 1 ADDR 2beb000 MISC 8c \n\
@@ -236,8 +239,8 @@ fn a_guest_kernel_that_flushes_is_known_by_its_console() {
 }
 
 #[test]
-fn a_journal_and_qmp_events_tell_when_it_began_and_how_it_ended() {
-    let all = told(
+fn a_journal_and_qmp_events_give_the_beginning_and_the_end() {
+    let all = explain_text(
         "{\"__REALTIME_TIMESTAMP\":\"1795362334000000\",\"_SOURCE_MONOTONIC_TIMESTAMP\":\"34181197\",\"MESSAGE\":\"Memory failure: 0xf7eb: Sending SIGBUS to qemu-system-x86:221 due to hardware memory corruption\"}\n\
          {\"timestamp\": {\"seconds\": 1795362335, \"microseconds\": 0}, \"event\": \"MEMORY_FAILURE\", \"data\": {\"recipient\": \"guest\", \"action\": \"reset\", \"flags\": {\"action-required\": true, \"recursive\": true}}}\n\
          {\"timestamp\": {\"seconds\": 1795362335, \"microseconds\": 9}, \"event\": \"RESET\", \"data\": {\"guest\": true, \"reason\": \"guest-reset\"}}\n",
@@ -249,7 +252,7 @@ fn a_journal_and_qmp_events_tell_when_it_began_and_how_it_ended() {
 }
 
 #[test]
-fn no_prefix_of_a_file_is_a_problem() {
+fn every_prefix_of_a_file_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("prefix");
     for whole in [
@@ -267,8 +270,8 @@ fn no_prefix_of_a_file_is_a_problem() {
 }
 
 #[test]
-fn an_old_kernels_words_with_gup_probes_and_a_broadcast_are_one_incident() {
-    let all = told(
+fn an_old_kernels_wording_with_gup_probes_and_a_broadcast_is_one_incident() {
+    let all = explain_text(
         " CPU 1/KVM-1002  [003] d..1   100.000110: kvm_entry: vcpu 1, rip 0xffffffff81000000\n\
          kworker/2:1-77  [002] d..1   100.100000: signal_generate: sig=7 errno=0 code=5 comm=qemu-system-x86 pid=980 grp=0 res=0\n\
          kworker/2:1-77  [002] ....   100.100100: memory_failure_event: pfn 0x12345: recovery action for dirty LRU page: Recovered\n\
@@ -306,7 +309,7 @@ fn an_old_kernels_words_with_gup_probes_and_a_broadcast_are_one_incident() {
 
 #[test]
 fn a_vmm_without_a_handler_is_killed_by_its_signal() {
-    let all = told(
+    let all = explain_text(
         "fc_vcpu 0  2001 [002]   101.000000: kvm:kvm_exit: vcpu 0 reason npf rip 0x401000 info1 0x0000000100000006 info2 0x0000000007654040 intr_info 0x00000000 error_code 0x00000000 requests 0x0000000000000000\n\
          fc_vcpu 0  2001 [002]   101.000006: signal:signal_generate: sig=7 errno=0 code=4 comm=fc_vcpu 0 pid=2001 grp=0 res=0\n\
          fc_vcpu 0  2001 [002]   101.000009: signal:signal_deliver: sig=7 errno=0 code=4 sa_handler=0 sa_flags=0\n",
@@ -319,8 +322,8 @@ fn a_vmm_without_a_handler_is_killed_by_its_signal() {
 }
 
 #[test]
-fn a_libvirt_log_names_the_guest_and_says_when() {
-    let all = told(
+fn a_libvirt_log_gives_the_guests_name_and_the_time() {
+    let all = explain_text(
         "2026-11-22 15:45:00.000+0000: starting up libvirt version: 10.0.0, qemu version: 8.2.2, kernel: 6.8.0-31-generic, hostname: host-3\n\
          /usr/bin/qemu-system-x86_64 \\\n-name guest=db-7,debug-threads=on \\\n-uuid 5e1f1e55-0000-4000-8000-00000000feed \\\n\
          2026-11-22T15:45:34.000000Z qemu-system-x86_64: Guest MCE Memory Error at QEMU addr 0x7f0000001000 and GUEST addr 0x5000 of type BUS_MCEERR_AR injected\n\
@@ -338,7 +341,7 @@ fn a_libvirt_log_names_the_guest_and_says_when() {
 }
 
 #[test]
-fn a_recording_takes_the_last_words_from_the_console() {
+fn a_recording_gets_the_panic_message_from_the_console() {
     let recording = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings/panic-amd-6.12.ptrace");
     let console = "[   15.112359] mce: [Hardware Error]: CPU 0: Machine Check Exception: 7 Bank 9: fc00080000000000\n\
                    [   15.225016] mce: [Hardware Error]: TSC d310f9d44 ADDR 93d3000 MISC 8c \n\
@@ -352,13 +355,13 @@ fn a_recording_takes_the_last_words_from_the_console() {
     assert_eq!((&i["outcome"], &i["cause"]), (&alone["outcome"], &alone["cause"]));
     assert_eq!(
         i["injections"], alone["injections"],
-        "what was observed is not told again by a log"
+        "a log does not repeat an observed event"
     );
     assert!(!misses(&i, "the guest's console"), "{i:#}");
 }
 
 #[test]
-fn rasdaemons_database_names_the_page_that_the_log_of_qemu_does_not() {
+fn rasdaemons_database_gives_the_page_that_the_log_of_qemu_lacks() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("ras-mc_event.db");
     let db = rusqlite::Connection::open(&file).unwrap();
@@ -368,7 +371,7 @@ fn rasdaemons_database_names_the_page_that_the_log_of_qemu_does_not() {
     )
     .unwrap();
     drop(db);
-    // Of which page the VMM spoke the database alone cannot tell; the kernel's log joins them.
+    // The database alone does not identify the VMM's page; the kernel's log joins them.
     let i = only(&[amd("host.log"), file]);
     assert_eq!(
         (&i["page"]["pfn"], &i["page"]["gpa"]),

@@ -1,9 +1,9 @@
-//! Traces as other kernels, processors, VMMs and tracer settings give them: constructed, after the formats of
-//! arch/x86/kvm/trace.h and what the lab has shown of each way.
+//! Synthetic traces of other kernels, processors, VMMs and tracer settings, after the formats of arch/x86/kvm/trace.h and
+//! the lab's traces.
 
 use std::{fmt::Write as _, fs};
 
-use crate::{amd, told, trace, verdict};
+use crate::{amd, explain_text, trace, verdict};
 
 /// Lines of one thread, a microsecond apart.
 struct Trace {
@@ -36,7 +36,7 @@ impl Trace {
         ))
     }
 
-    /// An exit on poison, as Intel shows it.
+    /// An exit on poison on Intel.
     fn poison(&mut self, rip: u64, gpa: u64) -> &mut Self {
         self.exit("EPT_VIOLATION", rip, 0x581, 0)
             .vmm(&format!(
@@ -61,7 +61,7 @@ fn a_guest_whose_handler_flushes_the_page_touches_it_twice() {
         .vmm("kvm_inj_exception: #MC")
         .enter(0x1101e);
     t.exit("IO_INSTRUCTION", 0x11027, 0x0099_0048, 0);
-    let all = told(&t.text);
+    let all = explain_text(&t.text);
     assert_eq!(all.len(), 1, "{all:#?}");
     let i = &all[0];
     assert_eq!(
@@ -75,7 +75,7 @@ fn a_guest_whose_handler_flushes_the_page_touches_it_twice() {
     assert_eq!(i["flush"]["verdict"], "undetermined");
     assert_eq!(
         i["confidence"], "possible",
-        "how it ended the trace does not show: {i:#}"
+        "the trace does not contain the end: {i:#}"
     );
 }
 
@@ -87,7 +87,7 @@ fn an_instruction_that_kvm_emulated_elsewhere_in_the_trace_is_named() {
     t.vmm("kvm_emulate_insn: f0000:fff0:ea 5b e0 00 f0 (real)");
     t.poison(0x10011, 0x10_0000).enter(0x10015);
     t.poison(0x10011, 0x10_0040).enter(0x10015);
-    let all = told(&t.text);
+    let all = explain_text(&t.text);
     assert_eq!(
         all[0]["flush"]["basis"], "instruction_bytes",
         "{:#}",
@@ -100,7 +100,7 @@ fn an_instruction_that_kvm_emulated_elsewhere_in_the_trace_is_named() {
 }
 
 #[test]
-fn a_trace_without_injections_is_not_said_to_show_that_the_guest_was_not_told() {
+fn a_trace_without_injections_does_not_prove_that_there_were_none() {
     // Events as `cargo xtask lab storm --mode inject --ftrace` records them: no kvm_inj_exception, no signals.
     let mut t = Trace::new();
     for line in 0..64 {
@@ -114,7 +114,7 @@ fn a_trace_without_injections_is_not_said_to_show_that_the_guest_was_not_told() 
             .vmm("kvm_userspace_exit: reason restart (4)")
             .enter(0x11000);
     }
-    let all = told(&t.text);
+    let all = explain_text(&t.text);
     assert_eq!(all.len(), 1);
     assert_eq!(all[0]["exits"]["distinct_lines"], 64);
     assert_eq!(all[0]["confidence"], "possible");
@@ -127,14 +127,14 @@ fn a_trace_without_injections_is_not_said_to_show_that_the_guest_was_not_told() 
 
 #[test]
 fn poison_by_the_vmms_own_madvise_is_no_exit() {
-    // MADV_HWPOISON from 6.11: action required, to the caller, in whose last exit (I/O) nothing was touched.
+    // MADV_HWPOISON from 6.11: action required, to the caller, whose last exit (I/O) accessed nothing.
     let mut t = Trace::new();
     t.exit("IO_INSTRUCTION", 0x1000a, 0x0080_0048, 0);
     t.vmm("signal_generate: sig=7 errno=0 code=4 comm=vmm pid=205 grp=0 res=0");
     t.vmm("memory_failure_event: pfn 0x2adb: recovery action for dirty LRU page: Recovered");
     t.enter(0x1000c);
     t.poison(0x10011, 0x10_0000).enter(0x10015);
-    let all = told(&t.text);
+    let all = explain_text(&t.text);
     assert_eq!(all.len(), 1, "{all:#?}");
     let i = &all[0];
     assert_eq!(
@@ -148,7 +148,7 @@ fn poison_by_the_vmms_own_madvise_is_no_exit() {
 }
 
 #[test]
-fn a_ring_that_begins_in_the_middle_of_an_exit_loses_that_exits_time_alone() {
+fn a_ring_that_begins_within_an_exit_loses_only_that_exits_time() {
     let mut t = Trace::new();
     t.poison(0x10011, 0x10_0000).enter(0x10015);
     t.poison(0x10011, 0x10_0040).enter(0x10015);
@@ -158,7 +158,7 @@ fn a_ring_that_begins_in_the_middle_of_an_exit_loses_that_exits_time_alone() {
             "# entries-in-buffer/entries-written: 7/9000   #P:1\n{}\n",
             lines[begin..].join("\n")
         );
-        let all = told(&text);
+        let all = explain_text(&text);
         assert_eq!(all.len(), 1, "{begin}: {all:#?}");
         assert_eq!(all[0]["exits"]["count"], exits, "{begin}");
         assert_eq!(all[0]["latency_ns"]["exit_to_entry"]["count"], 1, "{begin}");
@@ -171,14 +171,14 @@ fn a_ring_that_begins_in_the_middle_of_an_exit_loses_that_exits_time_alone() {
 }
 
 #[test]
-fn what_was_lost_in_between_joins_no_exit_with_a_later_entry() {
+fn lost_events_join_no_exit_with_a_later_entry() {
     let mut t = Trace::new();
     t.poison(0x10011, 0x10_0000);
     writeln!(t.text, "CPU:0 [LOST 4711 EVENTS]").unwrap();
     t.us += 500_000;
     t.enter(0x10015);
     t.poison(0x10011, 0x10_0040).enter(0x10015);
-    let all = told(&t.text);
+    let all = explain_text(&t.text);
     assert_eq!(all[0]["exits"]["count"], 2);
     let whole = &all[0]["latency_ns"]["exit_to_entry"];
     assert_eq!(
@@ -197,7 +197,7 @@ fn a_vmm_that_raises_sigbus_again_is_killed_by_it() {
     t.vmm("signal_deliver: sig=7 errno=0 code=4 sa_handler=4014a0 sa_flags=4000004");
     t.vmm("signal_generate: sig=7 errno=0 code=-6 comm=vmm pid=205 grp=0 res=0");
     t.vmm("signal_deliver: sig=7 errno=0 code=-6 sa_handler=0 sa_flags=4000000");
-    let all = told(&t.text);
+    let all = explain_text(&t.text);
     assert_eq!(verdict(&all[0]), ("vmm_killed", "sigbus_unhandled", "certain"));
     assert_eq!(all[0]["signals"]["action_required"], 1);
 }
@@ -210,7 +210,7 @@ fn with_shadow_paging_the_faulting_address_is_no_guest_physical_one() {
             .vmm("kvm_page_fault: vcpu 0 rip 0xffffffff8106a01c address 0xffff888012345000 error_code 0x0")
             .vmm("signal_generate: sig=7 errno=0 code=4 comm=vmm pid=205 grp=0 res=0")
             .enter(0xffff_ffff_8106_a01c);
-        let all = told(&t.text);
+        let all = explain_text(&t.text);
         assert_eq!(all.len(), 1, "{reason}");
         assert_eq!(all[0]["page"]["gpa"], serde_json::Value::Null, "{reason}");
         assert_eq!(all[0]["exits"]["count"], 1, "{reason}");
@@ -218,13 +218,13 @@ fn with_shadow_paging_the_faulting_address_is_no_guest_physical_one() {
 }
 
 #[test]
-fn kprobes_are_known_by_their_place_whatever_they_are_called() {
+fn kprobes_are_recognised_by_their_location_not_their_name() {
     let with = |enter: &str, leave: &str| {
         let mut t = Trace::new();
         t.exit("EPT_VIOLATION", 0x10011, 0x581, 0);
         t.vmm("kvm_page_fault: vcpu 0 rip 0x10011 address 0x0000000000100000 error_code 0x581");
         t.vmm(enter).vmm(leave).enter(0x10011);
-        told(&t.text)
+        explain_text(&t.text)
     };
     for (enter, leave) in [
         (
@@ -251,14 +251,14 @@ fn kprobes_are_known_by_their_place_whatever_they_are_called() {
             "{enter}"
         );
     }
-    // Another function of the lookup says that it was poison, and not how long gup took.
+    // Another function of the lookup reveals the poison, but not the duration of gup.
     let all = with(
         "p_hva_to_pfn: (hva_to_pfn+0x0/0x2f0 [kvm])",
         "r_hva_to_pfn: (__gfn_to_pfn_memslot+0x9/0x90 [kvm] <- hva_to_pfn) ret=9218868437227405313",
     );
     assert_eq!(all.len(), 1);
     assert_eq!(all[0]["latency_ns"]["gup"], serde_json::Value::Null);
-    // A page that is there is no poison.
+    // A page that is present is not poisoned.
     let all = with(
         "gup_in: (get_user_pages_unlocked+0x0/0x290)",
         "gup_out: (hva_to_pfn+0x98/0x2f0 <- get_user_pages_unlocked) ret=1",
@@ -267,12 +267,12 @@ fn kprobes_are_known_by_their_place_whatever_they_are_called() {
 }
 
 #[test]
-fn a_guest_that_turns_itself_off_in_good_order_has_survived() {
-    // The real trace of a guest that dies, whose last exits are changed from the keyboard controller's reset port to
-    // the power management's.
+fn a_guest_that_powers_off_in_good_order_has_survived() {
+    // The real trace of a guest that dies, with its last exits changed from the keyboard controller's reset port to the
+    // power management's.
     let text = fs::read_to_string(amd("ftrace.txt")).unwrap();
     let text = text.replace("info1 0x0000000000640010", "info1 0x0000000006040028");
-    let all = told(&text);
+    let all = explain_text(&text);
     assert_eq!(all.len(), 1);
     assert_eq!(verdict(&all[0]), ("survived", "contained", "certain"));
 }
@@ -281,7 +281,7 @@ fn a_guest_that_turns_itself_off_in_good_order_has_survived() {
 fn events_in_either_group_and_without_any_order_of_the_cpus_blocks() {
     // `trace-cmd report` of split buffers, or per_cpu/cpuN/trace one after the other in several files.
     let text = fs::read_to_string(amd("ftrace.txt")).unwrap();
-    let expected = &told(&text)[0];
+    let expected = &explain_text(&text)[0];
     let of = |cpu: &str| -> String {
         text.lines()
             .filter(|line| line.contains(cpu))
@@ -325,7 +325,7 @@ fn function_traces_between_the_events_change_nothing() {
             )
         })
         .collect();
-    let all = told(&noisy);
+    let all = explain_text(&noisy);
     for key in ["outcome", "cause", "page", "exits", "latency_ns", "signals"] {
         assert_eq!(all[0][key], expected[key], "{key}");
     }

@@ -1,4 +1,4 @@
-//! Recordings of the lab as a part of a load: moved to another time and to other processes, and renamed.
+//! Recordings of the lab as part of a load: moved to another time and to other processes, and renamed.
 
 use std::{
     fs::File,
@@ -28,7 +28,7 @@ const TIMES: [&str; 9] = [
 ];
 const THREADS: [&str; 4] = ["tid", "pid", "target_tid", "target_pid"];
 
-/// A recording, and what is right about its only incident.
+/// A recording, and the expected verdict of its only incident.
 pub struct Recorded {
     pub name: String,
     events: Vec<Map<String, Value>>,
@@ -85,7 +85,7 @@ impl Recorded {
         self.last_ns - self.first_ns
     }
 
-    /// Its events from `at_ns` on, of processes `offset` further, of a VM of this name.
+    /// Its events moved to `at_ns`, with process ids increased by `offset`, for a VM of this name.
     pub fn moved(&self, at_ns: u64, offset: u32, vm: &str) -> Vec<Event> {
         let mut moved: Vec<Event> = self
             .events
@@ -108,7 +108,7 @@ impl Recorded {
             Value::Object(fields) => {
                 for (name, value) in fields {
                     match value.as_u64() {
-                        // 0: of no process, or not seen.
+                        // 0: no process, or not observed.
                         None | Some(0) => self.shift(value, at_ns, offset),
                         Some(n) if TIMES.contains(&name.as_str()) => {
                             *value = (n.saturating_sub(self.first_ns) + at_ns).into();

@@ -1,5 +1,5 @@
-//! An upgrade finds the pinned maps of another layout, with programs that still count into them: both are gone before its
-//! own are made, and it says that what happened since was not seen.
+//! An upgrade finds pinned maps of another layout, with programs that still count into them: both are removed before its own
+//! are created, and the gap is reported.
 
 use std::{
     fs,
@@ -14,11 +14,11 @@ use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
 use poisontrace_model::correlate::resume::Meanwhile;
 use poisontrace_probes::MAP_LAYOUT;
 
-use crate::here::{self, BpfFs, files};
+use crate::common::{self, BpfFs, files};
 
 fn plan(facts: &Facts) -> Plan {
-    let counts = here::tracepoint("process_exit", "sched", "sched_process_exit");
-    here::plan(facts, vec![here::row("counts", vec![counts])])
+    let counts = common::tracepoint("process_exit", "sched", "sched_process_exit");
+    common::plan(facts, vec![common::row("counts", vec![counts])])
 }
 
 /// Kernel ids of the maps pinned in a folder.
@@ -27,7 +27,7 @@ fn maps(folder: &Path) -> Vec<u32> {
     pinned.map(|path| MapInfo::from_pin(path).unwrap().id()).collect()
 }
 
-/// Whether the kernel still has a program that works on one of these maps.
+/// Whether the kernel still has a program that uses one of these maps.
 fn in_use(maps: &[u32]) -> bool {
     loaded_programs().flatten().any(|program| {
         let used = program.map_ids().ok().flatten().unwrap_or_default();
@@ -35,7 +35,7 @@ fn in_use(maps: &[u32]) -> bool {
     })
 }
 
-/// The kernel frees programs and maps some time after the last hold on them is gone.
+/// The kernel frees programs and maps some time after the last reference is dropped.
 fn gone(maps: &[u32]) -> bool {
     let until = Instant::now() + Duration::from_secs(10);
     while Instant::now() < until {
@@ -49,23 +49,23 @@ fn gone(maps: &[u32]) -> bool {
 
 #[test]
 fn maps_of_another_layout_are_replaced_and_their_programs_detached() {
-    here::where_there_is_tracefs("foreign::foreign");
+    common::where_there_is_tracefs("stale_pins::replacement");
 }
 
 #[test]
 #[ignore = "is run by the test above, where there is tracefs"]
-fn foreign() {
+fn replacement() {
     let Some(fs) = BpfFs::new() else {
-        return eprintln!("no BPF file system may be mounted: not tried");
+        return eprintln!("cannot mount a BPF file system: skipped");
     };
     let root = fs.folder().join("poisontrace");
     let ours = root.join(format!("layout-{MAP_LAYOUT}"));
     let theirs = root.join(format!("layout-{}", MAP_LAYOUT + 1));
 
-    // A daemon dies and leaves all pinned.
+    // A daemon dies and leaves everything pinned.
     let facts = Facts::of_this_kernel().unwrap();
     let pins = Pins::take(&root).unwrap();
-    let Some(mut loaded) = here::loaded(plan(&facts), &facts, true, Some(pins)) else {
+    let Some(mut loaded) = common::loaded(plan(&facts), &facts, true, Some(pins)) else {
         return;
     };
     assert!(loaded.hand_over());
@@ -73,17 +73,17 @@ fn foreign() {
     let old = maps(&ours);
     assert!(in_use(&old), "the link is pinned: {:?}", files(&root));
 
-    // The next one of the same layout would go on with them.
+    // The next daemon of the same layout would continue with them.
     let pins = Pins::take(&root).unwrap();
     assert_eq!(pins.meanwhile(), Meanwhile::Counted);
     drop(pins);
 
-    // Of another layout they are of no use.
+    // With another layout they are unusable.
     fs::rename(&ours, &theirs).unwrap();
     let pins = Pins::take(&root).unwrap();
     assert_eq!(pins.meanwhile(), Meanwhile::Unseen);
     assert!(!theirs.exists());
-    assert!(gone(&old), "programs or maps of the other layout are left");
+    assert!(gone(&old), "programs or maps of the other layout remain");
     let loaded = Loaded::new(plan(&facts), &facts, false, 0, Some(pins)).unwrap();
     let new = maps(&ours);
     assert!(in_use(&new) && new.iter().all(|id| !old.contains(id)));

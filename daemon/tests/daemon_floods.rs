@@ -1,15 +1,15 @@
-//! Floods through the whole daemon: its memory, its answers meanwhile, and what is counted in the end. `cargo xtask soak`
-//! runs them with the release build and its limits.
+//! Floods through the whole daemon: its memory, its responses meanwhile, and the final counts. `cargo xtask soak` runs them
+//! with the release build and its limits.
 
 #![allow(
     clippy::unwrap_used,
     reason = "a test fails by panicking; its helper functions too"
 )]
 
-#[path = "load/mod.rs"]
-mod load;
-#[path = "whole/mod.rs"]
-mod whole;
+#[path = "daemon_process/mod.rs"]
+mod daemon_process;
+#[path = "synthetic_load/mod.rs"]
+mod synthetic_load;
 
 use std::{
     fs::File,
@@ -17,17 +17,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use load::{Load, Page, session};
+use daemon_process::Replay;
 use poisontrace::sinks::store::{Stored, Wanted};
 use poisontrace_model::incident::model::{Incident, Outcome};
 use poisontrace_recording::Writer;
-use whole::Replay;
+use synthetic_load::{Load, Page, session};
 
 const MAX_RSS_KIB: u64 = 64 << 10;
 const SCRAPE: Duration = Duration::from_millis(100);
-/// A debug build on a machine with other work.
+/// For a debug build on a machine with other work.
 const SCRAPE_DEBUG: Duration = Duration::from_secs(3);
-/// vCPUs of each VM that touch its page.
+/// vCPUs of each VM that access its page.
 const VCPUS: u32 = 8;
 const PATIENCE: Duration = Duration::from_secs(400);
 
@@ -35,7 +35,7 @@ fn release() -> bool {
     std::env::var_os("POISONTRACE_UNDER_TEST").is_some()
 }
 
-/// Writes parts of a load to a daemon until `more` says that there are none, and asks it for /metrics meanwhile.
+/// Writes parts of a load to a daemon until `more` returns false, and scrapes /metrics meanwhile.
 fn flood(
     name: &str,
     most_kib: u64,
@@ -56,7 +56,7 @@ fn flood(
             }
             out.finish().unwrap();
         });
-        while !writing.is_finished() || !daemon.has_said("still serving") {
+        while !writing.is_finished() || !daemon.has_printed("still serving") {
             assert!(began.elapsed() < PATIENCE, "{name}: it does not end");
             slowest = slowest.max(daemon.metrics().1);
             scrapes += 1;
@@ -120,7 +120,7 @@ fn ten_thousand_poisoned_pages_of_one_vm() {
                 let page = Page { vm: 0, no };
                 load.poison(page, 12);
                 load.touch(page, page, 0, 3);
-                load.tell(page, 0);
+                load.inject(page, 0);
                 load.handled(page, 0);
             }
             n += 100;
@@ -146,7 +146,7 @@ fn a_thousand_vms_of_which_a_hundred_die_at_once() {
                 load.vm(vm);
                 load.poison(page(vm), 12);
                 (0..VCPUS).for_each(|vcpu| load.touch(page(vm), page(vm), vcpu, 0));
-                load.tell(page(vm), 0);
+                load.inject(page(vm), 0);
             }
             if n == vms {
                 (0..100).for_each(|vm| load.panics(page(vm)));

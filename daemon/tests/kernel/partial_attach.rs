@@ -1,4 +1,4 @@
-//! A probe whose attaching fails half-way: what was attached of it is detached again, and nothing is left pinned.
+//! A probe whose second program cannot be attached: the first is detached again, and nothing stays pinned.
 
 use std::{fs, path::Path};
 
@@ -8,20 +8,20 @@ use poisontrace::{
 };
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
 
-use crate::here::{self, BpfFs, files};
+use crate::common::{self, BpfFs, files};
 
-/// A row that can be attached, and one whose second program has no tracepoint.
+/// A row that can be attached, and one whose second program lacks its tracepoint.
 fn plan(facts: &Facts) -> Plan {
-    let there = |program| here::tracepoint(program, "sched", "sched_process_exit");
-    let missing = here::tracepoint("kvm_page_fault", "sched", "no_such_event");
+    let there = |program| common::tracepoint(program, "sched", "sched_process_exit");
+    let missing = common::tracepoint("kvm_page_fault", "sched", "no_such_event");
     let rows = vec![
-        here::row("whole", vec![there("kvm_exit")]),
-        here::row("half", vec![there("kvm_entry"), missing]),
+        common::row("whole", vec![there("kvm_exit")]),
+        common::row("half", vec![there("kvm_entry"), missing]),
     ];
-    here::plan(facts, rows)
+    common::plan(facts, rows)
 }
 
-/// Descriptors of this process that keep a program attached.
+/// Number of this process' descriptors that keep a program attached.
 fn links() -> usize {
     let attached = |to: &Path| {
         let to = to.to_string_lossy();
@@ -38,31 +38,31 @@ fn links() -> usize {
 
 #[test]
 fn a_row_that_fails_half_way_is_detached_again() {
-    here::where_there_is_tracefs("half_way::half_way");
+    common::where_there_is_tracefs("partial_attach::partial_attach");
 }
 
 #[test]
 #[ignore = "is run by the test above, where there is tracefs"]
-fn half_way() {
+fn partial_attach() {
     let facts = Facts::of_this_kernel().unwrap();
-    let Some(loaded) = here::loaded(plan(&facts), &facts, false, None) else {
+    let Some(loaded) = common::loaded(plan(&facts), &facts, false, None) else {
         return;
     };
     let states: Vec<RowState> = loaded.rows().iter().map(|row| row.state()).collect();
     assert_eq!(states, [RowState::Attached, RowState::Unavailable]);
     let why = loaded.rows()[1].status().why.clone().unwrap();
     assert!(why.contains("no_such_event"), "{why}");
-    // A link, or before 5.15 a perf event, of the whole row alone.
+    // One link, or before 5.15 one perf event: that of the complete row.
     assert_eq!(links(), 1);
     drop(loaded);
     assert_eq!(links(), 0);
     pinned(&facts);
 }
 
-/// The same with pins: none of the half row's is left, what another layout left is replaced, and the end removes all.
+/// The same with pins: the failed row leaves none, those of another layout are replaced, and the end removes all.
 fn pinned(facts: &Facts) {
     let Some(fs) = BpfFs::new() else {
-        return eprintln!("no BPF file system may be mounted: pins are not tried");
+        return eprintln!("cannot mount a BPF file system: pins are skipped");
     };
     let root = fs.folder().join("poisontrace");
     let foreign = root.join("layout-0/daemon-1");

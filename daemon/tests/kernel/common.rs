@@ -1,4 +1,4 @@
-//! What the tests in this machine's kernel share.
+//! Helpers for the tests in this machine's kernel.
 
 use std::{fs, path::Path, process::Command};
 
@@ -26,7 +26,7 @@ pub fn row(name: &'static str, programs: Vec<Attach>) -> Row {
         standby: None,
         name,
         alternatives: vec![Ok(programs)],
-        lost: "what it tells",
+        lost: "its data",
         partial: Vec::new(),
         of_kvm: false,
     }
@@ -38,23 +38,23 @@ pub fn plan(facts: &Facts, rows: Vec<Row>) -> Plan {
     plan
 }
 
-/// The programs, attached; `None` where this machine or this build has none.
+/// The attached programs; `None` if this machine or this build cannot load any.
 pub fn loaded(plan: Plan, facts: &Facts, armed: bool, pins: Option<Pins>) -> Option<Loaded> {
     match Loaded::new(plan, facts, armed, 0, pins) {
         Ok(loaded) => Some(loaded),
         Err(LoadError::NotBuiltIn) => {
-            eprintln!("built without BPF programs: not tried");
+            eprintln!("built without BPF programs: skipped");
             None
         }
         Err(LoadError::Object(why)) if why.contains("not permitted") => {
-            eprintln!("this machine loads no BPF programs ({why}): not tried");
+            eprintln!("cannot load BPF programs on this machine ({why}): skipped");
             None
         }
         Err(err) => panic!("{err}"),
     }
 }
 
-/// Runs the ignored test `name` in a mount namespace of its own, as this machine need not have tracefs.
+/// Runs the ignored test `name` in a mount namespace of its own: this machine may not have tracefs mounted.
 pub fn where_there_is_tracefs(name: &str) {
     let script =
         "mount -t tracefs tracefs /sys/kernel/tracing && exec \"$0\" --exact --ignored --nocapture \"$1\"";
@@ -69,7 +69,7 @@ pub fn where_there_is_tracefs(name: &str) {
     let text =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     if !output.status.success() && !text.contains("running 1 test") {
-        return eprintln!("tracefs may not be mounted: not tried");
+        return eprintln!("cannot mount tracefs: skipped");
     }
     println!("{text}");
     assert!(output.status.success() && text.contains("1 passed"));
