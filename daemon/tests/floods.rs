@@ -19,7 +19,6 @@ use poisontrace_model::{
     incident::model::{Incident, Outcome},
 };
 use synthetic_load::{Load, Page, memory_kib, session};
-use synthetic_load::{Load, Page, memory_kib, session};
 
 /// Limit for the process in the largest flood.
 const MAX_RSS_KIB: u64 = 64 << 10;

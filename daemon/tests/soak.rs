@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use daemon_process::{Replay, metric};
 use poisontrace::sinks::store::{Stored, Wanted};
 use poisontrace_model::{
     event::Event,
@@ -28,7 +29,6 @@ use poisontrace_model::{
 };
 use poisontrace_recording::Writer;
 use recorded::Recorded;
-use synthetic_load::{Load, Page, session};
 use synthetic_load::{Load, Page, session};
 
 /// Limit for the whole daemon.
