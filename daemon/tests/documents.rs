@@ -1,4 +1,4 @@
-//! The documents: every link in them leads to a file, and the README stays short.
+//! The documents: every link and every path in them leads to a file, and the README stays short.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,6 +21,16 @@ const FOLDERS: [&str; 7] = [
     "dashboards/runbooks",
     "xtask/lab",
 ];
+/// A code span that begins so is a path of this repository.
+const ROOTS: [&str; 6] = [
+    "daemon/",
+    "ebpf-probes/",
+    "xtask/",
+    "dashboards/",
+    ".ci/",
+    ".github/",
+];
+
 struct Document {
     path: PathBuf,
     text: String,
@@ -95,6 +105,28 @@ fn every_link_leads_to_a_file_and_a_heading() {
         }
     }
     assert!(checked > 50, "only {checked} links");
+}
+
+#[test]
+fn every_path_in_a_code_span_exists() {
+    let mut checked = 0;
+    for document in documents() {
+        for line in document.text.lines() {
+            // Odd parts are inside of backticks.
+            for span in line.split('`').skip(1).step_by(2) {
+                let of_ours = ROOTS.iter().any(|root| span.starts_with(root));
+                if of_ours && !span.contains([' ', '*', '{']) {
+                    assert!(
+                        root().join(span).exists(),
+                        "{}: `{span}`",
+                        document.path.display()
+                    );
+                    checked += 1;
+                }
+            }
+        }
+    }
+    assert!(checked > 20, "only {checked} paths");
 }
 
 #[test]
