@@ -307,6 +307,7 @@ impl Import {
         if self.usable == 0 {
             return Err(self.problems);
         }
+        self.correlator.settle_walks();
         logs::settle_speakers(&mut self.logs);
         let events = logs::events(
             &self.logs,

@@ -112,6 +112,15 @@ impl<K: Ord, V> Few<K, V> {
     }
 }
 
+impl<K, V> IntoIterator for Few<K, V> {
+    type Item = (K, V);
+    type IntoIter = std::vec::IntoIter<(K, V)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

@@ -211,9 +211,13 @@ impl Page {
         if let Some(storm) = &i.storm {
             let spin = storm.spin.map(|spin| format!(", {spin}")).unwrap_or_default();
             let took = storm.duration_ns.map(|ns| format!(" in {}", duration(ns)));
+            let whole = storm.missing_lines.is_none() && storm.unknown_addresses.is_none();
+            let holes = storm.confidence.filter(|_| !whole);
+            let holes = holes.map(|sure| format!(" with holes ({sure})"));
             let text = format!(
-                "{}{spin}: {} over {}{}",
+                "{}{}{spin}: {} over {}{}",
                 storm.kind,
+                holes.unwrap_or_default(),
                 many(Some(storm.exits), "exit"),
                 many(Some(storm.lines), "line"),
                 took.unwrap_or_default()

@@ -12,6 +12,7 @@ mod files;
 mod golden;
 mod guests;
 mod synthetic_traces;
+mod walks;
 mod wordings;
 
 use std::{

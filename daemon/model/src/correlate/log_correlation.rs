@@ -84,7 +84,13 @@ impl Correlator {
             (None, None) if seen.severity == SigbusSeverity::ActionRequired => self.latest_of(seen.pid),
             (None, None) => None,
         };
-        let no = found.unwrap_or_else(|| self.open(Evidence::new(event.t, seen.pid, vmm)));
+        let no = found.unwrap_or_else(|| {
+            let no = self.open(Evidence::new(event.t, seen.pid, vmm));
+            if seen.gpa.is_some() {
+                self.signal_in_walk(event, seen.tid, no);
+            }
+            no
+        });
         if live {
             self.signalled_in_failure(event, seen.severity, no);
         }

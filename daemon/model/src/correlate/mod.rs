@@ -13,6 +13,7 @@ pub mod report;
 pub mod resume;
 mod saying_words;
 mod threads;
+mod walks;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -92,6 +93,8 @@ pub struct Correlator {
     silent: VecDeque<pages::Silent>,
     /// Page frames of the incidents.
     by_pfn: links::ByPfn,
+    /// Incidents that may be another's.
+    waiting: walks::Waiting,
     answers: answers::AllAnswers,
     threads: BTreeMap<u32, Thread>,
     processes: BTreeMap<u32, Arc<Vmm>>,
@@ -128,6 +131,7 @@ impl Correlator {
             failures: BTreeMap::new(),
             silent: VecDeque::new(),
             by_pfn: links::ByPfn::new(),
+            waiting: walks::Waiting::default(),
             answers: BTreeMap::new(),
             threads: BTreeMap::new(),
             processes: BTreeMap::new(),
@@ -195,6 +199,7 @@ impl Correlator {
     /// Takes one event.
     pub fn feed(&mut self, event: &Event) {
         self.touched.clear();
+        self.end_waiting(event);
         self.dispatch(event);
         let touched = std::mem::take(&mut self.touched);
         for no in &touched {
@@ -307,7 +312,8 @@ impl Correlator {
 
     /// The incidents that the last event belongs to: id, and the event's number (from 0) among those of the incident.
     pub fn attribution(&self) -> impl Iterator<Item = (String, u64)> + '_ {
-        self.touched.iter().filter_map(|no| {
+        let shown = self.touched.iter().filter(|no| !self.waiting.contains(**no));
+        shown.filter_map(|no| {
             let evidence = self.incidents.get(no)?;
             Some((report::id(evidence, &self.session), evidence.events - 1))
         })
@@ -330,7 +336,8 @@ impl Correlator {
     }
 
     /// All incidents, oldest first.
-    pub fn incidents(&self) -> Vec<Incident> {
+    pub fn incidents(&mut self) -> Vec<Incident> {
+        self.settle_walks();
         let updates = self.incidents.keys().filter_map(|no| self.report(*no));
         updates.map(|update| update.incident).collect()
     }
@@ -338,7 +345,7 @@ impl Correlator {
     /// An incident as it stands now; `None`: forgotten, or none of a guest.
     pub fn report(&self, no: IncidentNo) -> Option<Update> {
         let evidence = self.incidents.get(&no)?;
-        if !is_of_a_guest(evidence) {
+        if !is_of_a_guest(evidence) || self.waiting.contains(no) {
             return None;
         }
         let linked = self

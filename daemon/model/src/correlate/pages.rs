@@ -420,12 +420,14 @@ impl Correlator {
         };
         let tid = event.tid;
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(tid));
-        self.thread(event).exited = Some(no);
+        let before = self.thread(event).exited.replace(no);
         let Some(evidence) = self.touch(no) else { return };
         evidence.poison_at(event.t);
         evidence.exit(tid, vcpu, exit);
         let at = exit.exit_ns.or(exit.fault_ns).unwrap_or(event.t);
         evidence.timeline.add(at, moments::poison_exit(exit, vcpu));
+        evidence.correct_address();
+        self.walk_goes_on(event, exit, no, before);
     }
 
     /// Totals may be read after the VMM's end: they are those of its last incident on the page.

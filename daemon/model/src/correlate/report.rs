@@ -61,7 +61,7 @@ pub fn update(e: &Evidence, session: &Session, linked: Vec<String>) -> Update {
         linked,
         signals: signals(e, &total, session),
         exits: exits(e, &total, session),
-        exit_samples: e.exits.singles.report(e.t0),
+        exit_samples: e.exits.singles.report(e.t0, &total.misread),
         storm: storm::storm(&total, e.size()),
         missing: words::missing(e, &total, &flush, v, session),
         flush,

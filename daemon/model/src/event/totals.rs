@@ -252,7 +252,7 @@ impl PageTotals {
             }
         };
         if let Some(line) = line {
-            if entry.exits == 0 {
+            if entry.lines.0 == 0 {
                 entry.first_line = line;
             } else if line == entry.last_line + 1 {
                 entry.ascending += 1;
@@ -264,6 +264,16 @@ impl PageTotals {
         entry.last_ns = at;
         entry.writes += u64::from(exit.access == Access::Write);
         entry.fetches += u64::from(exit.access == Access::Fetch);
+    }
+
+    /// The same exits, of which no address is known.
+    pub fn without_lines(&self) -> Self {
+        let mut totals = self.clone();
+        totals.lines = Hex(0);
+        for rip in &mut totals.rips {
+            rip.lines = Hex(0);
+        }
+        totals
     }
 
     /// Adds another page's or thread's totals; `gpa` stays.

@@ -395,6 +395,74 @@ impl Evidence {
         self.dropped > 0 || self.ar_signals + self.exit_signals > answered + 1
     }
 
+    /// Adds what is known of an incident that turned out to be of this page.
+    pub fn absorb(&mut self, other: Self) {
+        self.t0 = self.t0.min(other.t0);
+        self.last = self.last.max(other.last);
+        self.last_poison = self.last_poison.max(other.last_poison);
+        self.pfn = self.pfn.or(other.pfn);
+        self.hva = self.hva.or(other.hva);
+        self.named_hva = self.named_hva.or(other.named_hva);
+        self.lsb = self.lsb.or(other.lsb);
+        self.page_type = self.page_type.take().or(other.page_type);
+        self.recovery = self.recovery.take().or(other.recovery);
+        self.ao_signals += other.ao_signals;
+        self.ar_signals += other.ar_signals;
+        self.own_access += other.own_access;
+        self.exits.absorb(other.exits);
+        self.exit_signals += other.exit_signals;
+        self.told.extend(other.told);
+        self.told.sort_by_key(|told| told.t);
+        self.told.truncate(MAX_TOLD);
+        self.told_ao += other.told_ao;
+        self.told_ar += other.told_ar;
+        self.delivered += other.delivered;
+        self.delivered_to.extend(other.delivered_to);
+        self.open_mc.extend(other.open_mc);
+        self.finished += other.finished;
+        self.last_finished = self.last_finished.max(other.last_finished);
+        for (tid, asked) in other.asked {
+            keep(&mut self.asked, tid, asked);
+        }
+        self.dropped += other.dropped;
+        self.passed_over += other.passed_over;
+        self.mce_enabled = self.mce_enabled.or(other.mce_enabled);
+        self.ends.extend(other.ends);
+        self.ends.sort_by_key(|end| end.t);
+        self.ends.truncate(MAX_ENDS);
+        self.timeline.absorb(other.timeline);
+        self.lost += other.lost;
+        self.joined_by_time |= other.joined_by_time;
+        self.blind_ns = self.blind_ns.max(other.blind_ns);
+        self.predates |= other.predates;
+        self.logged.trace |= other.logged.trace;
+    }
+
+    /// Whether nothing but its exits tells of its page: no failure of the host, no signal that names an address, no word of
+    /// a log.
+    pub fn known_by_exits_alone(&self) -> bool {
+        let signals_without_address = self.logged.trace && self.hva.is_none();
+        self.exits.any()
+            && self.own_access + self.ao_signals + self.ar_signals == 0
+            && (self.exit_signals == 0 || signals_without_address)
+            && self.pfn.is_none()
+            && !self.predates
+            && !self.logged.alone
+            && self.logged.sources.is_empty()
+    }
+
+    /// Takes the addresses that a walk over the page contradicts out of the page's own.
+    pub fn correct_address(&mut self) {
+        if self.gpas.len() < 2 || self.size().is_some_and(|size| size > PAGE_SIZE) {
+            return;
+        }
+        let total = self.exits.total();
+        self.gpas.retain(|gpa| !total.misread.contains(gpa));
+        if self.gpa.is_some_and(|gpa| total.misread.contains(&gpa)) {
+            self.gpa = total.walk.and_then(|walk| walk.page).or(self.gpa);
+        }
+    }
+
     /// Takes the kernel's totals of one page and thread.
     pub fn totals(&mut self, tid: u32, totals: &PageTotals) {
         self.touched_page(totals.gpa.0);

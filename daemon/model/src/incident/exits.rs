@@ -1,17 +1,22 @@
 //! The exits of one incident: per page and vCPU thread, as the kernel totalled them or as events told of them,
 //! whichever has seen more.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     latency::{Floor, Samples},
     singles::Singles,
+    walk::Walk,
 };
 use crate::{
     event::{Isa, PoisonExit, totals::PageTotals},
     few::Few,
+    hex::Hex,
 };
 
 /// Pages and threads told apart: 512 pages of a huge page on a few vCPUs.
@@ -65,6 +70,11 @@ impl Page {
                 Cow::Owned(sum)
             }
         }
+    }
+
+    fn unsent(&self) -> u64 {
+        let kernel = self.kernel.as_ref().map_or(0, |kernel| kernel.exits);
+        kernel.saturating_sub(self.seen.exits)
     }
 }
 
@@ -161,12 +171,55 @@ impl Exits {
         self.open.clear();
     }
 
+    /// Adds the exits of another incident.
+    pub fn absorb(&mut self, other: Self) {
+        for (key, page) in other.pages {
+            if self.pages.len() < MAX_PAGES && !self.pages.contains_key(&key) {
+                *self.pages.entry(key) = page;
+            } else {
+                self.page(key.0, key.1).merge(&page.effective());
+            }
+        }
+        for (key, open) in other.open {
+            if self.open.len() < MAX_OPEN {
+                self.open.insert(key, open);
+            }
+        }
+        self.samples.absorb(other.samples);
+        self.svm |= other.svm;
+        self.floor = self.floor.take().or(other.floor);
+        self.singles.absorb(other.singles);
+        for (rip, bytes) in other.instructions {
+            if self.instructions.len() < MAX_INSTRUCTIONS {
+                self.instructions.entry(rip).or_insert(bytes);
+            }
+        }
+        if let Some(beyond) = other.beyond {
+            self.beyond.get_or_insert_default().merge(&beyond);
+        }
+    }
+
     fn page(&mut self, tid: u32, page: Option<u64>) -> &mut PageTotals {
         let key = (tid, page);
         if self.pages.len() >= MAX_PAGES && !self.pages.contains_key(&key) {
             return self.beyond.get_or_insert_default();
         }
         &mut self.pages.entry(key).seen
+    }
+
+    /// Lines that this RIP, or any, touched on the thread, of whichever page.
+    pub fn lines_of(&self, tid: u32, rip: Option<Hex>) -> u64 {
+        let of_thread = self.pages.iter().filter(|((of, _), _)| *of == tid);
+        let rips = of_thread.flat_map(|(_, page)| &page.seen.rips);
+        rips.filter(|known| rip.is_none_or(|rip| known.rip == rip))
+            .fold(0, |lines, rip| lines | rip.lines.0)
+    }
+
+    /// The thread of all of them.
+    pub fn only_thread(&self) -> Option<u32> {
+        let mut threads = self.pages.iter().map(|((tid, _), _)| *tid);
+        let first = threads.next()?;
+        threads.all(|tid| tid == first).then_some(first)
     }
 
     pub fn any(&self) -> bool {
@@ -179,15 +232,146 @@ impl Exits {
             page: self.beyond.as_deref().cloned().unwrap_or_default(),
             ..Total::default()
         };
-        for ((_, gpa), page) in self.pages.iter() {
-            let page = page.effective();
-            total.page.merge(&page);
-            if gpa.is_some() || page.lines.0 != 0 {
-                *total.lines_by_page.entry(*gpa).or_default() |= page.lines.0;
-                total.located += page.exits;
+        let pages = self.effective();
+        let mut walks = self.walks(&pages);
+        for page in &pages {
+            let walk = walks.get_mut(&page.tid).and_then(|walk| walk.take(page));
+            match walk {
+                Some(Taken::Counted) => {
+                    total.misread.extend(page.gpa);
+                }
+                Some(Taken::New) => {
+                    total.misread.extend(page.gpa);
+                    total.page.merge(&page.now.without_lines());
+                }
+                None => {
+                    total.page.merge(&page.now);
+                    if page.gpa.is_some() || page.now.lines.0 != 0 {
+                        *total.lines_by_page.entry(page.gpa).or_default() |= page.now.lines.0;
+                        total.located += page.now.exits;
+                    }
+                }
             }
         }
+        let longest = walks.into_values().map(|walk| walk.walk);
+        total.walk = longest.max_by_key(|walk| walk.lines.count_ones());
         total
+    }
+
+    fn effective(&self) -> Vec<Effective<'_>> {
+        self.pages
+            .iter()
+            .map(|((tid, gpa), page)| Effective {
+                tid: *tid,
+                gpa: *gpa,
+                now: page.effective(),
+                unsent: page.unsent(),
+            })
+            .collect()
+    }
+
+    /// The longest walk of each thread.
+    fn walks<'a>(&self, pages: &'a [Effective<'_>]) -> BTreeMap<u32, Walking<'a>> {
+        let mut walks: BTreeMap<u32, Walking<'a>> = BTreeMap::new();
+        for page in pages {
+            let Some(walk) = Walk::of(page.tid, page.gpa, &page.now) else {
+                continue;
+            };
+            let lines = walk.lines.count_ones();
+            let longer = walks
+                .get(&page.tid)
+                .is_none_or(|known| known.walk.lines.count_ones() < lines);
+            if longer && self.singles.goes_upwards(page.tid, page.gpa, walk.rip) {
+                let walking = Walking {
+                    room: walk.room(),
+                    walk,
+                    page: &page.now,
+                    unsent: page.unsent,
+                };
+                walks.insert(page.tid, walking);
+            }
+        }
+        walks
+    }
+
+    /// Whether all exits in `odd` are on pages that a walk in these contradicts.
+    pub fn contradict(&self, odd: &Self) -> bool {
+        let pages: Vec<Effective<'_>> = self.effective();
+        let mut walks = self.walks(&pages);
+        odd.any()
+            && odd.beyond.is_none()
+            && odd.effective().iter().all(|page| {
+                let walk = walks.get_mut(&page.tid);
+                walk.is_some_and(|walk| walk.take(page).is_some() || walk.has_room_for(page))
+            })
+    }
+}
+
+/// Exits of one thread on one page, as they count.
+struct Effective<'a> {
+    tid: u32,
+    /// `None`: without an address.
+    gpa: Option<u64>,
+    now: Cow<'a, PageTotals>,
+    /// Exits that the kernel counted and no event showed.
+    unsent: u64,
+}
+
+/// A thread's walk while the thread's other exits are held against it.
+struct Walking<'a> {
+    walk: Walk,
+    page: &'a PageTotals,
+    /// Lines of the walk for which no exit has been found yet.
+    room: u64,
+    /// As of [`Effective`], of the walk's own page.
+    unsent: u64,
+}
+
+enum Taken {
+    /// The kernel's totals of the walk have these exits.
+    Counted,
+    New,
+}
+
+impl Walking<'_> {
+    /// Exits by the walk's RIP without an address.
+    fn without_address(&self, odd: &Effective<'_>) -> u64 {
+        if odd.gpa.is_some() || odd.now.lines.0 != 0 || self.walk.page.is_none() {
+            return 0;
+        }
+        let same = odd.now.rips.iter().filter(|rip| rip.rip.0 == self.walk.rip);
+        same.map(|rip| rip.exits).sum()
+    }
+
+    fn has_room_for(&self, odd: &Effective<'_>) -> bool {
+        self.without_address(odd) == odd.now.exits && odd.now.exits <= self.room
+    }
+
+    /// Takes the exits of another page, or of none, where they are the walk's.
+    fn take(&mut self, odd: &Effective<'_>) -> Option<Taken> {
+        let exits = odd.now.exits;
+        let Some(gpa) = odd.gpa else {
+            if exits <= self.unsent && self.without_address(odd) == exits {
+                self.unsent -= exits;
+                return Some(Taken::Counted);
+            }
+            let unplaced = self.without_address(odd).min(self.room);
+            self.walk.unplaced += unplaced;
+            self.room -= unplaced;
+            return None;
+        };
+        let counted = exits <= self.unsent;
+        let fits = counted || exits <= self.room;
+        if !fits || !self.walk.contradicts(self.page, gpa, &odd.now, counted) {
+            return None;
+        }
+        if counted {
+            self.unsent -= exits;
+            return Some(Taken::Counted);
+        }
+        self.room -= exits;
+        self.walk.unplaced += exits;
+        Some(Taken::New)
     }
 }
 
@@ -199,6 +383,9 @@ pub struct Total {
     pub lines_by_page: BTreeMap<Option<u64>, u64>,
     /// Exits whose line is known.
     pub located: u64,
+    pub walk: Option<Walk>,
+    /// Pages whose exits are those of a walk on another page, with a misread address.
+    pub misread: BTreeSet<u64>,
 }
 
 impl Total {

@@ -12,7 +12,7 @@ use iced_x86::{Decoder, DecoderOptions, Formatter as _, Mnemonic, NasmFormatter}
 use super::{
     exits::{Exits, Total},
     model::{Confidence, Flush, FlushBasis, FlushVerdict},
-    storm,
+    walk::Walk,
 };
 use crate::event::totals::RipTotals;
 
@@ -33,8 +33,8 @@ pub fn flush(exits: &Exits, total: &Total) -> Flush {
             confidence: Some(Confidence::Certain),
         };
     }
-    if let Some(walk) = storm::walk(total).filter(|walk| is_flush_like(walk)) {
-        let verdict = if other_access(total, |rip| rip.rip == walk.rip) {
+    if let Some(walk) = total.walk.as_ref().filter(|walk| is_flush_like(walk)) {
+        let verdict = if other_access(total, |rip| rip.rip.0 == walk.rip) {
             FlushVerdict::FlushThenAccess
         } else {
             FlushVerdict::FlushOnly
@@ -62,10 +62,9 @@ const fn undetermined(basis: FlushBasis) -> Flush {
     }
 }
 
-/// From line 0, lines without a gap, reads only: as a loop over the page with the cache line's stride does.
-fn is_flush_like(rip: &RipTotals) -> bool {
-    let lines = rip.lines.0;
-    rip.first_line == 0 && rip.writes == 0 && rip.fetches == 0 && (lines & lines.wrapping_add(1)) == 0
+/// From line 0 on, reads only: as a loop over the page with the cache line's stride does.
+const fn is_flush_like(walk: &Walk) -> bool {
+    walk.expected & 1 != 0 && walk.writes == 0 && walk.fetches == 0
 }
 
 /// Whether anything but the flushing RIPs touched the page, or one of them wrote.

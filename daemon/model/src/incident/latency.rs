@@ -41,6 +41,23 @@ pub struct Samples {
     pub bound_total: DurationTotals,
 }
 
+impl Samples {
+    /// Adds another incident's.
+    pub fn absorb(&mut self, other: Self) {
+        let kinds = [
+            (&mut self.exit_to_entry, other.exit_to_entry),
+            (&mut self.in_kernel, other.in_kernel),
+            (&mut self.gup, other.gup),
+            (&mut self.vmm, other.vmm),
+            (&mut self.bound, other.bound),
+        ];
+        for (to, from) in kinds {
+            from.0.into_iter().for_each(|ns| to.add(ns));
+        }
+        self.bound_total.merge(&other.bound_total);
+    }
+}
+
 /// The claim that is measured against: so many exits within [`CLAIM_NS`].
 const CLAIM_EXITS: u64 = 63;
 

@@ -11,4 +11,5 @@ pub mod singles;
 pub mod storm;
 pub mod timeline;
 pub mod verdict;
+pub mod walk;
 pub mod words;

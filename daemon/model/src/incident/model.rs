@@ -169,6 +169,15 @@ pub struct Storm {
     pub lines: u64,
     pub duration_ns: Option<u64>,
     pub spin: Option<Spin>,
+    /// Lines that a walk passed and that no exit shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing_lines: Option<Hex>,
+    /// Exits of a walk whose address is not known, or contradicted by the exits around them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_addresses: Option<u64>,
+    /// Of a walk: falls with its holes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<Confidence>,
 }
 
 words! {

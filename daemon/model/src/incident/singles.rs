@@ -1,13 +1,17 @@
 //! Single exits of one incident, for the plot: all of the first, then ever fewer, evenly spaced. Bounded.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::model::ExitSample;
-use crate::{event::PoisonExit, few};
+use crate::{event::PoisonExit, few, hex::Hex};
 
 /// Exits kept. The kernel sends the first 256 of a page and every power of two after them, so that only sources
 /// that tell of every exit are thinned.
 const MAX_KEPT: usize = 512;
+
+const PAGE_MASK: u64 = !0xfff;
 
 /// See the module.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -75,13 +79,49 @@ impl Singles {
         }
     }
 
+    /// Whether the exits of this thread and RIP on the page go upwards rather than anywhere, as far as they are kept.
+    pub fn goes_upwards(&self, tid: u32, page: Option<u64>, rip: u64) -> bool {
+        let lines = self.kept.iter().filter_map(|single| {
+            let sample = &single.sample;
+            let here = single.tid == tid
+                && sample.rip.is_some_and(|at| at.0 == rip)
+                && sample.gpa.map(|gpa| gpa.0 & PAGE_MASK) == page;
+            here.then_some(sample.gpa?.0)
+        });
+        let (mut up, mut down, mut last) = (0_u32, 0_u32, None);
+        for at in lines {
+            match last {
+                Some(last) if at > last => up += 1,
+                Some(last) if at < last => down += 1,
+                _ => {}
+            }
+            last = Some(at);
+        }
+        // A second walk over the page begins below.
+        down <= 1 || down * 3 <= up
+    }
+
+    /// Adds another incident's exits.
+    pub fn absorb(&mut self, other: Self) {
+        self.seen += other.seen;
+        for single in other.kept {
+            if self.kept.len() < MAX_KEPT {
+                few::push(&mut self.kept, single);
+            }
+        }
+        self.kept.sort_by_key(|single| single.at);
+    }
+
     /// In order of time, from `t0` on (CLOCK_MONOTONIC, nanoseconds).
-    pub fn report(&self, t0: u64) -> Vec<ExitSample> {
+    /// `misread`: pages whose addresses are none.
+    pub fn report(&self, t0: u64, misread: &BTreeSet<u64>) -> Vec<ExitSample> {
+        let known = |gpa: &Hex| !misread.contains(&(gpa.0 & PAGE_MASK));
         let mut samples: Vec<ExitSample> = self
             .kept
             .iter()
             .map(|single| ExitSample {
                 t_ns: i64::try_from(i128::from(single.at) - i128::from(t0)).unwrap_or(i64::MAX),
+                gpa: single.sample.gpa.filter(known),
                 ..single.sample.clone()
             })
             .collect();
@@ -127,7 +167,7 @@ mod tests {
             singles.add(7, Some(0), &exit(1_000 * n));
             singles.reentry(7, 1_000 * n, 1_000 * n + 900);
         }
-        let samples = singles.report(0);
+        let samples = singles.report(0, &BTreeSet::new());
         assert!(
             (MAX_KEPT / 2..=MAX_KEPT).contains(&samples.len()),
             "{}",
@@ -148,6 +188,6 @@ mod tests {
         for n in 0..300 {
             singles.add(7, None, &exit(n));
         }
-        assert_eq!(singles.report(0).len(), 300);
+        assert_eq!(singles.report(0, &BTreeSet::new()).len(), 300);
     }
 }

@@ -3,7 +3,7 @@
 //! | kind | when |
 //! |---|---|
 //! | `page_touches` | a huge page, two or more of its 4 KiB pages touched |
-//! | `line_walk` | one RIP, [`WALK_LINES`] lines or more, each the one after the last: a CLFLUSH or CLWB loop, or loads of a stride of 64 |
+//! | `line_walk` | one RIP goes over the lines upwards ([`super::walk`]): a CLFLUSH or CLWB loop, or loads of a stride of 64 |
 //! | `same_line_spin` | [`SPIN_EXITS`] exits or more, nine of ten on the line of the exit before |
 //!
 //! The order counts: a walk at whose every line the VMM bounces a few times is a walk.
@@ -13,10 +13,8 @@ use super::{
     exits::Total,
     model::{Spin, Storm, StormKind},
 };
-use crate::event::totals::RipTotals;
+use crate::hex::Hex;
 
-/// Lines that make a walk. Fewer are in any structure that a kernel reads through.
-pub const WALK_LINES: u32 = 8;
 /// Exits that make a spin: a guest that is told comes once, or twice.
 pub const SPIN_EXITS: u64 = 8;
 
@@ -26,7 +24,7 @@ pub fn storm(total: &Total, size: Option<u64>) -> Option<Storm> {
     let huge = size.is_some_and(|size| size > PAGE_SIZE);
     let (kind, spin) = if huge && total.lines_by_page.len() > 1 {
         (StormKind::PageTouches, None)
-    } else if walk(total).is_some() {
+    } else if total.walk.is_some() {
         (StormKind::LineWalk, None)
     } else if page.exits >= SPIN_EXITS
         && page.same_line.saturating_mul(10) >= (page.exits - 1).saturating_mul(9)
@@ -40,6 +38,7 @@ pub fn storm(total: &Total, size: Option<u64>) -> Option<Storm> {
     } else {
         return None;
     };
+    let walk = total.walk.as_ref().filter(|_| kind == StormKind::LineWalk);
     Some(Storm {
         kind,
         exits: page.exits,
@@ -47,13 +46,11 @@ pub fn storm(total: &Total, size: Option<u64>) -> Option<Storm> {
         duration_ns: (page.first_ns != 0 && page.last_entry_ns > page.first_ns)
             .then(|| page.last_entry_ns - page.first_ns),
         spin,
-    })
-}
-
-/// The RIP that walked the page line by line, upwards.
-pub fn walk(total: &Total) -> Option<&RipTotals> {
-    total.page.rips.iter().find(|rip| {
-        let lines = rip.lines.0.count_ones();
-        lines >= WALK_LINES && rip.ascending + 1 >= u64::from(lines)
+        missing_lines: walk
+            .map(super::walk::Walk::missing)
+            .filter(|lines| *lines != 0)
+            .map(Hex),
+        unknown_addresses: walk.map(|walk| walk.unplaced).filter(|exits| *exits > 0),
+        confidence: walk.map(super::walk::Walk::confidence),
     })
 }

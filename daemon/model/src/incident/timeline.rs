@@ -31,6 +31,14 @@ impl Timeline {
         self.last.push_back((t, words));
     }
 
+    /// Adds another incident's moments.
+    pub fn absorb(&mut self, other: Self) {
+        for (t, words) in other.first.into_iter().chain(other.last) {
+            self.add(t, words);
+        }
+        self.skipped += other.skipped;
+    }
+
     /// All moments in order of time; one of them says how many are not shown.
     pub fn moments(&self) -> Vec<(u64, String)> {
         let owned = |(t, text): &(u64, Words)| (*t, text.to_string());

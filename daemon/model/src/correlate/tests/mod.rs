@@ -14,6 +14,7 @@ mod refused;
 mod restarts;
 mod storms;
 mod vmm_ends;
+mod walks;
 
 use super::*;
 use crate::{

@@ -1,5 +1,7 @@
 //! Evidence that was not to be had, and what it would have settled.
 
+use std::fmt::Write as _;
+
 use crate::{
     event::{
         OtherAddress,
@@ -10,6 +12,7 @@ use crate::{
         exits::Total,
         model::{Cause, Flush, FlushBasis, FlushVerdict, Outcome},
         verdict::Verdict,
+        walk::Walk,
     },
 };
 
@@ -58,6 +61,10 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
         flush.basis == FlushBasis::LineWalk,
         "the bytes of the instruction that walked the page: CLFLUSH, CLWB and loads with a stride of 64 look the same",
     );
+    if let Some(walk) = &total.walk {
+        note(walk.missing() != 0, &missing_lines(walk));
+        note(walk.unplaced > 0, &unknown_addresses(walk));
+    }
     note(
         // Nothing but flushes, and no signal before the first: the guest knew of the page by words that were not heard.
         flush.verdict == FlushVerdict::FlushOnly && e.exits.any() && e.ao_signals + e.own_access == 0,
@@ -133,4 +140,30 @@ pub fn missing(e: &Evidence, total: &Total, flush: &Flush, v: Verdict, session: 
         }
     }
     missing
+}
+
+fn missing_lines(walk: &Walk) -> String {
+    let mut lines = String::new();
+    let mut rest = walk.missing();
+    while rest != 0 {
+        let first = rest.trailing_zeros();
+        let run = (rest >> first).trailing_ones();
+        let comma = if lines.is_empty() { "" } else { ", " };
+        let _ = match run {
+            1 => write!(lines, "{comma}{first}"),
+            _ => write!(lines, "{comma}{first}-{}", first + run - 1),
+        };
+        rest &= u64::MAX.checked_shl(first + run).unwrap_or(0);
+    }
+    format!(
+        "the exits on lines {lines} of the page, which the walk by RIP {:#x} passed: lost, or their addresses misread",
+        walk.rip
+    )
+}
+
+fn unknown_addresses(walk: &Walk) -> String {
+    format!(
+        "the addresses of {} exits of the walk by RIP {:#x}: not recorded, or contradicted by the exits before and after them",
+        walk.unplaced, walk.rip
+    )
 }

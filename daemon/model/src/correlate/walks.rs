@@ -1,0 +1,194 @@
+//! Exits whose address a walk contradicts: same thread, same instruction, between two lines of another page. They are of
+//! that page, and make no incident of their own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Correlator, IncidentNo};
+use crate::{
+    event::{Event, PoisonExit, What},
+    incident::{evidence::Evidence, walk::WALK_LINES},
+};
+
+/// So long an exit in the midst of a walk waits for what the walk does next, nanoseconds.
+const WAITS_NS: u64 = 500_000_000;
+/// Walks of a thread, before an exit and after it, that it is held against.
+const NEAREST: usize = 4;
+/// Incidents that wait at a time.
+const MAX_WAITING: usize = 256;
+
+/// Incidents that wait, with their thread and since when.
+#[derive(Default)]
+pub(super) struct Waiting(BTreeMap<IncidentNo, (u32, u64)>);
+
+impl Waiting {
+    pub fn contains(&self, no: IncidentNo) -> bool {
+        self.0.contains_key(&no)
+    }
+}
+
+impl Correlator {
+    /// The thread has left the guest on the page of `no`; `before`: the incident of its exit before.
+    pub(super) fn walk_goes_on(
+        &mut self,
+        event: &Event,
+        exit: &PoisonExit,
+        no: IncidentNo,
+        before: Option<IncidentNo>,
+    ) {
+        let tid = event.tid;
+        if let Some(walk) = before.filter(|walk| *walk != no && !self.waiting.contains(*walk)) {
+            if self.interrupts(no, walk, tid, exit) {
+                self.wait(no, event);
+            } else if self.waiting.0.remove(&no).is_some() {
+                self.changed.insert(no);
+            }
+            return;
+        }
+        let mine: Vec<IncidentNo> = self
+            .waiting
+            .0
+            .iter()
+            .filter(|(odd, (of, _))| *of == tid && **odd != no)
+            .map(|(odd, _)| *odd)
+            .collect();
+        for odd in mine {
+            if self.contradicts(no, odd) {
+                self.join_walk(odd, no);
+            }
+        }
+    }
+
+    /// A signal for an exit of this thread has opened the incident `no`; the exit itself is still to come.
+    pub(super) fn signal_in_walk(&mut self, event: &Event, tid: u32, no: IncidentNo) {
+        let exited = self.threads.get(&tid).and_then(|thread| thread.exited);
+        let walk = exited.and_then(|walk| self.incidents.get(&walk));
+        if walk.is_some_and(|walk| walk.pid == event.pid && walk.exits.lines_of(tid, None).count_ones() > 1) {
+            self.wait(no, event);
+        }
+    }
+
+    fn wait(&mut self, no: IncidentNo, event: &Event) {
+        if self.waiting.0.len() < MAX_WAITING {
+            self.waiting.0.entry(no).or_insert((event.tid, event.t));
+        }
+    }
+
+    /// Whether the first exits of `no` stand in what may be a walk over another page.
+    fn interrupts(&self, no: IncidentNo, walk: IncidentNo, tid: u32, exit: &PoisonExit) -> bool {
+        let (Some(odd), Some(walk)) = (self.incidents.get(&no), self.incidents.get(&walk)) else {
+            return false;
+        };
+        odd.pid == walk.pid
+            && odd.known_by_exits_alone()
+            && exit.rip.is_some()
+            && walk.exits.lines_of(tid, exit.rip).count_ones() > 1
+            && odd.exits.lines_of(tid, exit.rip).count_ones() < WALK_LINES
+    }
+
+    /// Whether a walk over the page of `walk` shows that the exits of `odd` are its own.
+    fn contradicts(&self, walk: IncidentNo, odd: IncidentNo) -> bool {
+        let (Some(walk), Some(odd)) = (self.incidents.get(&walk), self.incidents.get(&odd)) else {
+            return false;
+        };
+        walk.pid == odd.pid && may_join(odd, walk) && walk.exits.contradict(&odd.exits)
+    }
+
+    /// Makes one incident of both.
+    fn join_walk(&mut self, odd: IncidentNo, walk: IncidentNo) {
+        self.waiting.0.remove(&odd);
+        let Some(gone) = self.remove(odd) else { return };
+        self.changed.remove(&odd);
+        self.touched.remove(&odd);
+        let pfn = gone.pfn;
+        let threads = gone
+            .delivered_to
+            .iter()
+            .chain(gone.told.iter().map(|told| &told.tid));
+        for tid in threads.copied().chain(gone.exits.only_thread()) {
+            let Some(thread) = self.threads.get_mut(&tid) else {
+                continue;
+            };
+            for no in [&mut thread.exited, &mut thread.told].into_iter().flatten() {
+                if *no == odd {
+                    *no = walk;
+                }
+            }
+            for no in &mut thread.in_mc {
+                if *no == odd {
+                    *no = walk;
+                }
+            }
+        }
+        let Some(evidence) = self.touch(walk) else { return };
+        evidence.absorb(*gone);
+        evidence.correct_address();
+        if let Some(pfn) = pfn {
+            self.by_pfn.insert((pfn, walk));
+        }
+    }
+
+    /// Incidents that have waited long enough, or whose process ends, stand for themselves.
+    pub(super) fn end_waiting(&mut self, event: &Event) {
+        if self.waiting.0.is_empty() {
+            return;
+        }
+        let ends = matches!(
+            event.what,
+            What::TaskExit { .. }
+                | What::VmDestroyed
+                | What::VmmGone
+                | What::Pio { .. }
+                | What::TripleFault { .. }
+        );
+        let incidents = &self.incidents;
+        let mut over = Vec::new();
+        self.waiting.0.retain(|no, (_, since)| {
+            let mine = incidents.get(no).is_none_or(|e| e.pid == event.pid);
+            let waits = event.t.saturating_sub(*since) <= WAITS_NS && !(ends && mine);
+            if !waits {
+                over.push(*no);
+            }
+            waits
+        });
+        self.changed.extend(over);
+    }
+
+    /// Joins all exits that walks contradict, once everything has been seen: those before a walk and after it too.
+    pub fn settle_walks(&mut self) {
+        // By thread, in order of their beginning.
+        let mut walks: BTreeSet<(u32, u64, IncidentNo)> = BTreeSet::new();
+        let mut odd = Vec::new();
+        for (no, evidence) in &self.incidents {
+            let total = evidence.exits.total();
+            let at = total.page.first_ns;
+            if let Some(walk) = total.walk {
+                walks.insert((walk.tid, at, *no));
+            } else if let Some(tid) = evidence.exits.only_thread() {
+                odd.push((*no, tid, at));
+            }
+        }
+        for (odd, tid, at) in odd {
+            let before = walks
+                .range((tid, 0, 0)..=(tid, at, IncidentNo::MAX))
+                .rev()
+                .take(NEAREST);
+            let after = walks
+                .range((tid, at, IncidentNo::MAX)..=(tid, u64::MAX, IncidentNo::MAX))
+                .take(NEAREST);
+            let mut near = before.chain(after).map(|(_, _, no)| *no);
+            if let Some(walk) = near.find(|walk| self.contradicts(*walk, odd)) {
+                self.join_walk(odd, walk);
+            }
+        }
+        self.waiting = Waiting::default();
+    }
+}
+
+/// Whether nothing but the addresses of its exits makes `odd` an incident beside `walk`.
+fn may_join(odd: &Evidence, walk: &Evidence) -> bool {
+    if odd.known_by_exits_alone() {
+        return true;
+    }
+    // The failure was joined to the first exit, whose address was misread.
+    walk.known_by_exits_alone() && odd.logged.trace && odd.hva.is_none() && odd.logged.sources.is_empty()
+}
