@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
-use crate::{only, told, trace};
+use crate::{explain_text, only, trace};
 
 const EVERY: usize = 16;
 const KVM_PAGE_FAULT: &str = "kvm_page_fault:";
@@ -210,7 +210,7 @@ fn traces_of_walks_with_one_exit_in_sixteen_damaged_are_walks_with_holes() {
                     check(
                         &format!("{file} {isa} {first}"),
                         damage,
-                        &told(&text),
+                        &explain_text(&text),
                         exits,
                         lost,
                     );
@@ -245,10 +245,22 @@ fn recordings_of_walks_with_one_exit_in_sixteen_damaged_are_walks_with_holes() {
             for damage in DAMAGES {
                 for first in [0, 1, 7, 15] {
                     let (without, lost) = damaged_recording(&text, first, damage, false);
-                    check(&format!("{name} {first}"), damage, &told(&without), 64, lost);
+                    check(
+                        &format!("{name} {first}"),
+                        damage,
+                        &explain_text(&without),
+                        64,
+                        lost,
+                    );
                     // The kernel's own totals know of every exit.
                     let (with, _) = damaged_recording(&text, first, damage, true);
-                    check(&format!("{name} {first}, totals"), damage, &told(&with), 64, 0);
+                    check(
+                        &format!("{name} {first}, totals"),
+                        damage,
+                        &explain_text(&with),
+                        64,
+                        0,
+                    );
                 }
             }
         }
@@ -260,7 +272,7 @@ fn a_spin_with_one_exit_in_sixteen_damaged_stays_a_spin() {
     for (name, text) in recordings("spin-") {
         for damage in [Damage::Lost, Damage::NoAddress, Damage::NoExit] {
             let (text, _) = damaged_recording(&text, 3, damage, true);
-            let all = told(&text);
+            let all = explain_text(&text);
             assert_eq!(all.len(), 1, "{name} {damage:?}");
             assert_eq!(all[0]["storm"]["kind"], "same_line_spin", "{name} {damage:?}");
         }
