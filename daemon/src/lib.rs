@@ -1,32 +1,29 @@
 //! poisontrace: why did my KVM guest die on poisoned memory?
 //!
-//! One way through the house, one module a stage:
+//! One record's way: [`probes`] and [`inputs`] → [`engine`] → `poisontrace_model` → [`outputs`].
 //!
-//! | stage | module |
+//! | module | does |
 //! |---|---|
-//! | facts of the running kernel, and the attach plan made from them | [`kernel`] |
-//! | loading and attaching the BPF programs, reading their records | [`probes`] |
-//! | decoded events, and recordings of them | [`event`] |
-//! | events in, incident updates out; no clock, no I/O | [`correlate`] |
-//! | evidence that others kept, as events | [`import`] |
-//! | the incident and its verdict | [`incident`] |
-//! | what a VMM says while its incident is open, as events | [`follow`] |
-//! | report, store | [`sinks`] |
-//!
-//! [`privileges`] is what the daemon gives up once it runs. [`identity`] looks up who a process is, [`guest`] reads its guest's code where that is allowed, [`host`] what machine this is, and [`cli`] ties the stages
-//! together for each command; [`config`] is what the operator sets.
+//! | [`cli`] | parses, dispatches, prints |
+//! | [`engine`] | run loop, pipeline, resume, replay |
+//! | [`probes`] | loads and attaches the BPF programs, reads their records |
+//! | [`inputs`] | VMs, their logs and QMP, pages that were poisoned before, the kernel's counters |
+//! | [`outputs`] | metrics, store, log, hook, recording |
+//! | [`http`] | serves /metrics |
+//! | [`config`] | what the operator sets |
+//! | [`service`] | the service manager, privileges, the log's format |
 
 pub mod cli;
 pub mod config;
-pub mod follow;
-pub mod guest;
-pub mod hook;
+pub mod engine;
+pub mod failure;
 pub mod http;
-pub mod identity;
-pub mod machine;
-pub mod notify;
-pub mod pins;
-pub mod privileges;
+pub mod inputs;
+pub mod outputs;
+pub mod private_file;
 pub mod probes;
-pub mod sinks;
-pub mod survey;
+pub mod service;
+pub mod terminal;
+
+/// The commit that this was built from; `cargo xtask build` names it.
+pub const REVISION: &str = env!("POISONTRACE_BUILT_FROM");

@@ -18,7 +18,7 @@ use std::{
 };
 
 use daemon_process::Replay;
-use poisontrace::sinks::store::{Stored, Wanted};
+use poisontrace::outputs::store::{Stored, Wanted};
 use poisontrace_model::incident::model::{Incident, Outcome};
 use poisontrace_recording::Writer;
 use synthetic_load::{Load, Page, session};

@@ -17,7 +17,7 @@ use std::{
 };
 
 use daemon_process::{Replay, record};
-use poisontrace::sinks::store::{FILE, StoreError, Stored, Wanted};
+use poisontrace::outputs::store::{FILE, StoreError, Stored, Wanted};
 use serde_json::Value;
 use synthetic_load::{Load, Page};
 

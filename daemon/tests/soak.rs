@@ -22,7 +22,7 @@ use std::{
 };
 
 use daemon_process::{Replay, metric};
-use poisontrace::sinks::store::{Stored, Wanted};
+use poisontrace::outputs::store::{Stored, Wanted};
 use poisontrace_model::{
     event::Event,
     incident::model::{Cause, Outcome},

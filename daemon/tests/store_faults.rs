@@ -10,7 +10,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use poisontrace::{
     config::Config,
-    sinks::store::{Store, Stored, Wanted},
+    outputs::store::{Retention, Store, Stored, Wanted},
 };
 use poisontrace_model::{
     correlate::report,
@@ -29,7 +29,7 @@ fn incident(pid: u32, bytes: usize) -> Incident {
 }
 
 fn start(dir: &Path) -> Store {
-    Store::start(dir, &Host::default(), Config::default().store.retention())
+    Store::start(dir, &Host::default(), Retention::from(&Config::default().store))
 }
 
 fn put(store: &Store, pids: std::ops::Range<u32>) {
@@ -111,7 +111,8 @@ fn a_file_that_may_not_grow_is_survived() {
         .enable_all()
         .build()
         .unwrap();
-    let _handler = runtime.block_on(async { poisontrace::sinks::store::survive_file_size_limit().unwrap() });
+    let _handler =
+        runtime.block_on(async { poisontrace::outputs::store::survive_file_size_limit().unwrap() });
     let dir = tempfile::tempdir().unwrap();
     let store = start(dir.path());
     put(&store, 1..3);

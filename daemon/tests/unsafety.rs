@@ -21,13 +21,15 @@ const MOST: [(&str, usize); 6] = [
     ("xtask/bench/src", 12),
 ];
 /// Parsers of input from the kernel and from files.
-const NONE: [&str; 8] = [
+const NONE: [&str; 10] = [
     "daemon/import/src",
     "daemon/kernel-facts/src",
     "daemon/model/src",
     "daemon/recording/src",
     "daemon/report/src",
-    "daemon/src/identity",
+    "daemon/src/cli",
+    "daemon/src/inputs/vm_registry",
+    "daemon/src/outputs",
     "daemon/src/http",
     "daemon/src/config",
 ];

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use poisontrace::identity::cmdline;
+use poisontrace::inputs::vm_registry::cmdline;
 
 fuzz_target!(|data: &[u8]| {
     cmdline::identify(&cmdline::split(data));

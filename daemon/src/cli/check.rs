@@ -8,7 +8,11 @@ use std::{
 
 use clap::Args;
 
-use super::{Outcome, attach, output};
+use super::{Outcome, ProbeArgs};
+use crate::{
+    engine::{attach, probe_table},
+    terminal,
+};
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
 
 #[derive(Args)]
@@ -24,7 +28,7 @@ pub struct CheckArgs {
     #[arg(long, value_name = "DIR")]
     facts: Option<PathBuf>,
     #[command(flatten)]
-    probes: attach::ProbeArgs,
+    probes: ProbeArgs,
 }
 
 pub fn check(args: &CheckArgs) -> Outcome {
@@ -34,25 +38,25 @@ pub fn check(args: &CheckArgs) -> Outcome {
         return plan(&facts);
     }
     if let Some(folder) = &args.save_facts {
-        let facts = attach::facts(&args.probes)?;
+        let facts = attach::facts(&args.probes.options())?;
         facts.save(Path::new("/"), folder)?;
         return plan(&facts);
     }
-    let attached = attach::probes(&args.probes, 0, true, None)?;
-    attach::print_probes(&attached.loaded, args.verbose)?;
-    attach::print_limits(&attached.facts)?;
-    if !attach::print_verdict(&attached.session)? {
+    let attached = attach::probes(&args.probes.options(), 0, true, None)?;
+    probe_table::print_probes(&attached.loaded, args.verbose)?;
+    probe_table::print_limits(&attached.facts)?;
+    if !probe_table::print_verdict(&attached.session)? {
         return Ok(ExitCode::from(1));
     }
-    output::print("a verdict is possible on this kernel\n")?;
+    terminal::print("a verdict is possible on this kernel\n")?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the plan. Its exit status is that of `check` on a kernel that takes all that it offers.
 fn plan(facts: &Facts) -> Outcome {
     let plan = Plan::new(facts, true);
-    output::print(&plan.text(facts))?;
-    attach::print_limits(facts)?;
+    terminal::print(&plan.text(facts))?;
+    probe_table::print_limits(facts)?;
     let offered = |name: &str| {
         let row = plan.rows.iter().find(|row| row.name == name);
         row.is_some_and(|row| row.offered().next().is_some())

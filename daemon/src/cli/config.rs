@@ -5,8 +5,12 @@ use std::{
     process::ExitCode,
 };
 
-use super::{ConfigArgs, ConfigTask, Failure, Outcome, RunArgs, SourceArgs, WebArgs, output};
-use crate::config::{Config, DEFAULT_FILE, Layers};
+use super::{ConfigArgs, ConfigTask, Outcome, RunArgs, SourceArgs, WebArgs};
+use crate::{
+    config::{Config, DEFAULT_FILE, Layers},
+    failure::Failure,
+    terminal,
+};
 
 pub fn config(args: &ConfigArgs, source: &SourceArgs) -> Outcome {
     match &args.task {
@@ -36,7 +40,7 @@ fn check(file: Option<&Path>, source: &SourceArgs) -> Outcome {
         None if Path::new(DEFAULT_FILE).exists() => DEFAULT_FILE.to_owned(),
         None => format!("no {DEFAULT_FILE}, so the defaults"),
     };
-    output::print(&format!("{from}: in order\n"))?;
+    terminal::print(&format!("{from}: in order\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -2,8 +2,12 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::{ExplainArgs, Failure, Outcome, ReportFormat, SourceArgs, output, progress::Progress};
-use crate::sinks::store::{Stored, Wanted};
+use super::{ExplainArgs, Outcome, ReportFormat, SourceArgs, output, progress::Progress};
+use crate::{
+    failure::Failure,
+    outputs::store::{Stored, Wanted},
+    terminal,
+};
 use poisontrace_model::{host::Host, incident::model::Incident, text::sanitise};
 
 pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
@@ -17,7 +21,7 @@ pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
     let none = incidents.is_empty();
     match (none, args.format) {
         (true, ReportFormat::Text) if asked_for_one => eprintln!("poisontrace: {}", no_incident(args)),
-        (true, ReportFormat::Text) => output::print(&format!("{}\n", no_incident(args)))?,
+        (true, ReportFormat::Text) => terminal::print(&format!("{}\n", no_incident(args)))?,
         _ => output::answer(args.format, host, incidents, args.output.as_deref())?,
     }
     Ok(if none && asked_for_one {
@@ -49,7 +53,7 @@ fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Host, Vec<Inci
     let found = Stored::open(&source.state_dir(args.state.state_dir.as_ref())?)?.get(&wanted)?;
     let host = found
         .first()
-        .map_or_else(crate::machine::this_host, |(host, _)| host.clone());
+        .map_or_else(crate::inputs::machine::this_host, |(host, _)| host.clone());
     Ok((host, found.into_iter().map(|(_, incident)| incident).collect()))
 }
 

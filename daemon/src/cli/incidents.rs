@@ -8,8 +8,12 @@ use std::{
     time::Duration,
 };
 
-use super::{Failure, Format, IncidentsAction, IncidentsArgs, Outcome, SourceArgs, output};
-use crate::sinks::store::{Retention, Stored, Wanted, retention};
+use super::{Format, IncidentsAction, IncidentsArgs, Outcome, SourceArgs, output};
+use crate::{
+    failure::Failure,
+    outputs::store::{Retention, Stored, Wanted, retention},
+    private_file, terminal,
+};
 
 pub fn incidents(args: &IncidentsArgs, source: &SourceArgs) -> Outcome {
     let dir = &source.state_dir(args.state.state_dir.as_ref())?;
@@ -29,7 +33,7 @@ fn export(dir: &Path, id: Option<&str>, to: Option<&Path>) -> Outcome {
         return Ok(ExitCode::from(1));
     }
     let mut out: Box<dyn Write> = match to {
-        Some(path) => Box::new(BufWriter::new(output::create(path)?)),
+        Some(path) => Box::new(BufWriter::new(private_file::create(path)?)),
         None => Box::new(BufWriter::new(io::stdout().lock())),
     };
     // One at a time, however many there are; one that retention deletes meanwhile is passed by.
@@ -60,7 +64,7 @@ fn prune(dir: &Path, older_than: Option<Duration>, max_size: Option<u64>) -> Out
         max_bytes: max_size.unwrap_or(u64::MAX),
     };
     let gone = retention::prune_dir(dir, limits)?;
-    output::print(&format!("{gone} incidents deleted\n"))?;
+    terminal::print(&format!("{gone} incidents deleted\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -91,13 +95,13 @@ fn list(args: &IncidentsArgs, dir: &Path) -> Outcome {
         // All incidents of one store are of this host.
         let host = found
             .last()
-            .map_or_else(crate::machine::this_host, |(host, _)| host.clone());
+            .map_or_else(crate::inputs::machine::this_host, |(host, _)| host.clone());
         let incidents = found.into_iter().map(|(_, incident)| incident).collect();
-        output::print(&output::json(host, incidents)?)?;
+        terminal::print(&output::json(host, incidents)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     if found.is_empty() {
-        output::print("no incident has been recorded\n")?;
+        terminal::print("no incident has been recorded\n")?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = format!(
@@ -115,6 +119,6 @@ fn list(args: &IncidentsArgs, dir: &Path) -> Outcome {
             incident.vm.name.as_deref().unwrap_or("?")
         );
     }
-    output::print(&text)?;
+    terminal::print(&text)?;
     Ok(ExitCode::SUCCESS)
 }

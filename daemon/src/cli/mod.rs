@@ -1,19 +1,13 @@
 //! The commands.
 
-mod attach;
 mod check;
 mod config;
+mod daemon;
 mod detach;
 mod explain;
 mod incidents;
-mod kvm;
-mod logging;
 mod output;
-mod pipeline;
 mod progress;
-mod replay;
-mod run;
-mod serving;
 mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -21,8 +15,9 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    config::{ListenAddress, LogFormat, LogLevel},
-    follow::Template,
+    config::{ListenAddress, Log, LogFormat, LogLevel, Template},
+    failure::Failure,
+    service::logging,
 };
 
 /// Why did my KVM guest die on poisoned memory?
@@ -84,6 +79,23 @@ enum ConfigTask {
     },
 }
 
+/// How probes are attached.
+#[derive(Args)]
+struct ProbeArgs {
+    /// Do without these ways of binding, as if the kernel had none of them; said in the report
+    #[arg(
+        long,
+        hide = true,
+        value_name = "WAY,…",
+        value_delimiter = ',',
+        value_parser = ["kprobe", "fentry", "tracepoint", "raw_tracepoint"]
+    )]
+    without: Vec<String>,
+    /// Keep totals of so few pages in the kernel: what happens when they are full is tried so
+    #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    page_totals: Option<u32>,
+}
+
 #[derive(Args)]
 struct StateArgs {
     /// Where incidents are stored [env: POISONTRACE_STATE_DIR] [default: /var/lib/poisontrace]
@@ -101,7 +113,7 @@ struct RunArgs {
     #[command(flatten)]
     guest: GuestArgs,
     #[command(flatten)]
-    probes: attach::ProbeArgs,
+    probes: ProbeArgs,
     /// Pin nothing below /sys/fs/bpf/poisontrace: where the daemon is killed its probes go with it, and what happens until
     /// it is started again is not seen
     #[arg(long)]
@@ -158,7 +170,7 @@ struct RecordArgs {
     #[command(flatten)]
     guest: GuestArgs,
     #[command(flatten)]
-    probes: attach::ProbeArgs,
+    probes: ProbeArgs,
 }
 
 #[derive(Args)]
@@ -279,22 +291,6 @@ enum ReportFormat {
     Html,
 }
 
-/// A command that cannot do what it was asked: one line for stderr.
-#[derive(Debug)]
-pub struct Failure(String);
-
-impl<E: std::error::Error> From<E> for Failure {
-    fn from(err: E) -> Self {
-        Self(err.to_string())
-    }
-}
-
-impl Failure {
-    fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-}
-
 /// A command's result: its exit status, or why it could not be done (status 2).
 type Outcome = Result<ExitCode, Failure>;
 
@@ -306,6 +302,14 @@ const VERSION: &str = concat!(
     ")"
 );
 
+/// The log of a command that answers and ends.
+fn log_to_stderr(source: &SourceArgs) {
+    logging::start(&Log {
+        level: source.log_level.unwrap_or(LogLevel::Info),
+        format: LogFormat::Text,
+    });
+}
+
 /// The command line's description, for man pages and completions.
 pub fn command() -> clap::Command {
     <Cli as clap::CommandFactory>::command()
@@ -314,28 +318,31 @@ pub fn command() -> clap::Command {
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    dispatch(&cli).unwrap_or_else(|Failure(text)| {
-        eprintln!("poisontrace: {}", poisontrace_model::text::sanitise(&text, 2000));
+    dispatch(&cli).unwrap_or_else(|failure| {
+        eprintln!(
+            "poisontrace: {}",
+            poisontrace_model::text::sanitise(failure.text(), 2000)
+        );
         ExitCode::from(2)
     })
 }
 
 fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
-        Command::Run(args) => run::run(args, &cli.source),
-        Command::Record(args) => run::record(args, &cli.source),
-        Command::Replay(args) => replay::replay(args, &cli.source),
+        Command::Run(args) => daemon::run(args, &cli.source),
+        Command::Record(args) => daemon::record(args, &cli.source),
+        Command::Replay(args) => daemon::replay(args, &cli.source),
         Command::Explain(args) => {
-            logging::to_stderr(&cli.source);
+            log_to_stderr(&cli.source);
             explain::explain(args, &cli.source)
         }
         Command::Incidents(args) => {
-            logging::to_stderr(&cli.source);
+            log_to_stderr(&cli.source);
             incidents::incidents(args, &cli.source)
         }
         Command::Watch(args) => watch::watch(args, &cli.source),
         Command::Check(args) => {
-            logging::to_stderr(&cli.source);
+            log_to_stderr(&cli.source);
             check::check(args)
         }
         Command::Detach => detach::detach(),

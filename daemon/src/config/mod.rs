@@ -3,19 +3,16 @@
 
 mod layers;
 mod reload;
+mod template;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 pub use layers::{ConfigError, Layers, parse};
 pub use reload::needs_restart;
-
-use crate::{
-    follow::{Places, Template},
-    sinks::store::Retention,
-};
+pub use template::Template;
 
 /// Read where no other file is named, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/poisontrace/poisontrace.toml";
@@ -30,7 +27,7 @@ pub struct Config {
     pub web: Web,
     pub metrics: Metrics,
     pub guest: Guest,
-    pub vmm: Vmm,
+    pub vmm: VmmSources,
     pub incident: Incident,
     pub hook: Hook,
 }
@@ -40,15 +37,6 @@ pub struct Config {
 pub struct Store {
     pub max_age_days: u32,
     pub max_megabytes: u32,
-}
-
-impl Store {
-    pub fn retention(&self) -> Retention {
-        Retention {
-            max_age: Duration::from_secs(u64::from(self.max_age_days) * 86_400),
-            max_bytes: u64::from(self.max_megabytes) << 20,
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -73,6 +61,13 @@ pub struct Metrics {
     pub max_vms: u32,
 }
 
+impl Metrics {
+    /// How many VMs get metrics of their own; `None`: no such metrics.
+    pub fn max_labelled_vms(&self) -> Option<usize> {
+        self.vm_labels.then_some(self.max_vms as usize)
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Guest {
@@ -82,21 +77,12 @@ pub struct Guest {
 /// Where VMMs speak, by VM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Vmm {
+pub struct VmmSources {
     pub log: Template,
     pub qmp: Template,
 }
 
-impl Vmm {
-    pub fn places(&self) -> Places {
-        Places {
-            log: self.log.clone(),
-            qmp: self.qmp.clone(),
-        }
-    }
-}
-
-impl Default for Vmm {
+impl Default for VmmSources {
     fn default() -> Self {
         Self {
             log: Template::libvirt_log(),
@@ -194,7 +180,7 @@ impl Default for Config {
             web: Web::default(),
             metrics: Metrics::default(),
             guest: Guest::default(),
-            vmm: Vmm::default(),
+            vmm: VmmSources::default(),
             incident: Incident::default(),
             hook: Hook::default(),
         }

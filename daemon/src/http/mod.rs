@@ -2,6 +2,7 @@
 //! limit on everything that a client can make us hold: connections, header bytes, time. It runs on the event loop's
 //! thread and asks the pipeline for the text, so that a scrape sees what has been decided until then.
 
+mod access;
 mod auth;
 mod connection;
 mod routes;
@@ -68,7 +69,7 @@ pub struct Controls {
 
 /// What every connection reads.
 struct Shared {
-    access: Mutex<Arc<web_config::Access>>,
+    access: Mutex<Arc<access::Access>>,
     ready: Mutex<Ready>,
     scrapes: mpsc::Sender<Scrape>,
     connections: Arc<Semaphore>,
@@ -76,7 +77,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(access: web_config::Access, ready: Ready) -> (Self, mpsc::Receiver<Scrape>) {
+    fn new(access: access::Access, ready: Ready) -> (Self, mpsc::Receiver<Scrape>) {
         let (sender, scrapes) = mpsc::channel(MAX_WAITING);
         let shared = Self {
             access: Mutex::new(Arc::new(access)),
@@ -88,7 +89,7 @@ impl Shared {
         (shared, scrapes)
     }
 
-    fn access(&self) -> Arc<web_config::Access> {
+    fn access(&self) -> Arc<access::Access> {
         Arc::clone(&self.access.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -122,7 +123,7 @@ impl Server {
             (None, None) => return Ok(None),
         };
         listener.set_nonblocking(true).map_err(HttpError::Activation)?;
-        let access = web_config::Access::read(config_file)?;
+        let access = access::Access::read(config_file)?;
         let (shared, scrapes) = Shared::new(access, ready);
         Ok(Some(Self {
             listener,
@@ -162,7 +163,7 @@ impl Controls {
     /// # Errors
     /// What is wrong.
     pub fn reload(&self) -> Result<(), WebConfigError> {
-        let access = web_config::Access::read(self.file.as_deref())?;
+        let access = access::Access::read(self.file.as_deref())?;
         *self.shared.access.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
         Ok(())
     }
@@ -171,7 +172,7 @@ impl Controls {
 /// Answers the requests of one client over any stream, as the server does over a socket without TLS; `metrics` is what
 /// it tells of /metrics.
 pub async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, ready: Ready, metrics: &str) {
-    let (shared, mut scrapes) = Shared::new(web_config::Access::default(), ready);
+    let (shared, mut scrapes) = Shared::new(access::Access::default(), ready);
     let answering = async {
         while let Some(scrape) = scrapes.recv().await {
             // Who has asked may be gone.

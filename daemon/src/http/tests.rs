@@ -148,7 +148,7 @@ fn what_is_not_offered_of_the_web_configuration_is_refused_by_name() {
         ("nonsense: [", "not a web configuration"),
     ] {
         fs::write(&file, text).unwrap();
-        let problem = match web_config::Access::read(Some(&file)) {
+        let problem = match access::Access::read(Some(&file)) {
             Err(err) => err.to_string(),
             Ok(_) => panic!("taken: {text}"),
         };

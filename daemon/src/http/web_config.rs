@@ -3,16 +3,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use hyper::header::{HeaderName, HeaderValue};
 use serde::Deserialize;
-use tokio_rustls::rustls;
-
-use super::tls;
 
 /// Why a web configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -25,22 +21,12 @@ pub enum WebConfigError {
     Tls(PathBuf, String),
 }
 
-/// Who is served, and how.
-#[derive(Default)]
-pub struct Access {
-    pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// bcrypt hashes by user; empty: everybody.
-    pub users: BTreeMap<String, String>,
-    /// Added to every answer.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-}
-
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct File {
-    tls_server_config: Option<Tls>,
-    http_server_config: Http,
-    basic_auth_users: BTreeMap<String, String>,
+pub(super) struct File {
+    pub tls_server_config: Option<Tls>,
+    pub http_server_config: Http,
+    pub basic_auth_users: BTreeMap<String, String>,
 }
 
 /// Paths are relative to the file's own folder.
@@ -71,11 +57,11 @@ pub(super) enum Version {
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct Http {
+pub(super) struct Http {
     /// Accepted, and without effect: HTTP/1.1 is served, which every client of HTTP/2 speaks too.
     #[serde(rename = "http2")]
     _http2: bool,
-    headers: BTreeMap<String, String>,
+    pub headers: BTreeMap<String, String>,
 }
 
 /// Headers that exporter-toolkit lets a configuration set.
@@ -89,32 +75,8 @@ const HEADERS: [&str; 5] = [
 /// bcrypt's own range; a cost beyond would let one request take a processor for minutes.
 const MAX_COST: u32 = 14;
 
-impl Access {
-    /// Reads the file; without one everybody is served over plain HTTP.
-    ///
-    /// # Errors
-    /// What is wrong with it, or with a certificate that it names.
-    pub fn read(file: Option<&Path>) -> Result<Self, WebConfigError> {
-        let Some(path) = file else {
-            return Ok(Self::default());
-        };
-        let text = fs::read_to_string(path).map_err(|err| WebConfigError::Io(path.to_owned(), err))?;
-        let file = parse(path, &text)?;
-        let tls = file
-            .tls_server_config
-            .map(|tls| tls::server(&tls, path.parent().unwrap_or(Path::new("."))))
-            .transpose()?;
-        Ok(Self {
-            tls: tls.map(Arc::new),
-            users: file.basic_auth_users,
-            headers: headers(file.http_server_config.headers)
-                .map_err(|problem| WebConfigError::Form(path.to_owned(), problem))?,
-        })
-    }
-}
-
 /// What a file at `path` says; the files that it names are not looked at.
-fn parse(path: &Path, text: &str) -> Result<File, WebConfigError> {
+pub(super) fn parse(path: &Path, text: &str) -> Result<File, WebConfigError> {
     let form = |problem: String| WebConfigError::Form(path.to_owned(), problem);
     let file: File = serde_saphyr::from_str(text).map_err(|err| {
         form(format!(
@@ -149,7 +111,7 @@ pub fn check(text: &str) -> Result<(), WebConfigError> {
         .map_err(form)
 }
 
-fn headers(wanted: BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+pub(super) fn headers(wanted: BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
     let mut headers = Vec::new();
     for (name, value) in wanted {
         let known = HEADERS

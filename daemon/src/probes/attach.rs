@@ -3,7 +3,7 @@
 use aya::{Btf, Ebpf};
 
 use super::binding::{self, Link, chain};
-use crate::pins::Pins;
+use crate::probes::bpffs::Pins;
 use poisontrace_kernel_facts::plan::Attach;
 
 /// Attaches all of an alternative, or none of it.

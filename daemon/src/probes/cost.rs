@@ -3,7 +3,16 @@
 use std::os::fd::AsFd as _;
 
 use super::{bpf, load::Loaded};
-use crate::sinks::metrics::ProgramCost;
+
+/// What one BPF program has cost, by the kernel's statistics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramCost {
+    pub name: String,
+    pub runs: u64,
+    pub run_ns: u64,
+    /// Runs that the kernel left out, as another was at work on that processor.
+    pub missed: u64,
+}
 
 impl Loaded {
     /// Runs and time of each loaded program, which stand still while the statistics are off; missed runs, which do not.

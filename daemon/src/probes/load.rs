@@ -11,12 +11,12 @@ use poisontrace_probes::arming;
 use super::{
     attach::attach_all,
     binding::{self, Link, Size, chain},
+    bpffs::{self, PinnedTotals, Pins},
     fentry_btf, memory,
     row::{BoundRow, RowState},
 };
-use crate::pins::{self, Pins};
 use poisontrace_kernel_facts::{btf::Prototype, facts::Facts, plan::Plan};
-use poisontrace_model::{correlate::resume::Meanwhile, event::session::ProbeStatus};
+use poisontrace_model::event::session::ProbeStatus;
 
 /// The object that `cargo xtask build` made; empty in a build without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.o"));
@@ -48,7 +48,7 @@ pub struct Loaded {
     pub(super) rows: Vec<BoundRow>,
     /// Where all of it outlives the daemon.
     pub(super) pins: Option<Pins>,
-    meanwhile: Meanwhile,
+    pinned_totals: PinnedTotals,
     /// There is no poison yet: some rows are held by what stands by for them.
     pub(super) standby: bool,
     /// To the daemon that comes next.
@@ -124,7 +124,7 @@ impl Loaded {
             loader.map_max_entries("PAGES", entries);
         }
         if let Some(pins) = &pins {
-            for map in pins::MAPS {
+            for map in bpffs::MAPS {
                 loader.map_pin_path(map, pins.map(map));
             }
         }
@@ -144,7 +144,7 @@ impl Loaded {
             functions: facts.functions.clone(),
             plan,
             rows,
-            meanwhile: pins.as_ref().map_or(Meanwhile::Unseen, Pins::meanwhile),
+            pinned_totals: pins.as_ref().map_or(PinnedTotals::Absent, Pins::totals),
             pins,
             standby: !armed,
             left: false,
@@ -169,9 +169,9 @@ impl Loaded {
         Ok(())
     }
 
-    /// What became of the totals since the daemon before.
-    pub fn meanwhile(&self) -> Meanwhile {
-        self.meanwhile
+    /// The totals as a daemon before left them.
+    pub fn pinned_totals(&self) -> PinnedTotals {
+        self.pinned_totals
     }
 
     /// Leaves what is pinned to the daemon that comes next, which is on its way: nothing is missed meanwhile. Whether

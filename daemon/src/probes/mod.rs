@@ -3,7 +3,8 @@
 mod attach;
 pub mod binding;
 mod bpf;
-mod cost;
+pub mod bpffs;
+pub mod cost;
 mod fentry_btf;
 mod kvm;
 pub mod load;

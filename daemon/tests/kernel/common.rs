@@ -2,9 +2,9 @@
 
 use std::{fs, path::Path, process::Command};
 
-use poisontrace::{
-    pins::Pins,
-    probes::load::{LoadError, Loaded},
+use poisontrace::probes::{
+    bpffs::Pins,
+    load::{LoadError, Loaded},
 };
 use poisontrace_kernel_facts::{
     facts::Facts,

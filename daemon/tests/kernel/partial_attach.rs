@@ -2,10 +2,7 @@
 
 use std::{fs, path::Path};
 
-use poisontrace::{
-    pins::Pins,
-    probes::{load::Loaded, row::RowState},
-};
+use poisontrace::probes::{bpffs::Pins, load::Loaded, row::RowState};
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
 
 use crate::common::{self, BpfFs, files};

@@ -9,9 +9,11 @@ use std::{
 };
 
 use aya::{maps::MapInfo, programs::loaded_programs};
-use poisontrace::{pins::Pins, probes::load::Loaded};
+use poisontrace::probes::{
+    bpffs::{PinnedTotals, Pins},
+    load::Loaded,
+};
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
-use poisontrace_model::correlate::resume::Meanwhile;
 use poisontrace_probes::MAP_LAYOUT;
 
 use crate::common::{self, BpfFs, files};
@@ -23,7 +25,9 @@ fn plan(facts: &Facts) -> Plan {
 
 /// Kernel ids of the maps pinned in a folder.
 fn maps(folder: &Path) -> Vec<u32> {
-    let pinned = poisontrace::pins::MAPS.iter().map(|name| folder.join(name));
+    let pinned = poisontrace::probes::bpffs::MAPS
+        .iter()
+        .map(|name| folder.join(name));
     pinned.map(|path| MapInfo::from_pin(path).unwrap().id()).collect()
 }
 
@@ -75,13 +79,13 @@ fn replacement() {
 
     // The next daemon of the same layout would continue with them.
     let pins = Pins::take(&root).unwrap();
-    assert_eq!(pins.meanwhile(), Meanwhile::Counted);
+    assert_eq!(pins.totals(), PinnedTotals::Counting);
     drop(pins);
 
     // With another layout they are unusable.
     fs::rename(&ours, &theirs).unwrap();
     let pins = Pins::take(&root).unwrap();
-    assert_eq!(pins.meanwhile(), Meanwhile::Unseen);
+    assert_eq!(pins.totals(), PinnedTotals::Absent);
     assert!(!theirs.exists());
     assert!(gone(&old), "programs or maps of the other layout remain");
     let loaded = Loaded::new(plan(&facts), &facts, false, 0, Some(pins)).unwrap();

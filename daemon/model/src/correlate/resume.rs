@@ -26,13 +26,13 @@ struct StateRef<'a> {
 
 /// What became of the kernel's totals in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meanwhile {
+pub enum TotalsContinuity {
     /// The probes stayed attached and counted on.
-    Counted,
+    Continuous,
     /// They were detached, but the totals are still there.
-    Kept,
+    Retained,
     /// They were detached; the totals begin anew.
-    Unseen,
+    Reset,
 }
 
 impl State {
@@ -83,14 +83,14 @@ impl Correlator {
     }
 
     /// Takes an incident over, at time `t` of the events.
-    pub fn resume(&mut self, state: State, t: u64, meanwhile: Meanwhile) {
+    pub fn resume(&mut self, state: State, t: u64, continuity: TotalsContinuity) {
         let mut evidence = state.evidence;
         evidence.known_as = Some((state.id, state.started_at));
         let heard = evidence.last.saturating_sub(evidence.t0) as f64 / 1e9;
-        let what = match meanwhile {
-            Meanwhile::Counted => "its probes stayed attached and counted on",
-            Meanwhile::Kept => "its probes were detached, and what happened since was not seen",
-            Meanwhile::Unseen => {
+        let what = match continuity {
+            TotalsContinuity::Continuous => "its probes stayed attached and counted on",
+            TotalsContinuity::Retained => "its probes were detached, and what happened since was not seen",
+            TotalsContinuity::Reset => {
                 evidence.exits.begin_anew();
                 "its probes were detached, and what happened since was not seen"
             }

@@ -18,7 +18,8 @@ use std::{
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::{Failure, Outcome, SourceArgs, WatchArgs};
+use super::{Outcome, SourceArgs, WatchArgs};
+use crate::failure::Failure;
 use state::State;
 
 /// How often the daemon and the store are asked.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::scrape::Metrics;
-use crate::sinks::store::{FILE, Stored, Wanted};
+use crate::outputs::store::{FILE, Stored, Wanted};
 use poisontrace_model::incident::model::Incident;
 
 /// Incidents shown.

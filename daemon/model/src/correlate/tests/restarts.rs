@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    correlate::resume::{Meanwhile, State},
+    correlate::resume::{State, TotalsContinuity},
     event::totals::PageTotals,
 };
 
@@ -21,12 +21,12 @@ fn killed_after(events: &[Event]) -> Vec<State> {
 }
 
 /// Another daemon, whose wall clock has been set since, goes on.
-fn goes_on(states: Vec<State>, t: u64, meanwhile: Meanwhile, events: &[Event]) -> Vec<Incident> {
+fn goes_on(states: Vec<State>, t: u64, continuity: TotalsContinuity, events: &[Event]) -> Vec<Incident> {
     let mut session = session();
     session.clock.wall_ns = session.clock.wall_ns.map(|ns| ns + 3_600_000_000_000);
     let mut correlator = Correlator::new(session);
     for state in states {
-        correlator.resume(state, t, meanwhile);
+        correlator.resume(state, t, continuity);
     }
     for event in events {
         correlator.feed(event);
@@ -65,7 +65,12 @@ fn an_incident_goes_on_under_its_id_whoever_sets_the_clock() {
     let cut = story.events.len();
     let states = killed_after(&story.events);
     assert_eq!(states.len(), 1);
-    let after = goes_on(states, story.now, Meanwhile::Counted, &whole.events[cut..]);
+    let after = goes_on(
+        states,
+        story.now,
+        TotalsContinuity::Continuous,
+        &whole.events[cut..],
+    );
     let uncut = whole.only();
     assert_eq!(after.len(), 1);
     assert_eq!(
@@ -100,7 +105,7 @@ fn totals_of_probes_that_stayed_attached_go_on() {
     let mut rest = Story::new();
     rest.now = story.now;
     rest.at(VCPU0, QEMU, totals(VCPU0, 5000));
-    let after = goes_on(states, story.now, Meanwhile::Counted, &rest.events);
+    let after = goes_on(states, story.now, TotalsContinuity::Continuous, &rest.events);
     assert_eq!(after[0].exits.count, Some(5000));
     assert_eq!(after[0].signals.action_required, Some(5000));
 }
@@ -117,7 +122,7 @@ fn totals_that_begin_anew_are_added_to_those_before() {
     let mut rest = Story::new();
     rest.now = story.now;
     rest.at(VCPU0, QEMU, totals(VCPU0, 20));
-    let after = goes_on(states, story.now, Meanwhile::Unseen, &rest.events);
+    let after = goes_on(states, story.now, TotalsContinuity::Reset, &rest.events);
     assert_eq!(after[0].exits.count, Some(1020));
     assert_eq!(after[0].signals.action_required, Some(1020));
     assert!(after[0].timeline.iter().any(|m| m.event.contains("was not seen")));

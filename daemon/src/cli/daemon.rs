@@ -1,0 +1,68 @@
+//! `poisontrace run`, `record` and `replay`: from arguments to the engine's options.
+
+use std::{process::ExitCode, time::Duration};
+
+use super::{Outcome, ProbeArgs, RecordArgs, ReplayArgs, RunArgs, SourceArgs, Speed};
+use crate::{
+    engine::{
+        attach::ProbeOptions,
+        replay::{self, ReplayOptions},
+        run::{self, RecordOptions, RunOptions},
+    },
+    service::logging,
+};
+
+pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
+    let (layers, config) = args.settings(source)?;
+    let log = logging::start(&config.log);
+    let options = RunOptions {
+        layers,
+        config,
+        probes: args.probes.options(),
+        pinned: !args.no_pins,
+        record: args.record.clone(),
+    };
+    run::run(options, log)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
+    let config = source.layers().read()?;
+    logging::start(&config.log);
+    run::record(RecordOptions {
+        read_code: args.guest.read_guest_code || config.guest.read_code,
+        config,
+        probes: args.probes.options(),
+        output: args.output.clone(),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn replay(args: &ReplayArgs, source: &SourceArgs) -> Outcome {
+    let mut layers = source.layers();
+    args.web.note(&mut layers);
+    layers.flag("metrics.vm_labels", args.vm_labels.then_some(true));
+    let config = layers.read()?;
+    logging::start(&config.log);
+    replay::replay(&ReplayOptions {
+        config,
+        from: args.from.clone(),
+        state_dir: args.state_dir.clone(),
+        speed: match args.speed {
+            Speed::Real => replay::Speed::Real,
+            Speed::Max => replay::Speed::Max,
+        },
+        longest_pause: Duration::from_secs(args.longest_pause),
+        stay: args.stay,
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl ProbeArgs {
+    pub fn options(&self) -> ProbeOptions {
+        ProbeOptions {
+            without: self.without.clone(),
+            page_totals: self.page_totals,
+        }
+    }
+}

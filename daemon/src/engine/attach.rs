@@ -1,0 +1,132 @@
+//! From the running kernel to attached probes: what `run`, `record` and `check` share.
+
+use std::path::Path;
+
+use crate::{
+    failure::Failure,
+    inputs::{machine, poison_scan::Survey, vm_registry::Directory},
+    probes::{
+        bpffs::{PinnedTotals, Pins},
+        load::Loaded,
+    },
+    service::{
+        notify,
+        privileges::{self, Return},
+    },
+};
+use poisontrace_kernel_facts::{
+    facts::{Facts, MEMORY_FAILURE_EVENTS},
+    plan::Plan,
+};
+use poisontrace_model::{
+    correlate::resume::TotalsContinuity,
+    event::{decode::Decoder, session::Session},
+};
+
+/// How probes are attached.
+#[derive(Clone, Default)]
+pub struct ProbeOptions {
+    /// Attach types that are treated as if the kernel had none of them; the report names them.
+    pub without: Vec<String>,
+    /// Pages that the kernel keeps totals of; `None`: as many as the program's map holds.
+    pub page_totals: Option<u32>,
+}
+
+/// Attached probes and the session they begin.
+pub struct Attached {
+    pub loaded: Loaded,
+    pub session: Session,
+    pub decoder: Decoder,
+    pub facts: Facts,
+    /// Of pages that were lost before; opened once the probes see what is lost from now on.
+    pub survey: Option<Survey>,
+}
+
+impl Attached {
+    /// What became of the kernel's totals since the daemon before.
+    pub fn totals_continuity(&self) -> TotalsContinuity {
+        match self.loaded.pinned_totals() {
+            PinnedTotals::Counting => TotalsContinuity::Continuous,
+            PinnedTotals::Idle => TotalsContinuity::Retained,
+            PinnedTotals::Absent => TotalsContinuity::Reset,
+        }
+    }
+
+    /// Gives up the capabilities that are not needed any more. Threads that run already would keep theirs.
+    pub fn give_up_privileges(&self) -> Result<(), Failure> {
+        let module = self.facts.modules.values().any(|module| module.users.is_some());
+        let kvm = match (module, notify::managed()) {
+            (false, _) => Return::Never,
+            (true, false) => Return::Attach,
+            (true, true) => Return::AttachOrStartAgain,
+        };
+        privileges::give_up(kvm, || self.loaded.maps_can_be_read())
+            .map_err(|err| Failure::new(format!("cannot give up capabilities: {err}")))
+    }
+}
+
+/// The facts of the running kernel, without what is to be done without.
+pub fn facts(args: &ProbeOptions) -> Result<Facts, Failure> {
+    let mut facts = Facts::of_this_kernel()?;
+    facts.taken_away.extend(args.without.iter().cloned());
+    Ok(facts)
+}
+
+/// Reads the facts, makes the plan, carries it out. `guest_code`: guest code may be read.
+/// `pins`: where all of it outlives the daemon.
+pub fn probes(
+    args: &ProbeOptions,
+    log_level: u8,
+    guest_code: bool,
+    pins: Option<Pins>,
+) -> Result<Attached, Failure> {
+    let facts = facts(args)?;
+    let mut plan = Plan::new(&facts, guest_code);
+    plan.page_totals = args.page_totals;
+    let predates = facts.hardware_corrupted_kb.is_some_and(|kb| kb > 0);
+    let loaded = Loaded::new(plan, &facts, predates, log_level, pins)?;
+    let session = Session {
+        host: machine::this_host(),
+        clock: machine::clock_pair(),
+        probes: loaded.probes(),
+        hardware_corrupted_kb: facts.hardware_corrupted_kb,
+        standby: loaded.on_standby(),
+    };
+    let decoder = decoder(&facts);
+    let survey = predates.then(|| survey(&facts)).flatten();
+    Ok(Attached {
+        loaded,
+        session,
+        decoder,
+        facts,
+        survey,
+    })
+}
+
+fn survey(facts: &Facts) -> Option<Survey> {
+    const PROC: &str = "/proc";
+    let pids: Vec<u32> = Directory::new(PROC)
+        .scan()
+        .into_iter()
+        .map(|(pid, _)| pid)
+        .collect();
+    Survey::open(Path::new(PROC), facts.hardware_corrupted_kb, &pids)
+}
+
+fn decoder(facts: &Facts) -> Decoder {
+    let event = facts.event(MEMORY_FAILURE_EVENTS[0]);
+    event.map_or_else(Decoder::default, |(_, event)| Decoder {
+        page_types: event.symbols("type"),
+        results: event.symbols("result"),
+    })
+}
+
+/// One line for a service manager.
+pub fn status(session: &Session) -> String {
+    let attached = session
+        .probes
+        .iter()
+        .filter(|probe| probe.binding.is_some())
+        .count();
+    format!("{attached} of {} probes attached", session.probes.len())
+}

@@ -1,0 +1,440 @@
+//! The event loop: waits for the next thing to do ([`EventLoop::next`]), then does it ([`EventLoop::handle`]).
+
+use std::{ops::ControlFlow, time::Duration};
+
+use aya_log::EbpfLogger;
+use tokio::{
+    io::unix::AsyncFd,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    task::yield_now,
+    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until},
+};
+
+use super::{
+    attach::{self, Attached},
+    kvm_module::Follower,
+    pipeline::Pipeline,
+    run::Settings,
+    serving::{self, Serving},
+};
+use crate::{
+    failure::Failure,
+    http::{Ready, Scrape, Server},
+    inputs::{
+        machine::clock_pair,
+        poison_scan::{Found, Survey},
+    },
+    outputs::store::survive_file_size_limit,
+    probes::{memory::forget_start, source::Source},
+    service::notify::{self, Beat, Heart},
+    terminal,
+};
+use poisontrace_model::event::{Event, What};
+
+/// Changes are handed to the store and the log at most this often.
+const FLUSH: Duration = Duration::from_millis(50);
+/// The first proof of life is looked for so soon after the start.
+const FIRST_PROOF: Duration = Duration::from_secs(2);
+/// How often the totals are read while they change.
+const STORM: Duration = Duration::from_secs(1);
+/// How often new VMs are looked for, and a failed store is tried again.
+const RESCAN: Duration = Duration::from_secs(10);
+/// Batches of records that are read at start and at the end; a flood may go on for ever.
+const MAX_BATCHES: usize = 256;
+
+/// Runs until a signal ends it, or KVM comes back in a form that these probes do not fit.
+pub async fn run(
+    attached: &mut Attached,
+    pipeline: Pipeline,
+    server: Option<Server>,
+    settings: Option<Settings>,
+) -> Result<(), Failure> {
+    let _file_size_limit = survive_file_size_limit()?;
+    let mut events = EventLoop::start(attached, pipeline, server, settings)?;
+    let ended = loop {
+        let wake = events.next().await?;
+        match events.handle(wake).await {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => break Ok(()),
+            Err(failure) => break Err(failure),
+        }
+    };
+    events.finish()?;
+    ended
+}
+
+/// What the loop waits for.
+enum Wake {
+    /// Records in the ring buffer.
+    Records,
+    /// A page that was poisoned before the start.
+    Preexisting(Found),
+    /// A statement of a VMM.
+    Statement(Box<Event>),
+    /// Changed incidents are due for the outputs.
+    Flush,
+    /// The kernel's totals may have changed without a record.
+    Totals,
+    /// KVM's module was loaded or unloaded.
+    Kvm,
+    /// Time to look for new VMs.
+    Rescan,
+    /// Time to judge the probes' heartbeat.
+    Heartbeat,
+    Scrape(Scrape),
+    /// SIGHUP.
+    Reload,
+    /// SIGUSR1: another daemon is about to start.
+    HandOver,
+    /// SIGINT or SIGTERM.
+    Stop,
+}
+
+struct EventLoop<'a> {
+    attached: &'a mut Attached,
+    source: AsyncFd<Source>,
+    logger: Option<Logger>,
+    survey: Option<mpsc::Receiver<Found>>,
+    kvm: Follower,
+    pipeline: Pipeline,
+    serving: Serving,
+    settings: Option<Settings>,
+    heart: Heart,
+    timers: Timers,
+    signals: Signals,
+}
+
+struct Timers {
+    /// While nothing waits to be flushed there is no timer to wake up for.
+    flush_at: Option<Instant>,
+    /// In a storm most exits send no record; their totals are then read every second while they change.
+    totals_at: Option<Instant>,
+    rescan: Interval,
+    heartbeat: Interval,
+}
+
+impl Timers {
+    fn new() -> Self {
+        let every = |first: Duration, period: Duration| {
+            let mut interval = interval_at(Instant::now() + first, period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        };
+        Self {
+            // Once, for what a daemon before left.
+            flush_at: Some(Instant::now() + FLUSH),
+            totals_at: None,
+            rescan: every(RESCAN, RESCAN),
+            heartbeat: every(FIRST_PROOF, notify::proof_interval()),
+        }
+    }
+
+    fn flush_soon(&mut self) {
+        self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
+    }
+
+    fn totals_later(&mut self) {
+        self.totals_at.get_or_insert_with(|| Instant::now() + STORM);
+    }
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    successor: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            successor: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    async fn next(&mut self) -> Wake {
+        tokio::select! {
+            _ = self.interrupt.recv() => Wake::Stop,
+            _ = self.terminate.recv() => Wake::Stop,
+            _ = self.hangup.recv() => Wake::Reload,
+            _ = self.successor.recv() => Wake::HandOver,
+        }
+    }
+}
+
+impl<'a> EventLoop<'a> {
+    fn start(
+        attached: &'a mut Attached,
+        mut pipeline: Pipeline,
+        server: Option<Server>,
+        settings: Option<Settings>,
+    ) -> Result<Self, Failure> {
+        let mut source = Source::new(&mut attached.loaded, attached.decoder.clone())?.watched()?;
+        let logger = probe_logger(attached);
+        let signals = Signals::new()?;
+        let kvm = Follower::open();
+        if take_all(&mut pipeline, source.get_mut()) && attached.loaded.on_standby() {
+            pipeline.take(&[engage(attached)]);
+        }
+        pipeline.unwatched(attached.totals_continuity());
+        pipeline.close_exited();
+        pipeline.rescan_vms(clock_pair().monotonic_ns);
+        pipeline.reconcile();
+        let survey = attached.survey.take().map(Survey::start).transpose()?;
+        if let Some(settings) = &settings {
+            pipeline.start_hook(settings.config.hook.clone());
+        }
+        let serving = Serving::start(server)?;
+        terminal::print("poisontrace: ready\n")?;
+        notify::ready(&attach::status(&attached.session));
+        let heart = Heart::default();
+        heart.ask();
+        forget_start();
+        Ok(Self {
+            attached,
+            source,
+            logger,
+            survey,
+            kvm,
+            pipeline,
+            serving,
+            settings,
+            heart,
+            timers: Timers::new(),
+            signals,
+        })
+    }
+
+    /// The next thing to do. Dropping it loses nothing: each branch hands over one thing at most.
+    async fn next(&mut self) -> Result<Wake, Failure> {
+        Ok(tokio::select! {
+            ready = self.source.readable() => {
+                ready?.retain_ready();
+                Wake::Records
+            }
+            found = next_found(&mut self.survey) => Wake::Preexisting(found),
+            statement = self.pipeline.next_vmm_statement() => Wake::Statement(Box::new(statement)),
+            () = at(self.timers.flush_at) => Wake::Flush,
+            () = at(self.timers.totals_at) => Wake::Totals,
+            () = self.kvm.news() => Wake::Kvm,
+            _ = self.timers.rescan.tick() => Wake::Rescan,
+            _ = self.timers.heartbeat.tick() => Wake::Heartbeat,
+            scrape = self.serving.next() => Wake::Scrape(scrape),
+            wake = self.signals.next() => wake,
+        })
+    }
+
+    async fn handle(&mut self, wake: Wake) -> Result<ControlFlow<()>, Failure> {
+        match wake {
+            Wake::Records => self.records().await?,
+            Wake::Preexisting(page) => {
+                self.pipeline.preexisting(page);
+                self.timers.flush_soon();
+            }
+            Wake::Statement(event) => {
+                self.pipeline.take(&[*event]);
+                self.timers.flush_soon();
+            }
+            Wake::Flush => self.flush(),
+            Wake::Totals => self.totals(),
+            Wake::Kvm => self.follow_kvm()?,
+            Wake::Rescan => self.rescan()?,
+            Wake::Heartbeat => self.heartbeat(),
+            Wake::Scrape(scrape) => self.scrape(scrape),
+            Wake::Reload => match &self.settings {
+                Some(settings) => settings.reload(&mut self.pipeline, &self.serving),
+                // A recording that was started on a terminal ends with it.
+                None => return Ok(ControlFlow::Break(())),
+            },
+            Wake::HandOver => {
+                if self.attached.loaded.hand_over() {
+                    tracing::info!("what is pinned is left to the daemon that comes next");
+                }
+                return Ok(ControlFlow::Break(()));
+            }
+            Wake::Stop => return Ok(ControlFlow::Break(())),
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// One batch of records: from the probes through the engine to the model; a flush brings it to the outputs.
+    async fn records(&mut self) -> Result<(), Failure> {
+        let mut ready = self.source.readable_mut().await?;
+        let events = ready.get_inner_mut().drain();
+        if events.is_empty() {
+            // Nothing left: wait for the next record. One that came in between wakes us again.
+            ready.clear_ready();
+            return Ok(());
+        }
+        drop(ready);
+        // Before all else: what it attaches is not seen until then.
+        let engaged = self.attached.loaded.on_standby().then(|| engage(self.attached));
+        self.pipeline.take(&events);
+        self.pipeline.take(engaged.as_slice());
+        flush_logger(&mut self.logger);
+        // A flood leaves no moment in which nothing is ready; the connections are tasks of this thread too.
+        yield_now().await;
+        if self.source.get_ref().has_totals() {
+            self.timers.totals_later();
+        }
+        self.timers.flush_soon();
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        self.timers.flush_at = None;
+        self.take_totals();
+        if self.pipeline.flush() {
+            self.timers.flush_soon();
+        }
+    }
+
+    fn totals(&mut self) {
+        self.timers.totals_at = None;
+        self.take_totals();
+        if self.pipeline.flush() {
+            self.timers.flush_soon();
+        }
+    }
+
+    /// They are read again as long as they change.
+    fn take_totals(&mut self) {
+        let totals = self.source.get_mut().totals();
+        if !totals.is_empty() {
+            self.timers.totals_at = Some(Instant::now() + STORM);
+        }
+        self.pipeline.take(&totals);
+    }
+
+    fn follow_kvm(&mut self) -> Result<(), Failure> {
+        self.kvm.follow(self.attached)?;
+        self.serving.ready(self.readiness());
+        Ok(())
+    }
+
+    fn rescan(&mut self) -> Result<(), Failure> {
+        self.follow_kvm()?;
+        if self.source.get_ref().has_totals() {
+            self.timers.totals_later();
+        }
+        self.pipeline.rescan_vms(clock_pair().monotonic_ns);
+        self.pipeline.reconcile();
+        flush_logger(&mut self.logger);
+        if self.pipeline.store_is_behind() && self.pipeline.flush() {
+            self.timers.flush_soon();
+        }
+        Ok(())
+    }
+
+    fn heartbeat(&mut self) {
+        if self.heart.judge(self.source.get_mut().proved_live()) == Beat::Live {
+            self.pipeline.proved_live();
+        }
+        self.serving.ready(self.readiness());
+        self.heart.ask();
+    }
+
+    fn scrape(&mut self, scrape: Scrape) {
+        self.take_totals();
+        let loaded = &self.attached.loaded;
+        let rows = loaded.rows().iter();
+        self.pipeline
+            .reattached(rows.map(|row| (row.status().name.as_str(), row.reattached())));
+        let untotalled = self.source.get_ref().untotalled();
+        let text = self
+            .pipeline
+            .scraped(&loaded.probes(), &loaded.costs(), untotalled);
+        // A client that has gone away does not want it any more.
+        let _ = scrape.send(text);
+    }
+
+    /// What /-/ready answers.
+    fn readiness(&self) -> Ready {
+        match self.heart.silent() {
+            true => Ready::No("the probes do not prove that they run".to_owned()),
+            false => serving::readiness(|name| self.attached.loaded.has(name)),
+        }
+    }
+
+    fn finish(mut self) -> Result<(), Failure> {
+        notify::stopping();
+        tracing::info!("stopping");
+        take_all(&mut self.pipeline, self.source.get_mut());
+        flush_logger(&mut self.logger);
+        self.pipeline.finish()
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// There is poison: nothing but the daemon's own proof of life is sent before.
+fn engage(attached: &mut Attached) -> Event {
+    let failed = attached.loaded.engage();
+    for why in &failed {
+        tracing::error!("a probe that was held back for poison cannot be attached: {why}");
+    }
+    if failed.is_empty() {
+        tracing::info!("there is poison: all probes are at work");
+    }
+    Event {
+        t: clock_pair().monotonic_ns,
+        tid: 0,
+        pid: 0,
+        vcpu: None,
+        what: What::Engaged,
+    }
+}
+
+/// The next page that was lost before the start; for ever pending once all are known.
+async fn next_found(survey: &mut Option<mpsc::Receiver<Found>>) -> Found {
+    if let Some(pages) = survey
+        && let Some(found) = pages.recv().await
+    {
+        return found;
+    }
+    *survey = None;
+    std::future::pending().await
+}
+
+/// All that the probes have sent and counted until now; whether they had sent anything.
+fn take_all(pipeline: &mut Pipeline, source: &mut Source) -> bool {
+    let mut any = false;
+    for _ in 0..MAX_BATCHES {
+        let events = source.drain();
+        if events.is_empty() {
+            break;
+        }
+        any = true;
+        pipeline.take(&events);
+    }
+    pipeline.take(&source.totals());
+    any
+}
+
+type Logger = EbpfLogger<&'static dyn log::Log>;
+
+/// The probes' own diagnostics go to our log, through the `log` facade that aya-log speaks.
+fn probe_logger(attached: &mut Attached) -> Option<Logger> {
+    match EbpfLogger::init(&mut attached.loaded.ebpf) {
+        Ok(logger) => Some(logger),
+        Err(err) => {
+            tracing::debug!(error = %err, "no diagnostics of the BPF programs");
+            None
+        }
+    }
+}
+
+fn flush_logger(logger: &mut Option<Logger>) {
+    if let Some(logger) = logger {
+        logger.flush();
+    }
+}

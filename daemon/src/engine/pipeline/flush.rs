@@ -1,0 +1,134 @@
+//! Changed incidents, a part at a time, to the outputs. An incident that the store has no room for waits in the model.
+
+use std::time::{Duration, Instant};
+
+use super::Pipeline;
+use crate::{
+    failure::Failure,
+    outputs::{Outputs, recording::Recording, store::Store},
+};
+use poisontrace_model::correlate::{IncidentNo, report::Update};
+
+/// Incidents of one flush: a report takes some 50 µs, and the ring buffer is to be read meanwhile.
+const FLUSHED: usize = 128;
+/// The time that they may take: an incident of many vCPUs is a long report, and a scrape waits for it.
+const FLUSHING: Duration = Duration::from_millis(5);
+/// Ended incidents that stay in memory: totals are read, and logs speak, a little after the end.
+const ENDED: usize = 1024;
+/// How long the end waits for the disk.
+const CLOSE: Duration = Duration::from_millis(1500);
+
+impl Pipeline {
+    /// Hands what changed to the sinks, a part at a time. Returns whether there is more.
+    pub fn flush(&mut self) -> bool {
+        if let Some(recording) = &mut self.outputs.recording {
+            recording.flush();
+        }
+        self.changed.extend(self.correlator.take_numbers());
+        let until = Instant::now() + FLUSHING;
+        for n in 0..FLUSHED {
+            // One at least, however slow this machine is.
+            if n > 0 && Instant::now() > until {
+                break;
+            }
+            let Some(no) = self.changed.pop_first() else { break };
+            let Some(update) = self.correlator.report(no) else {
+                continue;
+            };
+            self.outputs.incident(&update, self.latest_ns);
+            if let Some(live) = &mut self.live {
+                live.follower.update(&update);
+            }
+            self.keep(no, &update);
+            if update.closed && !self.ended.contains(&no) {
+                self.ended.push_back(no);
+            }
+        }
+        self.release();
+        !self.changed.is_empty() || self.catch_up(until)
+    }
+
+    /// Lets go of what has ended and is told, first what ended first.
+    fn release(&mut self) {
+        for _ in ENDED..self.ended.len() {
+            let Some(no) = self.ended.pop_front() else { break };
+            if self.changed.contains(&no) || self.unstored.contains(&no) {
+                self.ended.push_back(no);
+            } else if let Some(id) = self.correlator.release(no) {
+                self.outputs.forget(&id);
+            }
+        }
+    }
+
+    fn keep(&mut self, no: IncidentNo, update: &Update) {
+        let Some(store) = &self.outputs.store else { return };
+        if store.room() > 0 {
+            store.put(
+                &update.incident,
+                self.correlator.state(no, &update.incident),
+                self.correlator.events_of(no),
+            );
+            self.unstored.remove(&no);
+        } else {
+            // It stays where it is, in the correlator, until the store has room.
+            self.unstored.insert(no);
+        }
+    }
+
+    /// Hands the store what it had no room for. Returns whether it will soon take more.
+    fn catch_up(&mut self, until: Instant) -> bool {
+        for n in 0..FLUSHED {
+            let room = self.outputs.store.as_ref().map_or(0, Store::room);
+            if room == 0 || n > 0 && Instant::now() > until {
+                break;
+            }
+            let Some(no) = self.unstored.pop_first() else {
+                break;
+            };
+            if let Some(update) = self.correlator.report(no) {
+                self.keep(no, &update);
+            }
+        }
+        !self.unstored.is_empty()
+            && self
+                .outputs
+                .store
+                .as_ref()
+                .is_some_and(|store| store.health().failing.is_none())
+    }
+
+    /// Whether incidents wait for a store that could not take them.
+    pub fn store_is_behind(&self) -> bool {
+        !self.unstored.is_empty()
+    }
+
+    /// Of a replay, once its recording has ended: the sinks, for the next one.
+    pub fn into_outputs(mut self) -> Outputs {
+        self.close();
+        self.outputs
+    }
+
+    /// The last flush, and the store's end.
+    fn close(&mut self) {
+        let until = Instant::now() + CLOSE;
+        while self.flush() && Instant::now() < until {
+            if let (Some(store), false) = (&self.outputs.store, self.unstored.is_empty()) {
+                store.settle(Duration::from_millis(100));
+            }
+        }
+        if let Some(store) = self.outputs.store.take()
+            && !store.close(until.saturating_duration_since(Instant::now()).max(CLOSE / 3))
+        {
+            tracing::error!("the store could not be written to at the end: the newest changes are lost");
+        }
+    }
+
+    /// The last flush, and the recording's closing line.
+    pub fn finish(mut self) -> Result<(), Failure> {
+        while let Some(event) = self.live.as_mut().and_then(|live| live.follower.waiting()) {
+            self.feed(&event);
+        }
+        self.close();
+        self.outputs.recording.take().map_or(Ok(()), Recording::finish)
+    }
+}

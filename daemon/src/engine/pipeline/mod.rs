@@ -1,0 +1,228 @@
+//! One record's way: inputs → model → outputs, live or replayed.
+//!
+//! | step | function |
+//! |---|---|
+//! | who its process is, the guest's code | [`Pipeline::take`] |
+//! | outputs that take events; the model; the store's sample | [`Pipeline::feed`] |
+//! | changed incidents to the outputs | [`Pipeline::flush`] |
+
+mod flush;
+mod resume;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    path::Path,
+};
+
+use crate::{
+    config::{self, Config, VmmSources},
+    inputs::{
+        guest_code::CodeReader,
+        kernel_counters::KernelCounters,
+        machine::clock_pair,
+        poison_scan::Found,
+        process_usage::Usage,
+        vm_registry::{Directory, identity_event},
+        vmm_log::Follower,
+    },
+    outputs::{Outputs, hook::Hook},
+    probes::cost::ProgramCost,
+};
+use poisontrace_model::{
+    correlate::{Correlator, IncidentNo},
+    event::{
+        Event, What,
+        session::{ProbeStatus, Session},
+    },
+    hex::Hex,
+    host::ClockPair,
+};
+
+/// See the module.
+pub struct Pipeline {
+    /// Present where the events are this machine's own.
+    live: Option<Live>,
+    correlator: Correlator,
+    outputs: Outputs,
+    /// Incidents whose newest state has not been looked at yet.
+    changed: BTreeSet<IncidentNo>,
+    /// Incidents that the store had no room for.
+    unstored: BTreeSet<IncidentNo>,
+    /// Incidents of which nothing more is expected, in the order of their ends: one that lasted long was opened early, and
+    /// its last totals are still to come.
+    ended: VecDeque<IncidentNo>,
+    /// VMMs of incidents that were taken over, and when they started, clock ticks since boot.
+    resumed: BTreeMap<u32, Option<u64>>,
+    /// Time of the latest event.
+    latest_ns: u64,
+}
+
+/// What only the machine itself can tell.
+struct Live {
+    directory: Directory,
+    /// Present where guest code may be read.
+    code: Option<CodeReader>,
+    follower: Follower,
+}
+
+impl Pipeline {
+    /// Of this machine's events.
+    pub fn live(session: Session, outputs: Outputs, read_guest_code: bool, vmms: VmmSources) -> Self {
+        let live = Live {
+            directory: Directory::new("/proc"),
+            code: read_guest_code.then(CodeReader::default),
+            follower: Follower::new(vmms),
+        };
+        Self {
+            live: Some(live),
+            ..Self::of(session, outputs)
+        }
+    }
+
+    /// Of recorded events, whose times `clock` makes those of now.
+    pub fn replay(session: Session, mut outputs: Outputs, clock: ClockPair) -> Self {
+        outputs.metrics.replays(&session, clock);
+        Self::of(session, outputs)
+    }
+
+    fn of(session: Session, outputs: Outputs) -> Self {
+        Self {
+            live: None,
+            correlator: Correlator::new(session),
+            outputs,
+            changed: BTreeSet::new(),
+            unstored: BTreeSet::new(),
+            ended: VecDeque::new(),
+            resumed: BTreeMap::new(),
+            latest_ns: 0,
+        }
+    }
+
+    /// Runs the trigger hook from now on; to be called on the event loop.
+    pub fn start_hook(&mut self, settings: config::Hook) {
+        let host = self.correlator.session().host.clone();
+        self.outputs.hook = Some(Hook::start(settings, host));
+    }
+
+    /// Takes over the settings that may change while the daemon runs.
+    pub fn configure(&mut self, config: &Config) {
+        self.correlator
+            .late_death(config.incident.late_death_seconds.saturating_mul(1_000_000_000));
+        if let Some(hook) = &mut self.outputs.hook {
+            hook.configure(config.hook.clone());
+        }
+    }
+
+    /// Looks for VMs that have started since the last look.
+    pub fn rescan_vms(&mut self, now_ns: u64) {
+        let Some(live) = &mut self.live else { return };
+        for (pid, vmm) in live.directory.scan() {
+            tracing::debug!(pid, name = vmm.name.as_deref().unwrap_or("?"), "a VM is running");
+            self.feed(&identity_event(now_ns, pid, vmm));
+        }
+    }
+
+    pub fn take(&mut self, events: &[Event]) {
+        for event in events {
+            let introduction = self
+                .live
+                .as_mut()
+                .and_then(|live| live.directory.introduce(event));
+            if let Some(introduction) = introduction {
+                self.feed(&introduction);
+            }
+            self.feed(event);
+            let code = self.live.as_mut().and_then(|live| live.code.as_mut());
+            if let Some(code) = code.and_then(|reader| reader.take(event)) {
+                self.feed(&code);
+            }
+        }
+    }
+
+    /// Takes a page that was lost before the start.
+    pub fn preexisting(&mut self, page: Found) {
+        let found = Event {
+            t: clock_pair().monotonic_ns,
+            tid: page.pid,
+            pid: page.pid,
+            vcpu: None,
+            what: What::PoisonFound {
+                pfn: Hex(page.pfn),
+                hva: Hex(page.hva),
+            },
+        };
+        self.take(&[found]);
+    }
+
+    /// The next statement of a VMM whose incident is open.
+    pub async fn next_vmm_statement(&mut self) -> Event {
+        match &mut self.live {
+            Some(live) => live.follower.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn feed(&mut self, event: &Event) {
+        tracing::trace!(?event);
+        self.latest_ns = self.latest_ns.max(event.t);
+        self.outputs.event(event);
+        self.correlator.feed(event);
+        if let Some(store) = &self.outputs.store {
+            for (incident, n) in self.correlator.attribution() {
+                store.event(&incident, n, event);
+            }
+        }
+    }
+
+    /// The text of /metrics as things stand. `probes`, `costs`: of the BPF programs, where they are this machine's;
+    /// `untotalled`: exits on pages that the kernel's totals had no room for.
+    pub fn scraped(&mut self, probes: &[ProbeStatus], costs: &[ProgramCost], untotalled: u64) -> String {
+        self.flush();
+        let metrics = &mut self.outputs.metrics;
+        match &self.live {
+            Some(live) => {
+                metrics.tick(clock_pair().monotonic_ns);
+                metrics.tables(
+                    live.directory.vms(),
+                    self.correlator.forgotten(),
+                    &self.correlator.dropped(),
+                );
+                metrics.tables_beside(untotalled, live.directory.no_room());
+                metrics.probes(probes);
+                metrics.programs(costs);
+            }
+            None => metrics.tick(self.latest_ns),
+        }
+        if let Some(store) = &self.outputs.store {
+            metrics.store(store.size_bytes(), &store.health());
+        }
+        if let Some(hook) = &mut self.outputs.hook {
+            hook.ended().into_iter().for_each(|ended| metrics.hook(ended));
+        }
+        if let Some(usage) = Usage::read() {
+            metrics.process(&usage);
+        }
+        metrics.exposition()
+    }
+
+    /// The probes have been proved live, now.
+    pub fn proved_live(&self) {
+        self.outputs.metrics.proved_live(clock_pair());
+    }
+
+    /// How often each row of the probe table was attached again.
+    pub fn reattached<'a>(&self, rows: impl Iterator<Item = (&'a str, u64)>) {
+        self.outputs.metrics.reattached(rows);
+    }
+
+    /// Compares with the kernel's own counters; not more often than events need to arrive.
+    pub fn reconcile(&mut self) {
+        let unseen = self.outputs.metrics.kernel(&KernelCounters::read(Path::new("/")));
+        if unseen > 0 {
+            tracing::error!(
+                failures = unseen,
+                "the kernel has counted memory failures that no probe saw: their guests have no incident (`journalctl -k -g 'Memory failure'` names the pages)"
+            );
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Going on with what a daemon before has left open.
+
+use std::path::Path;
+
+use super::Pipeline;
+use crate::{
+    inputs::machine::{boot_id, clock_pair},
+    outputs::store::Stored,
+};
+use poisontrace_model::{
+    correlate::resume::{State, TotalsContinuity},
+    event::{Event, What},
+};
+
+impl Pipeline {
+    /// Takes over the incidents that a daemon before left open in the store in `dir`.
+    pub fn resume(&mut self, dir: &Path, continuity: TotalsContinuity) {
+        let states = Stored::open(dir).and_then(|stored| stored.states(&boot_id().unwrap_or_default()));
+        // Without a store there is nothing to go on with, and the writer has said what is wrong with one.
+        let Ok(states) = states else { return };
+        let now = clock_pair().monotonic_ns;
+        for state in &states {
+            match serde_json::from_str::<State>(state) {
+                Ok(state) => {
+                    self.resumed.insert(state.pid(), state.start_ticks());
+                    self.correlator.resume(state, now, continuity);
+                }
+                Err(err) => {
+                    tracing::warn!(error = %err, "an open incident of another poisontrace cannot be gone on with");
+                }
+            }
+        }
+        if !self.resumed.is_empty() {
+            tracing::info!(
+                incidents = states.len(),
+                ?continuity,
+                "goes on with the incidents that were open"
+            );
+        }
+    }
+
+    /// Says of incidents that are known from the ring buffer alone that nobody watched them since.
+    pub fn unwatched(&mut self, continuity: TotalsContinuity) {
+        if continuity == TotalsContinuity::Retained {
+            self.correlator.unwatched(clock_pair().monotonic_ns);
+        }
+    }
+
+    /// Closes the incidents of VMMs that exited unobserved; to be called once the probes' records are read.
+    pub fn close_exited(&mut self) {
+        let t = clock_pair().monotonic_ns;
+        for (pid, ticks) in std::mem::take(&mut self.resumed) {
+            let now = self
+                .live
+                .as_ref()
+                .and_then(|live| live.directory.start_ticks(pid));
+            if now != ticks {
+                self.feed(&Event {
+                    t,
+                    tid: pid,
+                    pid,
+                    vcpu: None,
+                    what: What::VmmGone,
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! `run` and `record`: from options to attached probes and a running event loop.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    attach::{self, Attached, ProbeOptions},
+    event_loop, kvm_module,
+    pipeline::Pipeline,
+    probe_table,
+    serving::{self, Serving},
+};
+use crate::{
+    config::{Config, Layers, needs_restart},
+    failure::Failure,
+    http::Server,
+    outputs::{
+        Outputs,
+        metrics::Metrics,
+        recording::Recording,
+        store::{Retention, Store},
+    },
+    probes::bpffs::{self, Pins},
+    service::{logging, notify},
+};
+
+/// What `run` does beside the settings.
+pub struct RunOptions {
+    /// Where the settings come from: they are read again on SIGHUP.
+    pub layers: Layers,
+    pub config: Config,
+    pub probes: ProbeOptions,
+    /// Whether programs and totals outlive a daemon that is killed.
+    pub pinned: bool,
+    /// Where all events are recorded too.
+    pub record: Option<PathBuf>,
+}
+
+/// What `record` does.
+pub struct RecordOptions {
+    pub config: Config,
+    pub probes: ProbeOptions,
+    /// Whether the instruction that touched a poisoned page is read from the guest's memory.
+    pub read_code: bool,
+    pub output: PathBuf,
+}
+
+pub fn run(options: RunOptions, log: logging::Handle) -> Result<(), Failure> {
+    let RunOptions {
+        layers,
+        config,
+        probes,
+        pinned,
+        record,
+    } = options;
+    kvm_module::wait(|| notify::ready("waiting for KVM"))?;
+    let mut attached = attach::probes(
+        &probes,
+        logging::probe_level(config.log.level),
+        config.guest.read_code,
+        pinned.then(|| Pins::take(Path::new(bpffs::ROOT))).flatten(),
+    )?;
+    let ready = serving::readiness(|name| attached.loaded.has(name));
+    let server = serving::server(&config.web, ready)?;
+    attached.give_up_privileges()?;
+    let max_vms = config.metrics.max_labelled_vms();
+    let session = attached.session.clone();
+    let mut outputs = Outputs::new(Metrics::new(&session, session.clock, max_vms)?);
+    outputs.log.json = log.to_journal();
+    outputs.store = Some(Store::start(
+        &config.state_dir,
+        &session.host,
+        Retention::from(&config.store),
+    ));
+    outputs.recording = record
+        .map(|path| Recording::create(&path, &session))
+        .transpose()?;
+    let mut pipeline = Pipeline::live(session, outputs, config.guest.read_code, config.vmm.clone());
+    pipeline.configure(&config);
+    pipeline.resume(&config.state_dir, attached.totals_continuity());
+    let settings = Settings { layers, config, log };
+    serve(&mut attached, pipeline, server, Some(settings))
+}
+
+pub fn record(options: RecordOptions) -> Result<(), Failure> {
+    let RecordOptions {
+        config,
+        probes,
+        read_code,
+        output,
+    } = options;
+    kvm_module::wait(|| {})?;
+    let mut attached = attach::probes(&probes, logging::probe_level(config.log.level), read_code, None)?;
+    attached.give_up_privileges()?;
+    let session = attached.session.clone();
+    let mut outputs = Outputs::new(Metrics::new(&session, session.clock, None)?);
+    outputs.recording = Some(Recording::create(&output, &session)?);
+    let mut pipeline = Pipeline::live(session, outputs, read_code, config.vmm.clone());
+    pipeline.configure(&config);
+    serve(&mut attached, pipeline, None, None)
+}
+
+/// What SIGHUP reads again.
+pub struct Settings {
+    layers: Layers,
+    /// As they were at the start.
+    pub config: Config,
+    log: logging::Handle,
+}
+
+impl Settings {
+    /// Takes over what can be changed while running.
+    pub fn reload(&self, pipeline: &mut Pipeline, serving: &Serving) {
+        let new = match self.layers.read() {
+            Ok(new) => new,
+            Err(err) => {
+                tracing::error!(error = %err, "the configuration is not taken over; the one before holds");
+                return;
+            }
+        };
+        for problem in new.problems() {
+            tracing::warn!("{problem}");
+        }
+        let rest = needs_restart(&self.config, &new);
+        if !rest.is_empty() {
+            tracing::warn!(
+                keys = rest.join(", "),
+                "these settings change with a restart only"
+            );
+        }
+        self.log.level(new.log.level);
+        pipeline.configure(&new);
+        serving.reload();
+        tracing::info!("the configuration has been read again");
+    }
+}
+
+fn serve(
+    attached: &mut Attached,
+    pipeline: Pipeline,
+    server: Option<Server>,
+    settings: Option<Settings>,
+) -> Result<(), Failure> {
+    probe_table::print_probes(&attached.loaded, false)?;
+    probe_table::print_limits(&attached.facts)?;
+    probe_table::print_verdict(&attached.session)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|err| Failure::new(format!("cannot start the event loop: {err}")))?;
+    runtime.block_on(event_loop::run(attached, pipeline, server, settings))
+}

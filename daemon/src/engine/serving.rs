@@ -1,0 +1,80 @@
+//! The HTTP server as the event loops use it.
+
+use std::future::pending;
+
+use tokio::sync::mpsc;
+
+use crate::{
+    config::Web,
+    failure::Failure,
+    http::{Controls, Ready, Scrape, Server},
+};
+use poisontrace_kernel_facts::plan::Plan;
+
+/// Scrapes that come in; none where nothing listens.
+pub struct Serving {
+    scrapes: Option<mpsc::Receiver<Scrape>>,
+    controls: Option<Controls>,
+}
+
+impl Serving {
+    pub fn none() -> Self {
+        Self {
+            scrapes: None,
+            controls: None,
+        }
+    }
+
+    /// Starts on the current runtime. The socket is bound by then, so that an address that is taken is told at start.
+    pub fn start(server: Option<Server>) -> Result<Self, Failure> {
+        let Some(server) = server else {
+            return Ok(Self::none());
+        };
+        let address = server.address()?;
+        let (scrapes, controls) = server.start()?;
+        tracing::info!(%address, "/metrics is served");
+        Ok(Self {
+            scrapes: Some(scrapes),
+            controls: Some(controls),
+        })
+    }
+
+    /// The next scrape.
+    pub async fn next(&mut self) -> Scrape {
+        match &mut self.scrapes {
+            Some(scrapes) => match scrapes.recv().await {
+                Some(scrape) => scrape,
+                None => pending().await,
+            },
+            None => pending().await,
+        }
+    }
+
+    /// What /-/ready says from now on.
+    pub fn ready(&self, ready: Ready) {
+        if let Some(controls) = &self.controls {
+            controls.ready(ready);
+        }
+    }
+
+    /// Reads certificates and users again.
+    pub fn reload(&self) {
+        if let Some(Err(err)) = self.controls.as_ref().map(Controls::reload) {
+            tracing::error!(error = %err, "the web configuration is not taken over; the one before holds");
+        }
+    }
+}
+
+/// Whether a verdict can be had with the probes that are `attached` now.
+pub fn readiness(attached: impl Fn(&str) -> bool) -> Ready {
+    match Plan::verdict_needs(attached).as_slice() {
+        [] => Ready::Yes,
+        missing => Ready::No(format!("no verdict is possible without: {}", missing.join(", "))),
+    }
+}
+
+/// Binds what the settings say.
+pub fn server(web: &Web, ready: Ready) -> Result<Option<Server>, Failure> {
+    let file = Some(web.config_file.as_path()).filter(|file| !file.as_os_str().is_empty());
+    Ok(Server::new(web.listen_address.0, file, ready)?)
+}

@@ -1,0 +1,57 @@
+//! Incidents in the log: one line a change of state. The journal's has the whole incident in a field.
+
+use super::{changes::Change, limit::Limit};
+use poisontrace_model::incident::model::Incident;
+
+/// Lines in a burst of incidents; then one a second.
+const BURST: u32 = 20;
+
+/// See the module.
+pub struct IncidentLog {
+    /// Whether a line takes the incident's JSON.
+    pub json: bool,
+    lines: Limit,
+}
+
+impl Default for IncidentLog {
+    fn default() -> Self {
+        Self {
+            json: false,
+            lines: Limit::new(BURST),
+        }
+    }
+}
+
+impl IncidentLog {
+    pub fn incident(&mut self, incident: &Incident, change: Change, now_ns: u64) {
+        if !self.lines.pass(now_ns) {
+            return;
+        }
+        let held_back = self.lines.held_back();
+        if held_back > 0 {
+            tracing::warn!(
+                changes = held_back,
+                "changes of incidents were not logged, there were too many; the store has them"
+            );
+        }
+        let state = match change {
+            Change { closed: true, .. } => "close",
+            Change { opened: true, .. } => "open",
+            _ => "verdict",
+        };
+        let json = self
+            .json
+            .then(|| serde_json::to_string(incident).unwrap_or_default());
+        tracing::warn!(
+            state,
+            incident = incident.id,
+            vm = incident.vm.name,
+            outcome = %incident.outcome,
+            cause = %incident.cause,
+            confidence = %incident.confidence,
+            json,
+            "{}",
+            incident.sentence
+        );
+    }
+}

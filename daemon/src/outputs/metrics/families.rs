@@ -1,0 +1,321 @@
+//! Every metric of the daemon: name, help, labels, and the label sets that are known from the start.
+//! `docs/metrics.md` documents each; a test holds it against these.
+
+use prometheus::{
+    Counter, CounterVec, Gauge, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector,
+};
+
+use super::histogram::Histogram;
+use crate::outputs::hook::Ended;
+use poisontrace_model::{
+    correlate::TABLES,
+    incident::model::{Cause, Outcome},
+};
+
+/// `memory_failure_event`'s results (mm/memory-failure.c, MF_RESULT).
+pub const RESULTS: [&str; 4] = ["Ignored", "Failed", "Delayed", "Recovered"];
+/// Types of pages that guests are made of, in the kernel's words; others join as they come.
+pub const PAGE_TYPES: [&str; 3] = ["dirty LRU page", "clean LRU page", "huge page"];
+/// Kinds of access of a poison exit.
+pub const ACCESSES: [&str; 4] = ["read", "write", "fetch", "unknown"];
+pub const SEVERITIES: [&str; 2] = ["action_optional", "action_required"];
+pub const STORMS: [&str; 3] = ["line_walk", "same_line_spin", "page_touches"];
+/// Tables that are not the correlator's: the kernel's totals, and what is known of the host's processes.
+pub const OTHER_TABLES: [&str; 2] = ["page_totals", "directory"];
+/// The one ring buffer's name.
+pub const RING: &str = "events";
+
+/// Verdicts that are there from the start.
+pub const VERDICTS: [(Outcome, Cause); 25] = [
+    (Outcome::Running, Cause::NotTouched),
+    (Outcome::Running, Cause::SigbusSpin),
+    (Outcome::Running, Cause::MceNested),
+    (Outcome::Running, Cause::VmmOwnMemory),
+    (Outcome::Running, Cause::Unknown),
+    (Outcome::Unaffected, Cause::NotTouched),
+    (Outcome::Survived, Cause::Contained),
+    (Outcome::GuestPanicked, Cause::Clflush),
+    (Outcome::GuestPanicked, Cause::KernelAccess),
+    (Outcome::GuestPanicked, Cause::MceOverflow),
+    (Outcome::GuestPanicked, Cause::FatalNotification),
+    (Outcome::GuestPanicked, Cause::Unknown),
+    (Outcome::GuestReset, Cause::MceNested),
+    (Outcome::GuestReset, Cause::MceDisabled),
+    (Outcome::GuestReset, Cause::Unknown),
+    (Outcome::VmmKilled, Cause::SigbusUnhandled),
+    (Outcome::VmmKilled, Cause::SecondSigbus),
+    (Outcome::VmmKilled, Cause::VmmOwnMemory),
+    (Outcome::VmmKilled, Cause::NotPoison),
+    (Outcome::VmmExited, Cause::SigbusUnhandled),
+    (Outcome::VmmExited, Cause::VmmOwnMemory),
+    (Outcome::VmmExited, Cause::GuestMemfd),
+    (Outcome::VmmExited, Cause::Unknown),
+    (Outcome::Unknown, Cause::MceDropped),
+    (Outcome::Unknown, Cause::Unknown),
+];
+
+/// See the module.
+pub struct Families {
+    pub memory_failures: IntCounterVec,
+    pub poisoned_pages: IntGauge,
+    pub guests_at_risk: IntGauge,
+    pub incidents: IntCounterVec,
+    pub incidents_opened: IntCounter,
+    pub incidents_open: IntGauge,
+    pub incidents_forgotten: IntCounter,
+    pub table_dropped: IntCounterVec,
+    pub poison_exits: IntCounterVec,
+    pub storms: IntCounterVec,
+    pub sigbus: IntCounterVec,
+    pub machine_checks_queued: IntCounterVec,
+    pub machine_checks_delivered: IntCounter,
+    pub exit_to_entry: Histogram,
+    pub in_kernel: Histogram,
+    pub gup: Histogram,
+    pub in_vmm: Histogram,
+    pub storm_duration: Histogram,
+    pub vms: IntGauge,
+    pub events: IntCounterVec,
+    pub events_lost: IntCounterVec,
+    pub last_event: Gauge,
+    pub proved: Gauge,
+    pub probe_attached: IntGaugeVec,
+    pub probe_reattached: IntCounterVec,
+    pub probe_runs: IntCounterVec,
+    pub probe_run_seconds: CounterVec,
+    pub probe_runs_missed: IntCounter,
+    pub store_size: IntGauge,
+    pub store_up: IntGauge,
+    pub store_waiting: IntGauge,
+    pub store_failures: IntCounter,
+    pub hook_runs: IntCounterVec,
+    pub hardware_corrupted: IntGauge,
+    pub kernel_memory_failures: IntCounterVec,
+    pub memory_failures_unseen: IntCounter,
+    pub resident_memory: IntGauge,
+    pub cpu_seconds: Counter,
+}
+
+/// Makes and registers metrics; the names are constants of this file, so that none can fail at run time but by a
+/// mistake that the tests find.
+struct Maker<'r>(&'r Registry);
+
+impl Maker<'_> {
+    fn add<C: Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> prometheus::Result<C> {
+        let made = made?;
+        self.0.register(Box::new(made.clone()))?;
+        Ok(made)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.add(IntCounter::new(full(name), help))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.add(IntGauge::new(full(name), help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(Opts::new(full(name), help), labels))
+    }
+
+    /// Counters of one label whose values are known.
+    fn known(
+        &self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: &[&str],
+    ) -> prometheus::Result<IntCounterVec> {
+        let counters = self.counters(name, help, &[label])?;
+        for value in values {
+            counters.with_label_values(&[value]);
+        }
+        Ok(counters)
+    }
+
+    fn histogram(&self, name: &str, help: &str) -> prometheus::Result<Histogram> {
+        self.add(Histogram::new(full(name), help))
+    }
+}
+
+fn full(name: &str) -> String {
+    format!("poisontrace_{name}")
+}
+
+impl Families {
+    /// Makes all of them and registers them.
+    ///
+    /// # Errors
+    /// Two metrics of one name, or a name that is none: never, as the tests show.
+    pub fn new(registry: &Registry) -> prometheus::Result<Self> {
+        let make = Maker(registry);
+        let families = Self {
+            memory_failures: make.counters(
+                "memory_failures_total",
+                "Pages that the host's memory_failure() has dealt with, in the kernel's own words",
+                &["type", "result"],
+            )?,
+            poisoned_pages: make.gauge(
+                "poisoned_pages",
+                "Poisoned pages of 4 KiB in the memory of VMs that run now",
+            )?,
+            guests_at_risk: make.gauge(
+                "guests_at_risk",
+                "VMs that run now with a poisoned page which nothing has touched yet",
+            )?,
+            incidents: make.counters(
+                "incidents_total",
+                "Incidents by verdict; an incident counts once under each verdict that it comes to",
+                &["outcome", "cause"],
+            )?,
+            incidents_opened: make.counter("incidents_opened_total", "Incidents that have begun")?,
+            incidents_open: make.gauge("incidents_open", "Incidents whose VMM is not gone")?,
+            incidents_forgotten: make.counter(
+                "incidents_forgotten_total",
+                "Incidents dropped from memory because the table was full; the store keeps them",
+            )?,
+            table_dropped: make.known(
+                "table_dropped_total",
+                "Entries of other tables that had to make room for new ones, or found none",
+                "table",
+                &[&TABLES[..], &OTHER_TABLES[..]].concat(),
+            )?,
+            poison_exits: make.known(
+                "poison_exits_total",
+                "VM exits on poison, by kind of access",
+                "access",
+                &ACCESSES,
+            )?,
+            storms: make.known("storms_total", "Storms of exits on one page, by kind", "kind", &STORMS)?,
+            sigbus: make.known(
+                "sigbus_total",
+                "SIGBUS for poison sent to VMMs, by severity",
+                "severity",
+                &SEVERITIES,
+            )?,
+            machine_checks_queued: make.known(
+                "machine_checks_queued_total",
+                "Machine checks that VMMs told their guests of, by severity",
+                "severity",
+                &SEVERITIES,
+            )?,
+            machine_checks_delivered: make.counter(
+                "machine_checks_delivered_total",
+                "Entries of #MC into guests",
+            )?,
+            exit_to_entry: make.histogram(
+                "exit_to_entry_seconds",
+                "Poison exits: from the exit to the next entry into the guest",
+            )?,
+            in_kernel: make.histogram(
+                "exit_in_kernel_seconds",
+                "Poison exits: from the exit to the return to the VMM, or into the guest",
+            )?,
+            gup: make.histogram(
+                "exit_gup_seconds",
+                "Poison exits: in get_user_pages_unlocked(), the host-side gup",
+            )?,
+            in_vmm: make.histogram(
+                "exit_in_vmm_seconds",
+                "Poison exits: from the return to the VMM to the next entry into the guest",
+            )?,
+            storm_duration: make.histogram(
+                "storm_duration_seconds",
+                "Storms: from the first exit to the last entry into the guest, once they are over",
+            )?,
+            vms: make.gauge("vms", "VMs that run on this host, as far as they were seen")?,
+            events: make.known(
+                "events_total",
+                "Records of the probes that were received, by ring buffer",
+                "ring",
+                &[RING],
+            )?,
+            events_lost: make.known(
+                "events_lost_total",
+                "Records of the probes that were lost, by ring buffer",
+                "ring",
+                &[RING],
+            )?,
+            last_event: make.add(Gauge::new(
+                full("last_event_timestamp_seconds"),
+                "Wall-clock time of the last event; 0 before the first",
+            ))?,
+            proved: make.add(Gauge::new(
+                full("probes_proved_live_timestamp_seconds"),
+                "When a record last proved that the probes run; 0 where that cannot be had",
+            ))?,
+            probe_attached: make.add(IntGaugeVec::new(
+                Opts::new(
+                    full("probe_attached"),
+                    "1 where the probe of this row of `poisontrace check` is attached, 0 where it is unavailable or KVM unloaded",
+                ),
+                &["probe"],
+            ))?,
+            probe_reattached: make.counters(
+                "probe_reattached_total",
+                "Times that a probe was attached again after KVM had been unloaded",
+                &["probe"],
+            )?,
+            probe_runs: make.counters(
+                "probe_runs_total",
+                "Runs of the probes' BPF programs, while kernel.bpf_stats_enabled is 1",
+                &["program"],
+            )?,
+            probe_run_seconds: make.add(CounterVec::new(
+                Opts::new(
+                    full("probe_run_seconds_total"),
+                    "Time in the probes' BPF programs, while kernel.bpf_stats_enabled is 1",
+                ),
+                &["program"],
+            ))?,
+            probe_runs_missed: make.counter(
+                "probe_runs_missed_total",
+                "Runs of the probes' BPF programs that the kernel left out, as another was at work on that processor",
+            )?,
+            store_size: make.gauge("store_size_bytes", "Size of the store's files")?,
+            store_up: make.gauge("store_up", "0 where the last write to the store failed")?,
+            store_waiting: make.gauge(
+                "store_waiting_incidents",
+                "Changed incidents that wait to be written to the store",
+            )?,
+            store_failures: make.counter("store_failures_total", "Writes to the store that failed")?,
+            hook_runs: make.known(
+                "hook_runs_total",
+                "Runs of the trigger hook, by how they ended; dropped: too many waited",
+                "result",
+                &Ended::ALL.map(Ended::word),
+            )?,
+            hardware_corrupted: make.gauge(
+                "kernel_hardware_corrupted_bytes",
+                "Poisoned memory by the kernel's count (HardwareCorrupted of /proc/meminfo)",
+            )?,
+            kernel_memory_failures: make.counters(
+                "kernel_memory_failures_total",
+                "Memory failures by the kernel's own count (sum over the nodes' memory_failure/*)",
+                &["counter"],
+            )?,
+            memory_failures_unseen: make.counter(
+                "memory_failures_unseen_total",
+                "Memory failures that the kernel has counted since the start and no probe has seen",
+            )?,
+            resident_memory: make.gauge("process_resident_memory_bytes", "Resident memory of the daemon")?,
+            cpu_seconds: make.add(Counter::new(
+                full("process_cpu_seconds_total"),
+                "User and system time of the daemon",
+            ))?,
+        };
+        for page_type in PAGE_TYPES {
+            for result in RESULTS {
+                families.memory_failures.with_label_values(&[page_type, result]);
+            }
+        }
+        for (outcome, cause) in VERDICTS {
+            families
+                .incidents
+                .with_label_values(&[outcome.word(), cause.word()]);
+        }
+        Ok(families)
+    }
+}

@@ -1,0 +1,79 @@
+//! Where events and incidents go: metrics, log, hook, store, recording. Nothing comes back from here but the store's
+//! room.
+
+pub mod changes;
+pub mod hook;
+pub mod limit;
+pub mod log;
+pub mod metrics;
+pub mod recording;
+pub mod store;
+
+use crate::config::HookEvent;
+use changes::{Change, Changes};
+use hook::Hook;
+use log::IncidentLog;
+use metrics::Metrics;
+use poisontrace_model::{correlate::report::Update, event::Event, incident::model::Incident};
+use recording::Recording;
+use store::Store;
+
+/// See the module.
+pub struct Outputs {
+    pub metrics: Metrics,
+    pub log: IncidentLog,
+    pub hook: Option<Hook>,
+    pub recording: Option<Recording>,
+    pub store: Option<Store>,
+    changes: Changes,
+}
+
+impl Outputs {
+    pub fn new(metrics: Metrics) -> Self {
+        Self {
+            metrics,
+            log: IncidentLog::default(),
+            hook: None,
+            recording: None,
+            store: None,
+            changes: Changes::default(),
+        }
+    }
+
+    /// Takes an event before the model does.
+    pub fn event(&mut self, event: &Event) {
+        if let Some(recording) = &mut self.recording {
+            recording.event(event);
+        }
+        self.metrics.event(event);
+    }
+
+    /// Takes an incident as it stands now. The store takes it apart from this, as it may have no room.
+    pub fn incident(&mut self, update: &Update, now_ns: u64) {
+        self.metrics.update(update);
+        let change = self.changes.of(update);
+        if change.any() {
+            self.log.incident(&update.incident, change, now_ns);
+            self.trigger(&update.incident, change);
+        }
+    }
+
+    fn trigger(&mut self, incident: &Incident, change: Change) {
+        let Some(hook) = &mut self.hook else { return };
+        for (is, event) in [
+            (change.opened, HookEvent::Open),
+            (change.verdict, HookEvent::Verdict),
+            (change.closed, HookEvent::Close),
+        ] {
+            if is {
+                hook.trigger(event, incident);
+            }
+        }
+    }
+
+    /// Nothing more comes of this incident.
+    pub fn forget(&mut self, id: &str) {
+        self.metrics.forget(id);
+        self.changes.forget(id);
+    }
+}

@@ -1,0 +1,265 @@
+//! A reader's end: never writes, and asks for nothing to be migrated.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params_from_iter};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{
+    FILE, LAYOUT, StoreError,
+    database::read_verdict,
+    error::is_damage,
+    queue::Verdict,
+    schema::{BUSY, tables, version},
+};
+use poisontrace_model::{host::Host, incident::model::Incident};
+
+/// See the module.
+pub struct Stored {
+    connection: Connection,
+    path: PathBuf,
+    layout: i64,
+}
+
+/// Which incidents are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    All,
+    Last,
+    /// So many, those that began last.
+    Newest(usize),
+    Id(String),
+    /// The last one of the VM of this name.
+    Vm(String),
+}
+
+/// All that is stored of one incident; events as the recording's lines have them.
+#[derive(Debug, Serialize)]
+pub struct Dossier {
+    pub schema_version: u32,
+    pub host: Box<RawValue>,
+    pub incident: Box<RawValue>,
+    /// Oldest first.
+    pub verdicts: Vec<Verdict>,
+    /// Events that belong to it; of these `events` is a sample.
+    pub events_seen: u64,
+    pub events: Vec<KeptEvent>,
+}
+
+/// An event and its number (from 0) within the incident.
+#[derive(Debug, Serialize)]
+pub struct KeptEvent {
+    pub n: u64,
+    #[serde(flatten)]
+    pub event: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Stored {
+    /// Opens the store in `dir` for reading; layouts before [`LAYOUT`] can be read too.
+    ///
+    /// # Errors
+    /// No store there, or not one that can be read.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let path = dir.join(FILE);
+        match fs::File::open(&path) {
+            Ok(_) => {}
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::Absent(dir.to_owned()));
+            }
+            Err(err) => return Err(StoreError::Unreadable(path, err)),
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&path, flags).map_err(|err| failed(&path, err))?;
+        connection.busy_timeout(BUSY).map_err(|err| failed(&path, err))?;
+        match version(&connection).map_err(|err| failed(&path, err))? {
+            layout @ (1 | LAYOUT) => Ok(Self {
+                connection,
+                path,
+                layout,
+            }),
+            // A daemon was killed while it made it; the next one goes on.
+            0 if tables(&connection).map_err(|err| failed(&path, err))? == 0 => {
+                Err(StoreError::Absent(dir.to_owned()))
+            }
+            0 => Err(StoreError::Foreign(
+                path,
+                "nothing of poisontrace in it".to_owned(),
+            )),
+            found => Err(StoreError::Layout { path, found }),
+        }
+    }
+
+    /// The incidents that are wanted, oldest first, each with the host on which it was traced.
+    ///
+    /// # Errors
+    /// Those of the database, and a row that cannot be read.
+    pub fn get(&self, wanted: &Wanted) -> Result<Vec<(Host, Incident)>, StoreError> {
+        let mut found = Vec::new();
+        self.each("id, host, incident", wanted, |row| {
+            let (id, host, incident): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            found.push((id, host, incident));
+            Ok(())
+        })?;
+        found
+            .into_iter()
+            .map(|(id, host, incident)| {
+                let damaged = |source| self.damaged(&id, source);
+                Ok((
+                    serde_json::from_str(&host).map_err(damaged)?,
+                    serde_json::from_str(&incident).map_err(damaged)?,
+                ))
+            })
+            .collect()
+    }
+
+    /// Ids of the incidents that are wanted, oldest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn ids(&self, wanted: &Wanted) -> Result<Vec<String>, StoreError> {
+        let mut ids = Vec::new();
+        self.each("id", wanted, |row| {
+            ids.push(row.get(0)?);
+            Ok(())
+        })?;
+        Ok(ids)
+    }
+
+    /// What a daemon that starts again on this boot goes on with, oldest first ([`Stored`] of an older layout: nothing).
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn states(&self, boot_id: &str) -> Result<Vec<String>, StoreError> {
+        if self.layout < 2 {
+            return Ok(Vec::new());
+        }
+        self.connection
+            .prepare(
+                "SELECT state FROM incident WHERE boot_id = ?1 AND state IS NOT NULL ORDER BY first_stored",
+            )
+            .and_then(|mut statement| statement.query_map([boot_id], |row| row.get(0))?.collect())
+            .map_err(|err| failed(&self.path, err))
+    }
+
+    /// All that is stored of an incident; `None`: it is not there (any more).
+    ///
+    /// # Errors
+    /// Those of the database, and a row that cannot be read.
+    pub fn dossier(&self, id: &str) -> Result<Option<Dossier>, StoreError> {
+        let seen = if self.layout >= 2 { "events_seen" } else { "0" };
+        let sql = format!("SELECT host, incident, {seen} FROM incident WHERE id = ?1");
+        let row: Option<(String, String, i64)> = self
+            .connection
+            .query_row(&sql, [id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .optional()
+            .map_err(|err| failed(&self.path, err))?;
+        let Some((host, incident, seen)) = row else {
+            return Ok(None);
+        };
+        let raw = |text: String| RawValue::from_string(text).map_err(|err| self.damaged(id, err));
+        Ok(Some(Dossier {
+            schema_version: poisontrace_model::incident::model::SCHEMA_VERSION,
+            host: raw(host)?,
+            incident: raw(incident)?,
+            verdicts: self.verdicts(id)?,
+            events_seen: u64::try_from(seen).unwrap_or(0),
+            events: self.events(id)?,
+        }))
+    }
+
+    /// The incident's verdicts, oldest first.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn verdicts(&self, id: &str) -> Result<Vec<Verdict>, StoreError> {
+        if self.layout < 2 {
+            return Ok(Vec::new());
+        }
+        self.connection
+            .prepare("SELECT n, at, outcome, cause, confidence, sentence FROM verdict WHERE incident = ?1 ORDER BY n")
+            .and_then(|mut statement| statement.query_map([id], read_verdict)?.collect())
+            .map_err(|err| failed(&self.path, err))
+    }
+
+    /// The incident's events that were kept, in order.
+    ///
+    /// # Errors
+    /// Those of the database, and an event that cannot be read.
+    pub fn events(&self, id: &str) -> Result<Vec<KeptEvent>, StoreError> {
+        if self.layout < 2 {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<(i64, String)> = self
+            .connection
+            .prepare("SELECT n, event FROM event WHERE incident = ?1 ORDER BY n")
+            .and_then(|mut statement| {
+                statement
+                    .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
+                    .collect()
+            })
+            .map_err(|err| failed(&self.path, err))?;
+        rows.into_iter()
+            .map(|(n, event)| {
+                Ok(KeptEvent {
+                    n: u64::try_from(n).unwrap_or(0),
+                    event: serde_json::from_str(&event).map_err(|err| self.damaged(id, err))?,
+                })
+            })
+            .collect()
+    }
+
+    fn each(
+        &self,
+        columns: &str,
+        wanted: &Wanted,
+        mut each: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), StoreError> {
+        let newest;
+        let (which, parameters): (&str, &[&String]) = match wanted {
+            Wanted::All => ("ORDER BY first_stored", &[]),
+            Wanted::Last => ("ORDER BY first_stored DESC LIMIT 1", &[]),
+            Wanted::Newest(most) => {
+                newest = format!(
+                    "WHERE id IN (SELECT id FROM incident ORDER BY first_stored DESC LIMIT {most}) ORDER BY first_stored"
+                );
+                (&newest, &[])
+            }
+            Wanted::Id(id) => ("WHERE id = ?1", &[id]),
+            Wanted::Vm(name) => ("WHERE vm = ?1 ORDER BY first_stored DESC LIMIT 1", &[name]),
+        };
+        let mut run = || {
+            let mut statement = self
+                .connection
+                .prepare(&format!("SELECT {columns} FROM incident {which}"))?;
+            let mut rows = statement.query(params_from_iter(parameters))?;
+            while let Some(row) = rows.next()? {
+                each(row)?;
+            }
+            Ok(())
+        };
+        run().map_err(|err| failed(&self.path, err))
+    }
+
+    fn damaged(&self, id: &str, source: serde_json::Error) -> StoreError {
+        StoreError::Row {
+            path: self.path.clone(),
+            id: id.to_owned(),
+            source,
+        }
+    }
+}
+
+fn failed(path: &Path, source: rusqlite::Error) -> StoreError {
+    let path = path.to_owned();
+    match is_damage(&source) {
+        true => StoreError::Damaged {
+            path,
+            what: source.to_string(),
+        },
+        false => StoreError::Sqlite { path, source },
+    }
+}

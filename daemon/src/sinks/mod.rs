@@ -1,5 +1,0 @@
-//! Where incidents go.
-
-pub mod changes;
-pub mod metrics;
-pub mod store;
