@@ -1,0 +1,107 @@
+//! What others put before each line: marks of quoting, numbers of a list, a file's name from grep, a container's name.
+
+use super::start::begins_record;
+
+/// Marks of quoting before a line, and its rest: `> > `, `>> `, `| > `.
+pub fn unquote(line: &[u8]) -> (bool, &[u8]) {
+    let mut rest = line;
+    let mut quoted = false;
+    loop {
+        let inner = rest.trim_ascii_start();
+        match inner.strip_prefix(b">") {
+            Some(after) => {
+                quoted = true;
+                rest = after.strip_prefix(b" ").unwrap_or(after);
+            }
+            None => return (quoted, if quoted { rest } else { line }),
+        }
+    }
+}
+
+/// The record after a margin, where one stands: `12. `, `12: `, `12|`, `L12 `, `console.log:12:`, `name  | `, `[pod/x/y] `.
+pub fn strip(line: &[u8]) -> Option<&[u8]> {
+    let trimmed = line.trim_ascii_start();
+    let rest = numbered(trimmed)
+        .or_else(|| of_grep(trimmed))
+        .or_else(|| of_a_container(trimmed))?;
+    known(rest).then_some(rest)
+}
+
+/// Whether `rest` is a line that a log could have by itself.
+fn known(rest: &[u8]) -> bool {
+    begins_record(rest) || super::wordings::hits(rest).next().is_some()
+}
+
+fn numbered(line: &[u8]) -> Option<&[u8]> {
+    let text = line.strip_prefix(b"L").or_else(|| line.strip_prefix(b"#")).unwrap_or(line);
+    let digits = text.iter().take(8).take_while(|b| b.is_ascii_digit()).count();
+    let rest = &text[digits..];
+    let rest = match rest.first().filter(|_| digits > 0)? {
+        b'.' | b':' | b')' | b'|' | b'-' => &rest[1..],
+        b' ' | b'\t' => rest,
+        _ => return None,
+    };
+    let rest = rest.trim_ascii_start();
+    Some(rest.strip_prefix(b"|").unwrap_or(rest).trim_ascii_start())
+}
+
+/// `console.log:12:`, `host/console.log-12-`, `console.log:`
+fn of_grep(line: &[u8]) -> Option<&[u8]> {
+    let end = line.iter().take(128).position(|b| matches!(b, b':' | b' ' | b'['))?;
+    if line[end] != b':' || !line[..end].iter().any(|b| matches!(b, b'.' | b'/')) {
+        return None;
+    }
+    let rest = &line[end + 1..];
+    Some(numbered(rest).filter(|rest| begins_record(rest)).unwrap_or(rest))
+}
+
+/// `qemu-1  | ` of docker compose, `[pod/virt-launcher-x/guest-console-log] ` of kubectl.
+fn of_a_container(line: &[u8]) -> Option<&[u8]> {
+    if let Some(rest) = line.strip_prefix(b"[pod/") {
+        let end = memchr::memchr(b']', &rest[..rest.len().min(256)])?;
+        return Some(rest[end + 1..].trim_ascii_start());
+    }
+    let head = &line[..line.len().min(96)];
+    let bar = memchr::memmem::find(head, b" | ")?;
+    let name = head[..bar].trim_ascii();
+    let a_name = !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    a_name.then(|| &line[bar + 3..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoting_of_any_depth() {
+        assert_eq!(unquote(b"> > [ 1.0] x"), (true, &b"[ 1.0] x"[..]));
+        assert_eq!(unquote(b">>[ 1.0] x"), (true, &b"[ 1.0] x"[..]));
+        assert_eq!(unquote(b">    [ 1.0] x"), (true, &b"   [ 1.0] x"[..]));
+        assert_eq!(unquote(b"  [ 1.0] x > y"), (false, &b"  [ 1.0] x > y"[..]));
+    }
+
+    #[test]
+    fn margins_of_pastebins_grep_and_containers() {
+        const LINE: &str = "[   34.1] Memory failure: 0x1: x";
+        for margin in [
+            "12. ",
+            "  12: ",
+            "12:",
+            "12|",
+            "  12 | ",
+            "12\t",
+            "#12 ",
+            "L12: ",
+            "console.log:12:",
+            "/var/log/console.log:",
+            "qemu-1  | ",
+            "[pod/virt-launcher-vm1-abcde/guest-console-log] ",
+        ] {
+            let line = format!("{margin}{LINE}");
+            assert_eq!(strip(line.as_bytes()), Some(LINE.as_bytes()), "{line}");
+        }
+        for line in [LINE, "12. of November", "2026-11-22T15:45:34Z x", "host: [ 1.0] x", ""] {
+            assert_eq!(strip(line.as_bytes()), None, "{line}");
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The lines of one source, each out of what it was put into: markup, quoting, margins, records of containers.
+
+use std::{
+    collections::VecDeque,
+    io::{self, BufRead},
+};
+
+use super::{
+    columns,
+    envelope::{self, Content},
+    escapes,
+    json::{Next, Object},
+    margin, markup,
+    physical::{MAX_LINE, Physical},
+    quoted_printable as qp, start,
+};
+
+/// What was done to a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks(u8);
+
+impl Marks {
+    /// Put together of several lines.
+    pub const REJOINED: Self = Self(1);
+    /// Quoted by a mailer.
+    pub const QUOTED: Self = Self(2);
+    /// Out of markup, a record or columns.
+    pub const DECODED: Self = Self(4);
+    /// A known wording of it is not whole.
+    pub const CUT: Self = Self(8);
+
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl std::ops::BitOr for Marks {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// A line, and where it stands.
+#[derive(Clone, Debug, Default)]
+pub struct Piece {
+    pub text: Vec<u8>,
+    pub first: u64,
+    pub last: u64,
+    /// How wide the last line of it was in the file.
+    pub width: usize,
+    /// A record begins with it.
+    pub starts: bool,
+    /// It is a record of a trace.
+    pub traced: bool,
+    pub marks: Marks,
+}
+
+impl Piece {
+    fn clear(&mut self) {
+        self.text.clear();
+        self.marks = Marks::default();
+        self.starts = false;
+        self.traced = false;
+    }
+
+    fn classify(&mut self) {
+        self.starts = start::begins_record(&self.text);
+        self.traced = self.starts && start::task(&self.text);
+    }
+}
+
+pub struct Source<R> {
+    lines: Physical<R>,
+    /// Lines out of one line of the file.
+    split: VecDeque<Piece>,
+    /// Lines that were tried as an object of JSON.
+    given_up: VecDeque<Piece>,
+    /// A container's line that goes on.
+    begun: Option<Piece>,
+    /// A mail's header says that its text is quoted-printable.
+    encoded: bool,
+    over: bool,
+}
+
+impl<R: BufRead> Source<R> {
+    pub fn new(input: R) -> Self {
+        Self {
+            lines: Physical::new(input),
+            split: VecDeque::new(),
+            given_up: VecDeque::new(),
+            begun: None,
+            encoded: false,
+            over: false,
+        }
+    }
+
+    pub fn lines_read(&self) -> u64 {
+        self.lines.number()
+    }
+
+    /// Reads the next line into `piece`; `false` at the end.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn next(&mut self, piece: &mut Piece) -> io::Result<bool> {
+        loop {
+            if let Some(line) = self.given_up.pop_front() {
+                *piece = line;
+            } else {
+                if !self.raw(piece)? {
+                    return Ok(self.end(piece));
+                }
+                if !self.object(piece)? {
+                    continue;
+                }
+            }
+            if self.contained(piece) {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// The file is over: what a container began is a line.
+    fn end(&mut self, piece: &mut Piece) -> bool {
+        match self.begun.take() {
+            Some(begun) => {
+                *piece = begun;
+                piece.classify();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// A line of the file, without markup, escapes, quoting and margins.
+    fn raw(&mut self, piece: &mut Piece) -> io::Result<bool> {
+        if let Some(line) = self.split.pop_front() {
+            *piece = line;
+            self.plain(piece);
+            return Ok(true);
+        }
+        piece.clear();
+        if self.over || !self.lines.advance(&mut piece.text)? {
+            self.over = true;
+            return Ok(false);
+        }
+        piece.first = self.lines.number();
+        piece.last = piece.first;
+        piece.width = piece.text.len();
+        if self.encoded || piece.text.last() == Some(&b'=') || memchr::memmem::find(&piece.text, b"=3D").is_some() {
+            self.decode(piece)?;
+        }
+        if memchr::memchr2(b'<', b'&', &piece.text).is_some() && markup::has_markup(&piece.text) {
+            piece.marks = piece.marks | Marks::DECODED;
+            let (first, last, marks) = (piece.first, piece.last, piece.marks);
+            let mut lines = markup::lines(&piece.text).into_iter().map(|text| Piece {
+                width: text.len(),
+                text,
+                first,
+                last,
+                marks,
+                ..Piece::default()
+            });
+            if let Some(line) = lines.next() {
+                *piece = line;
+            }
+            self.split.extend(lines);
+        }
+        self.plain(piece);
+        Ok(true)
+    }
+
+    /// Quoted-printable text; its lines that go on are read.
+    fn decode(&mut self, piece: &mut Piece) -> io::Result<()> {
+        if !self.encoded && !qp::encoded(&piece.text) {
+            return Ok(());
+        }
+        let mut next = Vec::new();
+        while qp::soft_break(&piece.text) || (piece.text.last() == Some(&b'=') && piece.last > piece.first) {
+            if piece.text.len() > MAX_LINE || !self.lines.advance(&mut next)? {
+                break;
+            }
+            piece.text.pop();
+            piece.text.extend_from_slice(&next);
+            piece.last = self.lines.number();
+        }
+        piece.text = qp::decode(&piece.text).into_owned();
+        piece.width = usize::MAX;
+        piece.marks = piece.marks | Marks::DECODED;
+        Ok(())
+    }
+
+    fn plain(&mut self, piece: &mut Piece) {
+        escapes::strip_in_place(&mut piece.text);
+        if piece.text.first() == Some(&b'>') || piece.text.starts_with(b" >") {
+            let (quoted, rest) = margin::unquote(&piece.text);
+            if quoted {
+                let from = piece.text.len() - rest.len();
+                piece.text.drain(..from);
+                piece.marks = piece.marks | Marks::QUOTED;
+            }
+        }
+        if piece.text.len() > 24 && let Some(encoded) = qp::declared(&piece.text) {
+            self.encoded = encoded;
+        }
+        piece.classify();
+        if !piece.starts && let Some(rest) = margin::strip(&piece.text) {
+            let from = piece.text.len() - rest.len();
+            piece.text.drain(..from);
+            piece.marks = piece.marks | Marks::DECODED;
+            piece.classify();
+        }
+    }
+
+    /// An object of JSON that begins in `piece`, gathered; `false`: it is none, and its lines come by themselves.
+    fn object(&mut self, piece: &mut Piece) -> io::Result<bool> {
+        if !opens(&piece.text) {
+            return Ok(true);
+        }
+        let Some(mut object) = Object::open(&piece.text) else {
+            return Ok(true);
+        };
+        let mut lines = vec![piece.clone()];
+        loop {
+            let mut line = Piece::default();
+            if !self.raw(&mut line)? {
+                break;
+            }
+            let next = object.add(&line.text);
+            lines.push(line);
+            match next {
+                Next::Open => continue,
+                Next::No => break,
+                Next::Whole => {}
+            }
+            if let Some(text) = object.join() {
+                piece.text = text;
+                piece.last = lines.last().map_or(piece.last, |line| line.last);
+                piece.width = usize::MAX;
+                piece.marks = piece.marks | Marks::REJOINED;
+                piece.classify();
+                return Ok(true);
+            }
+            break;
+        }
+        self.given_up.extend(lines);
+        Ok(false)
+    }
+
+    /// Takes a line out of a container's record, or out of columns; `false`: it goes on in the next record.
+    fn contained(&mut self, piece: &mut Piece) -> bool {
+        if piece.starts || piece.text.first().is_some_and(|b| matches!(b, b'|' | b'"')) {
+            for _ in 0..2 {
+                match envelope_of(&piece.text) {
+                    Some(content) => {
+                        piece.marks = piece.marks | Marks::DECODED;
+                        piece.text = content.text;
+                        if content.partial && self.go_on(piece) {
+                            return false;
+                        }
+                        self.complete(piece);
+                    }
+                    None => break,
+                }
+            }
+            if let Some(row) = row(&piece.text) {
+                piece.text = row;
+                piece.marks = piece.marks | Marks::DECODED;
+                piece.classify();
+            }
+        }
+        self.lines_of(piece);
+        true
+    }
+
+    /// Keeps what goes on; `false` where it is too long for that.
+    fn go_on(&mut self, piece: &mut Piece) -> bool {
+        self.complete(piece);
+        if piece.text.len() > MAX_LINE {
+            return false;
+        }
+        self.begun = Some(std::mem::take(piece));
+        true
+    }
+
+    /// Puts what began in an earlier record before `piece`.
+    fn complete(&mut self, piece: &mut Piece) {
+        if let Some(mut begun) = self.begun.take() {
+            begun.text.extend_from_slice(envelope::without_time(&piece.text));
+            begun.last = piece.last;
+            *piece = begun;
+        }
+        // An object inside has a time of its own.
+        let inner = envelope::without_time(&piece.text);
+        if inner.starts_with(b"{\"") {
+            let from = piece.text.len() - inner.len();
+            piece.text.drain(..from);
+        }
+        escapes::strip_in_place(&mut piece.text);
+        piece.width = usize::MAX;
+        piece.classify();
+    }
+
+    /// A record may hold several lines.
+    fn lines_of(&mut self, piece: &mut Piece) {
+        let Some(end) = memchr::memchr2(b'\n', b'\r', &piece.text) else {
+            return;
+        };
+        let rest = piece.text.split_off(end);
+        piece.classify();
+        let lines = rest.split(|b| matches!(b, b'\n' | b'\r')).filter(|line| !line.is_empty());
+        for line in lines {
+            let mut line = Piece {
+                text: line.to_vec(),
+                width: usize::MAX,
+                ..piece.clone()
+            };
+            line.classify();
+            self.given_up.push_back(line);
+        }
+    }
+}
+
+/// Whether `line` may be the begin of an object that goes on.
+fn opens(line: &[u8]) -> bool {
+    /// A line of this length may have been broken where an inner object ends.
+    const BROKEN: usize = 140;
+    match (line.trim_ascii_start().first(), line.last()) {
+        (Some(b'{'), Some(b'}')) => line.len() <= BROKEN,
+        (Some(b'{'), _) => true,
+        (_, Some(b'{')) => memchr::memmem::find(line, b"event ").is_some(),
+        _ => false,
+    }
+}
+
+fn envelope_of(line: &[u8]) -> Option<Content> {
+    match line.first()? {
+        b'{' => envelope::json(line),
+        b'0'..=b'9' => envelope::cri(line),
+        _ => None,
+    }
+}
+
+fn row(line: &[u8]) -> Option<Vec<u8>> {
+    let columns = matches!(line.first(), Some(b'|' | b'"'))
+        || memchr::memchr(b'\t', &line[..line.len().min(48)]).is_some();
+    columns.then(|| columns::row(line)).flatten()
+}

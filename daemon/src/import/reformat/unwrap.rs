@@ -1,0 +1,265 @@
+//! Lines that a mailer, a terminal or a form broke: put together again where a known wording goes on in the next line.
+
+use std::cmp::{Ordering, Reverse};
+
+use super::{
+    shape::Fit,
+    start::{begins_record, date, named_date},
+    wordings::{self, Hit, MAX_STEM},
+};
+
+/// Widths at which lines are broken in the middle of a word.
+const HARD_WIDTHS: [usize; 10] = [70, 72, 74, 76, 78, 79, 80, 100, 120, 132];
+/// Longest line that somebody may have broken off.
+const MAX_WIDTH: usize = 260;
+/// Longest line that is put together again.
+const MAX_WHOLE: usize = 4096;
+/// How much of the next line is looked at.
+const MAX_NEXT: usize = 512;
+
+/// What is known of how this text was broken.
+#[derive(Default)]
+pub struct Widths {
+    /// In the middle of words, at this width.
+    hard: Option<usize>,
+    /// Between words.
+    words: bool,
+}
+
+impl Widths {
+    fn breaks_words(&self, width: usize) -> bool {
+        self.hard == Some(width) || (!self.words && HARD_WIDTHS.contains(&width))
+    }
+}
+
+/// Two lines as one.
+pub struct Joined {
+    pub text: Vec<u8>,
+    /// The wording is whole, and not only further on.
+    pub whole: bool,
+}
+
+/// How a wording stands across a break; the more exact its shape, the better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Spans {
+    No,
+    Further,
+    Whole(Reverse<usize>),
+}
+
+/// `line` and `next` as one line, where a wording begins in the one and goes on in the other. `width`: how wide the last
+/// line of `line` was.
+pub fn join(line: &[u8], width: usize, next: &[u8], widths: &mut Widths) -> Option<Joined> {
+    if line.is_empty() || width > MAX_WIDTH || line.len() > MAX_WHOLE {
+        return None;
+    }
+    if !goes_on(line, next) {
+        return header(line, next).then(|| {
+            let blank = line.ends_with(b" ") || next.starts_with(b" ");
+            let between: &[u8] = if blank || cut_time(line, next) { b"" } else { b" " };
+            Joined {
+                text: [line, between, next].concat(),
+                whole: true,
+            }
+        });
+    }
+    let trimmed = line.trim_ascii_end();
+    let hard = [line, next].concat();
+    let words = [trimmed, b" ", next.trim_ascii_start()].concat();
+    let of_hard = spans(&hard, line, line.len(), next.len(), widths.breaks_words(width));
+    let of_words = spans(&words, trimmed, trimmed.len() + 1, next.len(), true);
+    let best = of_hard.max(of_words);
+    if best == Spans::No {
+        return None;
+    }
+    let take_hard = match of_hard.cmp(&of_words) {
+        Ordering::Greater => true,
+        Ordering::Less => false,
+        Ordering::Equal => hard == words || widths.breaks_words(width),
+    };
+    let is_whole = matches!(best, Spans::Whole(_));
+    if is_whole && of_hard != of_words {
+        match take_hard {
+            true => widths.hard = Some(width),
+            false => widths.words = true,
+        }
+    }
+    Some(Joined {
+        text: if take_hard { hard } else { words },
+        whole: is_whole,
+    })
+}
+
+/// Whether a wording ends early in `line`, or stands across the break: without this, nothing is put together.
+fn goes_on(line: &[u8], next: &[u8]) -> bool {
+    wordings::hits(line).any(unfinished) || {
+        let end = &line.trim_ascii_end();
+        let end = &end[end.len().saturating_sub(MAX_STEM)..];
+        let begin = next.trim_ascii_start();
+        let begin = &begin[..begin.len().min(MAX_STEM)];
+        [&b""[..], b" "].iter().any(|between| {
+            let window = [end, between, begin].concat();
+            wordings::hits(&window).any(|hit| hit.at < end.len() && hit.stem_end > end.len())
+        })
+    }
+}
+
+fn unfinished(hit: Hit) -> bool {
+    hit.maybe_cut || matches!(hit.fit, Fit::Cut | Fit::Whole { open: true, .. })
+}
+
+/// How a wording of `whole` stands across `boundary`, where the next line's `length` bytes begin. A field that could be
+/// whole as it is goes on only where `breaks_words`, or where more follows that can only belong to it.
+fn spans(whole: &[u8], line: &[u8], boundary: usize, length: usize, breaks_words: bool) -> Spans {
+    let whole = &whole[..whole.len().min(boundary + MAX_NEXT)];
+    let alone: Vec<Hit> = wordings::hits(line).collect();
+    let across = wordings::hits(whole).filter(|hit| hit.at < boundary).map(|hit| match hit.fit {
+        Fit::Cut => Spans::Further,
+        Fit::Whole { end, .. } if end > boundary => {
+            let complete = alone
+                .iter()
+                .any(|other| other.at == hit.at && !other.maybe_cut && matches!(other.fit, Fit::Whole { .. }));
+            let rest = &whole[boundary..];
+            let run = rest.iter().take_while(|b| b.is_ascii_alphanumeric()).count();
+            let fragment = end > boundary + run || number(rest, run, length);
+            if complete && run > 0 && !breaks_words && !fragment {
+                Spans::No
+            } else {
+                Spans::Whole(Reverse(hit.rank))
+            }
+        }
+        _ => Spans::No,
+    });
+    across.max().unwrap_or(Spans::No)
+}
+
+/// Whether the next line is nothing but the rest of a number.
+fn number(rest: &[u8], run: usize, length: usize) -> bool {
+    let word = &rest[..run];
+    run + 2 >= length && word.iter().all(u8::is_ascii_hexdigit) && word.iter().any(u8::is_ascii_digit)
+}
+
+/// Whether `line` is what a logger puts before a line and nothing else, and `next` the wording that it was put before.
+fn header(line: &[u8], next: &[u8]) -> bool {
+    if wordings::any(line) || !wordings::any(next) {
+        return false;
+    }
+    if cut_time(line, next) {
+        return true;
+    }
+    let text = line.trim_ascii();
+    let words = text.split(|b| *b == b' ').filter(|word| !word.is_empty()).count();
+    match text.last() {
+        Some(b':') => words <= 5 && (begins_record(line) || words <= 2 && text.starts_with(b"qemu")),
+        Some(b']') => words <= 2 && begins_record(line),
+        _ => words <= 4 && (date(text) || named_date(text)),
+    }
+}
+
+/// Whether the line breaks inside the time since boot: `… kernel: [795` and `66.550690] Memory failure: …`.
+fn cut_time(line: &[u8], next: &[u8]) -> bool {
+    let in_time = |text: &[u8]| text.iter().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b' '));
+    let open = memchr::memrchr(b'[', line);
+    let close = memchr::memchr(b']', &next[..next.len().min(20)]);
+    match (open, close) {
+        (Some(open), Some(close)) => in_time(&line[open + 1..]) && close > 0 && in_time(&next[..close]),
+        _ => false,
+    }
+}
+
+/// Whether `line` is the date, host and tag of a record whose message, a console's line with its own time, stands in
+/// the next line.
+pub fn tag_alone(line: &[u8], next: &[u8]) -> bool {
+    let text = line.trim_ascii();
+    if text.last() != Some(&b':') || next.trim_ascii_start().first() != Some(&b'[') {
+        return false;
+    }
+    let words = text.split(|b| *b == b' ').filter(|word| !word.is_empty()).count();
+    (named_date(text) && words == 5) || (date(text) && words == 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two(line: &str, next: &str) -> Option<(String, bool)> {
+        let joined = join(line.as_bytes(), line.len(), next.as_bytes(), &mut Widths::default())?;
+        Some((String::from_utf8(joined.text).unwrap(), joined.whole))
+    }
+
+    #[track_caller]
+    fn one(line: &str, next: &str, whole: &str) {
+        assert_eq!(two(line, next), Some((whole.to_owned(), true)));
+    }
+
+    #[test]
+    fn a_wording_that_was_broken_between_words() {
+        one(
+            "[79566.550690] Memory failure: 0x8aa9a1: Sending SIGBUS to qemu-system-x86:4711",
+            "due to hardware memory corruption",
+            "[79566.550690] Memory failure: 0x8aa9a1: Sending SIGBUS to qemu-system-x86:4711 due to hardware memory corruption",
+        );
+        one(
+            "[79566.550776] Memory failure: 0x8aa9a1: recovery action for dirty LRU",
+            "page: Recovered",
+            "[79566.550776] Memory failure: 0x8aa9a1: recovery action for dirty LRU page: Recovered",
+        );
+        one(
+            "Oct 24 10:52:05 host1 kernel: Memory",
+            "failure: 0x8aa9a1: recovery action for huge page: Delayed",
+            "Oct 24 10:52:05 host1 kernel: Memory failure: 0x8aa9a1: recovery action for huge page: Delayed",
+        );
+        one("Kernel panic - not syncing: Fatal local", "machine check", "Kernel panic - not syncing: Fatal local machine check");
+    }
+
+    #[test]
+    fn a_wording_that_was_broken_inside_a_word() {
+        let line = "Oct 24 10:52:07 host1 microvm@vm1[15894]: [  157.392905] mce: [Hardware Error]: CPU 0: Machine Check Exception: 5 Bank 9: bd80000000000134";
+        for at in 90..line.len() {
+            one(&line[..at], &line[at..], line);
+        }
+        let line = "[  250.852928] mce: Uncorrected hardware memory error in user-access at 118cb9000";
+        for at in 20..line.len() - 1 {
+            one(&line[..at], &line[at..], line);
+        }
+    }
+
+    #[test]
+    fn a_break_across_three_lines_goes_further_first() {
+        let (text, whole) = two("qemu-kvm: Guest MCE Memory Error at QEMU addr", "0x7f0000001000 and GUEST addr").unwrap();
+        assert!(!whole);
+        one(&text, "0x5000000 of type BUS_MCEERR_AR injected", "qemu-kvm: Guest MCE Memory Error at QEMU addr 0x7f0000001000 and GUEST addr 0x5000000 of type BUS_MCEERR_AR injected");
+    }
+
+    #[test]
+    fn a_sender_is_put_before_its_words() {
+        one(
+            "2026-11-22T15:45:34+0000 host-with-a-long-name kernel:",
+            "Memory failure: 0x1: recovery action for dax page: Failed",
+            "2026-11-22T15:45:34+0000 host-with-a-long-name kernel: Memory failure: 0x1: recovery action for dax page: Failed",
+        );
+        one(
+            "Oct 24 10:52:05 host1 kernel: [795",
+            "66.550690] Memory failure: 0x1: recovery action for dax page: Failed",
+            "Oct 24 10:52:05 host1 kernel: [79566.550690] Memory failure: 0x1: recovery action for dax page: Failed",
+        );
+        assert!(tag_alone(b"Oct 24 10:52:05 host1 microvm@vm1[15894]:", b"[  157.3] mce: x"));
+        assert!(!tag_alone(b"Oct 24 10:52:05 host1 kernel: Call Trace:", b"[  157.3] mce: x"));
+    }
+
+    #[test]
+    fn other_lines_are_left_alone() {
+        for (line, next) in [
+            ("[ 1.0] Memory failure: 0x1: already hardware poisoned", "and prose"),
+            ("[ 1.0] Memory failure: 0x1: Sending SIGBUS to a:1 due to hardware memory corruption", "due to that"),
+            ("[ 1.0] mce: Uncorrected hardware memory error in user-access at 118cb9000", "dead"),
+            ("[ 1.0] mce: Uncorrected hardware memory error in user-access at 118cb9000", "add more"),
+            ("prose about memory", "failure: 0x1"),
+            ("[ 1.0] Kernel panic - not syncing: something", "else"),
+            ("some text:", "Memory failure: 0x1: already hardware poisoned"),
+            ("", "Memory failure: 0x1"),
+        ] {
+            assert_eq!(two(line, next), None, "{line}");
+        }
+    }
+}
