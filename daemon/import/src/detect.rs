@@ -8,7 +8,7 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 
-use super::meter::Meter;
+use super::{meter::Meter, reformat::utf16};
 
 /// First bytes that are looked at.
 const HEAD: usize = 4096;
@@ -73,12 +73,17 @@ pub fn sort(mut input: impl Read + 'static, layers: u32) -> Result<Opened, Strin
     if sqlite {
         return Err("a compressed SQLite database: unpack it".to_owned());
     }
+    let utf16 = utf16::order(&head);
     let gzip = head.starts_with(b"\x1f\x8b\x08");
     let recording = head.starts_with(b"{\"poisontrace_recording\"");
     let whole = Cursor::new(head).chain(input);
     if gzip && layers < MAX_LAYERS {
         let unpacked: Box<dyn Read> = Box::new(MultiGzDecoder::new(whole));
         return sort(unpacked, layers + 1);
+    }
+    if let Some(order) = utf16 {
+        let text = utf16::Utf8::new(BufReader::with_capacity(READ_AHEAD, whole), order);
+        return Ok(Opened::Text(Box::new(BufReader::with_capacity(READ_AHEAD, text))));
     }
     let whole = Box::new(BufReader::with_capacity(READ_AHEAD, whole));
     Ok(if recording {

@@ -6,11 +6,11 @@
 mod align;
 mod clock_notes;
 mod detect;
-mod lines;
 mod logs;
 mod merge;
 mod meter;
 mod rasdaemon;
+pub mod reformat;
 mod session;
 pub mod text;
 pub mod trace;
@@ -32,6 +32,7 @@ use poisontrace_model::{
     text::sanitise,
 };
 use poisontrace_recording::Reader;
+pub use reformat::LooksCut;
 
 /// What the files told.
 pub struct Imported {
@@ -39,6 +40,14 @@ pub struct Imported {
     pub incidents: Vec<Incident>,
     /// Files that could not be used, or not to their end: one line each.
     pub problems: Vec<String>,
+    /// Lines with a known wording that is not whole.
+    pub looks_cut: Vec<CutLine>,
+}
+
+/// A line that looks cut or wrapped, and its file.
+pub struct CutLine {
+    pub file: String,
+    pub line: LooksCut,
 }
 
 /// How many lines or events are read between two calls of the progress.
@@ -103,6 +112,7 @@ struct Import {
     logs: Vec<Log>,
     seen: std::collections::BTreeSet<&'static str>,
     problems: Vec<String>,
+    looks_cut: Vec<CutLine>,
     notes: Vec<String>,
     meter: Meter,
 }
@@ -144,6 +154,7 @@ impl Import {
             logs: Vec::new(),
             seen: std::collections::BTreeSet::new(),
             problems: Vec::new(),
+            looks_cut: Vec::new(),
             notes: Vec::new(),
             meter: Meter::default(),
         }
@@ -248,6 +259,16 @@ impl Import {
             self.notes
                 .push("the trace beside the recording is not used: the recording tells the same".to_owned());
         }
+        for (file, lines, more) in merged.looks_cut() {
+            if more > 0 {
+                self.notes
+                    .push(format!("{more} more lines of {file} that look cut or wrapped"));
+            }
+            self.looks_cut.extend(lines.into_iter().map(|line| CutLine {
+                file: file.clone(),
+                line,
+            }));
+        }
         for (file, log, outcome) in merged.finish() {
             match outcome {
                 Ok(()) => {
@@ -336,6 +357,7 @@ impl Import {
             session: self.correlator.session().clone(),
             incidents,
             problems: self.problems,
+            looks_cut: self.looks_cut,
         })
     }
 }

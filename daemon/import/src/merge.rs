@@ -3,8 +3,8 @@
 use std::{io::BufRead, path::PathBuf};
 
 use super::{
-    lines::Lines,
     logs::Log,
+    reformat::{LooksCut, Reader},
     text::Scanner,
     trace::{
         Assembler,
@@ -19,7 +19,7 @@ const LINES_AT_ONCE: u32 = 16_384;
 pub struct Source<R> {
     path: PathBuf,
     name: String,
-    lines: Lines<R>,
+    lines: Reader<R>,
     scanner: Scanner,
     /// Time of the record that waits in `lines`.
     waits: Option<u64>,
@@ -37,7 +37,7 @@ impl<R: BufRead> Source<R> {
         Self {
             path,
             name,
-            lines: Lines::new(input),
+            lines: Reader::new(input),
             scanner: Scanner::default(),
             waits: None,
             records: 0,
@@ -58,7 +58,7 @@ impl<R: BufRead> Source<R> {
                     return;
                 }
                 Err(err) => {
-                    self.problem = Some(format!("line {}: {err}", self.lines.number() + 1));
+                    self.problem = Some(format!("line {}: {err}", self.lines.lines_read() + 1));
                     self.over = true;
                     return;
                 }
@@ -158,7 +158,7 @@ impl<R: BufRead> Merge<R> {
 
     /// Lines read so far.
     pub fn lines(&self) -> u64 {
-        self.sources.iter().map(|source| source.lines.number()).sum()
+        self.sources.iter().map(|source| source.lines.lines_read()).sum()
     }
 
     /// Hands the earliest record to the assembler, or reads on for it; `false` when there is none.
@@ -202,6 +202,15 @@ impl<R: BufRead> Merge<R> {
         self.sources.iter().map(|source| source.overwritten).sum()
     }
 
+    /// The lines of each file that look cut or wrapped, and how many more there are.
+    pub fn looks_cut(&self) -> Vec<(String, Vec<LooksCut>, u64)> {
+        let cut = self.sources.iter().map(|source| {
+            let (lines, more) = source.lines.notices();
+            (source.name.clone(), lines.to_vec(), more)
+        });
+        cut.filter(|(_, lines, _)| !lines.is_empty()).collect()
+    }
+
     /// What was found in each file, and whether it could be read.
     pub fn finish(self) -> Vec<(PathBuf, Log, Result<(), String>)> {
         self.sources
@@ -211,10 +220,10 @@ impl<R: BufRead> Merge<R> {
                 let known = source.scanner.known > 0 || source.records > 0;
                 let outcome = match source.problem {
                     Some(problem) => Err(problem),
-                    None if source.lines.number() == 0 => Err("an empty file".to_owned()),
+                    None if source.lines.lines_read() == 0 => Err("an empty file".to_owned()),
                     None if !known => Err(format!(
                         "nothing in its {} lines is known: it is not a poisontrace recording, a kernel trace as text, a kernel, VMM or console log, or QMP events",
-                        source.lines.number()
+                        source.lines.lines_read()
                     )),
                     None => Ok(()),
                 };

@@ -72,6 +72,12 @@ fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Host, Vec<Incide
         }
     };
     say(&imported.problems);
+    for poisontrace_import::CutLine { file, line } in &imported.looks_cut {
+        eprintln!(
+            "poisontrace: {file}: line {} looks cut or wrapped: {}",
+            line.line, line.text
+        );
+    }
     let mut incidents = imported.incidents;
     if let Some(id) = &args.id {
         incidents.retain(|incident| incident.id == *id);

@@ -11,6 +11,7 @@ mod dialects;
 mod files;
 mod golden;
 mod guests;
+mod reformatted;
 mod synthetic_traces;
 mod walks;
 mod wordings;
@@ -62,6 +63,7 @@ fn only(files: &[PathBuf]) -> Value {
 
 /// The incidents of one text, read as a file.
 fn explain_text(text: &str) -> Vec<Value> {
+    reformatted::hold(text);
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("text");
     fs::write(&file, text).unwrap();

@@ -1,4 +1,4 @@
-//! What others put before each line: marks of quoting, numbers of a list, a file's name from grep, a container's name.
+//! What others put before each line: marks of quoting, numbers of a list, a file's name from grep.
 
 use super::start::begins_record;
 
@@ -18,13 +18,16 @@ pub fn unquote(line: &[u8]) -> (bool, &[u8]) {
     }
 }
 
-/// The record after a margin, where one stands: `12. `, `12: `, `12|`, `L12 `, `console.log:12:`, `name  | `, `[pod/x/y] `.
+/// The record after a margin, where one stands: `12. `, `12: `, `12|`, `L12 `, `console.log:12:`.
 pub fn strip(line: &[u8]) -> Option<&[u8]> {
     let trimmed = line.trim_ascii_start();
-    let rest = numbered(trimmed)
-        .or_else(|| of_grep(trimmed))
-        .or_else(|| of_a_container(trimmed))?;
+    let rest = numbered(trimmed).or_else(|| of_grep(trimmed))?;
     known(rest).then_some(rest)
+}
+
+/// Whether a container's name stands before a record: it is part of the line, as it says who wrote it.
+pub fn relayed(line: &[u8]) -> bool {
+    of_a_container(line).is_some_and(begins_record)
 }
 
 /// Whether `rest` is a line that a log could have by itself.
@@ -33,7 +36,10 @@ fn known(rest: &[u8]) -> bool {
 }
 
 fn numbered(line: &[u8]) -> Option<&[u8]> {
-    let text = line.strip_prefix(b"L").or_else(|| line.strip_prefix(b"#")).unwrap_or(line);
+    let text = line
+        .strip_prefix(b"L")
+        .or_else(|| line.strip_prefix(b"#"))
+        .unwrap_or(line);
     let digits = text.iter().take(8).take_while(|b| b.is_ascii_digit()).count();
     let rest = &text[digits..];
     let rest = match rest.first().filter(|_| digits > 0)? {
@@ -47,7 +53,10 @@ fn numbered(line: &[u8]) -> Option<&[u8]> {
 
 /// `console.log:12:`, `host/console.log-12-`, `console.log:`
 fn of_grep(line: &[u8]) -> Option<&[u8]> {
-    let end = line.iter().take(128).position(|b| matches!(b, b':' | b' ' | b'['))?;
+    let end = line
+        .iter()
+        .take(128)
+        .position(|b| matches!(b, b':' | b' ' | b'['))?;
     if line[end] != b':' || !line[..end].iter().any(|b| matches!(b, b'.' | b'/')) {
         return None;
     }
@@ -64,7 +73,10 @@ fn of_a_container(line: &[u8]) -> Option<&[u8]> {
     let head = &line[..line.len().min(96)];
     let bar = memchr::memmem::find(head, b" | ")?;
     let name = head[..bar].trim_ascii();
-    let a_name = !name.is_empty() && name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    let a_name = !name.is_empty()
+        && name
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
     a_name.then(|| &line[bar + 3..])
 }
 
@@ -94,13 +106,17 @@ mod tests {
             "L12: ",
             "console.log:12:",
             "/var/log/console.log:",
-            "qemu-1  | ",
-            "[pod/virt-launcher-vm1-abcde/guest-console-log] ",
         ] {
             let line = format!("{margin}{LINE}");
             assert_eq!(strip(line.as_bytes()), Some(LINE.as_bytes()), "{line}");
         }
-        for line in [LINE, "12. of November", "2026-11-22T15:45:34Z x", "host: [ 1.0] x", ""] {
+        for line in [
+            LINE,
+            "12. of November",
+            "2026-11-22T15:45:34Z x",
+            "host: [ 1.0] x",
+            "",
+        ] {
             assert_eq!(strip(line.as_bytes()), None, "{line}");
         }
     }

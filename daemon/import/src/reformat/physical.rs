@@ -91,7 +91,8 @@ mod tests {
     fn text(bytes: &[u8]) -> Vec<(u64, String)> {
         let of = |buffer| -> Vec<_> {
             let all = lines(bytes, buffer).into_iter();
-            all.map(|(n, line)| (n, String::from_utf8(line).unwrap())).collect()
+            all.map(|(n, line)| (n, String::from_utf8(line).unwrap()))
+                .collect()
         };
         assert_eq!(of(1), of(100));
         of(100)
@@ -115,7 +116,10 @@ mod tests {
         assert_eq!(text(b"a\rb\rc"), numbered(&[(1, "a"), (2, "b"), (3, "c")]));
         assert_eq!(text(b"a\r\nb\r\n"), numbered(&[(1, "a"), (2, "b")]));
         // A console's progress stands in one line of the file.
-        assert_eq!(text(b"a\n1%\r2%\nb\n"), numbered(&[(1, "a"), (2, "1%"), (2, "2%"), (3, "b")]));
+        assert_eq!(
+            text(b"a\n1%\r2%\nb\n"),
+            numbered(&[(1, "a"), (2, "1%"), (2, "2%"), (3, "b")])
+        );
         assert_eq!(text(b""), []);
         assert_eq!(text(b"\n\r"), numbered(&[(1, ""), (2, "")]));
     }

@@ -4,15 +4,32 @@ use super::start::{date, named_date};
 
 /// The words of a priority that a viewer shows in a column of its own.
 const LEVELS: [&str; 17] = [
-    "emerg", "emergency", "alert", "crit", "critical", "err", "error", "warn", "warning", "notice", "info", "information",
-    "debug", "kern", "kernel:err", "user", "daemon",
+    "emerg",
+    "emergency",
+    "alert",
+    "crit",
+    "critical",
+    "err",
+    "error",
+    "warn",
+    "warning",
+    "notice",
+    "info",
+    "information",
+    "debug",
+    "kern",
+    "kernel:err",
+    "user",
+    "daemon",
 ];
 
 /// `TIME  HOST  TAG  MESSAGE` in columns (tabs, `|`, quoted and with commas) as `TIME HOST TAG: MESSAGE`.
 pub fn row(line: &[u8]) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(line).ok()?;
     let cells = if text.contains('\t') {
-        text.split('\t').map(|cell| cell.trim().trim_matches('"').to_owned()).collect()
+        text.split('\t')
+            .map(|cell| cell.trim().trim_matches('"').to_owned())
+            .collect()
     } else if let Some(inner) = text.trim().strip_prefix('|') {
         let inner = inner.strip_suffix('|').unwrap_or(inner);
         inner.split('|').map(|cell| cell.trim().to_owned()).collect()
@@ -21,23 +38,35 @@ pub fn row(line: &[u8]) -> Option<Vec<u8>> {
     } else {
         return None;
     };
-    let cells: Vec<&str> = cells.iter().map(String::as_str).filter(|cell| !cell.is_empty()).collect();
-    let when = cells.iter().position(|cell| date(cell.as_bytes()) || named_date(cell.as_bytes()))?;
+    let cells: Vec<&str> = cells
+        .iter()
+        .map(String::as_str)
+        .filter(|cell| !cell.is_empty())
+        .collect();
+    let when = cells
+        .iter()
+        .position(|cell| date(cell.as_bytes()) || named_date(cell.as_bytes()))?;
     let (message, between) = cells.get(when + 1..)?.split_last()?;
     let names: Vec<&str> = between
         .iter()
         .copied()
-        .filter(|cell| !LEVELS.contains(&cell.to_lowercase().as_str()) && !cell.bytes().all(|b| b.is_ascii_digit()))
+        .filter(|cell| {
+            !LEVELS.contains(&cell.to_lowercase().as_str()) && !cell.bytes().all(|b| b.is_ascii_digit())
+        })
         .filter(|cell| cell.bytes().all(|b| b.is_ascii_graphic()))
         .collect();
     let time = cells.get(when)?;
-    let time = if date(time.as_bytes()) { time.replacen([' ', ','], "T", 1) } else { (*time).to_owned() };
-    Some(match names.as_slice() {
+    let time = if date(time.as_bytes()) {
+        time.replacen([' ', ','], "T", 1)
+    } else {
+        (*time).to_owned()
+    };
+    let line = match names.as_slice() {
         [] => format!("{time} {message}"),
         [tag] => format!("{time} - {tag}: {message}"),
         [host, .., tag] => format!("{time} {host} {tag}: {message}"),
-    })
-    .map(String::into_bytes)
+    };
+    Some(line.into_bytes())
 }
 
 /// The cells of a row with commas, of which the first is quoted (RFC 4180).

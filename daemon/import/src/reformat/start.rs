@@ -1,19 +1,51 @@
 //! Whether a line begins a record of its own. No mailer's continuation does: it begins in the middle of one.
 
+/// What begins with a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begins {
+    /// None: it may go on what the line before began.
+    Nothing,
+    Record,
+    /// A record of a trace.
+    Traced,
+}
+
 /// Whether a time, a priority, an object of JSON or a task of a trace stands at the line's begin.
-pub fn begins_record(line: &[u8]) -> bool {
+pub fn begins(line: &[u8]) -> Begins {
     let line = line.trim_ascii_start();
     let Some(first) = line.first() else {
-        return false;
+        return Begins::Nothing;
     };
-    match first {
+    let record = match first {
         b'[' => bracket(&line[1..]),
-        b'<' => priority(&line[1..]) || task(line),
+        b'<' => priority(&line[1..]),
         b'{' => apei(line) || matches!(line.get(1), None | Some(b'"' | b'\'' | b'\n')),
-        b'0'..=b'9' => date(line) || seconds_since_1970(line) || kmsg(line) || task(line),
-        b'A'..=b'Z' => named_date(line) || task(line),
-        b'k' if line.starts_with(b"kern  :") => true,
-        _ => task(line),
+        b'0'..=b'9' => date(line) || seconds_since_1970(line) || kmsg(line),
+        b'A'..=b'Z' => named_date(line),
+        b'k' => line.starts_with(b"kern  :"),
+        _ => false,
+    };
+    if record {
+        Begins::Record
+    } else if task(line) {
+        Begins::Traced
+    } else {
+        Begins::Nothing
+    }
+}
+
+pub fn begins_record(line: &[u8]) -> bool {
+    begins(line) != Begins::Nothing
+}
+
+/// Whether a line of a logger, or an object of JSON, begins here: both have their own time.
+pub fn dated_itself(line: &[u8]) -> bool {
+    match line.first() {
+        Some(b'{') => line.get(1) == Some(&b'"'),
+        Some(b'<') => priority(&line[1..]),
+        Some(b'A'..=b'Z') => named_date(line),
+        Some(b'0'..=b'9') => date(line) || kmsg(line),
+        _ => false,
     }
 }
 
@@ -36,7 +68,11 @@ fn priority(rest: &[u8]) -> bool {
 
 /// `{35}[Hardware Error]`: a sequence number of APEI.
 fn apei(line: &[u8]) -> bool {
-    let digits = line[1..].iter().take(12).take_while(|b| b.is_ascii_digit()).count();
+    let digits = line[1..]
+        .iter()
+        .take(12)
+        .take_while(|b| b.is_ascii_digit())
+        .count();
     digits > 0 && line[1 + digits..].starts_with(b"}[")
 }
 
@@ -58,7 +94,10 @@ fn kmsg(line: &[u8]) -> bool {
     let head = &line[..line.len().min(48)];
     memchr::memchr(b';', head).is_some_and(|end| {
         let fields: Vec<&[u8]> = head[..end].split(|b| *b == b',').collect();
-        fields.len() >= 4 && fields[..3].iter().all(|f| !f.is_empty() && f.iter().all(u8::is_ascii_digit))
+        fields.len() >= 4
+            && fields[..3]
+                .iter()
+                .all(|f| !f.is_empty() && f.iter().all(u8::is_ascii_digit))
     })
 }
 
@@ -86,7 +125,7 @@ fn weekday(line: &[u8]) -> bool {
 }
 
 /// `qemu-4711 [003]`: a record of a trace.
-pub fn task(line: &[u8]) -> bool {
+fn task(line: &[u8]) -> bool {
     let head = &line[..line.len().min(64)];
     memchr::memchr_iter(b'[', head).any(|open| {
         line.get(open + 1..open + 5)

@@ -67,7 +67,8 @@ pub fn join(line: &[u8], width: usize, next: &[u8], widths: &mut Widths) -> Opti
     let hard = [line, next].concat();
     let words = [trimmed, b" ", next.trim_ascii_start()].concat();
     let of_hard = spans(&hard, line, line.len(), next.len(), widths.breaks_words(width));
-    let of_words = spans(&words, trimmed, trimmed.len() + 1, next.len(), true);
+    let full = fills(width, next);
+    let of_words = spans(&words, trimmed, trimmed.len() + 1, next.len(), full);
     let best = of_hard.max(of_words);
     if best == Spans::No {
         return None;
@@ -88,6 +89,16 @@ pub fn join(line: &[u8], width: usize, next: &[u8], widths: &mut Widths) -> Opti
         text: if take_hard { hard } else { words },
         whole: is_whole,
     })
+}
+
+/// Whether the next line's first word would have made the line wider than any mailer leaves it.
+fn fills(width: usize, next: &[u8]) -> bool {
+    let word = next
+        .trim_ascii()
+        .iter()
+        .take_while(|b| !b.is_ascii_whitespace())
+        .count();
+    width < MAX_WIDTH && width + 1 + word > HARD_WIDTHS[0]
 }
 
 /// Whether a wording ends early in `line`, or stands across the break: without this, nothing is put together.
@@ -113,23 +124,25 @@ fn unfinished(hit: Hit) -> bool {
 fn spans(whole: &[u8], line: &[u8], boundary: usize, length: usize, breaks_words: bool) -> Spans {
     let whole = &whole[..whole.len().min(boundary + MAX_NEXT)];
     let alone: Vec<Hit> = wordings::hits(line).collect();
-    let across = wordings::hits(whole).filter(|hit| hit.at < boundary).map(|hit| match hit.fit {
-        Fit::Cut => Spans::Further,
-        Fit::Whole { end, .. } if end > boundary => {
-            let complete = alone
-                .iter()
-                .any(|other| other.at == hit.at && !other.maybe_cut && matches!(other.fit, Fit::Whole { .. }));
-            let rest = &whole[boundary..];
-            let run = rest.iter().take_while(|b| b.is_ascii_alphanumeric()).count();
-            let fragment = end > boundary + run || number(rest, run, length);
-            if complete && run > 0 && !breaks_words && !fragment {
-                Spans::No
-            } else {
-                Spans::Whole(Reverse(hit.rank))
+    let across = wordings::hits(whole)
+        .filter(|hit| hit.at < boundary)
+        .map(|hit| match hit.fit {
+            Fit::Cut => Spans::Further,
+            Fit::Whole { end, .. } if end > boundary => {
+                let complete = alone.iter().any(|other| {
+                    other.at == hit.at && !other.maybe_cut && matches!(other.fit, Fit::Whole { .. })
+                });
+                let rest = &whole[boundary..];
+                let run = rest.iter().take_while(|b| b.is_ascii_alphanumeric()).count();
+                let fragment = end > boundary + run || number(rest, run, length);
+                if complete && run > 0 && !breaks_words && !fragment {
+                    Spans::No
+                } else {
+                    Spans::Whole(Reverse(hit.rank))
+                }
             }
-        }
-        _ => Spans::No,
-    });
+            _ => Spans::No,
+        });
     across.max().unwrap_or(Spans::No)
 }
 
@@ -158,7 +171,10 @@ fn header(line: &[u8], next: &[u8]) -> bool {
 
 /// Whether the line breaks inside the time since boot: `… kernel: [795` and `66.550690] Memory failure: …`.
 fn cut_time(line: &[u8], next: &[u8]) -> bool {
-    let in_time = |text: &[u8]| text.iter().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b' '));
+    let in_time = |text: &[u8]| {
+        text.iter()
+            .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b' '))
+    };
     let open = memchr::memrchr(b'[', line);
     let close = memchr::memchr(b']', &next[..next.len().min(20)]);
     match (open, close) {
@@ -183,7 +199,12 @@ mod tests {
     use super::*;
 
     fn two(line: &str, next: &str) -> Option<(String, bool)> {
-        let joined = join(line.as_bytes(), line.len(), next.as_bytes(), &mut Widths::default())?;
+        let joined = join(
+            line.as_bytes(),
+            line.len(),
+            next.as_bytes(),
+            &mut Widths::default(),
+        )?;
         Some((String::from_utf8(joined.text).unwrap(), joined.whole))
     }
 
@@ -209,7 +230,11 @@ mod tests {
             "failure: 0x8aa9a1: recovery action for huge page: Delayed",
             "Oct 24 10:52:05 host1 kernel: Memory failure: 0x8aa9a1: recovery action for huge page: Delayed",
         );
-        one("Kernel panic - not syncing: Fatal local", "machine check", "Kernel panic - not syncing: Fatal local machine check");
+        one(
+            "Kernel panic - not syncing: Fatal local",
+            "machine check",
+            "Kernel panic - not syncing: Fatal local machine check",
+        );
     }
 
     #[test]
@@ -226,9 +251,17 @@ mod tests {
 
     #[test]
     fn a_break_across_three_lines_goes_further_first() {
-        let (text, whole) = two("qemu-kvm: Guest MCE Memory Error at QEMU addr", "0x7f0000001000 and GUEST addr").unwrap();
+        let (text, whole) = two(
+            "qemu-kvm: Guest MCE Memory Error at QEMU addr",
+            "0x7f0000001000 and GUEST addr",
+        )
+        .unwrap();
         assert!(!whole);
-        one(&text, "0x5000000 of type BUS_MCEERR_AR injected", "qemu-kvm: Guest MCE Memory Error at QEMU addr 0x7f0000001000 and GUEST addr 0x5000000 of type BUS_MCEERR_AR injected");
+        one(
+            &text,
+            "0x5000000 of type BUS_MCEERR_AR injected",
+            "qemu-kvm: Guest MCE Memory Error at QEMU addr 0x7f0000001000 and GUEST addr 0x5000000 of type BUS_MCEERR_AR injected",
+        );
     }
 
     #[test]
@@ -243,17 +276,35 @@ mod tests {
             "66.550690] Memory failure: 0x1: recovery action for dax page: Failed",
             "Oct 24 10:52:05 host1 kernel: [79566.550690] Memory failure: 0x1: recovery action for dax page: Failed",
         );
-        assert!(tag_alone(b"Oct 24 10:52:05 host1 microvm@vm1[15894]:", b"[  157.3] mce: x"));
-        assert!(!tag_alone(b"Oct 24 10:52:05 host1 kernel: Call Trace:", b"[  157.3] mce: x"));
+        assert!(tag_alone(
+            b"Oct 24 10:52:05 host1 microvm@vm1[15894]:",
+            b"[  157.3] mce: x"
+        ));
+        assert!(!tag_alone(
+            b"Oct 24 10:52:05 host1 kernel: Call Trace:",
+            b"[  157.3] mce: x"
+        ));
     }
 
     #[test]
     fn other_lines_are_left_alone() {
         for (line, next) in [
-            ("[ 1.0] Memory failure: 0x1: already hardware poisoned", "and prose"),
-            ("[ 1.0] Memory failure: 0x1: Sending SIGBUS to a:1 due to hardware memory corruption", "due to that"),
-            ("[ 1.0] mce: Uncorrected hardware memory error in user-access at 118cb9000", "dead"),
-            ("[ 1.0] mce: Uncorrected hardware memory error in user-access at 118cb9000", "add more"),
+            (
+                "[ 1.0] Memory failure: 0x1: already hardware poisoned",
+                "and prose",
+            ),
+            (
+                "[ 1.0] Memory failure: 0x1: Sending SIGBUS to a:1 due to hardware memory corruption",
+                "due to that",
+            ),
+            (
+                "[ 1.0] mce: Uncorrected hardware memory error in user-access at 118cb9000",
+                "dead",
+            ),
+            (
+                "[ 1.0] mce: Uncorrected hardware memory error in user-access at 118cb9000",
+                "add more",
+            ),
             ("prose about memory", "failure: 0x1"),
             ("[ 1.0] Kernel panic - not syncing: something", "else"),
             ("some text:", "Memory failure: 0x1: already hardware poisoned"),

@@ -25,7 +25,10 @@ const MAX_ANY: usize = 160;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fit {
     /// To the shape's end. `open`: the text ends there too, and the last field could go on.
-    Whole { end: usize, open: bool },
+    Whole {
+        end: usize,
+        open: bool,
+    },
     /// The text ends inside the shape.
     Cut,
     No,
@@ -65,7 +68,7 @@ fn parse(mut notation: &'static str) -> Vec<Part> {
                 .char_indices()
                 .find(|(at, c)| *c == '{' || notation[*at..].starts_with("[["))
                 .map_or(notation.len(), |(at, _)| at);
-            (Part::Words(notation[..end].as_bytes()), &notation[end..])
+            (Part::Words(&notation.as_bytes()[..end]), &notation[end..])
         };
         parts.push(part);
         notation = rest;
@@ -90,10 +93,7 @@ fn field(name: &'static str) -> Part {
 
 fn fit(parts: &[Part], text: &[u8], at: usize) -> Fit {
     let Some((part, rest)) = parts.split_first() else {
-        return Fit::Whole {
-            end: at,
-            open: false,
-        };
+        return Fit::Whole { end: at, open: false };
     };
     let here = &text[at..];
     let after = |length: usize, could_go_on: bool| {
@@ -131,16 +131,29 @@ fn fit(parts: &[Part], text: &[u8], at: usize) -> Fit {
             }
         }
         Part::OneOf(words) => {
-            let fits = words.iter().map(|word| match here.strip_prefix(*word) {
-                Some(_) => after(word.len(), false),
-                None if word.starts_with(here) => Fit::Cut,
-                None => Fit::No,
-            });
-            fits.fold(Fit::No, better)
+            let ends_inside = words
+                .iter()
+                .any(|word| word.len() > here.len() && word.starts_with(here));
+            let mut whole: Vec<usize> = words
+                .iter()
+                .filter(|word| here.starts_with(word))
+                .map(|word| word.len())
+                .collect();
+            whole.sort_unstable_by_key(|length| std::cmp::Reverse(*length));
+            match whole.first() {
+                // A longer one of them may be meant.
+                None if ends_inside => Fit::Cut,
+                Some(longest) if ends_inside && *longest < here.len() => Fit::Cut,
+                _ => whole
+                    .into_iter()
+                    .map(|length| after(length, ends_inside))
+                    .fold(Fit::No, better),
+            }
         }
+        Part::Any if rest.is_empty() && here.is_empty() => Fit::Cut,
         Part::Any if rest.is_empty() => Fit::Whole {
             end: text.len(),
-            open: false,
+            open: true,
         },
         Part::Any => {
             let limit = here.len().min(MAX_ANY);
@@ -159,7 +172,10 @@ fn fit(parts: &[Part], text: &[u8], at: usize) -> Fit {
         }
         Part::Optional(inner) => match fit(inner, text, at) {
             Fit::Whole { end, open } => match fit(rest, text, end) {
-                Fit::Whole { end: last, open: later } => Fit::Whole {
+                Fit::Whole {
+                    end: last,
+                    open: later,
+                } => Fit::Whole {
                     end: last,
                     open: later || (open && last == end),
                 },
@@ -208,7 +224,10 @@ mod tests {
         for end in 0..line.len() {
             assert_eq!(of(SIGNAL, &line[..end]), Fit::Cut, "{}", &line[..end]);
         }
-        assert_eq!(of(SIGNAL, "failure: 0x8aa9a1: already hardware poisoned"), Fit::No);
+        assert_eq!(
+            of(SIGNAL, "failure: 0x8aa9a1: already hardware poisoned"),
+            Fit::No
+        );
         assert_eq!(of(SIGNAL, &format!("{line} and more")), whole(line.len()));
     }
 
@@ -239,5 +258,12 @@ mod tests {
         assert_eq!(of(RESULT, "for dirty LRU page: Recovered"), whole(29));
         assert_eq!(of(RESULT, "for dirty LRU page: Reco"), Fit::Cut);
         assert_eq!(of(RESULT, "for dirty LRU page: Lost"), Fit::Cut);
+        const REASON: &str = "check: {Overflowed|Overflowed error without recovery}";
+        assert_eq!(
+            of(REASON, "check: Overflowed"),
+            Fit::Whole { end: 17, open: true }
+        );
+        assert_eq!(of(REASON, "check: Overflowed err"), Fit::Cut);
+        assert_eq!(of(REASON, "check: Overflowed, or so"), whole(17));
     }
 }

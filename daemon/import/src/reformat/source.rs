@@ -12,7 +12,8 @@ use super::{
     json::{Next, Object},
     margin, markup,
     physical::{MAX_LINE, Physical},
-    quoted_printable as qp, start,
+    quoted_printable as qp,
+    start::{self, Begins},
 };
 
 /// What was done to a line.
@@ -66,8 +67,9 @@ impl Piece {
     }
 
     fn classify(&mut self) {
-        self.starts = start::begins_record(&self.text);
-        self.traced = self.starts && start::task(&self.text);
+        let begins = start::begins(&self.text);
+        self.starts = begins != Begins::Nothing;
+        self.traced = begins == Begins::Traced;
     }
 }
 
@@ -149,10 +151,11 @@ impl<R: BufRead> Source<R> {
         piece.first = self.lines.number();
         piece.last = piece.first;
         piece.width = piece.text.len();
-        if self.encoded || piece.text.last() == Some(&b'=') || memchr::memmem::find(&piece.text, b"=3D").is_some() {
+        let special = self.encoded || memchr::memchr3(b'<', b'&', b'=', &piece.text).is_some();
+        if special {
             self.decode(piece)?;
         }
-        if memchr::memchr2(b'<', b'&', &piece.text).is_some() && markup::has_markup(&piece.text) {
+        if special && markup::has_markup(&piece.text) {
             piece.marks = piece.marks | Marks::DECODED;
             let (first, last, marks) = (piece.first, piece.last, piece.marks);
             let mut lines = markup::lines(&piece.text).into_iter().map(|text| Piece {
@@ -202,15 +205,22 @@ impl<R: BufRead> Source<R> {
                 piece.marks = piece.marks | Marks::QUOTED;
             }
         }
-        if piece.text.len() > 24 && let Some(encoded) = qp::declared(&piece.text) {
+        if piece.text.len() > 24
+            && let Some(encoded) = qp::declared(&piece.text)
+        {
             self.encoded = encoded;
         }
         piece.classify();
-        if !piece.starts && let Some(rest) = margin::strip(&piece.text) {
+        if piece.starts {
+            return;
+        }
+        if let Some(rest) = margin::strip(&piece.text) {
             let from = piece.text.len() - rest.len();
             piece.text.drain(..from);
             piece.marks = piece.marks | Marks::DECODED;
             piece.classify();
+        } else {
+            piece.starts = margin::relayed(&piece.text);
         }
     }
 
@@ -292,9 +302,9 @@ impl<R: BufRead> Source<R> {
             begun.last = piece.last;
             *piece = begun;
         }
-        // An object inside has a time of its own.
+        // A logger's line or an object inside has a time of its own.
         let inner = envelope::without_time(&piece.text);
-        if inner.starts_with(b"{\"") {
+        if inner.len() < piece.text.len() && start::dated_itself(inner) {
             let from = piece.text.len() - inner.len();
             piece.text.drain(..from);
         }
@@ -310,7 +320,9 @@ impl<R: BufRead> Source<R> {
         };
         let rest = piece.text.split_off(end);
         piece.classify();
-        let lines = rest.split(|b| matches!(b, b'\n' | b'\r')).filter(|line| !line.is_empty());
+        let lines = rest
+            .split(|b| matches!(b, b'\n' | b'\r'))
+            .filter(|line| !line.is_empty());
         for line in lines {
             let mut line = Piece {
                 text: line.to_vec(),
@@ -330,8 +342,9 @@ fn opens(line: &[u8]) -> bool {
     match (line.trim_ascii_start().first(), line.last()) {
         (Some(b'{'), Some(b'}')) => line.len() <= BROKEN,
         (Some(b'{'), _) => true,
-        (_, Some(b'{')) => memchr::memmem::find(line, b"event ").is_some(),
-        _ => false,
+        (_, Some(b'}')) => false,
+        _ => memchr::memchr(b'{', line)
+            .is_some_and(|begin| memchr::memmem::find(&line[..begin], b"event ").is_some()),
     }
 }
 

@@ -13,6 +13,7 @@ mod shape;
 mod source;
 mod start;
 mod unwrap;
+pub mod utf16;
 mod wordings;
 
 use std::{
@@ -178,7 +179,8 @@ impl<R: BufRead> Reader<R> {
         if line.traced || line.text.first() == Some(&b'{') {
             return;
         }
-        let cut = wordings::hits(&line.text).any(|hit| hit.fit == shape::Fit::Cut || hit.maybe_cut);
+        let cut =
+            wordings::hits(line.text.trim_ascii_end()).any(|hit| hit.fit == shape::Fit::Cut || hit.maybe_cut);
         if !cut {
             return;
         }
@@ -189,7 +191,7 @@ impl<R: BufRead> Reader<R> {
         }
         self.notices.push(LooksCut {
             line: line.first,
-            text: crate::text::sanitise(&String::from_utf8_lossy(&line.text), MAX_SHOWN),
+            text: poisontrace_model::text::sanitise(&String::from_utf8_lossy(&line.text), MAX_SHOWN),
         });
     }
 }

@@ -2,12 +2,22 @@
 
 /// Tags that end a line.
 const BREAKS: [&[u8]; 11] = [
-    b"br", b"p", b"div", b"li", b"tr", b"pre", b"blockquote", b"h1", b"h2", b"h3", b"ul",
+    b"br",
+    b"p",
+    b"div",
+    b"li",
+    b"tr",
+    b"pre",
+    b"blockquote",
+    b"h1",
+    b"h2",
+    b"h3",
+    b"ul",
 ];
 /// Tags that mean nothing for a log's text.
 const MARKS: [&[u8]; 22] = [
-    b"code", b"span", b"tt", b"b", b"i", b"u", b"em", b"strong", b"a", b"td", b"th", b"table", b"tbody", b"ol",
-    b"font", b"samp", b"kbd", b"html", b"body", b"small", b"mark", b"wbr",
+    b"code", b"span", b"tt", b"b", b"i", b"u", b"em", b"strong", b"a", b"td", b"th", b"table", b"tbody",
+    b"ol", b"font", b"samp", b"kbd", b"html", b"body", b"small", b"mark", b"wbr",
 ];
 
 /// Longest tag, with its attributes.
@@ -57,7 +67,11 @@ pub fn lines(line: &[u8]) -> Vec<Vec<u8>> {
 fn tag(text: &[u8]) -> Option<(Tag, usize)> {
     let inner = text.strip_prefix(b"<")?;
     let inner = inner.strip_prefix(b"/").unwrap_or(inner);
-    let length = inner.iter().take(12).take_while(|b| b.is_ascii_alphanumeric()).count();
+    let length = inner
+        .iter()
+        .take(12)
+        .take_while(|b| b.is_ascii_alphanumeric())
+        .count();
     let name = inner[..length].to_ascii_lowercase();
     let after = &inner[length..];
     if !matches!(after.first(), Some(b'>' | b' ' | b'/')) {
@@ -117,8 +131,14 @@ mod tests {
     #[test]
     fn a_posts_lines_and_entities() {
         assert_eq!(
-            text("<p><code>[ 1.0] a<br />[ 1.1] RIP 10:&lt;ffffffff81e8f6ff&gt; {f+0x1/0x2}<br>[&nbsp;1.2] b &amp;&#39;&#x27;</code></p>"),
-            ["[ 1.0] a", "[ 1.1] RIP 10:<ffffffff81e8f6ff> {f+0x1/0x2}", "[ 1.2] b &''"]
+            text(
+                "<p><code>[ 1.0] a<br />[ 1.1] RIP 10:&lt;ffffffff81e8f6ff&gt; {f+0x1/0x2}<br>[&nbsp;1.2] b &amp;&#39;&#x27;</code></p>"
+            ),
+            [
+                "[ 1.0] a",
+                "[ 1.1] RIP 10:<ffffffff81e8f6ff> {f+0x1/0x2}",
+                "[ 1.2] b &''"
+            ]
         );
         assert_eq!(text("<span style=\"x\">a</span>"), ["a"]);
     }

@@ -66,11 +66,10 @@ impl Object {
     /// The object that begins in `line` and does not end in it. It may stand after other words: `event X for domain 'a': {`.
     pub fn open(line: &[u8]) -> Option<Self> {
         let trimmed = line.trim_ascii();
-        let begin = match trimmed.first()? {
-            b'{' => 0,
-            _ if trimmed.ends_with(b"{") => trimmed.len() - 1,
-            _ => return None,
-        };
+        let begin = memchr::memchr(b'{', trimmed)?;
+        if begin > 0 && memchr::memmem::find(&trimmed[..begin], b"event ").is_none() {
+            return None;
+        }
         // An object's key, or nothing more on this line.
         let inner = trimmed[begin + 1..].trim_ascii_start();
         if !matches!(inner.first(), None | Some(b'"')) {
@@ -89,8 +88,10 @@ impl Object {
 
     pub fn add(&mut self, line: &[u8]) -> Next {
         self.bytes += line.len();
-        // A record in one line begins here: the object before it was cut.
-        let another = line.starts_with(b"{\"") && Depth::default().over(line) == Some(line.len());
+        // A record in one line begins here, and is no value of this object: this one was cut.
+        let expected = self.lines.last().and_then(|line| line.trim_ascii_end().last());
+        let value = !self.depth.quoted && matches!(expected, Some(b':' | b'['));
+        let another = !value && line.starts_with(b"{\"") && Depth::default().over(line) == Some(line.len());
         if another || self.bytes > MAX_OBJECT || self.lines.len() >= MAX_LINES {
             return Next::No;
         }
@@ -105,7 +106,6 @@ impl Object {
         let valid = |separator: &[u8]| {
             let text = self.lines.join(separator);
             let begin = memchr::memchr(b'{', &text)?;
-            let begin = if text[..begin].trim_ascii().is_empty() { begin } else { memchr::memrchr(b'{', self.lines.first()?)? };
             serde_json::from_slice::<serde::de::IgnoredAny>(text[begin..].trim_ascii_end()).ok()?;
             Some(text)
         };
@@ -115,7 +115,11 @@ impl Object {
         match (valid(b""), valid(b" ")) {
             (Some(hard), Some(words)) => {
                 let [of_hard, of_words] = [&hard, &words].map(|text| wordings::whole(text));
-                Some(if of_hard > of_words || (of_hard == of_words && equal) { hard } else { words })
+                Some(if of_hard > of_words || (of_hard == of_words && equal) {
+                    hard
+                } else {
+                    words
+                })
             }
             (hard, words) => hard.or(words),
         }
@@ -144,10 +148,15 @@ mod tests {
         let event = r#"{"event": "MEMORY_FAILURE", "data": {"action": "inject }"}}"#;
         let value: serde_json::Value = serde_json::from_str(event).unwrap();
         let pretty = serde_json::to_string_pretty(&value).unwrap();
-        let same = |text: &str| serde_json::from_str::<serde_json::Value>(&joined(text).unwrap()).unwrap() == value;
+        let same =
+            |text: &str| serde_json::from_str::<serde_json::Value>(&joined(text).unwrap()).unwrap() == value;
         assert!(same(&pretty));
         for width in [10, 13, 24, 31] {
-            let hard: Vec<&str> = event.as_bytes().chunks(width).map(|c| std::str::from_utf8(c).unwrap()).collect();
+            let hard: Vec<&str> = event
+                .as_bytes()
+                .chunks(width)
+                .map(|c| std::str::from_utf8(c).unwrap())
+                .collect();
             assert!(same(&hard.join("\n")), "{width}");
         }
         assert!(same(&event.replace("\"data\": ", "\"data\":\n")));

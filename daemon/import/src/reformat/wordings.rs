@@ -36,8 +36,8 @@ const STEMS: &[Stem] = &[
         words: "MCE 0x",
         shapes: &[
             "MCE 0x{x}: Killing {*}:{d} {due|early due} to hardware memory corruption",
-            "MCE 0x{x}: {*} recovery: {Ignored|Failed|Delayed|Recovered}",
             "MCE 0x{x}: recovery action for {*}: {Ignored|Failed|Delayed|Recovered}",
+            "MCE 0x{x}: {*} recovery: {Ignored|Failed|Delayed|Recovered}",
         ],
     },
     Stem {
@@ -54,15 +54,13 @@ const STEMS: &[Stem] = &[
             "[Hardware Error]: CPU {d}: Machine Check Exception: {x} Bank {d}: {x16}",
             "[Hardware Error]: CPU {d}: Machine Check: {x} Bank {d}: {x16}",
             "[Hardware Error]: CPU {d}: Machine Check Event: {x} Bank {d}: {x16}",
-            "[Hardware Error]: RIP [[!INEXACT! ]]{x}:<{x16}>[[ {open}{w}{close}]]",
+            "[Hardware Error]: RIP [[!INEXACT! ]]{x}:<{x16}>[[ {open}{*}{close}]]",
             "[Hardware Error]: TSC {x}[[ ADDR {x}]][[ MISC {x}]][[ SYND {x}]][[ IPID {x}]][[ PPIN {x}]]",
             "[Hardware Error]: PROCESSOR {d}:{x} TIME {d} SOCKET {d} APIC {x}[[ microcode {x}]]",
-            "[Hardware Error]: Machine check: Action required: data load in error recoverable area of kernel",
-            "[Hardware Error]: Machine check: Action required: {data load error in a user process|instruction fetch error in a user process|unknown MCACOD}",
-            "[Hardware Error]: Machine check: Data load in unrecoverable area of kernel",
-            "[Hardware Error]: Machine check: Instruction fetch error in kernel",
-            "[Hardware Error]: Machine check: Overflowed uncorrected error without MCA Overflow Recovery",
-            "[Hardware Error]: Machine check: Processor context corrupt",
+            "[Hardware Error]: Machine check: {Action required|Action optional}: {data load error in a user process|data load in error recoverable area of kernel|instruction fetch error in a user process|memory scrubbing error|last level cache writeback error|unknown MCACOD}",
+            "[Hardware Error]: Machine check: Action required {with lost events|but kernel thread is not continuable|but unaffected thread is continuable}",
+            "[Hardware Error]: Machine check: {Overflowed uncorrected error without MCA Overflow Recovery|Overflowed uncorrected|Processor context corrupt|Uncorrected unrecoverable error|Uncorrected Patrol Scrub Error|Uncorrected|Neither restart nor error IP|In kernel and no restart IP|Data load in unrecoverable area of kernel|Instruction fetch error in kernel|MCIP not set in MCA handler}",
+            "[Hardware Error]: Machine check: {*}",
             "[Hardware Error]: CPU:{d} ({x}:{x}:{d}) MC{d}_STATUS[{*}]: 0x{x16}",
             "[Hardware Error]: Error Addr: 0x{x16}",
             "[Hardware Error]: PPIN: 0x{x16}",
@@ -92,7 +90,9 @@ const STEMS: &[Stem] = &[
     },
     Stem {
         words: "Memory error: Loosing a large page (size: ",
-        shapes: &["Memory error: Loosing a large page (size: {d})[[ at QEMU addr 0x{x}]][[ and GUEST addr 0x{x}]]"],
+        shapes: &[
+            "Memory error: Loosing a large page (size: {d})[[ at QEMU addr 0x{x}]][[ and GUEST addr 0x{x}]]",
+        ],
     },
     Stem {
         words: ": Previous MCE still in progress",
@@ -104,7 +104,10 @@ const STEMS: &[Stem] = &[
     },
     Stem {
         words: "kvm run failed ",
-        shapes: &["kvm run failed Memory page has hardware error", "kvm run failed {*}"],
+        shapes: &[
+            "kvm run failed Memory page has hardware error",
+            "kvm run failed {*}",
+        ],
     },
     Stem {
         words: "-name guest=",
@@ -116,7 +119,9 @@ const STEMS: &[Stem] = &[
     },
     Stem {
         words: ": shutting down, reason=",
-        shapes: &[": shutting down, reason={crashed|destroyed|shutdown|migrated|saved|failed|from-snapshot|daemon|unknown}"],
+        shapes: &[
+            ": shutting down, reason={crashed|destroyed|shutdown|migrated|saved|failed|from-snapshot|daemon|unknown}",
+        ],
     },
     Stem {
         words: ": starting up libvirt version: ",
@@ -131,7 +136,10 @@ const STEMS: &[Stem] = &[
     },
     Stem {
         words: "ANOM_ABEND ",
-        shapes: &["ANOM_ABEND {*} pid={d} comm={*} exe={*} sig={d}", "ANOM_ABEND {*} pid={d} comm={*} sig={d}"],
+        shapes: &[
+            "ANOM_ABEND {*} pid={d} comm={*} exe={*} sig={d}",
+            "ANOM_ABEND {*} pid={d} comm={*} sig={d}",
+        ],
     },
     Stem {
         words: "type=1701 audit(",
@@ -157,7 +165,9 @@ const STEMS: &[Stem] = &[
     },
     Stem {
         words: "memory_failure_event: ",
-        shapes: &["memory_failure_event: {*} pfn=0x{x} page_type={*} action_result={Ignored|Failed|Delayed|Recovered}"],
+        shapes: &[
+            "memory_failure_event: {d}-{d}-{d} {*} pfn=0x{x} page_type={*} action_result={Ignored|Failed|Delayed|Recovered}",
+        ],
     },
     Stem {
         words: "event 'memory-failure' for domain ",
@@ -211,7 +221,8 @@ pub fn hits(line: &[u8]) -> impl Iterator<Item = Hit> {
         table.search.find_iter(line).take(MAX_HITS).map(move |found| {
             let shapes = table.shapes.get(found.pattern().as_usize());
             let at = found.start();
-            let (fit, rank, maybe_cut) = shapes.map_or((Fit::No, 0, false), |shapes| best(shapes, &line[at..]));
+            let (fit, rank, maybe_cut) =
+                shapes.map_or((Fit::No, 0, false), |shapes| best(shapes, &line[at..]));
             let fit = match fit {
                 Fit::Whole { end, open } => Fit::Whole { end: at + end, open },
                 other => other,
@@ -229,7 +240,9 @@ pub fn hits(line: &[u8]) -> impl Iterator<Item = Hit> {
 
 /// How many known wordings of `line` are whole.
 pub fn whole(line: &[u8]) -> usize {
-    hits(line).filter(|hit| matches!(hit.fit, Fit::Whole { .. })).count()
+    hits(line)
+        .filter(|hit| matches!(hit.fit, Fit::Whole { .. }))
+        .count()
 }
 
 /// Whether any stem stands in `line`.
@@ -259,10 +272,20 @@ mod tests {
         for stem in STEMS {
             assert!(stem.words.len() <= MAX_STEM, "{}", stem.words);
             for shape in stem.shapes {
-                assert!(shape.starts_with(stem.words) || stem.words.starts_with(&shape[..shape.find(['{', '[']).unwrap_or(0)]), "{shape}");
+                assert!(
+                    shape.starts_with(stem.words)
+                        || stem
+                            .words
+                            .starts_with(&shape[..shape.find(['{', '[']).unwrap_or(0)]),
+                    "{shape}"
+                );
             }
             for other in STEMS {
-                assert!(std::ptr::eq(stem, other) || !other.words.starts_with(stem.words), "{}", other.words);
+                assert!(
+                    std::ptr::eq(stem, other) || !other.words.starts_with(stem.words),
+                    "{}",
+                    other.words
+                );
             }
         }
     }
@@ -275,6 +298,7 @@ mod tests {
             "Memory failure: 0x8aa9a1: recovery action for some new kind of page: Failed",
             "MCE 0xf7eb: dirty LRU page recovery: Recovered",
             "mce: [Hardware Error]: CPU 0: Machine Check Exception: 7 Bank 9: fc00080000000000",
+            "mce: [Hardware Error]: RIP !INEXACT! 10:<ffffffff8106a01c> {clflush_cache_range+0x1c/0x30}",
             "[Hardware Error]: CPU:1 (17:1:2) MC9_STATUS[Over|UE|MiscV|AddrV|-|-|-|-|-|-|-]: 0xfc00080000000000",
             "qemu-kvm: Guest MCE Memory Error at QEMU addr 0x7fc1f5dd6000 and GUEST addr 0x19fd6000 on lost large page 200000@19e00000 of type BUS_MCEERR_AR injected",
             "Guest MCE Memory Error at GUEST addr 0x2beb000 and QEMU addr 0x7fccea9eb000 injected",
@@ -282,7 +306,10 @@ mod tests {
             "2025-06-09 13:23:11.100+0000: panic hyper-v: arg1='0x3e', arg2='0x46d359bbdff', arg3='0x56d359bbdff', arg4='0x0', arg5='0x0'",
         ] {
             let last = hits(line.as_bytes()).last().unwrap();
-            assert!(matches!(last.fit, Fit::Whole { end, .. } if end == line.len()), "{line}: {last:?}");
+            assert!(
+                matches!(last.fit, Fit::Whole { end, .. } if end == line.len()),
+                "{line}: {last:?}"
+            );
             let shorter = &line.as_bytes()[..line.len() - 1];
             let last = hits(shorter).last().unwrap();
             let ends = matches!(last.fit, Fit::Cut | Fit::Whole { open: true, .. });

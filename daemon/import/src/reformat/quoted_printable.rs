@@ -82,14 +82,22 @@ mod tests {
         assert_eq!(&*decode(b"a=C2=A0b="), b"a\xc2\xa0b");
         assert!(encoded(b"audit: type=3D1701 pid=3D4711"));
         assert!(encoded(b"Memory failure: 0x8aa9a1: Sending="));
-        for plain in [&b"audit: type=1701 pid=4711"[..], b"sig=7 res=3D", b"order=0, a=20", b""] {
+        for plain in [
+            &b"audit: type=1701 pid=4711"[..],
+            b"sig=7 res=3D",
+            b"order=0, a=20",
+            b"",
+        ] {
             assert!(!encoded(plain), "{}", String::from_utf8_lossy(plain));
         }
     }
 
     #[test]
     fn a_header_declares_it() {
-        assert_eq!(declared(b"Content-transfer-encoding: Quoted-Printable"), Some(true));
+        assert_eq!(
+            declared(b"Content-transfer-encoding: Quoted-Printable"),
+            Some(true)
+        );
         assert_eq!(declared(b"Content-Transfer-Encoding: 8bit"), Some(false));
         assert_eq!(declared(b"Content-Type: text/plain"), None);
     }

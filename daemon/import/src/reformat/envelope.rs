@@ -19,13 +19,37 @@ struct Record<'a> {
     /// Docker's line, with its end.
     #[serde(borrow, default)]
     log: Option<Text<'a>>,
-    #[serde(borrow, default, alias = "msg", alias = "textPayload", alias = "line", alias = "text", alias = "body")]
+    #[serde(
+        borrow,
+        default,
+        alias = "msg",
+        alias = "textPayload",
+        alias = "line",
+        alias = "text",
+        alias = "body"
+    )]
     message: Option<Text<'a>>,
-    #[serde(borrow, default, alias = "timestamp", alias = "ts", alias = "@timestamp", alias = "datetime", alias = "date")]
+    #[serde(
+        borrow,
+        default,
+        alias = "timestamp",
+        alias = "ts",
+        alias = "@timestamp",
+        alias = "datetime",
+        alias = "date"
+    )]
     time: Option<Text<'a>>,
     #[serde(borrow, default, alias = "host", alias = "_HOSTNAME")]
     hostname: Option<Text<'a>>,
-    #[serde(borrow, default, alias = "SYSLOG_IDENTIFIER", alias = "program", alias = "appname", alias = "tag", alias = "app")]
+    #[serde(
+        borrow,
+        default,
+        alias = "SYSLOG_IDENTIFIER",
+        alias = "program",
+        alias = "appname",
+        alias = "tag",
+        alias = "app"
+    )]
     ident: Option<Text<'a>>,
     #[serde(borrow, default, alias = "_PID", alias = "procid")]
     pid: Option<Text<'a>>,
@@ -76,7 +100,12 @@ fn record(line: &[u8]) -> Option<Content> {
         let words = text.as_ref()?.words()?.into_owned();
         (!words.is_empty() && words.bytes().all(|b| b.is_ascii_graphic())).then_some(words)
     };
-    if let Some(time) = record.time.as_ref().and_then(Text::words).and_then(|time| instant(&time)) {
+    if let Some(time) = record
+        .time
+        .as_ref()
+        .and_then(Text::words)
+        .and_then(|time| instant(&time))
+    {
         text.extend_from_slice(time.as_bytes());
         text.push(b' ');
     }
@@ -111,7 +140,9 @@ fn instant(time: &str) -> Option<String> {
         19 => number,
         _ => return None,
     };
-    jiff::Timestamp::from_nanosecond(nanoseconds).ok().map(|at| at.to_string())
+    jiff::Timestamp::from_nanosecond(nanoseconds)
+        .ok()
+        .map(|at| at.to_string())
 }
 
 /// `2026-11-22T15:45:34.123456789Z stdout F LINE` (Kubernetes' CRI; P: the line goes on in the next record).
@@ -119,11 +150,18 @@ pub fn cri(line: &[u8]) -> Option<Content> {
     let head = &line[..line.len().min(48)];
     let blank = memchr::memchr(b' ', head).filter(|at| *at >= 20)?;
     let rest = &line[blank + 1..];
-    let rest = rest.strip_prefix(b"stdout ").or_else(|| rest.strip_prefix(b"stderr "))?;
+    let rest = rest
+        .strip_prefix(b"stdout ")
+        .or_else(|| rest.strip_prefix(b"stderr "))?;
     let partial = match rest {
         [b'F', b' ', ..] => false,
         [b'P', b' ', ..] => true,
-        [b'F'] => return Some(Content { text: line[..blank].to_vec(), partial: false }),
+        [b'F'] => {
+            return Some(Content {
+                text: line[..blank].to_vec(),
+                partial: false,
+            });
+        }
         _ => return None,
     };
     let mut text = Vec::with_capacity(line.len());
@@ -150,7 +188,8 @@ mod tests {
 
     #[test]
     fn docker_and_cri_give_the_line_and_its_time() {
-        const LINE: &str = "2026-11-19T03:11:02.000000000Z [  157.392912] mce: [Hardware Error]: RIP 10:<ffffffff81e8f6ff>";
+        const LINE: &str =
+            "2026-11-19T03:11:02.000000000Z [  157.392912] mce: [Hardware Error]: RIP 10:<ffffffff81e8f6ff>";
         let docker = r#"{"log":"[  157.392912] mce: [Hardware Error]: RIP 10:\u003cffffffff81e8f6ff\u003e\r\n","stream":"stdout","time":"2026-11-19T03:11:02.000000000Z"}"#;
         let content = json(docker.as_bytes()).unwrap();
         assert!(!content.partial);
