@@ -46,8 +46,18 @@ pub fn hold(story: &str) {
     if story.len() > MAX_STORY || story.contains("kvm_exit") || story.contains('\x1b') {
         return;
     }
+    // virsh spreads an event over lines, which are not known behind a container's time yet.
+    let spread = story.contains("\nrecipient: ");
     let (expected, _) = answer(story.as_bytes());
-    for (name, text) in all(story) {
+    let dated = |name: &str| {
+        ["Docker", "CRI", "a collector"]
+            .iter()
+            .any(|by| name.starts_with(by))
+    };
+    for (name, text) in all(story)
+        .into_iter()
+        .filter(|(name, _)| !(spread && dated(name)))
+    {
         let (found, cut) = answer(&text);
         let same = found == expected;
         let less_sure = cut

@@ -164,7 +164,7 @@ impl<R: BufRead> Reader<R> {
 
     fn join(&mut self, line: &Piece, next: &Piece) -> Option<Joined> {
         if next.starts {
-            return unwrap::tag_alone(&line.text, &next.text).then(|| Joined {
+            return unwrap::announces(&line.text, &next.text).then(|| Joined {
                 text: [line.text.trim_ascii_end(), b" ", &next.text].concat(),
                 whole: true,
             });

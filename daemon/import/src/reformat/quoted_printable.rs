@@ -15,7 +15,8 @@ pub fn encoded(line: &[u8]) -> bool {
     memchr::memchr_iter(b'=', line).all(|at| match &line[at + 1..] {
         [] => true,
         [a, b, ..] if upper_hex(*a) && upper_hex(*b) => {
-            meant |= (*a, *b) == (b'3', b'D') || *a >= b'8';
+            // An equals sign, a tab, a blank at the end, UTF-8.
+            meant |= matches!((a, b), (b'3', b'D') | (b'0', b'9') | (b'8'.., _)) || line[at..] == *b"=20";
             true
         }
         _ => false,

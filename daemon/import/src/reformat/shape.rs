@@ -16,6 +16,8 @@ enum Part {
     OneOf(Vec<&'static [u8]>),
     /// May be missing.
     Optional(Vec<Part>),
+    /// The line's end, blanks aside.
+    End,
 }
 
 /// Longest text of an [`Part::Any`].
@@ -42,7 +44,7 @@ pub struct Shape {
 
 impl Shape {
     /// Reads the notation of the tables: `{x}` hexadecimal, `{x16}` with so many digits, `{d}` decimal, `{w}` a word,
-    /// `{*}` anything, `{a|b}` one of these, `{open}` and `{close}` braces, `[[…]]` may be missing.
+    /// `{*}` anything, `{a|b}` one of these, `{open}` and `{close}` braces, `{end}` the line's end, `[[…]]` may be missing.
     pub fn new(notation: &'static str) -> Self {
         Self {
             parts: parse(notation),
@@ -78,6 +80,7 @@ fn parse(mut notation: &'static str) -> Vec<Part> {
 
 fn field(name: &'static str) -> Part {
     match name {
+        "end" => Part::End,
         "open" => Part::Words(b"{"),
         "close" => Part::Words(b"}"),
         "x" => Part::Hex,
@@ -119,6 +122,11 @@ fn fit(parts: &[Part], text: &[u8], at: usize) -> Fit {
             None if words.starts_with(here) => Fit::Cut,
             None => Fit::No,
         },
+        Part::End if here.trim_ascii().is_empty() => Fit::Whole {
+            end: text.len(),
+            open: false,
+        },
+        Part::End => Fit::No,
         Part::Hex => run(u8::is_ascii_hexdigit),
         Part::Decimal => run(u8::is_ascii_digit),
         Part::Word => run(|b| !(b.is_ascii_whitespace() || matches!(b, b',' | b'"' | b'\''))),

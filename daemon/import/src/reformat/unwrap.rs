@@ -183,12 +183,20 @@ fn cut_time(line: &[u8], next: &[u8]) -> bool {
     }
 }
 
-/// Whether `line` is the date, host and tag of a record whose message, a console's line with its own time, stands in
-/// the next line.
-pub fn tag_alone(line: &[u8], next: &[u8]) -> bool {
+/// Whether `line` only announces what stands in the next line, although that begins a record: the date, host and tag
+/// before a console's line with its own time, libvirt's name of an event before its data.
+pub fn announces(line: &[u8], next: &[u8]) -> bool {
     let text = line.trim_ascii();
-    if text.last() != Some(&b':') || next.trim_ascii_start().first() != Some(&b'[') {
+    if text.last() != Some(&b':') {
         return false;
+    }
+    match next.trim_ascii_start().first() {
+        Some(b'{') => {
+            let find = |words: &[u8]| memchr::memmem::find(text, words);
+            return matches!((find(b"event "), find(b" for domain ")), (Some(event), Some(domain)) if event < domain);
+        }
+        Some(b'[') => {}
+        _ => return false,
     }
     let words = text.split(|b| *b == b' ').filter(|word| !word.is_empty()).count();
     (named_date(text) && words == 5) || (date(text) && words == 3)
@@ -276,11 +284,11 @@ mod tests {
             "66.550690] Memory failure: 0x1: recovery action for dax page: Failed",
             "Oct 24 10:52:05 host1 kernel: [79566.550690] Memory failure: 0x1: recovery action for dax page: Failed",
         );
-        assert!(tag_alone(
+        assert!(announces(
             b"Oct 24 10:52:05 host1 microvm@vm1[15894]:",
             b"[  157.3] mce: x"
         ));
-        assert!(!tag_alone(
+        assert!(!announces(
             b"Oct 24 10:52:05 host1 kernel: Call Trace:",
             b"[  157.3] mce: x"
         ));

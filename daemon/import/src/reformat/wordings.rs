@@ -59,7 +59,7 @@ const STEMS: &[Stem] = &[
             "[Hardware Error]: PROCESSOR {d}:{x} TIME {d} SOCKET {d} APIC {x}[[ microcode {x}]]",
             "[Hardware Error]: Machine check: {Action required|Action optional}: {data load error in a user process|data load in error recoverable area of kernel|instruction fetch error in a user process|memory scrubbing error|last level cache writeback error|unknown MCACOD}",
             "[Hardware Error]: Machine check: Action required {with lost events|but kernel thread is not continuable|but unaffected thread is continuable}",
-            "[Hardware Error]: Machine check: {Overflowed uncorrected error without MCA Overflow Recovery|Overflowed uncorrected|Processor context corrupt|Uncorrected unrecoverable error|Uncorrected Patrol Scrub Error|Uncorrected|Neither restart nor error IP|In kernel and no restart IP|Data load in unrecoverable area of kernel|Instruction fetch error in kernel|MCIP not set in MCA handler}",
+            "[Hardware Error]: Machine check: {Overflowed uncorrected error without MCA Overflow Recovery|Overflowed uncorrected|Processor context corrupt|Uncorrected unrecoverable error|Uncorrected unrecoverable error in kernel context|Uncorrected error without MCA Recovery|Uncorrected Patrol Scrub Error|Uncorrected|Neither restart nor error IP|In kernel and no restart IP|Data load in unrecoverable area of kernel|Instruction fetch error in kernel|MCIP not set in MCA handler}{end}",
             "[Hardware Error]: Machine check: {*}",
             "[Hardware Error]: CPU:{d} ({x}:{x}:{d}) MC{d}_STATUS[{*}]: 0x{x16}",
             "[Hardware Error]: Error Addr: 0x{x16}",
@@ -70,7 +70,7 @@ const STEMS: &[Stem] = &[
     Stem {
         words: "Kernel panic - not syncing: ",
         shapes: &[
-            "Kernel panic - not syncing: {Fatal local machine check|Fatal machine check from unknown source|Fatal machine check on current CPU|Fatal machine check|Fatal Machine check|Uncorrected machine check|Attempted to kill init!|Out of memory|Timeout: Not all CPUs entered broadcast exception handler|Unexpected exception handler|Fatal exception in interrupt|Fatal exception}",
+            "Kernel panic - not syncing: {Fatal local machine check|Fatal machine check from unknown source|Fatal machine check on current CPU|Fatal machine check|Fatal Machine check|Uncorrected machine check|Attempted to kill init!|Out of memory|Timeout: Not all CPUs entered broadcast exception handler|Unexpected exception handler|Fatal exception in interrupt|Fatal exception}{end}",
             "Kernel panic - not syncing: {*}",
         ],
     },
@@ -167,6 +167,41 @@ const STEMS: &[Stem] = &[
         words: "memory_failure_event: ",
         shapes: &[
             "memory_failure_event: {d}-{d}-{d} {*} pfn=0x{x} page_type={*} action_result={Ignored|Failed|Delayed|Recovered}",
+        ],
+    },
+    Stem {
+        words: "event MEMORY_FAILURE ",
+        shapes: &[
+            "event MEMORY_FAILURE {for domain|at} {*}: {open}",
+            "event MEMORY_FAILURE {for domain|at} {*}:",
+        ],
+    },
+    Stem {
+        words: "event GUEST_PANICKED ",
+        shapes: &[
+            "event GUEST_PANICKED {for domain|at} {*}: {open}",
+            "event GUEST_PANICKED {for domain|at} {*}:",
+        ],
+    },
+    Stem {
+        words: "event GUEST_CRASHLOADED ",
+        shapes: &[
+            "event GUEST_CRASHLOADED {for domain|at} {*}: {open}",
+            "event GUEST_CRASHLOADED {for domain|at} {*}:",
+        ],
+    },
+    Stem {
+        words: "event SHUTDOWN ",
+        shapes: &[
+            "event SHUTDOWN {for domain|at} {*}: {open}",
+            "event SHUTDOWN {for domain|at} {*}:",
+        ],
+    },
+    Stem {
+        words: "event RESET ",
+        shapes: &[
+            "event RESET {for domain|at} {*}: {open}",
+            "event RESET {for domain|at} {*}:",
         ],
     },
     Stem {
