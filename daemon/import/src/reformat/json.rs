@@ -1,4 +1,4 @@
-//! An object of JSON that stands on several lines, as it was printed or as somebody wrapped it.
+//! An object of JSON, or of Python as qmp-shell prints it, that stands on several lines: printed so, or wrapped.
 
 use super::wordings;
 
@@ -11,7 +11,8 @@ const MAX_LINES: usize = 1024;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Depth {
     depth: u32,
-    quoted: bool,
+    /// The mark that ends the text.
+    quoted: Option<u8>,
     escaped: bool,
 }
 
@@ -21,15 +22,15 @@ impl Depth {
         for (at, b) in text.iter().enumerate() {
             if self.escaped {
                 self.escaped = false;
-            } else if self.quoted {
+            } else if let Some(mark) = self.quoted {
                 match b {
                     b'\\' => self.escaped = true,
-                    b'"' => self.quoted = false,
+                    b if *b == mark => self.quoted = None,
                     _ => {}
                 }
             } else {
                 match b {
-                    b'"' => self.quoted = true,
+                    b'"' | b'\'' => self.quoted = Some(*b),
                     b'{' | b'[' => self.depth = self.depth.saturating_add(1),
                     b'}' | b']' => {
                         self.depth = self.depth.saturating_sub(1);
@@ -72,7 +73,7 @@ impl Object {
         }
         // An object's key, or nothing more on this line.
         let inner = trimmed[begin + 1..].trim_ascii_start();
-        if !matches!(inner.first(), None | Some(b'"')) {
+        if !matches!(inner.first(), None | Some(b'"' | b'\'')) {
             return None;
         }
         let mut depth = Depth::default();
@@ -90,7 +91,7 @@ impl Object {
         self.bytes += line.len();
         // A record in one line begins here, and is no value of this object: this one was cut.
         let expected = self.lines.last().and_then(|line| line.trim_ascii_end().last());
-        let value = !self.depth.quoted && matches!(expected, Some(b':' | b'['));
+        let value = self.depth.quoted.is_none() && matches!(expected, Some(b':' | b'['));
         let another = !value && line.starts_with(b"{\"") && Depth::default().over(line) == Some(line.len());
         if another || self.bytes > MAX_OBJECT || self.lines.len() >= MAX_LINES {
             return Next::No;
@@ -106,8 +107,11 @@ impl Object {
         let valid = |separator: &[u8]| {
             let text = self.lines.join(separator);
             let begin = memchr::memchr(b'{', &text)?;
-            serde_json::from_slice::<serde::de::IgnoredAny>(text[begin..].trim_ascii_end()).ok()?;
-            Some(text)
+            let object = text[begin..].trim_ascii_end();
+            let python = object[1..].trim_ascii_start().starts_with(b"'");
+            let whole = Depth::default().over(object) == Some(object.len());
+            let valid = || serde_json::from_slice::<serde::de::IgnoredAny>(object).is_ok();
+            (whole && (python || valid())).then_some(text)
         };
         let (_, before) = self.lines.split_last()?;
         let width = before.first()?.len();
@@ -160,6 +164,8 @@ mod tests {
             assert!(same(&hard.join("\n")), "{width}");
         }
         assert!(same(&event.replace("\"data\": ", "\"data\":\n")));
+        let shell = "{'event': 'MEMO\nRY_FAILURE', 'd\nata': {}}";
+        assert_eq!(joined(shell).unwrap(), "{'event': 'MEMORY_FAILURE', 'data': {}}");
         let virsh = "event MEMORY_FAILURE at 1.2 for domain 'db-7': {\n  \"recipient\": \"guest\"\n}";
         assert!(joined(virsh).unwrap().ends_with("{   \"recipient\": \"guest\" }"));
     }

@@ -18,11 +18,36 @@ pub fn unquote(line: &[u8]) -> (bool, &[u8]) {
     }
 }
 
-/// The record after a margin, where one stands: `12. `, `12: `, `12|`, `L12 `, `console.log:12:`.
-pub fn strip(line: &[u8]) -> Option<&[u8]> {
-    let trimmed = line.trim_ascii_start();
-    let rest = numbered(trimmed).or_else(|| of_grep(trimmed))?;
-    known(rest).then_some(rest)
+/// The margins of one source: `12. `, `12: `, `12|`, `L12 `, `console.log:12:`.
+#[derive(Default)]
+pub struct Margins {
+    /// The number in the last one.
+    number: Option<u64>,
+    /// The file's name in the last one.
+    file: Vec<u8>,
+}
+
+impl Margins {
+    /// The line after its margin, where one stands: known by what follows, or as the next of a list.
+    pub fn strip<'a>(&mut self, line: &'a [u8]) -> Option<&'a [u8]> {
+        let trimmed = line.trim_ascii_start();
+        if let Some((number, rest)) = numbered(trimmed) {
+            let next = number
+                .checked_sub(1)
+                .is_some_and(|before| self.number == Some(before));
+            if next || known(rest) {
+                self.number = Some(number);
+                return Some(rest);
+            }
+            return None;
+        }
+        let (file, rest) = of_grep(trimmed)?;
+        if file == self.file || known(rest) {
+            self.file = file.to_vec();
+            return Some(rest);
+        }
+        None
+    }
 }
 
 /// Whether a container's name stands before a record: it is part of the line, as it says who wrote it.
@@ -35,33 +60,37 @@ fn known(rest: &[u8]) -> bool {
     begins_record(rest) || super::wordings::hits(rest).next().is_some()
 }
 
-fn numbered(line: &[u8]) -> Option<&[u8]> {
+fn numbered(line: &[u8]) -> Option<(u64, &[u8])> {
     let text = line
         .strip_prefix(b"L")
         .or_else(|| line.strip_prefix(b"#"))
         .unwrap_or(line);
     let digits = text.iter().take(8).take_while(|b| b.is_ascii_digit()).count();
+    let number = std::str::from_utf8(&text[..digits]).ok()?.parse().ok()?;
     let rest = &text[digits..];
-    let rest = match rest.first().filter(|_| digits > 0)? {
+    let rest = match rest.first()? {
         b'.' | b':' | b')' | b'|' | b'-' => &rest[1..],
         b' ' | b'\t' => rest,
         _ => return None,
     };
     let rest = rest.trim_ascii_start();
-    Some(rest.strip_prefix(b"|").unwrap_or(rest).trim_ascii_start())
+    Some((number, rest.strip_prefix(b"|").unwrap_or(rest).trim_ascii_start()))
 }
 
-/// `console.log:12:`, `host/console.log-12-`, `console.log:`
-fn of_grep(line: &[u8]) -> Option<&[u8]> {
+/// `console.log:12:`, `host/console.log-12-`, `console.log:`: the name, and the line.
+fn of_grep(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = line
         .iter()
         .take(128)
         .position(|b| matches!(b, b':' | b' ' | b'['))?;
-    if line[end] != b':' || !line[..end].iter().any(|b| matches!(b, b'.' | b'/')) {
+    let name = &line[..end];
+    if line[end] != b':' || !name.iter().any(|b| matches!(b, b'.' | b'/')) {
         return None;
     }
     let rest = &line[end + 1..];
-    Some(numbered(rest).filter(|rest| begins_record(rest)).unwrap_or(rest))
+    let digits = rest.iter().take(8).take_while(|b| b.is_ascii_digit()).count();
+    let numbered = digits > 0 && matches!(rest.get(digits), Some(b':' | b'-'));
+    Some((name, if numbered { &rest[digits + 1..] } else { rest }))
 }
 
 /// `qemu-1  | ` of docker compose, `[pod/virt-launcher-x/guest-console-log] ` of kubectl.
@@ -108,7 +137,11 @@ mod tests {
             "/var/log/console.log:",
         ] {
             let line = format!("{margin}{LINE}");
-            assert_eq!(strip(line.as_bytes()), Some(LINE.as_bytes()), "{line}");
+            assert_eq!(
+                Margins::default().strip(line.as_bytes()),
+                Some(LINE.as_bytes()),
+                "{line}"
+            );
         }
         for line in [
             LINE,
@@ -117,7 +150,24 @@ mod tests {
             "host: [ 1.0] x",
             "",
         ] {
-            assert_eq!(strip(line.as_bytes()), None, "{line}");
+            assert_eq!(Margins::default().strip(line.as_bytes()), None, "{line}");
         }
+    }
+
+    #[test]
+    fn the_next_of_a_list_has_a_margin_whatever_follows() {
+        let mut margins = Margins::default();
+        assert_eq!(margins.strip(b"7. [   34.1] x"), Some(&b"[   34.1] x"[..]));
+        assert_eq!(
+            margins.strip(b"8. recipient: guest"),
+            Some(&b"recipient: guest"[..])
+        );
+        assert_eq!(margins.strip(b"10. of November"), None);
+        assert_eq!(margins.strip(b"a/b.log:7:[   34.1] x"), Some(&b"[   34.1] x"[..]));
+        assert_eq!(margins.strip(b"a/b.log-8-recipient: guest"), None);
+        assert_eq!(
+            margins.strip(b"a/b.log:8:recipient: guest"),
+            Some(&b"recipient: guest"[..])
+        );
     }
 }

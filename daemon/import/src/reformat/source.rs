@@ -84,6 +84,7 @@ pub struct Source<R> {
     /// A mail's header says that its text is quoted-printable.
     encoded: bool,
     over: bool,
+    margins: margin::Margins,
 }
 
 impl<R: BufRead> Source<R> {
@@ -95,6 +96,7 @@ impl<R: BufRead> Source<R> {
             begun: None,
             encoded: false,
             over: false,
+            margins: margin::Margins::default(),
         }
     }
 
@@ -214,7 +216,7 @@ impl<R: BufRead> Source<R> {
         if piece.starts {
             return;
         }
-        if let Some(rest) = margin::strip(&piece.text) {
+        if let Some(rest) = self.margins.strip(&piece.text) {
             let from = piece.text.len() - rest.len();
             piece.text.drain(..from);
             piece.marks = piece.marks | Marks::DECODED;
