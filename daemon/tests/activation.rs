@@ -25,7 +25,13 @@ fn a_passed_socket_is_served_and_the_configured_address_is_not() {
             "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\"",
         ])
         .arg(env!("CARGO_BIN_EXE_poisontrace"))
-        .args(["replay", "--speed", "max", "--stay", "--web.listen-address"])
+        .args([
+            "replay",
+            "--speed",
+            "max",
+            "--keep-serving",
+            "--web.listen-address",
+        ])
         .arg(other.to_string())
         .arg("--from")
         .arg(&recording)

@@ -86,8 +86,8 @@ fn a_hostile_name_has_no_effect() {
         &recording,
         Path::new("--state-dir"),
         &state,
-        Path::new("--vm-labels"),
-        Path::new("--stay"),
+        Path::new("--per-vm-metrics"),
+        Path::new("--keep-serving"),
     ]);
     // The log and the standard output are two pipes, read in no particular order.
     let (mut log, mut serving) = (String::new(), false);

@@ -34,7 +34,7 @@ fn start(dir: &Path) -> Replay {
     load.vm(1);
     load.poison(Page { vm: 1, no: 1 }, 12);
     record(&recording, &load.events);
-    let mut daemon = Replay::start([Path::new("--from"), &recording, Path::new("--stay")]);
+    let mut daemon = Replay::start([Path::new("--from"), &recording, Path::new("--keep-serving")]);
     daemon.wait_for("still serving");
     daemon
 }

@@ -53,7 +53,7 @@ pub struct CutLine {
 /// How many lines or events are read between two calls of the progress.
 const PROGRESS_EVERY: u64 = 65_536;
 
-/// Reads the files ("-": standard input). `late_death_s`: how long after the poison a guest's death still counts as
+/// Reads the files ("-": standard input). `attribution_window_s`: how long after the poison a guest's death still counts as
 /// its, seconds. `progress` is told how far the reading is.
 ///
 /// # Errors
@@ -61,13 +61,13 @@ const PROGRESS_EVERY: u64 = 65_536;
 pub fn read(
     files: &[PathBuf],
     allow_truncated: bool,
-    late_death_s: u64,
+    attribution_window_s: u64,
     progress: &mut dyn FnMut(Reading),
 ) -> Result<Imported, Vec<String>> {
     let mut import = Import::new(allow_truncated, files.len() == 1);
     import
         .correlator
-        .late_death(late_death_s.saturating_mul(1_000_000_000));
+        .attribution_window(attribution_window_s.saturating_mul(1_000_000_000));
     for file in files {
         match detect::open(file, &import.meter) {
             Ok(opened) => import.take(file, opened, progress),

@@ -64,9 +64,9 @@ pub struct Facts {
     pub lockdown: Option<String>,
     /// HardwareCorrupted of /proc/meminfo, kB.
     pub hardware_corrupted_kb: Option<u64>,
-    /// Ways of binding that are not to be used, though the kernel has them (`--without`).
+    /// Ways of binding that are not to be used, though the kernel has them (`--disable-attach-type`).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub taken_away: BTreeSet<String>,
+    pub disabled_attach_types: BTreeSet<String>,
     /// Layouts of those of [`EVENTS`] that exist; stored as the kernel's own files.
     #[serde(skip)]
     pub events: BTreeMap<String, Format>,

@@ -23,7 +23,7 @@ pub enum Binding {
 }
 
 impl Binding {
-    /// The way of binding, as `--without` names it.
+    /// The way of binding, as `--disable-attach-type` names it.
     pub fn way(&self) -> &'static str {
         match self {
             Self::Tracepoint { .. } => "tracepoint",
@@ -153,14 +153,14 @@ fn restrict(row: &mut Row, facts: &Facts) {
     for alternative in &mut row.alternatives {
         let taken = alternative.iter().flatten().find_map(|attach| {
             let way = attach.binding.way();
-            facts.taken_away.contains(way).then_some(way)
+            facts.disabled_attach_types.contains(way).then_some(way)
         });
         if let Some(way) = taken {
-            *alternative = Err(format!("{way} was taken away (--without)"));
+            *alternative = Err(format!("{way} disabled (--disable-attach-type)"));
         }
     }
-    let taken_away = |attach: &Attach| facts.taken_away.contains(attach.binding.way());
-    if row.offered().next().is_none() || row.standby.iter().flatten().any(taken_away) {
+    let disabled_attach_types = |attach: &Attach| facts.disabled_attach_types.contains(attach.binding.way());
+    if row.offered().next().is_none() || row.standby.iter().flatten().any(disabled_attach_types) {
         row.standby = None;
     }
 }

@@ -34,7 +34,9 @@ pub struct CheckArgs {
 pub fn check(args: &CheckArgs) -> Outcome {
     if let Some(folder) = &args.facts {
         let mut facts = Facts::load(folder)?;
-        facts.taken_away.extend(args.probes.without.iter().cloned());
+        facts
+            .disabled_attach_types
+            .extend(args.probes.disable_attach_type.iter().cloned());
         return plan(&facts);
     }
     if let Some(folder) = &args.save_facts {

@@ -70,12 +70,12 @@ impl RunArgs {
         let mut layers = source.layers();
         layers.flag("state_dir", self.state.state_dir.as_deref().map(text));
         layers.flag("guest.read_code", self.guest.read_guest_code.then_some(true));
-        layers.flag("incident.late_death_seconds", self.late_death);
+        layers.flag("incident.attribution_window_seconds", self.attribution_window);
         layers.flag("vmm.log", self.vmm.vmm_log.clone().map(String::from));
         layers.flag("vmm.qmp", self.vmm.qmp.clone().map(String::from));
         layers.flag("log.format", word(self.log_format));
         self.web.note(&mut layers);
-        layers.flag("metrics.vm_labels", self.vm_labels.then_some(true));
+        layers.flag("metrics.per_vm", self.per_vm_metrics.then_some(true));
         let config = layers.read()?;
         Ok((layers, config))
     }

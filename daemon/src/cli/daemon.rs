@@ -41,7 +41,7 @@ pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
 pub fn replay(args: &ReplayArgs, source: &SourceArgs) -> Outcome {
     let mut layers = source.layers();
     args.web.note(&mut layers);
-    layers.flag("metrics.vm_labels", args.vm_labels.then_some(true));
+    layers.flag("metrics.per_vm", args.per_vm_metrics.then_some(true));
     let config = layers.read()?;
     logging::start(&config.log);
     replay::replay(&ReplayOptions {
@@ -52,8 +52,8 @@ pub fn replay(args: &ReplayArgs, source: &SourceArgs) -> Outcome {
             Speed::Real => replay::Speed::Real,
             Speed::Max => replay::Speed::Max,
         },
-        longest_pause: Duration::from_secs(args.longest_pause),
-        stay: args.stay,
+        max_pause: Duration::from_secs(args.max_pause),
+        keep_serving: args.keep_serving,
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -61,7 +61,7 @@ pub fn replay(args: &ReplayArgs, source: &SourceArgs) -> Outcome {
 impl ProbeArgs {
     pub fn options(&self) -> ProbeOptions {
         ProbeOptions {
-            without: self.without.clone(),
+            disabled_attach_types: self.disable_attach_type.clone(),
             page_totals: self.page_totals,
         }
     }

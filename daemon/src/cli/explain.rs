@@ -59,9 +59,12 @@ fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Host, Vec<Inci
 
 fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Host, Vec<Incident>), Failure> {
     let progress = Progress::new();
-    let imported = poisontrace_import::read(files, args.allow_truncated, args.late_death, &mut |reading| {
-        progress.at(reading)
-    });
+    let imported = poisontrace_import::read(
+        files,
+        args.allow_truncated,
+        args.attribution_window,
+        &mut |reading| progress.at(reading),
+    );
     progress.done();
     let imported = match imported {
         Ok(imported) => imported,

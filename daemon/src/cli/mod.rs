@@ -8,6 +8,7 @@ mod explain;
 mod incidents;
 mod output;
 mod progress;
+mod renamed;
 mod watch;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -30,13 +31,13 @@ struct Cli {
     command: Command,
 }
 
-/// Where settings come from: a flag wins over the environment (POISONTRACE_ and the key), that over the file.
+/// Sources of settings: flags override the environment (POISONTRACE_ and the key), which overrides the file.
 #[derive(Args)]
 struct SourceArgs {
-    /// The configuration [default: /etc/poisontrace/poisontrace.toml, if it is there]
+    /// Configuration file [default: /etc/poisontrace/poisontrace.toml, if it exists]
     #[arg(long, global = true, value_name = "FILE", env = "POISONTRACE_CONFIG")]
     config: Option<PathBuf>,
-    /// What is logged; at debug and trace the BPF programs' own diagnostics too [default: info]
+    /// Log level; debug and trace include the diagnostics of the BPF programs [default: info]
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
 }
@@ -45,22 +46,22 @@ struct SourceArgs {
 enum Command {
     /// Attach the probes and record incidents until SIGINT or SIGTERM
     Run(RunArgs),
-    /// Attach the probes and write a recording of all events, without the store
+    /// Attach the probes and write all events to a recording; nothing is stored
     Record(RecordArgs),
-    /// Say why a guest died: an incident of the store, or of a recording
+    /// Explain why a guest died: an incident of the store, or of files
     Explain(ExplainArgs),
-    /// List the incidents of the store, export them, delete old ones
+    /// List, export or delete the incidents of the store
     Incidents(IncidentsArgs),
-    /// Let recordings go through the daemon's pipeline again, in their own time, with /metrics on
+    /// Replay recordings through the pipeline, in real time, with /metrics served
     Replay(ReplayArgs),
-    /// Say which probes this kernel offers and what is lost without the others; exit status 0 if a verdict is
-    /// possible, 1 if not
+    /// Show which probes this kernel offers and the effect of missing ones; exit status 0 if a verdict is possible,
+    /// 1 if not
     Check(check::CheckArgs),
-    /// Remove the probes and totals that a daemon which was killed has left in the kernel
+    /// Remove the probes and totals that a killed daemon left in the kernel
     Detach,
-    /// Follow the daemon on a full screen: VMs at risk, open incidents, exits, probes
+    /// Full-screen view of the daemon: VMs at risk, open incidents, exits, probes
     Watch(WatchArgs),
-    /// Look at the configuration
+    /// Check the configuration
     Config(ConfigArgs),
 }
 
@@ -72,9 +73,9 @@ struct ConfigArgs {
 
 #[derive(Subcommand)]
 enum ConfigTask {
-    /// Say what is wrong with the configuration; exit status 0 if nothing is
+    /// Report the problems of the configuration; exit status 0 if there are none
     Check {
-        /// The file to look at [default: that of --config]
+        /// File to check [default: that of --config]
         file: Option<PathBuf>,
     },
 }
@@ -82,23 +83,23 @@ enum ConfigTask {
 /// How probes are attached.
 #[derive(Args)]
 struct ProbeArgs {
-    /// Do without these ways of binding, as if the kernel had none of them; said in the report
+    /// Treat these attach types as if the kernel had none of them; the report names them
     #[arg(
         long,
         hide = true,
-        value_name = "WAY,…",
+        value_name = "TYPE,…",
         value_delimiter = ',',
         value_parser = ["kprobe", "fentry", "tracepoint", "raw_tracepoint"]
     )]
-    without: Vec<String>,
-    /// Keep totals of so few pages in the kernel: what happens when they are full is tried so
+    disable_attach_type: Vec<String>,
+    /// Pages with totals in the kernel; a small number tests what happens when the table is full
     #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_384))]
     page_totals: Option<u32>,
 }
 
 #[derive(Args)]
 struct StateArgs {
-    /// Where incidents are stored [env: POISONTRACE_STATE_DIR] [default: /var/lib/poisontrace]
+    /// Folder of the store [env: POISONTRACE_STATE_DIR] [default: /var/lib/poisontrace]
     #[arg(long, global = true, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
@@ -107,15 +108,15 @@ struct StateArgs {
 struct RunArgs {
     #[command(flatten)]
     state: StateArgs,
-    /// Also write a recording of all events
+    /// Also write all events to a recording
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     #[command(flatten)]
     guest: GuestArgs,
     #[command(flatten)]
     probes: ProbeArgs,
-    /// Pin nothing below /sys/fs/bpf/poisontrace: where the daemon is killed its probes go with it, and what happens until
-    /// it is started again is not seen
+    /// Pin nothing below /sys/fs/bpf/poisontrace: if the daemon is killed, its probes are detached, and events are missed
+    /// until it runs again
     #[arg(long)]
     no_pins: bool,
     #[command(flatten)]
@@ -124,47 +125,48 @@ struct RunArgs {
     web: WebArgs,
     /// Add metrics by VM (label vm)
     #[arg(long)]
-    vm_labels: bool,
-    /// How long after the last sign of poison a guest's death still counts as its [default: 600]
+    per_vm_metrics: bool,
+    /// Seconds after the last poison event during which a guest's death is attributed to it [default: 600]
     #[arg(long, value_name = "SECONDS")]
-    late_death: Option<u32>,
-    /// Where the log goes [default: auto]
+    attribution_window: Option<u32>,
+    /// Log format and destination [default: auto]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
 }
 
 #[derive(Args)]
 struct WebArgs {
-    /// Where /metrics is served; "" serves nothing [default: 127.0.0.1:9847]
+    /// Address of /metrics; "": no server [default: 127.0.0.1:9847]
     #[arg(long = "web.listen-address", value_name = "ADDRESS:PORT")]
     listen_address: Option<ListenAddress>,
-    /// TLS, client certificates and users, in the form of Prometheus' exporter-toolkit
+    /// TLS, client certificates and users, in the format of Prometheus' exporter-toolkit
     #[arg(long = "web.config.file", value_name = "FILE")]
     config_file: Option<PathBuf>,
 }
 
 #[derive(Args, Clone, Copy)]
 struct GuestArgs {
-    /// Read the instruction that touched a poisoned page from the guest's memory (at most 15 bytes, and the page-table
-    /// entries on the way); off by default, and said in the report
+    /// Read the instruction that accessed a poisoned page from guest memory (at most 15 bytes, and the page-table entries
+    /// on the way); off by default, noted in the report
     #[arg(long)]
     read_guest_code: bool,
 }
 
 #[derive(Args)]
 struct VmmArgs {
-    /// Where a VMM's log is, with {name}, {uuid} or {pid} in it; read while an incident of the VM is open; "": not read
+    /// Path of a VMM's log, with {name}, {uuid} or {pid}; read while an incident of the VM is open; "": not read
     /// [default: /var/log/libvirt/qemu/{name}.log]
     #[arg(long, value_name = "TEMPLATE")]
     vmm_log: Option<Template>,
-    /// A QMP socket of the VMM's that no other client uses, likewise; only listened to [default: none]
+    /// Path of a QMP socket of the VMM that no other client uses, with the same keys; events are read, no commands are sent
+    /// [default: none]
     #[arg(long, value_name = "TEMPLATE")]
     qmp: Option<Template>,
 }
 
 #[derive(Args)]
 struct RecordArgs {
-    /// The recording; a file that exists is not overwritten
+    /// Recording to write; an existing file is not overwritten
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     #[command(flatten)]
@@ -175,27 +177,26 @@ struct RecordArgs {
 
 #[derive(Args)]
 struct ReplayArgs {
-    /// Recordings, one after the other
+    /// Recordings to replay, in this order
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     from: Vec<PathBuf>,
-    /// Store the incidents in this folder, as `run` does; one that is stored already is brought up to date [default: nothing
-    /// is stored]
+    /// Store the incidents in this folder, as `run` does, and update those that it has [default: nothing is stored]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// As it happened, or as fast as it goes
+    /// With the recorded pauses, or without
     #[arg(long, default_value = "real")]
     speed: Speed,
-    /// Pauses longer than this are cut to it, seconds
+    /// Longest pause, seconds
     #[arg(long, value_name = "SECONDS", default_value = "60")]
-    longest_pause: u64,
-    /// Go on serving after the last recording, until SIGINT or SIGTERM
+    max_pause: u64,
+    /// Keep serving /metrics after the last recording, until SIGINT or SIGTERM
     #[arg(long)]
-    stay: bool,
+    keep_serving: bool,
     #[command(flatten)]
     web: WebArgs,
     /// Add metrics by VM (label vm)
     #[arg(long)]
-    vm_labels: bool,
+    per_vm_metrics: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -217,21 +218,21 @@ struct ExplainArgs {
     /// The last incident of the VM of this name
     #[arg(long, value_name = "NAME", conflicts_with = "last")]
     vm: Option<String>,
-    /// Read files instead of the store ("-": standard input); all their incidents, unless one is named. Any mix of
+    /// Read files instead of the store ("-": standard input); explains all their incidents, unless one is named. Any mix of
     /// recordings, kernel traces as text (ftrace, trace-cmd report, perf script), kernel logs, QEMU and libvirt
-    /// logs, guest consoles, QMP events and rasdaemon's database, each known by its content
+    /// logs, guest consoles, QMP events and rasdaemon's database, recognised by content
     #[arg(long, value_name = "FILE", num_args = 1..)]
     from: Vec<PathBuf>,
-    /// How long after the last sign of poison a guest's death still counts as its
+    /// Seconds after the last poison event during which a guest's death is attributed to it
     #[arg(long, value_name = "SECONDS", requires = "from", default_value_t = 600)]
-    late_death: u64,
-    /// Explain what is there of a recording whose end is missing
+    attribution_window: u64,
+    /// Accept a recording whose end is missing
     #[arg(long, requires = "from")]
     allow_truncated: bool,
-    /// html: one page that needs nothing else, for a browser or for paper
+    /// html: one self-contained page, for screen and paper
     #[arg(long, default_value = "text")]
     format: ReportFormat,
-    /// Write to this file instead of standard output; one that exists is replaced
+    /// Output file [default: standard output]; an existing file is replaced
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -240,7 +241,7 @@ struct ExplainArgs {
 struct WatchArgs {
     #[command(flatten)]
     state: StateArgs,
-    /// Where the daemon's metrics are [default: what the configuration lets it listen on]
+    /// URL of the daemon's metrics [default: from the configuration's listen address]
     #[arg(long, value_name = "URL")]
     metrics: Option<String>,
 }
@@ -257,12 +258,12 @@ struct IncidentsArgs {
 
 #[derive(Subcommand)]
 enum IncidentsAction {
-    /// Write all that is stored as JSON lines, one incident a line: with its verdict history and its kept events
+    /// Write all stored incidents as JSON lines, each with its verdict history and sampled events
     Export {
         /// Only this incident
         #[arg(value_name = "ID")]
         id: Option<String>,
-        /// Instead of standard output; a file that exists is not overwritten
+        /// Output file [default: standard output]; an existing file is not overwritten
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
@@ -317,6 +318,10 @@ pub fn command() -> clap::Command {
 
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
+    if let Some(message) = renamed::flag(std::env::args_os()) {
+        eprintln!("poisontrace: {message}");
+        return ExitCode::from(2);
+    }
     let cli = Cli::parse();
     dispatch(&cli).unwrap_or_else(|failure| {
         eprintln!(

@@ -77,6 +77,13 @@ impl Layers {
                 result => result?,
             },
         };
+        for (old, new) in RENAMED {
+            let name = variable(old);
+            if environment(&name).is_some() {
+                let problem = format!("it is now {}: rename it", variable(new));
+                return Err(ConfigError::Environment { name, problem });
+            }
+        }
         for key in keys() {
             let name = variable(&key);
             if let Some(text) = environment(&name) {
@@ -143,6 +150,9 @@ fn unknown(found: &DeTable<'_>, known: &Table, prefix: &str) -> Result<(), (usiz
 }
 
 fn unknown_key(name: &str) -> String {
+    if let Some((_, new)) = RENAMED.iter().find(|(old, _)| *old == name) {
+        return format!("{name} is now {new}: rename it");
+    }
     let keys = keys();
     let sections = table_of(&Config::default())
         .iter()
@@ -161,6 +171,15 @@ fn unknown_key(name: &str) -> String {
         None => format!("unknown key {name}"),
     }
 }
+
+/// Keys of version 0.1 and their names now.
+const RENAMED: [(&str, &str); 2] = [
+    (
+        "incident.late_death_seconds",
+        "incident.attribution_window_seconds",
+    ),
+    ("metrics.vm_labels", "metrics.per_vm"),
+];
 
 /// All keys, with their sections: `web.listen_address`.
 pub(super) fn keys() -> Vec<String> {

@@ -57,14 +57,14 @@ pub struct Web {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Metrics {
-    pub vm_labels: bool,
+    pub per_vm: bool,
     pub max_vms: u32,
 }
 
 impl Metrics {
     /// How many VMs get metrics of their own; `None`: no such metrics.
     pub fn max_labelled_vms(&self) -> Option<usize> {
-        self.vm_labels.then_some(self.max_vms as usize)
+        self.per_vm.then_some(self.max_vms as usize)
     }
 }
 
@@ -94,7 +94,7 @@ impl Default for VmmSources {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Incident {
-    pub late_death_seconds: u64,
+    pub attribution_window_seconds: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -217,7 +217,7 @@ impl Default for Web {
 impl Default for Metrics {
     fn default() -> Self {
         Self {
-            vm_labels: false,
+            per_vm: false,
             max_vms: 100,
         }
     }
@@ -226,7 +226,7 @@ impl Default for Metrics {
 impl Default for Incident {
     fn default() -> Self {
         Self {
-            late_death_seconds: 600,
+            attribution_window_seconds: 600,
         }
     }
 }

@@ -13,7 +13,7 @@ const AT_START: [&str; 11] = [
     "log.format",
     "web.listen_address",
     "web.config_file",
-    "metrics.vm_labels",
+    "metrics.per_vm",
     "metrics.max_vms",
     "guest.read_code",
     "vmm.log",

@@ -145,3 +145,17 @@ fn every_key_has_a_variable_of_its_own() {
     names.dedup();
     assert_eq!(names.len(), keys().len());
 }
+
+#[test]
+fn an_old_key_is_refused_with_its_new_name() {
+    let (_, problem) = parse("[incident]\nlate_death_seconds = 60\n").unwrap_err();
+    assert_eq!(
+        problem,
+        "incident.late_death_seconds is now incident.attribution_window_seconds: rename it"
+    );
+    let old = |name: &str| (name == "POISONTRACE_METRICS_VM_LABELS").then(|| "true".to_owned());
+    assert_eq!(
+        Layers::default().read_with(old).unwrap_err().to_string(),
+        "environment variable POISONTRACE_METRICS_VM_LABELS: it is now POISONTRACE_METRICS_PER_VM: rename it"
+    );
+}

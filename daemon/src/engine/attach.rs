@@ -27,7 +27,7 @@ use poisontrace_model::{
 #[derive(Clone, Default)]
 pub struct ProbeOptions {
     /// Attach types that are treated as if the kernel had none of them; the report names them.
-    pub without: Vec<String>,
+    pub disabled_attach_types: Vec<String>,
     /// Pages that the kernel keeps totals of; `None`: as many as the program's map holds.
     pub page_totals: Option<u32>,
 }
@@ -65,10 +65,12 @@ impl Attached {
     }
 }
 
-/// The facts of the running kernel, without what is to be done without.
+/// Facts of the running kernel, without the disabled attach types.
 pub fn facts(args: &ProbeOptions) -> Result<Facts, Failure> {
     let mut facts = Facts::of_this_kernel()?;
-    facts.taken_away.extend(args.without.iter().cloned());
+    facts
+        .disabled_attach_types
+        .extend(args.disabled_attach_types.iter().cloned());
     Ok(facts)
 }
 

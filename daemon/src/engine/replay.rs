@@ -48,10 +48,10 @@ pub struct ReplayOptions {
     /// Where the incidents are stored; `None`: nowhere.
     pub state_dir: Option<PathBuf>,
     pub speed: Speed,
-    /// Pauses longer than this are cut to it.
-    pub longest_pause: Duration,
+    /// Longest pause.
+    pub max_pause: Duration,
     /// Whether to serve after the last recording, until a signal.
-    pub stay: bool,
+    pub keep_serving: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -114,7 +114,7 @@ async fn all(options: &ReplayOptions, server: Option<Server>) -> Result<(), Fail
         if !one(options, file, &mut events, &mut pipeline, &mut outside).await? {
             return pipeline.finish();
         }
-        if n == last && options.stay {
+        if n == last && options.keep_serving {
             terminal::print("poisontrace: replayed, still serving\n")?;
             let for_ever = std::future::pending::<()>();
             outside.during(for_ever, &mut pipeline).await;
@@ -154,7 +154,7 @@ async fn one(
         if let (Speed::Real, Some(event)) = (options.speed, ready.first()) {
             let pause = Duration::from_nanos(event.t.saturating_sub(before.unwrap_or(event.t)));
             before = before.max(Some(event.t));
-            due += pause.min(options.longest_pause);
+            due += pause.min(options.max_pause);
             if outside.during(sleep_until(due), pipeline).await.is_none() {
                 return Ok(false);
             }

@@ -80,7 +80,7 @@ impl Replay {
             &pipe,
             Path::new("--state-dir"),
             &state,
-            Path::new("--stay"),
+            Path::new("--keep-serving"),
         ]);
         (daemon, pipe, state)
     }

@@ -27,7 +27,7 @@ const REPLAYED: [&str; 4] = [
 /// On a second host.
 const ELSEWHERE: [&str; 1] = ["panic-amd-6.12"];
 /// The one query for a fleet's incidents, as daemon/docs/operating.md has it.
-const FLEET: &str = "sum by (instance, outcome, cause) (poisontrace_incidents_total) > 0";
+const FLEET: &str = "sum by (instance, outcome, cause) (poisontrace_incident_verdicts_total) > 0";
 const REPLAYED_WITHIN: Duration = Duration::from_secs(180);
 /// Metrics that only a live kernel has; a replay serves none of them.
 const LIVE: [&str; 2] = [
@@ -188,7 +188,7 @@ fn promtool(paths: &Paths, programs: &Path, arguments: &[&str]) -> Result<()> {
 /// Words that begin like our metrics, without the endings of a histogram's series.
 fn metrics(text: &str) -> BTreeSet<&str> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'))
-        .filter(|word| word.starts_with("poisontrace_"))
+        .filter(|word| word.starts_with("poisontrace_") || word.starts_with("process_"))
         .map(|word| {
             ["_bucket", "_sum", "_count"]
                 .iter()

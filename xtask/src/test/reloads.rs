@@ -67,8 +67,8 @@ fn missing(incident: &Value) -> Result<()> {
     let missing = incident["missing"].to_string();
     for wanted in [
         "probe gup",
-        "fentry was taken away (--without)",
-        "kprobe was taken away (--without)",
+        "fentry disabled (--disable-attach-type)",
+        "kprobe disabled (--disable-attach-type)",
     ] {
         ensure!(
             missing.contains(wanted),

@@ -95,7 +95,7 @@ fn totals_full(files: &Files, prefix: &str) -> Result<()> {
     let answer = files.json(&format!("{prefix}explain.json"))?;
     let incident = answer["incidents"].get(0).context("no incident")?;
     let exits = number(incident, "/exits/count")?;
-    let beside = sum("poisontrace_table_dropped_total{table=\"page_totals\"}")?;
+    let beside = sum("poisontrace_table_evictions_total{table=\"page_totals\"}")?;
     let counted = sum("poisontrace_poison_exits_total{")?;
     let gpas = incident["page"]["gpas"].as_array().map_or(0, Vec::len);
     ensure!(

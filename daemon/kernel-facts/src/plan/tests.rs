@@ -210,11 +210,11 @@ fn no_signal_is_counted_by_two_probes() {
 #[test]
 fn what_is_taken_away_is_said() {
     let mut facts = facts();
-    facts.taken_away = ["kprobe".to_owned(), "fentry".to_owned()].into();
+    facts.disabled_attach_types = ["kprobe".to_owned(), "fentry".to_owned()].into();
     let plan = Plan::new(&facts, false);
     assert_eq!(
         reasons(&plan, "gup"),
-        "fentry was taken away (--without); kprobe was taken away (--without)"
+        "fentry disabled (--disable-attach-type); kprobe disabled (--disable-attach-type)"
     );
     assert_eq!(
         offered(&plan, "send_sig_mceerr"),

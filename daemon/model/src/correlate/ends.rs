@@ -110,7 +110,7 @@ impl Correlator {
             handled: false,
             met: false,
             mine: blame.of.is_empty() || blame.of.contains(&no),
-            late: t.saturating_sub(evidence.last_poison) > self.limits.late_death_ns,
+            late: t.saturating_sub(evidence.last_poison) > self.limits.attribution_window_ns,
             refused: blame.refused.filter(|_| blame.of.contains(&no)),
         })
     }

@@ -44,7 +44,7 @@ pub struct Limits {
     pub processes: usize,
     pub failures: usize,
     /// How long after the last sign of poison a guest's end still belongs to the incident, nanoseconds.
-    pub late_death_ns: u64,
+    pub attribution_window_ns: u64,
 }
 
 impl Default for Limits {
@@ -54,7 +54,7 @@ impl Default for Limits {
             threads: 65_536,
             processes: 16_384,
             failures: 1024,
-            late_death_ns: 600_000_000_000,
+            attribution_window_ns: 600_000_000_000,
         }
     }
 }
@@ -146,9 +146,9 @@ impl Correlator {
         }
     }
 
-    /// Sets [`Limits::late_death_ns`], for what is said from now on.
-    pub fn late_death(&mut self, ns: u64) {
-        self.limits.late_death_ns = ns;
+    /// Sets [`Limits::attribution_window_ns`], for what is said from now on.
+    pub fn attribution_window(&mut self, ns: u64) {
+        self.limits.attribution_window_ns = ns;
     }
 
     pub fn session(&self) -> &Session {

@@ -106,8 +106,12 @@ impl Pipeline {
 
     /// Takes over the settings that may change while the daemon runs.
     pub fn configure(&mut self, config: &Config) {
-        self.correlator
-            .late_death(config.incident.late_death_seconds.saturating_mul(1_000_000_000));
+        self.correlator.attribution_window(
+            config
+                .incident
+                .attribution_window_seconds
+                .saturating_mul(1_000_000_000),
+        );
         if let Some(hook) = &mut self.outputs.hook {
             hook.configure(config.hook.clone());
         }

@@ -63,8 +63,8 @@ pub struct Families {
     pub incidents: IntCounterVec,
     pub incidents_opened: IntCounter,
     pub incidents_open: IntGauge,
-    pub incidents_forgotten: IntCounter,
-    pub table_dropped: IntCounterVec,
+    pub incidents_evicted: IntCounter,
+    pub table_evictions: IntCounterVec,
     pub poison_exits: IntCounterVec,
     pub storms: IntCounterVec,
     pub sigbus: IntCounterVec,
@@ -92,7 +92,7 @@ pub struct Families {
     pub hook_runs: IntCounterVec,
     pub hardware_corrupted: IntGauge,
     pub kernel_memory_failures: IntCounterVec,
-    pub memory_failures_unseen: IntCounter,
+    pub memory_failures_missed: IntCounter,
     pub resident_memory: IntGauge,
     pub cpu_seconds: Counter,
 }
@@ -154,37 +154,37 @@ impl Families {
         let families = Self {
             memory_failures: make.counters(
                 "memory_failures_total",
-                "Pages that the host's memory_failure() has dealt with, in the kernel's own words",
+                "Pages handled by the host's memory_failure(), by the kernel's page type and result",
                 &["type", "result"],
             )?,
             poisoned_pages: make.gauge(
                 "poisoned_pages",
-                "Poisoned pages of 4 KiB in the memory of VMs that run now",
+                "Poisoned pages of 4 KiB in the memory of running VMs",
             )?,
             guests_at_risk: make.gauge(
                 "guests_at_risk",
-                "VMs that run now with a poisoned page which nothing has touched yet",
+                "Running VMs with a poisoned page that nothing has accessed yet",
             )?,
             incidents: make.counters(
-                "incidents_total",
-                "Incidents by verdict; an incident counts once under each verdict that it comes to",
+                "incident_verdicts_total",
+                "Incidents by verdict; an incident counts once under each verdict that it reaches",
                 &["outcome", "cause"],
             )?,
-            incidents_opened: make.counter("incidents_opened_total", "Incidents that have begun")?,
-            incidents_open: make.gauge("incidents_open", "Incidents whose VMM is not gone")?,
-            incidents_forgotten: make.counter(
-                "incidents_forgotten_total",
-                "Incidents dropped from memory because the table was full; the store keeps them",
+            incidents_opened: make.counter("incidents_opened_total", "Incidents opened")?,
+            incidents_open: make.gauge("incidents_open", "Incidents whose VMM is still running")?,
+            incidents_evicted: make.counter(
+                "incidents_evicted_total",
+                "Incidents evicted from memory because the table was full; the store keeps them",
             )?,
-            table_dropped: make.known(
-                "table_dropped_total",
-                "Entries of other tables that had to make room for new ones, or found none",
+            table_evictions: make.known(
+                "table_evictions_total",
+                "Entries of other tables that were evicted, or for which there was no room",
                 "table",
                 &[&TABLES[..], &OTHER_TABLES[..]].concat(),
             )?,
             poison_exits: make.known(
                 "poison_exits_total",
-                "VM exits on poison, by kind of access",
+                "VM exits on poison, by access",
                 "access",
                 &ACCESSES,
             )?,
@@ -197,7 +197,7 @@ impl Families {
             )?,
             machine_checks_queued: make.known(
                 "machine_checks_queued_total",
-                "Machine checks that VMMs told their guests of, by severity",
+                "Machine checks that VMMs injected, by severity",
                 "severity",
                 &SEVERITIES,
             )?,
@@ -225,16 +225,16 @@ impl Families {
                 "storm_duration_seconds",
                 "Storms: from the first exit to the last entry into the guest, once they are over",
             )?,
-            vms: make.gauge("vms", "VMs that run on this host, as far as they were seen")?,
+            vms: make.gauge("vms", "Running VMs that are known")?,
             events: make.known(
                 "events_total",
-                "Records of the probes that were received, by ring buffer",
+                "Records received from the probes, by ring buffer",
                 "ring",
                 &[RING],
             )?,
             events_lost: make.known(
                 "events_lost_total",
-                "Records of the probes that were lost, by ring buffer",
+                "Records of the probes lost, by ring buffer",
                 "ring",
                 &[RING],
             )?,
@@ -243,19 +243,19 @@ impl Families {
                 "Wall-clock time of the last event; 0 before the first",
             ))?,
             proved: make.add(Gauge::new(
-                full("probes_proved_live_timestamp_seconds"),
-                "When a record last proved that the probes run; 0 where that cannot be had",
+                full("probes_last_heartbeat_timestamp_seconds"),
+                "Time of the last heartbeat of the probes; 0 on a host where they cannot send one",
             ))?,
             probe_attached: make.add(IntGaugeVec::new(
                 Opts::new(
                     full("probe_attached"),
-                    "1 where the probe of this row of `poisontrace check` is attached, 0 where it is unavailable or KVM unloaded",
+                    "1: this probe of `poisontrace check` is attached; 0: it is unavailable, or KVM is unloaded",
                 ),
                 &["probe"],
             ))?,
             probe_reattached: make.counters(
                 "probe_reattached_total",
-                "Times that a probe was attached again after KVM had been unloaded",
+                "Times that a probe was attached again after KVM was unloaded",
                 &["probe"],
             )?,
             probe_runs: make.counters(
@@ -272,18 +272,18 @@ impl Families {
             ))?,
             probe_runs_missed: make.counter(
                 "probe_runs_missed_total",
-                "Runs of the probes' BPF programs that the kernel left out, as another was at work on that processor",
+                "Runs of the probes' BPF programs that the kernel skipped because another ran on that CPU",
             )?,
             store_size: make.gauge("store_size_bytes", "Size of the store's files")?,
-            store_up: make.gauge("store_up", "0 where the last write to the store failed")?,
+            store_up: make.gauge("store_up", "0: the last write to the store failed")?,
             store_waiting: make.gauge(
                 "store_waiting_incidents",
-                "Changed incidents that wait to be written to the store",
+                "Changed incidents waiting for the store",
             )?,
             store_failures: make.counter("store_failures_total", "Writes to the store that failed")?,
             hook_runs: make.known(
                 "hook_runs_total",
-                "Runs of the trigger hook, by how they ended; dropped: too many waited",
+                "Runs of the trigger hook by result; dropped: the queue was full",
                 "result",
                 &Ended::ALL.map(Ended::word),
             )?,
@@ -296,13 +296,17 @@ impl Families {
                 "Memory failures by the kernel's own count (sum over the nodes' memory_failure/*)",
                 &["counter"],
             )?,
-            memory_failures_unseen: make.counter(
-                "memory_failures_unseen_total",
-                "Memory failures that the kernel has counted since the start and no probe has seen",
+            memory_failures_missed: make.counter(
+                "memory_failures_missed_total",
+                "Memory failures that the kernel counted since the start and the probes missed",
             )?,
-            resident_memory: make.gauge("process_resident_memory_bytes", "Resident memory of the daemon")?,
+            // The standard names of a process' own metrics, without the prefix.
+            resident_memory: make.add(IntGauge::new(
+                "process_resident_memory_bytes",
+                "Resident memory of the daemon",
+            ))?,
             cpu_seconds: make.add(Counter::new(
-                full("process_cpu_seconds_total"),
+                "process_cpu_seconds_total",
                 "User and system time of the daemon",
             ))?,
         };

@@ -177,7 +177,7 @@ impl Metrics {
                 counter.inc_by(count.saturating_sub(counter.get()));
             }
             let new = self.reconciler.look(Some(nodes[0]));
-            self.families.memory_failures_unseen.inc_by(new);
+            self.families.memory_failures_missed.inc_by(new);
             return new;
         }
         0
@@ -229,7 +229,7 @@ impl Metrics {
     pub fn tables(&self, vms: usize, forgotten: u64, dropped: &[(&str, u64)]) {
         self.no_room(dropped);
         self.families.vms.set(i64::try_from(vms).unwrap_or(i64::MAX));
-        let counter = &self.families.incidents_forgotten;
+        let counter = &self.families.incidents_evicted;
         counter.inc_by(forgotten.saturating_sub(counter.get()));
     }
 
@@ -241,7 +241,7 @@ impl Metrics {
 
     fn no_room(&self, dropped: &[(&str, u64)]) {
         for (table, count) in dropped {
-            let counter = self.families.table_dropped.with_label_values(&[table]);
+            let counter = self.families.table_evictions.with_label_values(&[table]);
             counter.inc_by(count.saturating_sub(counter.get()));
         }
     }

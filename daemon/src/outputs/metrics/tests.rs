@@ -54,7 +54,7 @@ fn a_guest_that_panics_is_counted_on_its_way_there() {
     let value = |name: &str| all[&format!("poisontrace_{name}")];
     assert_eq!(value("incidents_opened_total"), 1.0);
     assert_eq!(
-        value("incidents_total{cause=\"mce_overflow\",outcome=\"guest_panicked\"}"),
+        value("incident_verdicts_total{cause=\"mce_overflow\",outcome=\"guest_panicked\"}"),
         1.0
     );
     assert_eq!(
@@ -166,7 +166,7 @@ fn vms_beyond_the_limit_are_counted_together() {
     assert_eq!(all["poisontrace_vm_poison_exits_total{vm=\"demo-guest\"}"], 1.0);
     let all = series(&replayed("panic-amd-6.12.ptrace", Some(0)).exposition());
     assert_eq!(
-        all["poisontrace_vm_incidents_total{outcome=\"guest_panicked\",vm=\"other\"}"],
+        all["poisontrace_vm_incident_verdicts_total{outcome=\"guest_panicked\",vm=\"other\"}"],
         1.0
     );
 }
@@ -179,7 +179,7 @@ fn documented() -> BTreeSet<Described> {
         |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
     DOCUMENT
         .lines()
-        .filter(|line| line.starts_with("| `poisontrace_"))
+        .filter(|line| line.starts_with("| `poisontrace_") || line.starts_with("| `process_"))
         .map(|line| {
             let cells: Vec<&str> = line.split('|').map(str::trim).collect();
             let labels = code(cells[3]).into_iter().collect();

@@ -29,7 +29,7 @@ impl Vms {
         let vms = Self {
             incidents: IntCounterVec::new(
                 Opts::new(
-                    "poisontrace_vm_incidents_total",
+                    "poisontrace_vm_incident_verdicts_total",
                     "Incidents by VM and outcome; an incident counts once under each that it comes to",
                 ),
                 &["vm", "outcome"],

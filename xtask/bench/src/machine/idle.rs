@@ -290,7 +290,8 @@ impl Daemon {
         let told: u64 = text
             .lines()
             .filter(|line| {
-                line.starts_with("poisontrace_incidents_total") && line.contains("outcome=\"vmm_killed\"")
+                line.starts_with("poisontrace_incident_verdicts_total")
+                    && line.contains("outcome=\"vmm_killed\"")
             })
             .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
             .sum();

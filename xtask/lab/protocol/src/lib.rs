@@ -147,7 +147,7 @@ pub const REATTACHED: &str = "poisontrace_probe_reattached_total{probe=\"kvm_exi
 pub const RELOADED_METRICS: &str = "metrics-reloaded.txt";
 
 /// What the metrics of a daemon say that missed one memory failure, and the file that keeps them.
-pub const UNSEEN: &str = "poisontrace_memory_failures_unseen_total 1\n";
+pub const UNSEEN: &str = "poisontrace_memory_failures_missed_total 1\n";
 /// What a daemon with options of its own serves in the end, behind the guest's prefix.
 pub const LAST_METRICS: &str = "metrics.txt";
 pub const UNSEEN_METRICS: &str = "metrics-unseen.txt";

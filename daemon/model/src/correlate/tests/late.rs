@@ -47,7 +47,7 @@ fn the_window_is_the_users_to_choose() {
     let mut story = handled();
     story.wait(120_000 * MS).pio(VCPU0, 0x505, 1);
     let mut correlator = Correlator::new(session());
-    correlator.late_death(60_000 * MS);
+    correlator.attribution_window(60_000 * MS);
     story.events.iter().for_each(|event| correlator.feed(event));
     assert_eq!(correlator.incidents()[0].cause, Cause::Contained);
 }

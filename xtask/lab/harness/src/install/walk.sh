@@ -10,7 +10,7 @@ check ready curl -sf http://127.0.0.1:9847/-/ready
 check scraped at_least_one poisontrace_build_info
 check every_row_is_attached every_row_attached
 check pins_what_is_to_outlive_it pinned
-check proved_live within 60 at_least_one poisontrace_probes_proved_live_timestamp_seconds
+check proved_live within 60 at_least_one poisontrace_probes_last_heartbeat_timestamp_seconds
 check the_watchdog_is_pinged within 60 pinged
 status_of_daemon >$out/proc-status.txt
 for task in /proc/"$(property MainPID)"/task/*; do cat "$task/status"; done >$out/proc-task-status.txt
