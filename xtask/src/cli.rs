@@ -28,7 +28,7 @@ pub enum Task {
     },
     /// Make the packages: target/dist/poisontrace.deb and .rpm
     Dist,
-    /// Poison a page of a real guest in an emulated host, and print what poisontrace says of it
+    /// Poison a page of a real guest in an emulated host, and print poisontrace's report
     Demo(Demo),
     /// Single experiments in the lab
     Lab {
@@ -50,7 +50,7 @@ pub enum Task {
 
 #[derive(Debug, Subcommand)]
 pub enum Experiment {
-    /// Let a guest walk over a poisoned page with a real CLFLUSH, and print what poisontrace says of it.
+    /// Let a guest walk over a poisoned page with a real CLFLUSH, and print poisontrace's report.
     /// Succeeds only if its counts are those of the VMM
     Storm(StormOptions),
     /// Install the .deb in a real Debian 12 under its own systemd: run, poison, upgrade, stop, purge (needs root)
@@ -166,6 +166,9 @@ pub struct Soak {
 
 #[derive(Debug, Args)]
 pub struct Test {
+    /// Print the tiers and parts and how long each takes, and run nothing
+    #[arg(long, exclusive = true)]
+    pub list: bool,
     /// Only the tests that need no emulated host
     #[arg(long)]
     pub no_lab: bool,
@@ -203,7 +206,7 @@ pub enum Part {
     Packages,
     /// The .deb in a Debian 12 under its own systemd
     Install,
-    /// What exits cost, against the committed table, in the lab
+    /// The cost of exits against the committed table, in the lab
     Cost,
     /// The parsers of events under Miri, with a nightly toolchain by rustup; not part of --full
     Miri,

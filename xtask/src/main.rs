@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
+use crate::builds::Profile;
 use crate::cli::{Cli, Experiment, Task};
 use lab_harness::options::StormOptions;
 use lab_harness::scenarios::Lab;
@@ -54,13 +55,14 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
     let _lock = lock::take(&paths, progress)?;
     match task {
         Task::Setup(options) => {
-            toolchain::set_up(&paths, progress)?;
+            let toolchain = toolchain::set_up(&paths, progress)?;
+            progress.note(format!("BPF programs are built by {}", toolchain.description()));
             let programs = builds::lab_programs(&paths, progress)?;
             Lab::set_up(&paths, &options.kernel, &options.kernel, &programs, progress)?;
             StormLab::set_up(&paths, &options.kernel, &programs, progress)?;
         }
         Task::Build => {
-            builds::daemon(&paths, progress)?;
+            builds::daemon(&paths, Profile::Release, progress)?;
         }
         Task::Run { arguments } => builds::run(&paths, progress, arguments)?,
         Task::Dist => {
@@ -80,7 +82,7 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         }
         Task::Bench(options) => return bench::bench(&paths, options, progress),
         Task::Pictures => {
-            let daemon = builds::daemon(&paths, progress)?;
+            let daemon = builds::daemon(&paths, Profile::Dev, progress)?;
             pictures::take(&paths, &daemon, progress)?;
         }
         Task::Lab {
@@ -89,7 +91,7 @@ fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
         Task::Lab {
             experiment: Experiment::Matrix(options),
         } => {
-            let daemon = builds::daemon(&paths, progress)?;
+            let daemon = builds::daemon(&paths, Profile::Dev, progress)?;
             let programs = builds::lab_programs(&paths, progress)?;
             return matrix::matrix(&paths, options, &daemon, &programs, progress);
         }
@@ -111,7 +113,7 @@ fn storm_programs(paths: &Paths, options: &StormOptions, progress: &Progress) ->
         daemon: match (&options.daemon, options.no_daemon) {
             (_, true) => None,
             (Some(daemon), false) => Some(daemon.clone()),
-            (None, false) => Some(builds::daemon(paths, progress)?),
+            (None, false) => Some(builds::daemon(paths, Profile::Dev, progress)?),
         },
         lab: match &options.programs {
             Some(programs) => programs.clone(),

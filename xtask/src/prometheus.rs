@@ -23,7 +23,7 @@ pub fn set_up(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     let tree = paths.target.join("prometheus");
     let wanted = vec!["prometheus".to_owned()];
     if stamp::read(&tree, &wanted).is_none() {
-        let apt = Apt::update(&paths.apt(), progress)?;
+        let apt = Apt::update(&paths.apt("tests"), progress)?;
         stamp::start_over(&tree)?;
         let packages = apt.download(&wanted, progress)?;
         let installed = packages.iter().map(Package::label).collect();

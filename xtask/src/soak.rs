@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use crate::builds;
+use crate::builds::{self, Profile};
 use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
 
 pub fn soak(paths: &Paths, minutes: u32, progress: &Progress) -> Result<ExitCode> {
     let object = builds::probes(paths, progress)?;
-    let daemon = builds::daemon_with(paths, &object, progress)?;
+    let daemon = builds::daemon_with(paths, &object, Profile::Release, progress)?;
     progress.step("building the load");
     let mut cargo = builds::cargo(paths, &object);
     cargo

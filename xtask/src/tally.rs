@@ -25,6 +25,13 @@ impl Tally {
         }
     }
 
+    /// Adds the counts of another tally.
+    pub fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+
     pub fn skip(&mut self, what: &str, reason: &str) {
         self.skipped += 1;
         println!("test {what} ... SKIP: {reason}");

@@ -17,11 +17,12 @@ pub fn set_up(paths: &Paths, (name, version): (&str, &str), progress: &Progress)
         return Ok(program);
     }
     progress.step(format!("building {name} {version} (some minutes, once)"));
-    let mut cargo = command::clean(paths.cargo());
+    let mut cargo = command::gently(paths.cargo());
     cargo
         // Its own flags only: the user's may forbid warnings.
         .env_remove("RUSTFLAGS")
-        .env_remove("CARGO_TARGET_DIR")
+        // Crates that two tools share are built once.
+        .env("CARGO_TARGET_DIR", paths.target.join("tools-dist/build"))
         // They have little to do: how soon they are built matters more than how fast they are.
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
         .env("CARGO_PROFILE_RELEASE_LTO", "off")

@@ -10,7 +10,7 @@ use poisontrace_probes::page::{PageKey, PageTotals};
 
 use crate::Attach;
 
-/// Attaches, says so, and stays until a signal ends the process.
+/// Attaches, prints that it is ready, and stays until a signal ends the process.
 pub fn hold(options: &Attach) -> Result<()> {
     let mut loaded = attach(options)?;
     fill(&mut loaded, options).context("cannot fill the maps")?;

@@ -1,4 +1,4 @@
-//! What poisontrace costs: the parts of `cargo xtask bench` that need its own code, on this machine and in the lab.
+//! The cost of poisontrace: the parts of `cargo xtask bench` that need its own code, on this machine and in the lab.
 
 mod attached;
 mod machine;
@@ -22,7 +22,7 @@ enum Command {
     Attach(Attach),
     /// Measure the programs on this machine's own kernel: sizes, time a run, the ring buffer's drain
     Programs(machine::Options),
-    /// Measure the daemon on this machine: its start, its idling, how soon it tells of a death
+    /// Measure the daemon on this machine: its start, its cost when idle, its delay in reporting a death
     Idle(machine::idle::Options),
     /// A VMM that dies of poison
     #[command(hide = true)]

@@ -15,7 +15,7 @@ use lab_harness::{Processor, options};
 use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
 
-use crate::builds;
+use crate::builds::{self, Profile};
 use crate::cli::{BenchOptions, BenchPart};
 
 /// As many as suffice where time is a count of instructions.
@@ -51,7 +51,7 @@ pub fn bench(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Resu
     })
 }
 
-/// What --quick finds dearer than the committed table.
+/// The costs that `--quick` finds above the committed table.
 pub fn dearer(paths: &Paths, lab: &options::LabOptions, progress: &Progress) -> Result<Vec<String>> {
     let costs = exits(paths, &BenchOptions::quick(lab), progress)?;
     compare(&committed(paths), &costs)
@@ -91,10 +91,13 @@ fn exits(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<V
 fn built(paths: &Paths, options: &BenchOptions, progress: &Progress) -> Result<Built> {
     let empty = builds::empty_probes(paths, progress)?;
     let (daemon, built_in) = match options.object {
-        Some(_) => (paths.daemon(), paths.bpf_object()),
+        Some(_) => (paths.release_daemon(), paths.bpf_object()),
         None => {
             let object = builds::probes(paths, progress)?;
-            (builds::daemon_with(paths, &object, progress)?, object)
+            (
+                builds::daemon_with(paths, &object, Profile::Release, progress)?,
+                object,
+            )
         }
     };
     Ok(Built {

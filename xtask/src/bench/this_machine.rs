@@ -1,11 +1,11 @@
-//! What is measured on this machine itself, without an emulator: by poisontrace-bench, in tables of its own.
+//! Measurements on this machine itself, without an emulator, by poisontrace-bench.
 
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::builds;
+use crate::builds::{self, Profile};
 use crate::cli::BenchPart;
 use xtask_support::command;
 use xtask_support::paths::Paths;
@@ -14,7 +14,7 @@ use xtask_support::progress::Progress;
 /// Prints the tables and keeps them in `folder`.
 pub fn measure(paths: &Paths, parts: &[BenchPart], folder: &Path, progress: &Progress) -> Result<()> {
     let object = builds::probes(paths, progress)?;
-    let daemon = builds::daemon_with(paths, &object, progress)?;
+    let daemon = builds::daemon_with(paths, &object, Profile::Release, progress)?;
     let tool = builds::bench_tool(paths, &object, progress)?;
     fs::create_dir_all(folder)?;
     for part in parts {

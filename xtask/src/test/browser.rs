@@ -20,7 +20,7 @@ const PHONE: View = View {
     dark: false,
 };
 
-/// What is asked of a page.
+/// Script that reads a page.
 const SCRIPT: &str = "{
     points: [...document.querySelectorAll('circle')].map(c => [+c.getAttribute('cx'), +c.getAttribute('cy')]),
     width: document.documentElement.scrollWidth,
@@ -43,11 +43,11 @@ pub fn run(paths: &Paths, daemon: &Path, tally: &mut Tally) {
     let mut check = |what: &str, outcome: Result<()>| tally.check(NAME, what, outcome);
     check(
         "untouched_page",
-        looked("untouched").and_then(|seen| says(&seen, 0, "did not touch the page")),
+        looked("untouched").and_then(|seen| shows(&seen, 0, "did not touch the page")),
     );
     check(
         "one_exit",
-        looked("panic-amd-6.12").and_then(|seen| says(&seen, 0, "OVERFLOW")),
+        looked("panic-amd-6.12").and_then(|seen| shows(&seen, 0, "OVERFLOW")),
     );
     check(
         "a_clflush_walk_is_a_diagonal",
@@ -55,7 +55,7 @@ pub fn run(paths: &Paths, daemon: &Path, tally: &mut Tally) {
     );
     check(
         "a_million_exits",
-        looked("spin-intel-6.12").and_then(|seen| says(&seen, 257, "1000000 exits")),
+        looked("spin-intel-6.12").and_then(|seen| shows(&seen, 257, "1000000 exits")),
     );
     check("a_request_would_be_noticed", a_request_would_be_noticed(&browser));
     check("dark_and_light", dark_and_light(&pages, &browser));
@@ -123,19 +123,19 @@ fn points(seen: &Value) -> Result<Vec<(f64, f64)>> {
         .context("a point without a place")
 }
 
-fn says(seen: &Value, at_least: usize, words: &str) -> Result<()> {
+fn shows(seen: &Value, at_least: usize, words: &str) -> Result<()> {
     let found = points(seen)?.len();
     ensure!(
         found >= at_least && (at_least > 0 || found == 0),
         "{found} points are plotted"
     );
     let text = seen["text"].as_str().unwrap_or_default();
-    ensure!(text.contains(words), "the page does not say {words:?}");
+    ensure!(text.contains(words), "the page does not show {words:?}");
     Ok(())
 }
 
 fn diagonal(seen: &Value) -> Result<()> {
-    says(seen, 64, "line_walk")?;
+    shows(seen, 64, "line_walk")?;
     let points = points(seen)?;
     ensure!(points.len() == 64, "{} points for 64 exits", points.len());
     ensure!(

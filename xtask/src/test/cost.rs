@@ -1,4 +1,4 @@
-//! Exits are no dearer than the committed table says.
+//! Exits cost no more than in the committed table.
 
 use anyhow::{Result, ensure};
 

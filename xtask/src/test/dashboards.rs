@@ -34,7 +34,7 @@ const LIVE: [&str; 2] = [
     "poisontrace_kernel_memory_failures_total",
     "poisontrace_probe_run",
 ];
-/// What must fire during the replay, and nothing else may but what speaks of guests at risk.
+/// Alerts that must fire during the replay; no other may, except the one for guests at risk.
 const FIRES: [&str; 3] = [
     "PoisontraceGuestLost",
     "PoisontraceGuestSpins",
@@ -148,14 +148,14 @@ fn replay(paths: &Paths, daemon: &Path, target: &str, recordings: &[&str], log: 
 fn until_replayed(running: &mut Running, log: &Path) -> Result<()> {
     let begun = Instant::now();
     loop {
-        let said = fs::read_to_string(log).unwrap_or_default();
-        if said.contains("replayed, still serving") {
+        let output = fs::read_to_string(log).unwrap_or_default();
+        if output.contains("replayed, still serving") {
             return Ok(());
         }
-        running.lives().with_context(|| said.clone())?;
+        running.lives().with_context(|| output.clone())?;
         ensure!(
             begun.elapsed() < REPLAYED_WITHIN,
-            "the replay does not end: {said}"
+            "the replay does not end: {output}"
         );
         std::thread::sleep(Duration::from_millis(200));
     }

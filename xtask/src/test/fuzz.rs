@@ -3,9 +3,8 @@
 
 use anyhow::{Result, bail};
 
-use crate::fuzz;
+use crate::fuzz::Fuzz;
 use crate::tally::Tally;
-use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
 
 /// All targets together, on two cores.
@@ -13,8 +12,8 @@ const SECONDS: u32 = 60;
 /// A test takes the same way each time; new ones are looked for by hand.
 const SEED: u32 = 1;
 
-pub fn examine(paths: &Paths, tally: &mut Tally, progress: &Progress) {
-    let fuzz = match fuzz::set_up(paths, progress) {
+pub fn examine(fuzz: Result<Fuzz>, tally: &mut Tally, progress: &Progress) {
+    let fuzz = match fuzz {
         Ok(fuzz) => fuzz,
         Err(error) => return progress.aside(|| tally.check("fuzz", "builds", Err(error))),
     };

@@ -67,7 +67,7 @@ fn gap(files: &Files) -> Result<()> {
     ensure!(gaps == KILLS as usize, "{gaps} gaps: {timeline}");
     ensure!(
         timeline.contains("stayed attached and counted on"),
-        "what became of the probes is not said: {timeline}"
+        "the timeline does not report the state of the probes: {timeline}"
     );
     Ok(())
 }

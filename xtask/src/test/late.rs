@@ -1,5 +1,5 @@
-//! Poison that predates the daemon: it finds the page and its VM, sees the first touch, and says what it cannot know. A
-//! daemon that missed it says that the kernel counted one more.
+//! Poison that predates the daemon: the daemon finds the page and its VM, sees the first access, and lists the evidence
+//! that it cannot have. A daemon that missed the failure reports that the kernel counted one more.
 //! This daemon may read guest code, so it also knows the instruction.
 
 use anyhow::{Context, Result, ensure};

@@ -1,15 +1,19 @@
-//! `cargo xtask test`, in tiers: what needs nothing first, the lab last.
+//! `cargo xtask test`: its tiers, in an order in which nothing is built or booted twice, and builds run while the lab
+//! boots.
 
+mod alone;
 mod bad_files;
 mod browser;
 mod control;
 mod cost;
-pub mod dashboards;
+mod dashboards;
 mod dependencies;
 mod flush;
 mod fuzz;
 mod killed;
+mod lab;
 mod late;
+mod list;
 mod miri;
 mod packages;
 mod reloads;
@@ -23,133 +27,224 @@ mod watch;
 use std::env;
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 
-use anyhow::Result;
-
-use crate::builds;
-use crate::cli::{Part, Test};
-use crate::install;
-use crate::tally::Tally;
-use lab_harness::run_files::Files;
-use lab_harness::scenarios::story::Story;
-use lab_harness::scenarios::{Lab, Run};
+use anyhow::{Result, anyhow};
+use lab_harness::scenarios::Lab;
 use lab_harness::storms::StormLab;
 use xtask_support::debian::Apt;
 use xtask_support::paths::Paths;
 use xtask_support::preflight;
 use xtask_support::progress::Progress;
 
+use crate::builds::{self, Built};
+use crate::cli::Test;
+use crate::install;
+use crate::prometheus;
+use crate::tally::Tally;
+
 pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCode> {
-    if let Some(part) = options.only {
-        return alone(paths, options, part, progress);
+    if options.list {
+        print!("{}", list::text());
+        return Ok(ExitCode::SUCCESS);
     }
-    progress.note("tier 0: build");
-    let object = builds::probes(paths, progress)?;
-    let daemon = builds::daemon_with(paths, &object, progress)?;
-
-    progress.note("tier 1: unit tests and recorded scenarios");
-    let units = progress.aside(|| builds::workspace_tests(paths, &object))?;
-
-    let mut tally = Tally::default();
-    fuzz::examine(paths, &mut tally, progress);
-
-    match Apt::unavailable() {
-        Some(reason) => tally.skip("dashboards", &reason),
-        None => dashboards::run(paths, &daemon, &mut tally, progress)?,
-    }
-
-    progress.note("tier 2: the lab");
-    let skipped = options
-        .no_lab
-        .then(|| "--no-lab".to_owned())
-        .or_else(lab_harness::unavailable);
-    match skipped {
-        Some(reason) => tally.skip("lab", &reason),
-        None => run_lab(paths, options, &daemon, &mut tally, progress)?,
-    }
-    if options.full {
-        progress.note("tier 3: a browser");
-        looked_at(paths, &daemon, &mut tally, progress)?;
-        progress.note("tier 4: dependencies and packages");
-        dependencies::examine(paths, &mut tally, progress);
-        packages::run(paths, &mut tally, progress);
-        installed(paths, options, &mut tally, progress);
-        if !options.no_lab && lab_harness::unavailable().is_none() {
-            progress.note("tier 5: what exits cost");
-            cost::run(paths, &options.lab, &mut tally, progress);
+    let (good, tally) = match options.only {
+        Some(part) => {
+            let tally = alone::run(paths, options, part, progress)?;
+            (tally.passed > 0, tally)
         }
-    }
+        None => Run::new(paths, options, progress).all()?,
+    };
     progress.finish();
+    if let Some(table) = progress.longest_tasks() {
+        println!("\n{table}");
+    }
     let in_ci = env::var_os("CI").is_some_and(|value| value == "true");
-    if in_ci && tally.skipped > 0 {
-        println!("CI=true: what is skipped is a failure");
+    let skipped = in_ci && tally.skipped > 0 && options.only.is_none();
+    if skipped {
+        println!("CI=true: a skipped test counts as failed");
     }
     println!("{tally}");
-    let good = units && tally.failed == 0 && !(in_ci && tally.skipped > 0);
-    Ok(if good {
+    Ok(if good && tally.failed == 0 && !skipped {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
-/// One part, with the daemon as it was built last.
-fn alone(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Result<ExitCode> {
-    let mut tally = Tally::default();
-    match part {
-        Part::Dashboards => dashboards::run(paths, &paths.daemon(), &mut tally, progress)?,
-        Part::Browser => looked_at(paths, &paths.daemon(), &mut tally, progress)?,
-        Part::Dependencies => dependencies::examine(paths, &mut tally, progress),
-        Part::Late => {
-            let programs = builds::lab_programs(paths, progress)?;
-            let kernel = &options.lab.kernel;
-            let lab = Lab::set_up(paths, kernel, kernel, &programs, progress)?;
-            let scenario = Story::Survive.scenario_among_others();
-            let run = lab.run("test-late", &scenario, &paths.daemon(), progress)?;
-            let files = Files { out: &run.out };
-            let schema = schema::Schema::read(&paths.root)?;
-            progress.aside(|| late::examine(&run.result, &files, &schema, &mut tally));
+struct Run<'a> {
+    paths: &'a Paths,
+    options: &'a Test,
+    progress: &'a Progress,
+    /// Why the lab is left out.
+    no_lab: Option<String>,
+}
+
+/// Builds that run while the lab boots.
+struct Prepared {
+    unit_tests: Result<bool>,
+    fuzz: Result<crate::fuzz::Fuzz>,
+    /// `None` without the lab.
+    storms: Option<Result<StormLab>>,
+}
+
+impl<'a> Run<'a> {
+    fn new(paths: &'a Paths, options: &'a Test, progress: &'a Progress) -> Self {
+        let no_lab = options
+            .no_lab
+            .then(|| "--no-lab".to_owned())
+            .or_else(lab_harness::unavailable);
+        Self {
+            paths,
+            options,
+            progress,
+            no_lab,
         }
-        Part::Killed => {
-            let programs = builds::lab_programs(paths, progress)?;
-            let lab = StormLab::set_up(paths, &options.lab.kernel, &programs, progress)?;
-            killed::run(&lab, &paths.daemon(), &mut tally, progress);
-        }
-        Part::Flush => {
-            let programs = builds::lab_programs(paths, progress)?;
-            let kernel = &options.lab.kernel;
-            flush::run(paths, kernel, &programs, &paths.daemon(), &mut tally, progress);
-        }
-        Part::Scenarios => {
-            let programs = builds::lab_programs(paths, progress)?;
-            let kernel = &options.lab.kernel;
-            let lab = Lab::set_up(paths, kernel, kernel, &programs, progress)?;
-            let stories = if options.story.is_empty() {
-                &scenarios::ALL[..]
-            } else {
-                &options.story
-            };
-            scenarios::run(stories, &lab, &paths.daemon(), &mut tally, progress);
-        }
-        Part::Packages => packages::run(paths, &mut tally, progress),
-        Part::Miri => miri::run(paths, &mut tally, progress),
-        Part::Cost => cost::run(paths, &options.lab, &mut tally, progress),
-        Part::Install => installed(paths, options, &mut tally, progress),
     }
-    progress.finish();
-    println!("{tally}");
-    Ok(if tally.failed == 0 && tally.passed > 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+
+    fn series(&self) -> &'a str {
+        &self.options.lab.kernel
+    }
+
+    /// Whether the workspace's own tests passed, and all other checks.
+    fn all(&self) -> Result<(bool, Tally)> {
+        let mut tally = Tally::default();
+        self.progress.note("tier 0: build");
+        let (built, ()) = builds::for_the_lab(self.paths, self.progress, |progress| self.download(progress))?;
+        self.progress
+            .note("tier 2: scenarios in the lab, and the dashboards, while the tests are built");
+        let prepared = self.boot_and_prepare(&built, &mut tally)?;
+
+        self.progress.note("tier 1: unit tests and recorded scenarios");
+        let units = prepared.unit_tests?
+            && self.progress.task("unit tests and recorded scenarios", || {
+                builds::workspace_tests(self.paths, &built.object, false)
+            })?;
+        self.progress
+            .task("fuzz", || fuzz::examine(prepared.fuzz, &mut tally, self.progress));
+
+        self.progress.note("tier 2: storms");
+        let storms = match (prepared.storms, &self.no_lab) {
+            (Some(Ok(lab)), _) => Some(lab),
+            (Some(Err(error)), _) => {
+                tally.check("lab::storm", "set_up", Err(error));
+                None
+            }
+            (None, reason) => {
+                tally.skip("lab", reason.as_deref().unwrap_or_default());
+                None
+            }
+        };
+        if let Some(storms) = &storms {
+            let schema = schema::Schema::read(&self.paths.root)?;
+            storm::run(storms, &built.daemon, &schema, &mut tally, self.progress);
+        }
+        if self.options.full {
+            self.full(&built, storms.as_ref(), &mut tally)?;
+        }
+        Ok((units, tally))
+    }
+
+    /// Downloads of the parts that every run has.
+    fn download(&self, progress: &Progress) -> Result<()> {
+        if self.no_lab.is_none() {
+            Lab::download(self.paths, self.series(), self.series(), progress)?;
+        }
+        if Apt::unavailable().is_none() {
+            progress.task("Prometheus", || prometheus::set_up(self.paths, progress))?;
+        }
+        Ok(())
+    }
+
+    /// The lab's boots wait more than they compute: the tests, Bochs and the fuzz targets are built meanwhile.
+    fn boot_and_prepare(&self, built: &Built, tally: &mut Tally) -> Result<Prepared> {
+        thread::scope(|scope| {
+            let beside = self.progress.beside();
+            let preparing = scope.spawn(move || self.prepare(built, &beside));
+            if self.no_lab.is_none() {
+                lab::scenarios(self.paths, self.series(), built, tally, self.progress)?;
+            }
+            match Apt::unavailable() {
+                Some(reason) => tally.skip("dashboards", &reason),
+                None => self.progress.task("dashboards", || {
+                    dashboards::run(self.paths, &built.daemon, tally, self.progress)
+                })?,
+            }
+            self.progress.step("waiting for the tests to be built");
+            preparing
+                .join()
+                .map_err(|_| anyhow!("the thread that builds the tests panicked"))
+        })
+    }
+
+    fn prepare(&self, built: &Built, progress: &Progress) -> Prepared {
+        progress.step("building the tests");
+        let unit_tests = progress.task("tests (build)", || {
+            builds::workspace_tests(self.paths, &built.object, true)
+        });
+        let storms = self.no_lab.is_none().then(|| {
+            progress.task("Bochs and its packages", || {
+                StormLab::set_up(self.paths, self.series(), &built.programs, progress)
+            })
+        });
+        let fuzz = progress.task("fuzz targets (build)", || {
+            crate::fuzz::set_up(self.paths, progress)
+        });
+        progress.step("the tests are built");
+        Prepared {
+            unit_tests,
+            fuzz,
+            storms,
+        }
+    }
+
+    /// The parts of `--full`: long boots in QEMU beside those in Bochs and the builds of the packages.
+    fn full(&self, built: &Built, storms: Option<&StormLab>, tally: &mut Tally) -> Result<()> {
+        let Self { paths, progress, .. } = *self;
+        progress.note("tiers 2 and 4: all scenarios in the lab, beside dependencies and packages");
+        let beside_tally = thread::scope(|scope| {
+            let beside = progress.beside();
+            let other = scope.spawn(move || {
+                let mut tally = Tally::default();
+                dependencies::examine(paths, &mut tally, &beside);
+                packages::run(paths, &mut tally, &beside);
+                if let Some(storms) = storms {
+                    killed::run(storms, &built.daemon, &mut tally, &beside);
+                    flush::run(
+                        paths,
+                        self.series(),
+                        &built.programs,
+                        &built.daemon,
+                        &mut tally,
+                        &beside,
+                    );
+                }
+                tally
+            });
+            if self.no_lab.is_none() {
+                lab::all_scenarios(paths, self.series(), built, tally, progress)?;
+            }
+            other
+                .join()
+                .map_err(|_| anyhow!("the thread of dependencies and packages panicked"))
+        })?;
+        tally.add(&beside_tally);
+        progress.note("tier 3: a browser");
+        looked_at(paths, &built.daemon, tally, progress)?;
+        progress.note("tiers 4 and 5: the package under systemd, and the cost of exits");
+        installed(paths, self.series(), tally, progress);
+        if self.no_lab.is_none() {
+            cost::run(paths, &self.options.lab, tally, progress);
+        }
+        Ok(())
+    }
 }
 
 /// The .deb under real systemd.
-fn installed(paths: &Paths, options: &Test, tally: &mut Tally, progress: &Progress) {
+fn installed(paths: &Paths, series: &str, tally: &mut Tally, progress: &Progress) {
     match lab_harness::install::unavailable() {
         Some(reason) => tally.skip("lab::install", &reason),
-        None => install::examine(paths, &options.lab.kernel, tally, progress),
+        None => install::examine(paths, series, tally, progress),
     }
 }
 
@@ -160,78 +255,4 @@ fn looked_at(paths: &Paths, daemon: &Path, tally: &mut Tally, progress: &Progres
     progress.step("watching a replay in tmux");
     progress.aside(|| watch::run(paths, daemon, tally));
     Ok(())
-}
-
-fn run_lab(
-    paths: &Paths,
-    options: &Test,
-    daemon: &Path,
-    tally: &mut Tally,
-    progress: &Progress,
-) -> Result<()> {
-    let programs = builds::lab_programs(paths, progress)?;
-    let lab = Lab::set_up(
-        paths,
-        &options.lab.kernel,
-        &options.lab.kernel,
-        &programs,
-        progress,
-    )?;
-    let schema = schema::Schema::read(&paths.root)?;
-    for (story, scenario) in [
-        (Story::Panic, Story::Panic.scenario()),
-        (Story::Survive, Story::Survive.scenario_among_others()),
-    ] {
-        let name = format!("lab::{}", story.name());
-        match lab.run(&format!("test-{}", story.name()), &scenario, daemon, progress) {
-            Ok(run) => {
-                progress.aside(|| examine(&name, story, &run, daemon, &schema, tally));
-            }
-            Err(error) => progress.aside(|| tally.check(&name, "runs", Err(error))),
-        }
-    }
-    let scenario = Story::Panic.scenario_with_reloads();
-    match lab.run("test-reloads", &scenario, daemon, progress) {
-        Ok(run) => progress.aside(|| {
-            let files = Files { out: &run.out };
-            report::examine(RELOADS, Story::Panic, &run, &files, tally);
-            reloads::examine(RELOADS, &files, &schema, tally);
-        }),
-        Err(error) => progress.aside(|| tally.check(RELOADS, "runs", Err(error))),
-    }
-    if options.full {
-        scenarios::run(&scenarios::ALL, &lab, daemon, tally, progress);
-    }
-    match StormLab::set_up(paths, &options.lab.kernel, &programs, progress) {
-        Ok(lab) => {
-            storm::run(&lab, daemon, &schema, tally, progress);
-            if options.full {
-                killed::run(&lab, daemon, tally, progress);
-                flush::run(paths, &options.lab.kernel, &programs, daemon, tally, progress);
-            }
-        }
-        Err(error) => progress.aside(|| tally.check("lab::storm", "set_up", Err(error))),
-    }
-    Ok(())
-}
-
-const RELOADS: &str = "lab::reload";
-
-/// Everything that must hold after a scenario.
-fn examine(name: &str, story: Story, run: &Run, daemon: &Path, schema: &schema::Schema, tally: &mut Tally) {
-    let files = Files { out: &run.out };
-    tally.check(name, "runs", Ok(()));
-    report::examine(name, story, run, &files, tally);
-    tally.check(
-        name,
-        "report_follows_the_schema",
-        schema.holds(&files, "explain.json"),
-    );
-    control::examine(&run.result, &files, tally);
-    late::examine(&run.result, &files, schema, tally);
-    replay::examine(name, &files, daemon, schema, tally);
-    // What is wrong with a file does not depend on the scenario: once is enough.
-    if story == Story::Panic {
-        bad_files::examine(&files, daemon, tally);
-    }
 }

@@ -47,7 +47,7 @@ const RPM: [&str; 5] = [
 ];
 
 pub fn run(paths: &Paths, tally: &mut Tally, progress: &Progress) {
-    let packages = dist::dist(paths, progress);
+    let packages = progress.task("packages", || dist::dist(paths, progress));
     progress.aside(|| match packages {
         Err(error) => tally.check(NAME, "are_made", Err(error)),
         Ok([deb, rpm]) => {
@@ -100,7 +100,7 @@ fn bsdtar(paths: &Paths, progress: &Progress) -> Result<Command> {
     let folder = paths.target.join("bsdtar");
     let wanted = vec!["libarchive-tools".to_owned()];
     if stamp::read(&folder, &wanted).is_none() {
-        let apt = Apt::update(&paths.apt(), progress)?;
+        let apt = Apt::update(&paths.apt("tests"), progress)?;
         stamp::start_over(&folder)?;
         let packages = apt.download_closure(&["libarchive-tools"], progress)?;
         let installed = packages.iter().map(Package::label).collect();
@@ -110,7 +110,7 @@ fn bsdtar(paths: &Paths, progress: &Progress) -> Result<Command> {
     unpacked::program(&folder, "usr/bin/bsdtar")
 }
 
-/// The binary of the package says what it was built from; cargo-auditable's section says of what else.
+/// The binary of the package names its revision; cargo-auditable's section lists its dependencies.
 fn binary_of(deb: &Path, folder: &Path) -> Result<()> {
     command::output(command::clean("dpkg-deb").arg("-x").arg(deb).arg(folder))?;
     let binary = folder.join("usr/bin/poisontrace");

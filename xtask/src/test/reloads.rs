@@ -2,7 +2,7 @@
 //! tracepoints only.
 
 use anyhow::{Context, Result, ensure};
-use lab_protocol::{DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_WAITS, REATTACHED, RELOADED_METRICS};
+use lab_protocol::{DAEMON_ATTACHES_AGAIN, DAEMON_RELEASES_KVM, DAEMON_WAITS, REATTACHED, RELOADED_METRICS};
 use serde_json::Value;
 
 use super::schema::Schema;
@@ -15,9 +15,9 @@ const NAME: &str = "lab::tracepoints";
 pub fn examine(name: &str, files: &Files, schema: &Schema, tally: &mut Tally) {
     tally.check(
         name,
-        "daemon_lets_go_of_kvm_and_attaches_again",
+        "daemon_releases_kvm_and_attaches_again",
         files
-            .contains("host.log", DAEMON_LETS_GO)
+            .contains("host.log", DAEMON_RELEASES_KVM)
             .and_then(|()| files.contains("host.log", DAEMON_ATTACHES_AGAIN)),
     );
     tally.check(

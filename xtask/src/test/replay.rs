@@ -48,7 +48,7 @@ fn same(files: &Files, daemon: &Path, schema: &Schema) -> Result<()> {
     }
     if let Some(pointer) = first_difference(&live, &replayed, "") {
         anyhow::bail!(
-            "the recording says otherwise at {pointer}: live {}, replayed {}",
+            "the recording gives another value at {pointer}: live {}, replayed {}",
             live.pointer(&pointer).unwrap_or(&Value::Null),
             replayed.pointer(&pointer).unwrap_or(&Value::Null)
         );

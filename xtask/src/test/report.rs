@@ -1,4 +1,4 @@
-//! What `poisontrace explain --last` must say of a scenario.
+//! The report of `poisontrace explain --last` on a scenario.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -49,11 +49,11 @@ pub fn examine(name: &str, story: Story, run: &Run, files: &Files, tally: &mut T
     tally.check(name, "guest_is_named", named(&report));
     tally.check(name, "poison_exits_and_latency", exits(&report));
     tally.check(name, "one_signal_of_each_kind", signals(&report));
-    tally.check(name, "guest_was_told_twice", told(&report, guest));
+    tally.check(name, "guest_got_two_machine_checks", injections(&report, guest));
     tally.check(name, "vmm_was_heard", heard(&report));
 }
 
-/// The VMM's own log of both tellings, and a QMP event at least: those before the session are not to be had.
+/// The VMM's own log of both injections, and one QMP event at least: events before the session are missing.
 fn heard(report: &Value) -> Result<()> {
     let timeline = report["incidents"][0]["timeline"]
         .as_array()
@@ -64,11 +64,11 @@ fn heard(report: &Value) -> Result<()> {
         (log.as_str(), "action required"),
         ("[QMP]", "QMP"),
     ] {
-        let said = timeline.iter().any(|moment| {
+        let logged = timeline.iter().any(|moment| {
             let event = moment["event"].as_str().unwrap_or_default();
             event.starts_with(source) && event.contains(words)
         });
-        ensure!(said, "the timeline has no {words} of {source}");
+        ensure!(logged, "the timeline has no {words} of {source}");
     }
     Ok(())
 }
@@ -108,9 +108,9 @@ fn one_incident(report: &Value, files: &Files) -> Result<()> {
 }
 
 fn outcome(story: Story, report: &Value) -> Result<()> {
-    let told = story.told().context("nothing is to be told of it")?;
-    expect(report, "/incidents/0/outcome", told.outcome)?;
-    expect(report, "/incidents/0/cause", told.cause)
+    let verdict = story.verdict().context("this story has no incident")?;
+    expect(report, "/incidents/0/outcome", verdict.outcome)?;
+    expect(report, "/incidents/0/cause", verdict.cause)
 }
 
 fn page(report: &Value, guest: &GuestResult, files: &Files) -> Result<()> {
@@ -155,21 +155,21 @@ fn signals(report: &Value) -> Result<()> {
     Ok(())
 }
 
-fn told(report: &Value, guest: &GuestResult) -> Result<()> {
-    let told = report["incidents"][0]["injections"]["told"]
+fn injections(report: &Value, guest: &GuestResult) -> Result<()> {
+    let injected = report["incidents"][0]["injections"]["told"]
         .as_array()
         .context("there is no told[]")?;
     ensure!(
-        told.len() == 2,
+        injected.len() == 2,
         "told[] has {} entries: {}",
-        told.len(),
+        injected.len(),
         report["incidents"][0]["injections"]
     );
-    for entry in told {
+    for entry in injected {
         expect(entry, "/addr", gpa(guest)?)?;
         expect(entry, "/misc", MISC)?;
     }
-    expect(&told[0], "/severity", "ao")?;
-    expect(&told[1], "/severity", "ar")?;
-    expect(&told[1], "/overflow", true)
+    expect(&injected[0], "/severity", "ao")?;
+    expect(&injected[1], "/severity", "ar")?;
+    expect(&injected[1], "/overflow", true)
 }

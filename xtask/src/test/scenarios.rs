@@ -9,7 +9,7 @@ use lab_protocol::LAST_METRICS;
 use crate::tally::Tally;
 use lab_harness::run_files::{Files, number};
 use lab_harness::scenarios::story::recording;
-use lab_harness::scenarios::story::{Story, Told, of_fate};
+use lab_harness::scenarios::story::{Story, Verdict, of_fate};
 use lab_harness::scenarios::{Lab, Run, verdict_check};
 use xtask_support::progress::Progress;
 
@@ -35,9 +35,9 @@ pub fn run(stories: &[Story], lab: &Lab, daemon: &Path, tally: &mut Tally, progr
         Ok(run) => run,
         Err(error) => return progress.aside(|| tally.check(NAME, "runs", Err(error))),
     };
-    let mut verdict = |what: &str, file: &str, told: &[Told], guest: Option<&str>| {
+    let mut verdict = |what: &str, file: &str, accepted: &[Verdict], guest: Option<&str>| {
         let outcome = verdict_check::incidents(daemon, &run.out.join(file))
-            .and_then(|incidents| verdict_check::judge(told, &incidents))
+            .and_then(|incidents| verdict_check::judge(accepted, &incidents))
             .map_err(|why| match guest {
                 Some(prefix) => why.context(became_of(&run, prefix)),
                 None => why,
@@ -47,7 +47,7 @@ pub fn run(stories: &[Story], lab: &Lab, daemon: &Path, tally: &mut Tally, progr
     for story in stories.iter().filter(|story| **story != Story::Vmms) {
         let prefix = story.prefix();
         let file = format!("{prefix}recording.ptrace");
-        verdict(story.name(), &file, &story.all_told(), Some(&prefix));
+        verdict(story.name(), &file, &story.accepted_verdicts(), Some(&prefix));
     }
     for fate in scenario.fates {
         verdict(fate.name(), &recording(fate), of_fate(fate).as_slice(), None);
@@ -59,7 +59,7 @@ pub fn run(stories: &[Story], lab: &Lab, daemon: &Path, tally: &mut Tally, progr
     }
 }
 
-/// What the lab itself saw of a guest: its last words, and its VMM's. They are all that a machine far away shows.
+/// The last lines of a guest's console and of its VMM's log: all that a remote CI machine shows of a failure.
 fn became_of(run: &Run, prefix: &str) -> String {
     const LAST: usize = 12;
     let Some(guest) = run.result.guests.iter().find(|guest| guest.file_prefix == prefix) else {

@@ -36,6 +36,16 @@ pub fn clean(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
+/// The same with a lower priority, for builds beside something that must not wait.
+pub fn gently(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    if crate::paths::program("nice").is_none() {
+        return clean(program);
+    }
+    let mut command = clean("nice");
+    command.args(["-n", "10"]).arg(program);
+    command
+}
+
 /// Runs with the output in a file; a failure shows the end of it.
 pub fn logged(command: &mut Command, log: &Path, what: &str) -> Result<()> {
     if let Some(dir) = log.parent() {

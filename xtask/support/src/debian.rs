@@ -2,9 +2,11 @@
 //! and cache of our own. apt checks every signature and checksum; packages are unpacked, never installed.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
@@ -14,6 +16,9 @@ use crate::stamp;
 
 /// Where Debian's package debian-archive-keyring has them.
 const ARCHIVE_KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Lists that this process has refreshed, by folder and additional source.
+static REFRESHED: Mutex<BTreeSet<(PathBuf, String)>> = Mutex::new(BTreeSet::new());
 
 /// Debian's archives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +38,7 @@ pub struct Apt {
 /// A downloaded package.
 pub struct Package {
     pub name: String,
-    /// As in the name of the file, which says name, version and architecture.
+    /// Its name has package, version and architecture.
     pub file: PathBuf,
 }
 
@@ -46,12 +51,12 @@ impl Package {
 }
 
 impl Apt {
-    /// Why packages cannot be had on this machine.
+    /// Why this machine cannot download packages.
     pub fn unavailable() -> Option<String> {
         ["apt-get", "apt-cache", "dpkg", "dpkg-deb"]
             .into_iter()
             .find(|name| crate::paths::program(name).is_none())
-            .map(|name| format!("no {name} on this machine: run it on Debian 12, or in a container of it"))
+            .map(|name| format!("this machine has no {name} to download Debian's packages with"))
     }
 
     /// Refreshes the lists of packages.
@@ -70,11 +75,18 @@ impl Apt {
         }
         // Empty: apt believes that nothing is installed, so a package's closure is complete.
         fs::write(folder.join("status"), "")?;
-        apt.read_lists(progress);
+        apt.read_lists("", progress);
         Ok(apt)
     }
 
-    fn read_lists(&self, progress: &Progress) {
+    /// `source`: the additional one. Lists that this process has read are not read again.
+    fn read_lists(&self, source: &str, progress: &Progress) {
+        let key = (self.folder.clone(), source.to_owned());
+        let mut refreshed = REFRESHED.lock().unwrap_or_else(PoisonError::into_inner);
+        if !refreshed.insert(key) {
+            return;
+        }
+        drop(refreshed);
         progress.step("apt: reading the lists of packages");
         let log = self.folder.join("log/update.log");
         if let Err(error) = command::logged(self.get().arg("update"), &log, "apt-get update") {
@@ -87,13 +99,14 @@ impl Apt {
     pub fn with_backports(self, progress: &Progress) -> Result<Self> {
         let (codename, server) = self.archive()?;
         let release = format!("{codename}-backports");
-        let sources = self.add_source(&format!("{server} {release} main"), "deb")?;
+        let source = format!("{server} {release} main");
+        let sources = self.add_source(&source, "deb")?;
         let apt = Self {
             preferred: Some(release),
             sources: Some(sources),
             ..self
         };
-        apt.read_lists(progress);
+        apt.read_lists(&source, progress);
         Ok(apt)
     }
 
@@ -104,28 +117,30 @@ impl Apt {
             // A mirror has both side by side.
             let root = server.trim_end_matches('/');
             let root = root.strip_suffix("debian").with_context(|| {
-                format!("cannot tell where {server} keeps debian-security: its path does not end in debian")
+                format!("cannot find debian-security on {server}: its path does not end in debian")
             })?;
             server = format!("{root}debian-security");
         }
-        let sources = self.add_source(&format!("{server} {release} main"), "deb")?;
+        let source = format!("{server} {release} main");
+        let sources = self.add_source(&source, "deb")?;
         let apt = Self {
             sources: Some(sources),
             ..self
         };
-        apt.read_lists(progress);
+        apt.read_lists(&source, progress);
         Ok(apt)
     }
 
     /// The same with the source packages of another release.
     pub fn with_sources_of(self, release: &str, progress: &Progress) -> Result<Self> {
         let (_, server) = self.archive()?;
-        let sources = self.add_source(&format!("{server} {release} main"), "deb-src")?;
+        let source = format!("{server} {release} main");
+        let sources = self.add_source(&source, "deb-src")?;
         let apt = Self {
             sources: Some(sources),
             ..self
         };
-        apt.read_lists(progress);
+        apt.read_lists(&format!("source {source}"), progress);
         Ok(apt)
     }
 
@@ -317,6 +332,8 @@ impl Apt {
             "Debug::NoLocking=1".to_owned(),
             "APT::Sandbox::User=".to_owned(),
             "Acquire::Retries=3".to_owned(),
+            // Lists of other sources stay for their next use.
+            "APT::Get::List-Cleanup=0".to_owned(),
         ] {
             command.arg("-o").arg(option);
         }

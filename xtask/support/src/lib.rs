@@ -1,7 +1,8 @@
-//! What xtask and the lab's harness share: paths, processes, progress, and Debian packages below target/.
+//! Shared by xtask and the lab's harness: paths, processes, progress, and Debian packages below target/.
 
 pub mod command;
 pub mod debian;
+pub mod durations;
 pub mod lock;
 pub mod paths;
 pub mod preflight;

@@ -37,16 +37,22 @@ impl Paths {
         self.target.join("lab")
     }
 
-    /// apt's lists and downloaded packages, for both.
-    pub fn apt(&self) -> PathBuf {
-        self.target.join("apt")
+    /// apt's lists and downloaded packages; a folder for each use that may run beside others.
+    pub fn apt(&self, user: &str) -> PathBuf {
+        self.target.join("apt").join(user)
     }
 
     pub fn bpf_object(&self) -> PathBuf {
         self.target.join("bpf/poisontrace-probes")
     }
 
-    pub fn daemon(&self) -> PathBuf {
+    /// The daemon of demo, tests and lab.
+    pub fn lab_daemon(&self) -> PathBuf {
+        self.target.join("debug/poisontrace")
+    }
+
+    /// The daemon as it is shipped.
+    pub fn release_daemon(&self) -> PathBuf {
         self.target.join("release/poisontrace")
     }
 

@@ -1,4 +1,4 @@
-//! What the machine itself must have. All else is unpacked below target/, which needs no root.
+//! Programs that the machine itself must have. Everything else is unpacked below target/, without root.
 
 use anyhow::Result;
 
@@ -14,10 +14,10 @@ pub const FOR_BOCHS: [(&str, &str); 2] = [("c++", "g++"), ("make", "make")];
 /// The report's page and the full screen are looked at.
 pub const FOR_LOOKING: [(&str, &str); 2] = [("chromium", "chromium fonts-dejavu-core"), ("tmux", "tmux")];
 
-/// False where something is missing that only root can install; what to run was said then.
+/// False where something is missing that only root can install; the command to run was printed then.
 pub fn ensure(needed: &[(&str, &str)], progress: &Progress) -> Result<bool> {
     let root = rustix::process::geteuid().is_root();
-    // A machine without apt is told by whoever needs apt: it may have no need of it.
+    // Without apt the caller that needs it reports so: others can do without.
     let missing: Vec<&str> = needed
         .iter()
         .filter(|(name, _)| program(name).is_none() && program("apt-get").is_some())

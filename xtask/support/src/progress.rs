@@ -1,25 +1,72 @@
-//! Tells what a long step does: a spinner with the elapsed time on a terminal, plain lines elsewhere.
+//! Shows what a long task does: a spinner with the elapsed time on a terminal, plain lines elsewhere. It also measures
+//! how long each task took, for a table at the end.
 
 use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use crate::durations::Durations;
+
+/// One line of work; [`Progress::beside`] begins another.
 pub struct Progress {
-    started: Instant,
+    shared: Arc<Shared>,
     spinner: Option<ProgressBar>,
+}
+
+struct Shared {
+    started: Instant,
+    bars: Option<MultiProgress>,
+    durations: Mutex<Durations>,
 }
 
 impl Default for Progress {
     fn default() -> Self {
-        Self {
+        let bars = std::io::stderr().is_terminal().then(MultiProgress::new);
+        let shared = Shared {
             started: Instant::now(),
-            spinner: std::io::stderr().is_terminal().then(spinner),
-        }
+            bars,
+            durations: Mutex::default(),
+        };
+        Self::of(Arc::new(shared))
     }
 }
 
 impl Progress {
+    fn of(shared: Arc<Shared>) -> Self {
+        let spinner = shared.bars.as_ref().map(|bars| bars.add(spinner()));
+        Self { shared, spinner }
+    }
+
+    /// For work in another thread: a spinner of its own, the same clock and the same durations.
+    pub fn beside(&self) -> Self {
+        Self::of(Arc::clone(&self.shared))
+    }
+
+    /// Runs a task, and keeps how long it took.
+    pub fn task<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let result = work();
+        let mut durations = self
+            .shared
+            .durations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        durations.add(name, started.elapsed());
+        result
+    }
+
+    /// The tasks that took longest, as a table; nothing where there was no task of a second.
+    pub fn longest_tasks(&self) -> Option<String> {
+        let durations = self
+            .shared
+            .durations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        durations.table(self.shared.started.elapsed())
+    }
+
     /// A new step begins; it replaces the one before.
     pub fn step(&self, what: impl AsRef<str>) {
         match &self.spinner {
@@ -28,7 +75,7 @@ impl Progress {
         }
     }
 
-    /// What the step is at; too fine for plain lines.
+    /// The detail of a step; too fine for plain lines.
     pub fn detail(&self, what: impl AsRef<str>) {
         if let Some(spinner) = &self.spinner {
             spinner.set_message(what.as_ref().to_owned());
@@ -45,8 +92,8 @@ impl Progress {
 
     /// Runs something that writes to the terminal itself.
     pub fn aside<T>(&self, work: impl FnOnce() -> T) -> T {
-        match &self.spinner {
-            Some(spinner) => spinner.suspend(work),
+        match &self.shared.bars {
+            Some(bars) => bars.suspend(work),
             None => work(),
         }
     }
@@ -58,7 +105,13 @@ impl Progress {
     }
 
     fn plain(&self, what: &str) {
-        eprintln!("[{:4} s] {what}", self.started.elapsed().as_secs());
+        eprintln!("[{:4} s] {what}", self.shared.started.elapsed().as_secs());
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 

@@ -1,4 +1,4 @@
-//! What was set up, kept beside it, so that a second run does nothing.
+//! Records a set-up beside it, so that a second run does nothing.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The daemon itself on this machine: its start, what it takes when nothing happens, and how soon it tells of a death.
+//! The daemon itself on this machine: its start, its cost when idle, and its delay in reporting a death.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -38,7 +38,7 @@ pub struct Options {
 
 #[derive(Serialize)]
 struct Idle {
-    /// Of the middle one of some starts, ms until the probes are attached and the daemon says so.
+    /// Of the middle one of some starts, ms until the probes are attached and the daemon is ready.
     start_ms: f64,
     seconds: u64,
     /// Voluntary context switches of all its threads.
@@ -50,7 +50,7 @@ struct Idle {
     file_kib: u64,
     /// After [`DEATHS`] incidents.
     resident_after_kib: u64,
-    /// The slowest of some deaths, ms until it is told. `None`: this machine has no KVM.
+    /// The slowest of some deaths, ms until it is reported. `None`: this machine has no KVM.
     metrics_ms: Option<f64>,
     explain_ms: Option<f64>,
 }
@@ -71,10 +71,10 @@ pub fn run(options: &Options) -> Result<()> {
     std::thread::sleep(Duration::from_secs(options.seconds));
     let (after, wall) = (daemon.taken()?, from.elapsed().as_secs_f64());
     let [resident_kib, anonymous_kib, file_kib] = daemon.memory()?;
-    let mut told = [Vec::new(), Vec::new()];
+    let mut delays = [Vec::new(), Vec::new()];
     if Path::new("/dev/kvm").exists() {
         for n in 0..DEATHS {
-            told[n % 2].push(daemon.death(n, options)?.as_secs_f64() * 1e3);
+            delays[n % 2].push(daemon.death(n, options)?.as_secs_f64() * 1e3);
         }
     }
     let slowest = |times: &[f64]| times.iter().copied().max_by(f64::total_cmp);
@@ -87,8 +87,8 @@ pub fn run(options: &Options) -> Result<()> {
         anonymous_kib,
         file_kib,
         resident_after_kib: daemon.memory()?[0],
-        metrics_ms: slowest(&told[0]),
-        explain_ms: slowest(&told[1]),
+        metrics_ms: slowest(&delays[0]),
+        explain_ms: slowest(&delays[1]),
     };
     daemon.stop()?;
     fs::write(&options.json, serde_json::to_string_pretty(&idle)? + "\n")
@@ -192,11 +192,11 @@ impl Daemon {
             child,
             address: String::new(),
         };
-        let mut said = Vec::new();
+        let mut output = Vec::new();
         loop {
             let line = lines
                 .recv_timeout(PATIENCE)
-                .with_context(|| format!("the daemon did not start: {said:?}"))?;
+                .with_context(|| format!("the daemon did not start: {output:?}"))?;
             if let Some(at) = line.find("127.0.0.1:") {
                 daemon.address = line[at..]
                     .chars()
@@ -206,13 +206,13 @@ impl Daemon {
             if line.contains("poisontrace: ready") {
                 break;
             }
-            said.push(line);
+            output.push(line);
         }
         // Both outputs are read by threads of their own.
         while daemon.address.is_empty() {
             let line = lines
                 .recv_timeout(PATIENCE)
-                .context("the daemon does not say where /metrics is")?;
+                .context("the daemon does not print the address of /metrics")?;
             if let Some(at) = line.find("127.0.0.1:") {
                 daemon.address = line[at..]
                     .chars()
@@ -260,7 +260,7 @@ impl Daemon {
         ])
     }
 
-    /// A VMM dies of poison: how long until it is told.
+    /// A VMM dies of poison: the delay until it is reported.
     fn death(&self, n: usize, options: &Options) -> Result<Duration> {
         let mut vmm = Command::new(std::env::current_exe()?).arg("victim").spawn()?;
         let status = vmm.wait()?;
@@ -275,7 +275,7 @@ impl Daemon {
         while !seen(n)? {
             ensure!(
                 died.elapsed() < PATIENCE,
-                "the daemon does not tell of process {}",
+                "the daemon does not report process {}",
                 vmm.id()
             );
         }
@@ -287,7 +287,7 @@ impl Daemon {
         connection.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         connection.read_to_string(&mut text)?;
-        let told: u64 = text
+        let counted: u64 = text
             .lines()
             .filter(|line| {
                 line.starts_with("poisontrace_incident_verdicts_total")
@@ -295,7 +295,7 @@ impl Daemon {
             })
             .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
             .sum();
-        Ok(told >= deaths)
+        Ok(counted >= deaths)
     }
 }
 

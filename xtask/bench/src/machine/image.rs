@@ -1,4 +1,4 @@
-//! What the kernel made of a program: the processor's instructions.
+//! The machine code that the kernel made of a program.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;

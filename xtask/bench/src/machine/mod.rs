@@ -1,4 +1,4 @@
-//! What the programs cost on this machine's own kernel, in its own time.
+//! The cost of the programs on this machine's own kernel, in its own time.
 
 mod drain;
 pub mod idle;
@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use synthetic_exits::{ARMED, FAULT, Hook, POISON, Played, Poison, STANDBY};
 
-/// Calls of one round, and rounds: the fastest is told.
+/// Calls of one round, and rounds: the fastest is reported.
 const CALLS: u64 = 200_000;
 const ROUNDS: u32 = 7;
 /// Three records each, and the ring buffer holds some more.
@@ -40,7 +40,7 @@ pub struct Options {
     json: PathBuf,
 }
 
-/// What is measured.
+/// All measurements.
 #[derive(Serialize)]
 struct Machine {
     kernel: String,
@@ -58,7 +58,7 @@ struct Sizes {
     empty: Option<image::Size>,
 }
 
-/// What an exit goes through, played by a system call; ns a call.
+/// The way of an exit, played by a system call; ns a call.
 #[derive(Serialize)]
 struct Way {
     name: &'static str,

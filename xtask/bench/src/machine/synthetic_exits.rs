@@ -133,7 +133,7 @@ pub struct Poison {
     tid: libc::pid_t,
 }
 
-/// What the kernel reads of `siginfo_t` (uapi `asm-generic/siginfo.h`).
+/// The part of `siginfo_t` that the kernel reads (uapi `asm-generic/siginfo.h`).
 #[repr(C)]
 struct Siginfo {
     signo: i32,
@@ -150,7 +150,7 @@ const _: () = assert!(size_of::<Siginfo>() == 128);
 const BUS_MCEERR_AR: i32 = 4;
 const BUS_MCEERR_AO: i32 = 5;
 
-/// What this process does with SIGBUS from now on; its tracepoint tells of it even where it is ignored.
+/// Ignores SIGBUS from now on, or takes its default action; its tracepoint fires even where it is ignored.
 pub fn ignore_sigbus(ignore: bool) -> Result<()> {
     let action = if ignore { libc::SIG_IGN } else { libc::SIG_DFL };
     // SAFETY: no handler is installed.

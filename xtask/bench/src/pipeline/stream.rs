@@ -1,4 +1,4 @@
-//! What the events are about: a few VMs in storms at once, three events an exit.
+//! Synthetic events: a few VMs in storms at once, three events an exit.
 
 use poisontrace_probes::record::{
     FailureBegin, FailureEnd, Header, PoisonExit, Record, Reentry, Sigbus, address,
@@ -31,7 +31,7 @@ fn hva(vm: u32) -> u64 {
     0x7f00_0000_0000 + u64::from(vm) * 0x1000_0000
 }
 
-/// The poisoning of a page of each VM, as the probes tell it.
+/// The poisoning of a page of each VM, as records of the probes.
 pub fn beginning() -> Vec<Vec<u8>> {
     let mut records = Vec::new();
     for vm in 0..VMS {

@@ -1,4 +1,4 @@
-//! The application whose memory is poisoned: one locked page, read line by line once the host says so.
+//! The application whose memory is poisoned: one locked page, read line by line on the host's command.
 
 use std::io;
 
@@ -26,14 +26,14 @@ pub fn run(how: &str) -> Result<()> {
     }
 }
 
-/// Says where the page is, and waits for the host's word.
+/// Prints the page's address, and waits for the host's command.
 pub fn ready(page: *const u8) -> Result<()> {
     println!("{GUEST_PAGE_READY}{:#x}", guest_physical_address(page)?);
     let mut word = String::new();
     while word.trim() != "g" {
         word.clear();
         if io::stdin().read_line(&mut word)? == 0 {
-            bail!("the console was closed before the host said go");
+            bail!("the console was closed before the host's command");
         }
     }
     println!("guest: touching");
@@ -103,5 +103,5 @@ fn guest_physical_address(page: *const u8) -> Result<u64> {
     frame
         .filter(|frame| *frame != 0)
         .map(|frame| frame * PAGE as u64)
-        .context("/proc/self/pagemap does not tell the page's frame")
+        .context("/proc/self/pagemap hides the page's frame")
 }

@@ -1,4 +1,4 @@
-//! A page that nothing in the guest uses: its kernel meets the loss alone, when it is told of it.
+//! A page that nothing in the guest uses: only its kernel accesses it, when the machine check reports it.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,10 +11,10 @@ use crate::application::PAGE;
 
 /// In /proc/kpageflags: the page is free, in the allocator's lists (linux/kernel-page-flags.h).
 const BUDDY: u64 = 1 << 10;
-/// The host tells the guest of the loss meanwhile, and its kernel acts on it.
+/// The host injects the machine check meanwhile, and the guest's kernel acts on it.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Says that the page is as it must be, and waits. `gpa`: as the command line has it.
+/// Prints that the page is free, and waits. `gpa`: as the command line has it.
 pub fn wait_for_death(gpa: &str) -> Result<()> {
     let gpa = gpa
         .strip_prefix("0x")

@@ -9,7 +9,7 @@ use rustix::mm::{MapFlags, ProtFlags, mlock, mmap};
 
 use crate::application::{FILL, PAGE, ready};
 
-/// MCi_STATUS of the bank in which QEMU tells of lost memory: IA32_MC9_STATUS.
+/// MCi_STATUS of the bank in which QEMU reports lost memory: IA32_MC9_STATUS.
 const BANK_STATUS: u64 = 0x425;
 
 /// write() from the application's pages, `count` of them, evenly spread over 2 MiB: the kernel copies from them with a

@@ -1,5 +1,5 @@
-//! First process of the KVM guest. It starts an application with one page that the host will poison, and tells
-//! what became of it.
+//! First process of the KVM guest. It starts an application with one page that the host will poison, and prints
+//! its end.
 
 mod application;
 mod free_page;

@@ -107,7 +107,7 @@ pub fn set_up(paths: &Paths, series: &str, flavour: Flavour, progress: &Progress
     });
     let wanted = vec![series.to_owned()];
     if stamp::read(&tree, &wanted).is_none() {
-        let mut apt = Apt::update(&paths.apt(), progress)?;
+        let mut apt = Apt::update(&paths.apt("lab"), progress)?;
         if let Some((_, Some((archive, release)))) = SERIES.iter().find(|(name, _)| *name == series) {
             apt = apt.with_release(*archive, release, progress)?;
         }

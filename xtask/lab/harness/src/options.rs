@@ -1,4 +1,4 @@
-//! What the command line chooses of an experiment.
+//! Options of the experiments.
 
 use std::path::PathBuf;
 
@@ -20,20 +20,20 @@ pub struct StormOptions {
     /// The emulated host's processor: Intel if not given, both with --all
     #[arg(long, value_enum)]
     pub cpu: Option<Processor>,
-    /// Every kind of storm, one after the other, and a table of what poisontrace says of each
+    /// Every kind of storm, one after the other, and a table of poisontrace's verdicts
     #[arg(long, conflicts_with_all = [
         "mode", "instruction", "exits", "read_guest_code", "tracepoints", "shadow_paging", "ftrace", "format"
     ])]
     pub all: bool,
-    /// Who meets the page: a loop in a tiny VMM's guest, or Debian's Linux 5.10 in Debian's QEMU, which flushes the page that
-    /// it is told is lost and dies of it (Intel only; some minutes). The latter succeeds only if the guest's own words and
-    /// poisontrace's verdict say so
+    /// The guest that accesses the page: a loop in a tiny VMM's guest, or Debian's Linux 5.10 in Debian's QEMU, which flushes the page that
+    /// QEMU reports as lost, and dies of it (Intel only; some minutes). The latter succeeds only if the guest's console and
+    /// poisontrace's verdict show this
     #[arg(long, value_enum, default_value_t = Guest::Tiny)]
     pub guest: Guest,
-    /// What the VMM does about each SIGBUS
+    /// The VMM's reaction to each SIGBUS
     #[arg(long, value_parser = modes(), default_value = Mode::StepOver.name())]
     pub mode: Mode,
-    /// What the guest touches each line of the page with
+    /// The instruction that accesses each line of the page
     #[arg(long, value_parser = instructions(), default_value = Instruction::Clflush.name())]
     pub instruction: Instruction,
     /// Exits that the mode swallow ends after

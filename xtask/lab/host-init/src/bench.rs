@@ -178,17 +178,17 @@ impl Program {
         Ok(program)
     }
 
-    fn said(&self, word: &str) -> bool {
+    fn printed(&self, word: &str) -> bool {
         let words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
         words.iter().any(|line| line.contains(word))
     }
 
     fn wait_for(&mut self, ready: &Ready) -> Result<()> {
         match ready {
-            Ready::Says(word) => self.until(|program, _| program.said(word)),
+            Ready::Prints(word) => self.until(|program, _| program.printed(word)),
             Ready::After(ms) => self.until(|_, took| took >= Duration::from_millis(*ms)),
             Ready::Quiet => {
-                quiet::wait(&mut self.child).with_context(|| format!("it said {:?}", self.last_words()))
+                quiet::wait(&mut self.child).with_context(|| format!("it printed {:?}", self.last_words()))
             }
         }
     }
@@ -230,7 +230,7 @@ impl Program {
             }
             std::thread::sleep(Duration::from_millis(50));
         };
-        // What it said last is still on its way.
+        // Its last lines are still on their way.
         std::thread::sleep(Duration::from_millis(100));
         Ok(Ended {
             step: step.to_owned(),

@@ -30,7 +30,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 
 pub struct Daemon {
     child: Child,
-    /// What it says of itself and of KVM.
+    /// Its log lines about itself and about KVM.
     words: Receiver<String>,
 }
 
@@ -51,7 +51,7 @@ fn program() -> String {
 }
 
 impl Daemon {
-    /// Returns once the daemon says that its probes are attached. `recording`: its file in the share;
+    /// Returns once the daemon logs that its probes are attached. `recording`: its file in the share;
     /// `more`: options.
     pub fn start(recording: &str, more: &[&str], log: &Log) -> Result<Self> {
         let mut daemon = Self::spawn(recording, more, log)?;
@@ -109,17 +109,17 @@ impl Daemon {
             .context("cannot start poisontrace")?;
         let (sender, words) = mpsc::channel();
         let also = sender.clone();
-        let tell = move |sender: &mpsc::Sender<String>, line: &str| {
+        let forward = move |sender: &mpsc::Sender<String>, line: &str| {
             if line.starts_with("poisontrace: ") || line.contains("KVM") {
                 // Nobody may listen any more.
                 sender.send(line.to_owned()).ok();
             }
         };
         if let Some(stdout) = child.stdout.take() {
-            log.follow(stdout, move |line| tell(&sender, line));
+            log.follow(stdout, move |line| forward(&sender, line));
         }
         if let Some(stderr) = child.stderr.take() {
-            log.follow(stderr, move |line| tell(&also, line));
+            log.follow(stderr, move |line| forward(&also, line));
         }
         Ok(Self { child, words })
     }
@@ -133,20 +133,20 @@ impl Daemon {
                 Ok(_) => {}
                 Err(_) => {
                     if let Some(status) = self.child.try_wait()? {
-                        bail!("poisontrace ended before it said \"{text}\": {status}");
+                        bail!("poisontrace ended before it logged \"{text}\": {status}");
                     }
                 }
             }
             if Instant::now() > deadline {
                 bail!(
-                    "poisontrace did not say \"{text}\" within {} s",
+                    "poisontrace did not log \"{text}\" within {} s",
                     WORD_LIMIT.as_secs()
                 );
             }
         }
     }
 
-    /// What it serves to Prometheus, as soon as that holds `wanted`, else what it is after some time.
+    /// Its metrics, as soon as they contain `wanted`, else as they are after some time.
     pub fn metrics(&self, wanted: &str) -> Result<String> {
         let deadline = Instant::now() + SCRAPE_LIMIT;
         loop {

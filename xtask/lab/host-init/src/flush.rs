@@ -1,5 +1,5 @@
-//! A real guest whose kernel flushes a page that the host has lost. The page is lost before the VM starts, so that QEMU, which
-//! no signal of it reaches then, does not tell the guest in words of its own; its monitor does in those of another VMM.
+//! A real guest whose kernel flushes a page that the host has lost. The page is lost before the VM starts, so
+//! that QEMU gets no signal and injects nothing by itself; its monitor injects the machine check of another VMM.
 
 use std::fs::{self, File};
 use std::ptr;
@@ -18,7 +18,7 @@ use crate::storm;
 use crate::vmm::{MEMORY_MIB, Seen, Vmm, in_words};
 
 const PAGE: usize = 4096;
-/// Of the emulated host's own time, in which a guest takes some seconds; a QEMU that has stopped its guest says nothing.
+/// Of the emulated host's own time, in which a guest takes some seconds; a QEMU that has stopped its guest prints nothing.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
 const END_LIMIT: Duration = Duration::from_secs(60);
 /// For the daemon to close the incident.
@@ -81,18 +81,18 @@ fn run_guest(plan: &FlushPlan, result: &mut FlushResult, log: &Log) -> Result<()
         match vmm.wait_line("", BOOT_LIMIT) {
             Seen::Line(line) if line.contains(GUEST_PAGE_READY) => break,
             // It takes minutes: let whoever waits see that something happens.
-            Seen::Line(line) => log.step(&format!("the guest says {line}")),
+            Seen::Line(line) => log.step(&format!("the guest prints {line}")),
             Seen::Closed => bail!("QEMU {} before the guest was up", in_words(vmm.wait(END_LIMIT)?)),
             Seen::Nothing => {
                 vmm.kill()?;
-                bail!("the guest said nothing for {} s", BOOT_LIMIT.as_secs());
+                bail!("the guest printed nothing for {} s", BOOT_LIMIT.as_secs());
             }
         }
     }
     result.page_ready_s = uptime();
-    log.step("telling the guest");
-    vmm.machine_check(&plan.told, plan.gpa)?;
-    result.told_s = uptime();
+    log.step("injecting the machine check");
+    vmm.machine_check(&plan.machine_check, plan.gpa)?;
+    result.injected_s = uptime();
     result.vmm_end = in_words(vmm.wait(END_LIMIT)?);
     result.ended_s = uptime();
     log.step(&format!("QEMU {}", result.vmm_end));

@@ -55,7 +55,7 @@ impl Ftrace {
         Ok(Self(()))
     }
 
-    /// Enables what tells of a guest's death by poison, with SIGBUS alone of all signals.
+    /// Enables the events of a guest's death by poison, and of all signals SIGBUS only.
     pub fn of_a_guest() -> Result<Self> {
         instance("mono")?;
         for event in OF_A_GUEST {

@@ -1,4 +1,4 @@
-//! host.log: what the lab did, what the daemon said, and at the end the kernel's log.
+//! host.log: the lab's steps, the daemon's output, and at the end the kernel's log.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,7 +17,7 @@ impl Log {
         Ok(Self(Arc::new(Mutex::new(file))))
     }
 
-    /// A step of the scenario, told on the console too.
+    /// A step of the scenario, also printed on the console.
     pub fn step(&self, text: &str) {
         println!("[{:9.3}] {STEP}{text}", uptime());
         self.line(&format!("[{:9.3}] {STEP}{text}", uptime()));

@@ -41,7 +41,7 @@ pub fn bring_up() -> Result<()> {
     load_modules()
 }
 
-/// What the kernel calls random is the same in every boot then, if the processor has no random numbers. The kernel would
+/// The kernel's random numbers are then the same in every boot, if the processor has none. The kernel would
 /// wait for other sources where there are hardly any.
 pub fn seed() -> Result<()> {
     const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
@@ -62,7 +62,7 @@ pub fn seed() -> Result<()> {
         .write(true)
         .open("/dev/random")
         .context("no /dev/random")?;
-    // SAFETY: the kernel reads the structure, whose bytes are as many as it says; the file is open.
+    // SAFETY: the kernel reads the structure, whose length it contains; the file is open.
     let done = unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &raw const seed) };
     if done != 0 {
         return Err(std::io::Error::last_os_error()).context("RNDADDENTROPY");
@@ -146,7 +146,7 @@ fn kvm_modules() -> Result<Vec<String>> {
         .collect())
 }
 
-/// Unloads the processor's module and then the core, which its users have `patience` to let go of.
+/// Unloads the processor's module and then the core, which its users have `patience` to release.
 pub fn unload_kvm(patience: Duration) -> Result<()> {
     for path in kvm_modules()?.iter().rev() {
         let name = path.trim_start_matches("/modules/").trim_end_matches(".ko");
@@ -213,7 +213,7 @@ pub fn attached() -> Vec<String> {
     found
 }
 
-/// What the kernel prints on the console would come between what we print.
+/// The kernel's messages on the console would interrupt our own.
 pub fn quiet_console() -> Result<()> {
     fs::write("/proc/sys/kernel/printk", "1").context("cannot silence the console")
 }

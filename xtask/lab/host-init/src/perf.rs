@@ -23,7 +23,7 @@ impl Perf {
             .stderr(words)
             .spawn()
             .context("cannot start perf")?;
-        quiet::wait(&mut child).with_context(|| format!("perf did not begin: {}", said()))?;
+        quiet::wait(&mut child).with_context(|| format!("perf did not begin: {}", logged()))?;
         Ok(Self(child))
     }
 
@@ -41,14 +41,14 @@ impl Perf {
         ensure!(
             report.status.success(),
             "perf kvm stat report: {errors} {}",
-            said()
+            logged()
         );
         // Some versions print the table on one, some on the other.
-        let text = [&report.stdout[..], errors.as_bytes(), said().as_bytes()].concat();
+        let text = [&report.stdout[..], errors.as_bytes(), logged().as_bytes()].concat();
         fs::write(file, text).with_context(|| format!("cannot write {file}"))
     }
 }
 
-fn said() -> String {
+fn logged() -> String {
     fs::read_to_string(WORDS).unwrap_or_default().trim().to_owned()
 }

@@ -1,4 +1,4 @@
-//! When a program that says nothing has begun: perf reads all symbols of the kernel first, and then waits for events.
+//! When a program that prints nothing has begun: perf reads all symbols of the kernel first, and then waits for events.
 
 use std::fs;
 use std::process::Child;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lab_protocol::daemon_cli::READ_GUEST_CODE;
 use lab_protocol::{
-    AT_RISK, AT_RISK_FILE, Before, DAEMON_ATTACHES_AGAIN, DAEMON_LETS_GO, DAEMON_READY, DAEMON_WAITS, Fate,
-    GUEST_FTRACE_FILE, GUEST_HANDLER_PAGE, GUEST_PAGE_READY, GUEST_PANICS, GuestPlan, GuestResult,
+    AT_RISK, AT_RISK_FILE, Before, DAEMON_ATTACHES_AGAIN, DAEMON_READY, DAEMON_RELEASES_KVM, DAEMON_WAITS,
+    Fate, GUEST_FTRACE_FILE, GUEST_HANDLER_PAGE, GUEST_PAGE_READY, GUEST_PANICS, GuestPlan, GuestResult,
     LAST_METRICS, LabResult, REATTACHED, RELOADED_METRICS, Scenario, UNSEEN, UNSEEN_METRICS, words,
 };
 
@@ -51,13 +51,13 @@ pub fn run(scenario: &Scenario, log: &Log) -> Result<LabResult> {
         machine::reserve_huge_pages()?;
     }
     for plan in &scenario.guests {
-        let mut told = tell(scenario, plan, &mut daemon, log);
-        if told.is_ok() && plan.before.is_some() && cut_short(plan)? {
-            log.step("QEMU ended before the guest's story did; telling it once more");
-            told = tell(scenario, plan, &mut daemon, log);
+        let mut outcome = play(scenario, plan, &mut daemon, log);
+        if outcome.is_ok() && plan.before.is_some() && cut_short(plan)? {
+            log.step("QEMU ended before the guest's story did; running it once more");
+            outcome = play(scenario, plan, &mut daemon, log);
         }
-        let mut guest = match told {
-            // The guests after it have nothing to do with it; its recording tells.
+        let mut guest = match outcome {
+            // The guests after it are independent of it; its recording shows the failure.
             Err(error) if matches!(plan.before, Some(Before::AnotherDaemon { .. })) => {
                 log.step(&format!("the guest {} failed: {error:#}", plan.file_prefix));
                 GuestResult {
@@ -93,8 +93,8 @@ pub fn run(scenario: &Scenario, log: &Log) -> Result<LabResult> {
     Ok(result)
 }
 
-/// What happens to the host before the guest, and the guest.
-fn tell(
+/// The host's preparation, and the guest.
+fn play(
     scenario: &Scenario,
     plan: &GuestPlan,
     daemon: &mut Option<Daemon>,
@@ -118,7 +118,7 @@ fn cut_short(plan: &GuestPlan) -> Result<bool> {
     Ok(!console.contains(GUEST_PANICS))
 }
 
-/// For the daemon to let go of KVM.
+/// For the daemon to release KVM.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn prepare(before: &Before, plan: &GuestPlan, daemon: &mut Option<Daemon>, log: &Log) -> Result<()> {
@@ -127,7 +127,7 @@ fn prepare(before: &Before, plan: &GuestPlan, daemon: &mut Option<Daemon>, log: 
             let daemon = daemon.as_mut().context("no daemon is running")?;
             log.step("unloading KVM under the running daemon");
             machine::unload_kvm(PATIENCE)?;
-            daemon.wait_for(DAEMON_LETS_GO)?;
+            daemon.wait_for(DAEMON_RELEASES_KVM)?;
             log.step("loading KVM again");
             machine::load_kvm("")?;
             daemon.wait_for(DAEMON_ATTACHES_AGAIN)?;
@@ -271,7 +271,7 @@ fn run_guest(
     Ok(result)
 }
 
-/// Until the daemon has found the page that was lost before its start; what it says then goes into the file.
+/// Until the daemon has found the page that was lost before its start; its answer is kept in the file.
 fn wait_for_risk(file: &str, log: &Log) -> Result<()> {
     log.step("asking poisontrace for guests at risk");
     let deadline = Instant::now() + SURVEY_LIMIT;

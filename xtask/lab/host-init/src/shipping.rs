@@ -13,7 +13,7 @@ use flate2::write::GzEncoder;
 use lab_protocol::storm::{ALL_SHIPPED, SHIPPING_PORT, Shipped};
 use rustix::termios::{OptionalActions, Termios, speed, tcdrain, tcgetattr, tcsetattr};
 
-/// Every file of the folder and of the folders in it, then a line that says how many they were.
+/// Every file of the folder and of the folders in it, then a line with their number.
 pub fn ship(folder: &str) -> Result<()> {
     let port = open()?;
     let mut out = BufWriter::new(&port);

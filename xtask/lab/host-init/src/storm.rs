@@ -18,9 +18,9 @@ use crate::perf::Perf;
 use crate::vmm::in_words;
 use crate::{append_kernel_log, shipping};
 
-/// For whoever uses KVM to let go of it.
+/// For the users of KVM to release it.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// For the daemon to read what the probes tell and to close the incident.
+/// For the daemon to read the probes' records and to close the incident.
 const AFTER_END: Duration = Duration::from_millis(2000);
 /// Between the storm's beginning, or the daemon's, and its end by SIGKILL; and until the next one.
 const BETWEEN_KILLS: Duration = Duration::from_millis(150);

@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use lab_protocol::flush::Told;
+use lab_protocol::flush::MachineCheck;
 use lab_protocol::{GUEST_INITRAMFS_FILE, GUEST_KERNEL_FILE, GuestPlan};
 
 use crate::machine::{HUGE_PAGES, SHARE};
@@ -47,7 +47,7 @@ impl Drop for KeptLog {
     }
 }
 
-/// Where poisontrace is told to look for a VMM's log and for its QMP socket.
+/// Templates for poisontrace of a VMM's log and of its QMP socket.
 pub const LOG_TEMPLATE: &str = "/run/{name}.log";
 pub const QMP_TEMPLATE: &str = "/run/{name}.qmp";
 
@@ -59,7 +59,7 @@ fn qmp_of(name: &str) -> String {
     QMP_TEMPLATE.replace("{name}", name)
 }
 
-/// What came first.
+/// The first event of the console.
 pub enum Seen {
     Line(String),
     /// The console is closed: the VMM has ended or is about to.
@@ -126,14 +126,14 @@ impl Vmm {
             .with_context(|| format!("QEMU's monitor answered gpa2hpa with: {line}"))
     }
 
-    /// Tells the guest's vCPUs of an error, by the monitor's `mce`: QEMU's own words for what another VMM would say.
-    pub fn machine_check(&mut self, told: &Told, gpa: u64) -> Result<()> {
-        let Told {
+    /// Injects a machine check by the monitor's `mce`: values of another VMM, which QEMU itself never sends.
+    pub fn machine_check(&mut self, event: &MachineCheck, gpa: u64) -> Result<()> {
+        let MachineCheck {
             bank,
             status,
             misc,
             mcg_status,
-        } = told;
+        } = event;
         // `mce` alone has no answer.
         let command = format!("mce -b 0 {bank} {status:#x} {mcg_status:#x} {gpa:#x} {misc:#x}\ninfo status");
         self.ask(&command, "VM status").map(drop)
@@ -171,7 +171,7 @@ impl Vmm {
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait()? {
-                // What the guest printed last may still be on its way.
+                // The guest's last lines may still be on their way.
                 while self.lines.recv_timeout(Duration::from_secs(2)).is_ok() {}
                 return Ok(status);
             }

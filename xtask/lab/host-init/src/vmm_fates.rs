@@ -11,7 +11,7 @@ use crate::log::Log;
 use crate::machine::SHARE;
 use crate::vmm::in_words;
 
-/// For the daemon to read what the probes tell.
+/// For the daemon to read the probes' records.
 const AFTER_END: Duration = Duration::from_millis(1500);
 
 /// Returns how the VMM ended.
@@ -23,9 +23,9 @@ pub fn run(fate: VmmFate, log: &Log) -> Result<String> {
         .stdin(Stdio::null())
         .output()
         .context("cannot start the VMM")?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let errors = String::from_utf8_lossy(&output.stderr);
     let end = in_words(output.status);
-    log.step(&format!("the VMM {end} {}", said.trim_end()));
+    log.step(&format!("the VMM {end} {}", errors.trim_end()));
     std::thread::sleep(AFTER_END);
     daemon.running()?;
     daemon.stop()?;

@@ -25,7 +25,7 @@ pub struct Step {
     pub loops: Vec<Loop>,
 }
 
-/// What looks at the exits meanwhile.
+/// The tracer of the exits meanwhile.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Watch {
@@ -34,7 +34,7 @@ pub enum Watch {
     Program {
         command: Vec<String>,
         ready: Ready,
-        /// A file that it leaves; its size is told, as a sign that it saw something.
+        /// A file that it leaves; its size shows whether it saw something.
         leaves: Option<String>,
     },
     /// Events of tracefs that are switched on (`kvm/kvm_exit`), and nobody reads.
@@ -47,11 +47,11 @@ pub enum Watch {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ready {
-    /// Once it has said this.
-    Says(String),
-    /// It says nothing: after this time, ms.
+    /// Once it has printed this.
+    Prints(String),
+    /// It prints nothing: after this time, ms.
     After(u64),
-    /// It says nothing: once it has stopped to use the processor.
+    /// It prints nothing: once it no longer uses the processor.
     Quiet,
 }
 
@@ -105,7 +105,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// What the VMM says of a loop: one JSON line on its standard output.
+/// The VMM's result of a loop: one JSON line on its standard output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spent {
     /// From the first entry to the last exit, by the time stamp counter.
@@ -123,7 +123,7 @@ pub struct Measured {
     pub spent: Spent,
 }
 
-/// What the emulated host says of itself and of each step's program.
+/// The emulated host, and the end of each step's program.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct BenchResult {
     pub kernel: String,

@@ -14,17 +14,17 @@ pub struct FlushPlan {
     pub kvm: String,
     /// Options of `poisontrace run`.
     pub daemon: Vec<String>,
-    /// It has a memory file, one page of which is lost before the VM starts.
+    /// It has a memory file; one of its pages is lost before the VM starts.
     pub guest: GuestPlan,
     /// That page.
     pub gpa: u64,
-    /// What the guest is told of it, by QEMU's monitor.
-    pub told: Told,
+    /// The machine check that QEMU's monitor injects for it.
+    pub machine_check: MachineCheck,
 }
 
 /// A machine-check bank, as IA32_MCi_STATUS and its neighbours have it (Intel SDM volume 3, 16.3.2).
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Told {
+pub struct MachineCheck {
     pub bank: u8,
     pub status: u64,
     pub misc: u64,
@@ -32,7 +32,7 @@ pub struct Told {
     pub mcg_status: u64,
 }
 
-/// What the emulated host says of it; seconds are of its uptime.
+/// The emulated host's result; seconds of its uptime.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct FlushResult {
     pub kernel: String,
@@ -40,7 +40,7 @@ pub struct FlushResult {
     pub pfn: u64,
     pub started_s: f64,
     pub page_ready_s: f64,
-    pub told_s: f64,
+    pub injected_s: f64,
     pub ended_s: f64,
     /// How the VMM ended, in words.
     pub vmm_end: String,

@@ -1,5 +1,5 @@
-//! What xtask and the programs inside the lab tell each other: a scenario goes in, a result comes out, both as
-//! JSON in the folder that the emulated host shares with the developer's machine.
+//! The protocol of xtask and the programs inside the lab: a scenario goes in, a result comes out, both as JSON in the
+//! folder that the emulated host shares with the developer's machine.
 
 pub mod bench;
 pub mod daemon_cli;
@@ -39,7 +39,7 @@ pub const FAILED: &str = "LAB FAILED: ";
 /// Steps that the emulated host announces on its console start with this.
 pub const STEP: &str = "lab: ";
 
-/// What the guest prints; the emulated host waits for these.
+/// Lines that the guest prints and the emulated host waits for.
 pub const GUEST_PAGE_READY: &str = "guest: page ready gpa=";
 /// The page of the guest kernel's own #MC handler; before the line above.
 pub const GUEST_HANDLER_PAGE: &str = "guest: handler page gpa=";
@@ -48,7 +48,7 @@ pub const GUEST_ALIVE: &str = "guest: still alive after poison";
 /// The guest is about to panic, as [`words::THEN_PANIC`] has it.
 pub const GUEST_PANICS: &str = "guest: panics by sysrq";
 
-/// What the daemon prints once all that can be attached is attached.
+/// The daemon's line once everything that can be attached is attached.
 pub const DAEMON_READY: &str = "poisontrace: ready";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ pub struct GuestPlan {
     pub cpu: String,
     /// Give the guest a pvpanic device.
     pub pvpanic: bool,
-    /// What is done to the host before this guest is started.
+    /// Preparation of the host before this guest is started.
     #[serde(default)]
     pub before: Option<Before>,
     pub fate: Fate,
@@ -94,7 +94,7 @@ pub struct GuestPlan {
     /// Let it start anew when it asks for that, or QEMU does; else QEMU ends.
     #[serde(default)]
     pub reboots: bool,
-    /// Let it go on after its panic device was written to: kernels up to 5.14 print what they said in a #MC only after that
+    /// Let it go on after its panic device was written to: kernels up to 5.14 print their messages of a #MC only after that
     /// (`printk_safe_flush_on_panic()`).
     #[serde(default)]
     pub outlives_panic: bool,
@@ -121,7 +121,7 @@ pub mod words {
     pub const THEN_PANIC: &str = "lab.then=panic";
 }
 
-/// What happens to the host's KVM and to the daemon before a guest.
+/// Changes to the host's KVM and to the daemon before a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Before {
@@ -138,25 +138,25 @@ pub enum Before {
     AnotherDaemon { options: Vec<String> },
 }
 
-/// What the daemon says about KVM, and the host waits for.
+/// The daemon's log lines about KVM that the host waits for.
 pub const DAEMON_WAITS: &str = "waiting for it";
-pub const DAEMON_LETS_GO: &str = "KVM was unloaded";
+pub const DAEMON_RELEASES_KVM: &str = "KVM was unloaded";
 pub const DAEMON_ATTACHES_AGAIN: &str = "KVM is back";
-/// What its metrics say then, and the file that keeps them.
+/// Its metrics after that, and the file that keeps them.
 pub const REATTACHED: &str = "poisontrace_probe_reattached_total{probe=\"kvm_exit\"} 1\n";
 pub const RELOADED_METRICS: &str = "metrics-reloaded.txt";
 
-/// What the metrics of a daemon say that missed one memory failure, and the file that keeps them.
+/// Metrics of a daemon that missed one memory failure, and the file that keeps them.
 pub const UNSEEN: &str = "poisontrace_memory_failures_missed_total 1\n";
-/// What a daemon with options of its own serves in the end, behind the guest's prefix.
+/// The last metrics of a daemon with options of its own, behind the guest's prefix.
 pub const LAST_METRICS: &str = "metrics.txt";
 pub const UNSEEN_METRICS: &str = "metrics-unseen.txt";
 /// After the guest's prefix: the incidents while its page was lost and nothing had touched it.
 pub const AT_RISK_FILE: &str = "at-risk.json";
-/// What the incident of such a page says.
+/// The verdict on such a page.
 pub const AT_RISK: &str = "\"not_touched\"";
 
-/// What the emulated host does to a guest that has its page ready.
+/// The emulated host's action on a guest that has its page ready.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {

@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 /// In the shared folder.
 pub const SCENARIO_VMM_FILE: &str = "bin/scenario-vmm";
 
-/// What `scenario-vmm NAME` shows.
+/// The fates of `scenario-vmm NAME`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VmmFate {
     /// SIGBUS has its default action.
     NoHandler,
     /// Its handler ends it with status 149, as Firecracker's does.
+    #[serde(rename = "exit-149")]
     Exit149,
     /// Another SIGBUS comes before the first was dealt with, and its handler raises it again, as QEMU's does.
     SecondSigbus,

@@ -120,7 +120,7 @@ impl Vm {
         }
     }
 
-    /// Memory is lost as the hardware would report it: nobody is told who has not asked for early notice.
+    /// Memory is lost as the hardware would report it: only processes that asked for early notice get a signal.
     fn lose(&mut self) -> Result<()> {
         match self.fate {
             VmmFate::Truncated => self.memory_file_without_memory(),

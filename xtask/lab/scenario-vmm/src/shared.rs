@@ -36,7 +36,7 @@ pub fn memory_file() -> Result<File> {
 /// Maps the file in place of the guest's page at `hva`.
 pub fn map_at(file: &File, hva: u64) -> Result<()> {
     let at = std::ptr::with_exposed_provenance_mut(hva as usize);
-    // SAFETY: the page is one of the guest's memory, which nothing of this program lies in; KVM is told by the kernel.
+    // SAFETY: the page is one of the guest's memory, which nothing of this program lies in; the kernel notifies KVM.
     let mapped = unsafe {
         mmap(
             at,
@@ -75,7 +75,7 @@ pub fn parent() -> Result<()> {
     let mut line = String::new();
     let output = child.stdout.take().context("the second VMM has no output")?;
     BufReader::new(output).read_line(&mut line)?;
-    ensure!(line.trim() == READY, "the second VMM says {line:?}");
+    ensure!(line.trim() == READY, "the second VMM printed {line:?}");
     poison(vm.memory.page_frame(POISONED)?)?;
     sleep(AFTERLIFE);
     let status = child.wait()?;

@@ -1,4 +1,4 @@
-//! What the VMM does about SIGBUS.
+//! The VMM's handling of SIGBUS.
 
 use std::mem;
 use std::ptr;

@@ -70,7 +70,7 @@ impl Machine {
         Ok(Self { vcpu, _vm: vm })
     }
 
-    /// Tells the guest of lost memory as QEMU does.
+    /// Injects the machine check that QEMU injects for lost memory.
     pub fn inject(&self, gpa: u64) -> Result<()> {
         let event = kvm_x86_mce {
             status: STATUS,

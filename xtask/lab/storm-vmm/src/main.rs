@@ -56,8 +56,8 @@ fn main() -> Result<()> {
     };
     let outcome = run.go_on();
     if outcome.is_err() {
-        // What it has counted until then stays true.
-        run.tell()?;
+        // Its counts until then stay true.
+        run.report()?;
     }
     outcome?;
     // A real VMM lives on for a while; on the emulated host's one processor its witness reads guest memory then.
@@ -90,7 +90,7 @@ struct Run {
     ended: Arc<AtomicBool>,
 }
 
-/// What the guest wants of the VMM.
+/// The guest's request to the VMM.
 enum Call {
     Port(u16),
     Interrupted,
@@ -122,7 +122,7 @@ impl Run {
                 );
                 self.on_sigbus(signal)?;
                 if self.plan.mode == Mode::Swallow && self.counters.exits >= self.plan.exits {
-                    return self.tell();
+                    return self.report();
                 }
                 continue;
             }
@@ -138,7 +138,7 @@ impl Run {
                 Call::Port(MACHINE_CHECK) => self.counters.handled += 1,
                 Call::Port(DONE) => {
                     self.counters.finished = true;
-                    return self.tell();
+                    return self.report();
                 }
                 Call::Port(port) => bail!("the guest wrote to port {port:#x}"),
                 Call::Other(exit) => {
@@ -154,7 +154,7 @@ impl Run {
         self.counters.hva = self.memory.host(POISONED);
         self.counters.pfn = self.memory.page_frame(POISONED)?;
         self.memory.poison(POISONED)?;
-        // Who poisons its own memory is told at once: action optional up to Linux 6.9, required from 6.11.
+        // Poisoning its own memory gets a process a signal at once: action optional up to Linux 6.9, required from 6.11.
         if let Some(signal) = sigbus::take() {
             let name = match signal.code {
                 Code::ActionRequired => "AR",
@@ -175,7 +175,7 @@ impl Run {
             Code::ActionOptional => self.counters.sigbus_ao += 1,
             Code::Other(code) => bail!("SIGBUS with code {code}"),
         }
-        // The signal says the page; the line is where the guest's address register points.
+        // The signal has the page; the guest's address register has the line.
         let page = signal.address - signal.address % PAGE;
         ensure!(
             page == self.counters.hva,
@@ -196,14 +196,14 @@ impl Run {
             }
             Mode::Swallow => Ok(()),
             Mode::Die => {
-                self.tell()?;
+                self.report()?;
                 sigbus::die()
             }
         }
     }
 
     /// The only line on standard output.
-    fn tell(&mut self) -> Result<()> {
+    fn report(&mut self) -> Result<()> {
         self.counters.distinct_rips = self.rips.len() as u64;
         self.run_ns.sort_unstable();
         self.counters.run_ns = self.run_ns.get(self.run_ns.len() / 2).copied().unwrap_or(0);

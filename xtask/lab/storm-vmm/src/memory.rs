@@ -1,5 +1,5 @@
-//! The guest's memory, and the poison in it. As in larger guests it is two memslots in two mappings: what lies in one tells
-//! nothing of where the other is.
+//! The guest's memory, and the poison in it. As in larger guests it is two memslots in two mappings: an address in one
+//! is no clue to the other.
 
 use std::ffi::c_void;
 use std::ptr;

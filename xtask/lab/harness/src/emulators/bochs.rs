@@ -58,7 +58,7 @@ impl Host<'_> {
 
     fn follow(&self, mut child: Running, progress: &Progress) -> Result<End> {
         let deadline = Instant::now() + self.deadline;
-        let mut told = 0;
+        let mut shown = 0;
         loop {
             let ended = child.ended();
             // Bochs creates it as it starts.
@@ -66,12 +66,12 @@ impl Host<'_> {
             let console = String::from_utf8_lossy(&console);
             // Whole lines only.
             let lines: Vec<&str> = console[..console.rfind('\n').unwrap_or(0)].lines().collect();
-            for line in lines.iter().skip(told) {
+            for line in lines.iter().skip(shown) {
                 if let Some(step) = line.find(STEP) {
                     progress.step(&line[step..]);
                 }
             }
-            told = lines.len();
+            shown = lines.len();
             if lines.iter().any(|line| line.contains(DONE)) {
                 child.wait(POWER_OFF);
                 return Ok(End::Done);

@@ -1,4 +1,4 @@
-//! What an exit costs, in the deterministic time of a host in Bochs.
+//! The cost of exits, in the deterministic time of a host in Bochs.
 
 mod image;
 mod peers;
@@ -42,7 +42,7 @@ const STORM_EXITS: u32 = 256;
 const EMPTY: &str = "lib/empty.o";
 const OBJECT: &str = "lib/object.o";
 
-/// What the measurements run, as it was built.
+/// The programs that are measured, and those that measure.
 pub struct Built {
     pub daemon: PathBuf,
     /// The folder of the programs inside the emulated host.
@@ -54,7 +54,7 @@ pub struct Built {
     pub in_place_of_daemon: bool,
 }
 
-/// What is set up once for all processors.
+/// Everything that is set up once for all processors.
 pub struct Lab {
     built: Built,
     bochs: PathBuf,
@@ -175,7 +175,7 @@ impl Lab {
         };
         let program = |command: &[&str], ready: &str| Watch::Program {
             command: command.iter().map(|word| (*word).to_owned()).collect(),
-            ready: Ready::Says(format!("{ready}: ready")),
+            ready: Ready::Prints(format!("{ready}: ready")),
             leaves: None,
         };
         let object = |name: &str, armed: bool| {

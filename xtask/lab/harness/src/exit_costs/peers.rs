@@ -19,7 +19,7 @@ const PACKAGES: [&str; 4] = ["bpftrace", "dash", "linux-perf", "trace-cmd"];
 const KVMEXIT: &str = "tracepoint:kvm:kvm_exit { @at[tid] = nsecs; @reason[tid] = args->exit_reason; } \
                        tracepoint:kvm:kvm_entry /@at[tid]/ { @ns[@reason[tid]] = hist(nsecs - @at[tid]); \
                        delete(@at[tid]); delete(@reason[tid]); } \
-                       interval:s:1 /!@said/ { printf(\"at work\\n\"); @said = 1; }";
+                       interval:s:1 /!@ready/ { printf(\"at work\\n\"); @ready = 1; }";
 
 /// A program that is measured beside ours.
 pub struct Peer {
@@ -69,7 +69,7 @@ pub fn all() -> Vec<Peer> {
             name: "bpftrace",
             watch: program(
                 &["bpftrace", "-B", "line", "-e", KVMEXIT],
-                Ready::Says("at work".to_owned()),
+                Ready::Prints("at work".to_owned()),
                 None,
             ),
         },
@@ -88,7 +88,7 @@ pub fn set_up(paths: &Paths, progress: &Progress) -> Result<Packages> {
     let installed = match stamp::read(&tree, &wanted) {
         Some(stamp) => stamp.installed,
         None => {
-            let apt = Apt::update(&paths.apt(), progress)?;
+            let apt = Apt::update(&paths.apt("lab"), progress)?;
             stamp::start_over(&tree)?;
             let packages = apt.download_closure(&PACKAGES, progress)?;
             let installed: Vec<String> = packages.iter().map(Package::label).collect();

@@ -1,4 +1,4 @@
-//! What was measured, as numbers that can be compared, and as a table.
+//! Measured costs as numbers that can be compared, and as a table.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

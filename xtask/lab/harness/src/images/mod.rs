@@ -1,4 +1,4 @@
-//! What an emulated host boots from.
+//! Images that an emulated host boots from.
 
 pub mod disc;
 pub mod initramfs;

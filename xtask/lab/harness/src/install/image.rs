@@ -23,7 +23,7 @@ ExecStart=/usr/local/sbin/lab-steps
 StandardOutput=journal+console
 TimeoutStartSec=infinity
 ";
-/// What an operator's machine has, and the steps use.
+/// Packages that the steps use, as an operator's machine has them.
 const INCLUDE: &str = "systemd,systemd-sysv,dbus,curl,procps,kmod";
 const SIZE: &str = "1536M";
 
@@ -35,7 +35,7 @@ pub fn set_up(paths: &Paths, folder: &Path, progress: &Progress) -> Result<PathB
     let tools = folder.join("tools");
     if stamp::read(&tools, &wanted).is_none() {
         stamp::start_over(&tools)?;
-        let apt = Apt::update(&paths.apt(), progress)?;
+        let apt = Apt::update(&paths.apt("lab"), progress)?;
         let packages = apt.download(&["debootstrap".to_owned()], progress)?;
         debian::unpack(&packages, &tools, progress)?;
         bootstrap(&apt, &tools, &root, folder, progress)?;
@@ -92,7 +92,7 @@ fn steps(root: &Path) -> Result<()> {
             wants.join("lab-steps.service"),
             "/etc/systemd/system/lab-steps.service",
         ),
-        // Without udev nobody says that the console is there, and the boot waits a minute and a half for it.
+        // Without udev systemd does not learn of the console, and the boot waits a minute and a half for it.
         (units.join("serial-getty@ttyS0.service"), "/dev/null"),
     ] {
         fs::remove_file(&link).ok();
@@ -107,7 +107,7 @@ mod tests {
     use super::STEPS;
     use lab_protocol::storm::StormPlan;
 
-    /// The steps are a shell's; what they tell the VMM is checked here, before anything is booted.
+    /// The steps are a shell's; the plans for the VMM are checked here, before anything is booted.
     #[test]
     fn the_vmm_can_read_each_plan_of_the_steps() {
         let plans: Vec<&str> = STEPS

@@ -90,7 +90,7 @@ pub fn run(
         deadline: DEADLINE,
     };
     let out = share.join("out");
-    match host.boot(progress)? {
+    match progress.task("lab: install", || host.boot(progress))? {
         End::Done => {
             let mut checks = checks(&out)?;
             for (name, outcome) in [

@@ -1,4 +1,4 @@
-//! What the steps left behind, looked at from outside: the journal's records, and the daemon's rights as /proc had them.
+//! Checks after the steps: the journal's records, and the daemon's rights as /proc showed them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -59,7 +59,7 @@ pub fn privileges(out: &Path) -> Result<()> {
         ("CapEff", used),
         // KVM is a module here: its probes may have to be attached again.
         ("CapPrm", used | PERFMON | BPF),
-        // The unit's: taking from it needs CAP_SETPCAP. With no_new_privs nothing can be had by it.
+        // The unit's: reducing it needs CAP_SETPCAP. With no_new_privs it grants nothing.
         ("CapBnd", used | PERFMON | BPF | SYS_ADMIN),
         ("CapInh", 0),
         ("CapAmb", 0),

@@ -50,11 +50,11 @@ exposure_is_low() {
 pinged() { [ "$(property WatchdogTimestampMonotonic)" -gt "$(property ActiveEnterTimestampMonotonic)" ]; }
 logged() { journalctl -u $unit --no-pager | grep -q "$1"; }
 logged_end() { journalctl -u $unit POISONTRACE_STATE=close -o cat --no-pager | grep -q .; }
-# What it says is in a failed check's line, too.
+# Its output is in a failed check's line, too.
 vmm() {
-    said=$(timeout -k 10 300 $share/bin/storm-vmm "$1" 2>&1)
+    output=$(timeout -k 10 300 $share/bin/storm-vmm "$1" 2>&1)
     status=$?
-    echo "$said" | tee -a $out/vmm.txt
+    echo "$output" | tee -a $out/vmm.txt
     return $status
 }
 poison() { vmm '{"mode":"step-over","instruction":"load","exits":64}'; }
@@ -67,7 +67,7 @@ another_than() {
 }
 opened() { awk -v all="$(metric poisontrace_incidents_opened_total)" -v n="$1" 'BEGIN { exit !(all >= n) }'; }
 
-# What `poisontrace check` says without root, with these capabilities.
+# `poisontrace check` without root, with these capabilities.
 with() {
     list=$(echo "$1" | sed 's/[a-z_][a-z_]*/+&/g')
     shift
@@ -88,12 +88,12 @@ vms_seen() {
     [ "$seen" = "$2" ]
 }
 
-# Whether all exits that the last VMM told of are in the last incident, each of them a read of a known page.
+# Whether all exits that the last VMM counted are in the last incident, each of them a read of a known page.
 counted_as_the_vmm_did() {
-    told=$(grep -o '"exits":[0-9]*' $out/vmm.txt | tail -n 1 | cut -d : -f 2)
+    counted=$(grep -o '"exits":[0-9]*' $out/vmm.txt | tail -n 1 | cut -d : -f 2)
     exits=$(poisontrace explain --last --format json | tr -d ' \n' | grep -o '"exits":{"count":[^}]*}')
-    echo "the VMM told of $told, poisontrace of $exits"
-    echo "$exits" | grep -q "\"count\":$told,.*\"read\":$told,"
+    echo "the VMM counted $counted, poisontrace $exits"
+    echo "$exits" | grep -q "\"count\":$counted,.*\"read\":$counted,"
 }
 
 found() { find / -xdev \( -path /proc -o -path $share -o -path /usr/local \) -prune -o -name '*poisontrace*' -print 2>/dev/null; }

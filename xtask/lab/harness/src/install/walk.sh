@@ -31,8 +31,8 @@ check and_its_end within 30 logged_end
 journalctl -u $unit -o json --all --no-pager >$out/journal.json
 
 say "killed and upgraded in a storm"
-# The emulated processor now and then leaves the guest with the host's registers; the VMM's status then tells, and what it
-# has counted until then is held against poisontrace all the same.
+# The emulated processor now and then leaves the guest with the host's registers; the VMM's status then shows it, and its
+# counts until then are compared with poisontrace's all the same.
 storm_through_restarts() {
     began=$(date +%s)
     before=$(metric poisontrace_incidents_opened_total)
@@ -51,13 +51,13 @@ storm_through_restarts() {
     echo "it ended after $(($(date +%s) - began)) s with status $storm" >>$out/times.txt
     check no_exit_is_missed_meanwhile within 5 counted_as_the_vmm_did
     poisontrace explain --last >$out/storm.txt
-    check both_gaps_are_told_of sh -c '[ "$(poisontrace explain --last --format json | grep -o "stayed attached and counted on" | wc -l)" = 2 ]'
+    check both_gaps_are_reported sh -c '[ "$(poisontrace explain --last --format json | grep -o "stayed attached and counted on" | wc -l)" = 2 ]'
     return $storm
 }
 if ! storm_through_restarts; then
     say "once more, as the VMM failed"
     # It may have ended before both restarts.
-    grep -v both_gaps_are_told_of $out/checks.txt >$out/checks-kept.txt
+    grep -v both_gaps_are_reported $out/checks.txt >$out/checks-kept.txt
     mv $out/checks-kept.txt $out/checks.txt
     check the_vmm_ends_well storm_through_restarts
 fi
@@ -66,7 +66,7 @@ say "reload and upgrade"
 check config_is_in_order poisontrace config check
 sed -i 's/^#level = "info"/level = "debug"/' /etc/poisontrace/poisontrace.toml
 check reloads systemctl reload $unit
-check says_that_it_reloaded within 30 logged 'has been read again'
+check logs_that_it_reloaded within 30 logged 'has been read again'
 first=$(property MainPID)
 # The conffile was changed: what is there stays.
 check upgrades dpkg -i --force-confold $share/second.deb
@@ -92,7 +92,7 @@ sysctl -q kernel.perf_event_paranoid=3
 vmm '{"mode":"swallow","instruction":"load","exits":100000000}' &
 vmm=$!
 within 60 a_vcpu_is_there
-# It meets no poison while it is looked for: only /proc tells of it.
+# It meets no poison during the search: only /proc shows it.
 pkill -STOP -x storm-vmm
 check with_sys_ptrace_running_vms_are_known vms_seen $all 1
 check without_sys_ptrace_they_are_not vms_seen bpf,perfmon,sys_admin,dac_read_search 0
@@ -114,7 +114,7 @@ systemctl daemon-reload
 say "KVM goes and comes"
 systemctl start $unit
 before=$(property MainPID)
-check kvm_is_let_go_of within 30 rmmod kvm_amd
+check kvm_is_released within 30 rmmod kvm_amd
 check kvm_that_is_gone_makes_it_unready within 30 not curl -sf http://127.0.0.1:9847/-/ready
 insmod $share/kvm_amd.ko
 check kvm_that_is_back_has_it_started_again within 120 another_than "$before"

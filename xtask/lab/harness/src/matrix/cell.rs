@@ -44,12 +44,12 @@ pub struct Cell {
 #[derive(Debug, Default, Serialize)]
 pub struct Scenario {
     pub name: &'static str,
-    /// What emulates the processor.
+    /// The emulator of the processor.
     pub emulator: &'static str,
     pub verdict: String,
     pub exits_seen: Option<u64>,
     pub exits_true: Option<u64>,
-    /// What is wrong; none: nothing.
+    /// The first mismatch; `None` where the scenario passed.
     pub wrong: Option<String>,
 }
 
@@ -151,14 +151,14 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The storm, and the same where less can be told, in one boot.
+    /// The storm, and the same with less evidence, in one boot.
     fn storms_of(&self, series: &str, processor: Processor, cell: &mut Cell) -> Result<()> {
         self.progress
             .note(format!("matrix: {series}, {} in Bochs: storms", processor.name()));
         let name = format!("matrix-{series}-{}-storm", processor.name());
         let cases = [WALK, POORER[0], POORER[1]];
         let mut storms: Vec<Storm> = cases.iter().map(StormCase::storm).collect();
-        // Bochs takes half a minute for what QEMU's host has said already.
+        // It takes half a minute in Bochs, and QEMU's host has answered it already.
         storms[0].check = cell.probes.is_empty();
         let runs = self
             .storms(series)?
@@ -218,7 +218,7 @@ impl Bench<'_> {
     }
 }
 
-/// What the table calls a storm.
+/// A storm's name in the table.
 fn title(watch: Watch) -> &'static str {
     match watch {
         Watch::Plain | Watch::GuestCode => "storm",

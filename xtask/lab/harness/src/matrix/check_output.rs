@@ -14,7 +14,7 @@ pub struct Probe {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Program {
     pub name: String,
-    /// After the verifier's rewriting, and gone through by it; none where the kernel does not tell.
+    /// After the verifier's rewriting, and processed by it; none where the kernel does not report it.
     pub instructions: Option<u32>,
     pub verified: Option<u32>,
 }

@@ -57,7 +57,7 @@ pub fn set_up(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
         bail!("Bochs cannot be built without a C++ compiler and make");
     }
     stamp::start_over(&folder)?;
-    let apt = Apt::update(&paths.apt(), progress)?.with_sources_of(RELEASE, progress)?;
+    let apt = Apt::update(&paths.apt("lab"), progress)?.with_sources_of(RELEASE, progress)?;
     let archive = apt.download_source("bochs", RELEASE, &folder.join("archive"), progress)?;
     let label = archive
         .file_name()
@@ -99,7 +99,7 @@ fn build(source: &Path, log: &Path, progress: &Progress) -> Result<PathBuf> {
     configure.current_dir(source).args(OPTIONS);
     command::logged(&mut configure, &log.join("configure.log"), "Bochs' configure")?;
     let jobs = available_parallelism().map_or(1, usize::from);
-    let mut make = command::clean("make");
+    let mut make = command::gently("make");
     make.current_dir(source)
         .arg(format!("--jobs={jobs}"))
         .arg("bochs");

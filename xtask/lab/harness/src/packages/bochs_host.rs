@@ -1,4 +1,4 @@
-//! What a storm is made of besides Bochs: firmware, a boot loader, a maker of CD images, the libraries of the
+//! Packages of a host in Bochs: firmware, a boot loader, a maker of CD images, the libraries of the
 //! daemon, and a kernel.
 
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub fn set_up(paths: &Paths, series: &str, progress: &Progress) -> Result<Packag
     let tree = paths.lab().join("storm-tree");
     let wanted = PACKAGES.map(str::to_owned).to_vec();
     if stamp::read(&tree, &wanted).is_none() {
-        let apt = Apt::update(&paths.apt(), progress)?;
+        let apt = Apt::update(&paths.apt("lab"), progress)?;
         stamp::start_over(&tree)?;
         let packages = apt.download_closure(&PACKAGES, progress)?;
         let installed = packages.iter().map(Package::label).collect();

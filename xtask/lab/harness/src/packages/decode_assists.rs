@@ -1,4 +1,4 @@
-//! Bochs' AMD processor has no decode assists: for the bytes of an instruction that faults, its source says "TODO"
+//! Bochs' AMD processor has no decode assists: for the bytes of an instruction that faults, its source has a "TODO"
 //! where AMD's manual (volume 2, "Nested and intercepted #PF") has hypervisors find them. This completes it, so that
 //! what poisontrace makes of the bytes can be tried.
 
@@ -37,7 +37,7 @@ const CHANGES: [Change; 2] = [
     },
 ];
 
-/// What a set-up with these changes is called.
+/// Names a set-up with these changes.
 pub const LABEL: &str = "decode assists of our own";
 
 pub fn complete(source: &Path) -> Result<()> {

@@ -19,7 +19,7 @@ pub fn set_up(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     let folder = paths.lab().join("perf-tree");
     let wanted = PACKAGES.map(str::to_owned).to_vec();
     if stamp::read(&folder, &wanted).is_none() {
-        let apt = Apt::update(&paths.apt(), progress)?;
+        let apt = Apt::update(&paths.apt("lab"), progress)?;
         stamp::start_over(&folder)?;
         let packages = apt.download_closure(&PACKAGES, progress)?;
         let installed = packages.iter().map(Package::label).collect();

@@ -1,4 +1,4 @@
-//! What the lab is made of: Debian's QEMU with all that it needs, and a kernel, both unpacked below target/lab.
+//! Debian's QEMU with everything it needs, and a kernel, both unpacked below target/lab.
 
 use std::path::PathBuf;
 
@@ -35,7 +35,7 @@ pub fn qemu(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     let tree = paths.lab().join("tree");
     let wanted = vec![format!("{QEMU} {QEMU_VERSION}")];
     if stamp::read(&tree, &wanted).is_none() {
-        let mut apt = Apt::update(&paths.apt(), progress)?;
+        let mut apt = Apt::update(&paths.apt("lab"), progress)?;
         stamp::start_over(&tree)?;
         if !recent_enough(&apt)? {
             apt = apt.with_backports(progress)?;

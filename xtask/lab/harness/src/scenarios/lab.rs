@@ -43,6 +43,13 @@ pub struct Run {
 }
 
 impl Lab {
+    /// Downloads the packages of a later [`Lab::set_up`], which needs the programs as well.
+    pub fn download(paths: &Paths, host: &str, guest: &str, progress: &Progress) -> Result<()> {
+        progress.task("QEMU and kernels", || {
+            packages::set_up(paths, host, guest, progress).map(drop)
+        })
+    }
+
     /// `host`, `guest`: series of their kernels.
     pub fn set_up(
         paths: &Paths,
@@ -82,7 +89,7 @@ impl Lab {
                 deadline: qemu::deadline(scenario.guests.len()),
             };
             let log = share.join("out/host.log");
-            match host.boot(progress)? {
+            match progress.task(&format!("lab: {name}"), || host.boot(progress))? {
                 End::Done => {
                     let result = fs::read_to_string(share.join(RESULT_FILE))
                         .context("the emulated host left no result")?;

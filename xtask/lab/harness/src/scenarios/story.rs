@@ -1,4 +1,4 @@
-//! The scenarios, and what `poisontrace explain` must say of each.
+//! The scenarios, and the verdict that each must get.
 
 use clap::ValueEnum;
 use lab_protocol::daemon_cli::{PAGE_TOTALS, without};
@@ -29,7 +29,7 @@ pub enum Story {
     /// The guest's kernel has machine checks turned off (mce=off): it returns from them with MCIP set, and the VMM lets
     /// all that follow pass
     MceOff,
-    /// An Intel guest of two vCPUs, both of which are told of the loss at once, and which cannot recover
+    /// An Intel guest of two vCPUs: both get the machine check at once, and neither can recover
     Broadcast,
     /// A guest that lives on, and panics some seconds later
     LateDeath,
@@ -44,15 +44,15 @@ pub enum Story {
     Vmms,
 }
 
-/// What `poisontrace explain` must say.
+/// The verdict of `poisontrace explain`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Told {
+pub struct Verdict {
     pub outcome: &'static str,
     pub cause: &'static str,
 }
 
-const fn told(outcome: &'static str, cause: &'static str) -> Option<Told> {
-    Some(Told { outcome, cause })
+const fn verdict(outcome: &'static str, cause: &'static str) -> Option<Verdict> {
+    Some(Verdict { outcome, cause })
 }
 
 impl Story {
@@ -74,38 +74,38 @@ impl Story {
     }
 
     /// None: there must be no incident. The VMMs have their own ([`of_fate`]).
-    pub fn told(self) -> Option<Told> {
+    pub fn verdict(self) -> Option<Verdict> {
         match self {
-            Self::Panic => told("guest_panicked", "mce_overflow"),
-            Self::Survive | Self::CopyFromUser | Self::SharedMemory => told("survived", "contained"),
-            Self::KernelAccess | Self::HugePage => told("guest_panicked", "kernel_access"),
+            Self::Panic => verdict("guest_panicked", "mce_overflow"),
+            Self::Survive | Self::CopyFromUser | Self::SharedMemory => verdict("survived", "contained"),
+            Self::KernelAccess | Self::HugePage => verdict("guest_panicked", "kernel_access"),
             // QEMU resets a guest with Intel's machine checks; one with AMD's hangs, until the lab kills its VMM.
-            Self::Nested | Self::MceOff => told("vmm_killed", "mce_nested"),
-            Self::Broadcast => told("guest_panicked", "fatal_notification"),
-            Self::LateDeath => told("guest_panicked", "unknown"),
+            Self::Nested | Self::MceOff => verdict("vmm_killed", "mce_nested"),
+            Self::Broadcast => verdict("guest_panicked", "fatal_notification"),
+            Self::LateDeath => verdict("guest_panicked", "unknown"),
             Self::LookAlike | Self::Vmms => None,
         }
     }
 
-    /// The same, and what may be told instead.
-    pub fn all_told(self) -> Vec<Told> {
-        self.told().into_iter().chain(self.told_else()).collect()
+    /// The same, and verdicts that are accepted instead.
+    pub fn accepted_verdicts(self) -> Vec<Verdict> {
+        self.verdict().into_iter().chain(self.also_accepted()).collect()
     }
 
     /// A vCPU that is stuck in its handler shuts down by itself now and then, under emulation.
-    fn told_else(self) -> Option<Told> {
+    fn also_accepted(self) -> Option<Verdict> {
         match self {
-            Self::Nested | Self::MceOff => told("guest_reset", "mce_nested"),
+            Self::Nested | Self::MceOff => verdict("guest_reset", "mce_nested"),
             _ => None,
         }
     }
 
     pub fn outcome(self) -> &'static str {
-        self.told().map_or("none", |told| told.outcome)
+        self.verdict().map_or("none", |verdict| verdict.outcome)
     }
 
     pub fn cause(self) -> &'static str {
-        self.told().map_or("none", |told| told.cause)
+        self.verdict().map_or("none", |verdict| verdict.cause)
     }
 
     fn guest(self) -> GuestPlan {
@@ -279,19 +279,19 @@ pub fn recording(fate: VmmFate) -> String {
     format!("{fate}.ptrace")
 }
 
-/// What must be said of a tiny VMM's end; none: no incident.
-pub fn of_fate(fate: VmmFate) -> Option<Told> {
+/// The verdict on a tiny VMM's end; none: no incident.
+pub fn of_fate(fate: VmmFate) -> Option<Verdict> {
     match fate {
-        VmmFate::NoHandler => told("vmm_killed", "sigbus_unhandled"),
-        VmmFate::Exit149 => told("vmm_exited", "sigbus_unhandled"),
-        VmmFate::SecondSigbus => told("vmm_killed", "second_sigbus"),
-        VmmFate::OwnMemory => told("vmm_killed", "vmm_own_memory"),
-        VmmFate::Swallow => told("vmm_exited", "sigbus_spin"),
-        VmmFate::Blocked => told("vmm_killed", "sigbus_spin"),
-        VmmFate::Nested => told("guest_reset", "mce_nested"),
-        VmmFate::MachineChecksOff => told("guest_reset", "mce_disabled"),
-        VmmFate::Dropped => told("vmm_exited", "mce_dropped"),
-        VmmFate::Shared => told("unaffected", "not_touched"),
+        VmmFate::NoHandler => verdict("vmm_killed", "sigbus_unhandled"),
+        VmmFate::Exit149 => verdict("vmm_exited", "sigbus_unhandled"),
+        VmmFate::SecondSigbus => verdict("vmm_killed", "second_sigbus"),
+        VmmFate::OwnMemory => verdict("vmm_killed", "vmm_own_memory"),
+        VmmFate::Swallow => verdict("vmm_exited", "sigbus_spin"),
+        VmmFate::Blocked => verdict("vmm_killed", "sigbus_spin"),
+        VmmFate::Nested => verdict("guest_reset", "mce_nested"),
+        VmmFate::MachineChecksOff => verdict("guest_reset", "mce_disabled"),
+        VmmFate::Dropped => verdict("vmm_exited", "mce_dropped"),
+        VmmFate::Shared => verdict("unaffected", "not_touched"),
         VmmFate::Truncated => None,
     }
 }

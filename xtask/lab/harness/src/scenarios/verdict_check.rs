@@ -1,11 +1,11 @@
-//! What `poisontrace explain --from` says of a recording that the lab left, against what it must say.
+//! The verdicts of `poisontrace explain --from` on a recording of the lab, compared with the expected ones.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::story::Told;
+use super::story::Verdict;
 use xtask_support::command;
 
 /// The incidents of a recording.
@@ -47,24 +47,24 @@ pub fn in_words(incidents: &[Value]) -> String {
     all.join(", ")
 }
 
-/// One of the incidents must say so, or what else may be told; none may be there where nothing is to be told.
-pub fn judge(told: &[Told], incidents: &[Value]) -> Result<()> {
+/// One of the incidents must have one of the accepted verdicts; without any there must be no incident.
+pub fn judge(accepted: &[Verdict], incidents: &[Value]) -> Result<()> {
     let found = in_words(incidents);
-    let Some(first) = told.first() else {
+    let Some(first) = accepted.first() else {
         ensure!(
             incidents.is_empty(),
-            "expected no incident, poisontrace says {found}"
+            "expected no incident, poisontrace reports {found}"
         );
         return Ok(());
     };
-    let is = |incident: &Value, told: &Told| {
-        incident["outcome"] == told.outcome && incident["cause"] == told.cause
+    let is = |incident: &Value, verdict: &Verdict| {
+        incident["outcome"] == verdict.outcome && incident["cause"] == verdict.cause
     };
     ensure!(
         incidents
             .iter()
-            .any(|incident| told.iter().any(|told| is(incident, told))),
-        "expected {} by {}, poisontrace says {found}",
+            .any(|incident| accepted.iter().any(|verdict| is(incident, verdict))),
+        "expected {} by {}, poisontrace reports {found}",
         first.outcome,
         first.cause
     );

@@ -1,4 +1,4 @@
-//! What poisontrace found out from outside, beside what the VMM counted for itself.
+//! poisontrace's counts, compared with the VMM's own.
 
 use lab_protocol::storm::{Counters, Mode};
 use serde_json::Value;
@@ -60,7 +60,7 @@ pub fn compare(counters: &Counters, mode: Mode, incident: &Value, hidden: &[&str
     let row = |name, pointer: &str, vmm: String, hex: bool| Row {
         name,
         vmm,
-        poisontrace: said(incident, pointer, hex),
+        poisontrace: reported(incident, pointer, hex),
         hidden: hidden.contains(&name),
     };
     let numbers = numbers
@@ -73,7 +73,7 @@ pub fn compare(counters: &Counters, mode: Mode, incident: &Value, hidden: &[&str
 }
 
 /// Hexadecimal digits are compared as numbers: leading zeros are a matter of taste.
-fn said(incident: &Value, pointer: &str, hex: bool) -> String {
+fn reported(incident: &Value, pointer: &str, hex: bool) -> String {
     match incident.pointer(pointer) {
         None | Some(Value::Null) => UNKNOWN.to_owned(),
         Some(Value::String(text)) if hex => text

@@ -98,7 +98,10 @@ fn in_two_boots(
     daemon: Option<&Path>,
     progress: &Progress,
 ) -> Result<ExitCode> {
-    ensure!(daemon.is_some(), "--twice is about what poisontrace says");
+    ensure!(
+        daemon.is_some(),
+        "--twice compares poisontrace's reports: leave --no-daemon out"
+    );
     let boot = |n: u32| -> Result<Value> {
         let runs = lab.run(
             &format!("{name}-boot-{n}"),
@@ -166,7 +169,7 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
         let timeline = incident["timeline"].to_string();
         let gaps = timeline.matches("poisontrace is started again").count();
         eprintln!(
-            "\npoisontrace was killed in the middle of it and started again {} times; the timeline tells of {gaps}",
+            "\npoisontrace was killed during the storm and started again {} times; the timeline shows {gaps} gaps",
             run.result.killed
         );
         survived = run.result.killed == options.kill_daemon && gaps as u64 == u64::from(options.kill_daemon);
@@ -220,7 +223,7 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
     Ok(ExitCode::FAILURE)
 }
 
-/// What the storm did to poisontrace itself.
+/// The storm's effect on poisontrace itself.
 fn witness(run: &StormRun) -> Result<String> {
     let (before, after) = (run.result.daemon_kib_before, run.result.daemon_kib_after);
     let (before, after) = before

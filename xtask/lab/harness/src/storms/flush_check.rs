@@ -1,4 +1,4 @@
-//! The storm of the thread, with a real guest: what its console says, and what poisontrace does.
+//! The storm of the LKML thread with a real guest: its console, compared with poisontrace's report.
 
 use std::fs;
 use std::path::Path;
@@ -41,7 +41,7 @@ pub fn guest(
         options.cpu != Some(Processor::Amd),
         "a Linux guest flushes on Intel's processors only: leave --cpu amd out"
     );
-    let daemon = daemon.context("--guest linux is about what poisontrace says")?;
+    let daemon = daemon.context("--guest linux checks poisontrace's report: leave --no-daemon out")?;
     let lab = LinuxLab::set_up(paths, &options.lab.kernel, programs, progress)?;
     let started = Instant::now();
     let name = format!("storm-{}-linux-guest", options.lab.kernel);
@@ -88,14 +88,14 @@ fn last_words(console: &str) -> impl Iterator<Item = &str> {
 
 fn times(result: &FlushResult, took: u64) -> String {
     format!(
-        "The run took {took} s here. Of the host's own time the guest took {:.1} s to boot, and {:.1} s from being told to \
+        "The run took {took} s here. Of the host's own time the guest took {:.1} s to boot, and {:.1} s from the machine check to \
          QEMU's end",
         result.page_ready_s - result.started_s,
-        result.ended_s - result.told_s
+        result.ended_s - result.injected_s
     )
 }
 
-/// The guest panicked in a flush by its own words, and poisontrace says so.
+/// By its console the guest panicked in a flush, and poisontrace reports the same.
 pub fn judge(run: &LinuxRun, reads_code: bool) -> Result<()> {
     let report: Value =
         serde_json::from_str(&read(run, "explain.json")?).context("explain printed no JSON")?;

@@ -106,7 +106,8 @@ pub fn boot(host: &Host, out: &Path, progress: &Progress) -> Result<()> {
     let shipped = host.folder.join(SHIPPED);
     for last_try in [false, true] {
         stamp::start_over(out)?;
-        match host.boot(progress)? {
+        let name = host.folder.file_name().unwrap_or_default().to_string_lossy();
+        match progress.task(&format!("lab: {name}"), || host.boot(progress))? {
             End::Done => return serial_files::unpack(&shipped, out),
             End::Failed(reason) => {
                 // Without them there is the reason, at least.
@@ -136,7 +137,7 @@ fn outcome(out: &Path) -> Result<StormRun> {
     })
 }
 
-/// A VMM that did not count to its end says why in a line of its own.
+/// A VMM that did not count to its end leaves the reason in its log.
 fn vmm_failed(out: &Path, error: Error) -> Error {
     let words = fs::read_to_string(out.join("vmm.log")).unwrap_or_default();
     match words.trim().strip_prefix("Error: ") {

@@ -1,15 +1,15 @@
-//! The storm of the thread with all that it takes: Debian's QEMU, a real Linux that flushes a page which it is told is
+//! The storm of the LKML thread with everything it needs: Debian's QEMU, a real Linux that flushes a page reported as
 //! lost, and a processor whose CLFLUSH exits.
 //!
-//! Which kernels flush: KERNEL.md has the table. Linux 5.8 to 5.18 do where the bank's MISC says that less than a page is
-//! lost (`whole_page()` in arch/x86/kernel/cpu/mce/core.c), and QEMU of itself always says a page.
+//! Which kernels flush: KERNEL.md has the table. Linux 5.8 to 5.18 do where the bank's MISC reports less than a page
+//! as lost (`whole_page()` in arch/x86/kernel/cpu/mce/core.c), and QEMU itself always reports a page.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lab_protocol::flush::{FLUSH_FILE, FlushPlan, FlushResult, Told};
+use lab_protocol::flush::{FLUSH_FILE, FlushPlan, FlushResult, MachineCheck};
 use lab_protocol::{DAEMON_FILE, GUEST_INITRAMFS_FILE, GUEST_KERNEL_FILE, GuestPlan, words};
 
 use xtask_support::paths::Paths;
@@ -60,7 +60,7 @@ pub struct LinuxLab {
     guest: Kernel,
 }
 
-/// What the emulated host says, and the folder with its files.
+/// The emulated host's result, and the folder with its files.
 pub struct LinuxRun {
     pub result: FlushResult,
     pub out: PathBuf,
@@ -183,7 +183,7 @@ fn plan(options: Vec<String>) -> FlushPlan {
             ..GuestPlan::default()
         },
         gpa: LOST,
-        told: Told {
+        machine_check: MachineCheck {
             bank: BANK,
             status: STATUS,
             misc: MISC,

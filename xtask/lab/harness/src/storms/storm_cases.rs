@@ -11,7 +11,7 @@ use super::lab::StormRun;
 const BOUNCES: u64 = 1000;
 const ALL_BUT_TRACEPOINTS: &str = "kprobe,fentry,raw_tracepoint";
 
-/// What a storm is watched with, and on what.
+/// The evidence that poisontrace has of a storm.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Watch {
     Plain,
@@ -37,7 +37,7 @@ pub const WALK: StormCase = StormCase {
     instruction: Instruction::Clflush,
     watch: Watch::Plain,
 };
-/// The same where less can be told.
+/// The same with less evidence.
 pub const POORER: [StormCase; 2] = [
     StormCase {
         watch: Watch::Tracepoints,
@@ -49,8 +49,7 @@ pub const POORER: [StormCase; 2] = [
     },
 ];
 
-/// Every kind of storm once, where it can be told by its instruction's bytes twice; the plainest of them also where less
-/// can be told.
+/// Every kind of storm with and without the bytes of its instruction; the plainest of them also with less evidence.
 pub fn all() -> Vec<StormCase> {
     use Instruction::{Clflush, Clflushopt, Clwb, Load, Store};
     let kinds = [
@@ -111,17 +110,17 @@ impl StormCase {
         }
     }
 
-    /// Whether the report says of the storm what it must.
+    /// Whether the report has the verdict that the storm must get.
     pub fn holds(&self, run: &StormRun, incident: &Value) -> Result<()> {
-        let said = |pointer: &str| {
+        let reported = |pointer: &str| {
             incident
                 .pointer(pointer)
                 .and_then(Value::as_str)
                 .unwrap_or("null")
         };
         let expect = |pointer: &str, wanted: &str| {
-            let said = said(pointer);
-            ensure!(said == wanted, "{pointer} is {said}, not {wanted}");
+            let value = reported(pointer);
+            ensure!(value == wanted, "{pointer} is {value}, not {wanted}");
             Ok(())
         };
         // A VMM that dies at once does not live until its guest's memory is read.
@@ -185,7 +184,7 @@ impl StormCase {
         if bytes {
             expect("/flush/basis", "instruction_bytes")?;
             expect("/flush/confidence", "certain")?;
-            return self.named(said("/flush/instruction"));
+            return self.named(reported("/flush/instruction"));
         }
         match verdict {
             "flush_only" | "flush_then_access" => {
@@ -224,9 +223,9 @@ fn never_a_gpa(run: &StormRun, incident: &Value) -> Result<()> {
     ensure!(!run.result.nested_paging, "the host has nested paging");
     let text = incident.to_string();
     let seen = format!("guest-virtual address {GUEST_VIRTUAL:#x}");
-    ensure!(text.contains(&seen), "the timeline does not tell of {seen}");
+    ensure!(text.contains(&seen), "the timeline lacks {seen}");
     let wrong = format!("GPA {GUEST_VIRTUAL:#x}");
-    ensure!(!text.contains(&wrong), "it speaks of {wrong}");
+    ensure!(!text.contains(&wrong), "the report has {wrong}");
     Ok(())
 }
 

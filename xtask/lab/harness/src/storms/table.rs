@@ -1,4 +1,4 @@
-//! `cargo xtask lab storm --all`: every kind of storm, in one boot a processor, and a table of what was said of each.
+//! `cargo xtask lab storm --all`: every kind of storm, in one boot a processor, and a table of the verdicts.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -23,7 +23,10 @@ pub fn all(
     kept: Option<&Path>,
     progress: &Progress,
 ) -> Result<ExitCode> {
-    ensure!(daemon.is_some(), "--all is about what poisontrace says");
+    ensure!(
+        daemon.is_some(),
+        "--all checks poisontrace's reports: leave --no-daemon out"
+    );
     let cases = storm_cases::all();
     let storms: Vec<_> = cases.iter().map(StormCase::storm).collect();
     let mut lines = Vec::new();
@@ -64,8 +67,8 @@ fn describe(processor: Processor, case: &StormCase, run: Result<StormRun>) -> (S
         Ok((judge(case, &run, &incident), incident))
     });
     match outcome {
-        Ok((Ok(()), incident)) => (format!("{head}{}", said(&incident)), true),
-        Ok((Err(error), incident)) => (format!("{head}{}  WRONG: {error:#}", said(&incident)), false),
+        Ok((Ok(()), incident)) => (format!("{head}{}", summary(&incident)), true),
+        Ok((Err(error), incident)) => (format!("{head}{}  WRONG: {error:#}", summary(&incident)), false),
         // A processor without the instruction has no such storm.
         Err(error) if format!("{error:#}").contains("this processor has no") => {
             (format!("{head}  not run: {error:#}"), true)
@@ -83,7 +86,7 @@ fn judge(case: &StormCase, run: &StormRun, incident: &Value) -> Result<()> {
     case.holds(run, incident).context("the report")
 }
 
-fn said(incident: &Value) -> String {
+fn summary(incident: &Value) -> String {
     let word = |pointer: &str| incident.pointer(pointer).and_then(Value::as_str).unwrap_or("-");
     let number = |pointer: &str| incident.pointer(pointer).and_then(Value::as_u64);
     let micros = number("/latency_ns/claim_63_exits/in_kernel_ns")

@@ -10,8 +10,8 @@ use super::lab::StormRun;
 use super::perf;
 use super::trace::{self, Time};
 
-/// What is left to the positions of two probes at one place, of exit to entry: one sees the moment later by what the other
-/// does, which is nearly the same at both ends of an interval.
+/// Allowed difference, as a share of exit to entry: of two probes at one place the second sees the moment later by the
+/// cost of the first, which is nearly the same at both ends of an interval.
 const SHARE: f64 = 0.02;
 
 /// The vCPU's thread.
@@ -30,7 +30,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// How much longer poisontrace says each one took, nanoseconds.
+    /// How much longer each one took by poisontrace's count, nanoseconds.
     pub fn difference(&self) -> f64 {
         self.poisontrace.each() - self.ftrace.each()
     }
@@ -68,7 +68,7 @@ pub fn compare(alone: &StormRun, run: &StormRun, incident: &Value) -> Result<Vec
     let without = trace::read(&alone.out, &alone.result, VMM)?;
     // The kprobes of ftrace stand outside the fentry and fexit of poisontrace; the tracepoints are the same for both.
     let inside = sums.gup.each() - without.gup.each();
-    let said = |pointer: &str| {
+    let reported = |pointer: &str| {
         let at = |what: &str| incident.pointer(&format!("/latency_ns/{pointer}/{what}"));
         Some(Time {
             count: at("count")?.as_u64()?,
@@ -90,7 +90,7 @@ pub fn compare(alone: &StormRun, run: &StormRun, incident: &Value) -> Result<Vec
     ];
     rows.into_iter()
         .map(|(name, pointer, ftrace, inside)| {
-            let poisontrace = said(pointer).with_context(|| format!("the report has no {pointer}"))?;
+            let poisontrace = reported(pointer).with_context(|| format!("the report has no {pointer}"))?;
             Ok(Row {
                 name,
                 ftrace,

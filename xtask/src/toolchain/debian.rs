@@ -1,12 +1,11 @@
-//! The compiler and linker of the BPF programs, unpacked below target/tools.
+//! Debian's rustc-web and its LLVM, and a bpf-linker for them, unpacked below target/tools.
 //!
-//! Debian's rustc-web has a core library for bpfel-unknown-none ready-made, so neither a nightly compiler nor
-//! core's source is needed, and neither rustup nor the user's default toolchain is touched.
+//! rustc-web has a core library for bpfel-unknown-none ready-made, so neither a nightly compiler nor core's source is
+//! needed, and neither rustup nor the user's default toolchain is touched.
 
 use std::env;
 use std::ffi::OsString;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -17,19 +16,21 @@ use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
 use xtask_support::stamp::{self, Stamp};
 
+use super::FLAGS;
+
 /// Reads what rustc's LLVM writes; pinned, because which LLVM a version knows is its own affair.
 const BPF_LINKER: &str = "0.13.0";
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
-pub struct Toolchain {
+pub struct Debian {
     tree: PathBuf,
     linker_dir: PathBuf,
 }
 
 /// Sets the toolchain up where it is not there yet.
-pub fn set_up(paths: &Paths, progress: &Progress) -> Result<Toolchain> {
+pub fn set_up(paths: &Paths, progress: &Progress) -> Result<Debian> {
     let folder = paths.tools();
-    let toolchain = Toolchain {
+    let toolchain = Debian {
         tree: folder.join("tree"),
         linker_dir: folder.join("bin"),
     };
@@ -37,43 +38,33 @@ pub fn set_up(paths: &Paths, progress: &Progress) -> Result<Toolchain> {
     if stamp::read(&folder, &wanted).is_some() {
         return Ok(toolchain);
     }
-    if let Some(reason) = unavailable() {
-        bail!(
-            "the BPF toolchain cannot be set up: {reason}. Or build the BPF object elsewhere and set \
-             POISONTRACE_BPF_OBJECT to its path"
-        );
-    }
     stamp::start_over(&folder)?;
-    let apt = Apt::update(&paths.apt(), progress)?;
+    let apt = Apt::update(&paths.apt("toolchain"), progress)?;
     let names = names(&apt)?;
-    // The C library is the machine's own: it must match the machine's loader.
-    let mut packages = apt.download_closure(&[&names.llvm], progress)?;
-    packages.retain(|package| package.name != "libc6");
-    let mut installed: Vec<String> = packages.iter().map(Package::label).collect();
-    debian::unpack(&packages, &toolchain.tree, progress)?;
-    let packages = apt.download(&names.alone(), progress)?;
-    installed.extend(packages.iter().map(Package::label));
-    debian::unpack(&packages, &toolchain.tree, progress)?;
+    let mut installed = progress.task("packages of the BPF toolchain", || -> Result<_> {
+        // The C library is the machine's own: it must match the machine's loader.
+        let mut packages = apt.download_closure(&[&names.llvm], progress)?;
+        packages.retain(|package| package.name != "libc6");
+        let mut installed: Vec<String> = packages.iter().map(Package::label).collect();
+        debian::unpack(&packages, &toolchain.tree, progress)?;
+        let packages = apt.download(&names.alone(), progress)?;
+        installed.extend(packages.iter().map(Package::label));
+        debian::unpack(&packages, &toolchain.tree, progress)?;
+        Ok(installed)
+    })?;
 
     let llvm = toolchain.llvm_major()?;
     if llvm != names.llvm_major {
         bail!(
-            "rustc-web says LLVM {llvm}, its packages say LLVM {}: report this",
+            "rustc-web has LLVM {llvm}, its packages have LLVM {}: report this",
             names.llvm_major
         );
     }
     progress.step(format!("building bpf-linker {BPF_LINKER} (about a minute, once)"));
-    toolchain.install_linker(paths, &llvm)?;
+    progress.task("bpf-linker", || toolchain.install_linker(paths, &llvm))?;
     installed.push(format!("bpf-linker {BPF_LINKER}"));
     stamp::write(&folder, &Stamp { wanted, installed })?;
     Ok(toolchain)
-}
-
-fn unavailable() -> Option<String> {
-    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        return Some("only x86_64 Linux is supported".to_owned());
-    }
-    Apt::unavailable()
 }
 
 /// The names of Debian's packages carry versions, so they are asked for.
@@ -84,8 +75,9 @@ struct Names {
 }
 
 fn names(apt: &Apt) -> Result<Names> {
-    const ADVICE: &str = "this machine's apt offers no rustc-web with a core library for BPF; Debian 12 does \
-                          (bookworm-security). Or set POISONTRACE_BPF_OBJECT to a BPF object built there";
+    const ADVICE: &str = "apt offers no rustc-web with a core library for BPF (Debian 12 does, in bookworm-security, and Debian 13): \
+                          add that archive, install bpf-linker and a nightly toolchain with rust-src, or set \
+                          POISONTRACE_BPF_OBJECT to an object built elsewhere";
     let depends_on = |package: &str, prefix: &str| -> Result<String> {
         let depends = apt.depends(package).context(ADVICE)?;
         let with_version = |name: &String| {
@@ -117,7 +109,7 @@ impl Names {
     }
 }
 
-impl Toolchain {
+impl Debian {
     fn rustc(&self) -> PathBuf {
         self.tree.join("usr/bin/rustc")
     }
@@ -136,6 +128,10 @@ impl Toolchain {
         let mut cargo = command::clean(paths.cargo());
         // Its own flags only: the user's may forbid warnings.
         cargo.env_remove("RUSTFLAGS").env_remove("CARGO_TARGET_DIR");
+        // LLVM does the work: the sooner the linker is built, the better.
+        cargo.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0");
+        cargo.env("CARGO_PROFILE_RELEASE_LTO", "off");
+        cargo.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
         cargo
             .args([
                 "install",
@@ -157,60 +153,21 @@ impl Toolchain {
         )
     }
 
-    /// Builds the BPF programs, and puts the object where it is wanted.
-    pub fn build_probes(&self, paths: &Paths, features: &str, to: &Path) -> Result<()> {
-        // A folder of its own: another compiler writes it.
-        let target = paths.target.join("bpf-build");
-        let mut cargo = self.cargo(paths)?;
-        cargo
-            .current_dir(&paths.root)
-            .args(["build", "--release", "--target", "bpfel-unknown-none"])
-            .args([
-                "--package",
-                "poisontrace-probes",
-                "--bin",
-                "poisontrace-probes",
-                "--features",
-                features,
-            ])
-            .arg("--target-dir")
-            .arg(&target);
-        command::shown(&mut cargo, "building the BPF programs")?;
-        copy(&target.join("bpfel-unknown-none/release/poisontrace-probes"), to)
-    }
-
     /// The user's cargo with this compiler and linker.
-    fn cargo(&self, paths: &Paths) -> Result<Command> {
+    pub fn cargo(&self, paths: &Paths) -> Result<Command> {
         let mut search: Vec<PathBuf> = vec![self.linker_dir.clone()];
         search.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
-        let flags: [&str; 3] = [
-            "--cfg=bpf_target_arch=\"x86_64\"",
-            "-Cdebuginfo=2",
-            "-Clink-arg=--btf",
-        ];
         let path: OsString = env::join_paths(search).context("PATH cannot be extended")?;
         let mut cargo = command::clean(paths.cargo());
         cargo
             .env("PATH", path)
             .env("RUSTC", self.rustc())
             .env("LD_LIBRARY_PATH", self.tree.join(LIBRARIES))
-            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+            .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
             .env("CARGO_CFG_BPF_TARGET_ARCH", "x86_64")
             // aya-ebpf declares the feature asm_experimental_arch; no other crate may use unstable ones.
             .env("RUSTC_BOOTSTRAP", "aya_ebpf")
             .env_remove("RUSTC_WRAPPER");
         Ok(cargo)
     }
-}
-
-/// Copies only what differs, so that a build that changed nothing leaves the time of the object alone.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let new = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
-    if fs::read(to).is_ok_and(|old| old == new) {
-        return Ok(());
-    }
-    if let Some(dir) = to.parent() {
-        fs::create_dir_all(dir)?;
-    }
-    fs::write(to, new).with_context(|| format!("cannot write {}", to.display()))
 }
