@@ -1,6 +1,7 @@
 //! Programs of any object, attached after the daemon's own plan.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{HashMap, MapData};
@@ -8,10 +9,23 @@ use poisontrace::probes::load::Loaded;
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
 use poisontrace_probes::page::{PageKey, PageTotals};
 
-use crate::Attach;
+#[derive(clap::Args)]
+pub struct Options {
+    #[arg(long)]
+    object: PathBuf,
+    /// As if there were poison from the start: the hooks are those of an armed host
+    #[arg(long)]
+    armed: bool,
+    /// So many VMs besides have had poison
+    #[arg(long, default_value_t = 0)]
+    victims: u32,
+    /// So many pages have totals
+    #[arg(long, default_value_t = 0)]
+    pages: u32,
+}
 
 /// Attaches, prints that it is ready, and stays until a signal ends the process.
-pub fn hold(options: &Attach) -> Result<()> {
+pub fn hold(options: &Options) -> Result<()> {
     let mut loaded = attach(options)?;
     fill(&mut loaded, options).context("cannot fill the maps")?;
     for probe in loaded.probes() {
@@ -28,7 +42,7 @@ pub fn hold(options: &Attach) -> Result<()> {
 }
 
 /// As if other VMs' pages had been poisoned and touched before: numbers that no process has.
-fn fill(loaded: &mut Loaded, options: &Attach) -> Result<()> {
+fn fill(loaded: &mut Loaded, options: &Options) -> Result<()> {
     const FIRST_PID: u32 = 1 << 23;
     let map = |loaded: &mut Loaded, name: &'static str| loaded.ebpf.take_map(name).context(name);
     if options.victims > 0 {
@@ -53,7 +67,7 @@ fn fill(loaded: &mut Loaded, options: &Attach) -> Result<()> {
     Ok(())
 }
 
-fn attach(options: &Attach) -> Result<Loaded> {
+fn attach(options: &Options) -> Result<Loaded> {
     let object =
         fs::read(&options.object).with_context(|| format!("cannot read {}", options.object.display()))?;
     let facts = Facts::of_this_kernel().map_err(|error| anyhow!("{error}"))?;

@@ -4,8 +4,6 @@ mod attached;
 mod machine;
 mod pipeline;
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -19,7 +17,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Attach the programs of an object as the daemon does, and wait for SIGINT
-    Attach(Attach),
+    Attach(attached::Options),
     /// Measure the programs on this machine's own kernel: sizes, time a run, the ring buffer's drain
     Programs(machine::Options),
     /// Measure the daemon on this machine: its start, its cost when idle, its delay in reporting a death
@@ -31,21 +29,6 @@ enum Command {
     Pipeline(pipeline::Options),
 }
 
-#[derive(clap::Args)]
-struct Attach {
-    #[arg(long)]
-    object: PathBuf,
-    /// As if there were poison from the start: the hooks are those of an armed host
-    #[arg(long)]
-    armed: bool,
-    /// So many VMs besides have had poison
-    #[arg(long, default_value_t = 0)]
-    victims: u32,
-    /// So many pages have totals
-    #[arg(long, default_value_t = 0)]
-    pages: u32,
-}
-
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Attach(options) => attached::hold(&options),
@@ -54,11 +37,4 @@ fn main() -> Result<()> {
         Command::Victim => machine::idle::victim(),
         Command::Pipeline(options) => pipeline::run(&options),
     }
-}
-
-/// Resident memory of this process, KiB.
-fn resident_kib() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.trim().split(' ').next()?.parse().ok()
 }

@@ -15,8 +15,6 @@ use poisontrace_model::event::session::Session;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
-use crate::resident_kib;
-
 /// As the daemon hands changes to the store.
 const FLUSH: Duration = Duration::from_millis(50);
 /// Events between two looks at the clock, as the daemon takes them from the ring buffer.
@@ -192,4 +190,11 @@ impl Sink {
         }
         Ok(self.milestones)
     }
+}
+
+/// Resident memory of this process, KiB.
+fn resident_kib() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().split(' ').next()?.parse().ok()
 }

@@ -7,19 +7,17 @@ use lab_harness::storms::StormLab;
 use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
 
-use super::{
-    cost, dashboards, dependencies, flush, installed, killed, late, looked_at, miri, packages, scenarios,
-    schema,
-};
+use super::{cost, dashboards, dependencies, flush, killed, late, look, miri, packages, scenarios, schema};
 use crate::builds;
 use crate::cli::{Part, Test};
+use crate::install;
 use crate::tally::Tally;
 
 pub fn run(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Result<Tally> {
     let mut tally = Tally::default();
     match part {
         Part::Dashboards => dashboards::run(paths, &paths.lab_daemon(), &mut tally, progress)?,
-        Part::Browser => looked_at(paths, &paths.lab_daemon(), &mut tally, progress)?,
+        Part::Browser => look::run(paths, &paths.lab_daemon(), &mut tally, progress)?,
         Part::Dependencies => dependencies::examine(paths, &mut tally, progress),
         Part::Late => {
             let programs = builds::lab_programs(paths, progress)?;
@@ -62,7 +60,7 @@ pub fn run(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Re
         Part::Packages => packages::run(paths, &mut tally, progress),
         Part::Miri => miri::run(paths, &mut tally, progress),
         Part::Cost => cost::run(paths, &options.lab, &mut tally, progress),
-        Part::Install => installed(paths, &options.lab.kernel, &mut tally, progress),
+        Part::Install => install::test(paths, &options.lab.kernel, &mut tally, progress),
     }
     Ok(tally)
 }

@@ -14,6 +14,7 @@ mod killed;
 mod lab;
 mod late;
 mod list;
+mod look;
 mod miri;
 mod packages;
 mod reloads;
@@ -25,7 +26,6 @@ mod storm;
 mod watch;
 
 use std::env;
-use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 
@@ -34,7 +34,6 @@ use lab_harness::scenarios::Lab;
 use lab_harness::storms::StormLab;
 use xtask_support::debian::Apt;
 use xtask_support::paths::Paths;
-use xtask_support::preflight;
 use xtask_support::progress::Progress;
 
 use crate::builds::{self, Built};
@@ -230,29 +229,12 @@ impl<'a> Run<'a> {
         })?;
         tally.add(&beside_tally);
         progress.note("tier 3: a browser");
-        looked_at(paths, &built.daemon, tally, progress)?;
+        look::run(paths, &built.daemon, tally, progress)?;
         progress.note("tiers 4 and 5: the package under systemd, and the cost of exits");
-        installed(paths, self.series(), tally, progress);
+        install::test(paths, self.series(), tally, progress);
         if self.no_lab.is_none() {
             cost::run(paths, &self.options.lab, tally, progress);
         }
         Ok(())
     }
-}
-
-/// The .deb under real systemd.
-fn installed(paths: &Paths, series: &str, tally: &mut Tally, progress: &Progress) {
-    match lab_harness::install::unavailable() {
-        Some(reason) => tally.skip("lab::install", &reason),
-        None => install::examine(paths, series, tally, progress),
-    }
-}
-
-fn looked_at(paths: &Paths, daemon: &Path, tally: &mut Tally, progress: &Progress) -> Result<()> {
-    preflight::ensure(&preflight::FOR_LOOKING, progress)?;
-    progress.step("looking at the report in Chromium");
-    progress.aside(|| browser::run(paths, daemon, tally));
-    progress.step("watching a replay in tmux");
-    progress.aside(|| watch::run(paths, daemon, tally));
-    Ok(())
 }

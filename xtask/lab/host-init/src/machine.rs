@@ -234,6 +234,15 @@ pub fn forget_poison(pfn: u64, log: &Log) {
     }
 }
 
+/// Copies the kernel's log to the end of `log`.
+pub fn append_kernel_log(log: &Log) -> Result<()> {
+    log.line("--- kernel log");
+    for line in kernel_log()? {
+        log.line(&line);
+    }
+    Ok(())
+}
+
 /// All records of the kernel's log, as dmesg prints them.
 pub fn kernel_log() -> Result<Vec<String>> {
     let flags = OFlags::NONBLOCK.bits().cast_signed();

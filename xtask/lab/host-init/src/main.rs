@@ -61,16 +61,8 @@ fn work() -> Result<()> {
     if let Err(error) = &result {
         log.line(&format!("lab: failed: {error:#}"));
     }
-    append_kernel_log(&log)?;
+    machine::append_kernel_log(&log)?;
     result
-}
-
-fn append_kernel_log(log: &Log) -> Result<()> {
-    log.line("--- kernel log");
-    for line in machine::kernel_log()? {
-        log.line(&line);
-    }
-    Ok(())
 }
 
 fn perform(log: &Log) -> Result<()> {

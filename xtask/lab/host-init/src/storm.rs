@@ -15,8 +15,8 @@ use crate::ftrace::Ftrace;
 use crate::log::{Log, uptime};
 use crate::machine::{self, SHARE};
 use crate::perf::Perf;
+use crate::shipping;
 use crate::vmm::in_words;
-use crate::{append_kernel_log, shipping};
 
 /// For the users of KVM to release it.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ pub fn ship_what_comes_of(perform: impl FnOnce(&Log) -> Result<()>) -> Result<()
     if let Err(error) = &result {
         log.line(&format!("lab: failed: {error:#}"));
     }
-    append_kernel_log(&log)?;
+    machine::append_kernel_log(&log)?;
     log.step("sending the files");
     let shipped = shipping::ship(&out);
     std::thread::sleep(LAST_WORDS);

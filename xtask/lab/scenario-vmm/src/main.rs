@@ -1,34 +1,16 @@
 //! A VMM just large enough to meet lost memory in one way: `scenario-vmm NAME` ([`VmmFate`]). Its guest is the storms'.
 
+mod memory_file;
 mod shared;
 mod signals;
+mod vm;
 
-use std::fs;
-use std::process::exit;
-
-use anyhow::{Context, Result, bail};
-use kvm_bindings::{Msrs, kvm_msr_entry};
-use kvm_ioctls::VcpuExit;
-use lab_protocol::pagemap::page_frame;
-use lab_protocol::storm::{Instruction, Mode, StormPlan};
+use anyhow::{Context, Result};
 use lab_protocol::vmm_fate::VmmFate;
 
-use storm_vmm::guest::{BARE_EXITS_DONE, DONE, Guest, MACHINE_CHECK, POISON_ME, POISONED};
-use storm_vmm::machine::Machine;
-use storm_vmm::memory::{Memory, PAGE};
-
 use signals::OnSigbus;
+use vm::Vm;
 
-const SECOND: u64 = POISONED + PAGE;
-/// Where the guest's #MC handler is.
-const HANDLER: u64 = 0x1_1000;
-/// mov 0x101000,%rax: the second page.
-const TOUCH_SECOND: [u8; 8] = [0x48, 0x8b, 0x04, 0x25, 0x00, 0x10, 0x10, 0x00];
-const CR4_MCE: u64 = 1 << 6;
-const MCG_CTL: u32 = 0x17b;
-/// Exits that are swallowed, and machine checks that are injected in vain.
-const SWALLOWED: u32 = 100;
-const DROPPED: u32 = 3;
 /// A vCPU thread that blocks SIGBUS never comes back by itself, seconds.
 const BLOCKED_FOR: u32 = 1;
 
@@ -51,130 +33,4 @@ fn main() -> Result<()> {
         VmmFate::OwnMemory | VmmFate::Truncated => {}
     }
     Vm::new(fate)?.run()
-}
-
-struct Vm {
-    fate: VmmFate,
-    memory: Memory,
-    machine: Machine,
-    signals: u32,
-}
-
-impl Vm {
-    fn new(fate: VmmFate) -> Result<Self> {
-        let mut memory = Memory::map()?;
-        let plan = StormPlan {
-            mode: Mode::Inject,
-            instruction: Instruction::Load,
-            exits: 0,
-            sregs2: false,
-        };
-        Guest::write(&mut memory, plan)?;
-        // KVM and the kernel know only pages that have been touched.
-        memory.write(SECOND, &[1])?;
-        if fate == VmmFate::Nested {
-            memory.write(HANDLER, &TOUCH_SECOND)?;
-        }
-        let machine = Machine::create(&memory, Instruction::Load)?;
-        if fate == VmmFate::MachineChecksOff {
-            let mut sregs = machine.vcpu.get_sregs().context("KVM_GET_SREGS")?;
-            sregs.cr4 &= !CR4_MCE;
-            machine.vcpu.set_sregs(&sregs).context("KVM_SET_SREGS")?;
-        }
-        if fate == VmmFate::Dropped {
-            let off = kvm_msr_entry {
-                index: MCG_CTL,
-                data: 0,
-                ..kvm_msr_entry::default()
-            };
-            let list = Msrs::from_entries(&[off]).context("a list of one MSR")?;
-            machine.vcpu.set_msrs(&list).context("KVM_SET_MSRS")?;
-        }
-        Ok(Self {
-            fate,
-            memory,
-            machine,
-            signals: 0,
-        })
-    }
-
-    fn run(&mut self) -> Result<()> {
-        loop {
-            match self.machine.vcpu.run() {
-                Ok(VcpuExit::IoOut(POISON_ME, _)) => self.lose()?,
-                Ok(VcpuExit::IoOut(BARE_EXITS_DONE | MACHINE_CHECK, _)) => {}
-                // A VMM would start the guest anew; this one has shown what it is for.
-                Ok(VcpuExit::IoOut(DONE, _) | VcpuExit::Shutdown) => exit(0),
-                Ok(other) => bail!("unexpected {other:?}"),
-                Err(error) if error.errno() == libc::EINTR => {}
-                Err(error) if error.errno() == libc::EFAULT && self.fate == VmmFate::Truncated => {
-                    self.touch(POISONED);
-                    bail!("alive after a touch of truncated memory");
-                }
-                Err(error) => return Err(error).context("KVM_RUN"),
-            }
-            if signals::pending() {
-                self.on_sigbus()?;
-                signals::done();
-            }
-        }
-    }
-
-    /// Memory is lost as the hardware would report it: only processes that asked for early notice get a signal.
-    fn lose(&mut self) -> Result<()> {
-        match self.fate {
-            VmmFate::Truncated => self.memory_file_without_memory(),
-            VmmFate::OwnMemory => {
-                let mut own = Box::new([0x5a_u8; 2 * PAGE as usize]);
-                let at = own.as_mut_ptr().addr() as u64;
-                // A page that holds nothing else of this process.
-                let page = at.next_multiple_of(PAGE);
-                poison(page_frame(page)?.context("the page to poison is not present")?)?;
-                // SAFETY: the page lies in `own`.
-                let byte = unsafe { own.as_ptr().add((page - at) as usize).read_volatile() };
-                bail!("alive after a touch of lost memory: {byte}");
-            }
-            VmmFate::Nested | VmmFate::SecondSigbus => {
-                poison(self.memory.page_frame(POISONED)?)?;
-                poison(self.memory.page_frame(SECOND)?)
-            }
-            _ => poison(self.memory.page_frame(POISONED)?),
-        }
-    }
-
-    fn on_sigbus(&mut self) -> Result<()> {
-        self.signals += 1;
-        match self.fate {
-            VmmFate::SecondSigbus => {
-                self.touch(SECOND);
-                bail!("alive after a second SIGBUS");
-            }
-            VmmFate::Swallow if self.signals == SWALLOWED => exit(0),
-            VmmFate::Swallow => Ok(()),
-            VmmFate::Dropped if self.signals == DROPPED => exit(0),
-            VmmFate::Nested if self.signals > 1 => self.machine.inject(SECOND),
-            VmmFate::Nested | VmmFate::MachineChecksOff | VmmFate::Dropped => self.machine.inject(POISONED),
-            _ => bail!("SIGBUS, which was not to come"),
-        }
-    }
-
-    /// The VMM's own access to its guest's memory, as of a device that it emulates.
-    fn touch(&self, gpa: u64) {
-        let at = std::ptr::with_exposed_provenance::<u8>(self.memory.host(gpa) as usize);
-        // SAFETY: the address lies in the guest's memory, which is mapped as long as the process lives; what comes of
-        // the access is a signal, which is what it is for.
-        unsafe { at.read_volatile() };
-    }
-
-    fn memory_file_without_memory(&mut self) -> Result<()> {
-        let file = shared::memory_file()?;
-        shared::map_at(&file, self.memory.host(POISONED))?;
-        file.set_len(0).context("cannot truncate the memory file")
-    }
-}
-
-/// The kernel takes the page for lost, as after a machine check that named it.
-fn poison(pfn: u64) -> Result<()> {
-    fs::write("/sys/kernel/debug/hwpoison/corrupt-pfn", format!("{pfn:#x}"))
-        .context("the kernel did not poison the page")
 }

@@ -10,14 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kvm_ioctls::VcpuExit;
 use lab_protocol::vmm_fate::VmmFate;
-use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap};
 
 use storm_vmm::guest::{POISON_ME, POISONED};
-use storm_vmm::memory::PAGE;
 
+use crate::memory_file;
 use crate::signals::{self, OnSigbus};
-use crate::{Vm, poison};
+use crate::vm::{Vm, poison};
 
 /// The second VMM: the same program, given the memory file.
 pub const CHILD: &str = "shared-child";
@@ -25,37 +23,12 @@ const READY: &str = "ready";
 /// Both live on for a while, as a VMM does.
 const AFTERLIFE: Duration = Duration::from_millis(500);
 
-/// A file of one page.
-pub fn memory_file() -> Result<File> {
-    // No close-on-exec: the second VMM inherits it.
-    let file = File::from(memfd_create("guest-memory", MemfdFlags::empty()).context("memfd_create")?);
-    file.set_len(PAGE).context("cannot size the memory file")?;
-    Ok(file)
-}
-
-/// Maps the file in place of the guest's page at `hva`.
-pub fn map_at(file: &File, hva: u64) -> Result<()> {
-    let at = std::ptr::with_exposed_provenance_mut(hva as usize);
-    // SAFETY: the page is one of the guest's memory, which nothing of this program lies in; the kernel notifies KVM.
-    let mapped = unsafe {
-        mmap(
-            at,
-            PAGE as usize,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::SHARED | MapFlags::FIXED,
-            file,
-            0,
-        )
-    };
-    mapped.context("cannot map the memory file").map(drop)
-}
-
 /// A VMM whose guest has the shared page, and has touched it.
 fn vm(file: &File) -> Result<Vm> {
     signals::handle(OnSigbus::Note)?;
     signals::early_notice()?;
     let mut vm = Vm::new(VmmFate::Shared)?;
-    map_at(file, vm.memory.host(POISONED))?;
+    memory_file::map_at(file, vm.memory.host(POISONED))?;
     let exit = vm.machine.vcpu.run().context("KVM_RUN")?;
     ensure!(
         matches!(exit, VcpuExit::IoOut(POISON_ME, _)),
@@ -65,7 +38,7 @@ fn vm(file: &File) -> Result<Vm> {
 }
 
 pub fn parent() -> Result<()> {
-    let file = memory_file()?;
+    let file = memory_file::create()?;
     let vm = vm(&file)?;
     let mut child = Command::new("/proc/self/exe")
         .args([CHILD, &file.as_raw_fd().to_string()])
