@@ -68,21 +68,21 @@ impl Groups {
     }
 
     fn infer(&self, tid: u32, comm: &[u8], vcpu: Option<u32>) -> Option<u32> {
-        let near = |leader: u32| tid.abs_diff(leader) <= MAX_DISTANCE;
+        let near = tid.saturating_sub(MAX_DISTANCE)..=tid;
         let fits = |leader: &u32| match (self.groups.get(leader), vcpu) {
             (Some(group), Some(vcpu)) => group.vcpus.get(&vcpu).is_none_or(|other| *other == tid),
             _ => true,
         };
         let signalled = self
             .signalled
-            .range(..=tid)
+            .range(near.clone())
             .rev()
-            .find(|(pid, name)| near(**pid) && related(name, comm) && fits(pid));
+            .find(|(pid, name)| related(name, comm) && fits(pid));
         let group = self
             .groups
-            .range(..=tid)
+            .range(near)
             .rev()
-            .find(|(leader, group)| near(**leader) && related(&group.comm, comm) && fits(leader));
+            .find(|(leader, group)| related(&group.comm, comm) && fits(leader));
         match (signalled, group) {
             (Some((pid, _)), Some((leader, _))) => Some(*pid.max(leader)),
             (Some((pid, _)), None) => Some(*pid),

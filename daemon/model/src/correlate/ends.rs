@@ -1,5 +1,7 @@
 //! Ends: of the guest, of the VMM.
 
+use std::collections::BTreeSet;
+
 use super::{Correlator, IncidentNo, moments, pages::New};
 use crate::{
     event::{Event, What},
@@ -139,7 +141,7 @@ impl Correlator {
         if everyones {
             return Blame::default();
         }
-        let in_handler: Vec<IncidentNo> = all()
+        let in_handler: BTreeSet<IncidentNo> = all()
             .filter(|(_, e)| !e.open_mc.is_empty() || e.is_passed_over())
             .map(|(no, _)| no)
             .collect();
@@ -191,7 +193,7 @@ impl Correlator {
 /// See [`Correlator::blame`]; `of` empty: nothing tells them apart.
 #[derive(Default)]
 struct Blame {
-    of: Vec<IncidentNo>,
+    of: BTreeSet<IncidentNo>,
     refused: Option<Refused>,
 }
 

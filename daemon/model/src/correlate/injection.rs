@@ -224,13 +224,4 @@ impl Correlator {
             evidence.mce_enabled = Some(sregs.cr4.0 & CR4_MCE != 0);
         }
     }
-
-    /// The incident of this VM with the latest sign of poison. Private memory is not told of.
-    pub(super) fn latest_of(&self, pid: u32) -> Option<IncidentNo> {
-        self.live_of(pid)
-            .filter_map(|no| self.incidents.get(&no).map(|e| (no, e)))
-            .filter(|(_, e)| e.private_fault().is_none())
-            .max_by_key(|(_, e)| e.last_poison)
-            .map(|(no, _)| no)
-    }
 }

@@ -78,9 +78,7 @@ impl Correlator {
         let pfn = seen.pfn.or_else(|| failure?.pfn);
         let found = match (seen.gpa, pfn) {
             (Some(gpa), _) => self.page_touched(seen.pid, gpa),
-            (None, Some(pfn)) => self
-                .live_of(seen.pid)
-                .find(|no| self.incidents.get(no).is_some_and(|e| e.pfn == Some(pfn))),
+            (None, Some(pfn)) => self.of_pfn(seen.pid, pfn),
             (None, None) if seen.severity == SigbusSeverity::ActionRequired => self.latest_of(seen.pid),
             (None, None) => None,
         };
@@ -135,23 +133,13 @@ impl Correlator {
         if let Some(no) = self.incident_of_gpa(pid, gpa) {
             return Some(no);
         }
-        let huge = self.live_of(pid).find(|no| {
-            self.incidents.get(no).is_some_and(|e| {
-                let named = e.page_type.as_deref().is_some_and(|t| t.starts_with("huge page"));
-                named && e.gpa.is_some_and(|known| (known ^ gpa) >> LSB_1G == 0)
-            })
-        });
-        if let Some(no) = huge {
+        if let Some(no) = self.huge_around(pid, gpa) {
             let e = self.touch(no)?;
             let within = e.gpa.is_some_and(|known| (known ^ gpa) >> LSB_2M == 0);
             e.lsb = Some(if within { LSB_2M } else { LSB_1G });
             return Some(no);
         }
-        let mut unplaced = self
-            .live_of(pid)
-            .filter(|no| self.incidents.get(no).is_some_and(|e| e.gpa.is_none()));
-        let only = unplaced.next()?;
-        unplaced.next().is_none().then_some(only)
+        self.only_unplaced(pid)
     }
 
     /// `memory_failure_event` of a page whose signals were seen without a probe on the function.
@@ -160,11 +148,11 @@ impl Correlator {
         if !self.signals_without_address {
             return;
         }
-        let mine: Vec<IncidentNo> = self
-            .incidents
-            .iter()
-            .filter(|(_, e)| e.logged.trace && e.pfn == Some(pfn) && e.page_type.is_none())
-            .map(|(no, _)| *no)
+        let named = self.by_pfn.range((pfn, 0)..=(pfn, IncidentNo::MAX));
+        let mine: Vec<IncidentNo> = named
+            .filter_map(|(_, no)| Some((*no, self.incidents.get(no)?)))
+            .filter(|(_, e)| e.logged.trace && e.page_type.is_none())
+            .map(|(no, _)| no)
             .collect();
         for no in mine {
             if let Some(e) = self.touch(no) {

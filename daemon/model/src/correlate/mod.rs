@@ -2,6 +2,7 @@
 //! clock, no I/O and no global state, so a replay is exact and every rule is a plain unit test.
 
 mod answers;
+mod by_process;
 mod ends;
 mod found;
 mod injection;
@@ -93,6 +94,7 @@ pub struct Correlator {
     silent: VecDeque<pages::Silent>,
     /// Page frames of the incidents.
     by_pfn: links::ByPfn,
+    by_process: by_process::ByProcess,
     /// Incidents that may be another's.
     waiting: walks::Waiting,
     answers: answers::AllAnswers,
@@ -131,6 +133,7 @@ impl Correlator {
             failures: BTreeMap::new(),
             silent: VecDeque::new(),
             by_pfn: links::ByPfn::new(),
+            by_process: by_process::ByProcess::default(),
             waiting: walks::Waiting::default(),
             answers: BTreeMap::new(),
             threads: BTreeMap::new(),

@@ -1,8 +1,8 @@
 //! Pages: joining `memory_failure()`, the SIGBUS that it or KVM sends, and the exits, to one incident.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Correlator, IncidentNo, answers::ToThread, make_room, moments};
+use super::{Correlator, IncidentNo, answers::ToThread, by_process::HUGE, make_room, moments};
 use crate::{
     event::{Event, PoisonExit, SigbusSeverity, What, totals::PageTotals},
     incident::{
@@ -72,7 +72,7 @@ pub struct Failure {
     flags: Option<u64>,
     page_type: Option<String>,
     result: Option<String>,
-    incidents: Vec<IncidentNo>,
+    incidents: BTreeSet<IncidentNo>,
 }
 
 /// A page whose loss was told to no process: its VMMs learn of it when they touch it. Either they did not ask for early
@@ -117,8 +117,6 @@ pub struct Signal {
 const MAX_LSB: u32 = 30;
 const LSB_2M: u32 = 21;
 pub(super) const LSB_4K: u32 = 12;
-/// What the kernel's own words for a hugetlb page begin with.
-const HUGE: &str = "huge page";
 /// And what those for a page end with that a process may still come to; a free page, for one, nobody gets any more.
 const IN_USE: &str = "LRU page";
 
@@ -130,7 +128,7 @@ impl Correlator {
             flags: Some(flags),
             page_type: None,
             result: None,
-            incidents: Vec::new(),
+            incidents: BTreeSet::new(),
         };
         self.begin(event.tid, failure);
         for no in self.known_by_pfn(pfn) {
@@ -258,9 +256,7 @@ impl Correlator {
     /// Ties a signal to the `memory_failure()` that sent it, on the same thread.
     pub(super) fn signalled_in_failure(&mut self, event: &Event, severity: SigbusSeverity, no: IncidentNo) {
         if let Some(failure) = self.failures.get_mut(&event.tid) {
-            if !failure.incidents.contains(&no) {
-                failure.incidents.push(no);
-            }
+            failure.incidents.insert(no);
         } else if severity == SigbusSeverity::ActionOptional && !self.session.has("memory_failure") {
             // No probe on memory_failure(): its event on this thread still names the pfn.
             let failure = Failure {
@@ -269,7 +265,7 @@ impl Correlator {
                 flags: None,
                 page_type: None,
                 result: None,
-                incidents: vec![no],
+                incidents: BTreeSet::from([no]),
             };
             self.begin(event.tid, failure);
         }
@@ -518,6 +514,7 @@ impl Correlator {
 
     /// Keeps the index of GPAs: called with each incident that an event touched.
     pub(super) fn index_gpa(&mut self, no: IncidentNo, event: &Event) {
+        self.index_process(no);
         let Some(evidence) = self.incidents.get(&no) else {
             return;
         };
@@ -545,6 +542,7 @@ impl Correlator {
 
     /// Takes an incident that is forgotten out of the indices.
     pub(super) fn unindex(&mut self, no: IncidentNo, evidence: &Evidence) {
+        self.unindex_process(no, evidence);
         let pid = evidence.pid;
         if let Some(pfn) = evidence.pfn {
             self.by_pfn.remove(&(pfn, no));

@@ -1,0 +1,132 @@
+//! What an import costs grows as its input does: twice the input takes at most 2.3 times the processor's time.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; its helper functions too"
+)]
+
+use std::{fmt::Write as _, io::Cursor, sync::Mutex, time::Duration};
+
+use poisontrace_import::read_inputs;
+use rustix::time::{ClockId, clock_gettime};
+
+/// Times the cost of half the input that the whole may take.
+const AT_MOST: f64 = 2.3;
+/// Others use the machine too: the least of so many rounds counts, and fewer are enough where it fits.
+const ROUNDS: usize = 12;
+
+/// One measurement at a time.
+static MACHINE: Mutex<()> = Mutex::new(());
+
+fn processor_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap())
+}
+
+/// What an import of the text takes, and its incidents.
+fn cost(text: &str) -> (Duration, usize) {
+    let input = Cursor::new(text.to_owned());
+    let begun = processor_time();
+    let imported = read_inputs(vec![("input".to_owned(), input)], false).unwrap();
+    (processor_time() - begun, imported.incidents.len())
+}
+
+fn grows_linearly(of: usize, input: impl Fn(usize) -> String, incidents: impl Fn(usize) -> usize) {
+    let _alone = MACHINE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (half, whole) = (input(of), input(2 * of));
+    let (mut least_half, mut least_whole) = (Duration::MAX, Duration::MAX);
+    for _ in 0..ROUNDS {
+        let (took, known) = cost(&half);
+        assert_eq!(known, incidents(of));
+        least_half = least_half.min(took);
+        let (took, known) = cost(&whole);
+        assert_eq!(known, incidents(2 * of));
+        least_whole = least_whole.min(took);
+        if least_whole.as_secs_f64() <= AT_MOST * least_half.as_secs_f64() {
+            return;
+        }
+    }
+    panic!("{least_half:?} for half, {least_whole:?} for the whole");
+}
+
+/// Exits on a page each; `more`: what the trace shows of each beside the signal.
+fn pages(n: usize, tid: impl Fn(usize) -> usize, more: &[&str]) -> String {
+    let mut text = String::new();
+    for page in 0..n {
+        let (tid, at) = (tid(page), page * 4096);
+        let mut t = page * 20;
+        let mut line = |rest: &str| {
+            let _ = writeln!(
+                text,
+                "vmm-{tid} [000] d..1. {}.{:06}: {rest}",
+                t / 1_000_000,
+                t % 1_000_000
+            );
+            t += 1;
+        };
+        line(
+            "kvm_exit: vcpu 0 reason EPT_VIOLATION rip 0x10011 info1 0x581 info2 0x0 intr_info 0x0 error_code 0x0",
+        );
+        line(&format!(
+            "kvm_page_fault: vcpu 0 rip 0x10011 address {at:#018x} error_code 0x581"
+        ));
+        line(&format!(
+            "signal_generate: sig=7 errno=0 code=4 comm=vmm pid={tid} grp=0 res=0"
+        ));
+        for rest in more {
+            line(rest);
+        }
+    }
+    text
+}
+
+#[test]
+fn a_trace_of_one_vms_many_pages() {
+    grows_linearly(1600, |n| pages(n, |_| 194, &[]), |n| n);
+}
+
+#[test]
+fn a_trace_of_pages_whose_machine_checks_are_handled() {
+    let more = [
+        "kvm_userspace_exit: reason restart (4)",
+        "kvm_inj_exception: #MC (0x0)",
+        "kvm_entry: vcpu 0, rip 0x10011",
+        "kvm_msr: msr_write 17a = 0x0",
+        "kvm_entry: vcpu 0, rip 0x10011",
+    ];
+    grows_linearly(1000, |n| pages(n, |_| 194, &more), |n| n);
+}
+
+#[test]
+fn a_trace_of_many_vms() {
+    grows_linearly(1600, |n| pages(n, |page| 194 + page, &[]), |n| n);
+}
+
+#[test]
+fn a_trace_of_failures_that_are_signalled_and_named() {
+    let input = |n: usize| {
+        let mut text = String::from("CPU 0/KVM-300 [000] d..1. 0.000001: kvm_entry: vcpu 0, rip 0x10011\n");
+        for page in 0..n {
+            let (t, pfn) = (page * 20 + 10, 0x1000 + page);
+            let mut line = |at: usize, rest: &str| {
+                let t = t + at;
+                let _ = writeln!(
+                    text,
+                    "mce-50 [001] d..1. {}.{:06}: {rest}",
+                    t / 1_000_000,
+                    t % 1_000_000
+                );
+            };
+            line(
+                0,
+                "signal_generate: sig=7 errno=0 code=5 comm=CPU 0/KVM pid=300 grp=0 res=0",
+            );
+            line(
+                1,
+                &format!("memory_failure_event: pfn {pfn:#x}: recovery action for dirty LRU page: Recovered"),
+            );
+        }
+        text
+    };
+    grows_linearly(1600, input, |n| n);
+}
