@@ -13,7 +13,7 @@ use super::{meter::Meter, reformat::utf16};
 /// First bytes that are looked at.
 const HEAD: usize = 4096;
 const READ_AHEAD: usize = 1 << 18;
-/// How often a file may have been compressed.
+/// How often a file may have been compressed or encoded.
 const MAX_LAYERS: u32 = 2;
 
 /// An opened file.
@@ -75,15 +75,19 @@ pub fn sort(mut input: impl Read + 'static, layers: u32) -> Result<Opened, Strin
     }
     let utf16 = utf16::order(&head);
     let gzip = head.starts_with(b"\x1f\x8b\x08");
-    let recording = head.starts_with(b"{\"poisontrace_recording\"");
+    let recording = poisontrace_recording::is_recording(&head);
+    if !recording && let Some(why) = parts_of_recording(&head) {
+        return Err(why);
+    }
     let whole = Cursor::new(head).chain(input);
     if gzip && layers < MAX_LAYERS {
         let unpacked: Box<dyn Read> = Box::new(MultiGzDecoder::new(whole));
         return sort(unpacked, layers + 1);
     }
-    if let Some(order) = utf16 {
+    if let Some(order) = utf16.filter(|_| layers < MAX_LAYERS) {
         let text = utf16::Utf8::new(BufReader::with_capacity(READ_AHEAD, whole), order);
-        return Ok(Opened::Text(Box::new(BufReader::with_capacity(READ_AHEAD, text))));
+        let text: Box<dyn Read> = Box::new(text);
+        return sort(text, layers + 1);
     }
     let whole = Box::new(BufReader::with_capacity(READ_AHEAD, whole));
     Ok(if recording {
@@ -91,6 +95,25 @@ pub fn sort(mut input: impl Read + 'static, layers: u32) -> Result<Opened, Strin
     } else {
         Opened::Text(whole)
     })
+}
+
+/// A recording that is not whole, or not alone, must not pass for text without poison.
+fn parts_of_recording(head: &[u8]) -> Option<String> {
+    for (n, line) in head.split(|b| *b == b'\n').enumerate() {
+        if n > 0 && poisontrace_recording::is_recording(line) {
+            return Some(format!(
+                "line {}: a recording begins here, with other text before it: cut that off",
+                n + 1
+            ));
+        }
+        if poisontrace_recording::is_event(line) {
+            return Some(format!(
+                "line {}: an event of a recording whose header is missing: take a whole copy",
+                n + 1
+            ));
+        }
+    }
+    None
 }
 
 /// Formats that another program must turn into text first.

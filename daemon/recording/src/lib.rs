@@ -29,8 +29,7 @@ struct HeadVersion {
     poisontrace_recording: u32,
 }
 
-/// What [`Foot`] is written as; no event begins so.
-const FOOT_START: &str = "{\"end\"";
+const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 #[derive(Serialize, Deserialize)]
 struct Foot {
@@ -41,6 +40,24 @@ struct Foot {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     pub events: u64,
+}
+
+/// Whether a file that begins with `head` is a recording, of whichever version. Editors and shells put a byte-order mark,
+/// blank lines or spaces before it.
+pub fn is_recording(head: &[u8]) -> bool {
+    let head = head.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(head);
+    begins_with_key(head, b"\"poisontrace_recording\"")
+}
+
+/// Whether the line is an event of a recording.
+pub fn is_event(line: &[u8]) -> bool {
+    begins_with_key(line, b"\"t\"") && std::str::from_utf8(line).is_ok_and(|line| line::event(line).is_ok())
+}
+
+/// Whether the text is an object whose first key is `key`, in its quotes.
+fn begins_with_key(text: &[u8], key: &[u8]) -> bool {
+    let inner = text.trim_ascii_start().strip_prefix(b"{");
+    inner.is_some_and(|inner| inner.trim_ascii_start().starts_with(key))
 }
 
 /// Why a recording cannot be read.
@@ -143,13 +160,20 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// A file that is no recording, or of another version, or whose header is damaged.
     pub fn new(mut input: R, allow_truncated: bool) -> Result<Self, RecordingError> {
-        let mut buffer = String::new();
-        match read_line(&mut input, &mut buffer) {
-            Ok(_) => {}
-            Err(err) if err.kind() == io::ErrorKind::InvalidData => {
-                return Err(RecordingError::NotARecording);
+        let (mut buffer, mut line) = (String::new(), 0);
+        loop {
+            line += 1;
+            match read_line(&mut input, &mut buffer) {
+                Ok(read) if read > 0 && without_mark(&buffer).trim_ascii().is_empty() => {}
+                Ok(_) => break,
+                Err(err) if err.kind() == io::ErrorKind::InvalidData => {
+                    return Err(RecordingError::NotARecording);
+                }
+                Err(err) => return Err(err.into()),
             }
-            Err(err) => return Err(err.into()),
+        }
+        if buffer.starts_with(BYTE_ORDER_MARK) {
+            buffer.drain(..BYTE_ORDER_MARK.len());
         }
         let version: HeadVersion =
             serde_json::from_str(&buffer).map_err(|_| RecordingError::NotARecording)?;
@@ -163,7 +187,7 @@ impl<R: BufRead> Reader<R> {
             input,
             session: head.session,
             buffer,
-            line: 1,
+            line,
             events: 0,
             ended: false,
             allow_truncated,
@@ -188,20 +212,11 @@ impl<R: BufRead> Reader<R> {
         if self.ended {
             return Ok(None);
         }
-        let read = read_line(&mut self.input, &mut self.buffer);
-        self.line += 1;
-        let complete = match read {
-            Ok(0) => return self.torn(),
-            Ok(_) => self.buffer.ends_with('\n'),
-            Err(err) if err.kind() == io::ErrorKind::InvalidData => {
-                return Err(RecordingError::Line {
-                    line: self.line,
-                    problem: err.to_string(),
-                });
-            }
-            Err(err) => return Err(err.into()),
-        };
-        if self.buffer.starts_with(FOOT_START) {
+        if !self.next_line()? {
+            return self.torn();
+        }
+        let complete = self.buffer.ends_with('\n');
+        if begins_with_key(self.buffer.as_bytes(), b"\"end\"") {
             return match serde_json::from_str::<Foot>(&self.buffer) {
                 Ok(foot) => self.foot(foot),
                 Err(_) if !complete => self.torn(),
@@ -225,6 +240,23 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
+    /// Reads the next line that is not blank; not at the end.
+    fn next_line(&mut self) -> Result<bool, RecordingError> {
+        loop {
+            let read = read_line(&mut self.input, &mut self.buffer);
+            self.line += 1;
+            match read {
+                Ok(0) => return Ok(false),
+                Ok(_) if self.buffer.trim_ascii().is_empty() => {}
+                Ok(_) => return Ok(true),
+                Err(err) if err.kind() == io::ErrorKind::InvalidData => {
+                    return Err(self.damaged(err.to_string()));
+                }
+                Err(err) => return Err(err.into()),
+            }
+        }
+    }
+
     fn foot(&mut self, foot: Foot) -> Result<Option<Event>, RecordingError> {
         if foot.end.events != self.events {
             return Err(self.damaged(format!(
@@ -233,6 +265,15 @@ impl<R: BufRead> Reader<R> {
             )));
         }
         self.ended = true;
+        if self.next_line()? {
+            let what = match is_recording(self.buffer.as_bytes()) {
+                true => {
+                    "another recording begins after the closing line: give each recording as a file of its own"
+                }
+                false => "text follows the closing line, which ends a recording: take a whole copy",
+            };
+            return Err(self.damaged(what.to_owned()));
+        }
         Ok(None)
     }
 
@@ -251,6 +292,10 @@ impl<R: BufRead> Reader<R> {
         }
         Err(RecordingError::Truncated { line: self.line })
     }
+}
+
+fn without_mark(text: &str) -> &str {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
 }
 
 /// Reads one line of at most [`MAX_LINE`] bytes.
@@ -300,6 +345,35 @@ mod tests {
     fn a_recording_reads_back_what_was_written() {
         assert_eq!(read(&recorded(3), false).unwrap(), 3);
         assert_eq!(read(&recorded(0), false).unwrap(), 0);
+    }
+
+    #[test]
+    fn marks_blank_lines_and_spaces_around_it_change_nothing() {
+        let whole = String::from_utf8(recorded(3)).unwrap();
+        let spaced = whole.replace(':', ": ").replace(',', ", ").replace('{', "{ ");
+        for text in [
+            format!("\u{feff}{whole}"),
+            format!("\n \r\n{whole}"),
+            format!("\u{feff}\n{whole}\n\n"),
+            whole.replace('\n', "\r\n"),
+            whole.replace('\n', "\n\n"),
+            spaced,
+        ] {
+            assert!(is_recording(text.as_bytes()), "{text}");
+            assert_eq!(read(text.as_bytes(), false).unwrap(), 3, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_closing_line_is_refused() {
+        for (more, says) in [
+            (recorded(1), "another recording"),
+            (b"{}\n".to_vec(), "text follows"),
+        ] {
+            let text = [recorded(2), more].concat();
+            let err = read(&text, true).unwrap_err().to_string();
+            assert!(err.starts_with("line 5: ") && err.contains(says), "{err}");
+        }
     }
 
     #[test]

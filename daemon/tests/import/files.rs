@@ -86,6 +86,75 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+fn recording() -> String {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(dir.join("tests/recordings/panic-amd-6.12.ptrace")).unwrap()
+}
+
+fn utf16(text: &str, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
+    text.encode_utf16().flat_map(unit).collect()
+}
+
+#[test]
+fn a_recording_that_went_through_an_editor_or_a_shell_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("recording");
+    let text = recording();
+    let answer = |bytes: &[u8]| {
+        fs::write(&file, bytes).unwrap();
+        only(std::slice::from_ref(&file))
+    };
+    let expected = answer(text.as_bytes());
+    let marked = format!("\u{feff}{text}");
+    for bytes in [
+        marked.clone().into_bytes(),
+        format!("\n\r\n {text}\n").into_bytes(),
+        text.replace('\n', "\r\n").into_bytes(),
+        text.replacen("{\"", "{ \"", 1)
+            .replace("\":", "\": ")
+            .into_bytes(),
+        utf16(&marked, u16::to_le_bytes),
+        utf16(&marked, u16::to_be_bytes),
+        utf16(&text, u16::to_le_bytes),
+        gzip(&utf16(&marked, u16::to_le_bytes)),
+    ] {
+        assert_eq!(answer(&bytes), expected);
+    }
+}
+
+#[test]
+fn a_recording_in_parts_is_refused_and_no_all_clear() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = recording();
+    let without_header: String = text.split_inclusive('\n').skip(1).collect();
+    for (bytes, says) in [
+        (
+            format!("{text}{text}"),
+            "another recording begins after the closing line",
+        ),
+        (
+            format!("{text}[ 1.0] Linux version 6.12"),
+            "text follows the closing line",
+        ),
+        (
+            format!("$ cat recording\n{text}"),
+            "line 2: a recording begins here",
+        ),
+        (
+            without_header,
+            "line 1: an event of a recording whose header is missing",
+        ),
+    ] {
+        let file = dir.path().join("recording");
+        fs::write(&file, bytes).unwrap();
+        let output = explain(&[file]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(output.stdout.is_empty());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains(says), "{stderr}");
+    }
+}
+
 #[test]
 fn rotated_logs_are_read_compressed() {
     let dir = tempfile::tempdir().unwrap();
