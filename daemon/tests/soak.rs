@@ -190,7 +190,7 @@ impl Soak {
     }
 
     /// Compares the stories that have settled with the store.
-    fn judge(&mut self, state: &Path, score: &mut Score, patience: Duration) {
+    fn evaluate(&mut self, state: &Path, score: &mut Score, patience: Duration) {
         let stored = Stored::open(state).unwrap();
         let mut later = VecDeque::new();
         for truth in self.truths.drain(..) {
@@ -260,7 +260,7 @@ fn a_mixed_load_leaves_memory_flat_loses_nothing_and_gets_its_verdicts() {
             next += every;
             let (text, took) = daemon.metrics();
             slowest = slowest.max(took);
-            soak.judge(&state, &mut score, SETTLED);
+            soak.evaluate(&state, &mut score, SETTLED);
             let rss = daemon.memory_kib("VmRSS");
             memory.push(rss as f64);
             let lost = metric(&text, "poisontrace_events_lost_total");
@@ -304,7 +304,7 @@ fn a_mixed_load_leaves_memory_flat_loses_nothing_and_gets_its_verdicts() {
         storm: None,
         events: 0,
     };
-    soak.judge(&state, &mut score, Duration::ZERO);
+    soak.evaluate(&state, &mut score, Duration::ZERO);
     let peak = daemon.memory_kib("VmHWM");
     println!(
         "{} of {} verdicts are right; peak {peak} KiB; slowest scrape {slowest:?}",

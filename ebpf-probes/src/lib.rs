@@ -18,19 +18,19 @@ macro_rules! shared {
     };
 }
 
-pub mod floor;
+pub mod baseline;
 pub mod ioctl;
 pub mod layout;
 pub mod memslots;
-pub mod page;
+pub mod page_totals;
 pub mod record;
 
 /// A tracepoint field or structure member that the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
-/// Version of the maps that outlive the daemon (their keys, values and sizes) and of the records: pinned maps of another
-/// version are replaced, not read. To be raised with every such change.
-pub const MAP_LAYOUT: u32 = 2;
+/// Version of the maps that outlive the daemon (names, keys, values, sizes) and of the records. Pinned maps of another
+/// version are replaced, not read; raise it with every such change.
+pub const MAP_LAYOUT: u32 = 3;
 
 /// Values of the global `ARMED`.
 pub mod arming {
@@ -39,11 +39,11 @@ pub mod arming {
     pub const ARMED: u32 = 1;
     /// Other programs with the same maps are at work, before or after these: nothing is counted or sent, and nothing
     /// arms them.
-    pub const HELD: u32 = 2;
+    pub const QUIESCED: u32 = 2;
 }
 
-/// Entries of the map `KEPT`, which the daemon alone writes.
-pub mod kept {
+/// Entries of the map `REPORTED`, which the daemon alone writes.
+pub mod reported {
     /// Losses that a daemon has reported.
     pub const LOST: u32 = 0;
     pub const ENTRIES: u32 = 1;

@@ -8,7 +8,7 @@ use aya_ebpf::{
     maps::{Array, LruHashMap, PerCpuArray, RingBuf},
 };
 
-use poisontrace_probes::{arming, kept, lost};
+use poisontrace_probes::{arming, lost, reported};
 
 /// A word that programs on all CPUs read and write whole. Not an atomic type: LLVM's BPF back end has no
 /// atomic load for the oldest instruction set, and a volatile access of an aligned word is one instruction.
@@ -38,7 +38,7 @@ pub fn armed() -> bool {
 /// Whether other programs are at work in place of these.
 #[inline(always)]
 pub fn held() -> bool {
-    arming() == arming::HELD
+    arming() == arming::QUIESCED
 }
 
 #[inline(always)]
@@ -78,9 +78,9 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(lost::ENTRIES, 0);
 
-/// What daemons tell their successors; see [`poisontrace_probes::kept`].
+/// What daemons tell their successors; see [`poisontrace_probes::reported`].
 #[map]
-static KEPT: Array<u64> = Array::with_max_entries(kept::ENTRIES, 0);
+static REPORTED: Array<u64> = Array::with_max_entries(reported::ENTRIES, 0);
 
 /// Processes that were sent a SIGBUS for poison (tgid to time of the first, ns): the VMMs whose
 /// other doings are of interest.

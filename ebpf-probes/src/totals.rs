@@ -5,8 +5,8 @@ use aya_ebpf::{
     maps::{HashMap, PerCpuArray},
 };
 use poisontrace_probes::{
-    floor, lost,
-    page::{BUCKETS, ByRip, CLAIM_NS, Duration, EVENTS_PER_PAGE, PageKey, PageTotals, RIPS},
+    baseline, lost,
+    page_totals::{BUCKETS, ByRip, CLAIM_NS, Duration, EVENTS_PER_PAGE, PageKey, PageTotals, RIPS},
     record::address,
 };
 
@@ -30,7 +30,7 @@ static BLANK: PerCpuArray<PageTotals> = PerCpuArray::with_max_entries(1, 0);
 
 /// Exit to entry of exits that touch no memory, by their kind.
 #[map]
-static FLOOR: PerCpuArray<Duration> = PerCpuArray::with_max_entries(floor::KINDS, 0);
+static BASELINE: PerCpuArray<Duration> = PerCpuArray::with_max_entries(baseline::KINDS, 0);
 
 const LINE_SHIFT: u64 = 6;
 const LINES: u64 = 64;
@@ -180,7 +180,7 @@ pub fn add_reentry(vcpu: &Vcpu, entry_ns: u64) {
 #[inline(always)]
 pub fn add_floor(slot: &Slot, entry_ns: impl FnOnce() -> u64) {
     let Some(kind) = floor_kind(slot) else { return };
-    if let Some(duration) = FLOOR.get_ptr_mut(kind) {
+    if let Some(duration) = BASELINE.get_ptr_mut(kind) {
         // SAFETY: a per-CPU map value; tracing programs do not nest on one CPU.
         add(unsafe { &mut *duration }, entry_ns() - slot.exit_ns);
     }
@@ -189,10 +189,10 @@ pub fn add_floor(slot: &Slot, entry_ns: impl FnOnce() -> u64) {
 #[inline(always)]
 fn floor_kind(slot: &Slot) -> Option<u32> {
     match (slot.isa, slot.exit_reason) {
-        (ISA_VMX, 10) | (ISA_SVM, 0x72) => Some(floor::CPUID),
-        (ISA_VMX, 31 | 32) | (ISA_SVM, 0x7c) => Some(floor::MSR),
-        (ISA_VMX, 7) | (ISA_SVM, 0x64) => Some(floor::INTERRUPT_WINDOW),
-        (ISA_VMX, 52) => Some(floor::PREEMPTION_TIMER),
+        (ISA_VMX, 10) | (ISA_SVM, 0x72) => Some(baseline::CPUID),
+        (ISA_VMX, 31 | 32) | (ISA_SVM, 0x7c) => Some(baseline::MSR),
+        (ISA_VMX, 7) | (ISA_SVM, 0x64) => Some(baseline::INTERRUPT_WINDOW),
+        (ISA_VMX, 52) => Some(baseline::PREEMPTION_TIMER),
         _ => None,
     }
 }

@@ -27,7 +27,7 @@ pub fn session(
                 name: row.name.to_owned(),
                 binding: there.then(|| "imported".to_owned()),
                 why: (!there).then(|| "not in the files".to_owned()),
-                lost: (!there).then(|| row.lost.to_owned()),
+                lost: (!there).then(|| row.unavailable_info.to_owned()),
             }
         })
         .collect();

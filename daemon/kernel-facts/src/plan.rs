@@ -59,14 +59,14 @@ pub type Alternative = Result<Vec<Attach>, String>;
 
 /// One row of the probe table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct ProbeSpec {
     pub name: &'static str,
     /// In order of preference.
     pub alternatives: Vec<Alternative>,
     /// What cannot be told without this row.
-    pub lost: &'static str,
+    pub unavailable_info: &'static str,
     /// Fields that the kernel does not have as the programs read them, and what that costs.
-    pub partial: Vec<String>,
+    pub limitations: Vec<String>,
     /// It hangs on KVM, which may be a module that comes and goes.
     pub of_kvm: bool,
     /// What is attached in place of the alternatives until there is poison; it may be nothing. `None`: the alternatives
@@ -77,7 +77,7 @@ pub struct Row {
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    pub rows: Vec<Row>,
+    pub rows: Vec<ProbeSpec>,
     /// Globals of the BPF object: offsets, or [`ABSENT`].
     pub offsets: BTreeMap<&'static str, u32>,
     /// Guests run on shadow paging: the addresses of their faults are guest-virtual.
@@ -96,7 +96,7 @@ const NEEDED: [&str; 4] = [
     "kvm_inj_exception",
 ];
 
-impl Row {
+impl ProbeSpec {
     /// The alternatives that this kernel offers.
     pub fn offered(&self) -> impl Iterator<Item = &Vec<Attach>> {
         self.alternatives.iter().flatten()
@@ -142,7 +142,7 @@ impl Plan {
 }
 
 /// Leaves out what this kernel forbids as it runs now, whatever it was built with.
-fn restrict(row: &mut Row, facts: &Facts) {
+fn restrict(row: &mut ProbeSpec, facts: &Facts) {
     if facts.lockdown.as_deref() == Some("confidentiality") {
         row.alternatives = vec![Err(
             "the kernel is locked down (confidentiality), so that no BPF program may read its memory: boot with lockdown=integrity".to_owned(),

@@ -2,7 +2,7 @@
 //! [`BAR`], [`CLAIM`], [`UNKNOWN`] and [`SCALE`] its colour, for light, dark and paper.
 
 use plotters::prelude::*;
-use poisontrace_probes::page;
+use poisontrace_probes::page_totals;
 
 use poisontrace_model::incident::model::{Distribution, ExitSample};
 
@@ -22,7 +22,7 @@ const SCALE: [RGBColor; Scale::STEPS] = [
 ];
 
 /// The claim of 2020, nanoseconds: 63 exits within this time; and what that leaves to each.
-const CLAIM_NS: f64 = page::CLAIM_NS as f64;
+const CLAIM_NS: f64 = page_totals::CLAIM_NS as f64;
 const CLAIM_EACH_NS: f64 = CLAIM_NS / 63.0;
 
 const WIDTH: u32 = 600;

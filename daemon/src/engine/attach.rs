@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     failure::Failure,
-    inputs::{machine, poison_scan::Survey, vm_registry::Directory},
+    inputs::{machine, poison_scan::PoisonScan, vm_registry::VmRegistry},
     probes::{
         bpffs::{PinnedTotals, Pins},
         load::Loaded,
@@ -39,7 +39,7 @@ pub struct Attached {
     pub decoder: Decoder,
     pub facts: Facts,
     /// Of pages that were lost before; opened once the probes see what is lost from now on.
-    pub survey: Option<Survey>,
+    pub poison_scan: Option<PoisonScan>,
 }
 
 impl Attached {
@@ -95,24 +95,24 @@ pub fn probes(
         standby: loaded.on_standby(),
     };
     let decoder = decoder(&facts);
-    let survey = predates.then(|| survey(&facts)).flatten();
+    let poison_scan = predates.then(|| poison_scan(&facts)).flatten();
     Ok(Attached {
         loaded,
         session,
         decoder,
         facts,
-        survey,
+        poison_scan,
     })
 }
 
-fn survey(facts: &Facts) -> Option<Survey> {
+fn poison_scan(facts: &Facts) -> Option<PoisonScan> {
     const PROC: &str = "/proc";
-    let pids: Vec<u32> = Directory::new(PROC)
+    let pids: Vec<u32> = VmRegistry::new(PROC)
         .scan()
         .into_iter()
         .map(|(pid, _)| pid)
         .collect();
-    Survey::open(Path::new(PROC), facts.hardware_corrupted_kb, &pids)
+    PoisonScan::open(Path::new(PROC), facts.hardware_corrupted_kb, &pids)
 }
 
 fn decoder(facts: &Facts) -> Decoder {

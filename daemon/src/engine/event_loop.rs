@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     attach::{self, Attached},
-    kvm_module::Follower,
+    kvm_module::KvmModuleWatcher,
     pipeline::Pipeline,
     run::Settings,
     serving::{self, Serving},
@@ -23,11 +23,11 @@ use crate::{
     http::{Ready, Scrape, Server},
     inputs::{
         machine::clock_pair,
-        poison_scan::{Found, Survey},
+        poison_scan::{Found, PoisonScan},
     },
     outputs::store::survive_file_size_limit,
     probes::{memory::forget_start, source::Source},
-    service::notify::{self, Beat, Heart},
+    service::notify::{self, ProbeHealth, ProbeWatchdog},
     terminal,
 };
 use poisontrace_model::event::{Event, What};
@@ -95,12 +95,12 @@ struct EventLoop<'a> {
     attached: &'a mut Attached,
     source: AsyncFd<Source>,
     logger: Option<Logger>,
-    survey: Option<mpsc::Receiver<Found>>,
-    kvm: Follower,
+    poison_scan: Option<mpsc::Receiver<Found>>,
+    kvm: KvmModuleWatcher,
     pipeline: Pipeline,
     serving: Serving,
     settings: Option<Settings>,
-    heart: Heart,
+    watchdog: ProbeWatchdog,
     timers: Timers,
     signals: Signals,
 }
@@ -176,7 +176,7 @@ impl<'a> EventLoop<'a> {
         let mut source = Source::new(&mut attached.loaded, attached.decoder.clone())?.watched()?;
         let logger = probe_logger(attached);
         let signals = Signals::new()?;
-        let kvm = Follower::open();
+        let kvm = KvmModuleWatcher::open();
         if take_all(&mut pipeline, source.get_mut()) && attached.loaded.on_standby() {
             pipeline.take(&[engage(attached)]);
         }
@@ -184,26 +184,26 @@ impl<'a> EventLoop<'a> {
         pipeline.close_exited();
         pipeline.rescan_vms(clock_pair().monotonic_ns);
         pipeline.reconcile();
-        let survey = attached.survey.take().map(Survey::start).transpose()?;
+        let poison_scan = attached.poison_scan.take().map(PoisonScan::start).transpose()?;
         if let Some(settings) = &settings {
             pipeline.start_hook(settings.config.hook.clone());
         }
         let serving = Serving::start(server)?;
         terminal::print("poisontrace: ready\n")?;
         notify::ready(&attach::status(&attached.session));
-        let heart = Heart::default();
-        heart.ask();
+        let watchdog = ProbeWatchdog::default();
+        watchdog.ask();
         forget_start();
         Ok(Self {
             attached,
             source,
             logger,
-            survey,
+            poison_scan,
             kvm,
             pipeline,
             serving,
             settings,
-            heart,
+            watchdog,
             timers: Timers::new(),
             signals,
         })
@@ -216,7 +216,7 @@ impl<'a> EventLoop<'a> {
                 ready?.retain_ready();
                 Wake::Records
             }
-            found = next_found(&mut self.survey) => Wake::Preexisting(found),
+            found = next_found(&mut self.poison_scan) => Wake::Preexisting(found),
             statement = self.pipeline.next_vmm_statement() => Wake::Statement(Box::new(statement)),
             () = at(self.timers.flush_at) => Wake::Flush,
             () = at(self.timers.totals_at) => Wake::Totals,
@@ -331,11 +331,11 @@ impl<'a> EventLoop<'a> {
     }
 
     fn heartbeat(&mut self) {
-        if self.heart.judge(self.source.get_mut().proved_live()) == Beat::Live {
+        if self.watchdog.evaluate(self.source.get_mut().proved_live()) == ProbeHealth::Live {
             self.pipeline.proved_live();
         }
         self.serving.ready(self.readiness());
-        self.heart.ask();
+        self.watchdog.ask();
     }
 
     fn scrape(&mut self, scrape: Scrape) {
@@ -354,7 +354,7 @@ impl<'a> EventLoop<'a> {
 
     /// What /-/ready answers.
     fn readiness(&self) -> Ready {
-        match self.heart.silent() {
+        match self.watchdog.silent() {
             true => Ready::No("the probes do not prove that they run".to_owned()),
             false => serving::readiness(|name| self.attached.loaded.has(name)),
         }
@@ -395,13 +395,13 @@ fn engage(attached: &mut Attached) -> Event {
 }
 
 /// The next page that was lost before the start; for ever pending once all are known.
-async fn next_found(survey: &mut Option<mpsc::Receiver<Found>>) -> Found {
-    if let Some(pages) = survey
+async fn next_found(poison_scan: &mut Option<mpsc::Receiver<Found>>) -> Found {
+    if let Some(pages) = poison_scan
         && let Some(found) = pages.recv().await
     {
         return found;
     }
-    *survey = None;
+    *poison_scan = None;
     std::future::pending().await
 }
 

@@ -48,13 +48,13 @@ pub fn wait(waiting: impl FnOnce()) -> Result<(), Failure> {
 }
 
 /// Follows KVM while the probes are attached.
-pub struct Follower {
+pub struct KvmModuleWatcher {
     /// `None` where netlink sockets are forbidden: then it is looked for now and then.
     events: Option<AsyncFd<Uevents>>,
     last: Kvm,
 }
 
-impl Follower {
+impl KvmModuleWatcher {
     /// Without uevents it looks now and then.
     pub fn open() -> Self {
         let events = Uevents::open().and_then(|events| {

@@ -2,7 +2,7 @@
 
 use crate::{
     failure::Failure,
-    probes::{load::Loaded, row::BoundRow},
+    probes::{load::Loaded, probe::Probe},
     terminal,
 };
 use poisontrace_kernel_facts::{facts::Facts, kvm::Kvm, plan::Plan};
@@ -32,7 +32,7 @@ fn line(probe: &ProbeStatus) -> String {
     }
 }
 
-fn sizes(loaded: &Loaded, row: &BoundRow) -> String {
+fn sizes(loaded: &Loaded, row: &Probe) -> String {
     let number = |n: Option<u32>| n.map_or_else(|| "?".to_owned(), |n| n.to_string());
     loaded
         .sizes(row)

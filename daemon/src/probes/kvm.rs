@@ -1,6 +1,6 @@
 //! KVM's rows go with its module, and come back with it.
 
-use super::{fentry_btf, load::Loaded, row::RowState};
+use super::{fentry_btf, load::Loaded, probe::ProbeState};
 use poisontrace_kernel_facts::plan::Plan;
 
 impl Loaded {
@@ -17,7 +17,7 @@ impl Loaded {
             .rows
             .iter()
             .enumerate()
-            .filter(|(_, bound)| bound.row.of_kvm && bound.state == RowState::Attached)
+            .filter(|(_, bound)| bound.row.of_kvm && bound.state == ProbeState::Attached)
             .map(|(n, _)| n)
             .collect();
         for n in &attached {
@@ -30,7 +30,7 @@ impl Loaded {
     /// Attaches the rows that were let go of once more. Returns how many came back, and why others did not.
     pub fn reattach_kvm(&mut self) -> (usize, Vec<String>) {
         let waiting: Vec<usize> = (0..self.rows.len())
-            .filter(|n| self.rows[*n].state == RowState::Waiting)
+            .filter(|n| self.rows[*n].state == ProbeState::Waiting)
             .collect();
         if waiting.is_empty() {
             return (0, Vec::new());
@@ -44,7 +44,7 @@ impl Loaded {
         for n in waiting {
             self.attach_row(n, &btf);
             let bound = &mut self.rows[n];
-            if bound.state == RowState::Attached {
+            if bound.state == ProbeState::Attached {
                 bound.reattached += 1;
                 back += 1;
             } else {

@@ -13,7 +13,7 @@ use super::{
     binding::{self, Link, Size, chain},
     bpffs::{self, PinnedTotals, Pins},
     fentry_btf, memory,
-    row::{BoundRow, RowState},
+    probe::{Probe, ProbeState},
 };
 use poisontrace_kernel_facts::{btf::Prototype, facts::Facts, plan::Plan};
 use poisontrace_model::event::session::ProbeStatus;
@@ -45,7 +45,7 @@ pub struct Loaded {
     pub(super) functions: BTreeMap<String, Prototype>,
     /// The offsets that the programs were loaded with.
     pub(super) plan: Plan,
-    pub(super) rows: Vec<BoundRow>,
+    pub(super) rows: Vec<Probe>,
     /// Where all of it outlives the daemon.
     pub(super) pins: Option<Pins>,
     pinned_totals: PinnedTotals,
@@ -108,7 +108,7 @@ impl Loaded {
     ) -> Result<Self, LoadError> {
         // With pins the programs are held until all are attached: those of a daemon before are at work meanwhile.
         let arming = match (&pins, armed) {
-            (Some(_), _) => arming::HELD,
+            (Some(_), _) => arming::QUIESCED,
             (None, true) => arming::ARMED,
             (None, false) => arming::IDLE,
         };
@@ -138,7 +138,7 @@ impl Loaded {
         let ebpf = loader
             .load(object)
             .map_err(|err| LoadError::Object(chain(&err)))?;
-        let rows = plan.rows.iter().map(BoundRow::new).collect();
+        let rows = plan.rows.iter().map(Probe::new).collect();
         Ok(Self {
             ebpf,
             functions: facts.functions.clone(),
@@ -158,7 +158,7 @@ impl Loaded {
         }
         drop(btf);
         memory::give_back();
-        if self.rows.iter().all(|row| row.state != RowState::Attached) {
+        if self.rows.iter().all(|row| row.state != ProbeState::Attached) {
             let why = self.rows.iter().find_map(|row| row.status.why.clone());
             return Err(LoadError::Nothing(why.unwrap_or_default()));
         }
@@ -199,7 +199,7 @@ impl Loaded {
     /// Whether the row of this name is attached now.
     pub fn has(&self, name: &str) -> bool {
         let row = self.rows.iter().find(|row| row.status.name == name);
-        row.is_some_and(|row| row.state == RowState::Attached)
+        row.is_some_and(|row| row.state == ProbeState::Attached)
     }
 
     /// Whether this thread may read the programs' maps.
@@ -209,7 +209,7 @@ impl Loaded {
     }
 
     /// One row each, in the plan's order.
-    pub fn rows(&self) -> &[BoundRow] {
+    pub fn rows(&self) -> &[Probe] {
         &self.rows
     }
 
@@ -219,7 +219,7 @@ impl Loaded {
     }
 
     /// The programs of a row that are attached, or loaded to be when there is poison, and their sizes.
-    pub fn sizes<'a>(&'a self, row: &'a BoundRow) -> impl Iterator<Item = Size> + 'a {
+    pub fn sizes<'a>(&'a self, row: &'a Probe) -> impl Iterator<Item = Size> + 'a {
         let held_back = self.standby && row.row.standby.is_some();
         let later = row.row.offered().next().filter(|_| held_back);
         let attached = row.links.iter().map(|(name, _)| *name);

@@ -9,7 +9,7 @@ mod fentry_btf;
 mod kvm;
 pub mod load;
 pub mod memory;
-pub mod row;
+pub mod probe;
 pub mod source;
 mod standby;
 pub mod totals;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
-use poisontrace_probes::{kept, lost};
+use poisontrace_probes::{lost, reported};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
@@ -24,7 +24,7 @@ pub struct Source {
     ring: RingBuf<MapData>,
     lost: PerCpuArray<MapData, u64>,
     /// Losses that are reported, for a daemon that comes after this one.
-    kept: Option<Array<MapData, u64>>,
+    reported: Option<Array<MapData, u64>>,
     lost_before: u64,
     undecodable: u64,
     own_pid: u32,
@@ -47,17 +47,19 @@ impl Source {
             .ebpf
             .take_map("LOST")
             .and_then(|map| PerCpuArray::try_from(map).ok());
-        let kept: Option<Array<MapData, u64>> = loaded
+        let reported: Option<Array<MapData, u64>> = loaded
             .ebpf
-            .take_map("KEPT")
+            .take_map("REPORTED")
             .and_then(|map| Array::try_from(map).ok());
-        let reported = kept.as_ref().and_then(|kept| kept.get(&kept::LOST, 0).ok());
+        let lost_before = reported
+            .as_ref()
+            .and_then(|reported| reported.get(&reported::LOST, 0).ok());
         let totals = Totals::new(loaded)?;
         Ok(Self {
             ring: ring.ok_or(LoadError::Map("EVENTS"))?,
             lost: lost.ok_or(LoadError::Map("LOST"))?,
-            kept,
-            lost_before: reported.unwrap_or(0),
+            reported,
+            lost_before: lost_before.unwrap_or(0),
             undecodable: 0,
             own_pid: std::process::id(),
             proved: false,
@@ -162,8 +164,8 @@ impl Source {
         let newly = total.saturating_sub(self.lost_before);
         self.lost_before = total;
         if newly > 0
-            && let Some(kept) = &mut self.kept
-            && let Err(err) = kept.set(kept::LOST, full, 0)
+            && let Some(reported) = &mut self.reported
+            && let Err(err) = reported.set(reported::LOST, full, 0)
         {
             tracing::debug!(error = %err, "the next daemon will report these losses again");
         }

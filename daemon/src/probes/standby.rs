@@ -5,7 +5,7 @@ use aya::Btf;
 use super::{
     binding::{self, Link, chain},
     load::Loaded,
-    row::RowState,
+    probe::ProbeState,
     tracepoint::TracepointEvent,
 };
 use poisontrace_kernel_facts::plan::Binding;
@@ -22,7 +22,7 @@ impl Loaded {
         self.standby = false;
         let mut failed = Vec::new();
         for n in 0..self.rows.len() {
-            if self.rows[n].row.standby.is_none() || self.rows[n].state != RowState::Attached {
+            if self.rows[n].row.standby.is_none() || self.rows[n].state != ProbeState::Attached {
                 continue;
             }
             if let Err(why) = self.engage_row(n) {

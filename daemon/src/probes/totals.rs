@@ -6,7 +6,7 @@ use aya::{
     Pod,
     maps::{HashMap, MapData, PerCpuArray},
 };
-use poisontrace_probes::page::{Duration, PageKey, PageTotals};
+use poisontrace_probes::page_totals::{Duration, PageKey, PageTotals};
 
 use super::load::{LoadError, Loaded};
 use poisontrace_model::event::{
@@ -59,7 +59,7 @@ impl Totals {
             .and_then(|map| HashMap::try_from(map).ok());
         let floor = loaded
             .ebpf
-            .take_map("FLOOR")
+            .take_map("BASELINE")
             .and_then(|map| PerCpuArray::try_from(map).ok());
         let map: HashMap<MapData, Key, Value> = map.ok_or(LoadError::Map("PAGES"))?;
         // Of a daemon before this one.
@@ -70,7 +70,7 @@ impl Totals {
             .collect();
         Ok(Self {
             map,
-            floor: floor.ok_or(LoadError::Map("FLOOR"))?,
+            floor: floor.ok_or(LoadError::Map("BASELINE"))?,
             pages,
             dying: BTreeSet::new(),
         })

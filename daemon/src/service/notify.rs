@@ -45,7 +45,7 @@ pub fn stopping() {
 
 /// See the module.
 #[derive(Default)]
-pub struct Heart {
+pub struct ProbeWatchdog {
     /// Whether a proof has ever come: before, its absence says nothing (a container of its own pid namespace, no
     /// `sched_process_exit`).
     proved: bool,
@@ -53,9 +53,9 @@ pub struct Heart {
     silent: bool,
 }
 
-/// What a look at the heart came to.
+/// What a look at the watchdog came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beat {
+pub enum ProbeHealth {
     /// Proved live.
     Live,
     /// Never proved on this host: only the event loop is.
@@ -64,24 +64,24 @@ pub enum Beat {
     Silent,
 }
 
-impl Heart {
+impl ProbeWatchdog {
     /// Judges by whether a record has come since the last call.
-    pub fn judge(&mut self, record_came: bool) -> Beat {
+    pub fn evaluate(&mut self, record_came: bool) -> ProbeHealth {
         self.proved |= record_came;
         let beat = match (record_came, self.proved) {
-            (true, _) => Beat::Live,
-            (false, true) => Beat::Silent,
-            (false, false) => Beat::Unproved,
+            (true, _) => ProbeHealth::Live,
+            (false, true) => ProbeHealth::Silent,
+            (false, false) => ProbeHealth::Unproved,
         };
         match beat {
-            Beat::Silent => tracing::error!("the probes do not prove that they run"),
-            Beat::Unproved if !self.judged => tracing::warn!(
+            ProbeHealth::Silent => tracing::error!("the probes do not prove that they run"),
+            ProbeHealth::Unproved if !self.judged => tracing::warn!(
                 "the probes cannot be proved live on this host: the watchdog watches the daemon alone"
             ),
             _ => {}
         }
         self.judged = true;
-        self.silent = beat == Beat::Silent;
+        self.silent = beat == ProbeHealth::Silent;
         if !self.silent {
             alive();
         }
@@ -111,10 +111,10 @@ mod tests {
 
     #[test]
     fn silence_counts_only_after_a_first_proof() {
-        let mut heart = Heart::default();
-        assert_eq!(heart.judge(false), Beat::Unproved);
-        assert_eq!(heart.judge(true), Beat::Live);
-        assert_eq!(heart.judge(false), Beat::Silent);
-        assert_eq!(heart.judge(true), Beat::Live);
+        let mut watchdog = ProbeWatchdog::default();
+        assert_eq!(watchdog.evaluate(false), ProbeHealth::Unproved);
+        assert_eq!(watchdog.evaluate(true), ProbeHealth::Live);
+        assert_eq!(watchdog.evaluate(false), ProbeHealth::Silent);
+        assert_eq!(watchdog.evaluate(true), ProbeHealth::Live);
     }
 }

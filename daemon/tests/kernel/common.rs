@@ -8,7 +8,7 @@ use poisontrace::probes::{
 };
 use poisontrace_kernel_facts::{
     facts::Facts,
-    plan::{Attach, Binding, Plan, Row},
+    plan::{Attach, Binding, Plan, ProbeSpec},
 };
 
 pub fn tracepoint(program: &'static str, group: &str, name: &str) -> Attach {
@@ -21,18 +21,18 @@ pub fn tracepoint(program: &'static str, group: &str, name: &str) -> Attach {
     }
 }
 
-pub fn row(name: &'static str, programs: Vec<Attach>) -> Row {
-    Row {
+pub fn row(name: &'static str, programs: Vec<Attach>) -> ProbeSpec {
+    ProbeSpec {
         standby: None,
         name,
         alternatives: vec![Ok(programs)],
-        lost: "its data",
-        partial: Vec::new(),
+        unavailable_info: "its data",
+        limitations: Vec::new(),
         of_kvm: false,
     }
 }
 
-pub fn plan(facts: &Facts, rows: Vec<Row>) -> Plan {
+pub fn plan(facts: &Facts, rows: Vec<ProbeSpec>) -> Plan {
     let mut plan = Plan::new(facts, false);
     plan.rows = rows;
     plan

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use poisontrace::probes::{bpffs::Pins, load::Loaded, row::RowState};
+use poisontrace::probes::{bpffs::Pins, load::Loaded, probe::ProbeState};
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
 
 use crate::common::{self, BpfFs, files};
@@ -45,8 +45,8 @@ fn partial_attach() {
     let Some(loaded) = common::loaded(plan(&facts), &facts, false, None) else {
         return;
     };
-    let states: Vec<RowState> = loaded.rows().iter().map(|row| row.state()).collect();
-    assert_eq!(states, [RowState::Attached, RowState::Unavailable]);
+    let states: Vec<ProbeState> = loaded.rows().iter().map(|row| row.state()).collect();
+    assert_eq!(states, [ProbeState::Attached, ProbeState::Unavailable]);
     let why = loaded.rows()[1].status().why.clone().unwrap();
     assert!(why.contains("no_such_event"), "{why}");
     // One link, or before 5.15 one perf event: that of the complete row.

@@ -8,7 +8,7 @@ use std::{
 use poisontrace::probes::source::Source;
 use poisontrace_kernel_facts::{
     facts::Facts,
-    plan::{Attach, Binding, Plan, Row},
+    plan::{Attach, Binding, Plan, ProbeSpec},
 };
 use poisontrace_model::event::decode::Decoder;
 
@@ -17,7 +17,7 @@ use crate::common;
 /// Exits of the daemon's own threads are always sent.
 fn plan(facts: &Facts) -> Plan {
     let process_exit = common::tracepoint("process_exit", "sched", "sched_process_exit");
-    let row = Row {
+    let row = ProbeSpec {
         standby: Some(vec![Attach {
             program: "kvm_exit_standby",
             binding: Binding::RawTracepoint("sched_process_exit"),

@@ -15,10 +15,10 @@ macro_rules! tracepoint {
 }
 
 mod exits;
-mod failure;
 mod fields;
 mod gup;
 mod injection;
+mod memory_failure;
 mod memslots;
 mod outcome;
 mod registers;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use aya::maps::{HashMap, MapData};
 use poisontrace::probes::load::Loaded;
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
-use poisontrace_probes::page::{PageKey, PageTotals};
+use poisontrace_probes::page_totals::{PageKey, PageTotals};
 
 #[derive(clap::Args)]
 pub struct Options {

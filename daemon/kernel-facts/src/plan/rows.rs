@@ -2,7 +2,7 @@
 
 use poisontrace_probes::ABSENT;
 
-use super::{Attach, Binding, Plan, Row, fields};
+use super::{Attach, Binding, Plan, ProbeSpec, fields};
 use crate::{
     facts::{Facts, MEMORY_FAILURE_EVENTS},
     functions::{
@@ -91,7 +91,7 @@ pub fn add(plan: &mut Plan, facts: &Facts, guest_code: bool) {
         "process_exit",
         "when and how the VMM ended",
     );
-    rows.partial(&["task_struct.exit_code", "task_struct.signal", "signal_struct"]);
+    rows.limitations(&["task_struct.exit_code", "task_struct.signal", "signal_struct"]);
     rows.kprobe(
         "vm_destroyed",
         &DESTROY_VM,
@@ -111,25 +111,25 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    fn row(&mut self, name: &'static str, lost: &'static str) -> &mut Row {
-        self.plan.rows.push(Row {
+    fn row(&mut self, name: &'static str, unavailable_info: &'static str) -> &mut ProbeSpec {
+        self.plan.rows.push(ProbeSpec {
             name,
             alternatives: Vec::new(),
-            lost,
-            partial: Vec::new(),
+            unavailable_info,
+            limitations: Vec::new(),
             of_kvm: false,
             standby: None,
         });
         self.last()
     }
 
-    fn last(&mut self) -> &mut Row {
+    fn last(&mut self) -> &mut ProbeSpec {
         let last = self.plan.rows.len().saturating_sub(1);
         &mut self.plan.rows[last]
     }
 
     /// Fields of structures (or single members) that the last row's programs read.
-    fn partial(&mut self, of: &[&str]) {
+    fn limitations(&mut self, of: &[&str]) {
         let losses: Vec<String> = of
             .iter()
             .flat_map(|of| {
@@ -139,7 +139,7 @@ impl Rows<'_> {
                     .filter(move |loss| member.is_none_or(|m| loss.starts_with(&format!("no {m} as "))))
             })
             .collect();
-        self.last().partial.extend(losses);
+        self.last().limitations.extend(losses);
     }
 
     /// A tracepoint of the kernel, as an alternative of the last row.
@@ -163,12 +163,18 @@ impl Rows<'_> {
         });
     }
 
-    fn tracepoint(&mut self, name: &'static str, event: &str, program: &'static str, lost: &'static str) {
-        self.row(name, lost);
+    fn tracepoint(
+        &mut self,
+        name: &'static str,
+        event: &str,
+        program: &'static str,
+        unavailable_info: &'static str,
+    ) {
+        self.row(name, unavailable_info);
         self.or_tracepoint(event, program);
         if self.facts.event(event).is_some() {
             let losses = fields::losses(self.facts, event);
-            self.last().partial = losses;
+            self.last().limitations = losses;
         }
     }
 
@@ -179,15 +185,15 @@ impl Rows<'_> {
         name: &'static str,
         (raw, raw_program): (&'static Function, &'static str),
         (event, program): (&str, &'static str),
-        lost: &'static str,
+        unavailable_info: &'static str,
     ) {
-        self.row(name, lost);
+        self.row(name, unavailable_info);
         self.or_raw(raw, raw_program);
         let raw_offered = self.last().offered().next().is_some();
         self.or_tracepoint(event, program);
         if !raw_offered && self.facts.event(event).is_some() {
             let losses = fields::losses(self.facts, event);
-            self.last().partial = losses;
+            self.last().limitations = losses;
         }
     }
 
@@ -267,9 +273,9 @@ impl Rows<'_> {
         function: &'static Function,
         [enter, exit]: [&'static str; 2],
         [enter_kprobe, exit_kprobe]: [&'static str; 2],
-        lost: &'static str,
+        unavailable_info: &'static str,
     ) {
-        self.row(name, lost);
+        self.row(name, unavailable_info);
         let f = function.name;
         self.or_function(
             function,
@@ -287,12 +293,12 @@ impl Rows<'_> {
         name: &'static str,
         function: &'static Function,
         program: &'static str,
-        lost: &'static str,
+        unavailable_info: &'static str,
     ) {
-        self.row(name, lost).of_kvm = true;
+        self.row(name, unavailable_info).of_kvm = true;
         let problem = self.kprobe_problem(function);
         if problem.is_none() && !self.facts.functions.contains_key(function.name) {
-            self.last().partial.push(format!(
+            self.last().limitations.push(format!(
                 "no BTF describes {}: its arguments are taken to be those of 4.19 to 7.3",
                 function.name
             ));
@@ -319,9 +325,9 @@ impl Rows<'_> {
         let sent_seen = self.last().offered().next().is_some();
         self.or_raw(&SIGNAL_GENERATE, "signal_generate_raw");
         self.or_tracepoint("signal/signal_generate", "signal_generate");
-        self.partial(&["task_struct.pid", "task_struct.tgid", "task_struct.comm"]);
+        self.limitations(&["task_struct.pid", "task_struct.tgid", "task_struct.comm"]);
         if !sent_seen {
-            self.partial(&["signal/signal_generate"]);
+            self.limitations(&["signal/signal_generate"]);
         }
         self.row(
             "force_sig_mceerr",
@@ -359,11 +365,16 @@ impl Rows<'_> {
     /// kvm_mmu_page_fault is handed the instruction's bytes where the processor has them; on VMX it never is, and
     /// a kprobe on every page fault would cost for nothing.
     fn instruction(&mut self) {
-        let lost = "the bytes of the instruction that touched the page: whether it was a CLFLUSH";
+        let unavailable_info = "the bytes of the instruction that touched the page: whether it was a CLFLUSH";
         if self.facts.svm() {
-            self.kprobe("instruction", &MMU_PAGE_FAULT, "page_fault_insn", lost);
+            self.kprobe(
+                "instruction",
+                &MMU_PAGE_FAULT,
+                "page_fault_insn",
+                unavailable_info,
+            );
         } else {
-            let row = self.row("instruction", lost);
+            let row = self.row("instruction", unavailable_info);
             row.of_kvm = true;
             row.alternatives.push(Err(
                 "only SVM hands out the bytes of an instruction that faults".to_owned()
@@ -373,7 +384,7 @@ impl Rows<'_> {
 
     /// Where guest memory lies in the VMM. Memslots are in a tree from 5.17 on.
     fn memslots(&mut self) {
-        const LOST: &str = "where the guest's memory lies outside the poisoned page's own mapping in the VMM: its code may be there";
+        const UNAVAILABLE_INFO: &str = "where the guest's memory lies outside the poisoned page's own mapping in the VMM: its code may be there";
         let problem = ["file", "kvm_vcpu", "kvm", "kvm_memslots", "kvm_memory_slot"]
             .iter()
             .find_map(|of| {
@@ -390,7 +401,7 @@ impl Rows<'_> {
             attach("memslots_sregs", Binding::Kprobe(GET_SREGS.name)),
             attach("memslots_sregs2", Binding::Kprobe(VCPU_IOCTL.name)),
         ];
-        let row = self.row("memslots", LOST);
+        let row = self.row("memslots", UNAVAILABLE_INFO);
         row.of_kvm = true;
         row.alternatives.push(problem.map_or(Ok(kprobes), Err));
     }

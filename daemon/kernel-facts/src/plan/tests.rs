@@ -31,7 +31,7 @@ fn facts() -> Facts {
     Facts::load(&folder().join("6.12-amd")).unwrap()
 }
 
-fn row<'a>(plan: &'a Plan, name: &str) -> &'a Row {
+fn row<'a>(plan: &'a Plan, name: &str) -> &'a ProbeSpec {
     plan.rows.iter().find(|row| row.name == name).unwrap()
 }
 
@@ -68,9 +68,9 @@ fn the_plan_of_stored_facts_is_that_of_the_kernel_they_are_of() {
 /// Whether some row says that this field is not there.
 fn loss_is_named(plan: &Plan, field: &Field) -> bool {
     let said = format!("no {} as ", field.name);
-    plan.rows
-        .iter()
-        .any(|row| row.partial.iter().any(|loss| loss.starts_with(&said)) || row.offered().next().is_none())
+    plan.rows.iter().any(|row| {
+        row.limitations.iter().any(|loss| loss.starts_with(&said)) || row.offered().next().is_none()
+    })
 }
 
 /// The same of a structure's member, of which there is no other row to speak.
@@ -78,7 +78,7 @@ fn member_is_named(plan: &Plan, field: &Field) -> bool {
     let said = format!("no {} as ", field.name);
     plan.rows.iter().any(|row| {
         let problems = row.alternatives.iter().filter_map(|a| a.as_ref().err());
-        problems.chain(&row.partial).any(|loss| loss.contains(&said))
+        problems.chain(&row.limitations).any(|loss| loss.contains(&said))
     })
 }
 
@@ -189,7 +189,7 @@ fn fentry_first_then_kprobe_then_the_tracepoint_of_all_signals() {
         reasons(&plan, "gup"),
         "vmlinux BTF has no function get_user_pages_unlocked; this kernel has no kprobes"
     );
-    assert!(row(&plan, "gup").lost.contains("bound"));
+    assert!(row(&plan, "gup").unavailable_info.contains("bound"));
     assert_eq!(
         offered(&plan, "kvm_inject_mce"),
         ["tracepoint syscalls:sys_enter_ioctl"]
@@ -258,7 +258,7 @@ fn without_the_modules_btf_the_kprobe_is_taken_on_trust_and_that_is_said() {
     facts.functions.retain(|_, function| function.module.is_none());
     let plan = Plan::new(&facts, false);
     assert_eq!(offered(&plan, "kvm_inject_mce")[0], "kprobe kvm_arch_vcpu_ioctl");
-    assert!(row(&plan, "kvm_inject_mce").partial[0].starts_with("no BTF describes"));
+    assert!(row(&plan, "kvm_inject_mce").limitations[0].starts_with("no BTF describes"));
 }
 
 #[test]

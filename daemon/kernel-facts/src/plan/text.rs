@@ -27,11 +27,11 @@ impl Plan {
                     "unavailable  {:<22} {}; lost: {}",
                     row.name,
                     notes.join("; "),
-                    row.lost
+                    row.unavailable_info
                 );
                 continue;
             }
-            notes.extend(row.partial.iter().cloned());
+            notes.extend(row.limitations.iter().cloned());
             let notes = match notes.is_empty() {
                 true => String::new(),
                 false => format!(" ({})", notes.join("; ")),

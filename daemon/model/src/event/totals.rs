@@ -1,12 +1,12 @@
 //! The kernel's totals of one page and one vCPU thread, as an event: exact, and replacing those before.
 
-use poisontrace_probes::{floor, page};
+use poisontrace_probes::{baseline, page_totals};
 use serde::{Deserialize, Serialize};
 
 use super::{Access, PoisonExit};
 use crate::{few, hex::Hex};
 
-/// Totals of the poison exits of one thread on one 4 KiB page (`poisontrace_probes::page::PageTotals`). Times
+/// Totals of the poison exits of one thread on one 4 KiB page (`poisontrace_probes::page_totals::PageTotals`). Times
 /// are CLOCK_MONOTONIC nanoseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageTotals {
@@ -44,7 +44,7 @@ pub struct DurationTotals {
     pub min: u64,
     pub max: u64,
     pub buckets: Vec<u32>,
-    /// How many were of at most [`page::CLAIM_NS`]; not known of recordings that were made before it was counted.
+    /// How many were of at most [`page_totals::CLAIM_NS`]; not known of recordings that were made before it was counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within_claim: Option<u32>,
 }
@@ -77,11 +77,11 @@ pub enum FloorKind {
 
 impl FloorKind {
     /// With its number in the kernel's table.
-    pub const ALL: [(u32, Self); floor::KINDS as usize] = [
-        (floor::CPUID, Self::Cpuid),
-        (floor::MSR, Self::Msr),
-        (floor::INTERRUPT_WINDOW, Self::InterruptWindow),
-        (floor::PREEMPTION_TIMER, Self::PreemptionTimer),
+    pub const ALL: [(u32, Self); baseline::KINDS as usize] = [
+        (baseline::CPUID, Self::Cpuid),
+        (baseline::MSR, Self::Msr),
+        (baseline::INTERRUPT_WINDOW, Self::InterruptWindow),
+        (baseline::PREEMPTION_TIMER, Self::PreemptionTimer),
     ];
 }
 
@@ -100,10 +100,10 @@ const PAGE_SHIFT: u32 = 12;
 
 impl PageTotals {
     /// From the kernel's record of guest frame `gfn`.
-    pub fn new(gfn: u64, t: &page::PageTotals) -> Self {
+    pub fn new(gfn: u64, t: &page_totals::PageTotals) -> Self {
         let used = (t.rips_used as usize).min(t.rips.len());
         // RIP 0 is what KVM gives for a guest whose state is protected (SEV-ES, TDX): not known, and not one RIP.
-        let (known, hidden): (Vec<&page::ByRip>, Vec<&page::ByRip>) =
+        let (known, hidden): (Vec<&page_totals::ByRip>, Vec<&page_totals::ByRip>) =
             t.rips[..used].iter().partition(|rip| rip.rip != 0);
         Self {
             gpa: Hex(gfn << PAGE_SHIFT),
@@ -130,7 +130,7 @@ impl PageTotals {
 }
 
 impl DurationTotals {
-    pub fn new(d: &page::Duration) -> Self {
+    pub fn new(d: &page_totals::Duration) -> Self {
         let used = d
             .buckets
             .iter()
@@ -148,7 +148,7 @@ impl DurationTotals {
 }
 
 impl RipTotals {
-    fn new(r: &page::ByRip) -> Self {
+    fn new(r: &page_totals::ByRip) -> Self {
         Self {
             rip: Hex(r.rip),
             exits: r.exits,
@@ -236,7 +236,7 @@ impl PageTotals {
         let known = self.rips.iter().position(|known| known.rip == rip);
         let entry = match known {
             Some(n) => &mut self.rips[n],
-            None if self.rips.len() < page::RIPS => {
+            None if self.rips.len() < page_totals::RIPS => {
                 let first = RipTotals {
                     rip,
                     first_ns: at,
@@ -352,12 +352,12 @@ impl DurationTotals {
         self.max = self.max.max(ns);
         self.count += 1;
         self.sum = self.sum.saturating_add(ns);
-        let bucket = (ns.max(1).ilog2() as usize).min(page::BUCKETS - 1);
+        let bucket = (ns.max(1).ilog2() as usize).min(page_totals::BUCKETS - 1);
         if self.buckets.len() <= bucket {
             self.buckets.resize(bucket + 1, 0);
         }
         self.buckets[bucket] = self.buckets[bucket].saturating_add(1);
-        if ns <= page::CLAIM_NS {
+        if ns <= page_totals::CLAIM_NS {
             self.within_claim = self.within_claim.and_then(|n| n.checked_add(1));
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use poisontrace_probes::page::CLAIM_NS;
+use poisontrace_probes::page_totals::CLAIM_NS;
 use serde::{Deserialize, Serialize};
 
 use super::exits::Exits;

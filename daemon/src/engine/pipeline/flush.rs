@@ -37,7 +37,7 @@ impl Pipeline {
             };
             self.outputs.incident(&update, self.latest_ns);
             if let Some(live) = &mut self.live {
-                live.follower.update(&update);
+                live.watcher.update(&update);
             }
             self.keep(no, &update);
             if update.closed && !self.ended.contains(&no) {
@@ -125,7 +125,7 @@ impl Pipeline {
 
     /// The last flush, and the recording's closing line.
     pub fn finish(mut self) -> Result<(), Failure> {
-        while let Some(event) = self.live.as_mut().and_then(|live| live.follower.waiting()) {
+        while let Some(event) = self.live.as_mut().and_then(|live| live.watcher.waiting()) {
             self.feed(&event);
         }
         self.close();

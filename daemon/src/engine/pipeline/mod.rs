@@ -22,8 +22,8 @@ use crate::{
         machine::clock_pair,
         poison_scan::Found,
         process_usage::Usage,
-        vm_registry::{Directory, identity_event},
-        vmm_log::Follower,
+        vm_registry::{VmRegistry, identity_event},
+        vmm_log::VmmWatcher,
     },
     outputs::{Outputs, hook::Hook},
     probes::cost::ProgramCost,
@@ -59,19 +59,19 @@ pub struct Pipeline {
 
 /// What only the machine itself can tell.
 struct Live {
-    directory: Directory,
+    registry: VmRegistry,
     /// Present where guest code may be read.
     code: Option<CodeReader>,
-    follower: Follower,
+    watcher: VmmWatcher,
 }
 
 impl Pipeline {
     /// Of this machine's events.
     pub fn live(session: Session, outputs: Outputs, read_guest_code: bool, vmms: VmmSources) -> Self {
         let live = Live {
-            directory: Directory::new("/proc"),
+            registry: VmRegistry::new("/proc"),
             code: read_guest_code.then(CodeReader::default),
-            follower: Follower::new(vmms),
+            watcher: VmmWatcher::new(vmms),
         };
         Self {
             live: Some(live),
@@ -120,7 +120,7 @@ impl Pipeline {
     /// Looks for VMs that have started since the last look.
     pub fn rescan_vms(&mut self, now_ns: u64) {
         let Some(live) = &mut self.live else { return };
-        for (pid, vmm) in live.directory.scan() {
+        for (pid, vmm) in live.registry.scan() {
             tracing::debug!(pid, name = vmm.name.as_deref().unwrap_or("?"), "a VM is running");
             self.feed(&identity_event(now_ns, pid, vmm));
         }
@@ -128,12 +128,9 @@ impl Pipeline {
 
     pub fn take(&mut self, events: &[Event]) {
         for event in events {
-            let introduction = self
-                .live
-                .as_mut()
-                .and_then(|live| live.directory.introduce(event));
-            if let Some(introduction) = introduction {
-                self.feed(&introduction);
+            let identity = self.live.as_mut().and_then(|live| live.registry.identify(event));
+            if let Some(identity) = identity {
+                self.feed(&identity);
             }
             self.feed(event);
             let code = self.live.as_mut().and_then(|live| live.code.as_mut());
@@ -161,7 +158,7 @@ impl Pipeline {
     /// The next statement of a VMM whose incident is open.
     pub async fn next_vmm_statement(&mut self) -> Event {
         match &mut self.live {
-            Some(live) => live.follower.next().await,
+            Some(live) => live.watcher.next().await,
             None => std::future::pending().await,
         }
     }
@@ -187,11 +184,11 @@ impl Pipeline {
             Some(live) => {
                 metrics.tick(clock_pair().monotonic_ns);
                 metrics.tables(
-                    live.directory.vms(),
+                    live.registry.vms(),
                     self.correlator.forgotten(),
                     &self.correlator.dropped(),
                 );
-                metrics.tables_beside(untotalled, live.directory.no_room());
+                metrics.tables_beside(untotalled, live.registry.no_room());
                 metrics.probes(probes);
                 metrics.programs(costs);
             }

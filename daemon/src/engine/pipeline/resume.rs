@@ -50,10 +50,7 @@ impl Pipeline {
     pub fn close_exited(&mut self) {
         let t = clock_pair().monotonic_ns;
         for (pid, ticks) in std::mem::take(&mut self.resumed) {
-            let now = self
-                .live
-                .as_ref()
-                .and_then(|live| live.directory.start_ticks(pid));
+            let now = self.live.as_ref().and_then(|live| live.registry.start_ticks(pid));
             if now != ticks {
                 self.feed(&Event {
                     t,

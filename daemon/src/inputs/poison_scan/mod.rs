@@ -26,14 +26,14 @@ pub struct Found {
 }
 
 /// All that is needed, opened: what is opened may be read after privileges are gone.
-pub struct Survey {
+pub struct PoisonScan {
     flags: File,
     vmms: Vec<Vmm>,
     /// Pages that the kernel counts as lost.
     lost: u64,
 }
 
-impl Survey {
+impl PoisonScan {
     /// `corrupted_kb`: HardwareCorrupted; `None`, with the reason in the log, if nothing is lost or it cannot be looked for.
     pub fn open(proc: &Path, corrupted_kb: Option<u64>, pids: &[u32]) -> Option<Self> {
         let lost = corrupted_kb.map_or(0, |kb| kb.div_ceil(PAGE_KB));
@@ -72,7 +72,7 @@ impl Survey {
     pub fn start(self) -> io::Result<mpsc::Receiver<Found>> {
         let (sender, found) = mpsc::channel(WAITING);
         std::thread::Builder::new()
-            .name("survey".to_owned())
+            .name("poison_scan".to_owned())
             .spawn(move || {
                 self.look(|page| sender.blocking_send(page).is_ok());
             })?;
@@ -146,7 +146,7 @@ mod tests {
 
     fn found(proc: &Path) -> Vec<Found> {
         let mut all = Vec::new();
-        Survey::open(proc, Some(8), &[42]).unwrap().look(|page| {
+        PoisonScan::open(proc, Some(8), &[42]).unwrap().look(|page| {
             all.push(page);
             true
         });
@@ -176,8 +176,8 @@ mod tests {
 
     #[test]
     fn where_nothing_is_lost_nothing_is_opened() {
-        assert!(Survey::open(Path::new("/no/such"), Some(0), &[42]).is_none());
-        assert!(Survey::open(Path::new("/no/such"), None, &[42]).is_none());
-        assert!(Survey::open(Path::new("/no/such"), Some(4), &[42]).is_none());
+        assert!(PoisonScan::open(Path::new("/no/such"), Some(0), &[42]).is_none());
+        assert!(PoisonScan::open(Path::new("/no/such"), None, &[42]).is_none());
+        assert!(PoisonScan::open(Path::new("/no/such"), Some(4), &[42]).is_none());
     }
 }

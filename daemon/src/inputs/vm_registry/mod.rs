@@ -21,7 +21,7 @@ const MAX_KNOWN: usize = 65_536;
 const MAX_NAME: usize = 128;
 
 /// What is known of the host's processes.
-pub struct Directory {
+pub struct VmRegistry {
     proc: PathBuf,
     known: BTreeMap<u32, Vmm>,
     no_room: u64,
@@ -45,7 +45,7 @@ pub fn process_of(tid: u32) -> Option<u32> {
     line.trim().parse().ok()
 }
 
-impl Directory {
+impl VmRegistry {
     /// `proc`: `/proc`.
     pub fn new(proc: impl Into<PathBuf>) -> Self {
         Self {
@@ -132,7 +132,7 @@ impl Directory {
     }
 
     /// The identity event that must go before `event`, if it speaks of a process that is not known yet.
-    pub fn introduce(&mut self, event: &Event) -> Option<Event> {
+    pub fn identify(&mut self, event: &Event) -> Option<Event> {
         let pid = match &event.what {
             What::Sigbus { target_pid, .. } | What::SigbusSeen { target_pid, .. } => *target_pid,
             What::PoisonExit(_) | What::PoisonFound { .. } => event.pid,
@@ -257,14 +257,14 @@ mod tests {
             &["/dev/null", "anon_inode:kvm-vm"],
         );
         fake(proc.path(), 11, b"cat\0", &["/dev/null"]);
-        let mut directory = Directory::new(proc.path());
-        let found = directory.scan();
+        let mut registry = VmRegistry::new(proc.path());
+        let found = registry.scan();
         assert_eq!(found.len(), 1);
         assert_eq!(
             (found[0].0, found[0].1.name.as_deref(), found[0].1.start_ticks),
             (10, Some("web"), Some(4711))
         );
-        assert!(directory.scan().is_empty(), "nothing new the second time");
+        assert!(registry.scan().is_empty(), "nothing new the second time");
     }
 
     #[test]
@@ -280,35 +280,35 @@ mod tests {
         loadavg(12);
         fake(proc.path(), 10, b"qemu\0", &["anon_inode:kvm-vm"]);
         fake(proc.path(), 11, b"cat\0", &["/dev/null"]);
-        let mut directory = Directory::new(proc.path());
+        let mut registry = VmRegistry::new(proc.path());
         for _ in 0..LOOKS {
-            directory.scan();
+            registry.scan();
         }
         // Not there for who does not list.
         fake(proc.path(), 9, b"qemu\0", &["anon_inode:kvm-vm"]);
-        assert!(directory.scan().is_empty());
+        assert!(registry.scan().is_empty());
         fs::remove_dir_all(proc.path().join("10")).unwrap();
-        assert!(directory.scan().is_empty());
-        assert_eq!(directory.vms(), 0, "a known one's end is seen all the same");
+        assert!(registry.scan().is_empty());
+        assert_eq!(registry.vms(), 0, "a known one's end is seen all the same");
         loadavg(13);
-        assert_eq!(directory.scan().len(), 1, "something has started");
+        assert_eq!(registry.scan().len(), 1, "something has started");
     }
 
     #[test]
     fn an_idle_host_is_listed_now_and_then_all_the_same() {
         let proc = tempfile::tempdir().unwrap();
         fs::write(proc.path().join("loadavg"), "0.00 0.01 0.05 1/99 12\n").unwrap();
-        let mut directory = Directory::new(proc.path());
-        directory.scan();
+        let mut registry = VmRegistry::new(proc.path());
+        registry.scan();
         fake(proc.path(), 9, b"qemu\0", &["anon_inode:kvm-vm"]);
-        let looks = (0..).take_while(|_| directory.scan().is_empty()).count();
+        let looks = (0..).take_while(|_| registry.scan().is_empty()).count();
         assert_eq!(looks, usize::from(UNLISTED));
     }
 
     #[test]
     fn a_process_that_is_gone_has_no_identity_but_what_the_signal_told() {
         let proc = tempfile::tempdir().unwrap();
-        let mut directory = Directory::new(proc.path());
+        let mut registry = VmRegistry::new(proc.path());
         let event = Event {
             t: 5,
             tid: 1,
@@ -324,20 +324,20 @@ mod tests {
                 comm: "vmm".into(),
             },
         };
-        let introduction = directory.introduce(&event).unwrap();
-        let What::Vmm(vmm) = introduction.what else {
-            panic!("{introduction:?}")
+        let identity = registry.identify(&event).unwrap();
+        let What::Vmm(vmm) = identity.what else {
+            panic!("{identity:?}")
         };
         assert_eq!((vmm.is_vmm, vmm.vmm.as_deref()), (None, Some("vmm")));
-        assert!(directory.introduce(&event).is_none(), "introduced once");
+        assert!(registry.identify(&event).is_none(), "introduced once");
         let end = What::TaskExit {
             exit_code: 0,
             live: Some(0),
             comm: "vmm".into(),
         };
         assert!(
-            directory
-                .introduce(&Event {
+            registry
+                .identify(&Event {
                     t: 6,
                     tid: 99,
                     pid: 99,
@@ -347,7 +347,7 @@ mod tests {
                 .is_none()
         );
         assert!(
-            directory.introduce(&event).is_some(),
+            registry.identify(&event).is_some(),
             "the next process of this number is another"
         );
     }

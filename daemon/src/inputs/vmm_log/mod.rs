@@ -50,7 +50,7 @@ const STACK: usize = 256 * 1024;
 const BEFORE_NS: i64 = 2_000_000_000;
 
 /// See the module.
-pub struct Follower {
+pub struct VmmWatcher {
     sources: VmmSources,
     /// Those that have ended stay for a while: the last that is heard of a VM is news of its incident, too.
     followed: BTreeMap<u32, Arc<Deadlines>>,
@@ -99,7 +99,7 @@ impl Deadlines {
     }
 }
 
-impl Follower {
+impl VmmWatcher {
     pub fn new(sources: VmmSources) -> Self {
         let (sender, receiver) = channel(WAITING);
         Self {

@@ -53,19 +53,19 @@ fn incident() -> (Correlator, Update) {
     (correlator, update)
 }
 
-fn follower(dir: &Path) -> Follower {
+fn watcher(dir: &Path) -> VmmWatcher {
     let place = |end: &str| format!("{}/{{name}}{end}", dir.display()).parse().unwrap();
-    Follower::new(VmmSources {
+    VmmWatcher::new(VmmSources {
         log: place(".log"),
         qmp: place(".qmp"),
     })
 }
 
 /// The next statement, within a generous time.
-fn heard(follower: &mut Follower) -> Event {
+fn heard(watcher: &mut VmmWatcher) -> Event {
     let until = Instant::now() + Duration::from_secs(30);
     while Instant::now() < until {
-        if let Some(event) = follower.waiting() {
+        if let Some(event) = watcher.waiting() {
             return event;
         }
         thread::sleep(Duration::from_millis(10));
@@ -87,16 +87,16 @@ fn what_a_vmm_said_last_is_heard_once_however_often_its_end_is_told() {
     fs::write(dir.path().join("db-7.log"), line).unwrap();
     let (_, mut update) = incident();
     update.closed = true;
-    let mut follower = follower(dir.path());
-    follower.update(&update);
-    heard(&mut follower);
+    let mut watcher = watcher(dir.path());
+    watcher.update(&update);
+    heard(&mut watcher);
     // Each statement is news of the incident.
     for _ in 0..5 {
-        follower.update(&update);
+        watcher.update(&update);
         thread::sleep(2 * BRISK);
-        assert!(follower.waiting().is_none());
+        assert!(watcher.waiting().is_none());
     }
-    assert_eq!(follower.followed.len(), 1);
+    assert_eq!(watcher.followed.len(), 1);
 }
 
 #[test]
@@ -117,9 +117,9 @@ fn the_vmms_log_is_heard_from_the_incidents_beginning_and_joins_it() {
     );
     fs::write(&log, early).unwrap();
     let (mut correlator, update) = incident();
-    let mut follower = follower(dir.path());
-    follower.update(&update);
-    let first = heard(&mut follower);
+    let mut watcher = watcher(dir.path());
+    watcher.update(&update);
+    let first = heard(&mut watcher);
     assert!(
         matches!(
             &first.what,
@@ -137,7 +137,7 @@ fn the_vmms_log_is_heard_from_the_incidents_beginning_and_joins_it() {
     let mut file = fs::OpenOptions::new().append(true).open(&log).unwrap();
     file.write_all(b"CPU 0: Previous MCE still in progress, raising triple fault\n\x1b[2J junk\n")
         .unwrap();
-    correlator.feed(&heard(&mut follower));
+    correlator.feed(&heard(&mut watcher));
     let all = correlator.incidents();
     assert_eq!(all.len(), 1, "{all:#?}");
     assert_eq!(
@@ -174,9 +174,9 @@ fn qmp_is_only_listened_to() {
         }
     });
     let (mut correlator, mut update) = incident();
-    let mut follower = follower(dir.path());
-    follower.update(&update);
-    correlator.feed(&heard(&mut follower));
+    let mut watcher = watcher(dir.path());
+    watcher.update(&update);
+    correlator.feed(&heard(&mut watcher));
     let all = correlator.incidents();
     assert_eq!(
         (all[0].outcome, all[0].cause),
@@ -191,7 +191,7 @@ fn qmp_is_only_listened_to() {
     );
     // The VMM's end is the session's.
     update.closed = true;
-    follower.update(&update);
+    watcher.update(&update);
     let all: Vec<String> = asked.iter().collect();
     assert_eq!(all, ["{\"execute\":\"qmp_capabilities\"}"]);
 }
@@ -199,10 +199,10 @@ fn qmp_is_only_listened_to() {
 #[test]
 fn a_vm_without_an_incident_or_a_place_is_not_followed() {
     let (_, update) = incident();
-    let mut follower = Follower::new(VmmSources {
+    let mut watcher = VmmWatcher::new(VmmSources {
         log: Default::default(),
         qmp: Default::default(),
     });
-    follower.update(&update);
-    assert!(follower.followed.is_empty());
+    watcher.update(&update);
+    assert!(watcher.followed.is_empty());
 }

@@ -12,7 +12,7 @@ use prometheus::{
     proto,
 };
 
-use poisontrace_probes::page::CLAIM_NS;
+use poisontrace_probes::page_totals::CLAIM_NS;
 
 use poisontrace_model::event::totals::DurationTotals;
 

@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! /sys/fs/bpf/poisontrace/
-//!   layout-2/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
-//!     PAGES EVENTS LOST VICTIMS VCPUS KEPT
+//!   layout-3/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
+//!     PAGES EVENTS LOST VICTIMS VCPUS REPORTED
 //!     daemon-4711/       one daemon's programs
 //!       ARMED            its flag
 //!       <program> …      its links
@@ -30,7 +30,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 /// Where the folder is.
 pub const ROOT: &str = "/sys/fs/bpf/poisontrace";
 /// The maps that outlive the daemon.
-pub const MAPS: [&str; 6] = ["PAGES", "EVENTS", "LOST", "VICTIMS", "VCPUS", "KEPT"];
+pub const MAPS: [&str; 6] = ["PAGES", "EVENTS", "LOST", "VICTIMS", "VCPUS", "REPORTED"];
 
 /// The section of the flag, which holds nothing else.
 const SECTION: &str = ".data.armed";
@@ -179,7 +179,7 @@ impl Pins {
             if flag.get(&0, 0).is_ok_and(|value| value == arming::ARMED) {
                 mine.set(0, arming::ARMED, 0).map_err(|err| err.to_string())?;
             }
-            flag.set(0, arming::HELD, 0).map_err(|err| err.to_string())?;
+            flag.set(0, arming::QUIESCED, 0).map_err(|err| err.to_string())?;
         }
         for daemon in self.before.drain(..) {
             remove(&daemon).map_err(|err| format!("{}: {err}", daemon.display()))?;

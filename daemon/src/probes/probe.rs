@@ -1,12 +1,12 @@
 //! A row of the plan, and what has become of it.
 
 use super::{binding::Link, tracepoint::TracepointEvent};
-use poisontrace_kernel_facts::plan::{Attach, Row};
+use poisontrace_kernel_facts::plan::{Attach, ProbeSpec};
 use poisontrace_model::event::session::ProbeStatus;
 
 /// What has become of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RowState {
+pub enum ProbeState {
     /// Or what stands by for it.
     Attached,
     /// This kernel does not offer it, or refuses it.
@@ -16,9 +16,9 @@ pub enum RowState {
 }
 
 /// A row of the plan and what has become of it.
-pub struct BoundRow {
-    pub(super) row: Row,
-    pub(super) state: RowState,
+pub struct Probe {
+    pub(super) row: ProbeSpec,
+    pub(super) state: ProbeState,
     pub(super) status: ProbeStatus,
     pub(super) reattached: u64,
     pub(super) links: Vec<(&'static str, Link)>,
@@ -26,13 +26,13 @@ pub struct BoundRow {
     pub(super) reserved: Vec<(&'static str, TracepointEvent)>,
 }
 
-impl BoundRow {
+impl Probe {
     /// As the session and the report name it.
     pub fn status(&self) -> &ProbeStatus {
         &self.status
     }
 
-    pub fn state(&self) -> RowState {
+    pub fn state(&self) -> ProbeState {
         self.state
     }
 
@@ -41,15 +41,15 @@ impl BoundRow {
         self.reattached
     }
 
-    pub(super) fn new(row: &Row) -> Self {
+    pub(super) fn new(row: &ProbeSpec) -> Self {
         Self {
             row: row.clone(),
-            state: RowState::Unavailable,
+            state: ProbeState::Unavailable,
             status: ProbeStatus {
                 name: row.name.to_owned(),
                 binding: None,
                 why: None,
-                lost: Some(row.lost.to_owned()),
+                lost: Some(row.unavailable_info.to_owned()),
             },
             reattached: 0,
             links: Vec::new(),
@@ -65,12 +65,12 @@ impl BoundRow {
         mut reasons: Vec<String>,
     ) {
         let bindings: Vec<String> = programs.iter().map(|a| a.binding.to_string()).collect();
-        reasons.extend(self.row.partial.iter().cloned());
+        reasons.extend(self.row.limitations.iter().cloned());
         self.status.binding = Some(bindings.join(", "));
         self.status.why = (!reasons.is_empty()).then(|| reasons.join("; "));
         self.status.lost = None;
         self.links = links;
-        self.state = RowState::Attached;
+        self.state = ProbeState::Attached;
     }
 
     pub(super) fn stands_by(&mut self, links: Vec<(&'static str, Link)>) {
@@ -78,18 +78,18 @@ impl BoundRow {
         self.status.why = None;
         self.status.lost = None;
         self.links = links;
-        self.state = RowState::Attached;
+        self.state = ProbeState::Attached;
     }
 
     pub(super) fn waiting(&mut self) {
         self.unavailable(&["KVM is unloaded".to_owned()]);
-        self.state = RowState::Waiting;
+        self.state = ProbeState::Waiting;
     }
 
     pub(super) fn unavailable(&mut self, reasons: &[String]) {
         self.status.binding = None;
         self.status.why = Some(reasons.join("; "));
-        self.status.lost = Some(self.row.lost.to_owned());
-        self.state = RowState::Unavailable;
+        self.status.lost = Some(self.row.unavailable_info.to_owned());
+        self.state = ProbeState::Unavailable;
     }
 }
