@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::durations::Durations;
+use crate::durations::{Durations, processor_time};
 
 /// One line of work; [`Progress::beside`] begins another.
 pub struct Progress {
@@ -64,7 +64,7 @@ impl Progress {
             .durations
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        durations.table(self.shared.started.elapsed())
+        durations.table(self.shared.started.elapsed(), processor_time())
     }
 
     /// A new step begins; it replaces the one before.
