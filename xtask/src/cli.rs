@@ -35,14 +35,14 @@ pub enum Task {
         #[command(subcommand)]
         experiment: Experiment,
     },
-    /// Measure what poisontrace costs, and write the table
+    /// Measure the cost of poisontrace, and write the table
     Bench(BenchOptions),
     /// Take the documentation's pictures of the report again, in Chromium
     Pictures,
-    /// Fuzz the parsers of outside input (daemon/fuzz); what is found is kept below target/fuzz/work
+    /// Fuzz the parsers of outside input (daemon/fuzz); findings are kept below target/fuzz/work
     Fuzz(Fuzz),
-    /// Put a mixed load through the whole daemon, and print memory, losses and right verdicts over time. Succeeds only if
-    /// memory is flat, nothing is lost and every verdict is right
+    /// Run a mixed load through the whole daemon, and print memory, losses and correct verdicts over time. Succeeds only if
+    /// memory is flat, nothing is lost and every verdict is correct
     Soak(Soak),
     /// Run all tests
     Test(Test),
@@ -55,8 +55,8 @@ pub enum Experiment {
     Storm(StormOptions),
     /// Install the .deb in a real Debian 12 under its own systemd: run, poison, upgrade, stop, purge (needs root)
     Install(InstallOptions),
-    /// Try every kernel on every processor: what binds, what the programs weigh, and whether each scenario gets its
-    /// verdict. Succeeds only if all of them do
+    /// Run every kernel on every processor: bindings of the probes, sizes of the programs, and the verdict on each
+    /// scenario. Succeeds only if every verdict is correct
     Matrix(MatrixOptions),
 }
 
@@ -67,7 +67,7 @@ pub struct Demo {
     /// Copy the recording, the reports and the logs to this folder
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
-    /// Only the lab, without the daemon: what kernel, QEMU and guest say
+    /// Only the lab, without the daemon: logs of kernel, QEMU and guest
     #[arg(long, hide = true)]
     pub no_daemon: bool,
     /// Record the guest with ftrace instead, as on a host where no tracer runs
@@ -114,7 +114,7 @@ pub struct BenchOptions {
 }
 
 impl BenchOptions {
-    /// As the tests measure.
+    /// Options of the tests' measurement.
     pub fn quick(lab: &LabOptions) -> Self {
         Self {
             cpu: None,
@@ -152,14 +152,14 @@ impl BenchPart {
 pub struct Fuzz {
     /// Only this target
     pub target: Option<String>,
-    /// How long each target runs
+    /// Length of each target's run
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     pub seconds: u32,
 }
 
 #[derive(Debug, Args)]
 pub struct Soak {
-    /// How long
+    /// Length of the run
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pub minutes: u32,
 }
@@ -172,7 +172,7 @@ pub struct Test {
     /// Only the tests that need no emulated host
     #[arg(long)]
     pub no_lab: bool,
-    /// Also what needs more on the machine (a browser, tmux), and the scenarios of the lab that were seen to pass
+    /// Also all scenarios of the lab, packages and costs, and the parts that need a browser and tmux
     #[arg(long)]
     pub full: bool,
     /// Only this part
@@ -200,9 +200,9 @@ pub enum Part {
     Killed,
     /// A Linux guest that flushes its lost page and dies of it, in the lab
     Flush,
-    /// The lab's scenarios that the tests do not boot otherwise, in one boot
+    /// All other scenarios of the lab, in one boot
     Scenarios,
-    /// Both packages, made and looked into
+    /// Both packages: built, and their contents checked
     Packages,
     /// The .deb in a Debian 12 under its own systemd
     Install,

@@ -25,9 +25,9 @@ pub struct StormOptions {
         "mode", "instruction", "exits", "read_guest_code", "tracepoints", "shadow_paging", "ftrace", "format"
     ])]
     pub all: bool,
-    /// The guest that accesses the page: a loop in a tiny VMM's guest, or Debian's Linux 5.10 in Debian's QEMU, which flushes the page that
-    /// QEMU reports as lost, and dies of it (Intel only; some minutes). The latter succeeds only if the guest's console and
-    /// poisontrace's verdict show this
+    /// The guest that accesses the page: a loop in a tiny VMM's guest, or Debian's Linux 5.10 in Debian's QEMU, which
+    /// flushes the page that QEMU reports as lost, and dies of it (Intel only; some minutes). The latter succeeds only if
+    /// the guest's console and poisontrace's verdict show this
     #[arg(long, value_enum, default_value_t = Guest::Tiny)]
     pub guest: Guest,
     /// The VMM's reaction to each SIGBUS
@@ -39,15 +39,15 @@ pub struct StormOptions {
     /// Exits that the mode swallow ends after
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub exits: u64,
-    /// Kill poisontrace this many times while the storm lasts, and start it again each time: the counts must be the VMM's
-    /// all the same (--mode swallow with many --exits lasts long enough)
+    /// Kill poisontrace this many times while the storm lasts, and start it again each time: the counts must still be the
+    /// VMM's (--mode swallow with many --exits lasts long enough)
     #[arg(long, default_value_t = 0, value_name = "TIMES")]
     pub kill_daemon: u32,
     /// Let poisontrace read the guest's code
     #[arg(long)]
     pub read_guest_code: bool,
-    /// Let the VMM read its vCPU's registers by KVM_GET_SREGS2, as QEMU does: poisontrace must find the guest's page tables
-    /// all the same
+    /// Let the VMM read its vCPU's registers by KVM_GET_SREGS2, as QEMU does: poisontrace must still find the guest's page
+    /// tables
     #[arg(long)]
     pub sregs2: bool,
     /// Let poisontrace have tracepoints only, as on a kernel without kprobes
@@ -56,10 +56,10 @@ pub struct StormOptions {
     /// Turn the host's nested paging (EPT, NPT) off
     #[arg(long, conflicts_with_all = ["read_guest_code", "tracepoints"])]
     pub shadow_paging: bool,
-    /// Record the same run with ftrace, and hold poisontrace's sums against its; adds to every time
+    /// Record the same run with ftrace, and compare the sums; lengthens every time
     #[arg(long)]
     pub ftrace: bool,
-    /// Record it with `perf kvm stat` too, without poisontrace and with it, and hold perf's times by reason against
+    /// Record it with `perf kvm stat` too, without poisontrace and with it, and compare its times by reason with
     /// ftrace's; implies --ftrace
     #[arg(long)]
     pub perf: bool,
