@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab_protocol::daemon_cli::{KEEP_SERVING, LISTEN_ADDRESS, MAX_PAUSE, PER_VM_METRICS};
+use lab_protocol::daemon_lines;
 
 use crate::dashboards::{self, Dashboard};
 use crate::prometheus::{self, Prometheus, Running};
@@ -149,7 +150,7 @@ fn until_replayed(running: &mut Running, log: &Path) -> Result<()> {
     let begun = Instant::now();
     loop {
         let output = fs::read_to_string(log).unwrap_or_default();
-        if output.contains("replayed, still serving") {
+        if output.contains(daemon_lines::REPLAYED) {
             return Ok(());
         }
         running.lives().with_context(|| output.clone())?;

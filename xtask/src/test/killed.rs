@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use lab_protocol::daemon_lines;
 use lab_protocol::storm::{Instruction, Mode, StormPlan};
 
 use super::storm;
@@ -63,10 +64,10 @@ fn in_the_storm(run: &StormRun) -> Result<()> {
 
 fn gap(files: &Files) -> Result<()> {
     let timeline = files.only_incident()?["timeline"].to_string();
-    let gaps = timeline.matches("poisontrace is started again").count();
+    let gaps = timeline.matches(daemon_lines::STARTED_AGAIN).count();
     ensure!(gaps == KILLS as usize, "{gaps} gaps: {timeline}");
     ensure!(
-        timeline.contains("stayed attached and counted on"),
+        timeline.contains(daemon_lines::PROBES_STAYED),
         "the timeline does not report the state of the probes: {timeline}"
     );
     Ok(())

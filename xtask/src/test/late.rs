@@ -3,6 +3,7 @@
 //! This daemon may read guest code, so it also knows the instruction.
 
 use anyhow::{Context, Result, ensure};
+use lab_protocol::daemon_lines::MISSED_FAILURES;
 use lab_protocol::{AT_RISK_FILE, GuestResult, LabResult, UNSEEN, UNSEEN_METRICS};
 use serde_json::Value;
 
@@ -31,12 +32,9 @@ pub fn examine(result: &LabResult, files: &Files, schema: &Schema, tally: &mut T
     tally.check(
         NAME,
         "missed_failure_is_counted_and_logged",
-        files.contains(UNSEEN_METRICS, UNSEEN).and_then(|()| {
-            files.contains(
-                "host.log",
-                "the kernel has counted memory failures that no probe saw",
-            )
-        }),
+        files
+            .contains(UNSEEN_METRICS, UNSEEN)
+            .and_then(|()| files.contains("host.log", MISSED_FAILURES)),
     );
     tally.check(NAME, "first_touch_is_seen", first_touch(files, &file, guest));
     tally.check(NAME, "what_came_before_is_not_known", before(files, &file, guest));

@@ -2,7 +2,8 @@
 //! tracepoints only.
 
 use anyhow::{Context, Result, ensure};
-use lab_protocol::{DAEMON_ATTACHES_AGAIN, DAEMON_RELEASES_KVM, DAEMON_WAITS, REATTACHED, RELOADED_METRICS};
+use lab_protocol::daemon_lines;
+use lab_protocol::{REATTACHED, RELOADED_METRICS};
 use serde_json::Value;
 
 use super::schema::Schema;
@@ -17,8 +18,8 @@ pub fn examine(name: &str, files: &Files, schema: &Schema, tally: &mut Tally) {
         name,
         "daemon_releases_kvm_and_attaches_again",
         files
-            .contains("host.log", DAEMON_RELEASES_KVM)
-            .and_then(|()| files.contains("host.log", DAEMON_ATTACHES_AGAIN)),
+            .contains("host.log", daemon_lines::RELEASES_KVM)
+            .and_then(|()| files.contains("host.log", daemon_lines::ATTACHES_AGAIN)),
     );
     tally.check(
         name,
@@ -28,7 +29,7 @@ pub fn examine(name: &str, files: &Files, schema: &Schema, tally: &mut Tally) {
     tally.check(
         NAME,
         "daemon_waits_for_kvm",
-        files.contains("host.log", DAEMON_WAITS),
+        files.contains("host.log", daemon_lines::WAITS_FOR_KVM),
     );
     let file = format!("{TRACEPOINTS_PREFIX}explain.json");
     tally.check(NAME, "report_follows_the_schema", schema.holds(files, &file));
@@ -65,14 +66,11 @@ fn bound(incident: &Value) -> Result<()> {
 
 fn missing(incident: &Value) -> Result<()> {
     let missing = incident["missing"].to_string();
-    for wanted in [
-        "probe gup",
-        "fentry disabled (--disable-attach-type)",
-        "kprobe disabled (--disable-attach-type)",
-    ] {
+    let disabled = |attach_type: &str| format!("{attach_type}{}", daemon_lines::ATTACH_TYPE_DISABLED);
+    for wanted in ["probe gup".to_owned(), disabled("fentry"), disabled("kprobe")] {
         ensure!(
-            missing.contains(wanted),
-            "missing[] does not say {wanted:?}: {missing}"
+            missing.contains(&wanted),
+            "missing[] has no {wanted:?}: {missing}"
         );
     }
     Ok(())

@@ -7,6 +7,7 @@ use crate::tally::Tally;
 use lab_harness::run_files::{Files, expect, number};
 use lab_harness::scenarios::Run;
 use lab_harness::scenarios::story::{GUEST_NAME, GUEST_UUID, Story};
+use lab_protocol::daemon_lines::PROBES_ARMED;
 use lab_protocol::{GUEST_ALIVE, GUEST_PAGE_READY, GuestResult};
 
 /// The bank's MISC as QEMU writes it: a physical address, of 2^12 bytes.
@@ -24,7 +25,11 @@ pub fn examine(name: &str, story: Story, run: &Run, files: &Files, tally: &mut T
         exits_with(run.result.daemon_exit, 0),
     );
     tally.check(name, "guest_says_what_became_of_it", guest_words(story, files));
-    tally.check(name, "probes_log_at_debug", files.contains("host.log", ": armed"));
+    tally.check(
+        name,
+        "probes_log_at_debug",
+        files.contains("host.log", PROBES_ARMED),
+    );
     let Some(guest) = run
         .result
         .guests

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab_protocol::daemon_cli::{KEEP_SERVING, LISTEN_ADDRESS, MAX_PAUSE};
+use lab_protocol::daemon_lines::NO_INCIDENTS;
 
 use crate::prometheus::{Running, free_port};
 use crate::tally::Tally;
@@ -50,7 +51,7 @@ fn ends(paths: &Paths, daemon: &Path, end: End) -> Result<()> {
         daemon.display()
     ))?;
     terminal.shows("15 of 16 attached")?;
-    terminal.shows("no incidents are stored")?;
+    terminal.shows(NO_INCIDENTS)?;
     match end {
         End::Key => terminal.keys(&["q"])?,
         End::Signal => terminal.terminates("watch")?,

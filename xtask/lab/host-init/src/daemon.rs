@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lab_protocol::daemon_cli::{STATE_DIR, without};
-use lab_protocol::{DAEMON_FILE, DAEMON_READY, FACTS_FOLDER, PLAN_FILE};
+use lab_protocol::daemon_lines;
+use lab_protocol::{DAEMON_FILE, FACTS_FOLDER, PLAN_FILE};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::log::Log;
@@ -55,7 +56,7 @@ impl Daemon {
     /// `more`: options.
     pub fn start(recording: &str, more: &[&str], log: &Log) -> Result<Self> {
         let mut daemon = Self::spawn(recording, more, log)?;
-        daemon.wait_for(DAEMON_READY)?;
+        daemon.wait_for(daemon_lines::READY)?;
         Ok(daemon)
     }
 
@@ -77,7 +78,7 @@ impl Daemon {
     pub fn start_again(recording: &str, more: &[String], log: &Log) -> Result<Self> {
         let more: Vec<&str> = more.iter().map(String::as_str).collect();
         let mut daemon = Self::launch("info", STATE, recording, &more, log)?;
-        daemon.wait_for(DAEMON_READY)?;
+        daemon.wait_for(daemon_lines::READY)?;
         Ok(daemon)
     }
 
@@ -92,7 +93,7 @@ impl Daemon {
     pub fn start_blind(recording: &str, log: &Log) -> Result<Self> {
         let blind = without("tracepoint,fentry,kprobe");
         let mut daemon = Self::launch("info", OTHER_STATE, recording, &[&blind], log)?;
-        daemon.wait_for(DAEMON_READY)?;
+        daemon.wait_for(daemon_lines::READY)?;
         Ok(daemon)
     }
 

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lab_protocol::daemon_cli::READ_GUEST_CODE;
+use lab_protocol::daemon_lines;
 use lab_protocol::{
-    AT_RISK, AT_RISK_FILE, Before, DAEMON_ATTACHES_AGAIN, DAEMON_READY, DAEMON_RELEASES_KVM, DAEMON_WAITS,
-    Fate, GUEST_FTRACE_FILE, GUEST_HANDLER_PAGE, GUEST_PAGE_READY, GUEST_PANICS, GuestPlan, GuestResult,
-    LAST_METRICS, LabResult, REATTACHED, RELOADED_METRICS, Scenario, UNSEEN, UNSEEN_METRICS, words,
+    AT_RISK, AT_RISK_FILE, Before, Fate, GUEST_FTRACE_FILE, GUEST_HANDLER_PAGE, GUEST_PAGE_READY,
+    GUEST_PANICS, GuestPlan, GuestResult, LAST_METRICS, LabResult, REATTACHED, RELOADED_METRICS, Scenario,
+    UNSEEN, UNSEEN_METRICS, words,
 };
 
 use crate::daemon::{self, Daemon};
@@ -127,10 +128,10 @@ fn prepare(before: &Before, plan: &GuestPlan, daemon: &mut Option<Daemon>, log: 
             let daemon = daemon.as_mut().context("no daemon is running")?;
             log.step("unloading KVM under the running daemon");
             machine::unload_kvm(PATIENCE)?;
-            daemon.wait_for(DAEMON_RELEASES_KVM)?;
+            daemon.wait_for(daemon_lines::RELEASES_KVM)?;
             log.step("loading KVM again");
             machine::load_kvm("")?;
-            daemon.wait_for(DAEMON_ATTACHES_AGAIN)?;
+            daemon.wait_for(daemon_lines::ATTACHES_AGAIN)?;
             log.step("asking for the metrics");
             machine::loopback_up()?;
             let metrics = daemon.metrics(REATTACHED)?;
@@ -148,10 +149,10 @@ fn prepare(before: &Before, plan: &GuestPlan, daemon: &mut Option<Daemon>, log: 
             fs::remove_file(format!("{SHARE}/out/{recording}")).ok();
             let options: Vec<&str> = options.iter().map(String::as_str).collect();
             let mut started = Daemon::spawn(&recording, &options, log)?;
-            started.wait_for(DAEMON_WAITS)?;
+            started.wait_for(daemon_lines::WAITS_FOR_KVM)?;
             log.step(&format!("loading KVM {parameters}"));
             machine::load_kvm(parameters)?;
-            started.wait_for(DAEMON_READY)?;
+            started.wait_for(daemon_lines::READY)?;
             *daemon = Some(started);
             Ok(())
         }

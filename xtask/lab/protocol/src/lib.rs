@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod daemon_cli;
+pub mod daemon_lines;
 pub mod flush;
 pub mod pagemap;
 pub mod storm;
@@ -47,9 +48,6 @@ pub const GUEST_READ_ALL: &str = "guest: read it all";
 pub const GUEST_ALIVE: &str = "guest: still alive after poison";
 /// The guest is about to panic, as [`words::THEN_PANIC`] has it.
 pub const GUEST_PANICS: &str = "guest: panics by sysrq";
-
-/// The daemon's line once everything that can be attached is attached.
-pub const DAEMON_READY: &str = "poisontrace: ready";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Scenario {
@@ -138,11 +136,7 @@ pub enum Before {
     AnotherDaemon { options: Vec<String> },
 }
 
-/// The daemon's log lines about KVM that the host waits for.
-pub const DAEMON_WAITS: &str = "waiting for it";
-pub const DAEMON_RELEASES_KVM: &str = "KVM was unloaded";
-pub const DAEMON_ATTACHES_AGAIN: &str = "KVM is back";
-/// Its metrics after that, and the file that keeps them.
+/// Metrics of a daemon that attached to KVM again, and the file that keeps them.
 pub const REATTACHED: &str = "poisontrace_probe_reattached_total{probe=\"kvm_exit\"} 1\n";
 pub const RELOADED_METRICS: &str = "metrics-reloaded.txt";
 

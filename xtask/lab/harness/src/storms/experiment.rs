@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use lab_protocol::daemon_lines;
 use lab_protocol::storm::{Storm, StormPlan};
 use serde_json::Value;
 use xtask_support::paths::Paths;
@@ -167,7 +168,7 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
     let mut survived = true;
     if options.kill_daemon > 0 {
         let timeline = incident["timeline"].to_string();
-        let gaps = timeline.matches("poisontrace is started again").count();
+        let gaps = timeline.matches(daemon_lines::STARTED_AGAIN).count();
         eprintln!(
             "\npoisontrace was killed during the storm and started again {} times; the timeline shows {gaps} gaps",
             run.result.killed

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail, ensure};
 use lab_protocol::daemon_cli::{READ_GUEST_CODE, without};
+use lab_protocol::daemon_lines::{ATTACH_TYPE_DISABLED, GUEST_VIRTUAL_ADDRESS};
 use lab_protocol::storm::{GUEST_VIRTUAL, Instruction, LINES, Mode, SHADOW_PAGING, Storm, StormPlan};
 use serde_json::Value;
 
@@ -141,8 +142,10 @@ impl StormCase {
         )?;
         match self.watch {
             Watch::Tracepoints => ensure!(
-                incident["missing"].to_string().contains("kprobe was taken away"),
-                "missing[] does not say what was taken away"
+                incident["missing"]
+                    .to_string()
+                    .contains(&format!("kprobe{ATTACH_TYPE_DISABLED}")),
+                "missing[] does not name the disabled attach types"
             ),
             Watch::ShadowPaging => never_a_gpa(run, incident)?,
             Watch::Plain | Watch::GuestCode => {}
@@ -222,7 +225,7 @@ fn tells_memslots(release: &str) -> bool {
 fn never_a_gpa(run: &StormRun, incident: &Value) -> Result<()> {
     ensure!(!run.result.nested_paging, "the host has nested paging");
     let text = incident.to_string();
-    let seen = format!("guest-virtual address {GUEST_VIRTUAL:#x}");
+    let seen = format!("{GUEST_VIRTUAL_ADDRESS} {GUEST_VIRTUAL:#x}");
     ensure!(text.contains(&seen), "the timeline lacks {seen}");
     let wrong = format!("GPA {GUEST_VIRTUAL:#x}");
     ensure!(!text.contains(&wrong), "the report has {wrong}");

@@ -1,0 +1,43 @@
+//! The daemon's log lines and the report's phrases that the lab waits for and the tests look for. They are written here
+//! only; `xtask/tests/daemon_lines.rs` finds each in the daemon's sources.
+
+/// Everything that can be attached is attached.
+pub const READY: &str = "poisontrace: ready";
+/// KVM is a module that is not loaded.
+pub const WAITS_FOR_KVM: &str = "waiting for it";
+pub const RELEASES_KVM: &str = "KVM was unloaded";
+pub const ATTACHES_AGAIN: &str = "KVM is back";
+/// At log level debug, by the probes themselves.
+pub const PROBES_ARMED: &str = ": armed";
+pub const MISSED_FAILURES: &str = "the kernel has counted memory failures that no probe saw";
+/// A replay that goes on serving its metrics.
+pub const REPLAYED: &str = "replayed, still serving";
+
+/// In the timeline: a daemon after one that was killed.
+pub const STARTED_AGAIN: &str = "poisontrace is started again";
+pub const PROBES_STAYED: &str = "stayed attached and counted on";
+/// In the timeline, under shadow paging.
+pub const GUEST_VIRTUAL_ADDRESS: &str = "guest-virtual address";
+/// In the missing evidence, behind an attach type.
+pub const ATTACH_TYPE_DISABLED: &str = " disabled (--disable-attach-type)";
+
+/// On the screen of `watch`.
+pub const NO_INCIDENTS: &str = "no incidents are stored";
+
+/// Looked for by the steps in the emulated Debian.
+pub const IN_INSTALL_STEPS: [&str; 3] = [PROBES_STAYED, "probes attached", "has been read again"];
+
+pub const ALL: [&str; 12] = [
+    READY,
+    WAITS_FOR_KVM,
+    RELEASES_KVM,
+    ATTACHES_AGAIN,
+    PROBES_ARMED,
+    MISSED_FAILURES,
+    REPLAYED,
+    STARTED_AGAIN,
+    PROBES_STAYED,
+    GUEST_VIRTUAL_ADDRESS,
+    ATTACH_TYPE_DISABLED,
+    NO_INCIDENTS,
+];
