@@ -19,8 +19,9 @@ use std::{
 
 use daemon_process::Replay;
 use poisontrace::outputs::store::{Stored, Wanted};
-use poisontrace_model::incident::model::{Incident, Outcome};
+use poisontrace_model::incident::model::Outcome;
 use poisontrace_recording::Writer;
+use poisontrace_report::document::Incident;
 use synthetic_load::{Load, Page, session};
 
 const MAX_RSS_KIB: u64 = 64 << 10;

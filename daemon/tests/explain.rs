@@ -35,6 +35,24 @@ fn answer(file: &Path) -> Value {
     common::answer(&output)
 }
 
+/// What poisontrace 0.1.0 answered for each recording of version 1.
+#[test]
+fn recordings_of_version_1_keep_their_verdicts() {
+    let kept: serde_json::Map<String, Value> =
+        serde_json::from_str(include_str!("answers/v1/verdicts.json")).unwrap();
+    assert_eq!(kept.len(), 27);
+    for (name, verdicts) in kept {
+        let answer = answer(&recording(&name));
+        let now: Vec<Value> = answer["incidents"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|i| serde_json::json!({"id": i["id"], "outcome": i["outcome"], "cause": i["cause"], "confidence": i["confidence"]}))
+            .collect();
+        assert_eq!(Value::Array(now), verdicts, "{name}");
+    }
+}
+
 /// A refusal: one line on stderr, nothing on stdout, status 2.
 fn refused(output: &Output, message: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -73,7 +91,7 @@ fn amd_guest_without_overflow_recovery_panics() {
         ),
         (&1.into(), &1.into())
     );
-    let injections = i["injections"]["told"].as_array().unwrap();
+    let injections = i["injections"]["events"].as_array().unwrap();
     assert_eq!(
         (&injections[0]["severity"], &injections[0]["overflow"]),
         (&"ao".into(), &false.into())
@@ -128,8 +146,8 @@ fn linked(name: &str) {
         panic!("not two incidents: {json:#}");
     };
     assert_eq!(a["page"]["pfn"], b["page"]["pfn"]);
-    assert_eq!(a["linked"], serde_json::json!([b["id"]]));
-    assert_eq!(b["linked"], serde_json::json!([a["id"]]));
+    assert_eq!(a["related_incidents"], serde_json::json!([b["id"]]));
+    assert_eq!(b["related_incidents"], serde_json::json!([a["id"]]));
 }
 
 /// Debian's 5.10 in QEMU, whose monitor injects the loss of a line: `set_memory_uc()` flushes the page, and the guest dies
@@ -160,12 +178,13 @@ fn guest_flushes_the_page_and_dies() {
     // The page was poisoned before the VM was started, and no process was signalled.
     assert_eq!(i["page"]["pfn"], "0x3a780");
     assert_eq!(
-        i["timeline"][0]["event"],
+        i["timeline"][0]["message"],
         "memory_failure(pfn 0x3a780, flags 0x20) on the host"
     );
     // The bytes are present, so `missing` must not list them, though their probe is unavailable.
     assert!(
-        !i["missing"].to_string().contains("instruction"),
+        !i["missing"].to_string().contains("instruction_bytes")
+            && !i["missing"].to_string().contains("probe instruction"),
         "{}",
         i["missing"]
     );

@@ -26,6 +26,42 @@ fn incidents(dir: &Path, more: &[&str]) -> Output {
     poisontrace(arguments)
 }
 
+/// The store that poisontrace 0.1.0 wrote of four recordings of the lab: layout 2, schema version 1.
+#[test]
+fn a_store_of_0_1_0_is_opened_and_its_incidents_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/0.1.0.db");
+    fs::copy(file, dir.path().join("incidents.db")).unwrap();
+    let list = String::from_utf8(incidents(dir.path(), &[]).stdout).unwrap();
+    assert_eq!(list.lines().count(), 1 + 5, "{list}");
+
+    let state = dir.path().to_str().unwrap();
+    let shown = poisontrace([
+        "explain",
+        "--state-dir",
+        state,
+        "20261122T152731Z-140-7ffa751d3000",
+    ]);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    // Its text is what 0.1.0 wrote.
+    assert!(
+        text.contains("guest_panicked, cause mce_overflow (certain)"),
+        "{text}"
+    );
+    assert!(text.contains("still held an earlier one"), "{text}");
+    assert!(text.contains("the VMM tells vCPU 0"), "{text}");
+
+    let export = incidents(dir.path(), &["export"]);
+    for line in String::from_utf8(export.stdout).unwrap().lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let answer = serde_json::json!({
+            "schema_version": line["schema_version"], "host": line["host"], "incidents": [line["incident"]], "host_events": []
+        });
+        assert_eq!(common::schema_errors(&answer), Vec::<String>::new());
+        assert!(line["verdicts"][0]["summary"].is_string(), "{line}");
+    }
+}
+
 #[test]
 fn an_export_is_one_incident_a_line() {
     let dir = store();
@@ -37,7 +73,7 @@ fn an_export_is_one_incident_a_line() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     assert_eq!(lines.len(), 2);
-    assert_eq!(lines[0]["schema_version"], 1);
+    assert_eq!(lines[0]["schema_version"], 2);
     assert_eq!(lines[0]["incident"]["cause"], "mce_overflow");
     assert!(lines[0]["host"]["kernel"].is_string());
 

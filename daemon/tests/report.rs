@@ -5,13 +5,14 @@
     reason = "a test fails by panicking; its helper functions too"
 )]
 
-use poisontrace_model::{
-    host::Host,
-    incident::model::{Answer, Incident},
+use poisontrace_model::host::Host;
+use poisontrace_report::{
+    Look,
+    document::{Answer, Incident},
+    html, text,
 };
-use poisontrace_report::{Look, html, text};
 
-/// An answer of this or an older version, which must stay readable.
+/// A kept answer.
 fn kept(answer: &str) -> (Host, Incident) {
     let mut answer: Answer = serde_json::from_str(answer).unwrap();
     (answer.host, answer.incidents.remove(0))
@@ -23,6 +24,34 @@ fn panic() -> (Host, Incident) {
 
 fn storm() -> (Host, Incident) {
     kept(include_str!("answers/storm-intel.json"))
+}
+
+#[test]
+fn kept_answers_conform_to_the_schema() {
+    let schema = serde_json::from_str(include_str!("../report/explain.schema.json")).unwrap();
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    for answer in [
+        include_str!("answers/panic-amd.json"),
+        include_str!("answers/storm-intel.json"),
+    ] {
+        let answer: serde_json::Value = serde_json::from_str(answer).unwrap();
+        let errors: Vec<String> = schema.iter_errors(&answer).map(|e| e.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:#?}");
+    }
+}
+
+#[test]
+fn answers_of_schema_version_1_are_shown_with_the_text_that_they_hold() {
+    let (host, incident) = kept(include_str!("answers/v1/panic-amd.json"));
+    assert_eq!(host.poisontrace_version, "0.1.0");
+    let shown = text(&host, &incident, Look::PLAIN);
+    assert!(shown.contains("still held an earlier one"), "{shown}");
+    assert!(shown.contains("the VMM tells vCPU 0"), "{shown}");
+    let (host, incident) = kept(include_str!("answers/v1/storm-intel.json"));
+    assert!(
+        text(&host, &incident, Look::PLAIN).contains("64 exits"),
+        "{incident:?}"
+    );
 }
 
 #[test]
@@ -45,7 +74,7 @@ fn text_of_a_storm_on_a_narrow_terminal() {
 fn text_keeps_its_width_with_any_guest_name() {
     let (host, mut incident) = panic();
     incident.vm.name = Some("客人の仮想マシン".repeat(9));
-    incident.sentence = format!("Guest {} panicked.", "客人の仮想マシン".repeat(9));
+    incident.summary = format!("Guest {} panicked.", "客人の仮想マシン".repeat(9));
     for width in [80, 120] {
         for colour in [false, true] {
             let text = text(&host, &incident, Look { width, colour });

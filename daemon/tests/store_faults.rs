@@ -13,18 +13,16 @@ use poisontrace::{
     outputs::store::{Retention, Store, Stored, Wanted},
 };
 use poisontrace_model::{
-    correlate::report,
-    event::session::Session,
-    host::Host,
-    incident::{evidence::Evidence, model::Incident},
+    correlate::report, event::session::Session, host::Host, incident::evidence::Evidence,
 };
+use poisontrace_report::document::Incident;
 
 const SOON: Duration = Duration::from_secs(40);
 
 fn incident(pid: u32, bytes: usize) -> Incident {
     let evidence = Evidence::new(1, pid, Default::default());
-    let mut incident = report::incident(&evidence, &Session::default());
-    incident.sentence = "x".repeat(bytes);
+    let mut incident = poisontrace_report::document(&report::incident(&evidence, &Session::default()));
+    incident.summary = "x".repeat(bytes);
     incident
 }
 

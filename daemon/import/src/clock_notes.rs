@@ -1,21 +1,22 @@
-//! What the common clock is worth, in words: for each source's clock how many events tie it to the others, and
-//! how well.
+//! How well the clock of each source is aligned: how many events tie it to the others, and how far they agree.
 
 use std::collections::BTreeMap;
+
+use poisontrace_model::incident::missing::{ClockAlignment, ClockKind, ClockNote, MissingEvidence};
 
 use super::{
     align::{Alignment, Clock},
     logs::{Log, Turn},
 };
 
-/// Says it for the clocks of all statements. `unplaced`: files whose lines have no common time, and whether they
+/// Notes it for the clocks of all statements. `unplaced`: files whose lines have no common time, and whether they
 /// have one of their own.
 pub fn note(
     logs: &[Log],
     turns: &[Turn<'_>],
     alignment: &Alignment,
     unplaced: &BTreeMap<usize, bool>,
-    notes: &mut Vec<String>,
+    notes: &mut Vec<MissingEvidence>,
 ) {
     let mut files: BTreeMap<(Clock, usize), ()> = BTreeMap::new();
     for turn in turns {
@@ -31,38 +32,38 @@ pub fn note(
             continue;
         }
         if let Some(offset) = alignment.offset(&clock).filter(|offset| offset.by > 0) {
-            let milliseconds = offset.spread as f64 / 1e6;
-            let well = match offset.by {
-                1 => "by 1 event that both tell of (how exactly is not known)".to_owned(),
-                n => format!("by {n} events that both tell of, to within {milliseconds:.1} ms"),
-            };
-            notes.push(format!(
-                "the clock of {name} ({}) is aligned {well}",
-                clock_name(&clock)
-            ));
+            notes.push(MissingEvidence::Clock(ClockNote {
+                source: name.clone(),
+                alignment: ClockAlignment::Aligned {
+                    clock: kind(&clock),
+                    events: offset.by as u64,
+                    spread_ns: u64::try_from(offset.spread).unwrap_or(u64::MAX),
+                },
+            }));
         }
     }
     for (file, timed) in unplaced {
         let Some(name) = logs.get(*file).map(|log| &log.name) else {
             continue;
         };
-        notes.push(if *timed {
-            format!(
-                "the clock of {name} against the others: it tells of no event that another source tells of; its lines are in order, at no known offset"
-            )
-        } else {
-            format!("the times of {name}: its lines have none; they are in order, at no known offset")
-        });
+        let alignment = match timed {
+            true => ClockAlignment::Unaligned,
+            false => ClockAlignment::Untimed,
+        };
+        notes.push(MissingEvidence::Clock(ClockNote {
+            source: name.clone(),
+            alignment,
+        }));
     }
 }
 
-fn clock_name(clock: &Clock) -> &'static str {
+const fn kind(clock: &Clock) -> ClockKind {
     match clock {
-        Clock::Trace => "of the trace",
-        Clock::HostBoot => "host, since boot",
-        Clock::HostWall => "host, wall clock",
-        Clock::NoYear(_) => "host, wall clock without a year",
-        Clock::GuestBoot(_) => "guest, since boot",
-        Clock::GuestWall(_) => "guest, wall clock",
+        Clock::Trace => ClockKind::Trace,
+        Clock::HostBoot => ClockKind::HostBoot,
+        Clock::HostWall => ClockKind::HostWall,
+        Clock::NoYear(_) => ClockKind::HostWallWithoutYear,
+        Clock::GuestBoot(_) => ClockKind::GuestBoot,
+        Clock::GuestWall(_) => ClockKind::GuestWall,
     }
 }

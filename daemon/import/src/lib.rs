@@ -28,7 +28,10 @@ pub use meter::Reading;
 use poisontrace_model::{
     correlate::Correlator,
     event::session::Session,
-    incident::model::{Incident, Latency},
+    incident::{
+        missing::MissingEvidence,
+        model::{Incident, Latency},
+    },
     text::sanitise,
 };
 use poisontrace_recording::Reader;
@@ -113,7 +116,7 @@ struct Import {
     seen: std::collections::BTreeSet<&'static str>,
     problems: Vec<String>,
     looks_cut: Vec<CutLine>,
-    notes: Vec<String>,
+    notes: Vec<MissingEvidence>,
     meter: Meter,
 }
 
@@ -132,11 +135,11 @@ fn without_times(incident: &mut Incident) {
     if let Some(storm) = &mut incident.storm {
         storm.duration_ns = None;
     }
-    for moment in &mut incident.timeline {
-        moment.t_ns = 0;
+    for entry in &mut incident.timeline {
+        entry.t_ns = 0;
     }
-    for told in &mut incident.injections.told {
-        told.t_ns = 0;
+    for injection in &mut incident.injections.events {
+        injection.t_ns = 0;
     }
 }
 
@@ -182,11 +185,7 @@ impl Import {
     fn database(&mut self, file: &Path) -> Result<(), String> {
         let items = rasdaemon::read(file)?;
         if !items.is_empty() {
-            self.notes.push(format!(
-                "the page's type in its kernel's own words, where {} alone tells it: rasdaemon numbers the types \
-                 as one kernel did",
-                name(file)
-            ));
+            self.notes.push(MissingEvidence::PageType { source: name(file) });
         }
         self.logs.push(Log::of_host(name(file), items));
         Ok(())
@@ -223,8 +222,7 @@ impl Import {
             }
         }
         if reader.truncated() {
-            self.notes
-                .push("the end of the recording: what came after it is not known".to_owned());
+            self.notes.push(MissingEvidence::RecordingEnd);
         }
         Ok(())
     }
@@ -256,13 +254,12 @@ impl Import {
         if !self.recorded {
             self.seen = assembler.seen;
         } else if !assembler.seen.is_empty() {
-            self.notes
-                .push("the trace beside the recording is not used: the recording tells the same".to_owned());
+            self.notes.push(MissingEvidence::TraceBesideRecording);
         }
         for (file, lines, more) in merged.looks_cut() {
             if more > 0 {
-                self.notes
-                    .push(format!("{more} more lines of {file} that look cut or wrapped"));
+                let source = file.clone();
+                self.notes.push(MissingEvidence::CutLines { count: more, source });
             }
             self.looks_cut.extend(lines.into_iter().map(|line| CutLine {
                 file: file.clone(),
@@ -292,25 +289,15 @@ impl Import {
     /// What the trace itself says that it lacks.
     fn trace_notes(&mut self, assembler: &trace::Assembler, overwritten: u64) {
         if assembler.gaps {
-            let lost = match assembler.lost {
-                0 => "events (how many is not said)".to_owned(),
-                lost => format!("{lost} events"),
-            };
-            self.notes.push(format!(
-                "{lost} that the tracer itself lost: counts are at least what is shown"
-            ));
+            let lost = (assembler.lost > 0).then_some(assembler.lost);
+            self.notes.push(MissingEvidence::TraceEvents { lost });
         }
         if overwritten > 0 {
-            self.notes.push(format!(
-                "the beginning of the trace: {overwritten} earlier events were overwritten in the tracer's ring"
-            ));
+            let events = overwritten;
+            self.notes.push(MissingEvidence::TraceBeginning { events });
         }
         if assembler.unitless {
-            self.notes.push(
-                "all durations: the trace's clock (counter, x86-tsc) tells an order and no time; trace with \
-                 `echo mono > trace_clock`"
-                    .to_owned(),
-            );
+            self.notes.push(MissingEvidence::TraceClock);
         }
     }
 

@@ -12,6 +12,7 @@ use poisontrace_model::event::{
     Event, What,
     log_statement::{self, LogRecord, LogStatement, MceReport},
 };
+use poisontrace_model::incident::missing::MissingEvidence;
 
 /// QEMU's bank and granularity for lost memory.
 const QEMU_BANK: u32 = 9;
@@ -246,7 +247,12 @@ pub(super) struct Turn<'a> {
 
 /// All statements as events on one clock, the host's first and the guest's last; what the clocks are worth
 /// goes to `notes`.
-pub fn events(logs: &[Log], alignment: &mut Alignment, traced: bool, notes: &mut Vec<String>) -> Vec<Event> {
+pub fn events(
+    logs: &[Log],
+    alignment: &mut Alignment,
+    traced: bool,
+    notes: &mut Vec<MissingEvidence>,
+) -> Vec<Event> {
     let mut turns = once(logs);
     for turn in &turns {
         alignment.said(turn.clocks.clone(), turn.item.stamp, &turn.item.statement);
@@ -301,10 +307,10 @@ pub fn events(logs: &[Log], alignment: &mut Alignment, traced: bool, notes: &mut
     }
     clock_notes::note(logs, &turns, alignment, &unplaced, notes);
     for log in logs.iter().filter(|log| log.dropped > 0) {
-        notes.push(format!(
-            "{} later statements of {}: too many to keep",
-            log.dropped, log.name
-        ));
+        notes.push(MissingEvidence::Statements {
+            count: log.dropped,
+            source: log.name.clone(),
+        });
     }
     events
 }

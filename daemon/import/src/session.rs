@@ -35,7 +35,7 @@ pub fn session(
         host: Host {
             hostname,
             kernel,
-            poisontrace: env!("CARGO_PKG_VERSION").to_owned(),
+            poisontrace_version: env!("CARGO_PKG_VERSION").to_owned(),
             emulated: None,
         },
         clock: ClockPair {

@@ -9,7 +9,8 @@ pub struct Host {
     /// `uname -r`.
     pub kernel: Option<String>,
     /// Version of the poisontrace that traced.
-    pub poisontrace: String,
+    #[serde(alias = "poisontrace")]
+    pub poisontrace_version: String,
     /// True under software emulation (durations then say nothing about hardware); `None`: not known.
     pub emulated: Option<bool>,
 }

@@ -1,11 +1,11 @@
 //! What the latencies come to, in words: the same on every page.
 
 use super::duration;
-use poisontrace_model::incident::model::Latency;
+use poisontrace_model::incident::model::{Distribution, Latency};
 
 /// One sentence a finding.
 pub fn words(l: &Latency) -> Vec<String> {
-    [shares(l), gup(l), claim(l), floor(l)]
+    [shares(l), gup(l), claim(l), baseline(l)]
         .into_iter()
         .flatten()
         .collect()
@@ -17,7 +17,7 @@ fn percent(share: f64) -> String {
 
 fn shares(l: &Latency) -> Option<String> {
     Some(format!(
-        "of exit to entry the kernel has {}, the VMM {}",
+        "exit-to-entry time: kernel {}, VMM {}",
         percent(l.in_kernel_share?),
         percent(l.vmm_share?)
     ))
@@ -26,7 +26,7 @@ fn shares(l: &Latency) -> Option<String> {
 fn gup(l: &Latency) -> Option<String> {
     let basis = l.gup_basis.map_or("?", |basis| basis.word());
     Some(format!(
-        "the host-side gup is {} of the time in the kernel ({basis})",
+        "host-side gup: {} of the in-kernel time ({basis})",
         percent(l.gup_share?)
     ))
 }
@@ -43,11 +43,29 @@ fn claim(l: &Latency) -> Option<String> {
     ))
 }
 
-fn floor(l: &Latency) -> Option<String> {
-    let floor = l.floor.as_ref()?;
+fn baseline(l: &Latency) -> Option<String> {
+    let baseline = l.baseline_exit.as_ref()?;
     Some(format!(
         "63 bare exits ({}, no memory touched) take {} on this host",
-        floor.exits_of,
+        baseline.exits_of,
         duration(l.claim_63_exits.as_ref()?.floor_ns?)
     ))
+}
+
+/// The measured distributions and their names in the report.
+pub fn rows(l: &Latency) -> Vec<(&'static str, &Distribution)> {
+    [
+        ("exit to entry", &l.exit_to_entry),
+        ("in kernel", &l.in_kernel),
+        ("gup", &l.gup),
+        ("in the VMM", &l.vmm),
+    ]
+    .into_iter()
+    .filter_map(|(name, distribution)| Some((name, distribution.as_ref()?)))
+    .chain(
+        l.baseline_exit
+            .as_ref()
+            .map(|baseline| ("bare exit", &baseline.exit_to_entry)),
+    )
+    .collect()
 }

@@ -1,14 +1,24 @@
-//! The report, for people: text for a terminal and a ticket, a page for a browser and for paper.
+//! The answer in English: summary, next steps, timeline, missing evidence; as text for a terminal and a ticket, as a page
+//! for a browser and for paper, and as JSON. No other crate words an incident, and none reads these words back.
 
 #![forbid(unsafe_code)]
 
+mod compat;
+pub mod document;
 mod html;
 mod latency;
 mod lines;
+mod log_statements;
+mod missing;
+mod next_steps;
 mod plots;
+mod render;
+mod summary;
 mod text;
+mod timeline;
 
 pub use html::html;
+pub use render::document;
 pub use text::{Look, text};
 
 use poisontrace_model::hex::Hex;

@@ -1,6 +1,7 @@
 //! The lines of the page that were touched: 64 cells.
 
-use poisontrace_model::incident::model::{Exits, Incident};
+use crate::document::Incident;
+use poisontrace_model::incident::model::Exits;
 
 /// Lines of 64 bytes in a 4 KiB page.
 pub const LINES: u32 = 64;

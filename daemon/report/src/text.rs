@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use console::{Style, StyledObject};
 
+use super::document::{Incident, Missing, TimelineEntry};
 use super::{count, duration, hex, latency, lines, many, offset, or, size};
 use poisontrace_model::{
     host::Host,
-    incident::model::{Confidence, Distribution, Incident, Moment, Outcome, Told},
+    incident::model::{Confidence, Distribution, McInjection, Outcome},
 };
 
-/// Moments of the timeline that one screen holds, with as many between that came once; the JSON has them all.
-const MAX_MOMENTS: usize = 14;
-/// What comes more often is told at the beginning and at the end only.
+/// Entries of the timeline that one screen holds, with as many between that occur once; the JSON has them all.
+const MAX_ENTRIES: usize = 14;
+/// Kinds that occur more often are shown at the beginning and at the end only.
 const MAX_AGAIN: usize = 4;
-const MAX_TOLD: usize = 4;
+const MAX_INJECTIONS: usize = 4;
 /// Columns of the names on the left.
 const NAMES: usize = 14;
 
@@ -66,7 +67,7 @@ struct Page {
 impl Page {
     fn incident(&mut self, host: &Host, i: &Incident) {
         let bold = Style::new().bold();
-        self.paragraph("", "", &i.sentence, &bold);
+        self.paragraph("", "", &i.summary, &bold);
         self.out.push('\n');
         let verdict = format!(
             "{}, cause {} ({})",
@@ -107,7 +108,7 @@ impl Page {
                 hex(i.page.hva),
                 size(i.page.size_bytes),
                 or(i.page.kind.as_deref()),
-                or(i.page.recovery.as_deref())
+                or(i.page.action_result.as_deref())
             ),
         );
         let more = match i.page.gpas.len() {
@@ -123,18 +124,24 @@ impl Page {
                 count(i.signals.action_required)
             ),
         );
-        self.told(i);
+        self.injections(i);
         self.exits(i);
         self.latency(i);
         self.timeline(i);
-        self.list("missing", &i.missing);
-        self.list("what to do", &i.advice);
+        let missing: Vec<&str> = i
+            .missing
+            .iter()
+            .map(|Missing { message, .. }| message.as_str())
+            .collect();
+        self.list("missing", &missing);
+        let next_steps: Vec<&str> = i.next_steps.iter().map(String::as_str).collect();
+        self.list("next steps", &next_steps);
     }
 
-    fn told(&mut self, i: &Incident) {
+    fn injections(&mut self, i: &Incident) {
         let n = &i.injections;
         self.fact(
-            "guest told",
+            "injected",
             &format!(
                 "{} action optional, {} action required; #MC entered the guest {} on {}",
                 count(n.action_optional),
@@ -143,17 +150,17 @@ impl Page {
                 many(n.vcpus, "vCPU")
             ),
         );
-        for told in n.told.iter().take(MAX_TOLD) {
-            let text = self.one_told(told);
-            self.moment(told.t_ns, &text);
+        for injection in n.events.iter().take(MAX_INJECTIONS) {
+            let text = self.one_injection(injection);
+            self.entry(injection.t_ns, &text);
         }
-        if n.told.len() > MAX_TOLD {
-            let more = format!("… and {} more", n.told.len() - MAX_TOLD);
+        if n.events.len() > MAX_INJECTIONS {
+            let more = format!("… and {} more", n.events.len() - MAX_INJECTIONS);
             self.paragraph("    ", "    ", &more, &Style::new());
         }
     }
 
-    fn one_told(&self, t: &Told) -> String {
+    fn one_injection(&self, t: &McInjection) -> String {
         let overflow = match t.overflow {
             Some(true) => format!(" {}", self.style(&Style::new().red(), "OVERFLOW")),
             _ => String::new(),
@@ -228,7 +235,7 @@ impl Page {
 
     fn latency(&mut self, i: &Incident) {
         let l = &i.latency_ns;
-        let rows = l.rows();
+        let rows = latency::rows(l);
         if rows.is_empty() {
             return;
         }
@@ -255,40 +262,40 @@ impl Page {
                 None => "(from the first sign; the poisoning itself was not seen)",
             },
         );
-        let moments = &i.timeline;
-        let again_and_again = repeated(moments);
-        // The beginning tells how it came, the end what became of it; between them what happened once is told.
-        let last = moments.len().saturating_sub(MAX_MOMENTS - MAX_MOMENTS / 2);
+        let entries = &i.timeline;
+        let repeated = repeated(entries);
+        // The beginning shows how it came, the end how it ended; between them what happened once.
+        let last = entries.len().saturating_sub(MAX_ENTRIES - MAX_ENTRIES / 2);
         let (mut left_out, mut shown) = (0, 0);
-        for (n, moment) in moments.iter().enumerate() {
-            let between = (MAX_MOMENTS / 2..last).contains(&n);
-            if between && (shown == MAX_MOMENTS || again_and_again.contains(&kind(&moment.event))) {
+        for (n, entry) in entries.iter().enumerate() {
+            let between = (MAX_ENTRIES / 2..last).contains(&n);
+            if between && (shown == MAX_ENTRIES || repeated.contains(entry.kind.as_str())) {
                 left_out += 1;
                 continue;
             }
             shown += usize::from(between);
             self.left_out(std::mem::take(&mut left_out));
-            self.moment(moment.t_ns, &moment.event);
+            self.entry(entry.t_ns, &line(entry));
         }
         self.left_out(left_out);
     }
 
-    fn left_out(&mut self, moments: usize) {
-        if moments > 0 {
+    fn left_out(&mut self, entries: usize) {
+        if entries > 0 {
             let lead = " ".repeat(17);
-            let words = format!("… {moments} moments are left out here; --format json has them");
+            let words = format!("… {entries} entries are omitted; --format json has them");
             self.paragraph(&lead, &lead, &words, &Style::new().dim());
         }
     }
 
-    fn moment(&mut self, t_ns: i64, text: &str) {
+    fn entry(&mut self, t_ns: i64, text: &str) {
         let at = format!("    {:>12} ", offset(t_ns));
         let rest = " ".repeat(at.len());
         let at = self.style(&Style::new().dim(), at).to_string();
         self.paragraph(&at, &rest, text, &Style::new());
     }
 
-    fn list(&mut self, name: &str, items: &[String]) {
+    fn list(&mut self, name: &str, items: &[&str]) {
         let rest = " ".repeat(NAMES + 2);
         for (n, item) in items.iter().enumerate() {
             let lead = format!("{}- ", self.name(if n == 0 { name } else { "" }));
@@ -326,19 +333,19 @@ impl Page {
     }
 }
 
-/// A moment's words without those that have a number in them.
-fn kind(event: &str) -> String {
-    let words = event
-        .split(' ')
-        .filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
-    words.collect::<Vec<_>>().join(" ")
+/// An entry with the file that it is read from.
+fn line(entry: &TimelineEntry) -> String {
+    match &entry.source {
+        Some(source) => format!("[{source}] {}", entry.message),
+        None => entry.message.clone(),
+    }
 }
 
-/// Kinds of moments that come again and again.
-fn repeated(moments: &[Moment]) -> BTreeSet<String> {
-    let mut counts = BTreeMap::<String, usize>::new();
-    for moment in moments {
-        *counts.entry(kind(&moment.event)).or_default() += 1;
+/// Kinds of entries that occur again and again.
+fn repeated(entries: &[TimelineEntry]) -> BTreeSet<&str> {
+    let mut counts = BTreeMap::<&str, usize>::new();
+    for entry in entries {
+        *counts.entry(&entry.kind).or_default() += 1;
     }
     counts.retain(|_, count| *count > MAX_AGAIN);
     counts.into_keys().collect()
@@ -347,7 +354,11 @@ fn repeated(moments: &[Moment]) -> BTreeSet<String> {
 fn of_outcome(outcome: Outcome) -> Style {
     let style = Style::new().bold();
     match outcome {
-        Outcome::GuestPanicked | Outcome::GuestReset | Outcome::VmmKilled | Outcome::VmmExited => style.red(),
+        Outcome::GuestPanicked
+        | Outcome::HostPanicked
+        | Outcome::GuestReset
+        | Outcome::VmmKilled
+        | Outcome::VmmExited => style.red(),
         Outcome::Survived | Outcome::Unaffected => style.green(),
         Outcome::Running | Outcome::Unknown => style.yellow(),
     }

@@ -8,7 +8,8 @@ use crate::{
     outputs::store::{Stored, Wanted},
     terminal,
 };
-use poisontrace_model::{host::Host, incident::model::Incident, text::sanitise};
+use poisontrace_model::{host::Host, text::sanitise};
+use poisontrace_report::document::Incident;
 
 pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
     let (host, incidents) = match args.from.as_slice() {
@@ -81,7 +82,11 @@ fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Host, Vec<Incide
             line.line, line.text
         );
     }
-    let mut incidents = imported.incidents;
+    let mut incidents: Vec<Incident> = imported
+        .incidents
+        .iter()
+        .map(poisontrace_report::document)
+        .collect();
     if let Some(id) = &args.id {
         incidents.retain(|incident| incident.id == *id);
     }

@@ -4,11 +4,11 @@ use std::{io, path::Path};
 
 use super::ReportFormat;
 use crate::{failure::Failure, private_file, terminal};
-use poisontrace_model::{
-    host::Host,
-    incident::model::{Answer, Incident},
+use poisontrace_model::host::Host;
+use poisontrace_report::{
+    Look,
+    document::{Answer, Incident},
 };
-use poisontrace_report::{self, Look};
 
 /// Writes incidents in the form that was asked for, to a file or to standard output.
 pub fn answer(

@@ -26,7 +26,7 @@ pub fn this_host() -> Host {
     Host {
         hostname: Some(sanitise(&uname.nodename().to_string_lossy(), 255)),
         kernel: Some(sanitise(&uname.release().to_string_lossy(), 255)),
-        poisontrace: env!("CARGO_PKG_VERSION").to_owned(),
+        poisontrace_version: env!("CARGO_PKG_VERSION").to_owned(),
         emulated: emulated(),
     }
 }

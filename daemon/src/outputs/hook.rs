@@ -18,10 +18,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{io::AsyncWriteExt as _, process::Command, sync::mpsc, time::timeout};
 
 use crate::config::{self, HookEvent};
-use poisontrace_model::{
-    host::Host,
-    incident::model::{Answer, Incident},
-};
+use poisontrace_model::host::Host;
+use poisontrace_report::document::{Answer, Incident};
 
 /// Runs that wait; more are dropped and counted.
 const MAX_WAITING: usize = 256;
@@ -207,7 +205,10 @@ mod tests {
     fn incident() -> Incident {
         let mut e = Evidence::new(1, 7, Default::default());
         std::sync::Arc::make_mut(&mut e.vmm).name = Some("web".into());
-        poisontrace_model::correlate::report::incident(&e, &Session::default())
+        poisontrace_report::document(&poisontrace_model::correlate::report::incident(
+            &e,
+            &Session::default(),
+        ))
     }
 
     fn script(dir: &Path, text: &str) -> String {

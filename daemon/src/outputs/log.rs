@@ -1,7 +1,7 @@
 //! Incidents in the log: one line a change of state. The journal's has the whole incident in a field.
 
 use super::{changes::Change, limit::Limit};
-use poisontrace_model::incident::model::Incident;
+use poisontrace_report::document::Incident;
 
 /// Lines in a burst of incidents; then one a second.
 const BURST: u32 = 20;
@@ -51,7 +51,7 @@ impl IncidentLog {
             confidence = %incident.confidence,
             json,
             "{}",
-            incident.sentence
+            incident.summary
         );
     }
 }

@@ -14,7 +14,8 @@ use changes::{Change, Changes};
 use hook::Hook;
 use log::IncidentLog;
 use metrics::Metrics;
-use poisontrace_model::{correlate::report::Update, event::Event, incident::model::Incident};
+use poisontrace_model::{correlate::report::Update, event::Event};
+use poisontrace_report::document::Incident;
 use recording::Recording;
 use store::Store;
 
@@ -49,12 +50,12 @@ impl Outputs {
     }
 
     /// Takes an incident as it stands now. The store takes it apart from this, as it may have no room.
-    pub fn incident(&mut self, update: &Update, now_ns: u64) {
+    pub fn incident(&mut self, update: &Update, incident: &Incident, now_ns: u64) {
         self.metrics.update(update);
         let change = self.changes.of(update);
         if change.any() {
-            self.log.incident(&update.incident, change, now_ns);
-            self.trigger(&update.incident, change);
+            self.log.incident(incident, change, now_ns);
+            self.trigger(incident, change);
         }
     }
 

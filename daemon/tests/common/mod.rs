@@ -25,12 +25,18 @@ pub fn poisontrace<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> O
 pub fn answer(output: &Output) -> Value {
     assert!(output.status.success(), "{output:?}");
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let schema = serde_json::from_str(include_str!("../../report/explain.schema.json")).unwrap();
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    let errors: Vec<String> = validator
-        .iter_errors(&json)
-        .map(|e| format!("{e} at {}", e.instance_path))
-        .collect();
+    let errors = schema_errors(&json);
     assert!(errors.is_empty(), "{errors:#?}");
     json
+}
+
+#[allow(dead_code, reason = "each file of tests uses its part")]
+/// What the schema rejects of an answer.
+pub fn schema_errors(json: &Value) -> Vec<String> {
+    let schema = serde_json::from_str(include_str!("../../report/explain.schema.json")).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    validator
+        .iter_errors(json)
+        .map(|e| format!("{e} at {}", e.instance_path))
+        .collect()
 }

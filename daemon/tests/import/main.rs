@@ -77,5 +77,7 @@ fn verdict(i: &Value) -> (&str, &str, &str) {
 
 fn misses(i: &Value, text: &str) -> bool {
     let missing = i["missing"].as_array().unwrap();
-    missing.iter().any(|m| m.as_str().unwrap().contains(text))
+    missing
+        .iter()
+        .any(|m| m["message"].as_str().unwrap().contains(text))
 }

@@ -49,7 +49,7 @@ fn the_hosts_kernel_of_each_age() {
                 PAGE,
                 PID,
                 ("/page/type", "dirty LRU page"),
-                ("/page/recovery", "Recovered"),
+                ("/page/action_result", "Recovered"),
             ],
         },
         Row {
@@ -57,7 +57,7 @@ fn the_hosts_kernel_of_each_age() {
             text: "MCE 0xf7eb: Killing qemu-system-x86:221 early due to hardware memory corruption\n\
                    MCE 0xf7eb: recovery action for dirty LRU page: Recovered\n",
             verdict: UNKNOWN,
-            holds: &[PAGE, PID, ("/page/recovery", "Recovered")],
+            holds: &[PAGE, PID, ("/page/action_result", "Recovered")],
         },
         Row {
             source: "mm/memory-failure.c 4.7 to 5.2",
@@ -105,7 +105,7 @@ fn the_hosts_kernel_of_each_age() {
             text: "[    7.1] Memory failure: 0xf7eb: Sending SIGBUS to qemu-system-x86:221 due to hardware memory corruption\n\
                    host rasdaemon[71]: kworker/0:1-71 [000] 0.003300: memory_failure_event: 2026-11-22 15:45:34 +0000 pfn=0xf7eb page_type=dirty LRU page action_result=Recovered \n",
             verdict: UNKNOWN,
-            holds: &[PAGE, PID, ("/page/recovery", "Recovered")],
+            holds: &[PAGE, PID, ("/page/action_result", "Recovered")],
         },
     ]);
 }

@@ -55,7 +55,7 @@ pub fn session() -> Session {
         .collect();
     Session {
         host: Host {
-            poisontrace: "made up".into(),
+            poisontrace_version: "made up".into(),
             emulated: Some(true),
             ..Host::default()
         },

@@ -156,7 +156,8 @@ impl Sink {
 
     fn flush(&mut self) -> Result<()> {
         for update in self.correlator.take_changed() {
-            self.stored += serde_json::to_string(&update.incident)?.len() as u64;
+            self.stored +=
+                serde_json::to_string(&poisontrace_report::document(&update.incident))?.len() as u64;
         }
         self.flushed = used();
         Ok(())

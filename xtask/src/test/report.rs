@@ -63,15 +63,15 @@ fn heard(report: &Value) -> Result<()> {
     let timeline = report["incidents"][0]["timeline"]
         .as_array()
         .context("there is no timeline")?;
-    let log = format!("[{GUEST_NAME}.log]");
+    let log = format!("{GUEST_NAME}.log");
     for (source, words) in [
         (log.as_str(), "action optional"),
         (log.as_str(), "action required"),
-        ("[QMP]", "QMP"),
+        ("QMP", "QMP"),
     ] {
-        let logged = timeline.iter().any(|moment| {
-            let event = moment["event"].as_str().unwrap_or_default();
-            event.starts_with(source) && event.contains(words)
+        let logged = timeline.iter().any(|entry| {
+            let message = entry["message"].as_str().unwrap_or_default();
+            entry["source"] == source && message.contains(words)
         });
         ensure!(logged, "the timeline has no {words} of {source}");
     }
@@ -161,12 +161,12 @@ fn signals(report: &Value) -> Result<()> {
 }
 
 fn injections(report: &Value, guest: &GuestResult) -> Result<()> {
-    let injected = report["incidents"][0]["injections"]["told"]
+    let injected = report["incidents"][0]["injections"]["events"]
         .as_array()
-        .context("there is no told[]")?;
+        .context("there is no events[]")?;
     ensure!(
         injected.len() == 2,
-        "told[] has {} entries: {}",
+        "events[] has {} entries: {}",
         injected.len(),
         report["incidents"][0]["injections"]
     );

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{Correlator, IncidentNo, moments, pages::New};
+use super::{Correlator, IncidentNo, pages::New};
 use crate::{
     event::{Event, What},
-    incident::evidence::{End, Evidence, Refused, Sign},
+    incident::{
+        evidence::{End, Evidence, Refused, Sign},
+        timeline::{TerminationEntry, TimelineEvent},
+    },
 };
 
 const KVM_EXIT_SHUTDOWN: u32 = 8;
@@ -30,6 +33,16 @@ const REFUSAL_ENDS_WITHIN_NS: u64 = 5_000_000_000;
 const EHWPOISON: i32 = -133;
 /// Reset control register: bit 2 makes bit 1's kind of reset happen.
 const RESET_NOW: u64 = 4;
+
+fn entry(end: &End, vcpu: Option<u32>) -> TimelineEvent {
+    let of_the_guest = !matches!(end.sign, Sign::VmmExit(_) | Sign::VmmGone | Sign::VmDestroyed);
+    TimelineEvent::Termination(Box::new(TerminationEntry {
+        sign: end.sign.clone(),
+        vcpu,
+        other_page: !end.mine,
+        late: end.mine && end.late && of_the_guest,
+    }))
+}
 
 impl Correlator {
     pub(super) fn ended(&mut self, event: &Event) {
@@ -58,13 +71,13 @@ impl Correlator {
             let Some(end) = self.end_of(no, event.t, &sign, &blame) else {
                 continue;
             };
-            let words = moments::end(&end, vcpu);
+            let entry = entry(&end, vcpu);
             if let Some(evidence) = self.touch(no) {
                 if matches!(sign, Sign::VmmExit(_)) {
                     evidence.last_sigbus = last_sigbus;
                 }
                 if evidence.end(end) {
-                    evidence.timeline.add(event.t, words);
+                    evidence.timeline.add(event.t, entry);
                 }
             }
         }
@@ -89,11 +102,11 @@ impl Correlator {
         let Some(end) = self.end_of(no, event.t, &Sign::PrivateMemory, &Blame::default()) else {
             return;
         };
-        let words = moments::end(&end, vcpu);
+        let entry = entry(&end, vcpu);
         if let Some(evidence) = self.touch(no) {
             evidence.poison_at(event.t);
             if evidence.end(end) {
-                evidence.timeline.add(event.t, words);
+                evidence.timeline.add(event.t, entry);
             }
         }
     }

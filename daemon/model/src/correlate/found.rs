@@ -1,10 +1,10 @@
 //! Pages that were poisoned before anybody looked: the guest is at risk, and what came of it until now is not known.
 
 use super::{
-    Correlator, moments,
+    Correlator,
     pages::{LSB_4K, New},
 };
-use crate::event::Event;
+use crate::{event::Event, hex::Hex, incident::timeline::TimelineEvent};
 
 impl Correlator {
     pub(super) fn found(&mut self, event: &Event, pfn: u64, hva: u64) {
@@ -23,7 +23,10 @@ impl Correlator {
         let no = self.open_new(event, pid, new);
         if let Some(evidence) = self.touch(no) {
             evidence.predates = true;
-            evidence.timeline.add(event.t, moments::found(pfn, pid, hva));
+            let (pfn, hva) = (Hex(pfn), Hex(hva));
+            evidence
+                .timeline
+                .add(event.t, TimelineEvent::Preexisting { pfn, pid, hva });
         }
     }
 }

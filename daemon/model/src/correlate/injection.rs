@@ -1,13 +1,15 @@
 //! What the guest was told. QEMU writes the banks with KVM_SET_MSRS, again and again with the rest of the
 //! state; it is told once, when #MC is queued for a bank that changed, or queued anew after a delivery.
 
-use super::{Correlator, IncidentNo, moments, threads::Pending};
+use super::{Correlator, IncidentNo, threads::Pending};
 use crate::{
     event::{Bank, Event},
     incident::{
-        evidence::{PAGE_SIZE, Told},
+        evidence::Told,
+        limits::PAGE_SIZE,
         mca,
         model::{Severity, Via},
+        timeline::{Injection, TimelineEvent},
     },
 };
 
@@ -26,16 +28,12 @@ impl Correlator {
         unreadable: bool,
     ) {
         if unreadable || truncated {
-            let what = if unreadable {
-                "could not be read"
-            } else {
-                "was longer than the probe reads"
-            };
             for no in self.by_pid.get(&event.pid).cloned().unwrap_or_default() {
                 if let Some(evidence) = self.touch(no) {
+                    let truncated = !unreadable;
                     evidence
                         .timeline
-                        .add(event.t, format!("a list of MSRs that the VMM set {what}"));
+                        .add(event.t, TimelineEvent::MsrsUnread { truncated });
                 }
             }
         }
@@ -131,7 +129,9 @@ impl Correlator {
         if let Some(evidence) = self.touch(no) {
             evidence.poison_at(event.t);
             evidence.deliver(event.t, event.tid);
-            evidence.timeline.add(event.t, moments::delivered(vcpu));
+            evidence
+                .timeline
+                .add(event.t, TimelineEvent::McDelivered { vcpu });
         }
     }
 
@@ -153,7 +153,9 @@ impl Correlator {
                 .is_some_and(|e| e.finish(event.t, event.tid));
             if finished && let Some(evidence) = self.touch(no) {
                 evidence.poison_at(event.t);
-                evidence.timeline.add(event.t, moments::handler_finished(vcpu));
+                evidence
+                    .timeline
+                    .add(event.t, TimelineEvent::HandlerFinished { vcpu });
             }
         }
     }
@@ -181,7 +183,14 @@ impl Correlator {
         if severity != Severity::Broadcast && told.bank.status.0 & mca::ADDRV != 0 {
             evidence.gpa.get_or_insert(told.bank.addr.0 & !(PAGE_SIZE - 1));
         }
-        evidence.timeline.add(told.t, moments::told(&told));
+        let injection = Injection {
+            vcpu: told.vcpu,
+            severity: told.severity,
+            bank: told.bank,
+        };
+        evidence
+            .timeline
+            .add(told.t, TimelineEvent::Injection(Box::new(injection)));
         evidence.tell(told);
     }
 

@@ -3,18 +3,21 @@
 
 use std::sync::Arc;
 
-use super::{Correlator, IncidentNo, answers::ToThread, saying_words};
+use super::{Correlator, IncidentNo, answers::ToThread};
 use crate::{
     event::{
         Event, PoisonExit, SigbusSeverity, Vmm,
-        log_statement::{Ended, LogRecord, LogStatement},
+        log_statement::{Ended, LogRecord, LogStatement, MceReport},
         session::Session,
     },
     hex::Hex,
     incident::{
-        evidence::{Evidence, PAGE_SIZE},
+        evidence::Evidence,
+        limits::PAGE_SIZE,
         log_evidence::LogTold,
+        mca,
         model::Severity,
+        timeline::{self, TimelineEvent},
     },
 };
 
@@ -113,18 +116,14 @@ impl Correlator {
         e.poison_at(event.t);
         let by_exit = seen.gpa.is_some() || pfn.is_none() && seen.tid == event.tid;
         e.signal(seen.severity, by_exit);
-        let kind = match seen.severity {
-            SigbusSeverity::ActionOptional => "BUS_MCEERR_AO",
-            SigbusSeverity::ActionRequired => "BUS_MCEERR_AR",
+        let signal = timeline::Signal {
+            severity: seen.severity,
+            pid: seen.pid,
+            tid: seen.tid,
+            vcpu,
+            hva: None,
         };
-        let vcpu = vcpu.map(|vcpu| format!(", vCPU {vcpu}")).unwrap_or_default();
-        e.timeline.add(
-            event.t,
-            format!(
-                "SIGBUS {kind} to the VMM (pid {}, thread {}{vcpu})",
-                seen.pid, seen.tid
-            ),
-        );
+        e.timeline.add(event.t, TimelineEvent::Signal(Box::new(signal)));
     }
 
     /// The incident of a touched page: its own; that of the huge page around it; or the only one whose GPA is
@@ -159,8 +158,7 @@ impl Correlator {
                 e.page_type = Some(page_type.to_owned());
                 e.recovery = Some(result.to_owned());
                 e.poison_at(event.t);
-                e.timeline
-                    .add(event.t, super::moments::failure_action(page_type, result));
+                e.timeline.add(event.t, TimelineEvent::action(page_type, result));
             }
         }
     }
@@ -178,14 +176,14 @@ impl Correlator {
         e.exit(event.tid, event.vcpu, exit);
         e.timeline.add(
             exit.exit_ns.unwrap_or(event.t),
-            super::moments::poison_exit(exit, event.vcpu),
+            TimelineEvent::exit(exit, event.vcpu),
         );
         true
     }
 
     pub(super) fn said(&mut self, event: &Event, record: &LogRecord) {
         let names = names(&record.statement);
-        let opens = saying_words::opens(&record.statement);
+        let opens = opens(&record.statement);
         if let LogStatement::VmName { name, uuid, vmm, .. } = &record.statement {
             let file = self.files.entry(record.source.clone()).or_default();
             merge_name(&mut file.vmm, name, uuid, vmm);
@@ -228,12 +226,13 @@ impl Correlator {
             merge_name(Arc::make_mut(&mut e.vmm), &vmm.name, &vmm.uuid, &vmm.vmm);
         }
         learn(e, t, &record.statement);
-        if let Some(words) = saying_words::of(&record.statement) {
-            let clock = match record.own_clock.as_deref() {
-                None | Some("") => String::new(),
-                Some(clock) => format!(" {clock}"),
+        if in_timeline(&record.statement) {
+            let statement = timeline::Statement {
+                source: record.source.clone(),
+                own_clock: record.own_clock.clone(),
+                statement: record.statement.clone(),
             };
-            e.timeline.add(t, format!("[{}{clock}] {words}", record.source));
+            e.timeline.add(t, TimelineEvent::Statement(Box::new(statement)));
         }
         if let LogStatement::GuestMce(_) | LogStatement::VmmTold { .. } = record.statement {
             e.last_poison = e.last_poison.max(t);
@@ -331,6 +330,43 @@ impl Correlator {
         evidence.logged.alone = true;
         self.open(evidence)
     }
+}
+
+/// Statements that are an incident by themselves.
+fn opens(statement: &LogStatement) -> bool {
+    match statement {
+        LogStatement::HostSignal { .. }
+        | LogStatement::HostKilled { .. }
+        | LogStatement::RunFailed
+        | LogStatement::VmmTold { .. }
+        | LogStatement::VmmSigbus { .. }
+        | LogStatement::QmpMemoryFailure { .. } => true,
+        LogStatement::VmmOwnMemory { fatal } => *fatal,
+        LogStatement::GuestMce(mce) => fatal_or_deferred(mce),
+        _ => false,
+    }
+}
+
+/// A corrected error never opens an incident.
+fn fatal_or_deferred(mce: &MceReport) -> bool {
+    mce.status
+        .is_none_or(|status| mca::raises_mc(status.0) || status.0 & mca::DEFERRED != 0)
+}
+
+/// Statements that are events of an incident, not facts about its VM or machine.
+const fn in_timeline(statement: &LogStatement) -> bool {
+    !matches!(
+        statement,
+        LogStatement::VmName { .. }
+            | LogStatement::HostMce(_)
+            | LogStatement::HostPanic { .. }
+            | LogStatement::Machine(_)
+            | LogStatement::MemoryError { .. }
+            | LogStatement::AddressMap { .. }
+            | LogStatement::MigrationRefused
+            | LogStatement::BugCheck { .. }
+            | LogStatement::Cut { .. }
+    )
 }
 
 fn names(said: &LogStatement) -> Names {

@@ -8,11 +8,9 @@ mod found;
 mod injection;
 mod links;
 mod log_correlation;
-mod moments;
 mod pages;
 pub mod report;
 pub mod resume;
-mod saying_words;
 mod threads;
 mod walks;
 
@@ -27,7 +25,7 @@ use crate::{
         session::Session,
         totals::{DurationTotals, FloorKind},
     },
-    incident::{evidence::Evidence, model::Incident},
+    incident::{evidence::Evidence, model::Incident, timeline::TimelineEvent},
 };
 use pages::{Failure, PageIndex};
 use report::Update;
@@ -174,6 +172,17 @@ impl Correlator {
         } = self.dropped;
         let counts = [threads, processes, failures, answers, silent];
         std::array::from_fn(|n| (TABLES[n], counts[n]))
+    }
+
+    /// Entries of each table, in the order of [`TABLES`].
+    pub fn table_sizes(&self) -> [usize; TABLES.len()] {
+        [
+            self.threads.len(),
+            self.processes.len(),
+            self.failures.len(),
+            self.answers.len(),
+            self.silent.len(),
+        ]
     }
 
     /// Incidents that are remembered.
@@ -389,7 +398,7 @@ impl Correlator {
                 evidence.lost += records;
                 evidence
                     .timeline
-                    .add(event.t, format!("{records} records of the probes were lost here"));
+                    .add(event.t, TimelineEvent::RecordsMissed { records });
                 self.changed.insert(no);
             }
         }
@@ -467,6 +476,3 @@ fn make_room<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, limit: usize) -> u64 {
     }
     dropped
 }
-
-#[cfg(test)]
-mod tests;

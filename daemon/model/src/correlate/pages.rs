@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Correlator, IncidentNo, answers::ToThread, by_process::HUGE, make_room, moments};
+use super::{Correlator, IncidentNo, answers::ToThread, by_process::HUGE, make_room};
 use crate::{
     event::{Event, PoisonExit, SigbusSeverity, What, totals::PageTotals},
+    hex::Hex,
     incident::{
-        evidence::{Evidence, PAGE_SIZE},
+        evidence::Evidence,
         latency,
+        limits::PAGE_SIZE,
+        timeline::{self, TimelineEvent},
     },
 };
 
@@ -120,6 +123,27 @@ pub(super) const LSB_4K: u32 = 12;
 /// And what those for a page end with that a process may still come to; a free page, for one, nobody gets any more.
 const IN_USE: &str = "LRU page";
 
+fn failure_begin(pfn: u64, flags: Option<u64>) -> TimelineEvent {
+    TimelineEvent::FailureBegin { pfn: Hex(pfn), flags }
+}
+
+fn signal_entry(signal: &Signal, pid: u32, vcpu: Option<u32>) -> TimelineEvent {
+    TimelineEvent::Signal(Box::new(timeline::Signal {
+        severity: signal.severity,
+        pid,
+        tid: signal.target_tid,
+        vcpu,
+        hva: Some(Hex(signal.hva)),
+    }))
+}
+
+fn guest_code(rip: u64, bytes: &str) -> TimelineEvent {
+    TimelineEvent::GuestCode {
+        rip: Hex(rip),
+        bytes: bytes.into(),
+    }
+}
+
 impl Correlator {
     pub(super) fn failure_begin(&mut self, event: &Event, pfn: u64, flags: u64) {
         let failure = Failure {
@@ -133,7 +157,9 @@ impl Correlator {
         self.begin(event.tid, failure);
         for no in self.known_by_pfn(pfn) {
             if let Some(evidence) = self.touch(no) {
-                evidence.timeline.add(event.t, moments::failure_again(pfn));
+                evidence
+                    .timeline
+                    .add(event.t, TimelineEvent::FailureAgain { pfn: Hex(pfn) });
             }
         }
     }
@@ -187,7 +213,7 @@ impl Correlator {
             evidence.poison_at(event.t);
             evidence
                 .timeline
-                .add(event.t, moments::failure_action(page_type, result));
+                .add(event.t, TimelineEvent::action(page_type, result));
         }
     }
 
@@ -199,7 +225,7 @@ impl Correlator {
             if let Some(evidence) = self.touch(*no) {
                 evidence.poison_at(event.t);
                 if ret != 0 {
-                    evidence.timeline.add(event.t, moments::failure_end(ret));
+                    evidence.timeline.add(event.t, TimelineEvent::FailureEnd { ret });
                 }
             }
         }
@@ -248,9 +274,7 @@ impl Correlator {
         let by_exit = !in_failure && !signal.forced && signal.target_tid == event.tid;
         evidence.signal(signal.severity, by_exit);
         evidence.own_access += u64::from(own_access);
-        evidence
-            .timeline
-            .add(event.t, moments::sigbus(&signal, pid, vcpu));
+        evidence.timeline.add(event.t, signal_entry(&signal, pid, vcpu));
     }
 
     /// Ties a signal to the `memory_failure()` that sent it, on the same thread.
@@ -311,9 +335,7 @@ impl Correlator {
                 },
             );
             if let (Some(pfn), Some(evidence)) = (pfn, self.incidents.get_mut(&no)) {
-                evidence
-                    .timeline
-                    .add(evidence.t0, moments::failure_begin(pfn, flags));
+                evidence.timeline.add(evidence.t0, failure_begin(pfn, flags));
             }
             return no;
         };
@@ -322,7 +344,7 @@ impl Correlator {
             // The vCPU was faster than memory_failure(), which names the page only now.
             self.name_pfn(no, pfn);
             if let Some(evidence) = self.touch(no) {
-                evidence.timeline.add(began, moments::failure_begin(pfn, flags));
+                evidence.timeline.add(began, failure_begin(pfn, flags));
             }
         }
         let widened = self.touch(no).is_some_and(|evidence| evidence.widen(base, lsb));
@@ -366,8 +388,8 @@ impl Correlator {
         };
         let no = self.open_new(event, pid, new);
         let evidence = self.touch(no)?;
-        let begin = moments::failure_begin(silent.pfn, silent.flags);
-        let action = moments::failure_action(&silent.page_type, &silent.result);
+        let begin = failure_begin(silent.pfn, silent.flags);
+        let action = TimelineEvent::action(&silent.page_type, &silent.result);
         evidence.timeline.add(silent.t, begin);
         evidence.timeline.add(silent.t, action);
         evidence.page_type = Some(silent.page_type);
@@ -421,7 +443,7 @@ impl Correlator {
         evidence.poison_at(event.t);
         evidence.exit(tid, vcpu, exit);
         let at = exit.exit_ns.or(exit.fault_ns).unwrap_or(event.t);
-        evidence.timeline.add(at, moments::poison_exit(exit, vcpu));
+        evidence.timeline.add(at, TimelineEvent::exit(exit, vcpu));
         evidence.correct_address();
         self.walk_goes_on(event, exit, no, before);
     }
@@ -493,7 +515,7 @@ impl Correlator {
                 .get_mut(&no)
                 .is_some_and(|e| e.exits.guest_code(rip, bytes));
             if taken && let Some(evidence) = self.touch(no) {
-                evidence.timeline.add(event.t, moments::guest_code(rip, bytes));
+                evidence.timeline.add(event.t, guest_code(rip, bytes));
             }
         }
     }

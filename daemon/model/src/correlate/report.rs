@@ -4,11 +4,18 @@ use crate::{
     event::{session::Session, totals::PageTotals},
     hex::Hex,
     incident::{
-        evidence::{Evidence, PAGE_SIZE},
+        evidence::Evidence,
         exits::Total,
-        flush, latency, log_evidence, model, storm,
+        findings::findings,
+        flush, latency,
+        limits::PAGE_SIZE,
+        log_evidence,
+        missing::{MissingEvidence, missing},
+        model,
+        next_steps::next_steps,
+        storm,
+        timeline::TimelineEvent,
         verdict::{Sight, decide},
-        words,
     },
 };
 
@@ -40,6 +47,7 @@ pub fn update(e: &Evidence, session: &Session, linked: Vec<String>) -> Update {
     };
     let v = decide(e, &total, &flush, sight);
     let wall = session.clock.wall_at(e.t0);
+    let origin = origin(e);
     let mut incident = model::Incident {
         id: id(e, session),
         started_at: match &e.known_as {
@@ -56,21 +64,24 @@ pub fn update(e: &Evidence, session: &Session, linked: Vec<String>) -> Update {
         outcome: v.outcome,
         cause: v.cause,
         confidence: v.confidence,
-        sentence: words::sentence(e, &total, v, sight),
-        advice: words::advice(e, v, &linked),
-        linked,
+        findings: findings(e, &total, v, sight),
+        next_steps: next_steps(e, v, origin.how, &linked),
+        origin,
+        related_incidents: linked,
         signals: signals(e, &total, session),
         exits: exits(e, &total, session),
         exit_samples: e.exits.singles.report(e.t0, &total.misread),
         storm: storm::storm(&total, e.size()),
-        missing: words::missing(e, &total, &flush, v, session),
+        missing: missing(e, &total, &flush, v, session),
         flush,
         latency_ns: latency::report(&total.page, &e.exits.samples, e.exits.floor.as_ref()),
         injections: injections(e, session),
         timeline: timeline(e),
     };
     let kernel = session.host.kernel.as_deref();
-    incident.missing.extend(latency::missing(&e.exits, kernel));
+    if latency::exit_is_late(&e.exits, kernel) {
+        incident.missing.push(MissingEvidence::LateSvmExit);
+    }
     log_evidence::adorn(&mut incident, e);
     Update {
         incident,
@@ -120,7 +131,7 @@ fn page(e: &Evidence) -> model::Page {
         },
         size_bytes: e.size(),
         kind: e.page_type.clone(),
-        recovery: e.recovery.clone(),
+        action_result: e.recovery.clone(),
     }
 }
 
@@ -155,6 +166,7 @@ fn exits(e: &Evidence, total: &Total, session: &Session) -> model::Exits {
             read: located.then_some(x.reads),
             write: located.then_some(x.writes),
             fetch: located.then_some(x.fetches),
+            page_walk: None,
         },
     }
 }
@@ -167,10 +179,10 @@ fn injections(e: &Evidence, session: &Session) -> model::Injections {
         action_required: told.then_some(e.told_ar),
         delivered: delivered.then_some(e.delivered),
         vcpus: delivered.then_some(e.delivered_to.len() as u64),
-        told: e
+        events: e
             .told
             .iter()
-            .map(|told| model::Told {
+            .map(|told| model::McInjection {
                 t_ns: offset(told.t, e.t0),
                 vcpu: told.vcpu,
                 via: told.via,
@@ -186,11 +198,28 @@ fn injections(e: &Evidence, session: &Session) -> model::Injections {
     }
 }
 
-fn timeline(e: &Evidence) -> Vec<model::Moment> {
+/// MF_SW_SIMULATED of `memory_failure()`'s flags (include/linux/mm.h).
+const MF_SW_SIMULATED: u64 = 1 << 5;
+
+fn origin(e: &Evidence) -> model::Origin {
+    let simulated = e.timeline.entries().iter().any(|(_, event)| {
+        matches!(event, TimelineEvent::FailureBegin { flags: Some(flags), .. } if flags & MF_SW_SIMULATED != 0)
+    });
+    if !simulated {
+        return model::Origin::default();
+    }
+    model::Origin {
+        how: model::OriginKind::SoftwareInjection,
+        basis: model::OriginBasis::FailureFlags,
+        ..model::Origin::default()
+    }
+}
+
+fn timeline(e: &Evidence) -> Vec<model::TimelineEntry> {
     e.timeline
-        .moments()
+        .entries()
         .into_iter()
-        .map(|(t, event)| model::Moment {
+        .map(|(t, event)| model::TimelineEntry {
             t_ns: offset(t, e.t0),
             event,
         })

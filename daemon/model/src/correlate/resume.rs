@@ -4,10 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Correlator, IncidentNo};
-use crate::incident::{
-    evidence::{Evidence, PAGE_SIZE},
-    model::Incident,
-};
+use crate::incident::{evidence::Evidence, limits::PAGE_SIZE, timeline::TimelineEvent};
 
 /// An incident that another daemon opened.
 #[derive(Debug, Deserialize)]
@@ -47,13 +44,13 @@ impl State {
 }
 
 impl Correlator {
-    /// What is needed to go on with incident `no`, of which `incident` is the report; `None`: its VMM is gone, and
-    /// nothing more can come.
-    pub fn state(&self, no: IncidentNo, incident: &Incident) -> Option<String> {
+    /// What is needed to resume incident `no`, reported as `id` and `started_at`; `None`: its VMM is gone, and nothing more
+    /// can come.
+    pub fn state(&self, no: IncidentNo, id: &str, started_at: Option<&str>) -> Option<String> {
         let evidence = self.incidents.get(&no).filter(|evidence| !evidence.vmm_gone())?;
         let state = StateRef {
-            id: &incident.id,
-            started_at: incident.started_at.as_deref(),
+            id,
+            started_at,
             evidence,
         };
         let mut json = serde_json::to_string(&state).ok()?;
@@ -73,11 +70,11 @@ impl Correlator {
         for no in open {
             if let Some(evidence) = self.touch(no) {
                 evidence.predates = true;
-                evidence.timeline.add(
-                    t,
-                    "poisontrace is started again: its probes were detached, and what happened since was not seen"
-                        .to_owned(),
-                );
+                let restarted = TimelineEvent::Restarted {
+                    known_ns: None,
+                    counted: false,
+                };
+                evidence.timeline.add(t, restarted);
             }
         }
     }
@@ -86,21 +83,14 @@ impl Correlator {
     pub fn resume(&mut self, state: State, t: u64, continuity: TotalsContinuity) {
         let mut evidence = state.evidence;
         evidence.known_as = Some((state.id, state.started_at));
-        let heard = evidence.last.saturating_sub(evidence.t0) as f64 / 1e9;
-        let what = match continuity {
-            TotalsContinuity::Continuous => "its probes stayed attached and counted on",
-            TotalsContinuity::Retained => "its probes were detached, and what happened since was not seen",
-            TotalsContinuity::Reset => {
-                evidence.exits.begin_anew();
-                "its probes were detached, and what happened since was not seen"
-            }
+        if continuity == TotalsContinuity::Reset {
+            evidence.exits.begin_anew();
+        }
+        let restarted = TimelineEvent::Restarted {
+            known_ns: Some(evidence.last.saturating_sub(evidence.t0)),
+            counted: continuity == TotalsContinuity::Continuous,
         };
-        evidence.timeline.add(
-            t,
-            format!(
-                "poisontrace is started again; what it knew of this incident ends at +{heard:.6} s: {what}"
-            ),
-        );
+        evidence.timeline.add(t, restarted);
         let pid = evidence.pid;
         let size = evidence.size().unwrap_or(PAGE_SIZE);
         let (hva, gpa, gpas) = (evidence.hva, evidence.gpa, evidence.gpas.clone());

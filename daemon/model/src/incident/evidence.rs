@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     exits::{Exits, Total},
+    limits::{PAGE_SIZE, SPIN_EXITS},
     log_evidence::LogEvidence,
     mca,
     model::{Severity, Via},
-    storm::SPIN_EXITS,
     timeline::Timeline,
 };
 use crate::{
@@ -27,8 +27,6 @@ const MAX_ENDS: usize = 32;
 const MAX_THREADS: usize = 1024;
 /// 4 KiB pages of a 2 MiB page.
 const MAX_GPAS: usize = 512;
-
-pub const PAGE_SIZE: u64 = 4096;
 
 /// Everything known of one incident. Its JSON is what a daemon that starts again goes on with
 /// (`incident.state` of the store).

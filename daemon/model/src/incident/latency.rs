@@ -7,7 +7,7 @@ use poisontrace_probes::page_totals::CLAIM_NS;
 use serde::{Deserialize, Serialize};
 
 use super::exits::Exits;
-use super::model::{Claim, Distribution, FloorTimes, GupBasis, Latency};
+use super::model::{BaselineTimes, Claim, Distribution, GupBasis, Latency};
 use crate::{
     event::totals::{DurationTotals, FloorKind, PageTotals},
     few,
@@ -110,9 +110,9 @@ pub fn report(total: &PageTotals, samples: &Samples, floor: Option<&Floor>) -> L
         gup_basis: (gup.count > 0).then_some(if bound { GupBasis::Bound } else { GupBasis::Exact }),
         in_kernel_share: vmm_share.map(|share| rounded(1.0 - share)),
         vmm_share,
-        floor: floor.and_then(|floor| {
+        baseline_exit: floor.and_then(|floor| {
             let exit_to_entry = distribution(&floor.time, &Sample::default())?;
-            Some(FloorTimes {
+            Some(BaselineTimes {
                 exits_of: floor.kind,
                 exit_to_entry,
             })
@@ -121,17 +121,15 @@ pub fn report(total: &PageTotals, samples: &Samples, floor: Option<&Floor>) -> L
     }
 }
 
-/// What narrows the times: up to 6.4 KVM emits kvm_exit on SVM in svm_handle_exit, with interrupts back on, and from 6.6
-/// in svm_vcpu_run. No format tells which, so the version has to.
-pub fn missing(exits: &Exits, kernel: Option<&str>) -> Option<String> {
-    let mut numbers = kernel?.split(|c: char| !c.is_ascii_digit());
-    let mut number = || numbers.next()?.parse::<u32>().ok();
-    let late = (number()?, number()?) < (6, 6);
-    (exits.svm && late).then(|| {
-        "the time between the exit itself and kvm_exit, which this kernel (before 6.6) emits late on SVM: exit to entry, in \
-         kernel and bare exit are lower bounds"
-            .to_owned()
-    })
+/// Whether kvm_exit is late, so that times are lower bounds: up to 6.4 KVM emits it on SVM in svm_handle_exit, with
+/// interrupts back on, and from 6.6 in svm_vcpu_run. No format shows which, so the version has to.
+pub fn exit_is_late(exits: &Exits, kernel: Option<&str>) -> bool {
+    let version = || {
+        let mut numbers = kernel?.split(|c: char| !c.is_ascii_digit());
+        let mut number = || numbers.next()?.parse::<u32>().ok();
+        Some((number()?, number()?))
+    };
+    exits.svm && version().is_some_and(|version| version < (6, 6))
 }
 
 fn share(part: u64, whole: u64) -> f64 {
@@ -217,7 +215,7 @@ mod tests {
             (Some(0.5), Some(0.25), Some(0.75))
         );
         assert_eq!(claim.floor_ns, Some(63 * 300));
-        assert_eq!(report.floor.unwrap().exits_of, FloorKind::Cpuid);
+        assert_eq!(report.baseline_exit.unwrap().exits_of, FloorKind::Cpuid);
         assert_eq!(report.in_kernel.unwrap().sum, 64 * 790);
     }
 
@@ -233,9 +231,9 @@ mod tests {
             ("7.3.4", false),
             ("none", false),
         ] {
-            assert_eq!(missing(&exits, Some(kernel)).is_some(), late, "{kernel}");
+            assert_eq!(exit_is_late(&exits, Some(kernel)), late, "{kernel}");
         }
-        assert_eq!(missing(&Exits::default(), Some("6.1.0")), None);
+        assert!(!exit_is_late(&Exits::default(), Some("6.1.0")));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{
     evidence::{Evidence, Sign},
     exits::Total,
     mca,
+    missing::MissingEvidence,
     model::{self, Cause, Confidence, Outcome, Severity},
     verdict::Verdict,
 };
@@ -314,6 +315,7 @@ fn panic(e: &Evidence) -> Verdict {
 
 /// Puts what the logs told into the answer, where nothing better is known.
 pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
+    use MissingEvidence as M;
     let l = &e.logged;
     if e.pid == 0 {
         incident.vm.pid = None;
@@ -334,7 +336,7 @@ pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
             n.action_optional = Some(l.told_ao);
             n.action_required = Some(l.told_ar);
         }
-        n.told = told(e);
+        n.events = told(e);
     }
     if l.flusher().is_some() && incident.flush.basis != model::FlushBasis::InstructionBytes {
         incident.flush = model::Flush {
@@ -345,45 +347,39 @@ pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
         };
     }
     let spoken = l.panic.is_some();
-    incident.missing.retain(|text| {
-        !(spoken && (text.starts_with("the guest's console") || text.starts_with("pvpanic")))
-            && !text.starts_with("/proc of the VMM")
-            && !text.starts_with("the VM's name")
+    incident.missing.retain(|what| match what {
+        M::GuestConsole | M::PanicDevice => !spoken,
+        M::VmmProcess | M::VmName => false,
+        _ => true,
     });
-    let mut note = |absent: bool, text: String| {
+    let mut note = |absent: bool, what: M| {
         if absent {
-            incident.missing.push(text);
+            incident.missing.push(what);
         }
     };
-    note(
-        e.vmm.name.is_none(),
-        "the VM's name: none of the files tells one".to_owned(),
-    );
+    note(e.vmm.name.is_none(), M::VmNameInFiles);
     if let Some(process) = &l.process {
+        let process = process.clone();
         note(
             e.vmm.is_vmm != Some(true) && l.told.is_empty(),
-            format!("whether {process} is a VMM: the kernel log names the process alone"),
+            M::IsVmm { process },
         );
     }
     note(
         !l.told.is_empty() && e.told.is_empty() && l.mces.is_empty(),
-        "the bank as the guest was told it: whether an earlier error was still in it (overflow)".to_owned(),
+        M::InjectedBank,
     );
-    note(
-        incident.outcome == Outcome::Unknown,
-        "the end of the guest, or that it lives: its console, the VMM's log to its end, or a trace"
-            .to_owned(),
-    );
+    note(incident.outcome == Outcome::Unknown, M::Ending);
 }
 
 /// The tellings of the log; the machine check on the console is what became of the last one with its address.
-fn told(e: &Evidence) -> Vec<model::Told> {
+fn told(e: &Evidence) -> Vec<model::McInjection> {
     let l = &e.logged;
     let offset = |t: u64| i64::try_from(i128::from(t) - i128::from(e.t0)).unwrap_or(0);
-    let mut all: Vec<model::Told> = l
+    let mut all: Vec<model::McInjection> = l
         .told
         .iter()
-        .map(|told| model::Told {
+        .map(|told| model::McInjection {
             t_ns: offset(told.t),
             vcpu: None,
             via: model::Via::Log,
@@ -406,7 +402,7 @@ fn told(e: &Evidence) -> Vec<model::Told> {
         let entry = match known {
             Some(told) => told,
             None => {
-                all.push(model::Told {
+                all.push(model::McInjection {
                     t_ns: offset(*t),
                     vcpu: None,
                     via: model::Via::Log,

@@ -2,14 +2,17 @@
 
 pub mod evidence;
 pub mod exits;
+pub mod findings;
 pub mod flush;
 pub mod latency;
+pub mod limits;
 pub mod log_evidence;
 pub mod mca;
+pub mod missing;
 pub mod model;
+pub mod next_steps;
 pub mod singles;
 pub mod storm;
 pub mod timeline;
 pub mod verdict;
 pub mod walk;
-pub mod words;

@@ -1,34 +1,31 @@
-//! The contract of the answer: `explain --format json`, schema version 1 (`daemon/report/explain.schema.json`).
-//! Field meanings are the schema's; they are not repeated here.
+//! An incident as the verdict leaves it. Its text is written by the report crate; the fields that
+//! serialize have the names and meanings of `explain --format json` (`daemon/report/explain.schema.json`).
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     event::{Access, totals::FloorKind},
     hex::Hex,
-    host::Host,
+    incident::{findings::Findings, missing::MissingEvidence, next_steps::NextStep, timeline::TimelineEvent},
 };
 
-pub const SCHEMA_VERSION: u32 = 1;
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
-    pub schema_version: u32,
-    pub host: Host,
-    pub incidents: Vec<Incident>,
-}
-
-impl Answer {
-    pub fn new(host: Host, incidents: Vec<Incident>) -> Self {
-        Self {
-            schema_version: SCHEMA_VERSION,
-            host,
-            incidents,
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name { $(#[serde(rename = $word)] $variant),+ }
+        impl $name {
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+            pub const fn word(self) -> &'static str { match self { $(Self::$variant => $word),+ } }
         }
-    }
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.pad(self.word()) }
+        }
+    };
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// One poisoned page (or huge page) in one VM.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Incident {
     pub id: String,
     pub started_at: Option<String>,
@@ -37,21 +34,99 @@ pub struct Incident {
     pub outcome: Outcome,
     pub cause: Cause,
     pub confidence: Confidence,
-    pub sentence: String,
+    /// What the summary states beside the verdict.
+    pub findings: Findings,
+    pub origin: Origin,
     /// Ids of the incidents of other VMs that held the same page of the host (ksm, shared memory).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub linked: Vec<String>,
-    pub advice: Vec<String>,
+    pub related_incidents: Vec<String>,
+    pub next_steps: Vec<NextStep>,
     pub signals: Signals,
     pub exits: Exits,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exit_samples: Vec<ExitSample>,
     pub storm: Option<Storm>,
     pub flush: Flush,
     pub latency_ns: Latency,
     pub injections: Injections,
-    pub timeline: Vec<Moment>,
-    pub missing: Vec<String>,
+    pub timeline: Vec<TimelineEntry>,
+    pub missing: Vec<MissingEvidence>,
+}
+
+/// An event of the incident and when it was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimelineEntry {
+    /// From the poisoning, nanoseconds; may be negative.
+    pub t_ns: i64,
+    pub event: TimelineEvent,
+}
+
+words! {
+    /// Where the error came from.
+    OriginKind {
+        ConsumedByGuest = "consumed_by_guest", ConsumedByHost = "consumed_by_host",
+        FoundByScrubbing = "found_by_scrubbing", Firmware = "firmware",
+        SoftwareInjection = "software_injection", Unknown = "unknown",
+    }
+}
+
+words! {
+    /// The evidence that the origin rests on.
+    OriginBasis {
+        FailureFlags = "memory_failure_flags", MachineCheck = "machine_check", Log = "log", None = "none",
+    }
+}
+
+/// Where the error came from, and the hardware that reported it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    pub how: OriginKind,
+    pub basis: OriginBasis,
+    pub machine_check: Option<OriginMachineCheck>,
+    pub dimm: Option<Dimm>,
+    /// Who reported it: a kernel function, a driver, a log.
+    pub by: Option<String>,
+}
+
+impl Default for Origin {
+    fn default() -> Self {
+        Self {
+            how: OriginKind::Unknown,
+            basis: OriginBasis::None,
+            machine_check: None,
+            dimm: None,
+            by: None,
+        }
+    }
+}
+
+/// The bank of the host's processor that reported the error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OriginMachineCheck {
+    pub cpu: Option<u32>,
+    pub bank: Option<u32>,
+    pub status: Option<Hex>,
+    pub addr: Option<Hex>,
+    pub misc: Option<Hex>,
+    /// Bits 15:0 of STATUS.
+    pub mcacod: Option<Hex>,
+}
+
+/// A memory module, as the machine labels it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dimm {
+    pub label: String,
+}
+
+/// What the host lost that is no incident of a known VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostEvent {
+    pub pfn: Option<Hex>,
+    /// Process that was signalled.
+    pub process: Option<String>,
+    pub pid: Option<u32>,
+    pub action_result: Option<String>,
+    pub dimm: Option<Dimm>,
+    /// File and line, or the probe.
+    pub source: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -72,29 +147,15 @@ pub struct Page {
     pub size_bytes: Option<u64>,
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    pub recovery: Option<String>,
-}
-
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $name { $(#[serde(rename = $word)] $variant),+ }
-        impl $name {
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-            pub const fn word(self) -> &'static str { match self { $(Self::$variant => $word),+ } }
-        }
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.pad(self.word()) }
-        }
-    };
+    /// The kernel's recovery action, in its own terms.
+    pub action_result: Option<String>,
 }
 
 words! {
     /// What became of the guest.
     Outcome {
         Running = "running", Unaffected = "unaffected", Survived = "survived",
-        GuestPanicked = "guest_panicked", GuestReset = "guest_reset", VmmKilled = "vmm_killed",
+        GuestPanicked = "guest_panicked", HostPanicked = "host_panicked", GuestReset = "guest_reset", VmmKilled = "vmm_killed",
         VmmExited = "vmm_exited", Unknown = "unknown",
     }
 }
@@ -136,6 +197,9 @@ pub struct ByAccess {
     pub read: Option<u64>,
     pub write: Option<u64>,
     pub fetch: Option<u64>,
+    /// Accesses by the walk of the guest's page tables.
+    #[serde(default)]
+    pub page_walk: Option<u64>,
 }
 
 /// One exit on the page: the first 256 of them, then every power of two (from a source that tells of every exit: at
@@ -222,36 +286,16 @@ pub struct Latency {
     pub vmm_share: Option<f64>,
     /// The host's exits that touch no guest memory: the bare way out of the guest and back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub floor: Option<FloorTimes>,
+    pub baseline_exit: Option<BaselineTimes>,
     pub claim_63_exits: Option<Claim>,
 }
 
-/// See [`Latency::floor`].
+/// See [`Latency::baseline_exit`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FloorTimes {
+pub struct BaselineTimes {
     /// The cheapest kind of them that was seen.
     pub exits_of: FloorKind,
     pub exit_to_entry: Distribution,
-}
-
-impl Latency {
-    /// What was measured, by the name that reports give it.
-    pub fn rows(&self) -> Vec<(&'static str, &Distribution)> {
-        [
-            ("exit to entry", &self.exit_to_entry),
-            ("in kernel", &self.in_kernel),
-            ("gup", &self.gup),
-            ("in the VMM", &self.vmm),
-        ]
-        .into_iter()
-        .filter_map(|(name, distribution)| Some((name, distribution.as_ref()?)))
-        .chain(
-            self.floor
-                .as_ref()
-                .map(|floor| ("bare exit", &floor.exit_to_entry)),
-        )
-        .collect()
-    }
 }
 
 /// Nanoseconds; `count` and `sum` are exact.
@@ -273,7 +317,7 @@ pub struct Claim {
     pub in_kernel_ns: u64,
     pub with_vmm_ns: Option<u64>,
     pub within_50us: bool,
-    /// 63 times the mean of `floor`.
+    /// 63 times the mean of `baseline_exit`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub floor_ns: Option<u64>,
 }
@@ -284,7 +328,7 @@ pub struct Injections {
     pub action_required: Option<u64>,
     pub delivered: Option<u64>,
     pub vcpus: Option<u64>,
-    pub told: Vec<Told>,
+    pub events: Vec<McInjection>,
 }
 
 words! {
@@ -296,7 +340,7 @@ words! {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Told {
+pub struct McInjection {
     /// From the poisoning, nanoseconds.
     pub t_ns: i64,
     pub vcpu: Option<u32>,
@@ -308,11 +352,4 @@ pub struct Told {
     pub mcg_status: Option<Hex>,
     pub severity: Severity,
     pub overflow: Option<bool>,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Moment {
-    /// From the poisoning, nanoseconds; may be negative.
-    pub t_ns: i64,
-    pub event: String,
 }

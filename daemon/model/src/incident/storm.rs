@@ -9,14 +9,11 @@
 //! The order counts: a walk at whose every line the VMM bounces a few times is a walk.
 
 use super::{
-    evidence::PAGE_SIZE,
     exits::Total,
+    limits::{PAGE_SIZE, SPIN_EXITS},
     model::{Spin, Storm, StormKind},
 };
 use crate::hex::Hex;
-
-/// Exits that make a spin: a guest that is told comes once, or twice.
-pub const SPIN_EXITS: u64 = 8;
 
 /// The storm in these exits, if they are one. `size`: bytes lost.
 pub fn storm(total: &Total, size: Option<u64>) -> Option<Storm> {

@@ -1,57 +1,250 @@
-//! What happened when.
+//! What happened when, as types: the report crate words it.
 
-pub mod words;
+use std::collections::VecDeque;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use words::Words;
+use super::{evidence::Sign, model::Severity};
+use crate::event::{Access, Bank, OtherAddress, PoisonExit, SigbusSeverity, log_statement::LogStatement};
+use crate::hex::Hex;
 
-/// This many first moments are kept, and as many last ones.
-const MAX_MOMENTS: usize = 96;
+/// This many first entries are kept, and as many last ones.
+const MAX_ENTRIES: usize = 96;
 
-/// What happened when: the first and the last moments, and how many fell out between.
+/// The first and the last entries, and how many fell out between.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Timeline {
-    first: Vec<(u64, Words)>,
-    last: std::collections::VecDeque<(u64, Words)>,
+    #[serde(deserialize_with = "entries")]
+    first: Vec<(u64, TimelineEvent)>,
+    #[serde(deserialize_with = "entries")]
+    last: VecDeque<(u64, TimelineEvent)>,
     skipped: u64,
 }
 
+/// One event of an incident. Large variants are boxed: a flood of pages keeps a hundred thousand entries.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimelineEvent {
+    /// `memory_failure()` entered.
+    FailureBegin {
+        pfn: Hex,
+        flags: Option<u64>,
+    },
+    /// A poisoned page that poisontrace found when it started.
+    Preexisting {
+        pfn: Hex,
+        pid: u32,
+        hva: Hex,
+    },
+    /// `memory_failure()` was called for the page again.
+    FailureAgain {
+        pfn: Hex,
+    },
+    /// The kernel's recovery action, in its own terms.
+    FailureAction {
+        page_type: Box<str>,
+        result: Box<str>,
+    },
+    /// `memory_failure()` returned a negative errno.
+    FailureEnd {
+        ret: i64,
+    },
+    Signal(Box<Signal>),
+    Exit(Box<Exit>),
+    /// The VMM wrote a machine-check bank of a vCPU.
+    Injection(Box<Injection>),
+    /// The VMM set MSRs whose list was not read to its end.
+    MsrsUnread {
+        truncated: bool,
+    },
+    /// Bytes of the instruction at the guest's RIP, as hex digits.
+    GuestCode {
+        rip: Hex,
+        bytes: Box<str>,
+    },
+    /// #MC entered the guest.
+    McDelivered {
+        vcpu: Option<u32>,
+    },
+    /// The guest wrote 0 to MCG_STATUS.
+    HandlerFinished {
+        vcpu: Option<u32>,
+    },
+    Termination(Box<TerminationEntry>),
+    /// A line of a log.
+    Statement(Box<Statement>),
+    /// Records that the probes could not hand over.
+    RecordsMissed {
+        records: u64,
+    },
+    /// The daemon was restarted; it knew of the incident up to `known_ns` after the poisoning.
+    Restarted {
+        known_ns: Option<u64>,
+        /// The probes stayed attached and counted on.
+        counted: bool,
+    },
+    /// Entries before this one that were not kept.
+    Omitted {
+        entries: u64,
+    },
+    /// An entry as an earlier version stored it: text.
+    Text {
+        text: Box<str>,
+    },
+}
+
+/// SIGBUS to the VMM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Signal {
+    pub severity: SigbusSeverity,
+    pub pid: u32,
+    pub tid: u32,
+    pub vcpu: Option<u32>,
+    /// `None`: `signal_generate` does not show it.
+    pub hva: Option<Hex>,
+}
+
+/// A VM exit on the poisoned page.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exit {
+    pub vcpu: Option<u32>,
+    pub access: Access,
+    pub gpa: Option<Hex>,
+    pub other_address: Option<OtherAddress>,
+    pub rip: Option<Hex>,
+    pub gup_ret: Option<i64>,
+    /// Nanoseconds.
+    pub gup_ns: Option<u64>,
+}
+
+/// A machine check as the VMM wrote it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Injection {
+    pub vcpu: Option<u32>,
+    pub severity: Severity,
+    pub bank: Bank,
+}
+
+/// The guest's or the VMM's end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TerminationEntry {
+    pub sign: Sign,
+    pub vcpu: Option<u32>,
+    /// It concerns another poisoned page of the same guest.
+    pub other_page: bool,
+    /// It came later after the last poison event than a death is attributed to it.
+    pub late: bool,
+}
+
+/// A line of a log, and where it stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Statement {
+    /// The file, as the answer names it.
+    pub source: String,
+    /// Its time on its own clock, where that clock is not aligned; empty where it has none.
+    pub own_clock: Option<String>,
+    pub statement: LogStatement,
+}
+
+/// Entries as they are stored; a store of version 0.1.0 holds their text.
+fn entries<'de, D, C>(deserializer: D) -> Result<C, D::Error>
+where
+    D: Deserializer<'de>,
+    C: FromIterator<(u64, TimelineEvent)>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        Event(TimelineEvent),
+        Text(Box<str>),
+    }
+    let stored = Vec::<(u64, Stored)>::deserialize(deserializer)?;
+    let event = |stored| match stored {
+        Stored::Event(event) => event,
+        Stored::Text(text) => TimelineEvent::Text { text },
+    };
+    Ok(stored.into_iter().map(|(t, stored)| (t, event(stored))).collect())
+}
+
 impl Timeline {
-    pub fn add(&mut self, t: u64, words: impl Into<Words>) {
-        let words = words.into();
-        if self.first.len() < MAX_MOMENTS {
-            self.first.push((t, words));
+    /// Adds an event of time `t`, CLOCK_MONOTONIC nanoseconds.
+    pub fn add(&mut self, t: u64, event: TimelineEvent) {
+        if self.first.len() < MAX_ENTRIES {
+            self.first.push((t, event));
             return;
         }
-        if self.last.len() == MAX_MOMENTS {
+        if self.last.len() == MAX_ENTRIES {
             self.last.pop_front();
             self.skipped += 1;
         }
-        self.last.push_back((t, words));
+        self.last.push_back((t, event));
     }
 
-    /// Adds another incident's moments.
+    /// Adds another incident's entries.
     pub fn absorb(&mut self, other: Self) {
-        for (t, words) in other.first.into_iter().chain(other.last) {
-            self.add(t, words);
+        for (t, event) in other.first.into_iter().chain(other.last) {
+            self.add(t, event);
         }
         self.skipped += other.skipped;
     }
 
-    /// All moments in order of time; one of them says how many are not shown.
-    pub fn moments(&self) -> Vec<(u64, String)> {
-        let owned = |(t, text): &(u64, Words)| (*t, text.to_string());
-        let mut moments: Vec<(u64, String)> = self.first.iter().map(owned).collect();
+    /// All entries in order of time; [`TimelineEvent::Omitted`] stands for those that were not kept.
+    pub fn entries(&self) -> Vec<(u64, TimelineEvent)> {
+        let mut entries = self.first.clone();
         if let (true, Some((t, _))) = (self.skipped > 0, self.last.front()) {
-            moments.push((
-                *t,
-                format!("({} moments before this one are not kept)", self.skipped),
-            ));
+            let omitted = TimelineEvent::Omitted {
+                entries: self.skipped,
+            };
+            entries.push((*t, omitted));
         }
-        moments.extend(self.last.iter().map(owned));
-        moments.sort_by_key(|(t, _)| *t);
-        moments
+        entries.extend(self.last.iter().cloned());
+        entries.sort_by_key(|(t, _)| *t);
+        entries
+    }
+}
+
+impl TimelineEvent {
+    pub fn exit(exit: &PoisonExit, vcpu: Option<u32>) -> Self {
+        Self::Exit(Box::new(Exit {
+            vcpu,
+            access: exit.access,
+            gpa: exit.gpa,
+            other_address: exit.other_address,
+            rip: exit.rip,
+            gup_ret: exit.gup_ret,
+            gup_ns: exit.gup_ns,
+        }))
+    }
+
+    pub fn action(page_type: &str, result: &str) -> Self {
+        Self::FailureAction {
+            page_type: page_type.into(),
+            result: result.into(),
+        }
+    }
+
+    /// The stable name of its kind (`timeline[].kind` of the answer).
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::FailureBegin { .. } => "failure_begin",
+            Self::Preexisting { .. } => "preexisting",
+            Self::FailureAgain { .. } => "failure_again",
+            Self::FailureAction { .. } => "failure_action",
+            Self::FailureEnd { .. } => "failure_end",
+            Self::Signal(_) => "signal",
+            Self::Exit(_) => "exit",
+            Self::Injection(_) => "injection",
+            Self::MsrsUnread { .. } => "msrs_unread",
+            Self::GuestCode { .. } => "guest_code",
+            Self::McDelivered { .. } => "mc_delivered",
+            Self::HandlerFinished { .. } => "handler_finished",
+            Self::Termination(_) => "termination",
+            Self::Statement(_) => "statement",
+            Self::RecordsMissed { .. } => "records_missed",
+            Self::Restarted { .. } => "restarted",
+            Self::Omitted { .. } => "omitted",
+            Self::Text { .. } => "text",
+        }
     }
 }
 
@@ -60,17 +253,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timeline_says_what_it_left_out() {
+    fn a_timeline_counts_what_it_left_out() {
         let mut timeline = Timeline::default();
         for t in 0..1000 {
-            timeline.add(t, format!("exit {t}"));
+            timeline.add(t, TimelineEvent::FailureEnd { ret: 0 });
         }
-        let moments = timeline.moments();
-        assert_eq!(moments.len(), 2 * MAX_MOMENTS + 1);
-        assert!(
-            moments.iter().any(|(_, text)| text.contains("808 moments")),
-            "{moments:?}"
-        );
-        assert_eq!(moments.last().map(|(t, _)| *t), Some(999));
+        let entries = timeline.entries();
+        assert_eq!(entries.len(), 2 * MAX_ENTRIES + 1);
+        let omitted = TimelineEvent::Omitted { entries: 808 };
+        assert!(entries.iter().any(|(_, event)| *event == omitted), "{entries:?}");
+        assert_eq!(entries.last().map(|(t, _)| *t), Some(999));
+    }
+
+    #[test]
+    fn a_timeline_of_version_0_1_0_keeps_its_text() {
+        let stored = r#"{"first":[[5,"SIGBUS to the VMM"]],"last":[],"skipped":0}"#;
+        let timeline: Timeline = serde_json::from_str(stored).unwrap();
+        let text = TimelineEvent::Text {
+            text: "SIGBUS to the VMM".into(),
+        };
+        assert_eq!(timeline.entries(), [(5, text)]);
+        let written = serde_json::to_string(&timeline).unwrap();
+        let read: Timeline = serde_json::from_str(&written).unwrap();
+        assert_eq!(read.entries(), timeline.entries());
     }
 }

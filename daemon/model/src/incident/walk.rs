@@ -96,7 +96,7 @@ impl Walk {
         // A loop over several pages goes on in the next one.
         let neighbour = self
             .page
-            .is_some_and(|page| page.abs_diff(gpa) <= super::evidence::PAGE_SIZE);
+            .is_some_and(|page| page.abs_diff(gpa) <= super::limits::PAGE_SIZE);
         let before = (counted || self.may_begin_before()) && !neighbour && near(page.first_ns, odd.first_ns);
         let after = (counted || self.may_go_on()) && !neighbour && near(odd.last_ns, page.last_ns);
         (odd.first_ns > page.first_ns || before) && (odd.last_ns < page.last_ns || after)

@@ -2,8 +2,7 @@
 
 use maud::{Markup, PreEscaped, html};
 
-use crate::{count, duration, latency, lines, many, plots};
-use poisontrace_model::incident::model::Incident;
+use crate::{count, document::Incident, duration, latency, lines, many, plots};
 
 pub fn section(i: &Incident) -> Markup {
     let x = &i.exits;
@@ -87,7 +86,7 @@ fn cells(i: &Incident) -> Markup {
 
 pub fn latency(i: &Incident) -> Markup {
     let l = &i.latency_ns;
-    let rows = l.rows();
+    let rows = latency::rows(l);
     html! {
         @if !rows.is_empty() {
             section {

@@ -2,25 +2,23 @@
 //! Whatever comes from outside is escaped by the template.
 
 mod exits;
-mod told;
+mod injections;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::document::{Incident, TimelineEntry};
 use super::{count, hex, many, offset, or, size};
-use poisontrace_model::{
-    host::Host,
-    incident::model::{Incident, Moment, Outcome},
-};
+use poisontrace_model::{host::Host, incident::model::Outcome};
 
 /// Incidents on one page; the JSON has them all.
 const MAX_INCIDENTS: usize = 200;
-/// Moments shown at once at either end of a timeline.
-const MOMENTS: usize = 8;
+/// Entries shown at once at either end of a timeline.
+const ENTRIES: usize = 8;
 
 /// Incidents of one host as a page.
 pub fn html(host: &Host, incidents: &[Incident]) -> String {
     let title = match incidents {
-        [one] => one.sentence.clone(),
+        [one] => one.summary.clone(),
         more => format!("poisontrace: {} incidents", more.len()),
     };
     let page = html! {
@@ -40,7 +38,7 @@ pub fn html(host: &Host, incidents: &[Incident]) -> String {
                 @if incidents.len() != 1 { (contents(incidents)) }
                 @for incident in incidents.iter().take(MAX_INCIDENTS) { (article(host, incident)) }
                 footer {
-                    "poisontrace " (host.poisontrace) " · host " (or(host.hostname.as_deref()))
+                    "poisontrace " (host.poisontrace_version) " · host " (or(host.hostname.as_deref()))
                     ", Linux " (or(host.kernel.as_deref()))
                 }
             }
@@ -58,7 +56,7 @@ fn contents(incidents: &[Incident]) -> Markup {
                 h1 { (incidents.len()) " incidents" }
                 ol {
                     @for incident in incidents.iter().take(MAX_INCIDENTS) {
-                        li { a href={ "#" (incident.id) } { (incident.sentence) } }
+                        li { a href={ "#" (incident.id) } { (incident.summary) } }
                     }
                 }
             }
@@ -72,7 +70,7 @@ fn contents(incidents: &[Incident]) -> Markup {
 fn article(host: &Host, i: &Incident) -> Markup {
     html! {
         article id=(i.id) {
-            h1 { (i.sentence) }
+            h1 { (i.summary) }
             p.verdict {
                 span class={ "badge " (mood(i.outcome)) } { (i.outcome) }
                 span.badge { "cause: " (i.cause) }
@@ -81,18 +79,18 @@ fn article(host: &Host, i: &Incident) -> Markup {
             @if host.emulated == Some(true) {
                 p.warning { "This host is emulated: counts, order and shares mean something, times say nothing about hardware." }
             }
-            @if !i.advice.is_empty() {
-                section.advice { h2 { "What to do" } ol { @for advice in &i.advice { li { (advice) } } } }
+            @if !i.next_steps.is_empty() {
+                section.steps { h2 { "Next steps" } ol { @for step in &i.next_steps { li { (step) } } } }
             }
             (facts(host, i))
             section { h2 { "Timeline" } (timeline(i)) }
             (exits::section(i))
             (exits::latency(i))
-            (told::section(i))
+            (injections::section(i))
             section {
-                h2 { "What is missing" }
+                h2 { "Missing evidence" }
                 @if i.missing.is_empty() { p { "Nothing that would have changed the answer." } }
-                ul { @for missing in &i.missing { li { (missing) } } }
+                ul { @for missing in &i.missing { li { (missing.message) } } }
             }
         }
     }
@@ -100,14 +98,18 @@ fn article(host: &Host, i: &Incident) -> Markup {
 
 fn mood(outcome: Outcome) -> &'static str {
     match outcome {
-        Outcome::GuestPanicked | Outcome::GuestReset | Outcome::VmmKilled | Outcome::VmmExited => "dead",
+        Outcome::GuestPanicked
+        | Outcome::HostPanicked
+        | Outcome::GuestReset
+        | Outcome::VmmKilled
+        | Outcome::VmmExited => "dead",
         Outcome::Survived | Outcome::Unaffected => "alive",
         Outcome::Running | Outcome::Unknown => "open",
     }
 }
 
 fn facts(host: &Host, i: &Incident) -> Markup {
-    let (signals, told) = (&i.signals, &i.injections);
+    let (signals, injections) = (&i.signals, &i.injections);
     let rows: [(&str, Markup); 8] = [
         ("Incident", html! { code { (i.id) } }),
         ("Began", html! { (or(i.started_at.as_deref())) }),
@@ -126,7 +128,7 @@ fn facts(host: &Host, i: &Incident) -> Markup {
             "Host page",
             html! {
                 "pfn " code { (hex(i.page.pfn)) } ", hva " code { (hex(i.page.hva)) } ", " (size(i.page.size_bytes))
-                br; (or(i.page.kind.as_deref())) ": " (or(i.page.recovery.as_deref()))
+                br; (or(i.page.kind.as_deref())) ": " (or(i.page.action_result.as_deref()))
             },
         ),
         (
@@ -141,11 +143,11 @@ fn facts(host: &Host, i: &Incident) -> Markup {
             html! { (count(signals.action_optional)) " action optional, " (count(signals.action_required)) " action required" },
         ),
         (
-            "Guest told",
+            "Machine checks",
             html! {
-                (count(told.action_optional)) " action optional, " (count(told.action_required))
-                " action required; #MC entered the guest " (many(told.delivered, "time")) " on "
-                (many(told.vcpus, "vCPU"))
+                (count(injections.action_optional)) " action optional, " (count(injections.action_required))
+                " action required; #MC entered the guest " (many(injections.delivered, "time")) " on "
+                (many(injections.vcpus, "vCPU"))
             },
         ),
     ];
@@ -158,27 +160,32 @@ fn facts(host: &Host, i: &Incident) -> Markup {
 }
 
 fn timeline(i: &Incident) -> Markup {
-    let moments = i.timeline.as_slice();
-    let (first, rest) = moments.split_at(moments.len().min(MOMENTS));
-    let (middle, last) = rest.split_at(rest.len().saturating_sub(MOMENTS));
+    let entries = i.timeline.as_slice();
+    let (first, rest) = entries.split_at(entries.len().min(ENTRIES));
+    let (middle, last) = rest.split_at(rest.len().saturating_sub(ENTRIES));
     html! {
         p.note {
             @if i.page.pfn.is_some() { "From the poisoning." }
-            @else { "From the first sign; the poisoning itself was not seen." }
+            @else { "From the first event; the poisoning itself was not seen." }
         }
         (table(first))
         @if !middle.is_empty() {
-            details.between { summary { (middle.len()) " moments between" } (table(middle)) }
+            details.between { summary { (middle.len()) " entries between" } (table(middle)) }
         }
         (table(last))
     }
 }
 
-fn table(moments: &[Moment]) -> Markup {
+fn table(entries: &[TimelineEntry]) -> Markup {
     html! {
-        @if !moments.is_empty() {
-            table.moments {
-                @for moment in moments { tr { th scope="row" { (offset(moment.t_ns)) } td { (moment.event) } } }
+        @if !entries.is_empty() {
+            table.timeline {
+                @for entry in entries {
+                    tr {
+                        th scope="row" { (offset(entry.t_ns)) }
+                        td { @if let Some(source) = &entry.source { "[" (source) "] " } (entry.message) }
+                    }
+                }
             }
         }
     }

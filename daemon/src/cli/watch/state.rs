@@ -9,7 +9,7 @@ use std::{
 
 use super::scrape::Metrics;
 use crate::outputs::store::{FILE, Stored, Wanted};
-use poisontrace_model::incident::model::Incident;
+use poisontrace_report::document::Incident;
 
 /// Incidents shown.
 const MAX_INCIDENTS: usize = 200;

@@ -9,7 +9,8 @@ use ratatui::{
 };
 
 use super::{scrape::Metrics, state::State};
-use poisontrace_model::incident::model::{Incident, Outcome};
+use poisontrace_model::incident::model::Outcome;
+use poisontrace_report::document::Incident;
 
 pub fn draw(frame: &mut Frame<'_>, state: &State) {
     let [head, exits, list, answer, probes, keys] = Layout::vertical([
@@ -153,9 +154,11 @@ fn began(incident: &Incident) -> String {
 
 fn of_outcome(outcome: Outcome) -> Style {
     match outcome {
-        Outcome::GuestPanicked | Outcome::GuestReset | Outcome::VmmKilled | Outcome::VmmExited => {
-            colour(Color::Red)
-        }
+        Outcome::GuestPanicked
+        | Outcome::HostPanicked
+        | Outcome::GuestReset
+        | Outcome::VmmKilled
+        | Outcome::VmmExited => colour(Color::Red),
         Outcome::Survived | Outcome::Unaffected => colour(Color::Green),
         Outcome::Running | Outcome::Unknown => colour(Color::Yellow),
     }
@@ -170,12 +173,12 @@ fn selected(frame: &mut Frame<'_>, area: Rect, state: &State) {
         .and_then(|(all, at)| all.get(at));
     let mut lines = Vec::new();
     if let Some(incident) = incident {
-        lines.push(Line::styled(incident.sentence.as_str(), bold(Style::new())));
+        lines.push(Line::styled(incident.summary.as_str(), bold(Style::new())));
         lines.extend(
             incident
-                .advice
+                .next_steps
                 .iter()
-                .map(|advice| Line::raw(format!("- {advice}"))),
+                .map(|step| Line::raw(format!("- {step}"))),
         );
     }
     let title = match incident {

@@ -7,7 +7,8 @@ use crate::{
     failure::Failure,
     outputs::{Outputs, recording::Recording, store::Store},
 };
-use poisontrace_model::correlate::{IncidentNo, report::Update};
+use poisontrace_model::correlate::IncidentNo;
+use poisontrace_report::document::Incident;
 
 /// Incidents of one flush: a report takes some 50 µs, and the ring buffer is to be read meanwhile.
 const FLUSHED: usize = 128;
@@ -35,11 +36,12 @@ impl Pipeline {
             let Some(update) = self.correlator.report(no) else {
                 continue;
             };
-            self.outputs.incident(&update, self.latest_ns);
+            let document = poisontrace_report::document(&update.incident);
+            self.outputs.incident(&update, &document, self.latest_ns);
             if let Some(live) = &mut self.live {
                 live.watcher.update(&update);
             }
-            self.keep(no, &update);
+            self.keep(no, &document);
             if update.closed && !self.ended.contains(&no) {
                 self.ended.push_back(no);
             }
@@ -60,12 +62,13 @@ impl Pipeline {
         }
     }
 
-    fn keep(&mut self, no: IncidentNo, update: &Update) {
+    fn keep(&mut self, no: IncidentNo, incident: &Incident) {
         let Some(store) = &self.outputs.store else { return };
         if store.room() > 0 {
             store.put(
-                &update.incident,
-                self.correlator.state(no, &update.incident),
+                incident,
+                self.correlator
+                    .state(no, &incident.id, incident.started_at.as_deref()),
                 self.correlator.events_of(no),
             );
             self.unstored.remove(&no);
@@ -86,7 +89,7 @@ impl Pipeline {
                 break;
             };
             if let Some(update) = self.correlator.report(no) {
-                self.keep(no, &update);
+                self.keep(no, &poisontrace_report::document(&update.incident));
             }
         }
         !self.unstored.is_empty()

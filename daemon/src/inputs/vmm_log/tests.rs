@@ -11,7 +11,10 @@ use poisontrace_model::{
     correlate::Correlator,
     event::{SigbusSeverity, Vmm, session::Session},
     hex::Hex,
-    incident::model::{Cause, Confidence, Outcome},
+    incident::{
+        model::{Cause, Confidence, Outcome},
+        timeline::TimelineEvent,
+    },
 };
 
 const PID: u32 = 221;
@@ -186,7 +189,7 @@ fn qmp_is_only_listened_to() {
         all[0]
             .timeline
             .iter()
-            .any(|moment| moment.event.contains("[QMP]")),
+            .any(|entry| matches!(&entry.event, TimelineEvent::Statement(line) if line.source == "QMP")),
         "{all:#?}"
     );
     // The VMM's end is the session's.

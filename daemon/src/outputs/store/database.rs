@@ -134,7 +134,7 @@ fn incident(
 fn history(t: &Transaction<'_>, id: &str, verdict: &Verdict) -> rusqlite::Result<()> {
     let last: Option<(i64, Verdict)> = t
         .prepare_cached(
-            "SELECT n, at, outcome, cause, confidence, sentence FROM verdict WHERE incident = ?1 ORDER BY n DESC LIMIT 1",
+            "SELECT n, at, outcome, cause, confidence, summary FROM verdict WHERE incident = ?1 ORDER BY n DESC LIMIT 1",
         )?
         .query_row([id], |row| Ok((row.get(0)?, read_verdict(row)?)))
         .optional()?;
@@ -151,7 +151,7 @@ fn history(t: &Transaction<'_>, id: &str, verdict: &Verdict) -> rusqlite::Result
             verdict.outcome,
             verdict.cause,
             verdict.confidence,
-            verdict.sentence
+            verdict.summary
         ])
         .map(|_| ())
 }
@@ -163,7 +163,7 @@ pub(super) fn read_verdict(row: &rusqlite::Row<'_>) -> rusqlite::Result<Verdict>
         outcome: row.get(2)?,
         cause: row.get(3)?,
         confidence: row.get(4)?,
-        sentence: row.get(5)?,
+        summary: row.get(5)?,
     })
 }
 

@@ -27,7 +27,7 @@ pub use retention::Retention;
 pub use writer::{Health, Store};
 
 /// Version of the database's layout (`PRAGMA user_version`).
-pub const LAYOUT: i64 = 2;
+pub const LAYOUT: i64 = 3;
 /// Name of the database in the state directory.
 pub const FILE: &str = "incidents.db";
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use poisontrace_model::incident::model::Incident;
+use poisontrace_report::document::Incident;
 
 /// Bytes of incidents and events that wait.
 const MAX_BYTES: usize = 2 << 20;
@@ -20,7 +20,7 @@ pub struct Verdict {
     pub outcome: String,
     pub cause: String,
     pub confidence: String,
-    pub sentence: String,
+    pub summary: String,
 }
 
 impl Verdict {
@@ -30,11 +30,11 @@ impl Verdict {
             outcome: incident.outcome.to_string(),
             cause: incident.cause.to_string(),
             confidence: incident.confidence.to_string(),
-            sentence: incident.sentence.clone(),
+            summary: incident.summary.clone(),
         }
     }
 
-    /// Whether it says the same: the sentence may go on to count.
+    /// Whether the verdict is the same; the summary may count on.
     pub fn same(&self, other: &Self) -> bool {
         (&self.outcome, &self.cause, &self.confidence) == (&other.outcome, &other.cause, &other.confidence)
     }
@@ -144,7 +144,7 @@ fn joined(mut first: Vec<Verdict>, then: Vec<Verdict>) -> Vec<Verdict> {
     for verdict in then {
         let full = first.len() >= MAX_VERDICTS;
         match first.last_mut() {
-            Some(last) if last.same(&verdict) => last.sentence = verdict.sentence,
+            Some(last) if last.same(&verdict) => last.summary = verdict.summary,
             Some(last) if full => *last = verdict,
             _ => first.push(verdict),
         }

@@ -7,7 +7,6 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params_from_iter};
 use serde::Serialize;
-use serde_json::value::RawValue;
 
 use super::{
     FILE, LAYOUT, StoreError,
@@ -16,7 +15,8 @@ use super::{
     queue::Verdict,
     schema::{BUSY, tables, version},
 };
-use poisontrace_model::{host::Host, incident::model::Incident};
+use poisontrace_model::host::Host;
+use poisontrace_report::document::{Incident, SCHEMA_VERSION};
 
 /// See the module.
 pub struct Stored {
@@ -41,8 +41,8 @@ pub enum Wanted {
 #[derive(Debug, Serialize)]
 pub struct Dossier {
     pub schema_version: u32,
-    pub host: Box<RawValue>,
-    pub incident: Box<RawValue>,
+    pub host: Host,
+    pub incident: Incident,
     /// Oldest first.
     pub verdicts: Vec<Verdict>,
     /// Events that belong to it; of these `events` is a sample.
@@ -76,7 +76,7 @@ impl Stored {
         let connection = Connection::open_with_flags(&path, flags).map_err(|err| failed(&path, err))?;
         connection.busy_timeout(BUSY).map_err(|err| failed(&path, err))?;
         match version(&connection).map_err(|err| failed(&path, err))? {
-            layout @ (1 | LAYOUT) => Ok(Self {
+            layout @ 1..=LAYOUT => Ok(Self {
                 connection,
                 path,
                 layout,
@@ -160,11 +160,14 @@ impl Stored {
         let Some((host, incident, seen)) = row else {
             return Ok(None);
         };
-        let raw = |text: String| RawValue::from_string(text).map_err(|err| self.damaged(id, err));
+        let damaged = |err| self.damaged(id, err);
+        // Read and written again: a row may be of schema version 1.
+        let host: Host = serde_json::from_str(&host).map_err(damaged)?;
+        let incident: Incident = serde_json::from_str(&incident).map_err(damaged)?;
         Ok(Some(Dossier {
-            schema_version: poisontrace_model::incident::model::SCHEMA_VERSION,
-            host: raw(host)?,
-            incident: raw(incident)?,
+            schema_version: SCHEMA_VERSION,
+            host,
+            incident,
             verdicts: self.verdicts(id)?,
             events_seen: u64::try_from(seen).unwrap_or(0),
             events: self.events(id)?,
@@ -179,8 +182,11 @@ impl Stored {
         if self.layout < 2 {
             return Ok(Vec::new());
         }
+        let summary = if self.layout >= 3 { "summary" } else { "sentence" };
         self.connection
-            .prepare("SELECT n, at, outcome, cause, confidence, sentence FROM verdict WHERE incident = ?1 ORDER BY n")
+            .prepare(&format!(
+                "SELECT n, at, outcome, cause, confidence, {summary} FROM verdict WHERE incident = ?1 ORDER BY n"
+            ))
             .and_then(|mut statement| statement.query_map([id], read_verdict)?.collect())
             .map_err(|err| failed(&self.path, err))
     }

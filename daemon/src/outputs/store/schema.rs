@@ -74,6 +74,12 @@ const HISTORY_FROM_1: &str = "
         AND incident ->> '$.cause' IS NOT NULL AND incident ->> '$.confidence' IS NOT NULL
         AND incident ->> '$.sentence' IS NOT NULL;";
 
+/// Layout 3 keeps incidents of schema version 2; those of version 1 stay as they are and are read as version 2. An older
+/// daemon refuses the layout rather than the rows.
+const FROM_2: &str = "
+    ALTER TABLE verdict RENAME COLUMN sentence TO summary;
+    PRAGMA user_version = 3;";
+
 /// Opens or creates the store in `dir`, which is created too, and brings it to [`LAYOUT`].
 ///
 /// # Errors
@@ -115,7 +121,7 @@ pub fn open(dir: &Path) -> Result<Connection, StoreError> {
     let version = version(&connection).map_err(wrap)?;
     match version {
         0 if tables(&connection).map_err(wrap)? == 0 => {}
-        1 | LAYOUT => {
+        1..=LAYOUT => {
             check(&connection, &path, version)?;
         }
         0 => return Err(StoreError::Foreign(path, "other tables in it".to_owned())),
@@ -138,14 +144,19 @@ pub fn open(dir: &Path) -> Result<Connection, StoreError> {
 
 fn migrate(connection: &mut Connection, from: i64) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    if from == 0 {
-        transaction.execute_batch(CREATE)?;
-        transaction.execute_batch(ADD_2)?;
-    } else {
-        transaction.execute_batch(FROM_1)?;
-        transaction.execute_batch(ADD_2)?;
-        transaction.execute_batch(HISTORY_FROM_1)?;
+    match from {
+        0 => {
+            transaction.execute_batch(CREATE)?;
+            transaction.execute_batch(ADD_2)?;
+        }
+        1 => {
+            transaction.execute_batch(FROM_1)?;
+            transaction.execute_batch(ADD_2)?;
+            transaction.execute_batch(HISTORY_FROM_1)?;
+        }
+        _ => {}
     }
+    transaction.execute_batch(FROM_2)?;
     transaction.commit()
 }
 
@@ -198,7 +209,7 @@ fn check(connection: &Connection, path: &Path, version: i64) -> Result<(), Store
     let application: i64 = connection
         .query_row("PRAGMA application_id", [], |row| row.get(0))
         .map_err(damaged)?;
-    if version == LAYOUT && application != APPLICATION {
+    if version >= 2 && application != APPLICATION {
         return Err(foreign("another program's"));
     }
     for table in ["incident", "verdict", "event"] {
@@ -210,7 +221,7 @@ fn check(connection: &Connection, path: &Path, version: i64) -> Result<(), Store
             )
             .optional()
             .map_err(damaged)?;
-        if there.is_none() && (version == LAYOUT || table == "incident") {
+        if there.is_none() && (version >= 2 || table == "incident") {
             return Err(foreign("its tables are not those of poisontrace"));
         }
     }

@@ -11,18 +11,19 @@ use super::*;
 use poisontrace_model::{
     event::{Event, What, session::Session},
     host::Host,
-    incident::{
-        evidence::Evidence,
-        model::{Cause, Incident},
-    },
+    incident::{evidence::Evidence, model::Cause},
 };
+use poisontrace_report::document::Incident;
 
 const SOON: Duration = Duration::from_secs(20);
 
 fn incident(pid: u32, name: &str) -> Incident {
     let mut e = Evidence::new(1, pid, Default::default());
     std::sync::Arc::make_mut(&mut e.vmm).name = Some(name.to_owned());
-    poisontrace_model::correlate::report::incident(&e, &Session::default())
+    poisontrace_report::document(&poisontrace_model::correlate::report::incident(
+        &e,
+        &Session::default(),
+    ))
 }
 
 fn retention() -> Retention {
@@ -31,7 +32,7 @@ fn retention() -> Retention {
 
 fn host() -> Host {
     Host {
-        poisontrace: "test".into(),
+        poisontrace_version: "test".into(),
         ..Host::default()
     }
 }
@@ -69,7 +70,7 @@ fn an_incident_that_changes_stays_one_row_in_its_place_and_has_a_history() {
     let dir = tempfile::tempdir().unwrap();
     stored(dir.path(), &[incident(1, "web"), incident(2, "db")]);
     let mut changed = incident(1, "web");
-    changed.sentence = "changed".into();
+    changed.summary = "changed".into();
     changed.cause = Cause::Clflush;
     stored(dir.path(), std::slice::from_ref(&changed));
     stored(dir.path(), std::slice::from_ref(&changed));
@@ -78,7 +79,10 @@ fn an_incident_that_changes_stays_one_row_in_its_place_and_has_a_history() {
     let found = reader.get(&Wanted::All).unwrap();
     assert_eq!(found.len(), 2);
     assert_eq!(
-        (found[0].0.poisontrace.as_str(), found[0].1.sentence.as_str()),
+        (
+            found[0].0.poisontrace_version.as_str(),
+            found[0].1.summary.as_str()
+        ),
         ("test", "changed")
     );
     assert_eq!(
@@ -307,7 +311,7 @@ fn the_oldest_go_when_the_store_is_too_large_or_too_old() {
     let many: Vec<Incident> = (1..=400)
         .map(|pid| {
             let mut i = incident(pid, "web");
-            i.sentence = "x".repeat(4000);
+            i.summary = "x".repeat(4000);
             i
         })
         .collect();

@@ -15,7 +15,8 @@ use super::{
     retention, sample,
 };
 use crate::{inputs::machine, service::privileges};
-use poisontrace_model::{event::Event, host::Host, incident::model::Incident};
+use poisontrace_model::{event::Event, host::Host};
+use poisontrace_report::document::Incident;
 
 /// First and longest wait before a store that could not be written to is tried again.
 const RETRY: Duration = Duration::from_secs(1);

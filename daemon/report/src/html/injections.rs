@@ -1,64 +1,64 @@
-//! What the guest was told, register by register and bit by bit.
+//! Machine checks injected into the guest, register by register and bit by bit.
 
 use maud::{Markup, html};
 
-use crate::{count, hex, offset};
+use crate::{count, document::Incident, hex, offset};
 use poisontrace_model::{
     hex::Hex,
     incident::{
         mca::fields::{self, Field},
-        model::{Incident, Severity, Told, Via},
+        model::{McInjection, Severity, Via},
     },
 };
 
-/// Tellings decoded on the page; the JSON has them all.
-const MAX_TOLD: usize = 16;
+/// Injections decoded on the page; the JSON has them all.
+const MAX_INJECTIONS: usize = 16;
 /// Of them, unfolded.
 const UNFOLDED: usize = 4;
 
 pub fn section(i: &Incident) -> Markup {
-    let told = &i.injections.told;
+    let events = &i.injections.events;
     html! {
         section {
-            h2 { "What the guest was told" }
-            @if told.is_empty() {
+            h2 { "Machine checks injected into the guest" }
+            @if events.is_empty() {
                 p {
                     @match i.injections.action_required {
-                        None => "Not known: no probe that would have shown it was there.",
-                        Some(_) => "Nothing: the VMM wrote no machine check for this page.",
+                        None => "Unknown: no probe that shows injections was attached.",
+                        Some(_) => "None: the VMM injected no machine check for this page.",
                     }
                 }
             }
-            @for (n, told) in told.iter().take(MAX_TOLD).enumerate() {
+            @for (n, injection) in events.iter().take(MAX_INJECTIONS).enumerate() {
                 details open[n < UNFOLDED] {
-                    summary { (headline(told)) }
-                    (register("STATUS", told.status, fields::status))
-                    (register("MCG_STATUS", told.mcg_status, fields::mcg_status))
-                    (register("MISC", told.misc, fields::misc))
-                    p { "ADDR " code { (hex(told.addr)) } }
+                    summary { (headline(injection)) }
+                    (register("STATUS", injection.status, fields::status))
+                    (register("MCG_STATUS", injection.mcg_status, fields::mcg_status))
+                    (register("MISC", injection.misc, fields::misc))
+                    p { "ADDR " code { (hex(injection.addr)) } }
                 }
             }
-            @if told.len() > MAX_TOLD { p { "… and " (told.len() - MAX_TOLD) " more; explain --format json has them." } }
+            @if events.len() > MAX_INJECTIONS { p { "… and " (events.len() - MAX_INJECTIONS) " more; explain --format json has them." } }
         }
     }
 }
 
-fn headline(told: &Told) -> Markup {
-    let severity = match told.severity {
+fn headline(injection: &McInjection) -> Markup {
+    let severity = match injection.severity {
         Severity::Ao => "action optional",
         Severity::Ar => "action required",
         Severity::Broadcast => "copy for the other vCPUs",
         Severity::Other => "other",
     };
-    let via = match told.via {
+    let via = match injection.via {
         Via::SetMsrs => "KVM_SET_MSRS",
         Via::SetMce => "KVM_X86_SET_MCE",
         Via::Log => "a log",
     };
     html! {
-        (offset(told.t_ns)) " · vCPU " (count(told.vcpu.map(u64::from))) " · bank " (count(told.bank.map(u64::from)))
+        (offset(injection.t_ns)) " · vCPU " (count(injection.vcpu.map(u64::from))) " · bank " (count(injection.bank.map(u64::from)))
         " · " strong { (severity) } " · by " (via)
-        @if told.overflow == Some(true) { " · " strong.bad { "OVERFLOW" } }
+        @if injection.overflow == Some(true) { " · " strong.bad { "OVERFLOW" } }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Errors that a VMM lets pass: it neither tells its guest nor ends it. The lab shows the first (`nested`, `mce-off`).
 
 use super::*;
-use crate::incident::model::{Cause, Confidence, Outcome};
+use poisontrace_model::incident::model::{Cause, Confidence, Outcome};
 
 /// The guest's handler meets the other lost page, again and again: QEMU leaves errors out while an AMD guest's MCIP is
 /// set.
@@ -21,7 +21,7 @@ fn each(story: &Story, expected: (Outcome, Cause, Confidence)) {
     let all = story.incidents();
     assert_eq!(all.len(), 2);
     for incident in &all {
-        assert_eq!(verdict(incident), expected, "{}", incident.sentence);
+        assert_eq!(verdict(incident), expected, "{}", incident.summary);
     }
 }
 
@@ -34,9 +34,13 @@ fn a_guest_stuck_in_its_handler_runs_until_somebody_ends_it() {
         &story,
         (Outcome::VmmKilled, Cause::MceNested, Confidence::Certain),
     );
-    let told: Vec<String> = story.incidents().into_iter().map(|i| i.sentence).collect();
-    assert!(told[0].contains("met another lost page"), "{}", told[0]);
-    assert!(told[1].contains("again and again"), "{}", told[1]);
+    let summaries: Vec<String> = story.incidents().into_iter().map(|i| i.summary).collect();
+    assert!(
+        summaries[0].contains("accessed another poisoned page"),
+        "{}",
+        summaries[0]
+    );
+    assert!(summaries[1].contains("again and again"), "{}", summaries[1]);
 }
 
 #[test]
@@ -82,7 +86,7 @@ fn a_vmm_that_swallowed_signals_and_ends_has_not_reset_its_guest() {
         (incident.outcome, incident.cause),
         (Outcome::VmmExited, Cause::SigbusSpin),
         "{}",
-        incident.sentence
+        incident.summary
     );
 }
 
@@ -102,7 +106,7 @@ fn a_vmm_whose_machine_checks_were_dropped_and_ends_has_not_reset_its_guest() {
         (incident.outcome, incident.cause),
         (Outcome::VmmExited, Cause::MceDropped),
         "{}",
-        incident.sentence
+        incident.summary
     );
 }
 
@@ -138,7 +142,7 @@ fn both_pages_of_a_second_sigbus_tell_of_it() {
             (incident.outcome, incident.cause),
             (Outcome::VmmKilled, Cause::SecondSigbus),
             "{}",
-            incident.sentence
+            incident.summary
         );
     }
 }

@@ -2,8 +2,10 @@
 
 use proptest::{prelude::*, sample::Index};
 
+use std::collections::HashMap;
+
 use super::*;
-use crate::{
+use poisontrace_model::{
     event::totals::PageTotals,
     incident::model::{Cause, Confidence, Outcome},
 };
@@ -338,7 +340,8 @@ fn memory_is_bounded_however_many_pages_are_poisoned() {
     assert_eq!(correlator.incidents().len(), 100);
     assert_eq!(correlator.forgotten(), 900);
     assert!(correlator.dropped().iter().any(|(_, dropped)| *dropped > 0));
-    assert!(correlator.threads.len() <= 100 && correlator.failures.len() <= 10);
+    let [threads, _, failures, ..] = correlator.table_sizes();
+    assert!(threads <= 100 && failures <= 10);
 }
 
 #[test]
@@ -373,8 +376,10 @@ fn memory_is_bounded_however_many_silent_losses_and_vmms_there_are() {
             .at(pid, pid, signal);
     }
     story.events.iter().for_each(|event| correlator.feed(event));
-    assert_eq!(correlator.silent.len(), pages::MAX_SILENT);
-    assert!(correlator.answers.len() <= 10);
+    let [.., answers, silent] = correlator.table_sizes();
+    // `MAX_SILENT` of the correlator.
+    assert_eq!(silent, 64);
+    assert!(answers <= 10);
 }
 
 proptest! {

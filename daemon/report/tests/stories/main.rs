@@ -16,16 +16,20 @@ mod storms;
 mod vmm_ends;
 mod walks;
 
-use super::*;
-use crate::{
+use poisontrace_model::{
+    correlate::*,
+    event::{Event, Vmm, What, session::Session},
+};
+use poisontrace_model::{
     event::{Access, Bank, Isa, PoisonExit, SigbusSeverity, session::ProbeStatus},
     hex::Hex,
     host::{ClockPair, Host},
     incident::mca,
 };
+use poisontrace_report::document::{Answer, Incident};
 
 /// uapi `linux/kvm.h`.
-pub(super) const KVM_EXIT_SHUTDOWN: u32 = 8;
+pub const KVM_EXIT_SHUTDOWN: u32 = 8;
 pub const QEMU: u32 = 221;
 pub const VCPU0: u32 = 249;
 pub const VCPU1: u32 = 250;
@@ -73,7 +77,7 @@ pub fn session() -> Session {
         .collect();
     Session {
         host: Host {
-            poisontrace: "test".into(),
+            poisontrace_version: "test".into(),
             emulated: Some(false),
             ..Host::default()
         },
@@ -370,12 +374,21 @@ impl Story {
     }
 }
 
+/// The incidents as `explain` shows them.
+pub fn documents(correlator: &mut Correlator) -> Vec<Incident> {
+    correlator
+        .incidents()
+        .iter()
+        .map(poisontrace_report::document)
+        .collect()
+}
+
 pub fn incidents(events: &[Event]) -> Vec<Incident> {
     let mut correlator = Correlator::new(session());
     for event in events {
         correlator.feed(event);
     }
-    let incidents = correlator.incidents();
+    let incidents = documents(&mut correlator);
     conforms(&incidents);
     incidents
 }
@@ -383,9 +396,9 @@ pub fn incidents(events: &[Event]) -> Vec<Incident> {
 pub fn verdict(
     incident: &Incident,
 ) -> (
-    crate::incident::model::Outcome,
-    crate::incident::model::Cause,
-    crate::incident::model::Confidence,
+    poisontrace_model::incident::model::Outcome,
+    poisontrace_model::incident::model::Cause,
+    poisontrace_model::incident::model::Confidence,
 ) {
     (incident.outcome, incident.cause, incident.confidence)
 }
@@ -393,10 +406,10 @@ pub fn verdict(
 /// Every JSON that a test makes is held against the contract.
 fn conforms(incidents: &[Incident]) {
     static SCHEMA: std::sync::LazyLock<jsonschema::Validator> = std::sync::LazyLock::new(|| {
-        let schema = serde_json::from_str(include_str!("../../../../report/explain.schema.json")).unwrap();
+        let schema = serde_json::from_str(include_str!("../../explain.schema.json")).unwrap();
         jsonschema::validator_for(&schema).unwrap()
     });
-    let answer = crate::incident::model::Answer::new(session().host, incidents.to_vec());
+    let answer = Answer::new(session().host, incidents.to_vec());
     let json = serde_json::to_value(&answer).unwrap();
     let errors: Vec<String> = SCHEMA
         .iter_errors(&json)

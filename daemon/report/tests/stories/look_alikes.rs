@@ -1,7 +1,7 @@
 //! What looks like a death by poison, and is none.
 
 use super::*;
-use crate::incident::model::{Cause, Confidence, Outcome};
+use poisontrace_model::incident::model::{Cause, Confidence, Outcome};
 
 #[test]
 fn a_guest_that_panics_and_had_not_met_its_lost_page_died_of_something_else() {
@@ -19,9 +19,9 @@ fn a_guest_that_panics_and_had_not_met_its_lost_page_died_of_something_else() {
         (Outcome::GuestPanicked, Cause::NotPoison, Confidence::Likely)
     );
     assert!(
-        incident.sentence.contains("nothing had touched it"),
+        incident.summary.contains("no access to it was seen"),
         "{}",
-        incident.sentence
+        incident.summary
     );
 }
 
@@ -42,7 +42,7 @@ fn a_sigbus_that_was_not_of_lost_memory_is_told_from_one_that_was() {
         (Outcome::VmmKilled, Cause::NotPoison, Confidence::Likely)
     );
     assert!(
-        incident.missing.iter().any(|m| m.contains("BUS_ADRERR")),
+        incident.missing.iter().any(|m| m.message.contains("BUS_ADRERR")),
         "{:?}",
         incident.missing
     );
@@ -101,7 +101,7 @@ fn the_page_that_killed_a_guest_does_not_blame_the_one_that_was_handled_before()
         all[0]
             .timeline
             .iter()
-            .any(|m| m.event.contains("over another lost page")),
+            .any(|m| m.message.contains("because of another poisoned page")),
         "{:?}",
         all[0].timeline
     );

@@ -1,7 +1,7 @@
 //! Errors that a vCPU could not be told of: `mce_nested`, `mce_disabled`, `mce_dropped`.
 
 use super::*;
-use crate::{
+use poisontrace_model::{
     event::Sregs,
     incident::model::{Cause, Confidence, Outcome},
 };
@@ -141,7 +141,7 @@ fn guest_with_machine_checks_turned_off_is_reset_without_being_told() {
         (Outcome::GuestReset, Cause::MceDisabled, Confidence::Likely)
     );
     assert!(
-        incident.missing.iter().any(|m| m.contains("CR4")),
+        incident.missing.iter().any(|m| m.message.contains("CR4")),
         "{:?}",
         incident.missing
     );
@@ -200,9 +200,9 @@ fn kvm_shuts_a_vcpu_down_whose_handler_meets_another_error() {
         (Outcome::GuestReset, Cause::MceNested, Confidence::Certain)
     );
     assert!(
-        incident.sentence.contains("KVM shut the vCPU down"),
+        incident.summary.contains("KVM shut the vCPU down"),
         "{}",
-        incident.sentence
+        incident.summary
     );
 }
 
@@ -225,7 +225,7 @@ fn what_no_probe_showed_before_all_were_at_work_is_not_taken_for_absent() {
         };
         let mut correlator = Correlator::new(session);
         story.events.iter().for_each(|event| correlator.feed(event));
-        (correlator.incidents().remove(0), end)
+        (documents(&mut correlator).remove(0), end)
     };
     let (seen, end) = shut_down(1);
     assert_eq!(verdict(&seen).1, Cause::MceNested);
@@ -233,7 +233,12 @@ fn what_no_probe_showed_before_all_were_at_work_is_not_taken_for_absent() {
     let (blind, _) = shut_down(end);
     assert_ne!(blind.cause, Cause::MceNested);
     assert_ne!(blind.confidence, Confidence::Certain);
-    assert!(blind.missing.iter().any(|m| m.starts_with("triple faults")));
+    assert!(
+        blind
+            .missing
+            .iter()
+            .any(|m| m.message.starts_with("triple faults"))
+    );
 }
 
 #[test]
@@ -287,7 +292,10 @@ fn a_machine_check_that_kvm_took_and_never_delivered_was_dropped() {
         (Outcome::Running, Cause::MceDropped, Confidence::Likely)
     );
     assert!(
-        incident.missing.iter().any(|m| m.contains("return value")),
+        incident
+            .missing
+            .iter()
+            .any(|m| m.message.contains("return value")),
         "{:?}",
         incident.missing
     );

@@ -1,7 +1,7 @@
 //! What belongs together, and what does not.
 
 use super::*;
-use crate::incident::model::Severity;
+use poisontrace_model::incident::model::Severity;
 
 #[test]
 fn poison_in_a_process_that_runs_no_vm_is_no_incident() {
@@ -49,7 +49,10 @@ fn a_process_that_was_gone_is_an_incident_only_if_kvm_spoke_for_it() {
     story.touch(VCPU0, USER_RIP, GPA, Access::Read, false).vmm_exit(7);
     let incident = story.only();
     assert!(
-        incident.missing.iter().any(|m| m.contains("/proc of the VMM")),
+        incident
+            .missing
+            .iter()
+            .any(|m| m.message.contains("/proc of the VMM")),
         "{:?}",
         incident.missing
     );
@@ -156,7 +159,7 @@ fn a_broadcast_to_every_vcpu_is_one_incident_and_its_copies_are_not_counted() {
     assert!(
         incident
             .injections
-            .told
+            .events
             .iter()
             .any(|told| told.severity == Severity::Broadcast)
     );
@@ -232,7 +235,7 @@ fn lost_records_are_said_where_they_may_matter() {
     story.vm().poison(12).at(0, 0, What::Lost { records: 17 });
     let incident = story.only();
     assert!(
-        incident.missing.iter().any(|m| m.contains("17 records")),
+        incident.missing.iter().any(|m| m.message.contains("17 records")),
         "{:?}",
         incident.missing
     );
@@ -251,13 +254,16 @@ fn a_probe_that_was_not_attached_makes_null_and_not_zero() {
     }
     let mut correlator = Correlator::new(blind);
     story.events.iter().for_each(|event| correlator.feed(event));
-    let incident = correlator.incidents().remove(0);
+    let incident = documents(&mut correlator).remove(0);
     assert_eq!(
         (incident.injections.action_optional, incident.injections.delivered),
         (None, None)
     );
     assert!(
-        incident.missing.iter().any(|m| m.contains("kvm_inject_mce")),
+        incident
+            .missing
+            .iter()
+            .any(|m| m.message.contains("kvm_inject_mce")),
         "{:?}",
         incident.missing
     );

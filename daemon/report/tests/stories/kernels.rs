@@ -1,7 +1,7 @@
 //! Kernels that offer less, or give other addresses: what is said then, and what is not.
 
 use super::*;
-use crate::{
+use poisontrace_model::{
     event::OtherAddress,
     incident::model::{Cause, GupBasis, Outcome},
 };
@@ -26,7 +26,7 @@ fn tracepoints_only() -> Session {
 fn reported(session: Session, events: &[Event]) -> Vec<Incident> {
     let mut correlator = Correlator::new(session);
     events.iter().for_each(|event| correlator.feed(event));
-    let incidents = correlator.incidents();
+    let incidents = documents(&mut correlator);
     conforms(&incidents);
     incidents
 }
@@ -114,7 +114,7 @@ fn with_tracepoints_only_the_signal_finds_its_page_and_the_gup_share_is_a_bound(
         incident
             .missing
             .iter()
-            .any(|m| m.contains("gup") && m.contains("this kernel has no kprobes")),
+            .any(|m| m.message.contains("gup") && m.message.contains("this kernel has no kprobes")),
         "{:?}",
         incident.missing
     );
@@ -137,12 +137,17 @@ fn under_shadow_paging_no_address_is_called_the_guests_page() {
         (Some(1), Some(Hex(1 << 1))),
         "paging leaves the line as it is"
     );
-    assert!(incident.missing.iter().any(|m| m.contains("shadow paging")));
+    assert!(
+        incident
+            .missing
+            .iter()
+            .any(|m| m.message.contains("shadow paging"))
+    );
     assert!(
         incident
             .timeline
             .iter()
-            .any(|moment| moment.event.contains("guest-virtual address 0x7f1234567040"))
+            .any(|moment| moment.message.contains("guest-virtual address 0x7f1234567040"))
     );
     // What the VMM tells the guest is the guest's own address.
     story.tell(VCPU0, AMD_AR, GPA);
@@ -165,7 +170,7 @@ fn an_address_of_a_nested_guest_is_not_called_the_guests() {
         incident
             .missing
             .iter()
-            .any(|m| m.contains("a guest that this guest runs"))
+            .any(|m| m.message.contains("nested (L2) guest"))
     );
 }
 
@@ -176,7 +181,7 @@ fn a_guest_whose_state_is_protected_has_no_rip_and_not_the_rip_zero() {
     let exit = exit(&story, |exit| exit.rip = None);
     story.sigbus(VCPU0, VCPU0, SigbusSeverity::ActionRequired, HVA, 12);
     story.at(VCPU0, QEMU, What::PoisonExit(exit));
-    let mut totals = crate::event::totals::PageTotals {
+    let mut totals = poisontrace_model::event::totals::PageTotals {
         gpa: Hex(GPA),
         ..Default::default()
     };
@@ -190,6 +195,6 @@ fn a_guest_whose_state_is_protected_has_no_rip_and_not_the_rip_zero() {
         !incident
             .timeline
             .iter()
-            .any(|moment| moment.event.contains("RIP 0x0"))
+            .any(|moment| moment.message.contains("RIP 0x0"))
     );
 }

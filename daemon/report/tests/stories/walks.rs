@@ -3,7 +3,7 @@
 use proptest::{collection::vec, prelude::*, sample::subsequence};
 
 use super::*;
-use crate::incident::model::{Confidence, FlushVerdict, StormKind};
+use poisontrace_model::incident::model::{Confidence, FlushVerdict, StormKind};
 
 const LINES: u64 = 64;
 const OTHER_RIP: u64 = KERNEL_RIP + 0x40;
@@ -182,7 +182,7 @@ proptest! {
         let unknown = holes.len() as u64 - lost;
         prop_assert_eq!(storm.unknown_addresses.unwrap_or(0), unknown);
         prop_assert_eq!(storm.confidence == Some(Confidence::Certain), named == 0 && unknown == 0);
-        let count = |words: &str| incident.missing.iter().filter(|text| text.contains(words)).count();
+        let count = |words: &str| incident.missing.iter().filter(|m| m.message.contains(words)).count();
         prop_assert_eq!(count("of the page, which the walk"), usize::from(named != 0));
         let elsewhere = incident.exit_samples.iter().filter_map(|sample| sample.gpa);
         prop_assert_eq!(elsewhere.filter(|gpa| gpa.0 & !0xfff != GPA).count(), 0);
@@ -333,8 +333,8 @@ fn a_flush_with_a_hole_is_still_a_flush_and_no_other_access() {
 }
 
 /// The kernel's totals of a walk over these lines.
-fn totals_of(lines: impl IntoIterator<Item = u64>) -> crate::event::totals::PageTotals {
-    let mut totals = crate::event::totals::PageTotals {
+fn totals_of(lines: impl IntoIterator<Item = u64>) -> poisontrace_model::event::totals::PageTotals {
+    let mut totals = poisontrace_model::event::totals::PageTotals {
         gpa: Hex(GPA),
         ..Default::default()
     };

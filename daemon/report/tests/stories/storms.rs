@@ -1,7 +1,7 @@
 //! Storms, and whether it was just CLFLUSH.
 
 use super::*;
-use crate::{
+use poisontrace_model::{
     event::totals::{DurationTotals, PageTotals, RipTotals},
     incident::model::{Cause, Confidence, FlushBasis, FlushVerdict, Spin, StormKind},
 };
@@ -34,7 +34,10 @@ fn guest_flushes_the_page_line_by_line() {
     // A load loop of the same stride looks the same: never more than possible.
     assert_eq!(flush.confidence, Some(Confidence::Possible));
     assert!(
-        incident.missing.iter().any(|m| m.contains("loads with a stride")),
+        incident
+            .missing
+            .iter()
+            .any(|m| m.message.contains("loads with a stride")),
         "{:?}",
         incident.missing
     );

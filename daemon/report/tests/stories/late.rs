@@ -1,7 +1,7 @@
 //! Deaths some time after the poison.
 
 use super::*;
-use crate::incident::model::{Cause, Confidence, Outcome};
+use poisontrace_model::incident::model::{Cause, Confidence, Outcome};
 
 /// The guest touched the page, was told, and handled it to the end.
 fn handled() -> Story {
@@ -19,9 +19,10 @@ fn a_death_after_the_window_is_not_the_poisons_and_is_told_all_the_same() {
         verdict(&incident),
         (Outcome::Survived, Cause::Contained, Confidence::Certain)
     );
-    let last = incident.timeline.last().map(|moment| moment.event.clone());
+    let last = incident.timeline.last().map(|moment| moment.message.clone());
     assert!(
-        last.as_deref().is_some_and(|event| event.contains("too late")),
+        last.as_deref()
+            .is_some_and(|event| event.contains("too long after")),
         "{last:?}"
     );
 }
@@ -35,11 +36,7 @@ fn a_death_minutes_after_the_handler_finished_is_only_possibly_its() {
         verdict(&incident),
         (Outcome::GuestPanicked, Cause::Unknown, Confidence::Possible)
     );
-    assert!(
-        incident.sentence.contains("120.0 s after"),
-        "{}",
-        incident.sentence
-    );
+    assert!(incident.summary.contains("120.0 s after"), "{}", incident.summary);
 }
 
 #[test]
@@ -59,9 +56,9 @@ fn a_guest_that_hangs_in_its_handler_for_an_hour_still_died_of_it() {
     let hanging = story.only();
     assert_eq!(verdict(&hanging).0, Outcome::Unknown);
     assert!(
-        hanging.sentence.contains("panicked, or hangs"),
+        hanging.summary.contains("panicked, or hangs"),
         "{}",
-        hanging.sentence
+        hanging.summary
     );
     story.wait(3_600_000 * MS).reset(VCPU0);
     assert_eq!(
@@ -89,7 +86,7 @@ fn a_vmm_that_is_killed_after_its_guest_had_handled_the_error_was_not_killed_by_
         verdict(&incident),
         (Outcome::VmmKilled, Cause::NotPoison, Confidence::Likely)
     );
-    assert!(incident.sentence.contains("by signal 9"), "{}", incident.sentence);
+    assert!(incident.summary.contains("by signal 9"), "{}", incident.summary);
 }
 
 #[test]
@@ -107,8 +104,8 @@ fn guest_that_is_told_in_advance_and_handles_it_survives() {
         (Outcome::Survived, Cause::Contained, Confidence::Likely)
     );
     assert!(
-        incident.sentence.contains("nothing has touched"),
+        incident.summary.contains("no access to the page was seen"),
         "{}",
-        incident.sentence
+        incident.summary
     );
 }

@@ -1,7 +1,7 @@
 //! The VMM's own end: `sigbus_unhandled`, `second_sigbus`, `vmm_own_memory`, `guest_memfd`.
 
 use super::*;
-use crate::incident::model::{Cause, Confidence, Outcome};
+use poisontrace_model::incident::model::{Cause, Confidence, Outcome};
 
 const KVM_EXIT_MEMORY_FAULT: u32 = 39;
 
@@ -93,9 +93,9 @@ fn an_early_notice_kills_a_vmm_that_has_no_handler() {
         (Outcome::VmmKilled, Cause::SigbusUnhandled, Confidence::Certain)
     );
     assert!(
-        incident.sentence.contains("told it that the host had lost"),
+        incident.summary.contains("by SIGBUS that announced"),
         "{}",
-        incident.sentence
+        incident.summary
     );
 }
 
@@ -148,7 +148,10 @@ fn a_vmm_that_touches_memory_of_its_own_is_killed_for_that() {
         (Outcome::VmmKilled, Cause::VmmOwnMemory, Confidence::Likely)
     );
     assert!(
-        incident.missing.iter().any(|m| m.contains("memory slots")),
+        incident
+            .missing
+            .iter()
+            .any(|m| m.message.contains("memory slots")),
         "{:?}",
         incident.missing
     );
@@ -177,7 +180,10 @@ fn private_memory_sends_no_signal_and_is_an_incident_all_the_same() {
         (Outcome::Unknown, Cause::GuestMemfd, Confidence::Certain)
     );
     assert!(
-        incident.missing.iter().any(|m| m.contains("private page")),
+        incident
+            .missing
+            .iter()
+            .any(|m| m.message.contains("private page")),
         "{:?}",
         incident.missing
     );

@@ -1,7 +1,7 @@
 //! What became of the guest.
 
 use super::*;
-use crate::incident::model::{Cause, Confidence, FlushVerdict, Outcome, Severity};
+use poisontrace_model::incident::model::{Cause, Confidence, FlushVerdict, Outcome, Severity};
 
 #[test]
 fn amd_guest_without_overflow_recovery_panics_at_the_second_error() {
@@ -38,7 +38,7 @@ fn amd_guest_without_overflow_recovery_panics_at_the_second_error() {
     );
     let told: Vec<(Severity, Option<bool>)> = incident
         .injections
-        .told
+        .events
         .iter()
         .map(|told| (told.severity, told.overflow))
         .collect();
@@ -47,9 +47,9 @@ fn amd_guest_without_overflow_recovery_panics_at_the_second_error() {
     assert_eq!(incident.exits.line_bitmap, Some(Hex(0b10)));
     assert_eq!(incident.latency_ns.gup_share, Some(0.25));
     assert!(
-        incident.sentence.contains("web01 panicked"),
+        incident.summary.contains("web01 panicked"),
         "{}",
-        incident.sentence
+        incident.summary
     );
 }
 
@@ -69,7 +69,7 @@ fn without_a_panic_device_the_panic_is_inferred_and_said_to_be() {
         (Outcome::GuestPanicked, Cause::MceOverflow, Confidence::Likely)
     );
     assert!(
-        incident.missing.iter().any(|m| m.contains("pvpanic")),
+        incident.missing.iter().any(|m| m.message.contains("pvpanic")),
         "{:?}",
         incident.missing
     );

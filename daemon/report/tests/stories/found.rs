@@ -1,7 +1,7 @@
 //! Pages that were lost before the daemon started.
 
 use super::*;
-use crate::{
+use poisontrace_model::{
     event::log_statement::{LogRecord, LogStatement, Speaker},
     incident::model::{Cause, Confidence, Outcome},
 };
@@ -23,7 +23,7 @@ fn a_guest_with_a_page_that_was_lost_before_the_start_is_at_risk() {
         verdict(&incident),
         (Outcome::Running, Cause::NotTouched, Confidence::Possible)
     );
-    assert!(incident.sentence.contains("at risk"), "{}", incident.sentence);
+    assert!(incident.summary.contains("at risk"), "{}", incident.summary);
     assert_eq!(incident.page.pfn, Some(Hex(PFN)));
     assert_eq!(
         incident.signals.action_optional, None,
@@ -33,7 +33,7 @@ fn a_guest_with_a_page_that_was_lost_before_the_start_is_at_risk() {
         incident
             .missing
             .iter()
-            .any(|text| text.contains("memory_failure()"))
+            .any(|m| m.message.contains("memory_failure()"))
     );
 }
 
@@ -91,7 +91,7 @@ fn an_incident_that_nobody_watched_for_a_while_is_not_called_untouched_with_any_
     story.events.iter().for_each(|event| correlator.feed(event));
     assert_eq!(correlator.incidents()[0].confidence, Confidence::Likely);
     correlator.unwatched(story.events.last().unwrap().t + MS);
-    let incident = &correlator.incidents()[0];
+    let incident = &documents(&mut correlator)[0];
     assert_eq!(
         verdict(incident),
         (Outcome::Running, Cause::NotTouched, Confidence::Possible)
@@ -100,6 +100,6 @@ fn an_incident_that_nobody_watched_for_a_while_is_not_called_untouched_with_any_
         incident
             .timeline
             .iter()
-            .any(|moment| moment.event.contains("not seen"))
+            .any(|moment| moment.message.contains("not seen"))
     );
 }

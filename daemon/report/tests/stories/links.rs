@@ -1,6 +1,7 @@
 //! One page of the host in several VMs, and one page of the host again.
 
 use super::*;
+use poisontrace_report::document::Missing;
 
 const OTHER: u32 = 1221;
 
@@ -34,14 +35,14 @@ fn shared_page() -> Story {
 fn a_page_in_two_vms_is_an_incident_each_that_name_each_other() {
     let all = shared_page().incidents();
     assert_eq!(all.len(), 2);
-    assert_eq!(all[0].linked, [all[1].id.clone()]);
-    assert_eq!(all[1].linked, [all[0].id.clone()]);
+    assert_eq!(all[0].related_incidents, [all[1].id.clone()]);
+    assert_eq!(all[1].related_incidents, [all[0].id.clone()]);
     assert_eq!(all[0].page.pfn, all[1].page.pfn);
     let command = format!("poisontrace explain {}", all[1].id);
     assert!(
-        all[0].advice.iter().any(|advice| advice.contains(&command)),
+        all[0].next_steps.iter().any(|advice| advice.contains(&command)),
         "{:?}",
-        all[0].advice
+        all[0].next_steps
     );
 }
 
@@ -65,11 +66,15 @@ fn an_incident_is_told_anew_when_another_vm_turns_out_to_share_its_page() {
     story.events[..second]
         .iter()
         .for_each(|event| correlator.feed(event));
-    assert!(correlator.take_changed()[0].incident.linked.is_empty());
+    assert!(correlator.take_changed()[0].incident.related_incidents.is_empty());
     correlator.feed(&story.events[second]);
     let changed = correlator.take_changed();
     assert_eq!(changed.len(), 2);
-    assert!(changed.iter().all(|update| update.incident.linked.len() == 1));
+    assert!(
+        changed
+            .iter()
+            .all(|update| update.incident.related_incidents.len() == 1)
+    );
 }
 
 #[test]
@@ -91,11 +96,11 @@ fn a_page_that_is_reported_again_as_already_poisoned_is_one_incident() {
         .at(VCPU0, QEMU, action)
         .at(VCPU0, QEMU, What::FailureEnd { ret: -133 });
     let incident = story.only();
-    assert_eq!(incident.page.recovery.as_deref(), Some("Recovered"));
+    assert_eq!(incident.page.action_result.as_deref(), Some("Recovered"));
     assert_eq!(incident.page.kind.as_deref(), Some("dirty LRU page"));
     assert_eq!(incident.signals.action_required, Some(1));
     assert!(
-        incident.timeline.iter().any(|m| m.event.contains("again")),
+        incident.timeline.iter().any(|m| m.message.contains("again")),
         "{:?}",
         incident.timeline
     );
@@ -125,7 +130,7 @@ fn a_vmm_that_was_started_again_has_an_incident_of_its_own_and_shares_nothing_wi
     });
     let all = story.incidents();
     assert_eq!(all.len(), 2);
-    assert!(all.iter().all(|incident| incident.linked.is_empty()));
+    assert!(all.iter().all(|incident| incident.related_incidents.is_empty()));
 }
 
 #[test]
@@ -155,7 +160,7 @@ fn a_touch_that_is_faster_than_memory_failure_gets_its_page_frame() {
         .poison(12);
     let incident = story.only();
     assert_eq!(incident.page.pfn, Some(Hex(PFN)));
-    assert_eq!(incident.page.recovery.as_deref(), Some("Recovered"));
+    assert_eq!(incident.page.action_result.as_deref(), Some("Recovered"));
 }
 
 #[test]
@@ -211,7 +216,7 @@ fn pieces_of_a_huge_page_are_one_incident_though_no_signal_named_it() {
         incident
             .missing
             .iter()
-            .any(|m| m.contains("the only one that fits")),
+            .any(|m| m.message.contains("the only one that fits")),
         "{:?}",
         incident.missing
     );
@@ -248,11 +253,11 @@ fn page_whose_loss_no_process_was_told_of_is_the_one_that_a_guest_meets() {
     );
     assert_eq!(incident.page.size_bytes, Some(4096));
     assert!(
-        incident.timeline[0].event.contains("memory_failure") && incident.timeline[0].t_ns == 0,
+        incident.timeline[0].message.contains("memory_failure") && incident.timeline[0].t_ns == 0,
         "{:?}",
         incident.timeline
     );
-    let inferred = |m: &String| m.contains("the only one that fits");
+    let inferred = |m: &Missing| m.message.contains("the only one that fits");
     assert!(incident.missing.iter().any(inferred), "{:?}", incident.missing);
 }
 

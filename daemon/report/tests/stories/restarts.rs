@@ -1,7 +1,7 @@
 //! The daemon is killed and started again in the middle of a story.
 
 use super::*;
-use crate::{
+use poisontrace_model::{
     correlate::resume::{State, TotalsContinuity},
     event::totals::PageTotals,
 };
@@ -15,7 +15,7 @@ fn killed_after(events: &[Event]) -> Vec<State> {
     let numbers = correlator.take_numbers();
     let states = numbers.into_iter().filter_map(|no| {
         let incident = correlator.report(no)?.incident;
-        correlator.state(no, &incident)
+        correlator.state(no, &incident.id, incident.started_at.as_deref())
     });
     states.map(|json| serde_json::from_str(&json).unwrap()).collect()
 }
@@ -31,7 +31,7 @@ fn goes_on(states: Vec<State>, t: u64, continuity: TotalsContinuity, events: &[E
     for event in events {
         correlator.feed(event);
     }
-    let incidents = correlator.incidents();
+    let incidents = documents(&mut correlator);
     conforms(&incidents);
     incidents
 }
@@ -87,7 +87,7 @@ fn an_incident_goes_on_under_its_id_whoever_sets_the_clock() {
         after[0]
             .timeline
             .iter()
-            .any(|m| m.event.contains("started again") && m.event.contains("counted on")),
+            .any(|m| m.message.contains("restarts") && m.message.contains("counted on")),
         "the gap is in the timeline: {:?}",
         after[0].timeline
     );
@@ -125,7 +125,12 @@ fn totals_that_begin_anew_are_added_to_those_before() {
     let after = goes_on(states, story.now, TotalsContinuity::Reset, &rest.events);
     assert_eq!(after[0].exits.count, Some(1020));
     assert_eq!(after[0].signals.action_required, Some(1020));
-    assert!(after[0].timeline.iter().any(|m| m.event.contains("was not seen")));
+    assert!(
+        after[0]
+            .timeline
+            .iter()
+            .any(|m| m.message.contains("were not seen"))
+    );
 }
 
 #[test]

@@ -1,0 +1,264 @@
+//! Evidence that was absent, as types: the report crate words it, and what it would have settled.
+
+use crate::{
+    event::{
+        OtherAddress,
+        session::{ProbeStatus, Session},
+    },
+    hex::Hex,
+    incident::{
+        evidence::{Evidence, Sign},
+        exits::Total,
+        model::{Cause, Flush, FlushBasis, FlushVerdict, Outcome},
+        verdict::Verdict,
+    },
+};
+
+/// One piece of evidence that was absent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MissingEvidence {
+    /// The guest's console log, with its panic message.
+    GuestConsole,
+    /// The guest has no panic device; the panic is inferred.
+    PanicDevice,
+    /// CR4 of the vCPU at its access.
+    Cr4,
+    /// The return value of KVM_X86_SET_MCE.
+    SetMceResult,
+    /// The VM's memslots: that the page is the VMM's own is inferred.
+    Memslots,
+    /// `si_code` of the SIGBUS that killed the VMM.
+    SigbusCode,
+    /// A signal from `memory_failure()`: the page is joined by time alone.
+    FailureSignal,
+    /// Bytes of the instruction at the guest's RIP.
+    InstructionBytes,
+    /// Bytes of the instruction that walked the page.
+    WalkInstructionBytes,
+    /// Exits on these lines (bit n: line n), which the walk by `rip` passed.
+    WalkLines { rip: Hex, lines: u64 },
+    /// Addresses of exits of the walk by `rip`: not recorded, or contradicted by their neighbours.
+    WalkAddresses { rip: Hex, exits: u64 },
+    /// What the VMM injected before the host's first SIGBUS.
+    EarlierInjections,
+    /// `memory_failure()` of this page; the pfn is not known.
+    MemoryFailure,
+    /// `memory_failure()` of this page: it was poisoned before the probes were attached.
+    EarlierMemoryFailure,
+    /// The address of a page of guest_memfd.
+    PrivatePageAddress,
+    /// The GPA: shadow paging shows guest-virtual addresses.
+    GpaUnderShadowPaging,
+    /// The GPA: a nested (L2) guest took the exits.
+    GpaOfNestedGuest,
+    /// The GPA: the guest did not access the page, and no injection names it.
+    Gpa,
+    /// /proc of the VMM, which was gone.
+    VmmProcess,
+    /// The VM's name: neither command line nor cgroup has one.
+    VmName,
+    /// The VM's name: none of the files has one.
+    VmNameInFiles,
+    /// Whether the process that the kernel log names is a VMM.
+    IsVmm { process: String },
+    /// The exit that met the poison.
+    PoisonExit,
+    /// Exit reasons, resets and ports until the probes that show them were attached, nanoseconds.
+    EarlyTermination { ns: u64 },
+    /// Records that the probes could not hand over.
+    Records { count: u64 },
+    /// A probe that this kernel does not offer.
+    Probe {
+        name: String,
+        why: Option<String>,
+        unavailable: String,
+    },
+    /// The time between the exit and kvm_exit, which kernels before 6.6 emit late on SVM.
+    LateSvmExit,
+    /// The machine-check bank as it was injected.
+    InjectedBank,
+    /// The guest's end, or that it lives.
+    Ending,
+    /// The rest of a recording that was cut off.
+    RecordingEnd,
+    /// Events that the tracer itself lost; `None`: it does not count them.
+    TraceEvents { lost: Option<u64> },
+    /// The beginning of a trace, overwritten in the tracer's ring.
+    TraceBeginning { events: u64 },
+    /// Durations: the trace's clock has no unit.
+    TraceClock,
+    /// A trace beside a recording of the same events was not used.
+    TraceBesideRecording,
+    /// The page's type: rasdaemon numbers the types as one kernel did.
+    PageType { source: String },
+    /// Later statements of a log that has too many to keep.
+    Statements { count: u64, source: String },
+    /// More lines of a file that look cut or wrapped.
+    CutLines { count: u64, source: String },
+    /// How well the clock of a source is aligned to the others.
+    Clock(ClockNote),
+}
+
+/// How well the clock of a source is known.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClockNote {
+    pub source: String,
+    pub alignment: ClockAlignment,
+}
+
+/// See [`ClockNote`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClockAlignment {
+    /// By this many events that both sources show, within so many nanoseconds.
+    Aligned {
+        clock: ClockKind,
+        events: u64,
+        spread_ns: u64,
+    },
+    /// It shows no event that another source shows.
+    Unaligned,
+    /// Its lines have no time.
+    Untimed,
+}
+
+/// Whose clock stamps a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockKind {
+    Trace,
+    HostBoot,
+    HostWall,
+    HostWallWithoutYear,
+    GuestBoot,
+    GuestWall,
+}
+
+impl MissingEvidence {
+    /// The stable name of its kind (`missing[].kind` of the answer).
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::GuestConsole => "guest_console",
+            Self::PanicDevice => "panic_device",
+            Self::Cr4 => "cr4",
+            Self::SetMceResult => "set_mce_result",
+            Self::Memslots => "memslots",
+            Self::SigbusCode => "sigbus_code",
+            Self::FailureSignal => "failure_signal",
+            Self::InstructionBytes => "instruction_bytes",
+            Self::WalkInstructionBytes => "walk_instruction_bytes",
+            Self::WalkLines { .. } => "walk_lines",
+            Self::WalkAddresses { .. } => "walk_addresses",
+            Self::EarlierInjections => "earlier_injections",
+            Self::MemoryFailure => "memory_failure",
+            Self::EarlierMemoryFailure => "earlier_memory_failure",
+            Self::PrivatePageAddress => "private_page_address",
+            Self::GpaUnderShadowPaging => "gpa_under_shadow_paging",
+            Self::GpaOfNestedGuest => "gpa_of_nested_guest",
+            Self::Gpa => "gpa",
+            Self::VmmProcess => "vmm_process",
+            Self::VmName => "vm_name",
+            Self::VmNameInFiles => "vm_name_in_files",
+            Self::IsVmm { .. } => "is_vmm",
+            Self::PoisonExit => "poison_exit",
+            Self::EarlyTermination { .. } => "early_termination",
+            Self::Records { .. } => "records",
+            Self::Probe { .. } => "probe",
+            Self::LateSvmExit => "late_svm_exit",
+            Self::InjectedBank => "injected_bank",
+            Self::Ending => "ending",
+            Self::RecordingEnd => "recording_end",
+            Self::TraceEvents { .. } => "trace_events",
+            Self::TraceBeginning { .. } => "trace_beginning",
+            Self::TraceClock => "trace_clock",
+            Self::TraceBesideRecording => "trace_beside_recording",
+            Self::PageType { .. } => "page_type",
+            Self::Statements { .. } => "statements",
+            Self::CutLines { .. } => "cut_lines",
+            Self::Clock(_) => "clock",
+        }
+    }
+}
+
+/// The evidence that was absent for this verdict.
+pub fn missing(
+    e: &Evidence,
+    total: &Total,
+    flush: &Flush,
+    v: Verdict,
+    session: &Session,
+) -> Vec<MissingEvidence> {
+    use MissingEvidence as M;
+    let mut missing = Vec::new();
+    let mut note = |absent: bool, what: M| {
+        if absent {
+            missing.push(what);
+        }
+    };
+    let died = matches!(v.outcome, Outcome::GuestPanicked | Outcome::GuestReset);
+    let panic_seen = e
+        .sign(|sign| matches!(sign, Sign::Panic | Sign::CrashLoaded))
+        .is_some();
+    note(died, M::GuestConsole);
+    note(
+        died && !panic_seen && v.outcome == Outcome::GuestPanicked,
+        M::PanicDevice,
+    );
+    note(v.cause == Cause::MceDisabled && e.mce_enabled.is_none(), M::Cr4);
+    note(v.cause == Cause::MceDropped, M::SetMceResult);
+    note(v.cause == Cause::VmmOwnMemory, M::Memslots);
+    note(
+        v.cause == Cause::NotPoison && e.ends.iter().any(|end| end.sign == Sign::VmmExit(7)),
+        M::SigbusCode,
+    );
+    note(e.joined_by_time, M::FailureSignal);
+    note(
+        flush.verdict == FlushVerdict::Undetermined && e.exits.any(),
+        M::InstructionBytes,
+    );
+    note(flush.basis == FlushBasis::LineWalk, M::WalkInstructionBytes);
+    if let Some(walk) = &total.walk {
+        let rip = Hex(walk.rip);
+        let lines = walk.missing();
+        note(lines != 0, M::WalkLines { rip, lines });
+        let exits = walk.unplaced;
+        note(exits > 0, M::WalkAddresses { rip, exits });
+    }
+    // Nothing but flushes, and no signal before the first: the guest knew of the page by an injection that was not seen.
+    let knew_before = flush.verdict == FlushVerdict::FlushOnly && e.exits.any();
+    note(
+        knew_before && e.ao_signals + e.own_access == 0,
+        M::EarlierInjections,
+    );
+    note(e.pfn.is_none() && v.cause != Cause::GuestMemfd, M::MemoryFailure);
+    note(e.predates, M::EarlierMemoryFailure);
+    note(v.cause == Cause::GuestMemfd, M::PrivatePageAddress);
+    match e.other_address {
+        Some(OtherAddress::Virtual(_)) => note(true, M::GpaUnderShadowPaging),
+        Some(OtherAddress::Nested(_)) => note(true, M::GpaOfNestedGuest),
+        None => note(e.gpa.is_none() && v.cause != Cause::GuestMemfd, M::Gpa),
+    }
+    note(e.vmm.is_vmm != Some(true), M::VmmProcess);
+    note(e.vmm.is_vmm == Some(true) && e.vmm.name.is_none(), M::VmName);
+    note(
+        !e.exits.any() && e.action_required(total) > e.own_access,
+        M::PoisonExit,
+    );
+    note(e.blind_ns > 0, M::EarlyTermination { ns: e.blind_ns });
+    note(e.lost > 0, M::Records { count: e.lost });
+    // What the instruction's probe would have shown is known in another way.
+    let known =
+        |probe: &ProbeStatus| probe.name == "instruction" && flush.basis == FlushBasis::InstructionBytes;
+    for probe in session
+        .probes
+        .iter()
+        .filter(|probe| probe.binding.is_none() && !known(probe))
+    {
+        if let Some(unavailable) = &probe.lost {
+            missing.push(M::Probe {
+                name: probe.name.clone(),
+                why: probe.why.clone(),
+                unavailable: unavailable.clone(),
+            });
+        }
+    }
+    missing
+}

@@ -1,0 +1,97 @@
+//! What to do now, most urgent first, as types: the report crate words it.
+
+use super::{
+    evidence::Evidence,
+    model::{Cause, OriginKind, Outcome},
+    verdict::Verdict,
+};
+use crate::hex::Hex;
+
+/// One step for an operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NextStep {
+    StartGuest {
+        name: Option<String>,
+    },
+    /// The guest holds a poisoned page: migration fails or kills the VMM.
+    DoNotMigrate,
+    /// The vCPU cannot get past the page.
+    ResetStuckGuest,
+    /// MCA overflow recovery and SUCCOR for the guest's CPU model.
+    AddOverflowRecovery,
+    /// Every notice is fatal to the guest's CPU model.
+    UseErrorRecovery,
+    FindOtherPages,
+    EnableMachineChecks,
+    AvoidVmm,
+    FindSimultaneousErrors,
+    LeaveGuestAlone,
+    FixMceControls,
+    RestartPrivateGuest,
+    KeepConsole,
+    UpdateGuestKernel,
+    KillVmm,
+    LookElsewhere,
+    /// Other guests used the same page: ids of their incidents.
+    ExplainRelated {
+        ids: Vec<String>,
+    },
+    FindDimm {
+        pfn: Hex,
+    },
+    SearchKernelLog,
+}
+
+/// The steps for this verdict. `related`: ids of the incidents of other VMs that held the same page of the host.
+pub fn next_steps(e: &Evidence, v: Verdict, origin: OriginKind, related: &[String]) -> Vec<NextStep> {
+    let software = origin == OriginKind::SoftwareInjection;
+    let mut steps: Vec<NextStep> = for_the_guest(e, v).into_iter().collect();
+    steps.extend(for_the_cause(e, v));
+    if !related.is_empty() {
+        steps.push(NextStep::ExplainRelated {
+            ids: related.to_vec(),
+        });
+    }
+    match (e.pfn, v.cause) {
+        (_, Cause::NotPoison) => {}
+        // No DIMM is at fault where software poisoned the page.
+        _ if software => {}
+        (Some(pfn), _) => steps.push(NextStep::FindDimm { pfn: Hex(pfn) }),
+        (None, _) => steps.push(NextStep::SearchKernelLog),
+    }
+    steps
+}
+
+fn for_the_guest(e: &Evidence, v: Verdict) -> Option<NextStep> {
+    match v.outcome {
+        Outcome::GuestPanicked | Outcome::GuestReset | Outcome::VmmKilled | Outcome::VmmExited => {
+            Some(NextStep::StartGuest {
+                name: e.vmm.name.clone(),
+            })
+        }
+        // migrate_prepare() in QEMU's migration code, since 9.0: "Can't migrate this vm with hardware poisoned
+        // memory"; before that the migration thread read the page.
+        Outcome::Running | Outcome::Survived if !e.vmm_gone() => Some(NextStep::DoNotMigrate),
+        _ => None,
+    }
+}
+
+fn for_the_cause(e: &Evidence, v: Verdict) -> Option<NextStep> {
+    Some(match v.cause {
+        Cause::MceNested if e.is_passed_over() => NextStep::ResetStuckGuest,
+        Cause::MceOverflow => NextStep::AddOverflowRecovery,
+        Cause::FatalNotification => NextStep::UseErrorRecovery,
+        Cause::MceNested => NextStep::FindOtherPages,
+        Cause::MceDisabled => NextStep::EnableMachineChecks,
+        Cause::SigbusUnhandled => NextStep::AvoidVmm,
+        Cause::SecondSigbus => NextStep::FindSimultaneousErrors,
+        Cause::VmmOwnMemory => NextStep::LeaveGuestAlone,
+        Cause::MceDropped => NextStep::FixMceControls,
+        Cause::GuestMemfd => NextStep::RestartPrivateGuest,
+        Cause::KernelAccess => NextStep::KeepConsole,
+        Cause::Clflush => NextStep::UpdateGuestKernel,
+        Cause::SigbusSpin => NextStep::KillVmm,
+        Cause::NotPoison => NextStep::LookElsewhere,
+        Cause::Contained | Cause::NotTouched | Cause::Unknown => return None,
+    })
+}

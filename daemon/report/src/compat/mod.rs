@@ -1,0 +1,3 @@
+//! Documents of earlier schema versions, which stores keep.
+
+pub mod v1;

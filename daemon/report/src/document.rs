@@ -1,0 +1,125 @@
+//! The document of `explain --format json`, schema version 2 (`explain.schema.json` beside this crate): an incident
+//! with its text. It is what the store keeps and what text and HTML are made of, so that English is written once.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use poisontrace_model::{
+    host::Host,
+    incident::model::{
+        Cause, Confidence, ExitSample, Exits, Flush, HostEvent, Injections, Latency, Origin, Outcome, Page,
+        Signals, Storm, Vm,
+    },
+};
+
+use crate::compat;
+
+/// Version of the JSON that is written.
+pub const SCHEMA_VERSION: u32 = 2;
+
+/// Incidents of one host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub schema_version: u32,
+    pub host: Host,
+    pub incidents: Vec<Incident>,
+    /// What the host lost that is no incident of a known VM.
+    #[serde(default)]
+    pub host_events: Vec<HostEvent>,
+}
+
+impl Answer {
+    pub fn new(host: Host, incidents: Vec<Incident>) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            host,
+            incidents,
+            host_events: Vec::new(),
+        }
+    }
+}
+
+/// One incident. Field meanings are the schema's.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Incident {
+    pub id: String,
+    pub started_at: Option<String>,
+    pub vm: Vm,
+    pub page: Page,
+    pub outcome: Outcome,
+    pub cause: Cause,
+    pub confidence: Confidence,
+    pub summary: String,
+    pub origin: Origin,
+    /// Ids of the incidents of other VMs that held the same page of the host (ksm, shared memory).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub related_incidents: Vec<String>,
+    pub next_steps: Vec<String>,
+    pub signals: Signals,
+    pub exits: Exits,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exit_samples: Vec<ExitSample>,
+    pub storm: Option<Storm>,
+    pub flush: Flush,
+    pub latency_ns: Latency,
+    pub injections: Injections,
+    pub timeline: Vec<TimelineEntry>,
+    pub missing: Vec<Missing>,
+}
+
+/// An event of the incident.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TimelineEntry {
+    /// From the poisoning, nanoseconds; may be negative.
+    pub t_ns: i64,
+    pub kind: String,
+    pub message: String,
+    /// The file that the event is read from, with its own time where its clock is not aligned; null: the probes.
+    pub source: Option<String>,
+}
+
+/// Evidence that was absent, and what it would have settled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    pub kind: String,
+    pub message: String,
+}
+
+/// An incident of schema version 2.
+#[derive(Deserialize)]
+#[serde(remote = "Incident")]
+struct Version2 {
+    id: String,
+    started_at: Option<String>,
+    vm: Vm,
+    page: Page,
+    outcome: Outcome,
+    cause: Cause,
+    confidence: Confidence,
+    summary: String,
+    #[serde(default)]
+    origin: Origin,
+    #[serde(default)]
+    related_incidents: Vec<String>,
+    next_steps: Vec<String>,
+    signals: Signals,
+    exits: Exits,
+    #[serde(default)]
+    exit_samples: Vec<ExitSample>,
+    storm: Option<Storm>,
+    flush: Flush,
+    latency_ns: Latency,
+    injections: Injections,
+    timeline: Vec<TimelineEntry>,
+    missing: Vec<Missing>,
+}
+
+impl<'de> Deserialize<'de> for Incident {
+    /// Reads this version and version 1, which has no field that names its version within an incident.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut value = serde_json::Value::deserialize(deserializer)?;
+        if compat::v1::is(&value) {
+            compat::v1::upgrade(&mut value);
+        }
+        Version2::deserialize(value).map_err(serde::de::Error::custom)
+    }
+}

@@ -1,0 +1,42 @@
+//! What to do now, in words; each names the next command.
+
+use std::borrow::Cow;
+
+use poisontrace_model::incident::next_steps::NextStep;
+
+/// The step as a sentence.
+pub fn message(step: &NextStep) -> Cow<'static, str> {
+    match step {
+        NextStep::StartGuest { name } => format!(
+            "Start the guest again (libvirt: `virsh start {0}`, or `virsh reset {0}` if it hangs): it gets other memory (a reset inside the same QEMU process remaps the page as well).",
+            name.as_deref().unwrap_or("NAME")
+        ).into(),
+        NextStep::ExplainRelated { ids } => format!(
+            "Other guests used the same host page; explain them too: {}.",
+            ids.iter()
+                .map(|id| format!("poisontrace explain {id}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        ).into(),
+        NextStep::FindDimm { pfn } => format!(
+            "Find the DIMM of physical address {:#x} (`ras-mc-ctl --errors`, EDAC in `journalctl -k`, or `ipmitool sel list`) and have it replaced unless this is its first error.",
+            pfn.0.saturating_mul(4096)
+        ).into(),
+        NextStep::DoNotMigrate => "Do not live-migrate the guest before it has been reset: QEMU refuses while the guest holds a poisoned page (9.0 and later), and an older QEMU dies when it reads the page. Agree on a reboot with its owner; it frees the page.".into(),
+        NextStep::ResetStuckGuest => "Reset the guest: its vCPU cannot get past this page. Check its kernel's command line (mce=off, nomce) and its other poisoned pages (`poisontrace incidents`).".into(),
+        NextStep::AddOverflowRecovery => "Give the guest's CPU model MCA overflow recovery and SUCCOR (QEMU: +overflow-recov,+succor on AMD) so that its kernel can survive the next error.".into(),
+        NextStep::UseErrorRecovery => "The guest's CPU model makes every notification fatal: use one with software error recovery (MCG_SER_P), or a VMM that does not pass action-optional errors on to it (QEMU does).".into(),
+        NextStep::FindOtherPages => "Look for other poisoned pages of this guest (`poisontrace incidents`): it met one while it handled another. Restart a guest that has several.".into(),
+        NextStep::EnableMachineChecks => "The guest ran with machine checks disabled: check its kernel's command line (mce=off, nomce) and its CPU model (QEMU: +mce,+mca); firmware and boot loaders disable them too.".into(),
+        NextStep::AvoidVmm => "This VMM dies with any poisoned page of its guest: keep its guests off this host until the memory is replaced.".into(),
+        NextStep::FindSimultaneousErrors => "Two errors came at once: look for other poisoned pages at that time (`journalctl -k --grep 'Memory failure'`); a failing DIMM causes more.".into(),
+        NextStep::LeaveGuestAlone => "The guest is not the cause and needs no analysis: the page was the VMM's own memory.".into(),
+        NextStep::FixMceControls => "The VMM sets MCG_CTL or a bank's CTL so that KVM drops its injections: both must be all ones (KVM_SET_MSRS) before KVM_X86_SET_MCE. Report it to the VMM's vendor.".into(),
+        NextStep::RestartPrivateGuest => "Restart the guest: private memory has no way yet to report a poisoned page to it, and its state cannot be saved.".into(),
+        NextStep::KeepConsole => "Keep the guest's console log of the panic (libvirt: /var/log/libvirt/qemu, or its console): the backtrace shows which kernel function accessed the page.".into(),
+        NextStep::UpdateGuestKernel => "Check the guest's kernel version: from 5.19, and with QEMU from 5.8, 5.4.y and 4.19.y, Linux unmaps a poisoned page without flushing it.".into(),
+        NextStep::KillVmm => "Kill the VMM: its vCPU cannot get past this page.".into(),
+        NextStep::LookElsewhere => "Look elsewhere for the cause: the VMM's own log, `coredumpctl list`, and `journalctl -k --grep 'Out of memory'`.".into(),
+        NextStep::SearchKernelLog => "Search the host's kernel log for the page (`journalctl -k --grep 'Memory failure'`) and for its DIMM (`ras-mc-ctl --errors`).".into(),
+    }
+}

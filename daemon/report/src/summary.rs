@@ -1,0 +1,204 @@
+//! The answer in one sentence, made of facts that are set alone.
+
+use poisontrace_model::incident::{
+    findings::Findings,
+    limits::PAGE_SIZE,
+    model::{Cause, Incident, Outcome},
+};
+
+/// The answer in one sentence, for a ticket.
+pub fn summary(i: &Incident) -> String {
+    let guest = guest(i);
+    let page = page(i);
+    let fate = fate(i);
+    let f = &i.findings;
+    match i.cause {
+        Cause::Contained if f.accessed_by_guest => {
+            format!("{guest} {fate}: it accessed {page}, got a machine check, and its kernel handled it.")
+        }
+        Cause::Contained => format!(
+            "{guest} {fate}: the VMM injected a machine check for {page}, the guest's kernel handled it, and no access to the page was seen."
+        ),
+        Cause::MceOverflow => {
+            let bank = f.overflowed_bank.map_or_else(
+                || "the same machine-check bank".to_owned(),
+                |bank| format!("machine-check bank {bank}"),
+            );
+            format!(
+                "{guest} {fate}: it accessed {page} while {bank} still held an earlier error (OVERFLOW), which its kernel cannot recover from."
+            )
+        }
+        Cause::KernelAccess => format!(
+            "{guest} {fate}: its kernel accessed {page}, and a machine check in kernel mode is fatal."
+        ),
+        Cause::Clflush if matches!(i.outcome, Outcome::GuestPanicked | Outcome::GuestReset) => format!(
+            "{guest} {fate}: its kernel flushed {page}, and the machine check of that flush was fatal."
+        ),
+        Cause::Clflush => format!(
+            "{guest} {fate}: it flushed {page} line by line ({} of 64), and {}.",
+            f.lines,
+            uninjected(f)
+        ),
+        Cause::FatalNotification => format!(
+            "{guest} {fate}: the notification of {page} alone was a fatal machine check to it{}.",
+            if f.accessed_by_guest {
+                ""
+            } else {
+                "; no access by the guest was seen"
+            }
+        ),
+        Cause::MceNested if f.met_another_page => format!(
+            "{guest} {fate}: its handler of the machine check for {page} had not finished (MCG_STATUS.MCIP set) when it accessed another poisoned page; the VMM skipped that injection, and the vCPU faulted again and again."
+        ),
+        Cause::MceNested if f.injections_skipped => format!(
+            "{guest} {fate}: it accessed {page} while its handler of an earlier machine check had not finished, or had returned without handling it (MCG_STATUS.MCIP set); the VMM skipped the new injection, and the vCPU faulted again and again."
+        ),
+        Cause::MceNested => format!(
+            "{guest} {fate}: it accessed {page} while its handler of an earlier machine check had not finished; a nested machine check is fatal, so {}.",
+            refusal(f)
+        ),
+        Cause::MceDisabled => format!(
+            "{guest} {fate}: it accessed {page} with machine checks disabled (CR4.MCE = 0), so {}.",
+            refusal(f)
+        ),
+        Cause::SigbusUnhandled => format!(
+            "{guest} {fate} by SIGBUS {}: this VMM does not report memory errors to its guest.",
+            if f.accessed {
+                format!("when {page} was accessed")
+            } else {
+                format!("that announced {page}")
+            }
+        ),
+        Cause::SecondSigbus => {
+            format!("{guest} {fate} by a second SIGBUS ({page}) to a thread that had not handled the first.")
+        }
+        Cause::VmmOwnMemory => {
+            format!("{guest} {fate}: the VMM itself accessed {page}; no access by the guest was seen.")
+        }
+        Cause::MceDropped => format!(
+            "{guest} {fate}: it accessed {page}; the VMM injected a machine check (KVM_X86_SET_MCE), which never entered the guest."
+        ),
+        Cause::GuestMemfd => format!(
+            "{guest} {}: it accessed poisoned private memory (guest_memfd), and KVM_RUN returned EHWPOISON.",
+            if i.outcome == Outcome::Unknown {
+                "cannot go on"
+            } else {
+                fate
+            }
+        ),
+        Cause::SigbusSpin => format!(
+            "{guest} {fate}: it accessed one line of {page} again and again, and {} ({} exits).",
+            uninjected(f),
+            f.exits
+        ),
+        Cause::NotTouched if f.preexisting => format!(
+            "{guest} {fate} and is at risk: {page} was poisoned before poisontrace started, and no access to it has been seen since."
+        ),
+        Cause::NotTouched => format!("{guest} {fate}: it has {page}, and no access to it was seen."),
+        Cause::NotPoison => format!(
+            "{guest} {fate}{}, but not because of {page}: {}.",
+            killed_by(f, i.outcome),
+            why_not(f)
+        ),
+        Cause::Unknown => unknown(i, &guest, fate, &page),
+    }
+}
+
+/// The guest as a sentence names it.
+fn guest(i: &Incident) -> String {
+    let pid = i.vm.pid;
+    match (&i.vm.name, &i.vm.vmm, pid) {
+        (Some(name), ..) => format!("Guest {name}"),
+        (None, Some(vmm), Some(pid)) => format!("The guest of {vmm} (pid {pid})"),
+        (None, Some(vmm), None) => format!("The guest of {vmm}"),
+        (None, None, Some(pid)) => format!("The guest of pid {pid}"),
+        (None, None, None) => "The guest".to_owned(),
+    }
+}
+
+fn page(i: &Incident) -> String {
+    let size = match i.page.size_bytes {
+        Some(size) if size >= 1 << 30 => "1 GiB ",
+        Some(size) if size > PAGE_SIZE => "2 MiB ",
+        _ => "",
+    };
+    match (i.page.gpa, i.page.pfn) {
+        (Some(gpa), Some(pfn)) => format!("poisoned {size}page {gpa} (host pfn {pfn})"),
+        (Some(gpa), None) => format!("poisoned {size}page {gpa}"),
+        (None, Some(pfn)) => format!("poisoned {size}host page (pfn {pfn})"),
+        (None, None) => format!("a poisoned {size}page"),
+    }
+}
+
+fn fate(i: &Incident) -> &'static str {
+    match i.outcome {
+        Outcome::GuestPanicked => "panicked",
+        Outcome::HostPanicked => "ended with its host, whose kernel panicked",
+        Outcome::GuestReset => "was reset",
+        Outcome::VmmKilled => "ended: its VMM was killed",
+        Outcome::VmmExited => "ended: its VMM exited",
+        Outcome::Survived => "survived",
+        Outcome::Running => "is running",
+        Outcome::Unaffected => "was not affected",
+        Outcome::Unknown if i.findings.accessed => "accessed poisoned memory; outcome unknown",
+        Outcome::Unknown => "has poisoned memory; outcome unknown",
+    }
+}
+
+/// A trace that others recorded may lack the events of an injection.
+const fn uninjected(f: &Findings) -> &'static str {
+    if f.injection_visible {
+        "no machine check was injected"
+    } else {
+        "no recorded event shows an injection"
+    }
+}
+
+const fn refusal(f: &Findings) -> &'static str {
+    if f.shut_down_by_kvm {
+        "KVM shut the vCPU down"
+    } else {
+        "the VMM reset it instead of injecting one"
+    }
+}
+
+/// The signal that ended the VMM, where the outcome does not name it.
+fn killed_by(f: &Findings, outcome: Outcome) -> String {
+    match (outcome, f.killed_by_signal) {
+        (Outcome::VmmKilled, Some(7)) => " by a SIGBUS for other memory".to_owned(),
+        (Outcome::VmmKilled, Some(signal)) => format!(" by signal {signal}"),
+        _ => String::new(),
+    }
+}
+
+const fn why_not(f: &Findings) -> &'static str {
+    if f.handled {
+        "the guest had handled its machine check"
+    } else if f.accessed {
+        "the VMM had survived that access"
+    } else {
+        "no access to it was seen"
+    }
+}
+
+fn unknown(i: &Incident, guest: &str, fate: &str, page: &str) -> String {
+    let f = &i.findings;
+    if let Some(ns) = f.died_after_handling_ns {
+        return format!(
+            "{guest} {fate} {:.1} s after its kernel had handled the machine check for {page}; whether the lost data killed it is unknown.",
+            ns as f64 / 1e9
+        );
+    }
+    if i.outcome == Outcome::Unknown && f.handler_open {
+        return format!(
+            "{guest} got a machine check for {page}, and its handler has not finished: it panicked, or hangs in the handler."
+        );
+    }
+    if i.outcome == Outcome::Unknown {
+        return match f.accessed {
+            true => format!("{guest} accessed {page}; outcome unknown."),
+            false => format!("{guest} has {page}; outcome unknown."),
+        };
+    }
+    format!("{guest} {fate}; it has {page}, and the evidence does not show why: see what is missing.")
+}
