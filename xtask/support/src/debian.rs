@@ -385,3 +385,58 @@ pub fn compare_versions(left: &str, right: &str) -> Ordering {
         Ordering::Equal
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn apt() -> Apt {
+        Apt {
+            folder: PathBuf::from("/lists"),
+            preferred: None,
+            sources: None,
+        }
+    }
+
+    #[test]
+    fn files_are_read_from_what_apt_would_download() {
+        let listed = "Reading package lists...\n\
+                      'http://archive/pool/q/qemu_10.0_amd64.deb' qemu-system-x86_1%3a10.0_amd64.deb 123 SHA256:ab\n\
+                      'http://archive/pool/s/seabios_1.16_all.deb' seabios_1.16_all.deb 45 SHA256:cd\n";
+        let files = apt().files(listed).unwrap();
+        let found: Vec<(String, String)> = files
+            .iter()
+            .map(|file| (file.name.clone(), file.label()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (
+                    "qemu-system-x86".to_owned(),
+                    "qemu-system-x86_1%3a10.0_amd64".to_owned()
+                ),
+                ("seabios".to_owned(), "seabios_1.16_all".to_owned()),
+            ]
+        );
+        assert!(files[0].file.starts_with("/lists/cache/archives"));
+    }
+
+    #[test]
+    fn an_answer_without_files_is_an_error() {
+        assert!(
+            apt()
+                .files("Reading package lists...\n0 upgraded, 0 newly installed.\n")
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn a_missing_download_is_named() {
+        let package = Package {
+            name: "seabios".to_owned(),
+            file: PathBuf::from("/lists/cache/archives/seabios_1.16_all.deb"),
+        };
+        let error = apt().verified(vec![package]).err().unwrap().to_string();
+        assert!(error.contains("seabios_1.16_all"), "{error}");
+    }
+}
