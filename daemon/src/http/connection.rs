@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Shared, routes};
+use super::{Shared, routes, slots::Place};
 
 /// For the handshake, and for the headers of each request.
 const HEADERS: Duration = Duration::from_secs(5);
@@ -21,12 +21,13 @@ const CONNECTION: Duration = Duration::from_secs(300);
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 const MAX_HEADERS: usize = 64;
 
-pub async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+pub async fn serve(stream: TcpStream, shared: Arc<Shared>, place: Place) {
+    let place = Some(Arc::new(place));
     let result = timeout(CONNECTION, async {
         match shared.access().tls.clone() {
-            None => requests(stream, shared).await,
+            None => requests(stream, shared, place).await,
             Some(config) => match timeout(HEADERS, TlsAcceptor::from(config).accept(stream)).await {
-                Ok(Ok(stream)) => requests(stream, shared).await,
+                Ok(Ok(stream)) => requests(stream, shared, place).await,
                 Ok(Err(err)) => tracing::debug!(error = %err, "a TLS handshake failed"),
                 Err(_) => tracing::debug!("a TLS handshake took too long"),
             },
@@ -38,11 +39,25 @@ pub async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// Answers requests until the other side has none left.
-pub async fn requests(stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
+/// Answers requests until the other side has none left. `place`: is noted as busy meanwhile.
+pub async fn requests(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    shared: Arc<Shared>,
+    place: Option<Arc<Place>>,
+) {
     let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { routes::answer(&request, &shared).await }
+        let (shared, place) = (Arc::clone(&shared), place.clone());
+        async move {
+            let note = |busy| {
+                if let Some(place) = &place {
+                    place.busy(busy);
+                }
+            };
+            note(true);
+            let answer = routes::answer(&request, &shared).await;
+            note(false);
+            answer
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -6,6 +6,7 @@ mod access;
 mod auth;
 mod connection;
 mod routes;
+mod slots;
 mod tls;
 mod web_config;
 
@@ -22,10 +23,9 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
 };
 
+use slots::Slots;
 pub use web_config::{WebConfigError, check as check_web_config};
 
-/// Connections at a time; more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 32;
 /// Scrapes that wait for the pipeline.
 const MAX_WAITING: usize = 16;
 /// After an accept that failed (no descriptors left, for example).
@@ -72,7 +72,7 @@ struct Shared {
     access: Mutex<Arc<access::Access>>,
     ready: Mutex<Ready>,
     scrapes: mpsc::Sender<Scrape>,
-    connections: Arc<Semaphore>,
+    slots: Arc<Slots>,
     hashing: Semaphore,
 }
 
@@ -83,7 +83,7 @@ impl Shared {
             access: Mutex::new(Arc::new(access)),
             ready: Mutex::new(ready),
             scrapes: sender,
-            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            slots: Arc::default(),
             hashing: Semaphore::new(1),
         };
         (shared, scrapes)
@@ -180,23 +180,19 @@ pub async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, ready: Ready,
         }
     };
     tokio::select! {
-        () = connection::requests(stream, Arc::new(shared)) => {}
+        () = connection::requests(stream, Arc::new(shared), None) => {}
         () = answering => {}
     }
 }
 
 async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
     loop {
-        let Ok(permit) = Arc::clone(&shared.connections).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let shared = Arc::clone(&shared);
-                tokio::spawn(async move {
-                    connection::serve(stream, shared).await;
-                    drop(permit);
-                });
+            Ok((stream, peer)) => {
+                let place = shared.slots.take(peer.ip()).await;
+                let id = place.id();
+                let task = tokio::spawn(connection::serve(stream, Arc::clone(&shared), place));
+                shared.slots.served_by(id, task.abort_handle());
             }
             Err(err) => {
                 tracing::debug!(error = %err, "a connection was not accepted");

@@ -1,6 +1,7 @@
 //! `poisontrace watch`: a full screen that follows the daemon. It reads what anybody may: /metrics for rates and health, the
 //! store for incidents. The terminal is left as it was found, whatever ends it.
 
+mod hangup;
 mod scrape;
 mod state;
 mod view;
@@ -45,9 +46,16 @@ pub fn watch(args: &WatchArgs, source: &SourceArgs) -> Outcome {
     }
     // Also gives the terminal back on a panic.
     let mut terminal = ratatui::try_init()?;
+    hangup::guard(Arc::clone(&stop))?;
     let result = follow(&mut terminal, &mut state, &stop);
-    ratatui::restore();
-    result.map(|()| ExitCode::SUCCESS)
+    // Neither may complain on a terminal that is gone, as dropping `terminal` would.
+    let _ = terminal.show_cursor();
+    std::mem::forget(terminal);
+    let _ = ratatui::try_restore();
+    match result {
+        Err(failure) if !stop.load(Ordering::Relaxed) => Err(failure),
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 /// Where a daemon that listens on `address` is asked: on all addresses means on this machine's too.

@@ -39,18 +39,48 @@ pub fn prune_dir(dir: &Path, retention: Retention) -> Result<u64, StoreError> {
         return Err(StoreError::Absent(dir.to_owned()));
     }
     let connection = schema::open(dir)?;
-    prune(&connection, retention).map_err(|source| StoreError::Sqlite { path, source })
+    connection
+        .query_row("SELECT unixepoch()", [], |row| row.get(0))
+        .and_then(|now| prune_at(&connection, retention, now))
+        .map_err(|source| StoreError::Sqlite { path, source })
 }
 
-/// Deletes what `retention` does not allow. Returns how many incidents went.
+/// Deletes what `retention` does not allow, as the daemon does. Returns how many incidents went.
+///
+/// Ages count up to the newest change in the store, not to a clock that may have jumped: after a start years ahead,
+/// everything would be too old. An operator who means it runs `poisontrace incidents prune`.
 pub(super) fn prune(connection: &Connection, retention: Retention) -> rusqlite::Result<u64> {
+    let (now, newest) = times(connection)?;
+    prune_at(connection, retention, now.min(newest))
+}
+
+/// Days by which even the newest incident is older than any is kept: nothing was recorded for so long, or the clock has
+/// jumped.
+pub(super) fn stale_days(connection: &Connection, retention: Retention) -> rusqlite::Result<Option<u64>> {
+    let (now, newest) = times(connection)?;
+    let age = u64::try_from(now.saturating_sub(newest)).unwrap_or(0);
+    let over = age.checked_sub(retention.max_age.as_secs());
+    Ok(over.filter(|over| *over > 0).map(|_| age / 86_400))
+}
+
+/// Now, and the newest change in the store, seconds since the epoch.
+fn times(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
+    connection.query_row("SELECT unixepoch(), max(changed_at) FROM incident", [], |row| {
+        let now = row.get(0)?;
+        Ok((now, row.get::<_, Option<i64>>(1)?.unwrap_or(now)))
+    })
+}
+
+/// Deletes what `retention` does not allow at `now`, seconds since the epoch.
+fn prune_at(connection: &Connection, retention: Retention, now: i64) -> rusqlite::Result<u64> {
     let age = i64::try_from(retention.max_age.as_secs()).unwrap_or(i64::MAX);
+    let before = now.saturating_sub(age);
     let mut gone = 0;
     loop {
         let n = connection.execute(
             "DELETE FROM incident WHERE id IN
-                 (SELECT id FROM incident WHERE changed_at < unixepoch() - ?1 ORDER BY changed_at LIMIT ?2)",
-            (age, CHUNK),
+                 (SELECT id FROM incident WHERE changed_at < ?1 ORDER BY changed_at LIMIT ?2)",
+            (before, CHUNK),
         )?;
         gone += n as u64;
         if n == 0 {

@@ -346,3 +346,30 @@ fn the_oldest_go_when_the_store_is_too_large_or_too_old() {
         .unwrap();
     assert_eq!(orphans, 0, "their history goes with them");
 }
+
+#[test]
+fn a_clock_that_has_jumped_deletes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    stored(dir.path(), &[incident(1, "web"), incident(2, "db")]);
+    let database = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+    let shift = |id: &str, days: i64| {
+        database
+            .execute(
+                "UPDATE incident SET changed_at = unixepoch() - ?2 * 86400 WHERE vm = ?1",
+                (id, days),
+            )
+            .unwrap()
+    };
+    // As after a start 500 days ahead.
+    assert_eq!(shift("web", 500) + shift("db", 501), 2);
+    assert_eq!(retention::prune(&database, retention()).unwrap(), 0);
+    assert_eq!(retention::stale_days(&database, retention()).unwrap(), Some(500));
+    shift("db", 1000);
+    assert_eq!(
+        retention::prune(&database, retention()).unwrap(),
+        1,
+        "it is 500 days older than the newest"
+    );
+    shift("web", 0);
+    assert_eq!(retention::stale_days(&database, retention()).unwrap(), None);
+}

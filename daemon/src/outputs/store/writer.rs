@@ -356,6 +356,15 @@ impl Writer {
         if !due {
             return;
         }
+        if self.pruned_at.is_none()
+            && let Ok(Some(days)) = retention::stale_days(&database.connection, self.retention)
+        {
+            tracing::warn!(
+                days,
+                "the newest incident is older than the store keeps any, or the clock has jumped: nothing is deleted by \
+                 age until a new one is stored; `poisontrace incidents prune --older-than` deletes it now"
+            );
+        }
         self.pruned_at = Some(Instant::now());
         match retention::prune(&database.connection, self.retention) {
             Ok(0) => {}

@@ -17,6 +17,8 @@
 //! function the new ones run first, and a call between the two changes may be seen by neither, but an exit on poison
 //! passes two of them, and each tells (`get_user_pages_unlocked`, `send_sig_mceerr`).
 
+mod folder;
+
 use std::{
     fs, io,
     os::fd::OwnedFd,
@@ -24,8 +26,9 @@ use std::{
 };
 
 use aya::maps::{Array, Map, MapData};
+use folder::{Level, make, open_own};
 use poisontrace_probes::{MAP_LAYOUT, arming};
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, flock, fstatfs};
 
 /// Where the folder is.
 pub const ROOT: &str = "/sys/fs/bpf/poisontrace";
@@ -78,30 +81,27 @@ impl Pins {
     }
 
     fn open(root: &Path) -> io::Result<Self> {
-        let mount = root.parent().unwrap_or(root);
-        let found = rustix::fs::statfs(mount).map(|found| found.f_type as u64);
-        if found != Ok(BPF_FS_MAGIC) {
+        make(root)?;
+        let lock = open_own(root)?;
+        let file_system = fstatfs(&lock).map(|found| found.f_type as u64);
+        if file_system != Ok(BPF_FS_MAGIC) {
+            // The folder was made in another file system.
+            let _ = fs::remove_dir(root);
             return Err(io::Error::other(format!(
                 "no BPF file system at {} (mount -t bpf bpf {0})",
-                mount.display()
+                root.parent().unwrap_or(root).display()
             )));
         }
-        make(root)?;
-        let lock = rustix::fs::open(
-            root,
-            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| io::Error::other("another poisontrace is running with it"))?;
         let name = format!("layout-{MAP_LAYOUT}");
-        for other in entries(root)? {
+        for other in folder::folders(root)? {
             if other.file_name().is_some_and(|other| *other != *name) {
                 tracing::warn!(
                     found = %other.display(),
                     "pinned maps of another layout are replaced; their counts go on from what is stored"
                 );
-                remove(&other)?;
+                remove_layout(&other)?;
             }
         }
         let maps = root.join(name);
@@ -111,7 +111,7 @@ impl Pins {
             // A daemon of this process number died before: it is one of those before, under another name.
             fs::rename(&mine, maps.join("daemon-before"))?;
         }
-        let before = entries(&maps)?.into_iter().filter(|path| path.is_dir()).collect();
+        let before = folder::folders(&maps)?;
         make(&mine)?;
         Ok(Self {
             root: root.to_owned(),
@@ -139,7 +139,7 @@ impl Pins {
     pub fn clear(self) -> io::Result<usize> {
         match self.before.is_empty() {
             true => detach(&self.root),
-            false => remove(&self.mine),
+            false => folder::remove(&self.mine, Level::Daemon),
         }
     }
 
@@ -182,7 +182,7 @@ impl Pins {
             flag.set(0, arming::QUIESCED, 0).map_err(|err| err.to_string())?;
         }
         for daemon in self.before.drain(..) {
-            remove(&daemon).map_err(|err| format!("{}: {err}", daemon.display()))?;
+            folder::remove(&daemon, Level::Daemon).map_err(|err| format!("{}: {err}", daemon.display()))?;
         }
         Ok(())
     }
@@ -198,12 +198,13 @@ pub fn detach(root: &Path) -> io::Result<usize> {
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(err) => Err(err),
         Ok(_) => {
-            let mut removed = 0;
-            for path in links_first(root)? {
-                removed += remove(&path)?;
-            }
+            open_own(root)?;
             use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
-            match fs::remove_dir(root) {
+            let mut removed = 0;
+            for layout in folder::folders(root)? {
+                removed += remove_layout(&layout)?;
+            }
+            match folder::remove(root, Level::Root) {
                 // A service's folder in a file system that is not its own: empty, it does no harm.
                 Err(err) if !matches!(err.kind(), PermissionDenied | ReadOnlyFilesystem | ResourceBusy) => {
                     Err(err)
@@ -214,45 +215,19 @@ pub fn detach(root: &Path) -> io::Result<usize> {
     }
 }
 
+/// Removes a folder of pinned maps and links, if a daemon has made it.
+fn remove_layout(path: &Path) -> io::Result<usize> {
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    match Level::Root.folder(name) {
+        Some(level) => folder::remove(path, level),
+        None => Ok(0),
+    }
+}
+
 /// Whether a daemon holds the folder.
 pub fn in_use(root: &Path) -> bool {
-    let Ok(folder) = fs::File::open(root) else {
-        return false;
-    };
-    rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err()
-}
-
-fn make(folder: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    match fs::DirBuilder::new().mode(0o700).create(folder) {
-        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => Err(err),
-        _ => Ok(()),
-    }
-}
-
-fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect()
-}
-
-/// Removes a folder and all in it; returns the number of files. Links go first, so that nothing is counted into maps
-/// that are on their way out.
-fn remove(path: &Path) -> io::Result<usize> {
-    if !fs::symlink_metadata(path)?.is_dir() {
-        fs::remove_file(path)?;
-        return Ok(1);
-    }
-    let mut removed = 0;
-    for path in links_first(path)? {
-        removed += remove(&path)?;
-    }
-    fs::remove_dir(path)?;
-    Ok(removed)
-}
-
-/// What is in a folder, folders first: they hold the links.
-fn links_first(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let (mut folders, files): (Vec<PathBuf>, Vec<PathBuf>) =
-        entries(folder)?.into_iter().partition(|path| path.is_dir());
-    folders.extend(files);
-    Ok(folders)
+    open_own(root).is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err())
 }
