@@ -10,7 +10,7 @@ use lab_protocol::storm::{Instruction, Mode, StormPlan};
 use super::storm;
 use crate::tally::Tally;
 use lab_harness::Processor;
-use lab_harness::run_files::Files;
+use lab_harness::run_files::{Files, timeline_entries};
 use lab_harness::storms::{StormLab, StormRun, storm_cases};
 use xtask_support::progress::Progress;
 
@@ -63,8 +63,9 @@ fn in_the_storm(run: &StormRun) -> Result<()> {
 }
 
 fn gap(files: &Files) -> Result<()> {
-    let timeline = files.only_incident()?["timeline"].to_string();
-    let gaps = timeline.matches(daemon_lines::STARTED_AGAIN).count();
+    let incident = files.only_incident()?;
+    let timeline = incident["timeline"].to_string();
+    let gaps = timeline_entries(&incident, daemon_lines::RESTARTED);
     ensure!(gaps == KILLS as usize, "{gaps} gaps: {timeline}");
     ensure!(
         timeline.contains(daemon_lines::PROBES_STAYED),

@@ -46,6 +46,12 @@ impl Files<'_> {
     }
 }
 
+/// How many entries of this kind an incident's timeline has.
+pub fn timeline_entries(incident: &Value, kind: &str) -> usize {
+    let entries = incident["timeline"].as_array().into_iter().flatten();
+    entries.filter(|entry| entry["kind"] == kind).count()
+}
+
 /// Compares the value at a JSON pointer.
 pub fn expect(json: &Value, pointer: &str, wanted: impl Into<Value>) -> Result<()> {
     let wanted = wanted.into();
@@ -75,4 +81,31 @@ pub fn keep(out: &Path, names: &[impl AsRef<Path>], folder: &Path) -> Result<()>
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn entries_of_a_timeline_are_counted_by_kind() {
+        let incident = json!({"timeline": [{"kind": "exit"}, {"kind": "restarted"}, {"kind": "exit"}]});
+        assert_eq!(timeline_entries(&incident, "exit"), 2);
+        assert_eq!(timeline_entries(&incident, "restarted"), 1);
+        assert_eq!(timeline_entries(&json!({}), "exit"), 0);
+    }
+
+    #[test]
+    fn a_value_that_differs_or_is_absent_is_named_by_its_pointer() {
+        let json = json!({"exits": {"count": 64}});
+        assert!(expect(&json, "/exits/count", 64).is_ok());
+        for (pointer, wanted) in [("/exits/count", 63), ("/exits/lines", 64)] {
+            let error = expect(&json, pointer, wanted).unwrap_err().to_string();
+            assert!(error.contains(pointer), "{error}");
+        }
+        assert_eq!(number(&json, "/exits/count").unwrap(), 64.0);
+        assert!(number(&json, "/exits").is_err());
+    }
 }

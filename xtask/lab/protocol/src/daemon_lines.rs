@@ -13,8 +13,9 @@ pub const MISSED_FAILURES: &str = "the kernel has counted memory failures that n
 /// A replay that goes on serving its metrics.
 pub const REPLAYED: &str = "replayed, still serving";
 
-/// In the timeline: a daemon after one that was killed.
-pub const STARTED_AGAIN: &str = "poisontrace is started again";
+/// Kind of a timeline's entry: a daemon after one that was killed.
+pub const RESTARTED: &str = "restarted";
+/// In its message.
 pub const PROBES_STAYED: &str = "stayed attached and counted on";
 /// In the timeline, under shadow paging.
 pub const GUEST_VIRTUAL_ADDRESS: &str = "guest-virtual address";
@@ -35,7 +36,7 @@ pub const ALL: [&str; 12] = [
     PROBES_ARMED,
     MISSED_FAILURES,
     REPLAYED,
-    STARTED_AGAIN,
+    RESTARTED,
     PROBES_STAYED,
     GUEST_VIRTUAL_ADDRESS,
     ATTACH_TYPE_DISABLED,

@@ -16,7 +16,7 @@ use super::reports::{KEPT, file, incident};
 use super::{flush_check, storm_cases, table, timing, two_boots};
 use crate::Processor;
 use crate::options::{Format, Guest, StormOptions};
-use crate::run_files::keep;
+use crate::run_files::{keep, timeline_entries};
 
 /// The programs of an experiment, as they were built.
 pub struct Programs {
@@ -167,8 +167,7 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
     }
     let mut survived = true;
     if options.kill_daemon > 0 {
-        let timeline = incident["timeline"].to_string();
-        let gaps = timeline.matches(daemon_lines::STARTED_AGAIN).count();
+        let gaps = timeline_entries(&incident, daemon_lines::RESTARTED);
         eprintln!(
             "\npoisontrace was killed during the storm and started again {} times; the timeline shows {gaps} gaps",
             run.result.killed

@@ -86,7 +86,7 @@ pub fn compare(alone: &StormRun, run: &StormRun, incident: &Value) -> Result<Vec
         ("exit to entry, poison", "exit_to_entry", sums.exit_to_entry, 0.0),
         ("in kernel, poison", "in_kernel", sums.in_kernel, 0.0),
         ("gup, poison", "gup", sums.gup, inside),
-        ("exit to entry, CPUID", "floor/exit_to_entry", bare, 0.0),
+        ("exit to entry, CPUID", "baseline_exit/exit_to_entry", bare, 0.0),
     ];
     rows.into_iter()
         .map(|(name, pointer, ftrace, inside)| {

@@ -47,7 +47,13 @@ Two boots, ns                      first        second  difference";
 /// `first` and `second`: the one incident of each boot.
 pub fn compare(first: &Value, second: &Value) -> Result<Vec<Pair>> {
     let mut pairs = Vec::new();
-    for distribution in ["exit_to_entry", "in_kernel", "gup", "vmm", "floor/exit_to_entry"] {
+    for distribution in [
+        "exit_to_entry",
+        "in_kernel",
+        "gup",
+        "vmm",
+        "baseline_exit/exit_to_entry",
+    ] {
         for value in ["p50", "p99", "max", "sum"] {
             let pointer = format!("/latency_ns/{distribution}/{value}");
             let ns = |incident: &Value| {
@@ -57,7 +63,7 @@ pub fn compare(first: &Value, second: &Value) -> Result<Vec<Pair>> {
             pairs.push(Pair {
                 name: format!(
                     "{} {value}",
-                    distribution.replace("floor/exit_to_entry", "bare exit")
+                    distribution.replace("baseline_exit/exit_to_entry", "bare exit")
                 ),
                 first: ns(first)?,
                 second: ns(second)?,
@@ -77,7 +83,7 @@ mod tests {
         let incident = |gup: u64| {
             let same = json!({"p50": 1000, "p99": 1000, "max": 1000, "sum": 64_000});
             json!({"latency_ns": {
-                "exit_to_entry": same, "in_kernel": same, "vmm": same, "floor": {"exit_to_entry": same},
+                "exit_to_entry": same, "in_kernel": same, "vmm": same, "baseline_exit": {"exit_to_entry": same},
                 "gup": {"p50": gup, "p99": 1000, "max": 1000, "sum": 64_000},
             }})
         };
