@@ -7,13 +7,16 @@
 use std::io::{self, BufRead, Write};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 mod clean;
-mod line;
+mod compat;
+
+use compat::v1;
 use poisontrace_model::event::{Event, session::Session};
 
-/// Version of the format that is written. A reader refuses any other.
-pub const VERSION: u32 = 1;
+/// Version of the format that is written: an event is what serde makes of it. Version 1 is read too.
+pub const VERSION: u32 = 2;
 
 /// Longest line that is read, bytes. Events are some 500 bytes; the header some 4 KiB.
 const MAX_LINE: u64 = 256 * 1024;
@@ -51,7 +54,10 @@ pub fn is_recording(head: &[u8]) -> bool {
 
 /// Whether the line is an event of a recording.
 pub fn is_event(line: &[u8]) -> bool {
-    begins_with_key(line, b"\"t\"") && std::str::from_utf8(line).is_ok_and(|line| line::event(line).is_ok())
+    begins_with_key(line, b"\"t\"")
+        && serde_json::from_slice::<Value>(line).is_ok_and(|line| {
+            serde_json::from_value::<Event>(line.clone()).is_ok() || v1::event(line).is_ok()
+        })
 }
 
 /// Whether the text is an object whose first key is `key`, in its quotes.
@@ -70,7 +76,7 @@ pub enum RecordingError {
     )]
     NotARecording,
     #[error(
-        "line 1: a recording of version {found}; this poisontrace reads version {VERSION}: use the poisontrace that wrote it"
+        "line 1: a recording of version {found}; this poisontrace reads versions 1 to {VERSION}: use the poisontrace that wrote it"
     )]
     Version { found: u32 },
     #[error("line 1: the recording's header is damaged: {0}")]
@@ -146,6 +152,7 @@ fn write_line<W: Write>(out: &mut W, value: &impl Serialize) -> io::Result<()> {
 pub struct Reader<R: BufRead> {
     input: R,
     session: Session,
+    version: u32,
     buffer: String,
     line: u64,
     events: u64,
@@ -177,7 +184,7 @@ impl<R: BufRead> Reader<R> {
         }
         let version: HeadVersion =
             serde_json::from_str(&buffer).map_err(|_| RecordingError::NotARecording)?;
-        if version.poisontrace_recording != VERSION {
+        if !(v1::VERSION..=VERSION).contains(&version.poisontrace_recording) {
             return Err(RecordingError::Version {
                 found: version.poisontrace_recording,
             });
@@ -186,6 +193,7 @@ impl<R: BufRead> Reader<R> {
         Ok(Self {
             input,
             session: head.session,
+            version: version.poisontrace_recording,
             buffer,
             line,
             events: 0,
@@ -227,9 +235,10 @@ impl<R: BufRead> Reader<R> {
         if !complete {
             return self.torn();
         }
-        let event = match clean::is_clean(&self.buffer) {
-            true => line::event(&self.buffer),
-            false => clean::from_line(&self.buffer),
+        let event = match (self.version, clean::is_clean(&self.buffer)) {
+            (v1::VERSION, _) => clean::from_line(&self.buffer).and_then(v1::event),
+            (_, true) => serde_json::from_str(&self.buffer),
+            (_, false) => clean::from_line(&self.buffer),
         };
         match event {
             Ok(event) => {
@@ -348,6 +357,32 @@ mod tests {
     }
 
     #[test]
+    fn recordings_of_version_1_say_the_same_in_version_2() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/recordings");
+        let mut files = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let old = std::fs::read(entry.unwrap().path()).unwrap();
+            let (session, events) = events(&old);
+            let mut writer = Writer::new(Vec::new(), &session).unwrap();
+            events.iter().for_each(|event| writer.event(event).unwrap());
+            let new = writer.finish().unwrap();
+            assert_eq!(self::events(&new), (session, events));
+            files += 1;
+        }
+        assert_eq!(files, 27);
+    }
+
+    fn events(recording: &[u8]) -> (Session, Vec<Event>) {
+        let mut reader = Reader::new(recording, false).unwrap();
+        let session = reader.session().clone();
+        let mut events = Vec::new();
+        while let Some(event) = reader.next_event().unwrap() {
+            events.push(event);
+        }
+        (session, events)
+    }
+
+    #[test]
     fn marks_blank_lines_and_spaces_around_it_change_nothing() {
         let whole = String::from_utf8(recorded(3)).unwrap();
         let spaced = whole.replace(':', ": ").replace(',', ", ").replace('{', "{ ");
@@ -402,13 +437,13 @@ mod tests {
             Err(RecordingError::NotARecording)
         ));
         let other = String::from_utf8(recorded(1)).unwrap().replacen(
-            "\"poisontrace_recording\":1",
             "\"poisontrace_recording\":2",
+            "\"poisontrace_recording\":3",
             1,
         );
         assert!(matches!(
             read(other.as_bytes(), false),
-            Err(RecordingError::Version { found: 2 })
+            Err(RecordingError::Version { found: 3 })
         ));
     }
 

@@ -93,8 +93,8 @@ impl Recorded {
             .map(|event| {
                 let mut event = Value::Object(event.clone());
                 self.shift(&mut event, at_ns, offset);
-                if event["event"] == "vmm" {
-                    event["name"] = vm.into();
+                if let Some(vmm) = event["event"].get_mut("vmm") {
+                    vmm["name"] = vm.into();
                 }
                 serde_json::from_value(event).unwrap()
             })

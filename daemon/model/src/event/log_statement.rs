@@ -19,7 +19,6 @@ pub struct LogRecord {
     /// Its time on its own clock, where that clock could not be aligned and the event's `t` is only its order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_clock: Option<String>,
-    #[serde(flatten)]
     pub statement: LogStatement,
 }
 
@@ -72,7 +71,7 @@ pub enum Role {
 
 /// The statement.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "said", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum LogStatement {
     /// The host's kernel: SIGBUS (or, long ago, "Killing") for this page to this process.
     HostSignal { pfn: Hex, comm: String, pid: u32 },

@@ -21,14 +21,14 @@ pub struct Event {
     /// vCPU of that thread, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpu: Option<u32>,
-    #[serde(flatten)]
+    #[serde(rename = "event")]
     pub what: What,
 }
 
 /// What happened. Fields may be added with a default; a kind never changes its meaning within a recording
 /// version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum What {
     /// `memory_failure(pfn, flags)` entered.
     FailureBegin { pfn: Hex, flags: u64 },
@@ -41,6 +41,7 @@ pub enum What {
     /// `memory_failure` returned (0 or negative errno).
     FailureEnd { ret: i64 },
     /// A lost page of a running VMM's (`pid` of the event), found when the daemon started.
+    #[serde(rename = "preexisting")]
     PoisonFound { pfn: Hex, hva: Hex },
     /// SIGBUS for poison was sent.
     Sigbus {
@@ -59,6 +60,7 @@ pub enum What {
     /// The kernel's own totals of a page, replacing those before of this thread and page.
     PageTotals(totals::PageTotals),
     /// Exit to entry of the host's exits that touch no guest memory, since the arming, replacing that before.
+    #[serde(rename = "baseline_exit")]
     Floor {
         kind: totals::FloorKind,
         time: totals::DurationTotals,
@@ -66,6 +68,7 @@ pub enum What {
     /// The vCPU entered the guest again after the poison exit that began at `exit_ns`.
     Reentry { exit_ns: u64, entry_ns: u64 },
     /// KVM_SET_MSRS with machine-check MSRs: the banks whose STATUS is valid.
+    #[serde(rename = "set_msrs")]
     ToldMsrs {
         mcg_status: Option<Hex>,
         banks: Vec<Bank>,
@@ -75,10 +78,12 @@ pub enum What {
         unreadable: bool,
     },
     /// KVM_X86_SET_MCE.
+    #[serde(rename = "set_mce")]
     ToldMce { mcg_status: Hex, bank: Bank },
     /// KVM_SET_VCPU_EVENTS with #MC.
     QueueException { pending: bool, injected: bool },
     /// #MC entered the guest (`kvm_inj_exception` 18, not reinjected).
+    #[serde(rename = "mc_injected")]
     Delivered,
     /// The guest read or wrote MCG_STATUS.
     McgStatus { write: bool, data: Hex },
@@ -110,9 +115,11 @@ pub enum What {
     Lost { records: u64 },
     /// From here on all probes are at work: exit reasons, triple faults, resets and ports of guests were not seen
     /// before, where the session began on stand-by.
+    #[serde(rename = "all_probes_attached")]
     Engaged,
     /// SIGBUS for poison as `signal_generate` shows it: without its address. `gpa`: of the fault that it
     /// answers; `pfn`: of the `memory_failure()` that sent it. `target_pid` 0: whose thread it is is not known.
+    #[serde(rename = "sigbus_no_address")]
     SigbusSeen {
         severity: SigbusSeverity,
         target_tid: u32,
@@ -128,7 +135,6 @@ pub enum What {
     /// The guest's last exit wrote to a reset port (the value was not traced), and it never ran again.
     ResetAsked { port: Hex },
     /// A statement of a log.
-    #[serde(rename = "said")]
     LogStatement(log_statement::LogRecord),
 }
 

@@ -232,8 +232,7 @@ fn witness(run: &StormRun) -> Result<String> {
     let lost: u64 = file(run, "recording.ptrace")?
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|event| event["event"] == "lost")
-        .filter_map(|event| event["records"].as_u64())
+        .filter_map(|event| event["event"]["lost"]["records"].as_u64())
         .sum();
     Ok(format!(
         "poisontrace: {before} KiB resident when it was ready, {after} KiB after the storm; {lost} records lost"

@@ -1,0 +1,3 @@
+//! Recordings of earlier versions, which stay readable.
+
+pub mod v1;
