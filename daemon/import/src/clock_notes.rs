@@ -37,7 +37,7 @@ pub fn note(
                 alignment: ClockAlignment::Aligned {
                     clock: kind(&clock),
                     events: offset.by as u64,
-                    spread_ns: u64::try_from(offset.spread).unwrap_or(u64::MAX),
+                    spread_ns: offset.spread,
                 },
             }));
         }

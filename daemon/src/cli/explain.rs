@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::{ExplainArgs, Outcome, ReportFormat, SourceArgs, output, progress::Progress};
+use super::{
+    ExplainArgs, Outcome, ReportFormat, SourceArgs, incidents::report_skipped, output, progress::Progress,
+};
 use crate::{
     failure::Failure,
     outputs::store::{Stored, Wanted},
@@ -51,7 +53,9 @@ fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Host, Vec<Inci
         (None, Some(name)) => Wanted::Vm(name.clone()),
         (None, None) => Wanted::Last,
     };
-    let found = Stored::open(&source.state_dir(args.state.state_dir.as_ref())?)?.get(&wanted)?;
+    let stored = Stored::open(&source.state_dir(args.state.state_dir.as_ref())?)?;
+    let found = stored.get(&wanted)?;
+    report_skipped(&stored);
     let host = found
         .first()
         .map_or_else(crate::inputs::machine::this_host, |(host, _)| host.clone());

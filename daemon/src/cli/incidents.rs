@@ -11,7 +11,7 @@ use std::{
 use super::{Format, IncidentsAction, IncidentsArgs, Outcome, SourceArgs, output};
 use crate::{
     failure::Failure,
-    outputs::store::{Retention, Stored, Wanted, retention},
+    outputs::store::{Retention, StoreError, Stored, Wanted, retention},
     private_file, terminal,
 };
 
@@ -38,8 +38,14 @@ fn export(dir: &Path, id: Option<&str>, to: Option<&Path>) -> Outcome {
     };
     // One at a time, however many there are; one that retention deletes meanwhile is passed by.
     for id in &ids {
-        let Some(dossier) = stored.dossier(id)? else {
-            continue;
+        let dossier = match stored.dossier(id) {
+            Ok(Some(dossier)) => dossier,
+            Ok(None) => continue,
+            Err(err @ StoreError::Row { .. }) => {
+                stored.skip(id, &err);
+                continue;
+            }
+            Err(err) => return Err(err.into()),
         };
         serde_json::to_writer(&mut out, &dossier)
             .map_err(io::Error::from)
@@ -47,7 +53,16 @@ fn export(dir: &Path, id: Option<&str>, to: Option<&Path>) -> Outcome {
             .or_else(closed)?;
     }
     out.flush().or_else(closed)?;
+    report_skipped(&stored);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Damaged incidents are left out; the others are served.
+pub fn report_skipped(stored: &Stored) {
+    match stored.skipped() {
+        0 => {}
+        n => eprintln!("poisontrace: {n} damaged incidents of the store were left out"),
+    }
 }
 
 /// A reader that closed its end has what it wanted.
@@ -90,7 +105,9 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 fn list(args: &IncidentsArgs, dir: &Path) -> Outcome {
-    let found = Stored::open(dir)?.get(&Wanted::All)?;
+    let stored = Stored::open(dir)?;
+    let found = stored.get(&Wanted::All)?;
+    report_skipped(&stored);
     if args.format == Format::Json {
         // All incidents of one store are of this host.
         let host = found

@@ -4,10 +4,12 @@
 use std::{
     io::{self, Read as _, Write as _},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 const CAPABILITIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 /// Longest message that is kept.
@@ -16,6 +18,17 @@ const MAX_LINE: usize = 64 * 1024;
 const AT_ONCE: usize = 256 * 1024;
 /// How long after a failure it is tried again: another client may hold the socket.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// Connects without waiting: a VMM that accepts nobody must not hold the thread.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // EAGAIN where the queue of connections is full (unix(7)).
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
 
 /// See the module.
 pub struct Listener {
@@ -43,7 +56,7 @@ impl Listener {
     pub fn listen(&mut self, time: Duration, take: &mut dyn FnMut(u64, &[u8])) {
         if self.stream.is_none() && self.tried.is_none_or(|tried| tried.elapsed() >= AGAIN) {
             self.tried = Some(Instant::now());
-            match UnixStream::connect(&self.path) {
+            match connect(&self.path) {
                 Ok(stream) => self.stream = Some(stream),
                 Err(err) => tracing::debug!(path = %self.path.display(), "QMP: {err}"),
             }
@@ -109,5 +122,27 @@ impl Listener {
             self.line.clear();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_whose_queue_is_full_holds_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qmp");
+        let flags = SocketFlags::CLOEXEC;
+        let server = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+        rustix::net::bind(&server, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&server, 0).unwrap();
+        // Fills the queue; nobody accepts.
+        let waiting: Vec<_> = std::iter::from_fn(|| connect(&path).ok()).take(10).collect();
+        assert!((1..10).contains(&waiting.len()));
+        let began = Instant::now();
+        let mut listener = Listener::new(path);
+        listener.listen(Duration::from_millis(50), &mut |_, _| {});
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     }
 }

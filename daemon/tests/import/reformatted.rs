@@ -15,7 +15,7 @@ fn answer(text: &[u8]) -> (Said, bool) {
         return (Vec::new(), false);
     };
     let said = imported.incidents.iter().map(|incident| {
-        let value = serde_json::to_value(poisontrace_report::document(&incident)).unwrap();
+        let value = serde_json::to_value(poisontrace_report::document(incident)).unwrap();
         let pointers = [
             "/outcome",
             "/cause",

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Pipeline;
 use crate::{
     inputs::machine::{boot_id, clock_pair},
-    outputs::store::Stored,
+    outputs::store::{StoreError, Stored},
 };
 use poisontrace_model::{
     correlate::resume::{State, TotalsContinuity},
@@ -16,8 +16,15 @@ impl Pipeline {
     /// Takes over the incidents that a daemon before left open in the store in `dir`.
     pub fn resume(&mut self, dir: &Path, continuity: TotalsContinuity) {
         let states = Stored::open(dir).and_then(|stored| stored.states(&boot_id().unwrap_or_default()));
-        // Without a store there is nothing to go on with, and the writer has said what is wrong with one.
-        let Ok(states) = states else { return };
+        let states = match states {
+            Ok(states) => states,
+            // Nothing to resume.
+            Err(StoreError::Absent(_)) => return,
+            Err(err) => {
+                tracing::warn!(error = %err, "cannot resume the open incidents of the store");
+                return;
+            }
+        };
         let now = clock_pair().monotonic_ns;
         for state in &states {
             match serde_json::from_str::<State>(state) {
@@ -26,7 +33,7 @@ impl Pipeline {
                     self.correlator.resume(state, now, continuity);
                 }
                 Err(err) => {
-                    tracing::warn!(error = %err, "an open incident of another poisontrace cannot be gone on with");
+                    tracing::warn!(error = %err, "cannot resume an open incident");
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! A reader's end: never writes, and asks for nothing to be migrated.
 
 use std::{
+    cell::Cell,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -18,11 +19,15 @@ use super::{
 use poisontrace_model::host::Host;
 use poisontrace_report::document::{Incident, SCHEMA_VERSION};
 
+/// Damaged incidents that are named in the log.
+const MAX_NAMED: u64 = 20;
+
 /// See the module.
 pub struct Stored {
     connection: Connection,
     path: PathBuf,
     layout: i64,
+    skipped: Cell<u64>,
 }
 
 /// Which incidents are asked for.
@@ -80,6 +85,7 @@ impl Stored {
                 connection,
                 path,
                 layout,
+                skipped: Cell::new(0),
             }),
             // A daemon was killed while it made it; the next one goes on.
             0 if tables(&connection).map_err(|err| failed(&path, err))? == 0 => {
@@ -98,32 +104,65 @@ impl Stored {
     /// # Errors
     /// Those of the database, and a row that cannot be read.
     pub fn get(&self, wanted: &Wanted) -> Result<Vec<(Host, Incident)>, StoreError> {
+        let one = matches!(wanted, Wanted::Last | Wanted::Vm(_));
         let mut found = Vec::new();
-        self.each("id, host, incident", wanted, |row| {
-            let (id, host, incident): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-            found.push((id, host, incident));
-            Ok(())
-        })?;
-        found
-            .into_iter()
-            .map(|(id, host, incident)| {
-                let damaged = |source| self.damaged(&id, source);
-                Ok((
-                    serde_json::from_str(&host).map_err(damaged)?,
-                    serde_json::from_str(&incident).map_err(damaged)?,
-                ))
-            })
-            .collect()
+        for id in self.ids(wanted)? {
+            match self.incident(&id) {
+                Ok(Some(incident)) => found.push(incident),
+                Ok(None) => {}
+                Err(err @ StoreError::Row { .. }) if !matches!(wanted, Wanted::Id(_)) => self.skip(&id, &err),
+                Err(err) => return Err(err),
+            }
+            if one && !found.is_empty() {
+                break;
+            }
+        }
+        Ok(found)
     }
 
-    /// Ids of the incidents that are wanted, oldest first.
+    fn incident(&self, id: &str) -> Result<Option<(Host, Incident)>, StoreError> {
+        let row: Option<(Vec<u8>, Vec<u8>)> = self
+            .connection
+            .prepare_cached("SELECT host, incident FROM incident WHERE id = ?1")
+            .and_then(|mut statement| {
+                statement
+                    .query_row([id], |row| Ok((bytes(row, 0), bytes(row, 1))))
+                    .optional()
+            })
+            .map_err(|err| failed(&self.path, err))?;
+        let Some((host, incident)) = row else {
+            return Ok(None);
+        };
+        let damaged = |source| self.damaged(id, source);
+        Ok(Some((
+            serde_json::from_slice(&host).map_err(damaged)?,
+            serde_json::from_slice(&incident).map_err(damaged)?,
+        )))
+    }
+
+    /// Notes a damaged incident that is left out.
+    pub fn skip(&self, id: &str, why: &StoreError) {
+        let skipped = self.skipped.get();
+        self.skipped.set(skipped + 1);
+        if skipped < MAX_NAMED {
+            tracing::warn!(incident = id, reason = %why, "a damaged incident of the store is left out");
+        }
+    }
+
+    /// Damaged incidents that were left out so far.
+    pub fn skipped(&self) -> u64 {
+        self.skipped.get()
+    }
+
+    /// Ids of the incidents that are wanted, oldest first; of those of which one is wanted, the newest first.
     ///
     /// # Errors
     /// Those of the database.
     pub fn ids(&self, wanted: &Wanted) -> Result<Vec<String>, StoreError> {
         let mut ids = Vec::new();
         self.each("id", wanted, |row| {
-            ids.push(row.get(0)?);
+            // An id that is no text is nobody's.
+            ids.extend(row.get::<_, String>(0).ok());
             Ok(())
         })?;
         Ok(ids)
@@ -141,7 +180,12 @@ impl Stored {
             .prepare(
                 "SELECT state FROM incident WHERE boot_id = ?1 AND state IS NOT NULL ORDER BY first_stored",
             )
-            .and_then(|mut statement| statement.query_map([boot_id], |row| row.get(0))?.collect())
+            .and_then(|mut statement| {
+                statement
+                    .query_map([boot_id], |row| row.get(0))?
+                    .filter(readable)
+                    .collect()
+            })
             .map_err(|err| failed(&self.path, err))
     }
 
@@ -152,9 +196,11 @@ impl Stored {
     pub fn dossier(&self, id: &str) -> Result<Option<Dossier>, StoreError> {
         let seen = if self.layout >= 2 { "events_seen" } else { "0" };
         let sql = format!("SELECT host, incident, {seen} FROM incident WHERE id = ?1");
-        let row: Option<(String, String, i64)> = self
+        let row: Option<(Vec<u8>, Vec<u8>, i64)> = self
             .connection
-            .query_row(&sql, [id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+            .query_row(&sql, [id], |row| {
+                Ok((bytes(row, 0), bytes(row, 1), row.get(2).unwrap_or(0)))
+            })
             .optional()
             .map_err(|err| failed(&self.path, err))?;
         let Some((host, incident, seen)) = row else {
@@ -162,8 +208,8 @@ impl Stored {
         };
         let damaged = |err| self.damaged(id, err);
         // Read and written again: a row may be of schema version 1.
-        let host: Host = serde_json::from_str(&host).map_err(damaged)?;
-        let incident: Incident = serde_json::from_str(&incident).map_err(damaged)?;
+        let host: Host = serde_json::from_slice(&host).map_err(damaged)?;
+        let incident: Incident = serde_json::from_slice(&incident).map_err(damaged)?;
         Ok(Some(Dossier {
             schema_version: SCHEMA_VERSION,
             host,
@@ -187,7 +233,7 @@ impl Stored {
             .prepare(&format!(
                 "SELECT n, at, outcome, cause, confidence, {summary} FROM verdict WHERE incident = ?1 ORDER BY n"
             ))
-            .and_then(|mut statement| statement.query_map([id], read_verdict)?.collect())
+            .and_then(|mut statement| statement.query_map([id], read_verdict)?.filter(readable).collect())
             .map_err(|err| failed(&self.path, err))
     }
 
@@ -205,6 +251,7 @@ impl Stored {
             .and_then(|mut statement| {
                 statement
                     .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
+                    .filter(readable)
                     .collect()
             })
             .map_err(|err| failed(&self.path, err))?;
@@ -227,7 +274,7 @@ impl Stored {
         let newest;
         let (which, parameters): (&str, &[&String]) = match wanted {
             Wanted::All => ("ORDER BY first_stored", &[]),
-            Wanted::Last => ("ORDER BY first_stored DESC LIMIT 1", &[]),
+            Wanted::Last => ("ORDER BY first_stored DESC LIMIT 1000", &[]),
             Wanted::Newest(most) => {
                 newest = format!(
                     "WHERE id IN (SELECT id FROM incident ORDER BY first_stored DESC LIMIT {most}) ORDER BY first_stored"
@@ -235,7 +282,7 @@ impl Stored {
                 (&newest, &[])
             }
             Wanted::Id(id) => ("WHERE id = ?1", &[id]),
-            Wanted::Vm(name) => ("WHERE vm = ?1 ORDER BY first_stored DESC LIMIT 1", &[name]),
+            Wanted::Vm(name) => ("WHERE vm = ?1 ORDER BY first_stored DESC LIMIT 1000", &[name]),
         };
         let mut run = || {
             let mut statement = self
@@ -257,6 +304,25 @@ impl Stored {
             source,
         }
     }
+}
+
+/// A column's text, whatever kind of value a damaged row has there.
+fn bytes(row: &rusqlite::Row<'_>, column: usize) -> Vec<u8> {
+    let value = row.get_ref(column).ok();
+    let bytes = value.as_ref().and_then(|value| value.as_bytes().ok());
+    bytes.unwrap_or_default().to_vec()
+}
+
+/// Whether a row has the kinds of values that it should; errors of the database pass.
+fn readable<T>(row: &rusqlite::Result<T>) -> bool {
+    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+    !matches!(
+        row,
+        Err(FromSqlConversionFailure(..)
+            | IntegralValueOutOfRange(..)
+            | InvalidColumnType(..)
+            | Utf8Error(..))
+    )
 }
 
 fn failed(path: &Path, source: rusqlite::Error) -> StoreError {

@@ -373,3 +373,34 @@ fn a_clock_that_has_jumped_deletes_nothing() {
     shift("web", 0);
     assert_eq!(retention::stale_days(&database, retention()).unwrap(), None);
 }
+
+#[test]
+fn a_damaged_row_is_skipped_and_counted_and_the_others_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    stored(
+        dir.path(),
+        &[
+            incident(1, "web"),
+            incident(2, "db"),
+            incident(3, "mail"),
+            incident(4, "dns"),
+        ],
+    );
+    let database = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+    for (vm, damage) in [("web", "'{torn'"), ("db", "x'ff00fe'"), ("dns", "7")] {
+        let sql = format!("UPDATE incident SET incident = {damage} WHERE vm = ?1");
+        assert_eq!(database.execute(&sql, [vm]).unwrap(), 1);
+    }
+    let reader = Stored::open(dir.path()).unwrap();
+    let left = reader.get(&Wanted::All).unwrap();
+    assert_eq!((left.len(), reader.skipped()), (1, 3));
+    assert_eq!(left[0].1.vm.name.as_deref(), Some("mail"));
+    let last = reader.get(&Wanted::Last).unwrap();
+    assert_eq!(last[0].1.vm.pid, Some(3), "the latest that can be read");
+    let damaged = reader.ids(&Wanted::Vm("web".to_owned())).unwrap().remove(0);
+    assert!(matches!(
+        reader.get(&Wanted::Id(damaged.clone())),
+        Err(StoreError::Row { .. })
+    ));
+    assert!(matches!(reader.dossier(&damaged), Err(StoreError::Row { .. })));
+}
