@@ -1,7 +1,7 @@
 //! Text from outside (process names, command lines, kernel words) on its way to a terminal or a log.
 
-/// Replaces control characters, and those that turn the direction of writing, so that a process cannot write terminal
-/// escapes, new lines or reversed words through us; cuts at `max` characters.
+/// Replaces control characters, invisible ones, and those that turn the direction of writing, so that a process cannot
+/// write terminal escapes, new lines or reversed words through us; cuts at `max` characters.
 pub fn sanitise(text: &str, max: usize) -> String {
     // What nearly all names are: this is called for every event.
     if text.len() <= max && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
@@ -11,7 +11,7 @@ pub fn sanitise(text: &str, max: usize) -> String {
         .chars()
         .take(max)
         .map(|c| {
-            if c.is_control() || turns_direction(c) {
+            if c.is_control() || turns_direction(c) || is_invisible(c) {
                 char::REPLACEMENT_CHARACTER
             } else {
                 c
@@ -29,6 +29,14 @@ fn turns_direction(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// Characters without a glyph, by which two names look alike, and separators that start a new line.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{180e}' | '\u{200b}' | '\u{2028}' | '\u{2029}' | '\u{2060}'..='\u{2064}' | '\u{feff}'
+    )
+}
+
 /// A NUL-terminated C string, as `task_struct.comm` is.
 pub fn from_c(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
@@ -43,6 +51,9 @@ mod tests {
     fn a_process_cannot_smuggle_terminal_escapes_into_a_report() {
         assert_eq!(sanitise("evil\x1b[2Jname\n", 64), "evil\u{fffd}[2Jname\u{fffd}");
         assert_eq!(sanitise("web\u{202e}live", 64), "web\u{fffd}live");
+        for hidden in ['\u{7f}', '\u{ad}', '\u{200b}', '\u{2028}', '\u{feff}'] {
+            assert_eq!(sanitise(&format!("we{hidden}b"), 64), "we\u{fffd}b");
+        }
         assert_eq!(sanitise("abcdef", 3), "abc…");
         assert_eq!(from_c(b"qemu\0junk"), "qemu");
     }

@@ -60,7 +60,7 @@ pub fn run(options: RunOptions, log: logging::Handle) -> Result<(), Failure> {
         pinned.then(|| Pins::take(Path::new(bpffs::ROOT))).flatten(),
     )?;
     let ready = serving::readiness(|name| attached.loaded.has(name));
-    let server = serving::server(&config.web, ready)?;
+    let server = serving::server_or_none(&config.web, ready)?;
     attached.give_up_privileges()?;
     let max_vms = config.metrics.max_labelled_vms();
     let session = attached.session.clone();

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use crate::{
     config::Web,
     failure::Failure,
-    http::{Controls, Ready, Scrape, Server},
+    http::{Controls, HttpError, Ready, Scrape, Server},
 };
 use poisontrace_kernel_facts::plan::Plan;
 
@@ -73,8 +73,48 @@ pub fn readiness(attached: impl Fn(&str) -> bool) -> Ready {
     }
 }
 
-/// Binds what the settings say.
+/// Binds the configured address; where another program has it, the daemon runs without /metrics.
+///
+/// # Errors
+/// A wrong web configuration, or a socket of systemd's that cannot be used.
+pub fn server_or_none(web: &Web, ready: Ready) -> Result<Option<Server>, Failure> {
+    match bound(web, ready) {
+        Err(err @ HttpError::Listen(..)) => {
+            tracing::error!(error = %err, "/metrics is not served; incidents are recorded");
+            Ok(None)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Binds the configured address.
 pub fn server(web: &Web, ready: Ready) -> Result<Option<Server>, Failure> {
+    Ok(bound(web, ready)?)
+}
+
+fn bound(web: &Web, ready: Ready) -> Result<Option<Server>, HttpError> {
     let file = Some(web.config_file.as_path()).filter(|file| !file.as_os_str().is_empty());
-    Ok(Server::new(web.listen_address.0, file, ready)?)
+    Server::new(web.listen_address.0, file, ready)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::config::ListenAddress;
+
+    #[test]
+    fn a_port_that_is_taken_does_not_keep_the_probes_from_running() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let web = Web {
+            listen_address: ListenAddress(taken.local_addr().ok()),
+            ..Web::default()
+        };
+        assert!(server_or_none(&web, Ready::Yes).unwrap().is_none());
+        assert!(
+            server(&web, Ready::Yes).is_err(),
+            "a replay has nothing else to do"
+        );
+    }
 }
