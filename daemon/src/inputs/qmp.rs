@@ -16,6 +16,8 @@ const CAPABILITIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 const MAX_LINE: usize = 64 * 1024;
 /// What is read in one turn, bytes.
 const AT_ONCE: usize = 256 * 1024;
+/// Bytes a second that are read of one VMM: a guest can make its VMM send events without end.
+const RATE: u32 = 256 * 1024;
 /// How long after a failure it is tried again: another client may hold the socket.
 const AGAIN: Duration = Duration::from_secs(5);
 
@@ -97,6 +99,7 @@ impl Listener {
             }
         }
         self.stream = Some(stream);
+        thread::sleep(Duration::from_secs(1) * u32::try_from(read).unwrap_or(RATE) / RATE);
         Ok(())
     }
 
@@ -128,6 +131,27 @@ impl Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flood_of_events_is_read_at_a_bounded_rate() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qmp");
+        let server = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = server.accept().unwrap();
+            while stream.write_all(b"{\"event\": \"RTC_CHANGE\"}\n").is_ok() {}
+        });
+        let mut listener = Listener::new(path);
+        let (began, mut bytes) = (Instant::now(), 0);
+        while began.elapsed() < Duration::from_secs(2) {
+            listener.listen(Duration::from_millis(50), &mut |_, line| bytes += line.len() + 1);
+        }
+        let most = AT_ONCE + RATE as usize * (began.elapsed().as_secs() as usize + 1);
+        assert!(
+            bytes > 0 && bytes <= most,
+            "{bytes} bytes, at most {most} allowed"
+        );
+    }
 
     #[test]
     fn a_socket_whose_queue_is_full_holds_nobody() {
