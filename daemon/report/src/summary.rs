@@ -25,11 +25,13 @@ pub fn summary(i: &Incident) -> String {
                 |bank| format!("machine-check bank {bank}"),
             );
             format!(
-                "{guest} {fate}: it accessed {page} while {bank} still held an earlier error (OVERFLOW), which its kernel cannot recover from."
+                "{guest} {fate}: it {} {page} while {bank} still held an earlier error (OVERFLOW), which its kernel cannot recover from.",
+                verb(i)
             )
         }
         Cause::KernelAccess => format!(
-            "{guest} {fate}: its kernel accessed {page}, and a machine check in kernel mode is fatal."
+            "{guest} {fate}: its kernel {} {page}, and a machine check in kernel mode is fatal.",
+            verb(i)
         ),
         Cause::Clflush if matches!(i.outcome, Outcome::GuestPanicked | Outcome::GuestReset) => format!(
             "{guest} {fate}: its kernel flushed {page}, and the machine check of that flush was fatal."
@@ -142,6 +144,17 @@ fn fate(i: &Incident) -> &'static str {
         Outcome::Unaffected => "was not affected",
         Outcome::Unknown if i.findings.accessed => "accessed poisoned memory; outcome unknown",
         Outcome::Unknown => "has poisoned memory; outcome unknown",
+    }
+}
+
+/// How the guest accessed the page, where all its exits agree.
+fn verb(i: &Incident) -> &'static str {
+    let x = &i.exits;
+    match (x.count, &x.by_access) {
+        (Some(n), by) if n > 0 && by.read == Some(n) => "read",
+        (Some(n), by) if n > 0 && by.write == Some(n) => "wrote to",
+        (Some(n), by) if n > 0 && by.fetch == Some(n) => "executed",
+        _ => "accessed",
     }
 }
 
