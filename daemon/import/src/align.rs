@@ -20,9 +20,9 @@ pub enum Clock {
     HostWall,
     /// A wall clock without a year, by file.
     NoYear(usize),
-    /// A guest's, by file; since its boot or on the wall.
-    GuestBoot(usize),
-    GuestWall(usize),
+    /// A guest's, by file and sender; since its boot or on the wall.
+    GuestBoot((usize, usize)),
+    GuestWall((usize, usize)),
 }
 
 /// Something that two sources can both tell of.
@@ -302,8 +302,8 @@ mod tests {
         let mut alignment = Alignment::default();
         alignment.said(HOST, boot(1_500), &action(1));
         let guest = Clocks {
-            boot: Clock::GuestBoot(1),
-            wall: Clock::GuestWall(1),
+            boot: Clock::GuestBoot((1, 0)),
+            wall: Clock::GuestWall((1, 0)),
         };
         let panic = LogStatement::GuestPanic { text: String::new() };
         alignment.said(guest.clone(), boot(9), &panic);

@@ -6,12 +6,15 @@
 mod align;
 mod clock_notes;
 mod detect;
+mod host_events;
+mod joins;
 mod logs;
 mod merge;
 mod meter;
 mod rasdaemon;
 pub mod reformat;
 mod session;
+mod speakers;
 pub mod text;
 pub mod trace;
 
@@ -30,7 +33,7 @@ use poisontrace_model::{
     event::session::Session,
     incident::{
         missing::MissingEvidence,
-        model::{Incident, Latency},
+        model::{HostEvent, Incident, Latency},
     },
     text::sanitise,
 };
@@ -41,6 +44,7 @@ pub use reformat::LooksCut;
 pub struct Imported {
     pub session: Session,
     pub incidents: Vec<Incident>,
+    pub host_events: Vec<HostEvent>,
     /// Files that could not be used, or not to their end: one line each.
     pub problems: Vec<String>,
     /// Lines with a known wording that is not whole.
@@ -316,23 +320,21 @@ impl Import {
             return Err(self.problems);
         }
         self.correlator.settle_walks();
-        logs::settle_speakers(&mut self.logs);
-        let events = logs::events(
+        let logged = logs::read(
             &self.logs,
+            &self.correlator.guests(),
             &mut self.alignment,
             self.recorded || !self.seen.is_empty(),
             &mut self.notes,
         );
         if !self.recorded {
-            let kernel = self.logs.iter().find_map(Log::host_kernel);
+            let kernel = logged.kernel.clone();
             let hostname = self.logs.iter().find_map(|log| log.hostname.clone());
             let wall = self.alignment.wall();
             self.correlator
                 .learn_session(session::session(&self.seen, kernel, hostname, wall));
         }
-        for event in &events {
-            self.correlator.feed(event);
-        }
+        logs::feed(&mut self.correlator, &logged);
         let mut incidents = self.correlator.incidents();
         for incident in &mut incidents {
             if self.unitless {
@@ -343,6 +345,7 @@ impl Import {
         Ok(Imported {
             session: self.correlator.session().clone(),
             incidents,
+            host_events: logged.host_events,
             problems: self.problems,
             looks_cut: self.looks_cut,
         })

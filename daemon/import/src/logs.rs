@@ -1,45 +1,35 @@
-//! What the logs said, put in order: who speaks, when by the common clock, and each statement once, in
-//! however many files it stands.
+//! Statements of logs, put in order: whose each is, of which VM, when by the common clock, and each once, in however
+//! many files it stands.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     align::{Alignment, Clock, Clocks},
     clock_notes,
-    text::{Item, Scanner, clock::Stamp},
+    joins::{self, Vm},
+    speakers::{self, Attributed},
+    text::{Item, Scanner, Sender, clock::Stamp},
 };
-use poisontrace_model::event::{
-    Event, What,
-    log_statement::{self, LogRecord, LogStatement, MceReport},
+use poisontrace_model::{
+    correlate::Correlator,
+    event::{
+        Event, What,
+        log_statement::{JoinKey, LogRecord, LogStatement, Machine, Role, Speaker},
+    },
+    incident::{missing::MissingEvidence, model::HostEvent},
 };
-use poisontrace_model::incident::missing::MissingEvidence;
-
-/// QEMU's bank and granularity for lost memory.
-const QEMU_BANK: u32 = 9;
-const QEMU_MISC: u64 = 0x8c;
-const PAGE_SHIFT: u32 = 12;
 
 /// The statements of one file.
 pub struct Log {
     pub name: String,
-    items: Vec<Item>,
-    kernel: Option<String>,
+    pub items: Vec<Item>,
+    pub senders: Vec<Sender>,
     libvirt_kernel: Option<String>,
     pub hostname: Option<String>,
-    guest: bool,
     dropped: u64,
     /// The items are a trace's own, on its clock.
     trace: bool,
     records: u64,
-}
-
-/// Who makes a statement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Speaker {
-    Host,
-    Vmm,
-    Qmp,
-    Guest,
 }
 
 impl Log {
@@ -49,10 +39,9 @@ impl Log {
         Self {
             name,
             items,
-            kernel: scanner.kernel,
+            senders: scanner.senders,
             libvirt_kernel: scanner.host_kernel,
             hostname: scanner.hostname,
-            guest: scanner.guest,
             dropped: scanner.dropped,
             trace: false,
             records,
@@ -64,10 +53,9 @@ impl Log {
         Self {
             name,
             items,
-            kernel: None,
+            senders: vec![Sender::default()],
             libvirt_kernel: None,
             hostname: None,
-            guest: false,
             dropped: 0,
             trace: false,
             records: 0,
@@ -76,13 +64,16 @@ impl Log {
 
     /// Failures of pages in a trace for which no signal was seen.
     pub fn of_trace(loose: Vec<(u64, LogStatement)>) -> Self {
-        let items = loose.into_iter().zip(1..).map(|((t, said), line)| Item {
+        let items = loose.into_iter().zip(1..).map(|((t, statement), line)| Item {
             line,
             stamp: Stamp {
                 boot: Some(t),
                 ..Stamp::default()
             },
-            statement: said,
+            sender: 0,
+            role: Role::HostKernel,
+            text: String::new(),
+            statement,
         });
         Self {
             trace: true,
@@ -94,258 +85,235 @@ impl Log {
     pub fn useful(&self) -> bool {
         !self.items.is_empty() || self.records > 0
     }
-
-    /// The host's kernel release, if this file tells it.
-    pub fn host_kernel(&self) -> Option<String> {
-        self.libvirt_kernel
-            .clone()
-            .or_else(|| self.kernel.clone().filter(|_| !self.guest))
-    }
-
-    fn clocks(&self, file: usize, speaker: Speaker, stamp: Stamp) -> Clocks {
-        if self.trace {
-            return Clocks {
-                boot: Clock::Trace,
-                wall: Clock::HostWall,
-            };
-        }
-        let wall = if stamp.no_year {
-            Clock::NoYear(file)
-        } else {
-            Clock::HostWall
-        };
-        match speaker {
-            Speaker::Guest => Clocks {
-                boot: Clock::GuestBoot(file),
-                wall: Clock::GuestWall(file),
-            },
-            _ => Clocks {
-                boot: Clock::HostBoot,
-                wall,
-            },
-        }
-    }
 }
 
-/// Host and guest speak with the same words. A page that a machine check of the guest named is the guest's; a
-/// machine check is the guest's if it has the mark of a VMM, or a panic follows, or the file says so.
-pub fn settle_speakers(logs: &mut [Log]) {
-    let mut guest_pages = HashSet::new();
-    // A VMM's page is the host's, whatever a guest calls its own of the same number.
-    let mut host_pages = HashSet::new();
-    for log in logs.iter_mut() {
-        let panicked = log
-            .items
-            .iter()
-            .any(|item| matches!(item.statement, LogStatement::GuestPanic { .. }));
-        let guest = log.guest;
-        log.items.retain(|item| match &item.statement {
-            LogStatement::GuestMce(mce) => guest || panicked || by_a_vmm(mce),
-            _ => true,
-        });
-        for item in &log.items {
-            match &item.statement {
-                LogStatement::GuestMce(mce) => guest_pages.extend(mce.addr.map(|addr| addr.0 >> PAGE_SHIFT)),
-                LogStatement::VmmTold { gpa, .. } => guest_pages.extend(gpa.map(|gpa| gpa.0 >> PAGE_SHIFT)),
-                LogStatement::HostSignal { pfn, comm, .. } if vmm_name(comm) => {
-                    host_pages.insert(pfn.0);
-                }
-                _ => {}
-            }
-        }
-    }
-    let guests = |pfn: u64| guest_pages.contains(&pfn) && !host_pages.contains(&pfn);
-    for log in logs {
-        let guest = log.guest;
-        for item in &mut log.items {
-            let said = match &item.statement {
-                LogStatement::HostSignal { pfn, comm, pid }
-                    if (guest || guests(pfn.0)) && !vmm_name(comm) =>
-                {
-                    LogStatement::GuestSignal {
-                        pfn: *pfn,
-                        comm: comm.clone(),
-                        pid: *pid,
-                    }
-                }
-                LogStatement::HostAction {
-                    pfn,
-                    page_type,
-                    result,
-                } if guest || guests(pfn.0) => LogStatement::GuestAction {
-                    pfn: *pfn,
-                    page_type: page_type.clone(),
-                    result: result.clone(),
-                },
-                _ => continue,
-            };
-            item.statement = said;
-        }
-    }
-}
-
-fn by_a_vmm(mce: &MceReport) -> bool {
-    mce.bank == Some(QEMU_BANK) && mce.misc.is_some_and(|misc| misc.0 == QEMU_MISC)
-}
-
-fn vmm_name(comm: &str) -> bool {
-    [
-        "qemu",
-        "kvm",
-        "CPU ",
-        "firecracker",
-        "fc_vcpu",
-        "cloud-hyp",
-        "crosvm",
-        "vmm",
-        "vcpu",
-    ]
-    .iter()
-    .any(|name| comm.starts_with(name))
-}
-
-fn speaker(said: &LogStatement) -> Speaker {
-    match said {
-        LogStatement::HostSignal { .. }
-        | LogStatement::HostAction { .. }
-        | LogStatement::HostKilled { .. }
-        | LogStatement::ProcessEnded { .. }
-        | LogStatement::HostMce(_)
-        | LogStatement::HostPanic { .. }
-        | LogStatement::Machine(_)
-        | LogStatement::MemoryError { .. }
-        | LogStatement::OwnAccess { .. } => Speaker::Host,
-        LogStatement::VmmTold { .. }
-        | LogStatement::VmmReset { .. }
-        | LogStatement::RunFailed
-        | LogStatement::VmmOwnMemory { .. }
-        | LogStatement::VmmSigbus { .. }
-        | LogStatement::VmName { .. }
-        | LogStatement::AddressMap { .. }
-        | LogStatement::MigrationRefused
-        | LogStatement::BugCheck { .. }
-        | LogStatement::Cut { .. }
-        | LogStatement::VmShutdown { .. } => Speaker::Vmm,
-        LogStatement::QmpMemoryFailure { .. }
-        | LogStatement::QmpPanicked { .. }
-        | LogStatement::QmpReset { .. }
-        | LogStatement::QmpShutdown { .. } => Speaker::Qmp,
-        LogStatement::GuestMce(_)
-        | LogStatement::GuestPanic { .. }
-        | LogStatement::GuestSignal { .. }
-        | LogStatement::GuestAction { .. } => Speaker::Guest,
-    }
-}
-
-/// A statement that is to be said.
+/// A statement that is put to the correlator.
 pub(super) struct Turn<'a> {
-    speaker: Speaker,
-    pub(super) file: usize,
-    pub(super) item: &'a Item,
+    pub(super) said: &'a Attributed<'a>,
     pub(super) clocks: Clocks,
+    of: &'a [(u32, Option<JoinKey>)],
+}
+
+/// What the logs come to.
+pub struct Logged {
+    pub vms: Vec<Vm>,
+    pub events: Vec<Event>,
+    pub host_events: Vec<HostEvent>,
+    /// The host's kernel release, if a log tells it.
+    pub kernel: Option<String>,
 }
 
 /// All statements as events on one clock, the host's first and the guest's last; what the clocks are worth
 /// goes to `notes`.
-pub fn events(
+pub fn read(
     logs: &[Log],
+    seen: &HashSet<u32>,
     alignment: &mut Alignment,
     traced: bool,
     notes: &mut Vec<MissingEvidence>,
-) -> Vec<Event> {
-    let mut turns = once(logs);
+) -> Logged {
+    let all = speakers::attribute(logs, seen);
+    let joined = joins::join(logs, &all);
+    let mut turns = once(logs, &all, &joined.of);
     for turn in &turns {
-        alignment.said(turn.clocks.clone(), turn.item.stamp, &turn.item.statement);
+        alignment.said(turn.clocks.clone(), turn.said.item.stamp, &turn.said.statement);
     }
     alignment.settle(traced);
     // What opens an incident comes before what only adds to one.
-    let adds = |said: &LogStatement| matches!(said, LogStatement::HostAction { .. });
-    turns.sort_by_key(|turn| {
+    let adds =
+        |said: &LogStatement| matches!(said, LogStatement::HostAction { .. } | LogStatement::HostMce(_));
+    let order = |turn: &Turn<'_>| {
+        let said = turn.said;
+        let vm = turn.of.first().map_or(0, |(vm, _)| *vm);
         (
-            turn.speaker,
-            adds(&turn.item.statement),
-            turn.file,
-            turn.item.line,
+            vm,
+            rank(said),
+            adds(&said.statement),
+            said.stream.file,
+            said.item.line,
         )
-    });
-    let mut tellings: HashMap<&LogStatement, usize> = HashMap::new();
-    let mut kinds: HashMap<(Speaker, std::mem::Discriminant<LogStatement>, String), usize> = HashMap::new();
-    let mut unplaced: BTreeMap<usize, bool> = BTreeMap::new();
-    let mut events = Vec::with_capacity(turns.len());
-    for turn in &turns {
-        let said = &turn.item.statement;
-        *tellings.entry(said).or_default() += 1;
-        let nth = kinds
-            .entry((turn.speaker, std::mem::discriminant(said), kind(said)))
-            .or_default();
-        let placed = alignment.place(&turn.clocks, turn.item.stamp).or_else(|| {
-            alignment
-                .same_event(said, *nth)
-                .filter(|_| turn.clocks.time(turn.item.stamp).is_none())
-        });
-        *nth += 1;
-        let own_clock = placed.is_none().then(|| own_time(&turn.clocks, turn.item.stamp));
-        if let Some(clock) = &own_clock {
-            *unplaced.entry(turn.file).or_default() |= !clock.is_empty();
-        }
-        events.push(Event {
-            t: placed.unwrap_or(0),
-            tid: 0,
-            pid: 0,
-            vcpu: None,
-            what: What::LogStatement(LogRecord {
-                source: logs
-                    .get(turn.file)
-                    .map(|log| log.name.clone())
-                    .unwrap_or_default(),
-                line: turn.item.line,
-                speaker: log_statement::Speaker::default(),
-                own_clock,
-                statement: said.clone(),
-            }),
-        });
-    }
-    clock_notes::note(logs, &turns, alignment, &unplaced, notes);
+    };
+    turns.sort_by_key(order);
+    let events = events(logs, &turns, alignment, notes);
     for log in logs.iter().filter(|log| log.dropped > 0) {
         notes.push(MissingEvidence::Statements {
             count: log.dropped,
             source: log.name.clone(),
         });
     }
+    Logged {
+        vms: joined.vms,
+        events,
+        host_events: super::host_events::collect(logs, &all, &joined.of),
+        kernel: host_kernel(logs, &all),
+    }
+}
+
+fn host_kernel(logs: &[Log], all: &[Attributed<'_>]) -> Option<String> {
+    let by_libvirt = logs.iter().find_map(|log| log.libvirt_kernel.clone());
+    let guests: HashSet<_> = all
+        .iter()
+        .filter(|said| said.role == Role::GuestKernel)
+        .map(|said| said.stream)
+        .collect();
+    let boots = all.iter().filter(|said| !guests.contains(&said.stream));
+    by_libvirt.or_else(|| {
+        boots.into_iter().find_map(|said| match &said.statement {
+            LogStatement::Machine {
+                about: Machine::Boot(release),
+            } => Some(release.clone()),
+            _ => None,
+        })
+    })
+}
+
+/// The order in which the speakers of one VM are heard.
+fn rank(said: &Attributed<'_>) -> u8 {
+    match (&said.statement, said.role) {
+        (LogStatement::GuestMce(_) | LogStatement::GuestPanic { .. }, _) | (_, Role::GuestKernel) => 3,
+        (LogStatement::ProcessEnded { .. }, _) => 4,
+        (_, Role::HostKernel | Role::Tool | Role::Kernel) => 0,
+        (_, Role::Qmp) => 2,
+        _ => 1,
+    }
+}
+
+fn events(
+    logs: &[Log],
+    turns: &[Turn<'_>],
+    alignment: &Alignment,
+    notes: &mut Vec<MissingEvidence>,
+) -> Vec<Event> {
+    let mut kinds: HashMap<(u8, std::mem::Discriminant<LogStatement>, String), usize> = HashMap::new();
+    let mut unplaced: BTreeMap<usize, bool> = BTreeMap::new();
+    let mut events = Vec::with_capacity(turns.len());
+    for turn in turns {
+        let (said, item) = (turn.said, turn.said.item);
+        if silent(&said.statement) {
+            continue;
+        }
+        let nth = kinds
+            .entry((
+                rank(said),
+                std::mem::discriminant(&said.statement),
+                kind(&said.statement),
+            ))
+            .or_default();
+        let placed = alignment.place(&turn.clocks, item.stamp).or_else(|| {
+            alignment
+                .same_event(&said.statement, *nth)
+                .filter(|_| turn.clocks.time(item.stamp).is_none())
+        });
+        *nth += 1;
+        let own_clock = placed.is_none().then(|| own_time(&turn.clocks, item.stamp));
+        if let Some(clock) = &own_clock {
+            *unplaced.entry(said.stream.file).or_default() |= !clock.is_empty();
+        }
+        let nowhere = [(0, None)];
+        for (vm, joined) in if turn.of.is_empty() { &nowhere } else { turn.of } {
+            events.push(Event {
+                t: placed.unwrap_or(0),
+                tid: 0,
+                pid: 0,
+                vcpu: None,
+                what: What::LogStatement(LogRecord {
+                    source: logs
+                        .get(said.stream.file)
+                        .map(|log| log.name.clone())
+                        .unwrap_or_default(),
+                    line: item.line,
+                    speaker: speaker(logs, said),
+                    vm: *vm,
+                    joined: joined.clone(),
+                    text: item.text.clone(),
+                    own_clock: own_clock.clone(),
+                    statement: said.statement.clone(),
+                }),
+            });
+        }
+    }
+    clock_notes::note(logs, turns, alignment, &unplaced, notes);
     events
 }
 
-/// Each statement once: with a time, wherever it stands; without, as often as the file says it that says it
-/// most.
-fn once(logs: &[Log]) -> Vec<Turn<'_>> {
-    let mut timed: HashSet<(Clock, u64, &LogStatement)> = HashSet::new();
-    let mut untimed: HashMap<&LogStatement, usize> = HashMap::new();
+/// What says nothing of an incident.
+fn silent(statement: &LogStatement) -> bool {
+    matches!(
+        statement,
+        LogStatement::Machine { .. } | LogStatement::MemoryError { .. } | LogStatement::Other
+    )
+}
+
+fn speaker(logs: &[Log], said: &Attributed<'_>) -> Speaker {
+    let sender = logs
+        .get(said.stream.file)
+        .and_then(|log| log.senders.get(said.stream.sender))
+        .cloned()
+        .unwrap_or_default();
+    Speaker {
+        role: said.role,
+        host: sender.host,
+        boot: sender.boot,
+        tag: sender.tag,
+        pid: sender.pid,
+        unit: sender.unit,
+        domain: sender.domain,
+    }
+}
+
+/// The clocks by which a statement is stamped.
+fn clocks(logs: &[Log], said: &Attributed<'_>) -> Clocks {
+    let file = said.stream.file;
+    if logs.get(file).is_some_and(|log| log.trace) {
+        return Clocks {
+            boot: Clock::Trace,
+            wall: Clock::HostWall,
+        };
+    }
+    let wall = if said.item.stamp.no_year {
+        Clock::NoYear(file)
+    } else {
+        Clock::HostWall
+    };
+    if said.role != Role::GuestKernel {
+        return Clocks {
+            boot: Clock::HostBoot,
+            wall,
+        };
+    }
+    let sender = logs.get(file).and_then(|log| log.senders.get(said.stream.sender));
+    // Who relays a console stamps its lines by the host's clock.
+    let relayed = sender.is_some_and(|sender| sender.host.is_some() || sender.relay);
+    let stream = (file, said.stream.sender);
+    Clocks {
+        boot: Clock::GuestBoot(stream),
+        wall: if relayed { wall } else { Clock::GuestWall(stream) },
+    }
+}
+
+/// Each statement once: with a time, wherever it stands; without, as often as the file has it that has it most.
+fn once<'a>(logs: &[Log], all: &'a [Attributed<'a>], of: &'a [Vec<(u32, Option<JoinKey>)>]) -> Vec<Turn<'a>> {
+    let mut timed: HashSet<(Clock, u64, u32, &LogStatement)> = HashSet::new();
+    let mut untimed: HashMap<(u32, &LogStatement), usize> = HashMap::new();
+    let mut here: HashMap<(usize, u32, &LogStatement), usize> = HashMap::new();
     let mut turns = Vec::new();
-    for (file, log) in logs.iter().enumerate() {
-        let mut here: HashMap<&LogStatement, usize> = HashMap::new();
-        for item in &log.items {
-            let speaker = speaker(&item.statement);
-            let clocks = log.clocks(file, speaker, item.stamp);
-            let new = match clocks.time(item.stamp) {
-                // One guest's console may stand in two files: the clock's file is no difference.
-                Some((clock, t)) => timed.insert((shared(clock), t, &item.statement)),
-                None => {
-                    let here = here.entry(&item.statement).or_default();
-                    *here += 1;
-                    let most = untimed.entry(&item.statement).or_default();
-                    let new = *here > *most;
-                    *most = (*most).max(*here);
-                    new
-                }
-            };
-            if new {
-                turns.push(Turn {
-                    speaker,
-                    file,
-                    item,
-                    clocks,
-                });
+    for (said, of) in all.iter().zip(of) {
+        let clocks = clocks(logs, said);
+        let vm = of.first().map_or(0, |(vm, _)| *vm);
+        let new = match clocks.time(said.item.stamp) {
+            // One guest's console may stand in two files: the clock's file is no difference.
+            Some((clock, t)) => timed.insert((shared(clock), t, vm, &said.statement)),
+            None => {
+                let here = here.entry((said.stream.file, vm, &said.statement)).or_default();
+                *here += 1;
+                let most = untimed.entry((vm, &said.statement)).or_default();
+                let new = *here > *most;
+                *most = (*most).max(*here);
+                new
             }
+        };
+        if new {
+            turns.push(Turn { said, clocks, of });
         }
     }
     turns
@@ -354,9 +322,19 @@ fn once(logs: &[Log]) -> Vec<Turn<'_>> {
 fn shared(clock: Clock) -> Clock {
     match clock {
         Clock::NoYear(_) => Clock::NoYear(0),
-        Clock::GuestBoot(_) => Clock::GuestBoot(0),
-        Clock::GuestWall(_) => Clock::GuestWall(0),
+        Clock::GuestBoot(_) => Clock::GuestBoot((0, 0)),
+        Clock::GuestWall(_) => Clock::GuestWall((0, 0)),
         other => other,
+    }
+}
+
+/// Lets the correlator know of the VMs, and hear the statements.
+pub fn feed(correlator: &mut Correlator, logged: &Logged) {
+    for (vm, number) in logged.vms.iter().zip(1..) {
+        correlator.learn_vm(number, &vm.pids, &vm.vmm);
+    }
+    for event in &logged.events {
+        correlator.feed(event);
     }
 }
 

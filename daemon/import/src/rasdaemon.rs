@@ -5,7 +5,11 @@ use std::path::Path;
 use rusqlite::{Connection, OpenFlags};
 
 use super::text::{Item, clock};
-use poisontrace_model::{event::log_statement::LogStatement, hex::Hex, text::sanitise};
+use poisontrace_model::{
+    event::log_statement::{LogStatement, Role},
+    hex::Hex,
+    text::sanitise,
+};
 
 /// Rows that are read of it, the latest.
 const MAX_ROWS: u32 = 16_384;
@@ -36,6 +40,9 @@ pub fn read(path: &Path) -> Result<Vec<Item>, String> {
         items.push(Item {
             line: items.len() as u64 + 1,
             stamp: clock::stamp(time.as_bytes(), time.len()),
+            sender: 0,
+            role: Role::Tool,
+            text: String::new(),
             statement: LogStatement::HostAction {
                 pfn: Hex(pfn),
                 page_type: sanitise(&text(2), 64),

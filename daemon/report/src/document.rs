@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use poisontrace_model::{
     host::Host,
     incident::model::{
-        Cause, Confidence, ExitSample, Exits, Flush, HostEvent, Injections, Latency, Origin, Outcome, Page,
-        Signals, Storm, Vm,
+        Cause, Confidence, ExitSample, Exits, Flush, HostEvent, Injections, Join, Latency, Origin, Outcome,
+        Page, Signals, Storm, Vm,
     },
 };
 
@@ -62,6 +62,9 @@ pub struct Incident {
     pub flush: Flush,
     pub latency_ns: Latency,
     pub injections: Injections,
+    /// By what the sources of an answer from logs were joined.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub joins: Vec<Join>,
     pub timeline: Vec<TimelineEntry>,
     pub missing: Vec<Missing>,
 }
@@ -109,6 +112,8 @@ struct Version2 {
     flush: Flush,
     latency_ns: Latency,
     injections: Injections,
+    #[serde(default)]
+    joins: Vec<Join>,
     timeline: Vec<TimelineEntry>,
     missing: Vec<Missing>,
 }

@@ -5,6 +5,7 @@
 
 mod compat;
 pub mod document;
+mod host_events;
 mod html;
 mod latency;
 mod lines;
@@ -17,6 +18,7 @@ mod summary;
 mod text;
 mod timeline;
 
+pub use host_events::line as host_event;
 pub use html::html;
 pub use render::document;
 pub use text::{Look, text};

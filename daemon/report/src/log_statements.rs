@@ -72,9 +72,19 @@ pub fn message(statement: &LogStatement) -> String {
             sanitise(name.as_deref().unwrap_or("?"), 64),
             sanitise(uuid.as_deref().unwrap_or("?"), 64)
         ),
+        LogStatement::HostMce(mce) | LogStatement::GuestMce(mce) if mce.user_access => {
+            let kernel = match statement {
+                LogStatement::HostMce(_) => "host kernel",
+                _ => "guest kernel",
+            };
+            format!("{kernel}: a process accessed the page at {}", hex(&mce.addr))
+        }
         LogStatement::HostMce(mce) => format!("host: {}", machine_check(mce)),
-        LogStatement::HostPanic { text } => format!("host: panic: {text}"),
-        LogStatement::Machine(machine) => self::machine(machine),
+        LogStatement::HostPanic { text, .. } => format!("host: panic: {text}"),
+        LogStatement::Machine { about } => machine(about),
+        LogStatement::OnCpu { comm, pid } => format!("running on that processor: {comm} (pid {pid})"),
+        LogStatement::VmStarted { .. } => "libvirt: the domain is started".to_owned(),
+        LogStatement::Other => "no evidence".to_owned(),
         LogStatement::MemoryError {
             pfn, dimm, corrected, ..
         } => format!(
@@ -93,7 +103,6 @@ pub fn message(statement: &LogStatement) -> String {
             "guest: Windows bug check {}",
             args.first().map_or_else(|| "?".to_owned(), Hex::to_string)
         ),
-        LogStatement::Cut { text } => format!("looks cut or wrapped: {}", sanitise(text, 200)),
         LogStatement::VmShutdown { reason } => format!("libvirt: the domain is shut down, reason {reason}"),
         LogStatement::GuestMce(mce) => format!("guest: {}", machine_check(mce)),
         LogStatement::GuestPanic { text } => format!("guest: panic: {text}"),
@@ -151,15 +160,23 @@ fn machine(machine: &Machine) -> String {
     }
 }
 
+/// The registers that were printed, and no others.
 fn machine_check(mce: &MceReport) -> String {
-    format!(
-        "machine check, bank {} STATUS {} ADDR {} MISC {} RIP {}{}{}",
-        mce.bank.map_or_else(|| "?".to_owned(), |bank| bank.to_string()),
-        hex(&mce.status),
-        hex(&mce.addr),
-        hex(&mce.misc),
-        hex(&mce.rip),
-        mce.symbol.as_ref().map(|s| format!(" ({s})")).unwrap_or_default(),
-        mce.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default()
-    )
+    let hex = |value: Option<Hex>| value.map(|value| value.to_string());
+    let parts = [
+        ("bank ", mce.bank.map(|bank| bank.to_string())),
+        ("STATUS ", hex(mce.status)),
+        ("ADDR ", hex(mce.addr)),
+        ("MISC ", hex(mce.misc)),
+        ("RIP ", hex(mce.rip)),
+        ("in ", mce.symbol.clone()),
+        ("", mce.reason.clone()),
+    ];
+    let mut text = "machine check".to_owned();
+    for (name, value) in parts {
+        if let Some(value) = value {
+            text.push_str(&format!(", {name}{value}"));
+        }
+    }
+    text
 }

@@ -33,6 +33,7 @@ pub fn document(incident: &model::Incident) -> Incident {
         flush: i.flush.clone(),
         latency_ns: i.latency_ns.clone(),
         injections: i.injections.clone(),
+        joins: i.joins.clone(),
         timeline: i.timeline.iter().map(entry).collect(),
         missing: i
             .missing

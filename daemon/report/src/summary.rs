@@ -8,11 +8,15 @@ use poisontrace_model::incident::{
 
 /// The answer in one sentence, for a ticket.
 pub fn summary(i: &Incident) -> String {
+    if i.outcome == Outcome::HostPanicked {
+        return host(i);
+    }
     let guest = guest(i);
     let page = page(i);
     let fate = fate(i);
     let f = &i.findings;
     match i.cause {
+        Cause::Contained if f.log.handled_by_guest => handled(i, &guest, fate, &page),
         Cause::Contained if f.accessed_by_guest => {
             format!("{guest} {fate}: it accessed {page}, got a machine check, and its kernel handled it.")
         }
@@ -97,6 +101,7 @@ pub fn summary(i: &Incident) -> String {
             "{guest} {fate} and is at risk: {page} was poisoned before poisontrace started, and no access to it has been seen since."
         ),
         Cause::NotTouched => format!("{guest} {fate}: it has {page}, and no access to it was seen."),
+        Cause::NotPoison if f.log.other_panic.is_some() || !has_page(i) => of_no_page(i, &guest, fate),
         Cause::NotPoison => format!(
             "{guest} {fate}{}, but not because of {page}: {}.",
             killed_by(f, i.outcome),
@@ -207,11 +212,96 @@ fn unknown(i: &Incident, guest: &str, fate: &str, page: &str) -> String {
             "{guest} got a machine check for {page}, and its handler has not finished: it panicked, or hangs in the handler."
         );
     }
-    if i.outcome == Outcome::Unknown {
-        return match f.accessed {
-            true => format!("{guest} accessed {page}; outcome unknown."),
-            false => format!("{guest} has {page}; outcome unknown."),
+    if let Some(code) = f.log.bug_check {
+        return format!(
+            "{guest} {fate} with bug check {code:#x} after a machine check was injected; the evidence does not show whether the poison caused it."
+        );
+    }
+    if i.outcome == Outcome::Survived {
+        return match (&f.log.shutdown, &f.log.other_panic) {
+            (_, Some(panic)) => {
+                format!(
+                    "{guest} {fate} the poisoning of {page}; it panicked later for another reason: {panic}."
+                )
+            }
+            (Some(reason), None) if reason == "migrated" => {
+                format!("{guest} {fate} the poisoning of {page}: it ran on until it was migrated.")
+            }
+            (Some(reason), None) => {
+                format!(
+                    "{guest} {fate} the poisoning of {page}: it ran on until it was shut down ({reason})."
+                )
+            }
+            (None, None) => format!("{guest} {fate} the poisoning of {page}."),
         };
     }
+    if i.outcome == Outcome::Unknown {
+        return match (f.accessed, has_page(i)) {
+            (true, _) => format!("{guest} accessed {page}; outcome unknown."),
+            (false, true) => format!("{guest} has {page}; outcome unknown."),
+            (false, false) => format!("{guest} got a memory error; outcome unknown."),
+        };
+    }
+    if f.signals_alone > 0 {
+        return format!(
+            "{guest} {fate}: its VMM got {} SIGBUS (action required) for accesses to {page}; nothing shows why the page is poisoned.",
+            f.signals_alone
+        );
+    }
     format!("{guest} {fate}; it has {page}, and the evidence does not show why: see what is missing.")
+}
+
+fn has_page(i: &Incident) -> bool {
+    i.page.gpa.is_some() || i.page.pfn.is_some() || i.page.hva.is_some()
+}
+
+/// The guest's kernel handled the page, by its own log.
+fn handled(i: &Incident, guest: &str, fate: &str, page: &str) -> String {
+    let log = &i.findings.log;
+    let later = log
+        .other_panic
+        .as_ref()
+        .map(|panic| format!(" It panicked later for another reason: {panic}."))
+        .unwrap_or_default();
+    match &log.guest_process {
+        Some((comm, pid)) if log.user_access => format!(
+            "{guest} {fate}: its process {comm} (pid {pid}) accessed {page} and was killed by its kernel.{later}"
+        ),
+        Some((comm, pid)) => {
+            format!("{guest} {fate}: its kernel handled {page} and sent SIGBUS to {comm} (pid {pid}).{later}")
+        }
+        None => format!("{guest} {fate}: its kernel handled {page}.{later}"),
+    }
+}
+
+/// A fatal machine check that is of no page, or a death for another reason.
+fn of_no_page(i: &Incident, guest: &str, fate: &str) -> String {
+    let log = &i.findings.log;
+    match (&log.other_panic, &log.reason) {
+        (Some(panic), _) => format!("{guest} {fate} for another reason: {panic}."),
+        (None, Some(reason)) => format!("{guest} {fate} on a machine check without poison: {reason}."),
+        (None, None) => format!("{guest} {fate} on a machine check without poison."),
+    }
+}
+
+/// The physical machine died.
+fn host(i: &Incident) -> String {
+    let log = &i.findings.log;
+    let on = match &log.on_cpu {
+        Some((comm, pid)) if *pid > 0 => format!(" while {comm} (pid {pid}) ran on that processor"),
+        _ => String::new(),
+    };
+    let reason = log
+        .reason
+        .as_ref()
+        .map(|reason| format!(" ({reason})"))
+        .unwrap_or_default();
+    match (i.cause, i.page.pfn) {
+        (Cause::NotPoison, _) | (_, None) => format!(
+            "The host panicked, with every guest on it: a machine check of its processor was fatal{reason}{on}."
+        ),
+        (_, Some(pfn)) => format!(
+            "The host panicked, with every guest on it: a machine check for host page pfn {pfn} was fatal{reason}{on}."
+        ),
+    }
 }

@@ -10,22 +10,25 @@ use crate::{
     outputs::store::{Stored, Wanted},
     terminal,
 };
-use poisontrace_model::{host::Host, text::sanitise};
-use poisontrace_report::document::Incident;
+use poisontrace_model::text::sanitise;
+use poisontrace_report::document::{Answer, Incident};
 
 pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
-    let (host, incidents) = match args.from.as_slice() {
+    let (answer, cut) = match args.from.as_slice() {
         [] => from_store(args, source)?,
         files => from_files(files, args)?,
     };
     // Like grep: 1 says that the question was understood and nothing was found. A recording without poison is an
     // answer in itself.
     let asked_for_one = args.id.is_some() || args.vm.is_some() || args.from.is_empty();
-    let none = incidents.is_empty();
+    let none = answer.incidents.is_empty();
     match (none, args.format) {
         (true, ReportFormat::Text) if asked_for_one => eprintln!("poisontrace: {}", no_incident(args)),
-        (true, ReportFormat::Text) => terminal::print(&format!("{}\n", no_incident(args)))?,
-        _ => output::answer(args.format, host, incidents, args.output.as_deref())?,
+        (true, ReportFormat::Text) => {
+            terminal::print(&format!("{}\n", nothing(&answer, cut)))?;
+            output::answer(args.format, &answer, args.output.as_deref())?;
+        }
+        _ => output::answer(args.format, &answer, args.output.as_deref())?,
     }
     Ok(if none && asked_for_one {
         ExitCode::from(1)
@@ -34,20 +37,28 @@ pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
     })
 }
 
+/// That nothing is poison is claimed only of files in which all is.
+fn nothing(answer: &Answer, cut: bool) -> String {
+    match (answer.host_events.is_empty(), !cut) {
+        (false, _) => "no incident of a VM; what the host lost besides:".to_owned(),
+        (true, false) => "no incident was recognised, but lines look cut or wrapped".to_owned(),
+        (true, true) => "no incident: nothing in these files is poison in a guest's memory".to_owned(),
+    }
+}
+
 fn no_incident(args: &ExplainArgs) -> String {
     let listed = match args.from.is_empty() {
         true => "`poisontrace incidents` lists those there are",
         false => "the same without it explains all that the files tell of",
     };
-    match (&args.id, &args.vm, args.from.is_empty()) {
-        (Some(id), _, _) => format!("no incident {id}: {listed}"),
-        (_, Some(name), _) => format!("no incident of a VM named {name}: {listed}"),
-        (_, _, false) => "no incident: nothing in these files is poison in a guest's memory".to_owned(),
+    match (&args.id, &args.vm) {
+        (Some(id), _) => format!("no incident {id}: {listed}"),
+        (_, Some(name)) => format!("no incident of a VM named {name}: {listed}"),
         _ => "no incident has been recorded; `poisontrace check` says whether one would be".to_owned(),
     }
 }
 
-fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Host, Vec<Incident>), Failure> {
+fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Answer, bool), Failure> {
     let wanted = match (&args.id, &args.vm) {
         (Some(id), _) => Wanted::Id(id.clone()),
         (None, Some(name)) => Wanted::Vm(name.clone()),
@@ -59,10 +70,11 @@ fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Host, Vec<Inci
     let host = found
         .first()
         .map_or_else(crate::inputs::machine::this_host, |(host, _)| host.clone());
-    Ok((host, found.into_iter().map(|(_, incident)| incident).collect()))
+    let incidents = found.into_iter().map(|(_, incident)| incident).collect();
+    Ok((Answer::new(host, incidents), false))
 }
 
-fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Host, Vec<Incident>), Failure> {
+fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Answer, bool), Failure> {
     let progress = Progress::new();
     let imported = poisontrace_import::read(
         files,
@@ -100,7 +112,10 @@ fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Host, Vec<Incide
     if args.last || args.vm.is_some() {
         incidents = incidents.pop().into_iter().collect();
     }
-    Ok((imported.session.host, incidents))
+    let cut = !imported.looks_cut.is_empty();
+    let mut answer = Answer::new(imported.session.host, incidents);
+    answer.host_events = imported.host_events;
+    Ok((answer, cut))
 }
 
 /// A problem of a file that does not name a way out itself.

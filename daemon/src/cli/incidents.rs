@@ -14,6 +14,7 @@ use crate::{
     outputs::store::{Retention, StoreError, Stored, Wanted, retention},
     private_file, terminal,
 };
+use poisontrace_report::document::Answer;
 
 pub fn incidents(args: &IncidentsArgs, source: &SourceArgs) -> Outcome {
     let dir = &source.state_dir(args.state.state_dir.as_ref())?;
@@ -114,7 +115,7 @@ fn list(args: &IncidentsArgs, dir: &Path) -> Outcome {
             .last()
             .map_or_else(crate::inputs::machine::this_host, |(host, _)| host.clone());
         let incidents = found.into_iter().map(|(_, incident)| incident).collect();
-        terminal::print(&output::json(host, incidents)?)?;
+        terminal::print(&output::json(&Answer::new(host, incidents))?)?;
         return Ok(ExitCode::SUCCESS);
     }
     if found.is_empty() {

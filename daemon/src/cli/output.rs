@@ -4,22 +4,14 @@ use std::{io, path::Path};
 
 use super::ReportFormat;
 use crate::{failure::Failure, private_file, terminal};
-use poisontrace_model::host::Host;
-use poisontrace_report::{
-    Look,
-    document::{Answer, Incident},
-};
+use poisontrace_report::{Look, document::Answer};
 
-/// Writes incidents in the form that was asked for, to a file or to standard output.
-pub fn answer(
-    format: ReportFormat,
-    host: Host,
-    incidents: Vec<Incident>,
-    file: Option<&Path>,
-) -> Result<(), Failure> {
+/// Writes an answer in the form that was asked for, to a file or to standard output.
+pub fn answer(format: ReportFormat, answer: &Answer, file: Option<&Path>) -> Result<(), Failure> {
+    let (host, incidents) = (&answer.host, &answer.incidents);
     let text = match format {
-        ReportFormat::Json => json(host, incidents)?,
-        ReportFormat::Html => poisontrace_report::html(&host, &incidents),
+        ReportFormat::Json => json(answer)?,
+        ReportFormat::Html => poisontrace_report::html(host, incidents),
         ReportFormat::Text => {
             let look = match file {
                 Some(_) => Look::PLAIN,
@@ -27,9 +19,16 @@ pub fn answer(
             };
             let texts: Vec<String> = incidents
                 .iter()
-                .map(|incident| poisontrace_report::text(&host, incident, look))
+                .map(|incident| poisontrace_report::text(host, incident, look))
                 .collect();
-            texts.join("\n")
+            let events = answer.host_events.iter();
+            let events: String = events
+                .map(|event| format!("{}\n", poisontrace_report::host_event(event)))
+                .collect();
+            match texts.is_empty() || events.is_empty() {
+                true => texts.join("\n") + &events,
+                false => format!("{}\n{events}", texts.join("\n")),
+            }
         }
     };
     match file {
@@ -39,8 +38,8 @@ pub fn answer(
 }
 
 /// Incidents as the contract's JSON.
-pub fn json(host: Host, incidents: Vec<Incident>) -> Result<String, Failure> {
-    let text = serde_json::to_string_pretty(&Answer::new(host, incidents))?;
+pub fn json(answer: &Answer) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(answer)?;
     Ok(format!("{text}\n"))
 }
 

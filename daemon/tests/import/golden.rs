@@ -246,7 +246,9 @@ fn a_journal_and_qmp_events_give_the_beginning_and_the_end() {
          {\"timestamp\": {\"seconds\": 1795362335, \"microseconds\": 9}, \"event\": \"RESET\", \"data\": {\"guest\": true, \"reason\": \"guest-reset\"}}\n",
     );
     assert_eq!(all.len(), 1);
-    assert_eq!(verdict(&all[0]), ("guest_reset", "mce_nested", "certain"));
+    // Two senders without a key, whose clocks agree: likely at most.
+    assert_eq!(verdict(&all[0]), ("guest_reset", "mce_nested", "likely"));
+    assert_eq!(all[0]["joins"][0]["key"], "clock");
     assert_eq!(all[0]["started_at"], "2026-11-22T15:45:34.000Z");
     assert_eq!(all[0]["timeline"][1]["t_ns"], 1_000_000_000);
 }

@@ -5,7 +5,7 @@ use jiff::{civil, tz::TimeZone};
 use crate::trace::record::{decimal, seconds};
 
 /// When a line was logged, on the clocks that it tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stamp {
     /// Since boot (printk), nanoseconds.
     pub boot: Option<u64>,

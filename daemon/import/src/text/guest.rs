@@ -1,46 +1,41 @@
 //! The words of a kernel that takes a machine check, and of its panic. A report of several lines is gathered
 //! into one.
 
-use crate::trace::{hex, record::decimal};
+use crate::trace::hex;
+use crate::trace::record::decimal;
 use poisontrace_model::{event::log_statement::MceReport, hex::Hex};
 
 /// What a line did.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
     /// A report begins.
-    Begin(usize),
+    Begin,
     /// More of the report under way.
-    More(usize),
-    Panic(usize, String),
+    More,
 }
 
-/// Reads `line` into the report under way.
-pub fn read(line: &[u8], mce: &mut MceReport) -> Option<Line> {
-    if let Some(at) = find(line, b"Kernel panic - not syncing: ") {
-        let text = String::from_utf8_lossy(&line[at + 28..]);
-        return Some(Line::Panic(
-            at,
-            poisontrace_model::text::sanitise(text.trim(), 120),
-        ));
-    }
-    if let Some(at) = find(line, b"RIP: 0010:") {
+/// Whether a message can be a line of a report.
+pub fn is_part(message: &[u8]) -> bool {
+    words(message).is_some() || message.starts_with(b"RIP: 0010:")
+}
+
+/// The words of a report's line, behind `mce: [Hardware Error]: ` or, of older kernels and decoders, without `mce: `.
+fn words(message: &[u8]) -> Option<&[u8]> {
+    let rest = message.strip_prefix(b"mce: ").unwrap_or(message);
+    rest.strip_prefix(b"[Hardware Error]: ")
+}
+
+/// Reads `message` into the report under way.
+pub fn read(message: &[u8], mce: &mut MceReport) -> Option<Line> {
+    if let Some(rest) = message.strip_prefix(b"RIP: 0010:") {
         // The oops' own registers: the function alone.
-        mce.symbol.get_or_insert_with(|| symbol(&line[at + 10..]));
-        return Some(Line::More(at));
+        mce.symbol.get_or_insert_with(|| symbol(rest));
+        return Some(Line::More);
     }
-    if let Some(at) = find(line, b"mce: Uncorrected hardware memory error in user-access at ") {
-        let addr = hex(word(&line[at + 57..]))?;
-        *mce = MceReport {
-            addr: Some(Hex(addr)),
-            ..MceReport::default()
-        };
-        return Some(Line::Begin(at));
-    }
-    let at = find(line, b"[Hardware Error]: ")?;
-    let rest = &line[at + 18..];
+    let rest = words(message)?;
     header(rest, mce)
-        .then_some(Line::Begin(at))
-        .or_else(|| more(rest, mce).then_some(Line::More(at)))
+        .then_some(Line::Begin)
+        .or_else(|| more(rest, mce).then_some(Line::More))
 }
 
 /// `CPU 0: Machine Check Exception: 7 Bank 9: fc00080000000000`, and its kin for polled banks.
@@ -53,7 +48,7 @@ fn header(rest: &[u8], mce: &mut MceReport) -> bool {
         };
         return true;
     }
-    let Some(kind) = find(rest, b": Machine Check") else {
+    let Some(kind) = find(rest, b": Machine Check").filter(|_| rest.starts_with(b"CPU ")) else {
         return false;
     };
     let Some(bank) = find(&rest[kind..], b" Bank ").map(|at| kind + at) else {
@@ -63,6 +58,9 @@ fn header(rest: &[u8], mce: &mut MceReport) -> bool {
     let Some(colon) = memchr::memchr(b':', words) else {
         return false;
     };
+    if !words[colon + 1..].trim_ascii().iter().all(u8::is_ascii_hexdigit) {
+        return false;
+    }
     let after = &rest[kind + 2..bank];
     let mcg = memchr::memrchr(b':', after).and_then(|at| hex(after[at + 1..].trim_ascii()));
     *mce = MceReport {
@@ -71,6 +69,7 @@ fn header(rest: &[u8], mce: &mut MceReport) -> bool {
             .and_then(|cpu| decimal(&cpu[..kind.checked_sub(4)?]))
             .and_then(|cpu| u32::try_from(cpu).ok()),
         mcg_status: mcg.map(Hex),
+        exception: after.starts_with(b"Machine Check Exception"),
         bank: decimal(&words[..colon]).and_then(|bank| u32::try_from(bank).ok()),
         status: hex(word(words[colon + 1..].trim_ascii_start())).map(Hex),
         ..MceReport::default()
@@ -101,17 +100,38 @@ fn more(rest: &[u8], mce: &mut MceReport) -> bool {
         mce.addr = hex(word(addr)).map(Hex);
         return true;
     }
-    let mut any = false;
-    for (key, field) in [(&b"ADDR "[..], &mut mce.addr), (b"MISC ", &mut mce.misc)] {
-        if let Some(at) = find(rest, key)
-            && (at == 0 || rest[at - 1] == b' ')
-            && let Some(value) = hex(word(&rest[at + 5..]))
-        {
-            *field = Some(Hex(value));
-            any = true;
+    fields(rest, mce)
+}
+
+/// `TSC d310f9d44 ADDR 2beb000 MISC 8c PPIN …`, `PROCESSOR 0:50654 TIME … SOCKET 0 APIC 0 microcode 1`.
+fn fields(rest: &[u8], mce: &mut MceReport) -> bool {
+    let value = |key: &[u8]| {
+        let at = find(rest, key)?;
+        let begins = at == 0 || rest[at - 1] == b' ';
+        begins.then(|| word(&rest[at + key.len()..]))
+    };
+    let of_registers = rest.starts_with(b"TSC ");
+    let of_processor = rest.starts_with(b"PROCESSOR ");
+    let address = rest.starts_with(b"ADDR ") || rest.starts_with(b"MISC ");
+    if !(of_registers || of_processor || address) {
+        return false;
+    }
+    for (key, field) in [
+        (&b"ADDR "[..], &mut mce.addr),
+        (b"MISC ", &mut mce.misc),
+        (b"PPIN ", &mut mce.ppin),
+        (b"IPID ", &mut mce.ipid),
+        (b"APIC ", &mut mce.apic),
+        (b"microcode ", &mut mce.microcode),
+    ] {
+        if let Some(read) = value(key).and_then(hex) {
+            *field = Some(Hex(read));
         }
     }
-    any
+    if let Some(socket) = value(b"SOCKET ").and_then(decimal) {
+        mce.socket = u32::try_from(socket).ok();
+    }
+    true
 }
 
 /// `33:<000000000040181f> {symbol+0x1/0x2}`, with `!INEXACT!` before it.
@@ -161,7 +181,7 @@ mod tests {
             "[   15.2] mce: [Hardware Error]: PROCESSOR 2:800f12 TIME 1795346099 SOCKET 0",
             "[   15.3] mce: [Hardware Error]: Machine check: Overflowed uncorrected error without MCA Overflow Recovery",
         ] {
-            read(line.as_bytes(), &mut mce);
+            read(line.split_once("] ").unwrap().1.as_bytes(), &mut mce);
         }
         assert_eq!(
             (mce.cpu, mce.bank, mce.mcg_status),
@@ -187,7 +207,7 @@ mod tests {
             "mce: [Hardware Error]: RIP >:<",
         ] {
             let told = read(line.as_bytes(), &mut mce);
-            assert!(!matches!(told, Some(Line::Begin(_) | Line::Panic(..))), "{line}");
+            assert_ne!(told, Some(Line::Begin), "{line}");
         }
     }
 }

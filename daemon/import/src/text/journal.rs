@@ -3,7 +3,11 @@
 
 use serde::Deserialize;
 
-use super::clock::{self, Stamp};
+use super::{
+    clock::{self, Stamp},
+    sender::Sender,
+};
+use poisontrace_model::text::sanitise;
 
 #[derive(Default, Deserialize)]
 struct Fields {
@@ -13,6 +17,39 @@ struct Fields {
     wall: Option<String>,
     #[serde(rename = "_SOURCE_MONOTONIC_TIMESTAMP")]
     boot: Option<String>,
+    #[serde(rename = "_HOSTNAME")]
+    host: Option<String>,
+    #[serde(rename = "_BOOT_ID")]
+    boot_id: Option<String>,
+    #[serde(rename = "_TRANSPORT")]
+    transport: Option<String>,
+    #[serde(rename = "SYSLOG_IDENTIFIER")]
+    tag: Option<String>,
+    #[serde(rename = "_PID")]
+    pid: Option<String>,
+    #[serde(rename = "SYSLOG_PID")]
+    syslog_pid: Option<String>,
+    #[serde(rename = "_SYSTEMD_UNIT")]
+    unit: Option<String>,
+}
+
+impl Fields {
+    fn sender(&self) -> Sender {
+        let text = |value: &Option<String>| value.as_deref().map(|value| sanitise(value, 128));
+        let kernel = self.transport.as_deref() == Some("kernel");
+        let pid = self.pid.as_ref().or(self.syslog_pid.as_ref());
+        Sender {
+            host: text(&self.host),
+            boot: text(&self.boot_id),
+            tag: match kernel {
+                true => Some("kernel".to_owned()),
+                false => text(&self.tag),
+            },
+            pid: pid.and_then(|pid| pid.parse().ok()),
+            unit: text(&self.unit),
+            ..Sender::default()
+        }
+    }
 }
 
 /// One entry.
@@ -20,7 +57,15 @@ pub struct Entry {
     /// The line of its message, or of the whole entry.
     pub line: u64,
     pub stamp: Stamp,
+    pub sender: Sender,
     pub message: Vec<u8>,
+}
+
+impl Entry {
+    /// The kernel of the host's own.
+    pub fn of_kernel(&self) -> bool {
+        self.sender.tag.as_deref().is_none_or(|tag| tag == "kernel")
+    }
 }
 
 /// Gathers the fields of entries that stand on lines of their own.
@@ -42,6 +87,7 @@ pub fn json(number: u64, line: &[u8]) -> Option<Entry> {
 }
 
 fn entry(line: u64, stamp: Stamp, fields: Fields) -> Option<Entry> {
+    let sender = fields.sender();
     let us = |text: &Option<String>| text.as_ref()?.parse::<u64>().ok()?.checked_mul(1000);
     let message = match fields.message? {
         serde_json::Value::String(text) => text.into_bytes(),
@@ -59,7 +105,12 @@ fn entry(line: u64, stamp: Stamp, fields: Fields) -> Option<Entry> {
             .or(stamp.wall),
         no_year: false,
     };
-    Some(Entry { line, stamp, message })
+    Some(Entry {
+        line,
+        stamp,
+        sender,
+        message,
+    })
 }
 
 impl Gatherer {
@@ -86,6 +137,13 @@ impl Gatherer {
             }
             "__REALTIME_TIMESTAMP" => self.fields.wall = Some(text()),
             "_SOURCE_MONOTONIC_TIMESTAMP" => self.fields.boot = Some(text()),
+            "_HOSTNAME" => self.fields.host = Some(text()),
+            "_BOOT_ID" => self.fields.boot_id = Some(text()),
+            "_TRANSPORT" => self.fields.transport = Some(text()),
+            "SYSLOG_IDENTIFIER" => self.fields.tag = Some(text()),
+            "_PID" => self.fields.pid = Some(text()),
+            "SYSLOG_PID" => self.fields.syslog_pid = Some(text()),
+            "_SYSTEMD_UNIT" => self.fields.unit = Some(text()),
             _ => {}
         }
         (true, before)

@@ -1,55 +1,114 @@
-//! Logs as text: each line is what its words say, in whatever file it stands. Host log, VMM log and console
+//! Logs as text: each line is a statement of its sender, in whatever file it stands. Host log, VMM log and console
 //! are often written into one file, and into one another's lines.
 
 pub mod clock;
+mod command;
+pub mod envelope;
 mod escapes;
 mod guest;
 mod journal;
-mod kernel;
-mod process;
+pub mod program;
 mod qmp;
-mod vmm;
+pub mod sender;
 pub mod wordings;
 
+use std::collections::{BTreeMap, HashMap};
+
 use clock::Stamp;
+use envelope::Envelope;
 use poisontrace_model::{
-    event::log_statement::{LogStatement, MceReport},
-    hex::Hex,
+    event::log_statement::{LogStatement, MceReport, Role},
     text::sanitise,
 };
+pub use sender::Sender;
 
 /// Statements kept of one file; later ones are counted.
 const MAX_ITEMS: usize = 16_384;
 /// Lines of one machine check's report.
 const MAX_REPORT_LINES: u64 = 64;
+/// Senders whose reports are under way at one time.
+const MAX_REPORTS: usize = 64;
+/// What is kept of a line, to be shown.
+const MAX_TEXT: usize = 200;
 
-/// A statement, where it stands and when it was made.
+/// A statement, where it stands, who sent it and when it was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     pub line: u64,
     pub stamp: Stamp,
+    /// Index into [`Scanner::senders`].
+    pub sender: usize,
+    /// Who prints such lines; a [`Role::Kernel`] may be a host's or a guest's.
+    pub role: Role,
+    /// The line, as it can be shown.
+    pub text: String,
     pub statement: LogStatement,
+}
+
+/// A machine check's report under way.
+struct Report {
+    line: u64,
+    last: u64,
+    stamp: Stamp,
+    text: String,
+    mce: MceReport,
 }
 
 /// Reads the lines of one file.
 #[derive(Default)]
 pub struct Scanner {
     pub items: Vec<Item>,
+    pub senders: Vec<Sender>,
+    known_senders: HashMap<Sender, usize>,
     /// Statements that found no room.
     pub dropped: u64,
     /// Lines that were some log's.
     pub known: u64,
-    /// `Linux version` of the file, and libvirt's word for the host's.
-    pub kernel: Option<String>,
+    /// What libvirt says of the host.
     pub host_kernel: Option<String>,
     pub hostname: Option<String>,
-    /// The file says that it is a guest's.
-    pub guest: bool,
-    /// What was recognised, for the answer.
-    pub kinds: std::collections::BTreeSet<&'static str>,
-    report: Option<(u64, Stamp, MceReport)>,
+    reports: BTreeMap<usize, Report>,
     journal: journal::Gatherer,
     virsh: qmp::Virsh,
+    command: command::Block,
+}
+
+/// A line on its way through the scanner.
+struct Line<'a> {
+    number: u64,
+    /// As it is shown.
+    whole: &'a [u8],
+    /// Times and names of the journal's entry that holds it.
+    entry: Option<&'a journal::Entry>,
+    envelope: Envelope<'a>,
+}
+
+impl Line<'_> {
+    fn stamp(&self) -> Stamp {
+        let own = clock::stamp(self.whole, self.envelope.at);
+        let Some(entry) = self.entry else { return own };
+        Stamp {
+            // A relayed kernel's own time stands in the message.
+            boot: own.boot.or(entry.stamp.boot.filter(|_| entry.of_kernel())),
+            ..entry.stamp
+        }
+    }
+
+    fn sender(&self) -> Sender {
+        let own = self.envelope.sender();
+        let Some(entry) = self.entry else { return own };
+        Sender {
+            domain: own.domain,
+            relay: own.relay,
+            tag: own.tag.filter(|_| own.relay).or_else(|| entry.sender.tag.clone()),
+            ..entry.sender.clone()
+        }
+    }
+
+    fn text(&self) -> String {
+        let line = String::from_utf8_lossy(&self.whole[..self.whole.len().min(2 * MAX_TEXT)]);
+        sanitise(line.trim(), MAX_TEXT)
+    }
 }
 
 impl Scanner {
@@ -63,7 +122,7 @@ impl Scanner {
             self.entry(&entry);
         }
         if !field {
-            self.text(number, line, None);
+            self.message(number, line, None);
         }
     }
 
@@ -72,157 +131,278 @@ impl Scanner {
         if let Some(entry) = self.journal.finish() {
             self.entry(&entry);
         }
-        self.close_report();
+        for sender in std::mem::take(&mut self.reports) {
+            self.close(sender.0, sender.1);
+        }
     }
 
     fn entry(&mut self, entry: &journal::Entry) {
         self.known += 1;
-        self.text(entry.line, &entry.message, Some(entry.stamp));
+        self.message(entry.line, &entry.message, Some(entry));
     }
 
-    fn text(&mut self, number: u64, line: &[u8], stamp: Option<Stamp>) {
-        let stamp_at = |at: usize| stamp.unwrap_or_else(|| clock::stamp(line, at));
-        if let Some((at, said)) = kernel::read(line) {
-            self.kinds.insert("kernel log");
-            self.add(number, stamp_at(at), from_kernel(said));
+    fn message(&mut self, number: u64, whole: &[u8], entry: Option<&journal::Entry>) {
+        let envelope = envelope::open(whole);
+        let line = Line {
+            number,
+            whole,
+            entry,
+            envelope,
+        };
+        if self.statement(&line) || self.report(&line) || self.others(&line) {
             return;
         }
-        let mut report = self.report.take();
-        let mut fresh = MceReport::default();
-        let mce = report.as_mut().map_or(&mut fresh, |(_, _, mce)| mce);
-        // A header begins a new report: the old one is kept aside.
-        let before = mce.clone();
-        match guest::read(line, mce) {
-            Some(guest::Line::Begin(at)) => {
-                let begun = std::mem::take(mce);
-                self.report = report.map(|(first, stamp, _)| (first, stamp, before));
-                self.close_report();
-                self.kinds.insert("machine checks");
-                self.report = Some((number, stamp_at(at), begun));
-                return;
-            }
-            Some(guest::Line::More(_)) => {
-                self.report = report;
-                return;
-            }
-            Some(guest::Line::Panic(at, text)) => {
-                self.report = report;
-                self.kinds.insert("panic");
-                self.add(number, stamp_at(at), LogStatement::GuestPanic { text });
-                return;
-            }
-            None => self.report = report,
-        }
-        if self
-            .report
-            .as_ref()
-            .is_some_and(|(first, _, _)| number.saturating_sub(*first) > MAX_REPORT_LINES)
+        // A console's output may run into another's line.
+        if let Some(at) = envelope::interleaved(whole)
+            && at > 0
         {
-            self.close_report();
-        }
-        if let Some((at, said)) = vmm::read(line) {
-            self.kinds.insert("VMM log");
-            self.add(number, stamp_at(at), said);
-        } else if let Some((at, said)) = process::read(line) {
-            self.kinds.insert("system log");
-            self.add(number, stamp_at(at), said);
-        } else if let Some((at, wall, said)) = qmp::read(line).or_else(|| self.virsh.line(line)) {
-            self.known += 1;
-            self.kinds.insert("QMP events");
-            if let Some(said) = said {
-                let mut stamp = stamp_at(at);
-                stamp.wall = wall.or(stamp.wall);
-                stamp.no_year &= wall.is_none();
-                self.add(number, stamp, said);
-            }
-        } else {
-            self.about_the_machine(line);
-        }
-    }
-
-    /// What is no evidence, but says whose log this is.
-    fn about_the_machine(&mut self, line: &[u8]) {
-        let find = |words: &[u8]| memchr::memmem::find(line, words);
-        if find(b" kernel: ").is_some() || matches!(line.first(), Some(b'[' | b'<')) && dated(line) {
-            self.known += 1;
-        }
-        if let Some(at) = find(b"Linux version ") {
-            self.known += 1;
-            self.kernel = word(&line[at + 14..]);
-        } else if find(b"Hypervisor detected: KVM").is_some()
-            || find(b"Booting paravirtualized kernel on KVM").is_some()
-            || find(b"kvm-clock: Using msrs").is_some()
-        {
-            self.guest = true;
-        } else if let Some(at) = find(b": starting up libvirt version") {
-            self.known += 1;
-            self.kinds.insert("VMM log");
-            let value = |key: &[u8]| {
-                let begin = memchr::memmem::find(&line[at..], key)? + at + key.len();
-                word(line[begin..].split(|b| *b == b',').next()?)
+            let mut inner = envelope::open(&whole[at..]);
+            inner.at += at;
+            (inner.host, inner.tag, inner.pid) = (envelope.host, envelope.tag, envelope.pid);
+            let line = Line {
+                envelope: inner,
+                ..line
             };
-            self.host_kernel = value(b"kernel: ");
-            self.hostname = value(b"hostname: ");
+            if self.statement(&line) || self.report(&line) {
+                return;
+            }
         }
+        let dated = envelope.at > 0 && (envelope.printk || envelope.of_kernel());
+        self.known += u64::from(dated);
     }
 
-    fn close_report(&mut self) {
-        if let Some((line, stamp, mce)) = self.report.take() {
-            self.add(line, stamp, LogStatement::GuestMce(mce));
+    /// A line that is a statement by itself.
+    fn statement(&mut self, line: &Line<'_>) -> bool {
+        let message = line.envelope.message;
+        let (message, of_vmm) = match program::vmm_prefix(message) {
+            Some(rest) => (without_level(rest), true),
+            None => (message, false),
+        };
+        let Some((wording, statement)) = wordings::read(message) else {
+            return false;
+        };
+        if !may_print(wording.role, line, of_vmm) {
+            return false;
         }
+        match statement {
+            LogStatement::Other => {
+                self.known += 1;
+                self.touch_report(line);
+            }
+            LogStatement::GuestMce(mce) => self.begin(line, mce),
+            statement => self.add(line, wording.role, statement),
+        }
+        true
     }
 
-    fn add(&mut self, line: u64, stamp: Stamp, statement: LogStatement) {
+    /// A line of a machine check's report.
+    fn report(&mut self, line: &Line<'_>) -> bool {
+        let mut mce = MceReport::default();
+        if !guest::is_part(line.envelope.message) || !may_print(Role::Kernel, line, false) {
+            return false;
+        }
+        let Some(sender) = self.known_senders.get(&line.sender()).copied() else {
+            let begins = guest::read(line.envelope.message, &mut mce) == Some(guest::Line::Begin);
+            if begins {
+                self.begin(line, mce);
+            }
+            return begins;
+        };
+        self.expire(sender, line.number);
+        let open = self.reports.get_mut(&sender);
+        let known = open.as_ref().map(|report| report.mce.clone());
+        let mut read = known.unwrap_or_default();
+        match guest::read(line.envelope.message, &mut read) {
+            Some(guest::Line::Begin) => self.begin(line, read),
+            Some(guest::Line::More) => {
+                if let Some(report) = open {
+                    report.mce = read;
+                    report.last = line.number;
+                }
+                self.known += 1;
+            }
+            None => return false,
+        }
+        true
+    }
+
+    /// QMP, `virsh event`, command lines.
+    fn others(&mut self, line: &Line<'_>) -> bool {
+        let message = line.envelope.message;
+        if let Some(header) = command::header(line.whole) {
+            self.known += 1;
+            self.host_kernel = header.kernel.clone().or(self.host_kernel.take());
+            self.hostname = header.hostname.clone().or(self.hostname.take());
+            self.command.begin();
+            self.add(
+                line,
+                Role::Libvirt,
+                LogStatement::VmStarted {
+                    host: header.hostname,
+                },
+            );
+            return true;
+        }
+        if let Some(statement) = self.command.line(message).or_else(|| command::of_ps(line.whole)) {
+            let role = match &statement {
+                LogStatement::VmName { pid: Some(_), .. } => Role::Tool,
+                _ => Role::Libvirt,
+            };
+            self.add(line, role, statement);
+            return true;
+        }
+        let Some((wall, statement)) = qmp::read(message).or_else(|| self.virsh.line(message)) else {
+            return false;
+        };
         self.known += 1;
+        if let Some(statement) = statement {
+            let mut stamp = line.stamp();
+            stamp.wall = wall.or(stamp.wall);
+            stamp.no_year &= wall.is_none();
+            self.push(line, stamp, Role::Qmp, statement);
+        }
+        true
+    }
+
+    fn begin(&mut self, line: &Line<'_>, mce: MceReport) {
+        let sender = self.sender(line);
+        if let Some(before) = self.reports.remove(&sender) {
+            self.close(sender, before);
+        }
+        if self.reports.len() >= MAX_REPORTS
+            && let Some((sender, report)) = self.reports.pop_first()
+        {
+            self.close(sender, report);
+        }
+        self.known += 1;
+        self.reports.insert(
+            sender,
+            Report {
+                line: line.number,
+                last: line.number,
+                stamp: line.stamp(),
+                text: line.text(),
+                mce,
+            },
+        );
+    }
+
+    fn touch_report(&mut self, line: &Line<'_>) {
+        let sender = self.known_senders.get(&line.sender()).copied();
+        if let Some(report) = sender.and_then(|sender| self.reports.get_mut(&sender)) {
+            report.last = report.last.max(line.number);
+        }
+    }
+
+    fn expire(&mut self, sender: usize, number: u64) {
+        let over = |report: &Report| number.saturating_sub(report.line) > MAX_REPORT_LINES;
+        if self.reports.get(&sender).is_some_and(over)
+            && let Some(report) = self.reports.remove(&sender)
+        {
+            self.close(sender, report);
+        }
+    }
+
+    fn close(&mut self, sender: usize, report: Report) {
+        self.keep(Item {
+            line: report.line,
+            stamp: report.stamp,
+            sender,
+            role: Role::Kernel,
+            text: report.text,
+            statement: LogStatement::GuestMce(report.mce),
+        });
+    }
+
+    fn sender(&mut self, line: &Line<'_>) -> usize {
+        let sender = line.sender();
+        if let Some(known) = self.known_senders.get(&sender) {
+            return *known;
+        }
+        if self.senders.len() >= MAX_ITEMS {
+            return 0;
+        }
+        self.senders.push(sender.clone());
+        let number = self.senders.len() - 1;
+        self.known_senders.insert(sender, number);
+        number
+    }
+
+    fn add(&mut self, line: &Line<'_>, role: Role, statement: LogStatement) {
+        self.push(line, line.stamp(), role, statement);
+    }
+
+    fn push(&mut self, line: &Line<'_>, stamp: Stamp, role: Role, statement: LogStatement) {
+        let sender = self.sender(line);
+        if role == Role::Kernel {
+            self.expire(sender, line.number);
+        }
+        self.keep(Item {
+            line: line.number,
+            stamp,
+            sender,
+            role,
+            text: line.text(),
+            statement,
+        });
+    }
+
+    fn keep(&mut self, item: Item) {
+        self.known += 1;
+        // What a kernel says of its machine says it once.
+        let again = |other: &Item| other.sender == item.sender && other.statement == item.statement;
+        if matches!(&item.statement, LogStatement::Machine { .. })
+            && self.items.iter().rev().take(64).any(again)
+        {
+            return;
+        }
         if self.items.len() >= MAX_ITEMS {
             self.dropped += 1;
             return;
         }
-        self.items.push(Item {
-            line,
-            stamp,
-            statement,
-        });
+        self.items.push(item);
     }
 }
 
-/// Whether a time stands before the line's words, as before a kernel's.
-fn dated(line: &[u8]) -> bool {
-    let begin = line.len().min(64);
-    let stamp = clock::stamp(&line[..begin], begin);
-    stamp.boot.is_some() || stamp.wall.is_some()
-}
-
-fn from_kernel(line: kernel::Line) -> LogStatement {
-    match line {
-        kernel::Line::Signal { pfn, comm, pid } => LogStatement::HostSignal {
-            pfn: Hex(pfn),
-            comm,
-            pid,
-        },
-        kernel::Line::Action {
-            pfn,
-            page_type,
-            result,
-        } => LogStatement::HostAction {
-            pfn: Hex(pfn),
-            page_type,
-            result,
-        },
-        kernel::Line::Kill { pfn, comm, pid } => LogStatement::HostKilled {
-            pfn: Hex(pfn),
-            comm,
-            pid,
-        },
-        kernel::Line::OwnAccess { comm, pid, hva } => LogStatement::OwnAccess {
-            comm,
-            pid,
-            hva: Hex(hva),
-        },
+/// Whether a line of this sender can be one that such a program prints.
+fn may_print(role: Role, line: &Line<'_>, of_vmm: bool) -> bool {
+    let e = &line.envelope;
+    let tag = line
+        .entry
+        .and_then(|entry| entry.sender.tag.as_deref().map(str::as_bytes))
+        .or(e.tag);
+    match role {
+        // A kernel's own line, or a console that somebody relays: with a time since boot, or through a known relay.
+        Role::Kernel => {
+            !of_vmm
+                && (tag.is_none() || tag == Some(b"kernel") || e.relay.is_some() || e.printk || relays(tag))
+        }
+        Role::Vmm => tag != Some(b"kernel"),
+        Role::Libvirt => {
+            tag.is_none() && e.libvirt
+                || tag.is_some_and(|tag| tag.starts_with(b"libvirt") || tag == b"virtqemud")
+        }
+        _ => !of_vmm,
     }
 }
 
-fn word(text: &[u8]) -> Option<String> {
-    let word = text.split(|b| b.is_ascii_whitespace()).find(|w| !w.is_empty())?;
-    Some(sanitise(&String::from_utf8_lossy(word), 128))
+/// Programs whose messages are the lines of a guest's console.
+fn relays(tag: Option<&[u8]>) -> bool {
+    let tag = tag.map(String::from_utf8_lossy).unwrap_or_default();
+    program::is_vmm(&tag)
+        || ["microvm", "qemu", "console", "conserver", "ttyS", "hvc"]
+            .iter()
+            .any(|part| tag.contains(part))
+}
+
+/// `warning: ` before a message of QEMU.
+fn without_level(message: &[u8]) -> &[u8] {
+    [&b"warning: "[..], b"error: ", b"info: "]
+        .iter()
+        .find_map(|level| {
+            message
+                .strip_prefix(*level)
+                .filter(|rest| !rest.starts_with(b"kvm run failed"))
+        })
+        .unwrap_or(message)
 }

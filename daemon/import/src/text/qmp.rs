@@ -41,9 +41,11 @@ struct Flags {
     recursive: bool,
 }
 
-/// Reads a line: position of the event, its own wall clock, and what it says. Events of other kinds are
-/// known for QMP (`Some` without a statement).
-pub fn read(line: &[u8]) -> Option<(usize, Option<i64>, Option<LogStatement>)> {
+/// The wall clock of an event, and its statement; events of other kinds have none.
+type Event = (Option<i64>, Option<LogStatement>);
+
+/// Reads a message. Events of other kinds are known for QMP.
+pub fn read(line: &[u8]) -> Option<Event> {
     if let Some(at) = memchr::memmem::find(line, b" for domain ")
         && let Some(name) = memchr::memmem::find(line, b"event ").filter(|begin| *begin < at)
         && line.get(name + 6) != Some(&b'\'')
@@ -63,7 +65,7 @@ pub fn read(line: &[u8]) -> Option<(usize, Option<i64>, Option<LogStatement>)> {
             .checked_mul(1_000_000_000)?
             .checked_add(t.microseconds.checked_mul(1000)?)
     });
-    Some((begin, wall, said(&message.event, message.data, None)))
+    Some((wall, statement(&message.event, message.data, None)))
 }
 
 /// qmp-shell prints an event as Python does: `{'event': 'RESET', 'data': {'guest': True}}`, with u'' of Python 2.
@@ -86,7 +88,7 @@ pub struct Virsh {
 
 impl Virsh {
     /// Takes a line that is no QMP event.
-    pub fn line(&mut self, line: &[u8]) -> Option<(usize, Option<i64>, Option<LogStatement>)> {
+    pub fn line(&mut self, line: &[u8]) -> Option<Event> {
         if let Some(at) = memchr::memmem::find(line, b"event '") {
             return self.begins(line, at);
         }
@@ -103,7 +105,7 @@ impl Virsh {
             "recursive" => {
                 data.flags.recursive = value == "1";
                 let (wall, domain, data) = self.failure.take()?;
-                return Some((0, wall, said("MEMORY_FAILURE", data, Some(domain))));
+                return Some((wall, statement("MEMORY_FAILURE", data, Some(domain))));
             }
             _ => self.failure = None,
         }
@@ -112,13 +114,13 @@ impl Virsh {
 
     /// `event 'memory-failure' for domain 'NAME':`, `event 'lifecycle' for domain 'NAME': Crashed Panicked`,
     /// `event 'reboot' for domain 'NAME'`.
-    fn begins(&mut self, line: &[u8], at: usize) -> Option<(usize, Option<i64>, Option<LogStatement>)> {
+    fn begins(&mut self, line: &[u8], at: usize) -> Option<Event> {
         let text = String::from_utf8_lossy(&line[at + 7..]);
         let (event, rest) = text.split_once("' for domain ")?;
         let (domain, detail) = rest.split_once(':').unwrap_or((rest, ""));
         let domain = sanitise(domain.trim().trim_matches('\''), 128);
         let detail = detail.trim();
-        let said = match event {
+        let statement = match event {
             "memory-failure" => {
                 let wall = super::clock::stamp(line, at).wall;
                 self.failure = Some((wall, domain, Data::default()));
@@ -140,12 +142,12 @@ impl Virsh {
                 }),
             _ => None,
         };
-        Some((at, None, said))
+        Some((None, statement))
     }
 }
 
 /// `event MEMORY_FAILURE for domain 'NAME': {…}`, the quotes optional.
-fn virsh(line: &[u8], name: usize, at: usize) -> Option<(usize, Option<i64>, Option<LogStatement>)> {
+fn virsh(line: &[u8], name: usize, at: usize) -> Option<Event> {
     let event = String::from_utf8_lossy(&line[name..at]);
     let rest = &line[at + 12..];
     let colon = memchr::memmem::find(rest, b": ").unwrap_or(rest.len());
@@ -155,10 +157,10 @@ fn virsh(line: &[u8], name: usize, at: usize) -> Option<(usize, Option<i64>, Opt
         .get(colon + 2..)
         .and_then(|json| serde_json::from_slice(json).ok())
         .unwrap_or_default();
-    Some((name, None, said(event.trim_matches('\''), data, Some(domain))))
+    Some((None, statement(event.trim_matches('\''), data, Some(domain))))
 }
 
-fn said(event: &str, data: Data, domain: Option<String>) -> Option<LogStatement> {
+fn statement(event: &str, data: Data, domain: Option<String>) -> Option<LogStatement> {
     Some(match event {
         "MEMORY_FAILURE" => LogStatement::QmpMemoryFailure {
             domain,
@@ -191,7 +193,7 @@ mod tests {
         let qmp = format!(
             r#"{{"timestamp": {{"seconds": 10, "microseconds": 5}}, "event": "MEMORY_FAILURE", "data": {data}}}"#
         );
-        let (_, wall, said) = read(qmp.as_bytes()).unwrap();
+        let (wall, said) = read(qmp.as_bytes()).unwrap();
         assert_eq!(wall, Some(10_000_005_000));
         let Some(LogStatement::QmpMemoryFailure {
             action, recursive, ..
@@ -201,7 +203,7 @@ mod tests {
         };
         assert_eq!((action.as_str(), recursive), ("reset", true));
         let virsh = format!("event MEMORY_FAILURE for domain 'db-7': {data}");
-        let (_, _, said) = read(virsh.as_bytes()).unwrap();
+        let (_, said) = read(virsh.as_bytes()).unwrap();
         assert!(
             matches!(said, Some(LogStatement::QmpMemoryFailure { domain: Some(name), recursive: true, .. }) if name == "db-7")
         );
@@ -209,7 +211,6 @@ mod tests {
         assert_eq!(
             read(shell.as_bytes()),
             Some((
-                0,
                 Some(10_000_005_000),
                 Some(LogStatement::QmpReset {
                     domain: None,
@@ -218,7 +219,7 @@ mod tests {
             ))
         );
         assert_eq!(read(br#"{"event": 7}"#), None);
-        assert_eq!(read(br#"{"event": "STOP"}"#), Some((0, None, None)));
+        assert_eq!(read(br#"{"event": "STOP"}"#), Some((None, None)));
     }
 
     #[test]
@@ -230,16 +231,12 @@ mod tests {
             .lines()
             .filter_map(|line| virsh.line(line.as_bytes()))
             .collect();
-        let (_, wall, said) = told.last().unwrap();
+        let (wall, said) = told.last().unwrap();
         assert_eq!(*wall, Some(1_795_362_335_000_000_000));
         assert!(
             matches!(said, Some(LogStatement::QmpMemoryFailure { domain: Some(name), action_required: true, .. }) if name == "db-7")
         );
-        let one = |line: &str| {
-            Virsh::default()
-                .line(line.as_bytes())
-                .and_then(|(_, _, said)| said)
-        };
+        let one = |line: &str| Virsh::default().line(line.as_bytes()).and_then(|(_, said)| said);
         let domain = Some("db-7".to_owned());
         assert_eq!(
             one("event 'lifecycle' for domain 'db-7': Crashed Panicked"),

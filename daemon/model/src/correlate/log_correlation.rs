@@ -1,21 +1,24 @@
-//! Imported evidence: signals without an address, and statements of logs. A log names an incident by what it
-//! knows of it: a process, a pfn, an hva, a GPA. What names none, and contradicts just one, speaks of that one.
+//! Imported evidence: signals without an address, and statements of logs. Of which VM a statement is was decided before
+//! (`import::joins`); within that VM it is of the page that it names, by pfn, hva or GPA; what names none goes on about
+//! the page that its speaker spoke of last.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{Correlator, IncidentNo, answers::ToThread};
 use crate::{
     event::{
         Event, PoisonExit, SigbusSeverity, Vmm,
-        log_statement::{Ended, LogRecord, LogStatement, MceReport},
+        log_statement::{Ended, LogRecord, LogStatement, Speaker},
         session::Session,
     },
     hex::Hex,
     incident::{
         evidence::Evidence,
         limits::PAGE_SIZE,
-        log_evidence::LogTold,
-        mca,
+        log_evidence::{self, LogTold, Shutdown},
         model::Severity,
         timeline::{self, TimelineEvent},
     },
@@ -38,12 +41,20 @@ struct Names {
     gpa: Option<u64>,
 }
 
-/// What a file has told so far.
+/// A VM as the logs show it.
 #[derive(Default)]
-pub(super) struct File {
-    /// The incident that it spoke of last.
-    last: Option<IncidentNo>,
+pub(super) struct LoggedVm {
+    pids: BTreeSet<u32>,
     vmm: Vmm,
+    /// Its incidents that logs spoke of.
+    incidents: Vec<IncidentNo>,
+}
+
+/// All VMs of the logs, and of which incident each speaker spoke last.
+#[derive(Default)]
+pub(super) struct LoggedVms {
+    vms: BTreeMap<u32, LoggedVm>,
+    last: HashMap<(String, Speaker), IncidentNo>,
 }
 
 /// A SIGBUS as a trace shows it.
@@ -56,8 +67,24 @@ pub(super) struct Seen {
 }
 
 impl Names {
-    fn is_empty(&self) -> bool {
-        self.pid.is_none() && self.pfn.is_none() && self.hva.is_none() && self.gpa.is_none()
+    fn has_page(&self) -> bool {
+        self.pfn.is_some() || self.hva.is_some() || self.gpa.is_some()
+    }
+
+    /// Whether an incident is of the page that is named; `None`: it is not known by an address of that kind.
+    fn is_of(&self, e: &Evidence) -> Option<bool> {
+        let size = e.size().unwrap_or(PAGE_SIZE);
+        let page = |at: u64| at & !(PAGE_SIZE - 1);
+        let by_pfn = self.pfn.zip(e.pfn).map(|(pfn, known)| pfn == known);
+        let by_hva = self
+            .hva
+            .zip(e.hva)
+            .map(|(hva, known)| hva.wrapping_sub(known) < size);
+        let by_gpa = self
+            .gpa
+            .zip(e.gpa)
+            .map(|(gpa, known)| (known ^ page(gpa)) < size || e.gpas.contains(&page(gpa)));
+        by_pfn.or(by_hva).or(by_gpa)
     }
 }
 
@@ -181,39 +208,56 @@ impl Correlator {
         true
     }
 
-    pub(super) fn said(&mut self, event: &Event, record: &LogRecord) {
+    /// Processes that are seen to run guests.
+    pub fn guests(&self) -> HashSet<u32> {
+        let seen = self
+            .incidents
+            .values()
+            .filter(|e| e.pid != 0 && super::is_of_a_guest(e));
+        seen.map(|e| e.pid).collect()
+    }
+
+    /// A VM of which statements will follow, by its number.
+    pub fn learn_vm(&mut self, number: u32, pids: &BTreeSet<u32>, vmm: &Vmm) {
+        let vm = LoggedVm {
+            pids: pids.clone(),
+            vmm: vmm.clone(),
+            incidents: Vec::new(),
+        };
+        self.logged.vms.insert(number, vm);
+    }
+
+    pub(super) fn stated(&mut self, event: &Event, record: &LogRecord) {
         let names = names(&record.statement);
-        let opens = opens(&record.statement);
-        if let LogStatement::VmName { name, uuid, vmm, .. } = &record.statement {
-            let file = self.files.entry(record.source.clone()).or_default();
-            merge_name(&mut file.vmm, name, uuid, vmm);
-        }
-        // What names no page goes on about the one that the file spoke of before.
-        let last = self.files.get(&record.source).and_then(|file| file.last);
-        let nameless = names.is_empty() && named_domain(&record.statement).is_none();
+        let speaker = (record.source.clone(), record.speaker.clone());
         let found = match event.pid {
-            0 => last
-                .filter(|no| nameless && self.incidents.contains_key(no))
-                .or_else(|| self.spoken_of(&record.statement, names))
-                .or_else(|| opens.then(|| self.open_said(event, names))),
+            0 => self.of_logged_vm(event, record, names, &speaker),
             pid => self.spoken_of_by(pid, names),
         };
         let Some(no) = found else { return };
-        let file = self.files.entry(record.source.clone()).or_default();
-        file.last = Some(no);
-        let vmm = file.vmm.clone();
+        self.logged.last.insert(speaker, no);
+        let mut vmm = Vmm::default();
+        if let Some(vm) = self.logged.vms.get_mut(&record.vm) {
+            if !vm.incidents.contains(&no) {
+                vm.incidents.push(no);
+            }
+            vmm = vm.vmm.clone();
+        }
         if let Some(pfn) = names.pfn {
             self.name_pfn(no, pfn);
         }
+        let late_death_ns = self.limits.attribution_window_ns;
         let Some(e) = self.touch(no) else { return };
-        // Without a common clock it is only known that it was said.
+        // Without a common clock only the order is known.
         let t = match record.own_clock {
             Some(_) if e.last != event.t => e.last,
             _ => event.t,
         };
         e.logged.sources.insert(record.source.clone());
+        e.logged.note(record);
         e.hva = e.hva.or(names.hva.map(|hva| hva & !(PAGE_SIZE - 1)));
         e.gpa = e.gpa.or(names.gpa.map(|gpa| gpa & !(PAGE_SIZE - 1)));
+        let late = t.saturating_sub(e.last_poison) > late_death_ns;
         e.last = e.last.max(t);
         if t < e.t0
             && record.own_clock.is_none()
@@ -225,7 +269,7 @@ impl Correlator {
         if vmm != Vmm::default() {
             merge_name(Arc::make_mut(&mut e.vmm), &vmm.name, &vmm.uuid, &vmm.vmm);
         }
-        learn(e, t, &record.statement);
+        learn(e, t, &record.statement, late);
         if in_timeline(&record.statement) {
             let statement = timeline::Statement {
                 source: record.source.clone(),
@@ -237,6 +281,78 @@ impl Correlator {
         if let LogStatement::GuestMce(_) | LogStatement::VmmTold { .. } = record.statement {
             e.last_poison = e.last_poison.max(t);
         }
+    }
+
+    /// The incident of an imported statement.
+    fn of_logged_vm(
+        &mut self,
+        event: &Event,
+        record: &LogRecord,
+        names: Names,
+        speaker: &(String, Speaker),
+    ) -> Option<IncidentNo> {
+        let said = &record.statement;
+        if record.vm == 0 {
+            // A page of the host, of no VM that a log names: a trace may have it.
+            return names.pfn.and_then(|pfn| self.alone(|e| e.pfn == Some(pfn)));
+        }
+        let of_vm = self.incidents_of(record.vm);
+        let is = |no: &IncidentNo, wanted: &dyn Fn(&Evidence) -> bool| {
+            self.incidents.get(no).is_some_and(|e| wanted(e))
+        };
+        if names.has_page() {
+            let page = |e: &Evidence| names.is_of(e) == Some(true);
+            let known = of_vm.iter().copied().find(|no| is(no, &page));
+            let seen = || self.alone(|e| !e.logged.alone && names.is_of(e) == Some(true));
+            if let Some(no) = known.or_else(seen) {
+                return Some(no);
+            }
+            // The only one of this VM whose address of that kind is not known.
+            let mut open = of_vm
+                .iter()
+                .copied()
+                .filter(|no| is(no, &|e| names.is_of(e).is_none()));
+            if let (Some(no), None) = (open.next(), open.next()) {
+                return Some(no);
+            }
+        } else {
+            let last = self.logged.last.get(speaker).copied();
+            let last = last.filter(|no| of_vm.contains(no));
+            let latest = || {
+                of_vm
+                    .iter()
+                    .copied()
+                    .max_by_key(|no| self.incidents.get(no).map(|e| e.last))
+            };
+            if let Some(no) = last.or_else(latest) {
+                return Some(no);
+            }
+        }
+        log_evidence::opens(said).then(|| self.open_stated(event, record.vm, names))
+    }
+
+    /// The incidents of a VM of the logs: those that they opened, and those that were seen of its processes.
+    fn incidents_of(&self, vm: u32) -> Vec<IncidentNo> {
+        let Some(vm) = self.logged.vms.get(&vm) else {
+            return Vec::new();
+        };
+        let seen = vm.pids.iter().filter_map(|pid| self.by_pid.get(pid)).flatten();
+        let seen = seen.filter(|no| self.incidents.get(no).is_some_and(|e| !e.logged.alone));
+        let mut all: Vec<IncidentNo> = vm.incidents.iter().chain(seen).copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// The only incident of which that is so.
+    fn alone(&self, wanted: impl Fn(&Evidence) -> bool) -> Option<IncidentNo> {
+        let mut all = self
+            .incidents
+            .iter()
+            .filter(|(_, e)| wanted(e))
+            .map(|(no, _)| *no);
+        let first = all.next()?;
+        all.next().is_none().then_some(first)
     }
 
     /// The incident of which the VMM `pid` speaks itself: that of the page that it names, else its latest. It opens
@@ -263,68 +379,10 @@ impl Correlator {
             .map(|(no, _)| *no)
     }
 
-    /// The incident of which a statement speaks.
-    fn spoken_of(&self, said: &LogStatement, names: Names) -> Option<IncidentNo> {
-        let by = |wanted: &dyn Fn(&Evidence) -> bool| {
-            let mut all = self
-                .incidents
-                .iter()
-                .filter(|(_, e)| wanted(e))
-                .map(|(no, _)| *no);
-            let first = all.next()?;
-            // Two VMs with the same guest address: the later one would be a guess.
-            all.next().is_none().then_some(first)
-        };
-        let page = |gpa: u64| gpa & !(PAGE_SIZE - 1);
-        let covers = |e: &Evidence, gpa: u64| {
-            let size = e.size().unwrap_or(PAGE_SIZE);
-            e.gpa.is_some_and(|known| (known ^ page(gpa)) < size) || e.gpas.contains(&page(gpa))
-        };
-        if let (Some(pfn), Some(pid)) = (names.pfn, names.pid)
-            && let Some(no) = by(&|e| e.pfn == Some(pfn) && (e.pid == pid || e.pid == 0))
-        {
-            return Some(no);
-        }
-        if let Some(pfn) = names.pfn
-            && names.pid.is_none()
-            && let Some(no) = by(&|e| e.pfn == Some(pfn))
-        {
-            return Some(no);
-        }
-        if let Some(hva) = names.hva
-            && let Some(no) = by(&|e| {
-                e.hva
-                    .is_some_and(|known| hva.wrapping_sub(known) < e.size().unwrap_or(PAGE_SIZE))
-            })
-        {
-            return Some(no);
-        }
-        if let Some(gpa) = names.gpa
-            && let Some(no) = by(&|e| covers(e, gpa))
-        {
-            return Some(no);
-        }
-        if named_domain(said).is_some()
-            && let Some(no) = by(&|e| e.vmm.name.as_deref() == named_domain(said))
-        {
-            return Some(no);
-        }
-        // A host loses many pages: which of them is the guest's, an action alone does not tell.
-        if matches!(said, LogStatement::HostAction { .. }) {
-            return None;
-        }
-        by(&|e| {
-            names.pid.is_none_or(|pid| e.pid == 0 || e.pid == pid)
-                && names.pfn.is_none_or(|pfn| e.pfn.is_none_or(|known| known == pfn))
-                && names.hva.is_none_or(|_| e.hva.is_none())
-                && names.gpa.is_none_or(|_| e.gpa.is_none())
-                && named_domain(said)
-                    .is_none_or(|name| e.vmm.name.as_deref().is_none_or(|known| known == name))
-        })
-    }
-
-    fn open_said(&mut self, event: &Event, names: Names) -> IncidentNo {
-        let pid = names.pid.unwrap_or(0);
+    fn open_stated(&mut self, event: &Event, vm: u32, names: Names) -> IncidentNo {
+        let known = self.logged.vms.get(&vm).filter(|vm| vm.pids.len() == 1);
+        let of_vm = known.and_then(|vm| vm.pids.first().copied());
+        let pid = names.pid.or(of_vm).unwrap_or(0);
         let vmm = self.processes.get(&pid).cloned().unwrap_or_default();
         let mut evidence = Evidence::new(event.t, pid, vmm);
         evidence.logged.alone = true;
@@ -332,40 +390,17 @@ impl Correlator {
     }
 }
 
-/// Statements that are an incident by themselves.
-fn opens(statement: &LogStatement) -> bool {
-    match statement {
-        LogStatement::HostSignal { .. }
-        | LogStatement::HostKilled { .. }
-        | LogStatement::RunFailed
-        | LogStatement::VmmTold { .. }
-        | LogStatement::VmmSigbus { .. }
-        | LogStatement::QmpMemoryFailure { .. } => true,
-        LogStatement::VmmOwnMemory { fatal } => *fatal,
-        LogStatement::GuestMce(mce) => fatal_or_deferred(mce),
-        _ => false,
-    }
-}
-
-/// A corrected error never opens an incident.
-fn fatal_or_deferred(mce: &MceReport) -> bool {
-    mce.status
-        .is_none_or(|status| mca::raises_mc(status.0) || status.0 & mca::DEFERRED != 0)
-}
-
 /// Statements that are events of an incident, not facts about its VM or machine.
 const fn in_timeline(statement: &LogStatement) -> bool {
     !matches!(
         statement,
         LogStatement::VmName { .. }
-            | LogStatement::HostMce(_)
-            | LogStatement::HostPanic { .. }
-            | LogStatement::Machine(_)
+            | LogStatement::Machine { .. }
+            | LogStatement::OnCpu { .. }
+            | LogStatement::VmStarted { .. }
+            | LogStatement::Other
             | LogStatement::MemoryError { .. }
             | LogStatement::AddressMap { .. }
-            | LogStatement::MigrationRefused
-            | LogStatement::BugCheck { .. }
-            | LogStatement::Cut { .. }
     )
 }
 
@@ -395,6 +430,16 @@ fn names(said: &LogStatement) -> Names {
             gpa: hex(gpa),
             ..Names::default()
         },
+        LogStatement::HostMce(mce) => Names {
+            pfn: mce.page().map(|page| page / PAGE_SIZE),
+            ..Names::default()
+        },
+        LogStatement::AddressMap { gpa, hva, pfn, pid } => Names {
+            pid: *pid,
+            pfn: hex(pfn),
+            hva: hex(hva),
+            gpa: hex(gpa),
+        },
         LogStatement::GuestMce(mce) => Names {
             gpa: hex(&mce.addr),
             ..Names::default()
@@ -411,6 +456,7 @@ fn named_domain(said: &LogStatement) -> Option<&str> {
     match said {
         LogStatement::QmpMemoryFailure { domain, .. }
         | LogStatement::QmpPanicked { domain }
+        | LogStatement::BugCheck { domain, .. }
         | LogStatement::QmpReset { domain, .. }
         | LogStatement::QmpShutdown { domain, .. } => domain.as_deref(),
         _ => None,
@@ -422,7 +468,7 @@ fn severity(required: bool) -> Severity {
 }
 
 /// Notes the statement in the evidence.
-fn learn(e: &mut Evidence, t: u64, said: &LogStatement) {
+fn learn(e: &mut Evidence, t: u64, said: &LogStatement, late: bool) {
     if let Some(name) = named_domain(said) {
         Arc::make_mut(&mut e.vmm)
             .name
@@ -452,25 +498,36 @@ fn learn(e: &mut Evidence, t: u64, said: &LogStatement) {
             e.recovery = Some(result.clone());
         }
         LogStatement::OwnAccess { .. } => l.own_access = true,
-        LogStatement::VmmTold { gpa, severity, .. } => l.tell(LogTold {
-            t,
-            gpa: gpa.map(|gpa| gpa.0),
-            severity: match severity {
-                Some(SigbusSeverity::ActionRequired) => Severity::Ar,
-                Some(SigbusSeverity::ActionOptional) => Severity::Ao,
-                None => Severity::Other,
-            },
-        }),
+        LogStatement::VmmTold {
+            gpa, severity, size, ..
+        } => {
+            if let Some(size) = size {
+                e.lsb = e.lsb.or(Some(size.trailing_zeros()));
+            }
+            e.logged.tell(LogTold {
+                t,
+                gpa: gpa.map(|gpa| gpa.0),
+                severity: match severity {
+                    Some(SigbusSeverity::ActionRequired) => Severity::Ar,
+                    Some(SigbusSeverity::ActionOptional) => Severity::Ao,
+                    None => Severity::Other,
+                },
+                by_qmp: false,
+            });
+        }
         LogStatement::VmmOwnMemory { fatal } => l.own_fatal |= *fatal,
         LogStatement::VmmSigbus { .. } => l.vmm_sigbus = true,
         LogStatement::VmName { name, uuid, vmm, .. } => {
             merge_name(Arc::make_mut(&mut e.vmm), name, uuid, vmm)
         }
-        LogStatement::VmShutdown { reason } => l.shutdown = Some(reason.clone()),
-        LogStatement::GuestMce(mce) => l.machine_check(t, mce.clone()),
-        LogStatement::GuestPanic { text } => {
-            l.panic.get_or_insert_with(|| text.clone());
+        LogStatement::VmShutdown { reason } => {
+            l.shutdown = Some(Shutdown {
+                reason: reason.clone(),
+                late,
+            });
         }
+        LogStatement::GuestMce(mce) => l.machine_check(t, mce.clone()),
+        LogStatement::GuestPanic { text } => l.panicked(t, text, late),
         LogStatement::GuestSignal { comm, pid, .. } => l.guest_signal = Some((comm.clone(), *pid)),
         LogStatement::GuestAction { result, .. } => l.guest_result = Some(result.clone()),
         LogStatement::QmpMemoryFailure {
@@ -480,31 +537,46 @@ fn learn(e: &mut Evidence, t: u64, said: &LogStatement) {
             recursive,
             ..
         } => match action.as_str() {
-            "inject" if l.told.is_empty() => l.tell(LogTold {
+            "inject" if l.told.is_empty() || l.told.iter().all(|told| told.by_qmp) => l.tell(LogTold {
                 t,
                 gpa: None,
                 severity: severity(*action_required),
+                by_qmp: true,
             }),
             "reset" => l.qmp_reset = Some(*recursive),
             "ignore" if *recursive => l.passed_over += 1,
             "fatal" => l.qmp_fatal = Some(recipient.clone()),
             _ => {}
         },
-        LogStatement::QmpPanicked { .. } => l.qmp_panicked = true,
-        LogStatement::QmpReset { guest, .. } => l.guest_reset |= *guest,
-        LogStatement::QmpShutdown { reason, .. } => {
-            l.qmp_panicked |= reason.as_deref() == Some("guest-panic");
-            l.guest_reset |= reason.as_deref() == Some("guest-reset");
+        LogStatement::QmpPanicked { .. } => l.qmp_panicked |= !late,
+        LogStatement::BugCheck { args, .. } => {
+            l.bug_check.get_or_insert(args.first().map_or(0, |code| code.0));
+            l.late_end |= late;
         }
+        LogStatement::QmpReset { guest, .. } => {
+            l.guest_reset |= *guest && !late;
+            l.late_end |= late;
+        }
+        LogStatement::QmpShutdown { reason, .. } => {
+            l.qmp_panicked |= reason.as_deref() == Some("guest-panic") && !late;
+            l.guest_reset |= reason.as_deref() == Some("guest-reset") && !late;
+            l.late_end |= late;
+        }
+        LogStatement::HostMce(mce) => l.host_machine_check(t, mce.clone()),
+        LogStatement::HostPanic { text, physical } => {
+            l.host_panic.get_or_insert_with(|| text.clone());
+            l.physical |= *physical;
+        }
+        LogStatement::OnCpu { comm, pid } => {
+            l.on_cpu.get_or_insert_with(|| (comm.clone(), *pid));
+        }
+        LogStatement::MigrationRefused => l.migration_refused = true,
+        LogStatement::AddressMap { pfn, .. } => e.pfn = e.pfn.or(pfn.map(|pfn| pfn.0)),
         LogStatement::HostAction { .. }
-        | LogStatement::HostMce(_)
-        | LogStatement::HostPanic { .. }
-        | LogStatement::Machine(_)
-        | LogStatement::MemoryError { .. }
-        | LogStatement::AddressMap { .. }
-        | LogStatement::MigrationRefused
-        | LogStatement::BugCheck { .. }
-        | LogStatement::Cut { .. } => {}
+        | LogStatement::Machine { .. }
+        | LogStatement::VmStarted { .. }
+        | LogStatement::Other
+        | LogStatement::MemoryError { .. } => {}
     }
 }
 

@@ -110,8 +110,8 @@ pub struct Correlator {
     signals_without_address: bool,
     /// The host's exits that touch no guest memory.
     floor: BTreeMap<FloorKind, DurationTotals>,
-    /// Files whose statements are heard.
-    files: BTreeMap<String, log_correlation::File>,
+    /// VMs of which logs speak.
+    logged: log_correlation::LoggedVms,
 }
 
 impl Correlator {
@@ -143,7 +143,7 @@ impl Correlator {
             dropped: Dropped::default(),
             signals_without_address: false,
             floor: BTreeMap::new(),
-            files: BTreeMap::new(),
+            logged: log_correlation::LoggedVms::default(),
         }
     }
 
@@ -286,7 +286,7 @@ impl Correlator {
                     pfn: pfn.map(|pfn| pfn.0),
                 },
             ),
-            What::LogStatement(record) => self.said(event, record),
+            What::LogStatement(record) => self.stated(event, record),
             What::PageTotals(totals) => self.page_totals(event, totals),
             What::Floor { kind, time } => {
                 self.floor.insert(*kind, time.clone());

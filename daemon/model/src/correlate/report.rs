@@ -76,6 +76,8 @@ pub fn update(e: &Evidence, session: &Session, linked: Vec<String>) -> Update {
         flush,
         latency_ns: latency::report(&total.page, &e.exits.samples, e.exits.floor.as_ref()),
         injections: injections(e, session),
+        joins: log_evidence::joins(e),
+        records: e.logged.records.clone(),
         timeline: timeline(e),
     };
     let kernel = session.host.kernel.as_deref();

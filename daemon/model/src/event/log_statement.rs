@@ -16,6 +16,15 @@ pub struct LogRecord {
     pub line: u64,
     #[serde(default, skip_serializing_if = "is_default")]
     pub speaker: Speaker,
+    /// Which of the VMs that were told apart it is about, from 1; 0: of none that is known.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub vm: u32,
+    /// By which key its speaker was joined to that VM's others; `None` for the first of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<JoinKey>,
+    /// The line, as it can be shown.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub text: String,
     /// Its time on its own clock, where that clock could not be aligned and the event's `t` is only its order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_clock: Option<String>,
@@ -49,6 +58,29 @@ pub struct Speaker {
     /// libvirt domain, or the VM's name by another manager.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
+}
+
+/// What two speakers have in common that makes them speak of one VM.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "key", content = "value", rename_all = "snake_case")]
+pub enum JoinKey {
+    Pid(u32),
+    Unit(String),
+    Tag(String),
+    Domain(String),
+    Uuid(String),
+    Hva(Hex),
+    Pfn(Hex),
+    Gpa(Hex),
+    /// No key: wall clocks that agree, and nothing else at that time.
+    Clock,
+}
+
+impl JoinKey {
+    /// Whether it names the VM or the page, so that what rests on it can be certain.
+    pub fn is_certain(&self) -> bool {
+        *self != Self::Clock
+    }
 }
 
 /// Whose words a line is.
@@ -117,6 +149,11 @@ pub enum LogStatement {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pid: Option<u32>,
     },
+    /// libvirt: a domain is started; what follows in its log is of another process.
+    VmStarted {
+        #[serde(default)]
+        host: Option<String>,
+    },
     /// libvirt: the domain is gone, and why.
     VmShutdown { reason: String },
     /// The guest's kernel: a machine check, as far as its lines told.
@@ -125,10 +162,12 @@ pub enum LogStatement {
     GuestPanic { text: String },
     /// The host's kernel: a machine check of a physical processor.
     HostMce(MceReport),
-    /// The host's kernel: panic.
-    HostPanic { text: String },
+    /// The host's kernel: panic. `physical`: its log shows that it ran on a physical machine.
+    HostPanic { text: String, physical: bool },
     /// A kernel's word on the machine that it runs on.
-    Machine(Machine),
+    Machine { about: Machine },
+    /// A kernel: the process on the processor that panicked.
+    OnCpu { comm: String, pid: u32 },
     /// EDAC, APEI or a decoder of machine checks: an error of a DIMM.
     MemoryError {
         /// Page frame of the host.
@@ -149,8 +188,8 @@ pub enum LogStatement {
     MigrationRefused,
     /// A Windows guest's bug check, by the panic device of Hyper-V.
     BugCheck { domain: Option<String>, args: Vec<Hex> },
-    /// A line with the stem of a known wording that could not be read to its end.
-    Cut { text: String },
+    /// A known line that is no evidence.
+    Other,
     /// The guest's kernel: its own memory_failure() signalled a process.
     GuestSignal { pfn: Hex, comm: String, pid: u32 },
     /// The guest's kernel: what its own memory_failure() did.
@@ -195,12 +234,89 @@ pub enum Machine {
     Edac,
 }
 
+impl Machine {
+    /// Whether it shows that the kernel is a guest's (`Some(false)`: a physical machine's).
+    pub fn is_guest(&self) -> Option<bool> {
+        match self {
+            Self::Boot(_) | Self::KvmHost => None,
+            Self::Hypervisor(_) => Some(true),
+            Self::Edac => Some(false),
+            Self::Dmi(text) => Some(is_virtual(text)),
+        }
+    }
+}
+
+/// Whether DMI's text is that of a virtual machine.
+fn is_virtual(dmi: &str) -> bool {
+    const HYPERVISORS: [&str; 30] = [
+        "qemu",
+        "bochs",
+        "kvm",
+        "standard pc",
+        "google compute engine",
+        "virtual",
+        "vmware",
+        "xen",
+        "innotek",
+        "parallels",
+        "openstack",
+        "ovirt",
+        "rhev",
+        "rhel-av",
+        "nutanix ahv",
+        "alibaba cloud ecs",
+        "tencent cloud",
+        "digitalocean",
+        "hetzner",
+        "linode",
+        "cloud hypervisor",
+        "cloud-hypervisor",
+        "firecracker",
+        "bhyve",
+        "crosvm",
+        "scaleway",
+        "upcloud",
+        "vultr",
+        "amazon ec2",
+        "smartdc hvm",
+    ];
+    let dmi = dmi.to_lowercase();
+    // Bare-metal instances carry the cloud's name too.
+    !dmi.contains(".metal") && HYPERVISORS.iter().any(|name| dmi.contains(name))
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
     Signal(u32),
     Exit(u32),
+}
+
+impl MceReport {
+    /// As QEMU injects a memory error: bank 9, and MISC with the page's granularity.
+    pub fn by_qemu(&self) -> bool {
+        const BANK: u32 = 9;
+        const MISC: u64 = 0x8c;
+        self.bank == Some(BANK) && self.misc.is_none_or(|misc| misc.0 == MISC)
+    }
+
+    /// What only a physical processor reports.
+    pub fn by_hardware(&self) -> bool {
+        // Real inventory numbers fill 64 bits.
+        const SMALLEST_PPIN: u64 = 1 << 32;
+        self.ppin.is_some_and(|ppin| ppin.0 >= SMALLEST_PPIN) || self.ipid.is_some_and(|ipid| ipid.0 != 0)
+    }
+
+    /// Hyper-V shows its guests no microcode revision.
+    pub fn by_hyper_v(&self) -> bool {
+        self.microcode.is_some_and(|revision| revision.0 == 0xffff_ffff)
+    }
+
+    /// First byte of the page.
+    pub fn page(&self) -> Option<u64> {
+        self.addr.map(|addr| addr.0 & !0xfff)
+    }
 }
 
 /// A machine check as a kernel printed it, gathered from its lines.
@@ -215,6 +331,9 @@ pub struct MceReport {
     /// Protected processor inventory number: no VMM gives a guest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ppin: Option<Hex>,
+    /// Identity of a bank of AMD's scalable MCA, which guests do not have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipid: Option<Hex>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -38,6 +38,52 @@ pub struct Findings {
     /// Exits on the page, and its 64-byte lines that were accessed.
     pub exits: u64,
     pub lines: u64,
+    /// AR signals to the VMM, where nothing shows that the host lost the page.
+    pub signals_alone: u64,
+    /// What logs add.
+    pub log: LogFindings,
+}
+
+/// What logs show beside the verdict.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LogFindings {
+    /// Any log speaks of it.
+    pub any: bool,
+    /// An action-required injection was logged.
+    pub injected: bool,
+    /// Process of the guest that its kernel signalled.
+    pub guest_process: Option<(String, u32)>,
+    /// The guest's kernel logged that a process accessed the page.
+    pub user_access: bool,
+    /// The guest's kernel handled the page.
+    pub handled_by_guest: bool,
+    /// Reason of a kernel's last machine check, in its own words.
+    pub reason: Option<String>,
+    /// A panic for another reason, in its own words.
+    pub other_panic: Option<String>,
+    /// Code of a Windows bug check.
+    pub bug_check: Option<u64>,
+    /// libvirt's reason of the domain's end.
+    pub shutdown: Option<String>,
+    /// Process on the processor that panicked.
+    pub on_cpu: Option<(String, u32)>,
+}
+
+fn of_logs(e: &Evidence) -> LogFindings {
+    let l = &e.logged;
+    let reasons = l.mces.iter().map(|(_, mce)| mce).chain(&l.host_mces);
+    LogFindings {
+        any: l.any(),
+        injected: l.told_ar > 0,
+        guest_process: l.guest_signal.clone(),
+        user_access: l.mces.iter().any(|(_, mce)| mce.user_access),
+        handled_by_guest: l.guest_signal.is_some() || l.guest_result.is_some(),
+        reason: reasons.filter_map(|mce| mce.reason.clone()).last(),
+        other_panic: l.other_panic.clone(),
+        bug_check: l.bug_check,
+        shutdown: l.shutdown.as_ref().map(|shutdown| shutdown.reason.clone()),
+        on_cpu: l.on_cpu.clone(),
+    }
 }
 
 /// The facts of this incident.
@@ -61,6 +107,11 @@ pub fn findings(e: &Evidence, total: &Total, v: Verdict, sight: Sight) -> Findin
         killed_by_signal,
         exits: total.page.exits,
         lines: total.distinct_lines(),
+        signals_alone: match e.pfn {
+            Some(_) => 0,
+            None => e.ar_signals + e.exit_signals,
+        },
+        log: of_logs(e),
     }
 }
 

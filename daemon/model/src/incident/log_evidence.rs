@@ -16,10 +16,17 @@ use super::{
     model::{self, Cause, Confidence, Outcome, Severity},
     verdict::Verdict,
 };
-use crate::{event::log_statement::MceReport, hex::Hex};
+use crate::{
+    event::log_statement::{JoinKey, LogRecord, LogStatement, MceReport},
+    hex::Hex,
+};
 
 const MAX_TOLD: usize = 256;
 const MAX_MCES: usize = 64;
+/// Statements of one incident that are kept to be shown.
+const MAX_RECORDS: usize = 128;
+/// A panic so soon after a machine check comes of it, whatever its text, nanoseconds.
+const PANIC_WITHIN_NS: u64 = 10_000_000_000;
 /// A VMM that ends later than this after its SIGBUS had another reason.
 const SIGBUS_KILLS_WITHIN_NS: u64 = 1_000_000_000;
 
@@ -59,7 +66,33 @@ pub struct Logged {
     pub qmp_fatal: Option<String>,
     pub qmp_panicked: bool,
     pub guest_reset: bool,
-    pub shutdown: Option<String>,
+    pub shutdown: Option<Shutdown>,
+    /// The guest panicked of something else, in its own words.
+    pub other_panic: Option<String>,
+    /// Windows: code of its bug check.
+    pub bug_check: Option<u64>,
+    /// It ended, or its end was, long after its last sign of poison.
+    pub late_end: bool,
+    pub migration_refused: bool,
+    /// The host's kernel: machine checks of physical processors, and its panic.
+    pub host_mces: Vec<MceReport>,
+    pub host_panic: Option<String>,
+    /// The host's log shows a physical machine.
+    pub physical: bool,
+    /// The process on the processor that panicked.
+    pub on_cpu: Option<(String, u32)>,
+    /// The evidence, statement by statement.
+    pub records: Vec<LogRecord>,
+    /// Something of it was joined without a key.
+    pub joined_by_clock: bool,
+}
+
+/// libvirt: the domain is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shutdown {
+    pub reason: String,
+    /// Long after the last sign of poison.
+    pub late: bool,
 }
 
 /// The same, where there is any: most incidents are never spoken of, and a flood has ten thousand.
@@ -101,6 +134,9 @@ pub struct LogTold {
     pub t: u64,
     pub gpa: Option<u64>,
     pub severity: Severity,
+    /// QMP told it, which names no page: the VMM's log may tell of the same.
+    #[serde(default)]
+    pub by_qmp: bool,
 }
 
 impl Logged {
@@ -130,6 +166,36 @@ impl Logged {
         }
         if self.told.len() < MAX_TOLD {
             self.told.push(told);
+        }
+    }
+
+    /// Keeps a statement of it.
+    pub fn note(&mut self, record: &LogRecord) {
+        self.joined_by_clock |= record.joined.as_ref().is_some_and(|key| !key.is_certain());
+        if self.records.len() < MAX_RECORDS {
+            self.records.push(record.clone());
+        }
+    }
+
+    /// The guest's kernel panicked. Its text tells of what, unless that is a machine check's direct consequence.
+    pub fn panicked(&mut self, t: u64, text: &str, late: bool) {
+        let soon = self
+            .mces
+            .iter()
+            .any(|(mce, _)| t.saturating_sub(*mce) < PANIC_WITHIN_NS)
+            && !late;
+        let handled = self.guest_result.is_some() && !by_machine_check(text);
+        if by_machine_check(text) && !late || soon && !has_own_reason(text) && !handled {
+            self.panic.get_or_insert_with(|| text.to_owned());
+        } else {
+            self.other_panic.get_or_insert_with(|| text.to_owned());
+            self.late_end |= late;
+        }
+    }
+
+    pub fn host_machine_check(&mut self, _t: u64, mce: MceReport) {
+        if self.host_mces.len() < MAX_MCES {
+            self.host_mces.push(mce);
         }
     }
 
@@ -179,9 +245,24 @@ const fn verdict(outcome: Outcome, cause: Cause, confidence: Confidence) -> Opti
     })
 }
 
-/// Deaths that a log tells: the guest's own last words first, then the VMM's.
+/// Deaths that a log shows: the host's, the guest's own last words, then the VMM's. What rests on clocks alone is not
+/// certain.
 pub fn death(e: &Evidence) -> Option<Verdict> {
+    let v = shown(e)?;
+    Some(match (e.logged.joined_by_clock, v.confidence) {
+        (true, Confidence::Certain) => Verdict {
+            confidence: Confidence::Likely,
+            ..v
+        },
+        _ => v,
+    })
+}
+
+fn shown(e: &Evidence) -> Option<Verdict> {
     let l = &e.logged;
+    if l.host_panic.is_some() {
+        return Some(host_panic(l));
+    }
     if l.panic.is_some() && (!l.mces.is_empty() || l.panic.as_deref().is_some_and(by_machine_check)) {
         return Some(panic(e));
     }
@@ -226,9 +307,80 @@ pub fn death(e: &Evidence) -> Option<Verdict> {
     None
 }
 
+/// A physical machine's kernel took a machine check that it could not outlive.
+/// - `kernel_access`: its own reason says that its kernel consumed the error;
+/// - `not_poison`: the processor's context was corrupt (PCC): no page is at fault.
+///
+/// Certain where the log shows a physical machine: DMI, EDAC, PPIN.
+fn host_panic(l: &Logged) -> Verdict {
+    let reasons: Vec<String> = l
+        .host_mces
+        .iter()
+        .filter_map(|mce| mce.reason.as_ref().map(|reason| reason.to_ascii_lowercase()))
+        .collect();
+    let says = |words: &str| reasons.iter().any(|reason| reason.contains(words));
+    let corrupt = |mce: &MceReport| mce.status.is_some_and(|status| status.0 & mca::PCC != 0);
+    let cause = if says("processor context corrupt") || l.host_mces.iter().any(corrupt) {
+        Cause::NotPoison
+    } else if says("area of kernel") || says("in kernel") {
+        Cause::KernelAccess
+    } else {
+        Cause::Unknown
+    };
+    Verdict {
+        outcome: Outcome::HostPanicked,
+        cause,
+        confidence: match l.physical {
+            true => Confidence::Certain,
+            false => Confidence::Likely,
+        },
+    }
+}
+
+/// Windows: MACHINE_CHECK_EXCEPTION and WHEA_UNCORRECTABLE_ERROR.
+fn is_machine_check(bug_check: u64) -> bool {
+    matches!(bug_check, 0x9c | 0x124)
+}
+
+/// The guest outlived its poison: it was migrated, shut down or died of something else long after.
+fn lived_on(l: &Logged) -> Option<Verdict> {
+    let handled = l.guest_signal.as_ref().is_some_and(|(_, pid)| *pid != 1);
+    if l.late_end && handled {
+        return verdict(Outcome::Survived, Cause::Contained, Confidence::Likely);
+    }
+    if l.late_end {
+        return verdict(Outcome::Survived, Cause::Unknown, Confidence::Likely);
+    }
+    if l.other_panic.is_some() {
+        return match handled {
+            true => verdict(Outcome::Survived, Cause::Contained, Confidence::Likely),
+            false => verdict(Outcome::GuestPanicked, Cause::NotPoison, Confidence::Possible),
+        };
+    }
+    match l.shutdown.as_ref()? {
+        Shutdown { reason, .. } if reason == "migrated" => {
+            verdict(Outcome::Survived, Cause::Unknown, Confidence::Likely)
+        }
+        Shutdown { late: true, .. } => verdict(Outcome::Survived, Cause::Unknown, Confidence::Likely),
+        // The VMM died, or the guest panicked and libvirt ended it: one word for both.
+        Shutdown { reason, .. } if reason == "crashed" => {
+            verdict(Outcome::VmmExited, Cause::Unknown, Confidence::Possible)
+        }
+        Shutdown { .. } => None,
+    }
+}
+
 /// What logs make of an incident of which nothing else is known.
 pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
     let l = &e.logged;
+    if let Some(code) = l.bug_check.filter(|_| !l.late_end) {
+        // A machine check of another kind, or of another page, has the same code; any other code is another matter.
+        let sure = match is_machine_check(code) {
+            true => Confidence::Likely,
+            false => Confidence::Possible,
+        };
+        return verdict(Outcome::GuestPanicked, Cause::Unknown, sure);
+    }
     if l.qmp_panicked || l.panic.is_some() {
         // Without a machine check in its words it may have died of something else.
         return verdict(Outcome::GuestPanicked, Cause::Unknown, Confidence::Possible);
@@ -245,6 +397,9 @@ pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
         .is_some_and(|result| result == "Recovered");
     if recovered && l.guest_signal.as_ref().is_none_or(|(_, pid)| *pid != 1) {
         return verdict(Outcome::Survived, Cause::Contained, Confidence::Likely);
+    }
+    if let Some(v) = lived_on(l) {
+        return Some(v);
     }
     // Gone at once, and never told: the VMM did not survive its SIGBUS.
     let gone = e.sign(|sign| *sign == Sign::VmmGone);
@@ -267,9 +422,57 @@ pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
     None
 }
 
-fn by_machine_check(panic: &str) -> bool {
+/// Whether the kernel panicked of a machine check, in its own words.
+pub fn by_machine_check(panic: &str) -> bool {
+    const WORDS: [&str; 6] = [
+        "machine check",
+        "mce",
+        "not all cpus entered broadcast exception handler",
+        "failed kernel mode recovery",
+        "memory failure",
+        // init was killed by SIGBUS.
+        "attempted to kill init! exitcode=0x00000007",
+    ];
     let panic = panic.to_ascii_lowercase();
-    panic.contains("machine check") || panic.contains("mce")
+    WORDS.iter().any(|words| panic.contains(words))
+}
+
+/// Whether a panic names a reason that no machine check is.
+fn has_own_reason(panic: &str) -> bool {
+    const WORDS: [&str; 8] = [
+        "out of memory",
+        "panic_on_oom",
+        "hung_task",
+        "sysrq",
+        "softlockup",
+        "hard lockup",
+        "unable to mount root",
+        "nmi: not continuing",
+    ];
+    let panic = panic.to_ascii_lowercase();
+    WORDS.iter().any(|words| panic.contains(words))
+}
+
+/// Statements that are an incident by themselves.
+pub fn opens(said: &LogStatement) -> bool {
+    match said {
+        LogStatement::HostSignal { .. }
+        | LogStatement::HostKilled { .. }
+        | LogStatement::RunFailed
+        | LogStatement::VmmTold { .. }
+        | LogStatement::VmmSigbus { .. }
+        | LogStatement::HostPanic { .. }
+        | LogStatement::QmpMemoryFailure { .. } => true,
+        LogStatement::VmmOwnMemory { fatal } => *fatal,
+        LogStatement::GuestMce(mce) => is_of_poison(mce),
+        _ => false,
+    }
+}
+
+/// A corrected error is nobody's death.
+fn is_of_poison(mce: &MceReport) -> bool {
+    mce.status
+        .is_none_or(|status| mca::raises_mc(status.0) || status.0 & mca::DEFERRED != 0)
 }
 
 /// Why the guest panicked, in its kernel's own words (`arch/x86/kernel/cpu/mce/severity.c`), else by the bank.
@@ -332,10 +535,9 @@ pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
     }
     let n = &mut incident.injections;
     if e.told.is_empty() && !(l.told.is_empty() && l.mces.is_empty()) {
-        if !l.told.is_empty() {
-            n.action_optional = Some(l.told_ao);
-            n.action_required = Some(l.told_ar);
-        }
+        // That nothing more was told no log shows.
+        n.action_optional = (l.told_ao > 0).then_some(l.told_ao);
+        n.action_required = (l.told_ar > 0).then_some(l.told_ar);
         n.events = told(e);
     }
     if l.flusher().is_some() && incident.flush.basis != model::FlushBasis::InstructionBytes {
@@ -427,4 +629,38 @@ fn told(e: &Evidence) -> Vec<model::McInjection> {
         entry.overflow = Some(status.0 & mca::OVER != 0);
     }
     all
+}
+
+/// By what its sources were joined: once each.
+pub fn joins(e: &Evidence) -> Vec<model::Join> {
+    let mut joins: Vec<model::Join> = Vec::new();
+    for record in &e.logged.records {
+        let Some(key) = &record.joined else { continue };
+        let (key, value) = named(key);
+        let known =
+            |join: &model::Join| join.key == key && join.value == value && join.source == record.source;
+        if !joins.iter().any(known) {
+            joins.push(model::Join {
+                key: key.to_owned(),
+                value,
+                source: record.source.clone(),
+                line: (record.line > 0).then_some(record.line),
+            });
+        }
+    }
+    joins
+}
+
+fn named(key: &JoinKey) -> (&'static str, Option<String>) {
+    match key {
+        JoinKey::Pid(pid) => ("pid", Some(pid.to_string())),
+        JoinKey::Unit(unit) => ("unit", Some(unit.clone())),
+        JoinKey::Tag(tag) => ("tag", Some(tag.clone())),
+        JoinKey::Domain(name) => ("domain", Some(name.clone())),
+        JoinKey::Uuid(uuid) => ("uuid", Some(uuid.clone())),
+        JoinKey::Hva(at) => ("hva", Some(at.to_string())),
+        JoinKey::Pfn(pfn) => ("pfn", Some(pfn.to_string())),
+        JoinKey::Gpa(at) => ("gpa", Some(at.to_string())),
+        JoinKey::Clock => ("clock", None),
+    }
 }

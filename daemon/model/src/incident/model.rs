@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    event::{Access, totals::FloorKind},
+    event::{Access, log_statement::LogRecord, totals::FloorKind},
     hex::Hex,
     incident::{findings::Findings, missing::MissingEvidence, next_steps::NextStep, timeline::TimelineEvent},
 };
@@ -22,6 +22,16 @@ macro_rules! words {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.pad(self.word()) }
         }
     };
+}
+
+/// What two sources have in common by which they are taken to speak of one VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Join {
+    pub key: String,
+    pub value: Option<String>,
+    /// The file, and the line, that was joined to the others by it.
+    pub source: String,
+    pub line: Option<u64>,
 }
 
 /// One poisoned page (or huge page) in one VM.
@@ -47,6 +57,10 @@ pub struct Incident {
     pub flush: Flush,
     pub latency_ns: Latency,
     pub injections: Injections,
+    /// By what the sources of an answer from logs were joined.
+    pub joins: Vec<Join>,
+    /// The statements that it rests on.
+    pub records: Vec<LogRecord>,
     pub timeline: Vec<TimelineEntry>,
     pub missing: Vec<MissingEvidence>,
 }

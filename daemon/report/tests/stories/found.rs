@@ -44,6 +44,9 @@ fn what_its_vmm_says_of_the_poison_makes_it_no_more_than_at_risk() {
         source: "web01.log".into(),
         line: 0,
         speaker: Speaker::default(),
+        vm: 0,
+        joined: None,
+        text: String::new(),
         own_clock: None,
         statement: LogStatement::VmmTold {
             hva: Some(Hex(HVA)),

@@ -264,6 +264,9 @@ impl Vm {
                             pid: Some(self.pid),
                             ..Speaker::default()
                         },
+                        vm: 0,
+                        joined: None,
+                        text: item.text,
                         own_clock: None,
                         statement: item.statement,
                     }),

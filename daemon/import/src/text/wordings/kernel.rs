@@ -1,39 +1,184 @@
-//! Linux: `mm/memory-failure.c`. Host and guest print the same lines.
+//! Linux: `mm/memory-failure.c` and its neighbours, of about ten years. Host and guest print the same lines.
 
 use super::{Fields, Wording};
-use poisontrace_model::event::log_statement::{LogStatement, Role};
+use poisontrace_model::{
+    event::log_statement::{LogStatement, MceReport, Role},
+    hex::Hex,
+};
+
+const fn kernel(
+    program: &'static str,
+    versions: &'static str,
+    shape: &'static str,
+    read: fn(&Fields<'_>) -> Option<LogStatement>,
+    line: &'static str,
+) -> Wording {
+    Wording {
+        program,
+        versions,
+        role: Role::Kernel,
+        shape,
+        read,
+        line,
+    }
+}
+
+const FAILURE: &str = "Linux, mm/memory-failure.c";
 
 pub const WORDINGS: &[Wording] = &[
-    Wording {
-        program: "Linux, mm/memory-failure.c kill_proc()",
-        versions: "5.3 to 7.3",
-        role: Role::Kernel,
-        shape: "Memory failure: {pfn:hex}: Sending SIGBUS to {comm}:{pid:dec} due to hardware memory corruption",
-        read: signal,
-        line: "Memory failure: 0xf7eb: Sending SIGBUS to qemu-system-x86:221 due to hardware memory corruption",
-    },
-    Wording {
-        program: "Linux, mm/memory-failure.c action_result()",
-        versions: "4.7 to 7.3",
-        role: Role::Kernel,
-        shape: "Memory failure: {pfn:hex}: recovery action for {type}: {result:word}",
-        read: action,
-        line: "Memory failure: 0xf7eb: recovery action for dirty LRU page: Recovered",
-    },
+    kernel(
+        FAILURE,
+        "5.3 to 7.3",
+        "Memory failure: {pfn:hex}: Sending SIGBUS to {comm}:{pid:dec} due to hardware memory corruption",
+        signal,
+        "Memory failure: 0xf7eb: Sending SIGBUS to qemu-system-x86:221 due to hardware memory corruption",
+    ),
+    kernel(
+        FAILURE,
+        "4.7 to 5.2, early kill",
+        "Memory failure: {pfn:hex}: Killing {comm}:{pid:dec} early due to hardware memory corruption",
+        signal,
+        "Memory failure: 0xf7eb: Killing qemu-kvm:221 early due to hardware memory corruption",
+    ),
+    kernel(
+        FAILURE,
+        "4.7 to 5.2",
+        "Memory failure: {pfn:hex}: Killing {comm}:{pid:dec} due to hardware memory corruption",
+        signal,
+        "Memory failure: 0xf7eb: Killing CPU 0/KVM:221 due to hardware memory corruption",
+    ),
+    kernel(
+        FAILURE,
+        "up to 4.6, early kill",
+        "MCE {pfn:hex}: Killing {comm}:{pid:dec} early due to hardware memory corruption",
+        signal,
+        "MCE 0xf7eb: Killing CPU 0/KVM:249 early due to hardware memory corruption",
+    ),
+    kernel(
+        FAILURE,
+        "up to 4.6",
+        "MCE {pfn:hex}: Killing {comm}:{pid:dec} due to hardware memory corruption",
+        signal,
+        "MCE 0xf7eb: Killing qemu-system-x86:221 due to hardware memory corruption",
+    ),
+    kernel(
+        FAILURE,
+        "all: the page could not be unmapped",
+        "Memory failure: {pfn:hex}: forcibly killing {comm}:{pid:dec} because of failure to unmap corrupted page",
+        kill,
+        "Memory failure: 0xf7eb: forcibly killing qemu-system-x86:221 because of failure to unmap corrupted page",
+    ),
+    kernel(
+        FAILURE,
+        "4.7 to 7.3",
+        "Memory failure: {pfn:hex}: recovery action for {type}: {result:word}",
+        action,
+        "Memory failure: 0xf7eb: recovery action for dirty LRU page: Recovered",
+    ),
+    kernel(
+        FAILURE,
+        "4.1 to 4.6",
+        "MCE {pfn:hex}: recovery action for {type}: {result:word}",
+        action,
+        "MCE 0xf7eb: recovery action for dirty LRU page: Recovered",
+    ),
+    kernel(
+        FAILURE,
+        "up to 4.0",
+        "MCE {pfn:hex}: {type} recovery: {result:word}",
+        action,
+        "MCE 0xf7eb: dirty LRU page recovery: Recovered",
+    ),
+    kernel(
+        FAILURE,
+        "all",
+        "Memory failure: {pfn:hex}: already hardware poisoned",
+        other,
+        "Memory failure: 0xcef2747: already hardware poisoned",
+    ),
+    kernel(
+        FAILURE,
+        "5.18 to 7.3",
+        "Memory failure: {pfn:hex}: unhandlable page.",
+        other,
+        "Memory failure: 0xcef2747: unhandlable page.",
+    ),
+    kernel(
+        "Linux, arch/x86/mm/fault.c do_sigbus()",
+        "2.6.32 to 7.3",
+        "MCE: Killing {comm}:{pid:dec} due to hardware memory corruption fault at {hva:hex}",
+        own_access,
+        "MCE: Killing qemu:12 due to hardware memory corruption fault at 7f0000000040",
+    ),
+    kernel(
+        "Linux, arch/x86/kernel/cpu/mce/core.c kill_me_maybe()",
+        "4.x to 7.3",
+        "mce: Uncorrected hardware memory error in user-access at {addr:hex}",
+        user_access,
+        "mce: Uncorrected hardware memory error in user-access at 218cb9000",
+    ),
+    kernel(
+        "Linux, kernel/panic.c",
+        "all",
+        "Kernel panic - not syncing: {text}",
+        panic,
+        "Kernel panic - not syncing: Fatal local machine check",
+    ),
+    kernel(
+        "Linux, arch/x86/kernel/cpu/mce/core.c",
+        "all",
+        "mce: [Hardware Error]: Machine check events logged",
+        other,
+        "mce: [Hardware Error]: Machine check events logged",
+    ),
 ];
 
-fn signal(fields: &Fields<'_>) -> Option<LogStatement> {
+pub fn other(_: &Fields<'_>) -> Option<LogStatement> {
+    Some(LogStatement::Other)
+}
+
+fn signal(f: &Fields<'_>) -> Option<LogStatement> {
     Some(LogStatement::HostSignal {
-        pfn: fields.hex("pfn")?,
-        comm: fields.text("comm", 64)?,
-        pid: fields.u32("pid")?,
+        pfn: f.hex("pfn")?,
+        comm: f.text("comm", 64)?,
+        pid: f.u32("pid")?,
     })
 }
 
-fn action(fields: &Fields<'_>) -> Option<LogStatement> {
+fn kill(f: &Fields<'_>) -> Option<LogStatement> {
+    Some(LogStatement::HostKilled {
+        pfn: f.hex("pfn")?,
+        comm: f.text("comm", 64)?,
+        pid: f.u32("pid")?,
+    })
+}
+
+fn action(f: &Fields<'_>) -> Option<LogStatement> {
     Some(LogStatement::HostAction {
-        pfn: fields.hex("pfn")?,
-        page_type: fields.text("type", 64)?,
-        result: fields.text("result", 64)?,
+        pfn: f.hex("pfn")?,
+        page_type: f.text("type", 64)?,
+        result: f.text("result", 64)?,
+    })
+}
+
+fn own_access(f: &Fields<'_>) -> Option<LogStatement> {
+    Some(LogStatement::OwnAccess {
+        comm: f.text("comm", 64)?,
+        pid: f.u32("pid")?,
+        hva: Hex(f.hex("hva")?.0),
+    })
+}
+
+fn user_access(f: &Fields<'_>) -> Option<LogStatement> {
+    Some(LogStatement::GuestMce(MceReport {
+        addr: Some(f.hex("addr")?),
+        user_access: true,
+        ..MceReport::default()
+    }))
+}
+
+fn panic(f: &Fields<'_>) -> Option<LogStatement> {
+    Some(LogStatement::GuestPanic {
+        text: f.text("text", 120)?,
     })
 }

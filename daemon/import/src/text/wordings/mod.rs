@@ -2,7 +2,10 @@
 //! its fields mean, and a real line as its test. `docs/log-wordings.md` describes how to add one.
 
 mod kernel;
+mod machine;
+mod process;
 mod shape;
+mod vmm;
 
 use std::sync::LazyLock;
 
@@ -22,8 +25,16 @@ pub struct Wording {
     pub line: &'static str,
 }
 
+/// Longer messages are no program's that is known here.
+const MAX_MESSAGE: usize = 4096;
+
 /// All tables, in the order in which they are tried.
-const TABLES: [&[Wording]; 1] = [kernel::WORDINGS];
+const TABLES: [&[Wording]; 4] = [
+    kernel::WORDINGS,
+    vmm::WORDINGS,
+    process::WORDINGS,
+    machine::WORDINGS,
+];
 
 struct Compiled {
     wording: &'static Wording,
@@ -77,7 +88,9 @@ pub fn read(message: &[u8]) -> Option<(&'static Wording, LogStatement)> {
         .filter_map(|n| index.all.get(*n));
     let fixed = fixed.filter(|c| message.starts_with(c.shape.stem()));
     let floating = index.floating.iter().filter_map(|n| index.all.get(*n));
-    let floating = floating.filter(|c| c.anchor.find(message).is_some());
+    // A message is no longer than a field of it may be, and a few words.
+    let within = message.len() <= MAX_MESSAGE;
+    let floating = floating.filter(|c| within && c.anchor.find(message).is_some());
     fixed.chain(floating).find_map(|c| {
         let fields = c.shape.read(message)?;
         Some((c.wording, (c.wording.read)(&fields)?))

@@ -1,0 +1,110 @@
+//! What the host lost that is no incident of a VM that is known: pages of other processes, memory errors, their DIMMs.
+
+use std::collections::BTreeMap;
+
+use super::{
+    logs::Log,
+    speakers::{Attributed, PAGE_SHIFT},
+};
+use poisontrace_model::{
+    event::log_statement::{JoinKey, LogStatement, Role},
+    hex::Hex,
+    incident::model::{Dimm, HostEvent},
+};
+
+/// Entries of one answer; a flood of corrected errors is counted by DIMM.
+const MAX_EVENTS: usize = 256;
+
+/// By page, then by DIMM; in the order in which the files have them.
+#[derive(Default)]
+struct Events {
+    by_page: BTreeMap<u64, usize>,
+    all: Vec<HostEvent>,
+}
+
+pub fn collect(logs: &[Log], all: &[Attributed<'_>], of: &[Vec<(u32, Option<JoinKey>)>]) -> Vec<HostEvent> {
+    let mut events = Events::default();
+    // A page of a VM is in its incident.
+    let of_vms: std::collections::HashSet<u64> = all
+        .iter()
+        .zip(of)
+        .filter(|(said, of)| !of.is_empty() && said.role != Role::GuestKernel)
+        .filter_map(|(said, _)| super::speakers::frame(&said.statement))
+        .collect();
+    for (said, of) in all.iter().zip(of) {
+        if of.is_empty() {
+            events.take(logs, said, &of_vms);
+        }
+    }
+    events.all
+}
+
+impl Events {
+    fn take(&mut self, logs: &[Log], said: &Attributed<'_>, of_vms: &std::collections::HashSet<u64>) {
+        let source = || {
+            logs.get(said.stream.file)
+                .map_or_else(String::new, |log| log.name.clone())
+        };
+        match &said.statement {
+            LogStatement::HostSignal { pfn, comm, pid } | LogStatement::HostKilled { pfn, comm, pid }
+                if !said.of_vmm =>
+            {
+                if let Some(event) = self.page(pfn.0, source()) {
+                    event.process = Some(comm.clone());
+                    event.pid = Some(*pid);
+                }
+            }
+            LogStatement::HostAction { pfn, result, .. } if !of_vms.contains(&pfn.0) => {
+                if let Some(event) = self.page(pfn.0, source()) {
+                    event.action_result = Some(result.clone());
+                }
+            }
+            LogStatement::HostMce(mce) if mce.user_access => {
+                let pfn = mce.addr.map(|addr| addr.0 >> PAGE_SHIFT);
+                if let Some(pfn) = pfn.filter(|pfn| !of_vms.contains(pfn)) {
+                    self.page(pfn, source());
+                }
+            }
+            LogStatement::MemoryError {
+                pfn,
+                dimm,
+                corrected: false,
+                ..
+            } => {
+                let event = match pfn {
+                    Some(pfn) => self.page(pfn.0, source()),
+                    None => self.push(source()),
+                };
+                if let (Some(event), Some(dimm)) = (event, dimm) {
+                    event.dimm = Some(Dimm { label: dimm.clone() });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn page(&mut self, pfn: u64, source: String) -> Option<&mut HostEvent> {
+        if let Some(no) = self.by_page.get(&pfn) {
+            return self.all.get_mut(*no);
+        }
+        self.by_page.insert(pfn, self.all.len());
+        let event = self.push(source)?;
+        event.pfn = Some(Hex(pfn));
+        Some(event)
+    }
+
+    fn push(&mut self, source: String) -> Option<&mut HostEvent> {
+        if self.all.len() >= MAX_EVENTS {
+            return None;
+        }
+        self.all.push(HostEvent {
+            pfn: None,
+            process: None,
+            pid: None,
+            action_result: None,
+            dimm: None,
+            source,
+        });
+        self.all.last_mut()
+    }
+}

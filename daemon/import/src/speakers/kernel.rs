@@ -1,0 +1,209 @@
+//! A kernel's statements: the host's or a guest's, each by itself. A hypervisor that is a guest (L1) speaks as a host of
+//! its VMMs, and as a guest of all else.
+
+use std::collections::HashSet;
+
+use super::{Attributed, Known, Stream, frame};
+use crate::text::{Item, program};
+use poisontrace_model::{
+    event::log_statement::{LogStatement, MceReport, Role},
+    incident::mca,
+};
+
+/// Lines between a machine check's report and the panic that it leads to.
+const PANIC_WITHIN_LINES: u64 = 400;
+/// Time between them, nanoseconds.
+const PANIC_WITHIN_NS: u64 = 60_000_000_000;
+
+/// What is known of a stream's machine.
+struct Kernel<'a> {
+    guest: bool,
+    host: bool,
+    relay: bool,
+    /// Frames of which it signalled a VMM: these are the host's, whoever else speaks of them.
+    of_vmms: HashSet<u64>,
+    known: &'a Known,
+    /// Frames of machine checks as a VMM injects them.
+    injected: HashSet<u64>,
+}
+
+pub fn attribute<'a>(
+    stream: Stream,
+    items: &[&'a Item],
+    relay: bool,
+    known: &Known,
+    all: &mut Vec<Attributed<'a>>,
+) {
+    let kernel = Kernel::of(items, relay, known);
+    // The machine check that a panic follows.
+    let mut last: Option<(&Item, Option<Role>)> = None;
+    for item in items {
+        let whose = match &item.statement {
+            LogStatement::GuestPanic { text } => kernel.panic(item, text, last),
+            LogStatement::OnCpu { .. } => last.and_then(|(_, whose)| whose),
+            statement => kernel.whose(statement),
+        };
+        if let LogStatement::GuestMce(mce) = &item.statement
+            && fatal(mce)
+        {
+            last = Some((item, whose));
+        }
+        let role = whose.unwrap_or(Role::Kernel);
+        all.push(Attributed {
+            stream,
+            item,
+            role,
+            of_vmm: kernel.speaks_of_vmm(&item.statement),
+            statement: spoken_by(role, kernel.host, &item.statement),
+        });
+    }
+}
+
+/// A machine check that can end in a panic.
+fn fatal(mce: &MceReport) -> bool {
+    !mce.user_access && mce.status.is_none_or(|status| mca::raises_mc(status.0))
+}
+
+impl<'a> Kernel<'a> {
+    fn of(items: &[&Item], relay: bool, known: &'a Known) -> Self {
+        let mut kernel = Kernel {
+            guest: relay,
+            host: false,
+            relay,
+            of_vmms: HashSet::new(),
+            known,
+            injected: HashSet::new(),
+        };
+        for item in items {
+            match &item.statement {
+                LogStatement::Machine { about } => match about.is_guest() {
+                    Some(true) => kernel.guest = true,
+                    Some(false) => kernel.host = true,
+                    None => {}
+                },
+                LogStatement::HostSignal { comm, pfn, pid } | LogStatement::HostKilled { comm, pfn, pid }
+                    if kernel.of_its_vmm(comm, *pid) =>
+                {
+                    kernel.of_vmms.insert(pfn.0);
+                }
+                LogStatement::GuestMce(mce) if mce.by_qemu() && mce.misc.is_some() && !mce.by_hardware() => {
+                    kernel.injected.extend(frame(&item.statement));
+                }
+                LogStatement::GuestMce(mce) => {
+                    kernel.guest |= mce.by_hyper_v();
+                    kernel.host |= mce.by_hardware();
+                }
+                _ => {}
+            }
+        }
+        // A guest may show parts of its host's processor, a host nothing of a hypervisor.
+        kernel.host &= !kernel.guest;
+        kernel
+    }
+
+    fn whose(&self, statement: &LogStatement) -> Option<Role> {
+        let page = frame(statement);
+        match statement {
+            LogStatement::HostSignal { comm, pid, .. } | LogStatement::HostKilled { comm, pid, .. }
+                if self.of_its_vmm(comm, *pid) =>
+            {
+                Some(Role::HostKernel)
+            }
+            LogStatement::OwnAccess { comm, pid, .. } => {
+                self.of_its_vmm(comm, *pid).then_some(Role::HostKernel)
+            }
+            LogStatement::GuestMce(mce) => self.machine_check(mce, page),
+            LogStatement::HostSignal { .. }
+            | LogStatement::HostAction { .. }
+            | LogStatement::HostKilled { .. } => self.of_page(page),
+            _ if self.guest => Some(Role::GuestKernel),
+            _ if self.host => Some(Role::HostKernel),
+            _ => None,
+        }
+    }
+
+    fn of_its_vmm(&self, comm: &str, pid: u32) -> bool {
+        !self.relay && (program::is_vmm(comm) || self.known.vmms.contains(&pid))
+    }
+
+    fn speaks_of_vmm(&self, statement: &LogStatement) -> bool {
+        match statement {
+            LogStatement::HostSignal { comm, pid, .. }
+            | LogStatement::HostKilled { comm, pid, .. }
+            | LogStatement::OwnAccess { comm, pid, .. } => self.of_its_vmm(comm, *pid),
+            _ => false,
+        }
+    }
+
+    fn of_page(&self, page: Option<u64>) -> Option<Role> {
+        let is_in = |pages: &HashSet<u64>| page.is_some_and(|page| pages.contains(&page));
+        if is_in(&self.of_vmms) {
+            return Some(Role::HostKernel);
+        }
+        if self.guest || !self.host && (is_in(&self.known.told) || is_in(&self.injected)) {
+            return Some(Role::GuestKernel);
+        }
+        // Without a word on a hypervisor a kernel is taken for the host's; a process of it that is no VMM's opens
+        // nothing.
+        Some(Role::HostKernel)
+    }
+
+    fn machine_check(&self, mce: &MceReport, page: Option<u64>) -> Option<Role> {
+        if mce.by_qemu() && !mce.by_hardware() && !self.host {
+            return Some(Role::GuestKernel);
+        }
+        match mce.user_access {
+            true => self.of_page(page),
+            false if self.guest => Some(Role::GuestKernel),
+            false => self.of_page(page),
+        }
+    }
+
+    fn panic(&self, item: &Item, text: &str, last: Option<(&Item, Option<Role>)>) -> Option<Role> {
+        let near = last.filter(|(mce, _)| {
+            let lines = item.line.saturating_sub(mce.line) <= PANIC_WITHIN_LINES;
+            let times = match (item.stamp.boot, mce.stamp.boot) {
+                (Some(panic), Some(mce)) => panic.saturating_sub(mce) <= PANIC_WITHIN_NS,
+                _ => true,
+            };
+            lines && times
+        });
+        match near {
+            Some((_, whose)) => whose,
+            None if self.guest => Some(Role::GuestKernel),
+            None => (self.host && poisontrace_model::incident::log_evidence::by_machine_check(text))
+                .then_some(Role::HostKernel),
+        }
+    }
+}
+
+/// The statement as it is of this kernel.
+fn spoken_by(role: Role, physical: bool, statement: &LogStatement) -> LogStatement {
+    let guest = role == Role::GuestKernel;
+    match statement {
+        LogStatement::HostSignal { pfn, comm, pid } | LogStatement::HostKilled { pfn, comm, pid }
+            if guest =>
+        {
+            LogStatement::GuestSignal {
+                pfn: *pfn,
+                comm: comm.clone(),
+                pid: *pid,
+            }
+        }
+        LogStatement::HostAction {
+            pfn,
+            page_type,
+            result,
+        } if guest => LogStatement::GuestAction {
+            pfn: *pfn,
+            page_type: page_type.clone(),
+            result: result.clone(),
+        },
+        LogStatement::GuestMce(mce) if !guest => LogStatement::HostMce(mce.clone()),
+        LogStatement::GuestPanic { text } if role == Role::HostKernel => LogStatement::HostPanic {
+            text: text.clone(),
+            physical,
+        },
+        other => other.clone(),
+    }
+}

@@ -1,0 +1,450 @@
+//! What loggers and relays put before a message: priority, times, host, `tag[pid]:`, a container's or a console's
+//! name. Cut off layer by layer, so that a message is recognised from its first byte.
+
+use super::sender::Sender;
+
+/// Layers that are cut off one line.
+const MAX_LAYERS: usize = 6;
+/// Longest host, tag and relay's name.
+const MAX_NAME: usize = 128;
+
+/// A line without what was put before its message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Envelope<'a> {
+    pub host: Option<&'a [u8]>,
+    pub tag: Option<&'a [u8]>,
+    pub pid: Option<u32>,
+    /// Name that QEMU puts before its messages (`-msg guest-name=on`).
+    pub guest: Option<&'a [u8]>,
+    /// The name of a relay of consoles: `vm1 | …`, `[pod/…] …`, `vmconsole="…"`.
+    pub relay: Option<&'a [u8]>,
+    /// Dated as libvirt dates the log of a domain.
+    pub libvirt: bool,
+    /// A time since boot stands directly before the message.
+    pub printk: bool,
+    /// Where the message begins in the line.
+    pub at: usize,
+    pub message: &'a [u8],
+}
+
+impl Envelope<'_> {
+    /// The kernel of the machine that logged the line, by the logger's tag.
+    pub fn of_kernel(&self) -> bool {
+        self.tag == Some(b"kernel") && self.relay.is_none()
+    }
+
+    pub fn sender(&self) -> Sender {
+        let text = |bytes: Option<&[u8]>| {
+            bytes.map(|bytes| poisontrace_model::text::sanitise(&String::from_utf8_lossy(bytes), MAX_NAME))
+        };
+        Sender {
+            host: text(self.host),
+            tag: text(self.relay.or(self.tag)),
+            pid: self.pid,
+            domain: text(self.guest),
+            relay: self.relay.is_some(),
+            ..Sender::default()
+        }
+    }
+}
+
+/// Cuts off what stands before the message.
+pub fn open(line: &[u8]) -> Envelope<'_> {
+    let mut e = Envelope::default();
+    let mut rest = line.trim_ascii_start();
+    let mut dated = false;
+    for _ in 0..MAX_LAYERS {
+        let next = priority(rest).or_else(|| kmsg(rest)).or_else(|| facility(rest));
+        if let Some(next) = next {
+            rest = next;
+            continue;
+        }
+        if let Some((kind, next)) = bracket(rest) {
+            e.printk = kind == Bracket::Boot || e.printk && kind == Bracket::Thread;
+            rest = next;
+            if kind == Bracket::Boot && e.tag.is_none() && !dated {
+                // journalctl -o short-monotonic.
+                rest = header(rest, &mut e, true).unwrap_or(rest);
+            }
+            continue;
+        }
+        if e.tag.is_none()
+            && !dated
+            && let Some((by, next)) = date(rest)
+        {
+            dated = true;
+            e.libvirt = by == Dater::Libvirt;
+            rest = match guest_name(next, by) {
+                Some((name, next)) => {
+                    e.guest = Some(name);
+                    next
+                }
+                None => header(next, &mut e, false).unwrap_or(next),
+            };
+            continue;
+        }
+        if let Some((name, next)) = relay(rest, &e) {
+            e.relay = Some(name);
+            e.printk = false;
+            rest = next;
+            dated = true;
+            continue;
+        }
+        break;
+    }
+    e.at = line.len() - rest.len();
+    e.message = rest;
+    e
+}
+
+/// The part of a line after the last time since boot in it: a console's output ran into another's line.
+pub fn interleaved(line: &[u8]) -> Option<usize> {
+    let mut end = line.len();
+    while let Some(close) = memchr::memrchr(b']', &line[..end]) {
+        let open = memchr::memrchr(b'[', &line[..close])?;
+        if is_boot(&line[open + 1..close]) && open > 0 && line.get(close + 1) == Some(&b' ') {
+            return Some(open);
+        }
+        end = open;
+    }
+    None
+}
+
+fn priority(rest: &[u8]) -> Option<&[u8]> {
+    let inner = rest.strip_prefix(b"<")?;
+    let end = memchr::memchr(b'>', &inner[..inner.len().min(4)])?;
+    let digits = end > 0 && inner[..end].iter().all(u8::is_ascii_digit);
+    digits
+        .then(|| &inner[end + 1..])
+        .map(|rest| rest.strip_prefix(b"1 ").unwrap_or(rest))
+}
+
+/// `3,1234,34181197,-,caller=T211;words`.
+fn kmsg(rest: &[u8]) -> Option<&[u8]> {
+    if !rest.first()?.is_ascii_digit() {
+        return None;
+    }
+    let end = memchr::memchr(b';', &rest[..rest.len().min(96)])?;
+    let mut fields = rest[..end].split(|b| *b == b',');
+    let numbers = fields
+        .by_ref()
+        .take(3)
+        .filter(|field| !field.is_empty() && field.iter().all(u8::is_ascii_digit));
+    (numbers.count() == 3).then(|| &rest[end + 1..])
+}
+
+/// `kern  :err   : ` of dmesg --decode.
+fn facility(rest: &[u8]) -> Option<&[u8]> {
+    const FACILITIES: [&[u8]; 8] = [
+        b"kern", b"user", b"daemon", b"syslog", b"auth", b"local", b"cron", b"lpr",
+    ];
+    const LEVELS: [&[u8]; 8] = [
+        b"emerg", b"alert", b"crit", b"err", b"warn", b"notice", b"info", b"debug",
+    ];
+    let colon = memchr::memchr(b':', &rest[..rest.len().min(10)])?;
+    let after = &rest[colon + 1..];
+    let end = memchr::memchr(b':', &after[..after.len().min(10)])?;
+    let known =
+        FACILITIES.contains(&rest[..colon].trim_ascii()) && LEVELS.contains(&after[..end].trim_ascii());
+    known.then(|| after[end + 1..].trim_ascii_start())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Bracket {
+    Boot,
+    Thread,
+    Date,
+}
+
+/// `[   34.181197]`, `[  +0.000013]`, `[  T211]`, `[Sun Nov 22 15:45:34 2026]`, `[May19 19:57]`.
+fn bracket(rest: &[u8]) -> Option<(Bracket, &[u8])> {
+    let inner = rest.strip_prefix(b"[")?;
+    let close = memchr::memchr(b']', &inner[..inner.len().min(40)])?;
+    let after = &inner[close + 1..];
+    let text = inner[..close].trim_ascii();
+    let kind = if is_boot(text) {
+        Bracket::Boot
+    } else if matches!(text.first(), Some(b'T' | b'C'))
+        && text.len() > 1
+        && text[1..].iter().all(u8::is_ascii_digit)
+    {
+        Bracket::Thread
+    } else if memchr::memchr(b':', text).is_some() && month(text).is_some() {
+        Bracket::Date
+    } else {
+        return None;
+    };
+    Some((kind, after.trim_ascii_start()))
+}
+
+fn is_boot(text: &[u8]) -> bool {
+    let text = text.trim_ascii();
+    let text = text.strip_prefix(b"+").unwrap_or(text);
+    let Some(point) = memchr::memchr(b'.', text) else {
+        return false;
+    };
+    let digits = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
+    digits(&text[..point]) && digits(&text[point + 1..])
+}
+
+/// Where a month's name begins, at the start or after a weekday's.
+fn month(text: &[u8]) -> Option<usize> {
+    const MONTHS: &[u8] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
+    let is = |at: usize| {
+        let name = text.get(at..at + 3)?;
+        MONTHS.chunks(3).any(|month| month == name).then_some(at)
+    };
+    is(0).or_else(|| is(4).filter(|_| weekday(text)))
+}
+
+fn weekday(text: &[u8]) -> bool {
+    const DAYS: &[u8] = b"MonTueWedThuFriSatSun";
+    text.len() > 4 && text[3] == b' ' && DAYS.chunks(3).any(|day| text.starts_with(day))
+}
+
+/// Whose way of writing a date it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dater {
+    Qemu,
+    Libvirt,
+    Another,
+}
+
+/// A date before a line, and what follows it.
+fn date(rest: &[u8]) -> Option<(Dater, &[u8])> {
+    let text = if weekday(rest) { &rest[4..] } else { rest };
+    let first = *text.first()?;
+    if first.is_ascii_digit() {
+        return iso(text).or_else(|| epoch(text).map(|rest| (Dater::Another, rest)));
+    }
+    // Nov 22 15:45:34, with a fraction or none.
+    (month(text) == Some(0)).then_some(())?;
+    let day = text.get(3..7)?;
+    let day_is =
+        day[0] == b' ' && day[1..3].iter().all(|b| b.is_ascii_digit() || *b == b' ') && day[3] == b' ';
+    let after = &text[7..];
+    let end = run(after, |b| b.is_ascii_digit() || matches!(b, b':' | b'.'));
+    (day_is && end >= 8).then(|| (Dater::Another, after[end..].trim_ascii_start()))
+}
+
+fn run(text: &[u8], of: impl Fn(u8) -> bool) -> usize {
+    text.iter().position(|b| !of(*b)).unwrap_or(text.len())
+}
+
+/// `2026-11-22T15:45:34.123456Z`, `2026-11-22 15:45:34.123+0000:`, `2026-11-22 15:45:34 UTC`.
+fn iso(text: &[u8]) -> Option<(Dater, &[u8])> {
+    let shape = |at: usize| match at {
+        4 | 7 => text.get(at) == Some(&b'-'),
+        10 => matches!(text.get(at), Some(b'T' | b' ')),
+        13 | 16 => text.get(at) == Some(&b':'),
+        _ => text.get(at).is_some_and(u8::is_ascii_digit),
+    };
+    if !(0..19).all(shape) {
+        return None;
+    }
+    let rest = &text[19..];
+    let fraction = run(rest, |b| b.is_ascii_digit() || matches!(b, b'.' | b','));
+    let mut after = &rest[fraction..];
+    let qemu = fraction == 7 && after.starts_with(b"Z ");
+    if let Some(zone) = after
+        .strip_prefix(b" ")
+        .filter(|zone| matches!(zone.first(), Some(b'+' | b'-')))
+    {
+        after = zone;
+    }
+    let zone = match after.first() {
+        Some(b'Z') => 1,
+        Some(b'+' | b'-') => zone(&after[1..]),
+        _ => 0,
+    };
+    after = &after[zone..];
+    let after = after.strip_prefix(b" UTC").unwrap_or(after);
+    let (by, after) = match after.strip_prefix(b":") {
+        Some(after) => (Dater::Libvirt, after),
+        None if qemu => (Dater::Qemu, after),
+        None => (Dater::Another, after),
+    };
+    Some((by, after.trim_ascii_start()))
+}
+
+/// Length of `+0000` or `+00:00`.
+fn zone(digits: &[u8]) -> usize {
+    let hours = run(digits, |b| b.is_ascii_digit());
+    let minutes = digits
+        .get(hours + 1..)
+        .map_or(0, |rest| run(rest, |b| b.is_ascii_digit()));
+    match (hours, digits.get(2), minutes) {
+        (2, Some(b':'), 2) => 6,
+        (2 | 4, ..) => 1 + hours,
+        _ => 0,
+    }
+}
+
+/// `1795362334.000000 `.
+fn epoch(text: &[u8]) -> Option<&[u8]> {
+    let whole = run(text, |b| b.is_ascii_digit());
+    let rest = text[whole..].strip_prefix(b".").filter(|_| whole == 10)?;
+    let end = run(rest, |b| b.is_ascii_digit());
+    rest[end..].strip_prefix(b" ").filter(|_| end > 0)
+}
+
+/// `db-7 qemu-kvm: …` after QEMU's own date.
+fn guest_name(rest: &[u8], by: Dater) -> Option<(&[u8], &[u8])> {
+    if by != Dater::Qemu {
+        return None;
+    }
+    let blank = memchr::memchr(b' ', rest)?;
+    let (name, next) = (&rest[..blank], rest[blank + 1..].trim_ascii_start());
+    (!name.ends_with(b":") && super::program::is_vmm_prefix(next)).then_some((name, next))
+}
+
+/// `host tag[pid]: ` or `host tag: `; RFC 5424's `host app pid msgid - `. `strict`: a bare tag must be the kernel's.
+fn header<'a>(rest: &'a [u8], e: &mut Envelope<'a>, strict: bool) -> Option<&'a [u8]> {
+    let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    let end = run(rest, name);
+    let host = &rest[..end];
+    let tagged = rest[end..].strip_prefix(b" ")?;
+    if host.is_empty() || host.len() > MAX_NAME {
+        return None;
+    }
+    let end = run(tagged, |b| !b.is_ascii_whitespace() && !matches!(b, b'[' | b':'));
+    let (tag, after) = tagged.split_at(end.min(MAX_NAME));
+    if tag.is_empty() {
+        return None;
+    }
+    let (pid, after) = match after.strip_prefix(b"[") {
+        Some(inner) => {
+            let digits = run(inner, |b| b.is_ascii_digit());
+            let pid = crate::trace::record::decimal(&inner[..digits])?;
+            (u32::try_from(pid).ok(), inner[digits..].strip_prefix(b"]")?)
+        }
+        None => (None, after),
+    };
+    if let Some(message) = after.strip_prefix(b":") {
+        let bare = pid.is_none() && tag != b"kernel";
+        if bare && (strict || super::wordings::read(rest).is_some() || super::wordings::is_stem(rest)) {
+            return None;
+        }
+        e.host = Some(host);
+        e.tag = Some(tag);
+        e.pid = pid;
+        return Some(message.trim_ascii_start());
+    }
+    if strict {
+        return None;
+    }
+    rfc5424(host, tag, after, e)
+}
+
+fn rfc5424<'a>(host: &'a [u8], tag: &'a [u8], after: &'a [u8], e: &mut Envelope<'a>) -> Option<&'a [u8]> {
+    let mut rest = after.strip_prefix(b" ")?;
+    let mut words = [&b""[..]; 2];
+    for word in &mut words {
+        let end = memchr::memchr(b' ', rest)?;
+        *word = &rest[..end];
+        rest = &rest[end + 1..];
+    }
+    rest = rest.strip_prefix(b"- ")?;
+    let pid = crate::trace::record::decimal(words[0]);
+    if pid.is_none() && words[0] != b"-" {
+        return None;
+    }
+    e.host = Some(host);
+    e.tag = Some(tag);
+    e.pid = pid.and_then(|pid| u32::try_from(pid).ok());
+    Some(rest)
+}
+
+/// `vm1  | …` (docker compose), `[pod/…/guest-console-log] …` (kubectl logs --prefix), `… vmconsole="…"` (kata).
+fn relay<'a>(rest: &'a [u8], e: &Envelope<'a>) -> Option<(&'a [u8], &'a [u8])> {
+    if e.relay.is_some() {
+        return None;
+    }
+    if let Some(inner) = rest.strip_prefix(b"[pod/") {
+        let close = memchr::memchr(b']', &inner[..inner.len().min(2 * MAX_NAME)])?;
+        return Some((&rest[1..close + 5], inner[close + 1..].trim_ascii_start()));
+    }
+    if (rest.starts_with(b"time=") || e.tag == Some(b"kata"))
+        && let Some(at) = memchr::memmem::find(rest, b"vmconsole=\"")
+    {
+        let inner = &rest[at + 11..];
+        let end = memchr::memrchr(b'"', inner).unwrap_or(inner.len());
+        let name = memchr::memmem::find(rest, b"sandbox=").map_or(&b"kata"[..], |begin| {
+            let name = &rest[begin + 8..];
+            &name[..run(name, |b| !b.is_ascii_whitespace()).min(MAX_NAME)]
+        });
+        return Some((name, &inner[..end]));
+    }
+    let end = run(rest, |b| {
+        b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'@')
+    });
+    let after = rest[end..].trim_ascii_start().strip_prefix(b"|")?;
+    (end > 0 && end <= MAX_NAME && after.starts_with(b" ")).then(|| (&rest[..end], after.trim_ascii_start()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORDS: &str = "Memory failure: 0x1: words";
+
+    #[test]
+    fn each_loggers_layers_are_cut_off() {
+        let kernel = (Some("host"), Some("kernel"), None);
+        for (line, expected) in [
+            ("[   34.181197] W", (None, None, None)),
+            ("  <3>[   34.181197][  T211] W", (None, None, None)),
+            ("[Sun Nov 22 15:45:34 2026] W", (None, None, None)),
+            ("[May19 19:57] W", (None, None, None)),
+            ("[  +0.000013] W", (None, None, None)),
+            ("kern  :err   : [   34.181197] W", (None, None, None)),
+            ("3,1234,34181197,-,caller=T211;W", (None, None, None)),
+            ("2026-11-22T15:45:34,000000+00:00 W", (None, None, None)),
+            ("2026-11-22 15:45:34.123+0000: W", (None, None, None)),
+            ("Nov 22 15:45:34 host kernel: W", kernel),
+            ("Nov  2 15:45:34.000123 host kernel: [   34.1] W", kernel),
+            ("<3>Nov 22 15:45:34 host kernel: W", kernel),
+            ("2026-11-22T16:45:34.000000+01:00 host kernel: W", kernel),
+            ("Sun 2026-11-22 15:45:34 UTC host kernel: W", kernel),
+            ("1795362334.000000 host kernel: W", kernel),
+            ("[   34.181197] host kernel: W", kernel),
+            ("<3>1 2026-11-22T15:45:34.000Z host kernel - - - W", kernel),
+            (
+                "Oct 24 10:52:07 host microvm@vm1[15894]: [  157.39] W",
+                (Some("host"), Some("microvm@vm1"), Some(15894)),
+            ),
+            ("vm1  | [  157.39] W", (None, Some("vm1"), None)),
+            (
+                "[pod/launcher-a/guest-console-log] [ 1.5] W",
+                (None, Some("pod/launcher-a/guest-console-log"), None),
+            ),
+            (
+                "Oct 24 10:52:07 host kata[12]: time=\"x\" sandbox=ab12 vmconsole=\"[ 1.5] W\"",
+                (Some("host"), Some("ab12"), Some(12)),
+            ),
+        ] {
+            let line = line.replace('W', WORDS);
+            let e = open(line.as_bytes());
+            assert_eq!(String::from_utf8_lossy(e.message), WORDS, "{line}");
+            let sender = e.sender();
+            let found = (sender.host.as_deref(), sender.tag.as_deref(), sender.pid);
+            assert_eq!(found, expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_layer_stays() {
+        for line in [
+            "We saw Memory failure: 0x1: words",
+            "[Hardware Error]: words",
+            "Mon words",
+            "2026-11-22 words: more",
+            "",
+        ] {
+            assert_eq!(open(line.as_bytes()).message, line.as_bytes(), "{line}");
+        }
+        let qemu = open(b"2026-11-22T15:45:34.000000Z db-7 qemu-kvm: warning: words");
+        assert_eq!((qemu.guest, qemu.tag), (Some(&b"db-7"[..]), None));
+        assert_eq!(interleaved(b"VMM op=mov [    6.97] Memory"), Some(11));
+    }
+}
