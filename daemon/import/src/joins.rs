@@ -236,7 +236,7 @@ impl Graph {
                 let unique = [Part::Process, Part::Vmm, Part::Guest]
                     .into_iter()
                     .all(|part| of_part(part) <= 1);
-                if !unique && !matches!(key(at), JoinKey::Pfn(_)) {
+                if !unique {
                     continue;
                 }
                 let roots: Vec<usize> = roots.into_iter().collect();
@@ -338,12 +338,9 @@ impl Graph {
 fn part(said: &Attributed<'_>, sender: &Sender) -> Option<(Part, Option<String>)> {
     let text = |pid: &u32| Some(pid.to_string());
     Some(match &said.statement {
-        LogStatement::HostSignal { comm, pid, .. } | LogStatement::HostKilled { comm, pid, .. } => {
-            program::is_vmm(comm).then(|| (Part::Process, text(pid)))?
-        }
-        LogStatement::OwnAccess { comm, pid, .. } => {
-            program::is_vmm(comm).then(|| (Part::Process, text(pid)))?
-        }
+        LogStatement::HostSignal { pid, .. }
+        | LogStatement::HostKilled { pid, .. }
+        | LogStatement::OwnAccess { pid, .. } => said.of_vmm.then(|| (Part::Process, text(pid)))?,
         LogStatement::ProcessEnded { pid: Some(pid), .. } => (Part::Fact, text(pid)),
         LogStatement::ProcessEnded { who, how, .. } => {
             let by_sigbus = matches!(how, Ended::Signal(SIGBUS) | Ended::Exit(FIRECRACKER_SIGBUS));

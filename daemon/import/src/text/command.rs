@@ -66,7 +66,7 @@ pub fn of_ps(line: &[u8]) -> Option<LogStatement> {
         .split(u8::is_ascii_whitespace)
         .filter(|column| !column.is_empty())
         .take(MAX_COLUMNS)
-        .position(|column| is_qemu(column))?;
+        .position(is_qemu)?;
     if command == 0 || decimal(first).is_none() && command < 2 {
         return None;
     }

@@ -90,6 +90,16 @@ pub fn open(line: &[u8]) -> Envelope<'_> {
             dated = true;
             continue;
         }
+        // A logger's line without its date.
+        if e.tag.is_none()
+            && !dated
+            && !e.printk
+            && let Some(next) = header(rest, &mut e, true)
+        {
+            dated = true;
+            rest = next;
+            continue;
+        }
         break;
     }
     e.at = line.len() - rest.len();
