@@ -69,6 +69,8 @@ fn numbered(line: &[u8]) -> Option<(u64, &[u8])> {
     let number = std::str::from_utf8(&text[..digits]).ok()?.parse().ok()?;
     let rest = &text[digits..];
     let rest = match rest.first()? {
+        // A time since boot that was broken off begins with digits and a point too.
+        b'.' if rest.get(1).is_some_and(u8::is_ascii_digit) => return None,
         b'.' | b':' | b')' | b'|' | b'-' => &rest[1..],
         b' ' | b'\t' => rest,
         _ => return None,

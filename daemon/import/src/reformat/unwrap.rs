@@ -56,7 +56,8 @@ pub fn join(line: &[u8], width: usize, next: &[u8], widths: &mut Widths) -> Opti
     if !goes_on(line, next) {
         return header(line, next).then(|| {
             let blank = line.ends_with(b" ") || next.starts_with(b" ");
-            let between: &[u8] = if blank || cut_time(line, next) { b"" } else { b" " };
+            let whole = blank || cut_time(line, next) || cut_name(line, next);
+            let between: &[u8] = if whole { b"" } else { b" " };
             Joined {
                 text: [line, between, next].concat(),
                 whole: true,
@@ -157,14 +158,17 @@ fn header(line: &[u8], next: &[u8]) -> bool {
     if wordings::any(line) || !wordings::any(next) {
         return false;
     }
-    if cut_time(line, next) {
+    if cut_time(line, next) || cut_name(line, next) {
         return true;
     }
     let text = line.trim_ascii();
     let words = text.split(|b| *b == b' ').filter(|word| !word.is_empty()).count();
+    if text.ends_with(b"] mce:") {
+        return true;
+    }
     match text.last() {
         Some(b':') => words <= 5 && (begins_record(line) || words <= 2 && text.starts_with(b"qemu")),
-        Some(b']') => words <= 2 && begins_record(line),
+        Some(b']') => begins_record(line) && (words <= 2 || ends_with_time(text)),
         _ => words <= 4 && (date(text) || named_date(text)),
     }
 }
@@ -181,6 +185,30 @@ fn cut_time(line: &[u8], next: &[u8]) -> bool {
         (Some(open), Some(close)) => in_time(&line[open + 1..]) && close > 0 && in_time(&next[..close]),
         _ => false,
     }
+}
+
+/// `… tag[pid]: [  157.392905]`.
+fn ends_with_time(text: &[u8]) -> bool {
+    let inner = text
+        .strip_suffix(b"]")
+        .and_then(|text| Some(&text[memchr::memrchr(b'[', text)? + 1..]));
+    inner.is_some_and(|inner| {
+        inner.contains(&b'.')
+            && inner
+                .iter()
+                .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b' '))
+    })
+}
+
+/// Whether the line breaks inside the kernel's `mce: `: `[  157.39] m` and `ce: [Hardware Error]: …`.
+fn cut_name(line: &[u8], next: &[u8]) -> bool {
+    const NAME: &[u8] = b"mce:";
+    (1..NAME.len()).any(|cut| {
+        let (before, after) = NAME.split_at(cut);
+        line.strip_suffix(before)
+            .is_some_and(|line| line.ends_with(b"] "))
+            && next.starts_with(after)
+    })
 }
 
 /// Whether `line` only announces what stands in the next line, although that begins a record: the date, host and tag

@@ -21,6 +21,14 @@ const SIGBUS_TYPE: &[&str] = &[
 
 const STEMS: &[Stem] = &[
     Stem {
+        words: "L1: gpa=0x",
+        shapes: &["L1: gpa=0x{x} hpa=0x{x} pfn=0x{x} qemu pid={d}"],
+    },
+    Stem {
+        words: "Host physical address for 0x",
+        shapes: &["Host physical address for 0x{x} ({*}) is 0x{x}"],
+    },
+    Stem {
         words: "Memory failure: 0x",
         shapes: &[
             "Memory failure: 0x{x}: Sending SIGBUS to {*}:{d} due to hardware memory corruption",
@@ -81,6 +89,14 @@ const STEMS: &[Stem] = &[
     Stem {
         words: "QEMU got Hardware memory error",
         shapes: &["QEMU got Hardware memory error[[ at addr 0x{x}]]"],
+    },
+    Stem {
+        words: "Hardware memory error!",
+        shapes: &["Hardware memory error!"],
+    },
+    Stem {
+        words: "Hardware memory error for memory used by QEMU ",
+        shapes: &["Hardware memory error for memory used by QEMU itself instead of guest system!"],
     },
     Stem {
         words: "Hardware memory error at addr ",

@@ -52,7 +52,7 @@ impl Envelope<'_> {
 pub fn open(line: &[u8]) -> Envelope<'_> {
     let mut e = Envelope::default();
     let mut rest = line.trim_ascii_start();
-    let mut dated = false;
+    let (mut dated, mut dates) = (false, 0);
     for _ in 0..MAX_LAYERS {
         let next = priority(rest).or_else(|| kmsg(rest)).or_else(|| facility(rest));
         if let Some(next) = next {
@@ -68,11 +68,13 @@ pub fn open(line: &[u8]) -> Envelope<'_> {
             }
             continue;
         }
+        // A container's time may stand before the line's own.
         if e.tag.is_none()
-            && !dated
+            && dates < 2
             && let Some((by, next)) = date(rest)
         {
             dated = true;
+            dates += 1;
             e.libvirt = by == Dater::Libvirt;
             rest = match guest_name(next, by) {
                 Some((name, next)) => {
@@ -90,6 +92,10 @@ pub fn open(line: &[u8]) -> Envelope<'_> {
             dated = true;
             continue;
         }
+        if let Some(next) = list_number(rest) {
+            rest = next;
+            continue;
+        }
         // A logger's line without its date.
         if e.tag.is_none()
             && !dated
@@ -103,8 +109,20 @@ pub fn open(line: &[u8]) -> Envelope<'_> {
         break;
     }
     e.at = line.len() - rest.len();
-    e.message = rest;
+    e.message = machine_checks(rest);
     e
+}
+
+/// A field of an entry in JSON behind a container's time.
+pub fn dated_field(line: &[u8]) -> Option<&[u8]> {
+    if !line.first()?.is_ascii_digit() || memchr::memchr2(b'"', b'=', &line[..line.len().min(96)]).is_none() {
+        return None;
+    }
+    let (_, rest) = date(line)?;
+    let rest = rest.trim_ascii_start();
+    let key = rest.strip_prefix(b"\"").unwrap_or(rest);
+    let end = run(key, |b| b.is_ascii_uppercase() || b == b'_' || b.is_ascii_digit());
+    (end > 1 && matches!(key.get(end), Some(b'"' | b'='))).then_some(rest)
 }
 
 /// The part of a line after the last time since boot in it: a console's output ran into another's line.
@@ -127,6 +145,29 @@ fn priority(rest: &[u8]) -> Option<&[u8]> {
     digits
         .then(|| &inner[end + 1..])
         .map(|rest| rest.strip_prefix(b"1 ").unwrap_or(rest))
+}
+
+/// The kernel's `mce: ` before what it prints of machine checks; a mailer may have broken it.
+fn machine_checks(message: &[u8]) -> &[u8] {
+    let mut rest = message;
+    for letter in b"mce:" {
+        rest = match rest.strip_prefix(std::slice::from_ref(letter)) {
+            Some(rest) => rest.strip_prefix(b" ").unwrap_or(rest),
+            None => return message,
+        };
+    }
+    rest
+}
+
+/// The number of a line in a pasted list: `12. `, `12: `, `12) `, `12 | `, or with a tab.
+fn list_number(rest: &[u8]) -> Option<&[u8]> {
+    const ENDS: [&[u8]; 5] = [b". ", b": ", b") ", b" | ", b"\t"];
+    let digits = run(rest, |b| b.is_ascii_digit());
+    if !(1..=5).contains(&digits) {
+        return None;
+    }
+    let after = &rest[digits..];
+    ENDS.iter().find_map(|end| after.strip_prefix(*end))
 }
 
 /// `3,1234,34181197,-,caller=T211;words`.

@@ -19,10 +19,9 @@ pub fn is_part(message: &[u8]) -> bool {
     words(message).is_some() || message.starts_with(b"RIP: 0010:")
 }
 
-/// The words of a report's line, behind `mce: [Hardware Error]: ` or, of older kernels and decoders, without `mce: `.
+/// The words of a report's line, behind `[Hardware Error]: `.
 fn words(message: &[u8]) -> Option<&[u8]> {
-    let rest = message.strip_prefix(b"mce: ").unwrap_or(message);
-    rest.strip_prefix(b"[Hardware Error]: ")
+    message.strip_prefix(b"[Hardware Error]: ")
 }
 
 /// Reads `message` into the report under way.
@@ -181,7 +180,7 @@ mod tests {
             "[   15.2] mce: [Hardware Error]: PROCESSOR 2:800f12 TIME 1795346099 SOCKET 0",
             "[   15.3] mce: [Hardware Error]: Machine check: Overflowed uncorrected error without MCA Overflow Recovery",
         ] {
-            read(line.split_once("] ").unwrap().1.as_bytes(), &mut mce);
+            read(line.split_once("mce: ").unwrap().1.as_bytes(), &mut mce);
         }
         assert_eq!(
             (mce.cpu, mce.bank, mce.mcg_status),

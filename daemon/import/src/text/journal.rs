@@ -78,6 +78,7 @@ pub struct Gatherer {
 
 /// The line as a whole entry in JSON.
 pub fn json(number: u64, line: &[u8]) -> Option<Entry> {
+    let line = line.trim_ascii_start();
     let line = line.strip_prefix(b"\x1e").unwrap_or(line);
     let line = line.strip_prefix(b"data: ").unwrap_or(line);
     if line.first() != Some(&b'{') || memchr::memmem::find(line, b"\"MESSAGE\"").is_none() {
@@ -170,13 +171,14 @@ fn field(line: &[u8]) -> Option<(&str, &[u8])> {
         .ok()
         .filter(|key| key.len() > 1)?;
     let rest = &text[end..];
-    if !quoted {
+    if !quoted && !rest.starts_with(b"\"") {
         return Some((key, rest.strip_prefix(b"=")?));
     }
     let rest = rest.strip_prefix(b"\"")?.trim_ascii_start().strip_prefix(b":")?;
     let rest = rest.trim_ascii();
     let rest = rest.strip_suffix(b",").unwrap_or(rest);
-    Some((key, rest.strip_prefix(b"\"")?.strip_suffix(b"\"")?))
+    let rest = rest.strip_prefix(b"\"")?;
+    Some((key, rest.strip_suffix(b"\"").unwrap_or(rest)))
 }
 
 #[cfg(test)]

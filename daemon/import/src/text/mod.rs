@@ -117,7 +117,8 @@ impl Scanner {
         if let Some(entry) = journal::json(number, line) {
             return self.entry(&entry);
         }
-        let (field, entry) = self.journal.line(number, line);
+        let of_field = envelope::dated_field(line).unwrap_or(line);
+        let (field, entry) = self.journal.line(number, of_field);
         if let Some(entry) = entry {
             self.entry(&entry);
         }

@@ -10,7 +10,7 @@ const COMMS: [&str; 24] = [
     "kvm",
     "CPU */KVM",
     "firecracker*",
-    "fc_vcpu *",
+    "fc_vcpu*",
     "cloud-hyperviso*",
     "vcpu*",
     "crosvm*",

@@ -113,9 +113,9 @@ pub const WORDINGS: &[Wording] = &[
     kernel(
         "Linux, arch/x86/kernel/cpu/mce/core.c kill_me_maybe()",
         "4.x to 7.3",
-        "mce: Uncorrected hardware memory error in user-access at {addr:hex}",
+        "Uncorrected hardware memory error in user-access at {addr:hex}",
         user_access,
-        "mce: Uncorrected hardware memory error in user-access at 218cb9000",
+        "Uncorrected hardware memory error in user-access at 218cb9000",
     ),
     kernel(
         "Linux, kernel/panic.c",
@@ -127,9 +127,9 @@ pub const WORDINGS: &[Wording] = &[
     kernel(
         "Linux, arch/x86/kernel/cpu/mce/core.c",
         "all",
-        "mce: [Hardware Error]: Machine check events logged",
+        "[Hardware Error]: Machine check events logged",
         other,
-        "mce: [Hardware Error]: Machine check events logged",
+        "[Hardware Error]: Machine check events logged",
     ),
 ];
 

@@ -89,6 +89,22 @@ pub const WORDINGS: &[Wording] = &[
         read: firecracker,
         line: "[anonymous-instance:fc_vcpu 0:ERROR:src/vmm/src/signal_handler.rs:42] Shutting down VM after intercepting signal 7, code 4.",
     },
+    Wording {
+        program: "Firecracker, without the name of its thread",
+        versions: "0.2x to 1.x",
+        role: Role::Vmm,
+        shape: "Shutting down VM after intercepting signal 7, code {code:dec}.",
+        read: firecracker,
+        line: "Shutting down VM after intercepting signal 7, code 4.",
+    },
+    Wording {
+        program: "Firecracker, the name of its thread broken by a mailer",
+        versions: "0.2x to 1.x",
+        role: Role::Vmm,
+        shape: "{place:word}] Shutting down VM after intercepting signal 7, code {code:dec}.",
+        read: firecracker,
+        line: "0:ERROR:src/vmm/src/signal_handler.rs:42] Shutting down VM after intercepting signal 7, code 4.",
+    },
 ];
 
 /// `pid=221 comm="fc_vcpu 0" exe="…" sig=7 res=1`.
@@ -147,6 +163,13 @@ fn core_dump(f: &Fields<'_>) -> Option<LogStatement> {
 }
 
 fn firecracker(f: &Fields<'_>) -> Option<LogStatement> {
+    if f.bytes("place").is_some_and(|place| {
+        !place
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b"/:._-".contains(b))
+    }) {
+        return None;
+    }
     let code = i32::try_from(f.dec("code")?).ok()?;
     // BUS_ADRERR and the like is a shortage, not poison.
     Some(match code {
