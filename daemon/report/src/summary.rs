@@ -220,19 +220,15 @@ fn unknown(i: &Incident, guest: &str, fate: &str, page: &str) -> String {
     if i.outcome == Outcome::Survived {
         return match (&f.log.shutdown, &f.log.other_panic) {
             (_, Some(panic)) => {
-                format!(
-                    "{guest} {fate} the poisoning of {page}; it panicked later for another reason: {panic}."
-                )
+                format!("{guest} {fate} with {page}; it panicked later for another reason: {panic}.")
             }
             (Some(reason), None) if reason == "migrated" => {
-                format!("{guest} {fate} the poisoning of {page}: it ran on until it was migrated.")
+                format!("{guest} {fate} with {page}: it ran on until it was migrated.")
             }
             (Some(reason), None) => {
-                format!(
-                    "{guest} {fate} the poisoning of {page}: it ran on until it was shut down ({reason})."
-                )
+                format!("{guest} {fate} with {page}: it ran on until it was shut down ({reason}).")
             }
-            (None, None) => format!("{guest} {fate} the poisoning of {page}."),
+            (None, None) => format!("{guest} {fate} with {page}."),
         };
     }
     if i.outcome == Outcome::Unknown {

@@ -72,6 +72,8 @@ fn numbered(line: &[u8]) -> Option<(u64, &[u8])> {
         // A time since boot that was broken off begins with digits and a point too.
         b'.' if rest.get(1).is_some_and(u8::is_ascii_digit) => return None,
         b'.' | b':' | b')' | b'|' | b'-' => &rest[1..],
+        // A process number before its command (`pgrep -a`).
+        b' ' if rest.trim_ascii_start().starts_with(b"/") => return None,
         b' ' | b'\t' => rest,
         _ => return None,
     };

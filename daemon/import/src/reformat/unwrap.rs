@@ -53,6 +53,10 @@ pub fn join(line: &[u8], width: usize, next: &[u8], widths: &mut Widths) -> Opti
     if line.is_empty() || width > MAX_WIDTH || line.len() > MAX_WHOLE {
         return None;
     }
+    // The command line that libvirt logs behind its header.
+    if next.starts_with(b"/") || next.starts_with(b"LC_ALL=") {
+        return None;
+    }
     if !goes_on(line, next) {
         return header(line, next).then(|| {
             let blank = line.ends_with(b" ") || next.starts_with(b" ");

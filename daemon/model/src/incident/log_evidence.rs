@@ -148,6 +148,7 @@ impl Logged {
     /// Whether a log proves that the process runs a guest.
     pub fn proves_guest(&self) -> bool {
         !self.told.is_empty()
+            || self.host_panic.is_some()
             || !self.mces.is_empty()
             || self.process.is_some()
             || self.vmm_sigbus
