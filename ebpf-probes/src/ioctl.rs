@@ -1,4 +1,4 @@
-//! The vCPU ioctls that tell a guest of a machine check (uapi `linux/kvm.h`, `asm/kvm.h`).
+//! The vCPU ioctls that inject a machine check (uapi `linux/kvm.h`, `asm/kvm.h`).
 
 /// `KVM_X86_SET_MCE`, `_IOW(0xAE, 0x9e, struct kvm_x86_mce)`.
 pub const KVM_X86_SET_MCE: u32 = 0x4040_ae9e;

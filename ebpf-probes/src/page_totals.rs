@@ -1,7 +1,7 @@
 //! The totals of one guest page, kept in the kernel: exact, however many exits there are and however few of
 //! them are sent as records.
 
-/// RIPs that are told apart on one page. A flush walks with one; a guest that goes on to touch the page adds
+/// RIPs with counts of their own on one page. A flush walks with one; a guest that goes on to touch the page adds
 /// one or two.
 pub const RIPS: usize = 6;
 
@@ -68,9 +68,9 @@ shared! {
         pub same_line: u64,
         /// Exits that entered the guest again without a return to user space.
         pub in_kernel: u64,
-        /// gup said -EHWPOISON.
+        /// gup returned -EHWPOISON.
         pub gup_poison: u64,
-        /// Exits by RIPs beyond the [`RIPS`] that are told apart.
+        /// Exits by RIPs beyond the first [`RIPS`].
         pub other_rips: u64,
         pub first_ns: u64,
         pub last_ns: u64,

@@ -46,7 +46,7 @@ shared! {
     /// `memory_failure(pfn, flags)` was entered.
     pub struct FailureBegin { pub h: Header, pub pfn: u64, pub flags: u64, }
 
-    /// Tracepoint `memory_failure_event`; the numbers mean what the running kernel's `format` says.
+    /// Tracepoint `memory_failure_event`; the numbers are those of the running kernel's `format`.
     pub struct FailureAction { pub h: Header, pub pfn: u64, pub page_type: i32, pub result: i32, }
 
     /// `memory_failure` returned `ret` (0 or a negative errno).
@@ -86,7 +86,7 @@ shared! {
         /// When the vCPU entered the guest again; 0 while it has not.
         pub entry_ns: u64,
         pub rip: u64,
-        /// `kvm_page_fault.fault_address`; what it is says `address`.
+        /// `kvm_page_fault.fault_address`; its kind is in `address`.
         pub gpa: u64,
         /// `kvm_page_fault.error_code`: VMX exit qualification, NPF error code, or that of #PF (shadow paging).
         pub fault_code: u64,
@@ -155,7 +155,7 @@ shared! {
     /// KVM_RUN returns with `reason`; `errno` is its (negative) return value.
     pub struct UserspaceExit { pub h: Header, pub reason: u32, pub errno: i32, }
 
-    /// The guest writes to a port that tells of its end.
+    /// The guest writes to a port that reports its end.
     pub struct Pio { pub h: Header, pub port: u32, pub size: u32, pub value: u64, }
 
     /// `kvm_entry` at the reset vector, RIP 0xfff0.

@@ -78,7 +78,7 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(lost::ENTRIES, 0);
 
-/// What daemons tell their successors; see [`poisontrace_probes::reported`].
+/// Notes of daemons for their successors; see [`poisontrace_probes::reported`].
 #[map]
 static REPORTED: Array<u64> = Array::with_max_entries(reported::ENTRIES, 0);
 

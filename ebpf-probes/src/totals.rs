@@ -103,7 +103,7 @@ fn log2(ns: u64) -> usize {
     bucket
 }
 
-/// Adds an exit; `in_kernel`: it went back into the guest without a return to user space, at `left_ns`. Tells
+/// Adds an exit; `in_kernel`: it went back into the guest without a return to user space, at `left_ns`. Returns
 /// whether its record is to be sent.
 #[inline(always)]
 pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> bool {
@@ -204,7 +204,7 @@ fn access(vcpu: &Vcpu) -> (bool, bool) {
     (vcpu.fault_code & 2 != 0, vcpu.fault_code & fetch != 0)
 }
 
-/// Adds to what this RIP did; tells whether it is new on the page.
+/// Adds to the counts of this RIP; returns whether it is new on the page.
 #[inline(always)]
 fn by_rip(page: &mut PageTotals, vcpu: &Vcpu, line: u32, write: bool, fetch: bool) -> bool {
     let used = page.rips_used;

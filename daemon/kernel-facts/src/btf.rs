@@ -14,7 +14,7 @@ pub struct Member {
     pub is: String,
 }
 
-/// What a function takes and returns, each as [`shape_name`] says it.
+/// What a function takes and returns, each as [`shape_name`] writes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prototype {
     /// The module whose BTF describes it; `None`: the kernel proper.

@@ -82,9 +82,9 @@ impl Field {
         match shape {
             Shape::Unsigned(size) => !self.array && !self.signed && self.size == size,
             Shape::Signed(size) => !self.array && self.signed && self.size == size,
-            // Whether a char is signed has changed between kernels, and tells nothing here.
+            // Whether a char is signed has changed between kernels, and matters nothing here.
             Shape::Bytes(size) => self.array && self.size == size,
-            // A format does not tell a pointer or a structure from a number.
+            // A format does not distinguish a pointer or a structure from a number.
             Shape::Pointer | Shape::Struct(_) | Shape::Array(_) => false,
         }
     }

@@ -1,5 +1,5 @@
 //! The kernel functions that the probes bind to, and what they must take: a program reads its arguments by their
-//! place, so it is bound only to a function whose BTF, where there is one, says the same.
+//! place, so it is bound only to a function whose BTF, where there is one, agrees.
 
 use poisontrace_probes::layout::Shape;
 

@@ -63,7 +63,7 @@ pub struct ProbeSpec {
     pub name: &'static str,
     /// In order of preference.
     pub alternatives: Vec<Alternative>,
-    /// What cannot be told without this row.
+    /// Information that is unavailable without this row.
     pub unavailable_info: &'static str,
     /// Fields that the kernel does not have as the programs read them, and what that costs.
     pub limitations: Vec<String>,
@@ -84,11 +84,11 @@ pub struct Plan {
     pub shadow_paging: bool,
     /// See [`Facts::isa`].
     pub isa: Option<u32>,
-    /// Pages by vCPU thread that the kernel has totals of, where not as many as the object says.
+    /// Pages by vCPU thread that the kernel has totals of, where the object's number does not apply.
     pub page_totals: Option<u32>,
 }
 
-/// Rows without which no verdict can be had.
+/// Rows without which no verdict is possible.
 const NEEDED: [&str; 4] = [
     "kvm_exit",
     "kvm_page_fault",

@@ -39,7 +39,7 @@ impl Uevents {
         Ok(Self(socket))
     }
 
-    /// Takes what is there; tells whether any of it is about one of KVM's modules. Lost events count as such.
+    /// Takes what is there; returns whether any of it is about one of KVM's modules. Lost events count as such.
     pub fn about_kvm(&self) -> bool {
         let mut about = false;
         let mut message = [0; 4096];

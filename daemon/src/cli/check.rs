@@ -1,4 +1,4 @@
-//! `poisontrace check`: attaches everything once, says what came of it, and lets go. With facts in a folder: what would
+//! `poisontrace check`: attaches everything once, prints the result, and detaches. With facts in a folder: what would
 //! be attached on the kernel that they are of, on any machine.
 
 use std::{

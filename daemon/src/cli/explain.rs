@@ -18,8 +18,7 @@ pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
         [] => from_store(args, source)?,
         files => from_files(files, args)?,
     };
-    // Like grep: 1 says that the question was understood and nothing was found. A recording without poison is an
-    // answer in itself.
+    // As grep does: 1 means that nothing was found. A recording without poison is an answer in itself.
     let asked_for_one = args.id.is_some() || args.vm.is_some() || args.from.is_empty();
     let none = answer.incidents.is_empty();
     match (none, args.format) {
@@ -49,12 +48,12 @@ fn nothing(answer: &Answer, cut: bool) -> String {
 fn no_incident(args: &ExplainArgs) -> String {
     let listed = match args.from.is_empty() {
         true => "`poisontrace incidents` lists those there are",
-        false => "the same without it explains all that the files tell of",
+        false => "leave it out to explain all incidents of the files",
     };
     match (&args.id, &args.vm) {
         (Some(id), _) => format!("no incident {id}: {listed}"),
         (_, Some(name)) => format!("no incident of a VM named {name}: {listed}"),
-        _ => "no incident has been recorded; `poisontrace check` says whether one would be".to_owned(),
+        _ => "no incident has been recorded; `poisontrace check` shows whether the probes can".to_owned(),
     }
 }
 
@@ -123,7 +122,7 @@ fn with_next_step(problem: &str) -> String {
     if problem.contains("--allow-truncated") || problem.contains('`') {
         return problem.to_owned();
     }
-    format!("{problem}; `poisontrace explain --help` says which files can be read")
+    format!("{problem}; `poisontrace explain --help` lists the files that can be read")
 }
 
 fn say(problems: &[String]) {

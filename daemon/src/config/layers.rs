@@ -61,7 +61,7 @@ impl Layers {
     /// The settings that hold, read now.
     ///
     /// # Errors
-    /// A file that cannot be read or says something wrong (with its line), a variable or flag of a wrong value.
+    /// A file that cannot be read or is wrong (with its line), a variable or flag of a wrong value.
     pub fn read(&self) -> Result<Config, ConfigError> {
         self.read_with(|name| env::var(name).ok())
     }

@@ -16,7 +16,7 @@ const ROOT: &str = "/";
 /// How often KVM is looked for where the kernel does not say when it comes.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Returns once KVM can run guests; says so if that takes waiting. `waiting` is called before the wait.
+/// Returns once KVM can run guests; prints a line if it has to wait. `waiting` is called before the wait.
 pub fn wait(waiting: impl FnOnce()) -> Result<(), Failure> {
     let events = Uevents::open();
     // Looked at after the socket is open: what comes in between wakes us.
@@ -71,7 +71,7 @@ impl KvmModuleWatcher {
         }
     }
 
-    /// Returns when the kernel says something about KVM's modules.
+    /// Returns when the kernel reports a change of KVM's modules.
     pub async fn news(&mut self) {
         let Some(events) = &mut self.events else {
             return std::future::pending().await;
@@ -90,7 +90,7 @@ impl KvmModuleWatcher {
         }
     }
 
-    /// Lets go of KVM's probes while it is unloaded, and attaches them when it is back.
+    /// Detaches KVM's probes while it is unloaded, and attaches them when it is back.
     ///
     /// # Errors
     /// If KVM came back with events of another layout than the programs were loaded for.
@@ -102,7 +102,7 @@ impl KvmModuleWatcher {
                 let probes = attached.loaded.release_kvm();
                 tracing::warn!(
                     probes,
-                    "KVM was unloaded: its probes are let go of until it is back"
+                    "KVM was unloaded; its probes are detached until it reloads"
                 );
             }
             (false, true) => {

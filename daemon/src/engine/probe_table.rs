@@ -47,7 +47,7 @@ fn sizes(loaded: &Loaded, row: &Probe) -> String {
         .collect()
 }
 
-/// Whether what is attached allows a verdict; says so where it does not.
+/// Whether the attached probes allow a verdict; prints the missing ones.
 pub fn print_verdict(session: &Session) -> Result<bool, Failure> {
     let missing = Plan::verdict_needs(|name| session.has(name));
     if missing.is_empty() {
@@ -71,7 +71,7 @@ pub fn print_limits(facts: &Facts) -> Result<(), Failure> {
         Kvm::Ready => {}
     }
     if facts.nested_paging() == Some(false) {
-        text += "note         shadow paging (ept=0 or npt=0): fault addresses are guest-virtual, GPAs are not to be had\n";
+        text += "note         shadow paging (ept=0 or npt=0): fault addresses are guest-virtual, GPAs are not known\n";
     }
     if let Some(kb) = facts.hardware_corrupted_kb.filter(|kb| *kb > 0) {
         text +=

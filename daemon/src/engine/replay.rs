@@ -1,5 +1,5 @@
 //! `poisontrace replay`: recordings through the daemon's own pipeline, with /metrics on. What is served is what was
-//! served then, but for what only a live kernel tells: its own counters, the programs' cost. Nothing is stored unless a
+//! served then, but for what only a live kernel has: its own counters, the programs' cost. Nothing is stored unless a
 //! folder is named for it, which is never the daemon's own by default.
 
 use std::{
@@ -90,7 +90,7 @@ async fn all(options: &ReplayOptions, server: Option<Server>) -> Result<(), Fail
     for (n, file) in options.from.iter().enumerate() {
         let mut reader = open(file)?;
         let session = reader.session().clone();
-        // Events happen now, whenever they were recorded; what is served says so.
+        // Events happen now, whenever they were recorded.
         let first = reader.next_event().map_err(|err| wrong(file, &err))?;
         let clock = ClockPair {
             monotonic_ns: first.as_ref().map_or(0, |event| event.t),

@@ -25,7 +25,7 @@ impl Serving {
         }
     }
 
-    /// Starts on the current runtime. The socket is bound by then, so that an address that is taken is told at start.
+    /// Starts on the current runtime. The socket is bound by then, so that an address in use is reported at start.
     pub fn start(server: Option<Server>) -> Result<Self, Failure> {
         let Some(server) = server else {
             return Ok(Self::none());
@@ -50,7 +50,7 @@ impl Serving {
         }
     }
 
-    /// What /-/ready says from now on.
+    /// Sets the answer of /-/ready.
     pub fn ready(&self, ready: Ready) {
         if let Some(controls) = &self.controls {
             controls.ready(ready);
@@ -65,7 +65,7 @@ impl Serving {
     }
 }
 
-/// Whether a verdict can be had with the probes that are `attached` now.
+/// Whether the probes that are `attached` now allow a verdict.
 pub fn readiness(attached: impl Fn(&str) -> bool) -> Ready {
     match Plan::verdict_needs(attached).as_slice() {
         [] => Ready::Yes,

@@ -45,7 +45,7 @@ pub enum HttpError {
     Config(#[from] WebConfigError),
 }
 
-/// Whether a verdict can be had: what /-/ready says.
+/// Whether the probes allow a verdict: the answer of /-/ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ready {
     Yes,
@@ -103,7 +103,7 @@ impl Server {
     /// `config_file`: the form of exporter-toolkit's, or none.
     ///
     /// # Errors
-    /// An address that cannot be had, a configuration that is wrong.
+    /// An address that cannot be bound, a configuration that is wrong.
     pub fn new(
         address: Option<SocketAddr>,
         config_file: Option<&Path>,
@@ -153,7 +153,7 @@ impl Server {
 }
 
 impl Controls {
-    /// Changes what /-/ready says.
+    /// Changes the answer of /-/ready.
     pub fn ready(&self, ready: Ready) {
         *self.shared.ready.lock().unwrap_or_else(PoisonError::into_inner) = ready;
     }
@@ -170,7 +170,7 @@ impl Controls {
 }
 
 /// Answers the requests of one client over any stream, as the server does over a socket without TLS; `metrics` is what
-/// it tells of /metrics.
+/// its answer for /metrics.
 pub async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, ready: Ready, metrics: &str) {
     let (shared, mut scrapes) = Shared::new(access::Access::default(), ready);
     let answering = async {

@@ -75,7 +75,7 @@ const HEADERS: [&str; 5] = [
 /// bcrypt's own range; a cost beyond would let one request take a processor for minutes.
 const MAX_COST: u32 = 14;
 
-/// What a file at `path` says; the files that it names are not looked at.
+/// Parses the text of the file at `path`; the files that it names are not read.
 pub(super) fn parse(path: &Path, text: &str) -> Result<File, WebConfigError> {
     let form = |problem: String| WebConfigError::Form(path.to_owned(), problem);
     let file: File = serde_saphyr::from_str(text).map_err(|err| {

@@ -31,7 +31,7 @@ pub fn this_host() -> Host {
     }
 }
 
-/// Whether this machine is emulated in software. QEMU's TCG says so in CPUID 0x40000000; Bochs in the DMI
+/// Whether this machine is emulated in software. QEMU's TCG has a signature in CPUID 0x40000000; Bochs in the DMI
 /// vendor of its BIOS. A machine that names another hypervisor, or none, runs its instructions on a
 /// processor.
 fn emulated() -> Option<bool> {

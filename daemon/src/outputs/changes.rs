@@ -14,7 +14,7 @@ const MAX_INCIDENTS: usize = 16_384;
 pub struct Change {
     /// It was not known before.
     pub opened: bool,
-    /// Its outcome, cause or confidence is another than before (not told with the opening).
+    /// Its outcome, cause or confidence is another than before (not set at the opening).
     pub verdict: bool,
     /// Nothing more can come.
     pub closed: bool,
@@ -87,22 +87,28 @@ mod tests {
     #[test]
     fn an_incident_opens_once_changes_its_verdict_and_closes_once() {
         let mut changes = Changes::default();
-        let told = |changes: &mut Changes, outcome, closed| {
+        let change = |changes: &mut Changes, outcome, closed| {
             let change = changes.of(&update(outcome, closed));
             (change.opened, change.verdict, change.closed)
         };
-        assert_eq!(told(&mut changes, Outcome::Running, false), (true, false, false));
-        assert_eq!(told(&mut changes, Outcome::Running, false), (false, false, false));
         assert_eq!(
-            told(&mut changes, Outcome::GuestPanicked, false),
+            change(&mut changes, Outcome::Running, false),
+            (true, false, false)
+        );
+        assert_eq!(
+            change(&mut changes, Outcome::Running, false),
+            (false, false, false)
+        );
+        assert_eq!(
+            change(&mut changes, Outcome::GuestPanicked, false),
             (false, true, false)
         );
         assert_eq!(
-            told(&mut changes, Outcome::GuestPanicked, true),
+            change(&mut changes, Outcome::GuestPanicked, true),
             (false, false, true)
         );
         assert_eq!(
-            told(&mut changes, Outcome::GuestPanicked, true),
+            change(&mut changes, Outcome::GuestPanicked, true),
             (false, false, false)
         );
     }

@@ -3,7 +3,7 @@
 //!
 //! | the program gets | |
 //! |---|---|
-//! | standard input | what `explain --format json` says of the incident, one line |
+//! | standard input | the incident as in `explain --format json`, one line |
 //! | `POISONTRACE_EVENT` | `open`, `verdict` or `close` |
 //! | `POISONTRACE_INCIDENT` | the incident's id |
 //! | `POISONTRACE_OUTCOME`, `POISONTRACE_CAUSE`, `POISONTRACE_CONFIDENCE` | the verdict |
@@ -176,7 +176,7 @@ async fn perform(run: &Run) -> Ended {
             Ended::Failed
         }
         Ok(Err(err)) => {
-            tracing::warn!(program, error = %err, "the hook's end cannot be told");
+            tracing::warn!(program, error = %err, "cannot wait for the hook");
             Ended::Failed
         }
         Err(_) => {

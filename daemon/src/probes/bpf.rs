@@ -74,7 +74,7 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(BPF_OBJ_PIN, &pin).map(drop)
 }
 
-/// What the kernel knows of a loaded program; what it does not tell (it is older than the field) is zero.
+/// What the kernel knows of a loaded program; fields that an older kernel does not have are zero.
 ///
 /// # Errors
 /// The kernel's.

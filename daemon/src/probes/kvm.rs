@@ -11,7 +11,7 @@ impl Loaded {
             && self.plan.isa == plan.isa
     }
 
-    /// Lets go of KVM's rows, so that its module can be unloaded. Returns how many there were.
+    /// Detaches KVM's probes, so that its module can be unloaded. Returns how many there were.
     pub fn release_kvm(&mut self) -> usize {
         let attached: Vec<usize> = self
             .rows
@@ -27,7 +27,7 @@ impl Loaded {
         attached.len()
     }
 
-    /// Attaches the rows that were let go of once more. Returns how many came back, and why others did not.
+    /// Attaches the detached probes again. Returns how many came back, and why others did not.
     pub fn reattach_kvm(&mut self) -> (usize, Vec<String>) {
         let waiting: Vec<usize> = (0..self.rows.len())
             .filter(|n| self.rows[*n].state == ProbeState::Waiting)

@@ -1,7 +1,7 @@
 //! Carries an attach plan out.
 //!
 //! [`Loaded::new`] is the one place that loads the object, [`Loaded::attach_row`] the one that attaches a row (also
-//! once more), [`Loaded::detach_row`] the one that lets go of it.
+//! once more), [`Loaded::detach_row`] the one that detaches it.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +41,7 @@ pub enum LoadError {
 /// Loaded programs. Dropping it detaches them all, and removes what is pinned: only a daemon that is killed leaves it.
 pub struct Loaded {
     pub ebpf: Ebpf,
-    /// For the BTF that binding by it asks for, which is let go of after each use: it is megabytes.
+    /// For the BTF that binding by it asks for, which is dropped after each use: it is megabytes.
     pub(super) functions: BTreeMap<String, Prototype>,
     /// The offsets that the programs were loaded with.
     pub(super) plan: Plan,

@@ -2,7 +2,7 @@
 
 use std::{fs, ops::Range};
 
-/// Gives back to the kernel what is free. aya reads the kernel's BTF whole before it can be told not to, in a hundred
+/// Gives back to the kernel what is free. aya reads the kernel's whole BTF before it can be kept from it, in a hundred
 /// thousand small pieces; once they are free they lie between what lives, and would stay resident for good.
 pub fn give_back() {
     #[cfg(target_env = "gnu")]
@@ -12,7 +12,7 @@ pub fn give_back() {
     }
 }
 
-/// Lets go of those of the program's own pages that the start has touched: what is needed again comes back from the page
+/// Drops those of the program's own pages that the start has touched: what is needed again comes back from the page
 /// cache, and of the start's code and of the BPF object inside the binary little is.
 pub fn forget_start() {
     let (Ok(program), Ok(smaps)) = (

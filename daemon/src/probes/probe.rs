@@ -11,7 +11,7 @@ pub enum ProbeState {
     Attached,
     /// This kernel does not offer it, or refuses it.
     Unavailable,
-    /// Let go of while KVM is unloaded; it comes back with KVM.
+    /// Detached while KVM is unloaded; it comes back with KVM.
     Waiting,
 }
 

@@ -86,7 +86,7 @@ impl Source {
         while events.len() < BATCH {
             let Some(record) = self.ring.next() else { break };
             match self.decoder.decode(&record) {
-                // A thread of the daemon's own: only its arrival says something.
+                // A thread of the daemon's own: only its arrival matters.
                 Ok(event) if event.pid == self.own_pid && matches!(event.what, What::TaskExit { .. }) => {
                     self.proved = true;
                 }
@@ -173,7 +173,7 @@ impl Source {
     }
 }
 
-/// A tracepoint of signals tells the thread only. One that has ended meanwhile was its process, most likely: VMMs take
+/// A tracepoint of signals has the thread only. One that has ended meanwhile was its process, most likely: VMMs take
 /// early signals on their first thread.
 fn name_target(event: &mut Event) {
     if let What::SigbusSeen {

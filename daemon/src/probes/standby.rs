@@ -16,7 +16,7 @@ impl Loaded {
         self.standby && self.plan.rows.iter().any(|row| row.standby.is_some())
     }
 
-    /// There is poison: attaches what was held back for it, and lets go of what stood by. Returns why a row could not
+    /// There is poison: attaches the full probes, and detaches those that stood by. Returns why a row could not
     /// be; it is then left as it was.
     pub fn engage(&mut self) -> Vec<String> {
         self.standby = false;

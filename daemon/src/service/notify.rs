@@ -1,6 +1,6 @@
-//! What the service manager is told, and the proof of life behind it.
+//! Notifications to the service manager, and the heartbeat of the probes behind them.
 //!
-//! A process that runs says nothing of probes that do not. So at each [`proof_interval`] a thread of the daemon's ends, at once: the
+//! A running process does not prove that its probes run. So at each [`proof_interval`] a thread of the daemon's ends, at once: the
 //! program on `sched_process_exit` sends a record of that, and only what comes out of the ring buffer at this end (that
 //! record, or any other) makes the watchdog's ping. Attachment, program, ring buffer, decoder and event loop are all in it.
 
@@ -17,10 +17,10 @@ pub fn proof_interval() -> Duration {
 }
 const THREAD: &str = "pt-heartbeat";
 
-/// Where there is no service manager nothing is told, and that is no error.
-fn tell(states: &[NotifyState<'_>]) {
+/// Without a service manager nothing is sent, and that is no error.
+fn notify(states: &[NotifyState<'_>]) {
     if let Err(err) = sd_notify::notify(states) {
-        tracing::debug!(error = %err, "the service manager cannot be told");
+        tracing::debug!(error = %err, "cannot notify the service manager");
     }
 }
 
@@ -29,24 +29,24 @@ pub fn managed() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// Started, as far as the manager is concerned; `status` says what there is to wait for.
+/// Started, as far as the manager is concerned; `status` names what it waits for.
 pub fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(status)]);
+    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// Nothing to prove yet: KVM is waited for.
 pub fn alive() {
-    tell(&[NotifyState::Watchdog]);
+    notify(&[NotifyState::Watchdog]);
 }
 
 pub fn stopping() {
-    tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+    notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
 }
 
 /// See the module.
 #[derive(Default)]
 pub struct ProbeWatchdog {
-    /// Whether a proof has ever come: before, its absence says nothing (a container of its own pid namespace, no
+    /// Whether a proof has ever come: before, its absence means nothing (a container of its own pid namespace, no
     /// `sched_process_exit`).
     proved: bool,
     judged: bool,

@@ -1,4 +1,4 @@
-//! What the guest is told: the ioctls by which a VMM queues a machine check, and its delivery.
+//! Injection: the ioctls by which a VMM queues a machine check, and its delivery.
 //! ("kvm_inject_mce" is the common name for this; no kernel has a function of that name.)
 
 use aya_ebpf::{
@@ -99,7 +99,7 @@ fn set_msrs<C: EbpfContext>(ctx: &C, arg: u64) {
     let Ok(nmsrs) = (unsafe { bpf_probe_read_user(arg as *const u32) }) else {
         return;
     };
-    // STATUS, ADDR and MISC of a bank at least; a VMM that sets single MSRs does not tell of an error by them.
+    // STATUS, ADDR and MISC of a bank at least; a VMM that sets single MSRs does not inject an error by them.
     if nmsrs < FEWEST_MSRS {
         return;
     }

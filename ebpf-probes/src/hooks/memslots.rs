@@ -25,7 +25,7 @@ use crate::{
 
 /// VMMs whose memslots were sent, and when: once a second is enough, as they hardly change.
 #[map]
-static TOLD: LruHashMap<u32, u64> = LruHashMap::with_max_entries(1024, 0);
+static LISTED: LruHashMap<u32, u64> = LruHashMap::with_max_entries(1024, 0);
 
 const AGAIN_NS: u64 = 1_000_000_000;
 /// `sizeof(struct rb_node)`, and its children in it (`include/linux/rbtree_types.h`).
@@ -69,13 +69,13 @@ fn asked_after_poison() -> bool {
 fn send(vcpu: u64) -> Option<()> {
     let h = header::<MemSlot>();
     let pid = current_pid();
-    if let Some(told) = TOLD.get_ptr(pid) {
+    if let Some(listed) = LISTED.get_ptr(pid) {
         // SAFETY: a map value of this size, checked by the verifier.
-        if h.t_ns.wrapping_sub(unsafe { *told }) < AGAIN_NS {
+        if h.t_ns.wrapping_sub(unsafe { *listed }) < AGAIN_NS {
             return None;
         }
     }
-    TOLD.insert(pid, h.t_ns, 0).ok()?;
+    LISTED.insert(pid, h.t_ns, 0).ok()?;
     let kvm = member(vcpu, &VCPU_KVM)?.0;
     let slots = match member(kvm, &KVM_MEMSLOTS) {
         Some(spaces) => spaces.0[0],

@@ -1,4 +1,4 @@
-//! Who is told of the poison on the host: SIGBUS with BUS_MCEERR_AO or BUS_MCEERR_AR.
+//! Signals for poison on the host: SIGBUS with BUS_MCEERR_AO or BUS_MCEERR_AR.
 
 use aya_ebpf::{
     EbpfContext,
@@ -52,7 +52,7 @@ impl Target {
         }
     }
 
-    /// Where the kernel's BTF does not tell its process, it is at least known to be the current one if the thread is.
+    /// Where the kernel's BTF does not lead to its process, it is at least known to be the current one if the thread is.
     #[inline(always)]
     fn task(task: u64) -> Self {
         let tid = member(task, &TASK_PID).map_or(0, |tid| tid as u32);
@@ -85,8 +85,8 @@ fn victim<C: EbpfContext>(ctx: &C, pid: u32) {
     }
 }
 
-/// Notes the signal with the exit that it answers; tells whether the page's totals count it with its exit, so that its
-/// record would tell nothing new.
+/// Notes the signal with the exit that it answers; returns whether the page's totals count it with its exit, so that its
+/// record would add nothing.
 #[inline(always)]
 fn answers_exit(code: u32, tid: u32, hva: u64) -> bool {
     if code == BUS_MCEERR_AR && tid == current_tid() {
@@ -179,7 +179,7 @@ pub fn sigbus_force_kprobe(ctx: ProbeContext) -> u32 {
 }
 
 /// `signal_generate(int sig, struct kernel_siginfo *info, struct task_struct *task, int group, int result)`, 4.20 to
-/// 7.3: all signals of the host, where the functions above cannot be had.
+/// 7.3: all signals of the host, where the functions above cannot be probed.
 #[raw_tracepoint(tracepoint = "signal_generate")]
 pub fn signal_generate_raw(ctx: RawTracePointContext) -> i32 {
     let info: u64 = ctx.arg(1);

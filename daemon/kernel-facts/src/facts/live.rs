@@ -43,7 +43,7 @@ impl Facts {
         let root = Path::new("/");
         let held = capabilities(root);
         let may = |name: &str| held.contains(name);
-        // Whoever has some of it is told by the kernel what else it takes.
+        // The kernel's error names what else it takes.
         if !(may("sys_admin") || may("bpf") || may("perfmon")) {
             return Err(FactsError::NotRoot);
         }

@@ -178,7 +178,7 @@ impl Rows<'_> {
         }
     }
 
-    /// A raw tracepoint costs a fraction of one whose fields are laid out for each event, but only BTF tells its
+    /// A raw tracepoint costs a fraction of one whose fields are laid out for each event, but only BTF has its
     /// arguments.
     fn raw_or_tracepoint(
         &mut self,
@@ -350,7 +350,7 @@ impl Rows<'_> {
             "kvm_inject_mce",
             &VCPU_IOCTL,
             "vcpu_ioctl",
-            "what the guest was told: bank, STATUS, ADDR, MISC",
+            "the injected machine checks: bank, STATUS, ADDR, MISC",
         );
         let losses = fields::losses(self.facts, SYS_ENTER_IOCTL);
         if losses.is_empty() {

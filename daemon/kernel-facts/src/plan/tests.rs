@@ -1,4 +1,4 @@
-//! Facts are taken away, and the plan says what is lost.
+//! Facts are taken away, and the plan names what is lost.
 
 use std::{fs, path::PathBuf};
 
@@ -65,20 +65,20 @@ fn the_plan_of_stored_facts_is_that_of_the_kernel_they_are_of() {
     }
 }
 
-/// Whether some row says that this field is not there.
+/// Whether some row names this field as missing.
 fn loss_is_named(plan: &Plan, field: &Field) -> bool {
-    let said = format!("no {} as ", field.name);
+    let note = format!("no {} as ", field.name);
     plan.rows.iter().any(|row| {
-        row.limitations.iter().any(|loss| loss.starts_with(&said)) || row.offered().next().is_none()
+        row.limitations.iter().any(|loss| loss.starts_with(&note)) || row.offered().next().is_none()
     })
 }
 
 /// The same of a structure's member, of which there is no other row to speak.
 fn member_is_named(plan: &Plan, field: &Field) -> bool {
-    let said = format!("no {} as ", field.name);
+    let note = format!("no {} as ", field.name);
     plan.rows.iter().any(|row| {
         let problems = row.alternatives.iter().filter_map(|a| a.as_ref().err());
-        problems.chain(&row.limitations).any(|loss| loss.contains(&said))
+        problems.chain(&row.limitations).any(|loss| loss.contains(&note))
     })
 }
 

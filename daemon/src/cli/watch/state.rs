@@ -16,7 +16,7 @@ const MAX_INCIDENTS: usize = 200;
 /// Rates kept for the sparkline: five minutes.
 const MAX_RATES: usize = 300;
 
-/// What tells that a database has been written to: inode, length and time of change of it and of its log.
+/// Marks of a change of the database: inode, length and time of change of it and of its log.
 #[derive(PartialEq, Eq)]
 struct Files([Option<(u64, u64, i64, i64)>; 2]);
 

@@ -33,7 +33,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &State) {
     );
 }
 
-/// NO_COLOR is respected: weight is left to tell things apart.
+/// NO_COLOR is respected: weight is left to mark things.
 fn colour(colour: Color) -> Style {
     if console::colors_enabled() {
         Style::new().fg(colour)
@@ -195,7 +195,7 @@ fn health(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let lines = match &state.metrics {
         Ok(metrics) => probes(metrics),
         Err(_) => vec![Line::raw(
-            " not known; `poisontrace check` says what this kernel offers",
+            " not known; `poisontrace check` shows what this kernel offers",
         )],
     };
     let probes = Paragraph::new(lines)

@@ -50,7 +50,7 @@ impl Pipeline {
         !self.changed.is_empty() || self.catch_up(until)
     }
 
-    /// Lets go of what has ended and is told, first what ended first.
+    /// Drops incidents that have ended and are stored, the earliest end first.
     fn release(&mut self) {
         for _ in ENDED..self.ended.len() {
             let Some(no) = self.ended.pop_front() else { break };

@@ -57,7 +57,7 @@ pub struct Pipeline {
     latest_ns: u64,
 }
 
-/// What only the machine itself can tell.
+/// Sources that only the live machine has.
 struct Live {
     registry: VmRegistry,
     /// Present where guest code may be read.

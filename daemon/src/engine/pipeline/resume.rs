@@ -46,7 +46,7 @@ impl Pipeline {
         }
     }
 
-    /// Says of incidents that are known from the ring buffer alone that nobody watched them since.
+    /// Notes in incidents that are known from the ring buffer alone that nobody watched them since.
     pub fn unwatched(&mut self, continuity: TotalsContinuity) {
         if continuity == TotalsContinuity::Retained {
             self.correlator.unwatched(clock_pair().monotonic_ns);

@@ -34,7 +34,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// What the mapping that holds the poisoned page tells: the page's own place in it, on its side of the hole.
+    /// From the mapping that holds the poisoned page: the page's own place in it, on its side of the hole.
     fn of_mapping(maps: &str, gpa: u64, hva: u64) -> Option<Self> {
         let (start, end) = mapping(maps, hva)?;
         let (low, high) = if gpa < FOUR_GIB {

@@ -39,7 +39,7 @@ impl Pace {
     }
 }
 
-/// Calls `each` with (number, entry) for the entries from `first` up to `end`, or to the file's end, until it says no.
+/// Calls `each` with (number, entry) for the entries from `first` up to `end`, or to the file's end, until it returns false.
 ///
 /// # Errors
 /// Those of reading.

@@ -1,5 +1,5 @@
 //! Poison from before the start: which pages the kernel has marked lost, and which running VMMs hold them. Looked at
-//! once, on a thread of its own, at a bounded rate, and only where HardwareCorrupted says that there are any.
+//! once, on a thread of its own, at a bounded rate, and only where HardwareCorrupted is above 0.
 
 mod entries;
 mod pages;
@@ -79,7 +79,7 @@ impl PoisonScan {
         Ok(found)
     }
 
-    /// Calls `take` with each page until it says no.
+    /// Calls `take` with each page until it returns false.
     fn look(mut self, mut take: impl FnMut(Found) -> bool) {
         tracing::info!(
             pages = self.lost,

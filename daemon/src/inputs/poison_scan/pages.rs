@@ -26,14 +26,14 @@ impl Pages {
     /// Those of reading.
     pub fn read(flags: &File, wanted: u64) -> io::Result<Self> {
         let mut pages = BTreeSet::new();
-        let mut told = Instant::now();
+        let mut reported = Instant::now();
         let limit = usize::try_from(wanted).map_or(MAX, |wanted| wanted.min(MAX));
         entries::each(flags, 0, u64::MAX, &mut Pace::new(), |pfn, flags| {
             if flags & KPF_HWPOISON != 0 {
                 pages.insert(pfn);
             }
-            if pfn % (1 << 18) == 0 && told.elapsed() >= PROGRESS {
-                told = Instant::now();
+            if pfn % (1 << 18) == 0 && reported.elapsed() >= PROGRESS {
+                reported = Instant::now();
                 tracing::info!(
                     looked_at_gib = pfn >> 18,
                     found = pages.len(),

@@ -1,6 +1,6 @@
 //! A VM's name from its VMM's command line or its libvirt cgroup.
 
-/// What the command line tells.
+/// What the command line contains.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Named {
     pub name: Option<String>,

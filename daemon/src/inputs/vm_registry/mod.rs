@@ -95,7 +95,7 @@ impl VmRegistry {
         found
     }
 
-    /// The number that was given to a thread or process last (/proc/loadavg, fifth field). It tells an idle host's daemon
+    /// The number that was given to a thread or process last (/proc/loadavg, fifth field). It shows an idle host's daemon
     /// that there is nothing to look for, and costs one small file's reading in place of a list of /proc.
     fn last_pid(&self) -> Option<String> {
         let text = fs::read_to_string(self.proc.join("loadavg")).ok()?;

@@ -1,4 +1,4 @@
-//! While an incident is open: what the VMM itself says, from its log and from QMP. Nothing is read of a VM without
+//! While an incident is open: statements of the VMM itself, from its log and from QMP. Nothing is read of a VM without
 //! an incident, nothing is written but QMP's greeting, and the daemon waits for none of it: each VM has a thread of
 //! its own, which hands over statements and nothing else.
 
@@ -43,7 +43,7 @@ const BRISK: Duration = Duration::from_millis(250);
 const SLOW: Duration = Duration::from_secs(5);
 /// How long after the last news of its incident a VM is looked at briskly.
 const YOUNG: Duration = Duration::from_secs(60);
-/// How long after the VMM's end its log is still read: libvirt says last why it went.
+/// How long after the VMM's end its log is still read: libvirt's last line has the reason.
 const GRACE: Duration = Duration::from_secs(3);
 const STACK: usize = 256 * 1024;
 /// A line with a time is taken for the incident's from so long before it, nanoseconds: the clocks' grain.
@@ -58,7 +58,7 @@ pub struct VmmWatcher {
     receiver: Receiver<Event>,
 }
 
-/// What the daemon tells a VM's thread, milliseconds on its clock.
+/// Deadlines of a VM's thread, milliseconds on its clock.
 struct Deadlines {
     begun: Instant,
     brisk_until: AtomicU64,

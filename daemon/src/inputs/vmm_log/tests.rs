@@ -73,7 +73,7 @@ fn heard(watcher: &mut VmmWatcher) -> Event {
         }
         thread::sleep(Duration::from_millis(10));
     }
-    panic!("nothing was said");
+    panic!("no statement came");
 }
 
 fn now() -> String {
@@ -106,7 +106,7 @@ fn what_a_vmm_said_last_is_heard_once_however_often_its_end_is_told() {
 fn the_vmms_log_is_heard_from_the_incidents_beginning_and_joins_it() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("db-7.log");
-    let told = |gpa: &str| {
+    let injected = |gpa: &str| {
         format!(
             "qemu: Guest MCE Memory Error at QEMU addr 0x7f0000001000 and GUEST addr {gpa} of type BUS_MCEERR_AR injected\n"
         )
@@ -116,7 +116,7 @@ fn the_vmms_log_is_heard_from_the_incidents_beginning_and_joins_it() {
          CPU 0: Previous MCE still in progress, raising triple fault\n\
          {} {}",
         now(),
-        told("0x5000")
+        injected("0x5000")
     );
     fs::write(&log, early).unwrap();
     let (mut correlator, update) = incident();
@@ -154,14 +154,14 @@ fn the_vmms_log_is_heard_from_the_incidents_beginning_and_joins_it() {
 fn qmp_is_only_listened_to() {
     let dir = tempfile::tempdir().unwrap();
     let server = UnixListener::bind(dir.path().join("db-7.qmp")).unwrap();
-    let (said, asked) = mpsc::channel();
+    let (sent, asked) = mpsc::channel();
     thread::spawn(move || {
         let (mut client, _) = server.accept().unwrap();
         client
             .write_all(b"{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 2, \"minor\": 0, \"major\": 10}}, \"capabilities\": [\"oob\"]}}\r\n")
             .unwrap();
         let mut lines = BufReader::new(client.try_clone().unwrap()).lines();
-        said.send(lines.next().unwrap().unwrap()).unwrap();
+        sent.send(lines.next().unwrap().unwrap()).unwrap();
         client
             .write_all(b"{\"return\": {}}\r\n{\"timestamp\": {\"seconds\": ")
             .unwrap();
@@ -173,7 +173,7 @@ fn qmp_is_only_listened_to() {
         client.write_all(event.as_bytes()).unwrap();
         // Everything that it is ever asked, to its end.
         for line in lines.map_while(Result::ok) {
-            said.send(line).unwrap();
+            sent.send(line).unwrap();
         }
     });
     let (mut correlator, mut update) = incident();

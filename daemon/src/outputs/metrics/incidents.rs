@@ -56,9 +56,9 @@ struct Seen {
     verdict: Option<(Outcome, Cause)>,
     /// Exits by access: read, write, fetch, unknown.
     exits: [u64; 4],
-    /// SIGBUS, and machine checks told: optional, required.
+    /// SIGBUS, and machine checks injected: optional, required.
     signals: [u64; 2],
-    told: [u64; 2],
+    injected: [u64; 2],
     delivered: u64,
     durations: [(Counts, u64); 4],
     storm: Option<StormKind>,
@@ -70,7 +70,7 @@ struct Seen {
     pages: u64,
 }
 
-/// What a change says to those who count it elsewhere too.
+/// The part of a change that is counted by VM too.
 pub struct Change {
     /// The verdict is another than before.
     pub verdict: bool,
@@ -102,7 +102,7 @@ impl Incidents {
             to.incidents.with_label_values(&self.verdicts.label(pair)).inc();
         }
         let exits = seen.exits(update, to);
-        seen.told(update, to);
+        seen.injections(update, to);
         seen.durations(update, to);
         seen.storm(update, to);
         seen.open = !update.closed;
@@ -161,9 +161,9 @@ impl Seen {
         all
     }
 
-    fn told(&mut self, update: &Update, to: &Families) {
+    fn injections(&mut self, update: &Update, to: &Families) {
         let signals = &update.incident.signals;
-        let told = &update.incident.injections;
+        let injections = &update.incident.injections;
         let counted = [
             (
                 [signals.action_optional, signals.action_required],
@@ -171,8 +171,8 @@ impl Seen {
                 &to.sigbus,
             ),
             (
-                [told.action_optional, told.action_required],
-                &mut self.told,
+                [injections.action_optional, injections.action_required],
+                &mut self.injected,
                 &to.machine_checks_queued,
             ),
         ];
@@ -183,7 +183,7 @@ impl Seen {
                     .inc_by(grown(before, now.unwrap_or(0)));
             }
         }
-        let delivered = grown(&mut self.delivered, told.delivered.unwrap_or(0));
+        let delivered = grown(&mut self.delivered, injections.delivered.unwrap_or(0));
         to.machine_checks_delivered.inc_by(delivered);
     }
 

@@ -33,7 +33,7 @@ use poisontrace_model::{
 use reconciler::Reconciler;
 use vms::Vms;
 
-/// Pairs of type and result that are told apart: the kernel's words, but a recording's may be anybody's.
+/// Pairs of type and result with a series of their own: the kernel's words, but a recording's may be anybody's.
 const MAX_FAILURE_KINDS: usize = 48;
 /// Longest label, characters.
 const MAX_LABEL: usize = 64;

@@ -100,7 +100,7 @@ fn a_guest_is_at_risk_from_the_poisoning_to_the_first_touch() {
     assert_eq!(risks, [0.0, 1.0, 0.0]);
 }
 
-/// Everything that can be said, said: every verdict there is, kinds of failure beyond the limit, every probe and
+/// Every series that there can be: every verdict there is, kinds of failure beyond the limit, every probe and
 /// program.
 fn flooded() -> Metrics {
     let probes = |n: usize| {
@@ -171,7 +171,7 @@ fn vms_beyond_the_limit_are_counted_together() {
     );
 }
 
-/// Name, type and labels, as a row of the document says it.
+/// Name, type and labels, as a row of the document lists it.
 type Described = (String, String, BTreeSet<String>);
 
 fn documented() -> BTreeSet<Described> {

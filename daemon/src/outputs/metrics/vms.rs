@@ -21,7 +21,7 @@ pub struct Vms {
 }
 
 impl Vms {
-    /// Makes and registers them; at most `limit` VMs are told apart.
+    /// Makes and registers them; at most `limit` VMs get series of their own.
     ///
     /// # Errors
     /// As [`super::families::Families::new`].

@@ -15,7 +15,7 @@
 //! of the new ones. Both work on the same maps, so that an exit that both see is counted once. None escapes both: at a
 //! tracepoint the old ones run first, so that one that finds itself held is followed by a new one that does not; at a
 //! function the new ones run first, and a call between the two changes may be seen by neither, but an exit on poison
-//! passes two of them, and each tells (`get_user_pages_unlocked`, `send_sig_mceerr`).
+//! passes two of them, and each reports it (`get_user_pages_unlocked`, `send_sig_mceerr`).
 
 mod folder;
 
