@@ -1,4 +1,4 @@
-//! The fuzz targets of `daemon/fuzz`: built with coverage instrumentation, run for a while each, two at a time.
+//! The fuzz targets of `daemon/fuzz`: built by a cargo-fuzz below target/, run for a while each, two at a time.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::tool;
 use xtask_support::command;
 use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
 
+const CARGO_FUZZ: &str = "0.13.2";
 /// Targets that run at one time.
 const AT_ONCE: usize = 2;
 /// An input that takes longer hangs, seconds.
@@ -32,33 +34,22 @@ pub struct Fuzz {
     pub targets: Vec<String>,
 }
 
-/// Coverage as libFuzzer reads it; what cargo-fuzz passes, without the options that only make the build slower. The code
-/// is safe Rust, so no sanitizer is used, and a stable compiler suffices.
-const INSTRUMENTATION: [&str; 8] = [
-    "--cfg=fuzzing",
-    "-Cdebug-assertions",
-    "-Cpasses=sancov-module",
-    "-Cllvm-args=-sanitizer-coverage-level=4",
-    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
-    "-Cllvm-args=-sanitizer-coverage-pc-table",
-    "-Cllvm-args=-sanitizer-coverage-trace-compares",
-    "-Cllvm-args=-sanitizer-coverage-stack-depth",
-];
-
-/// Builds the targets.
+/// Sets cargo-fuzz up where it is not there yet, and builds the targets.
 pub fn set_up(paths: &Paths, progress: &Progress) -> Result<Fuzz> {
+    let cargo_fuzz = tool::set_up(paths, ("cargo-fuzz", CARGO_FUZZ), progress)?;
     let sources = paths.root.join("daemon/fuzz");
     let build = paths.target.join("fuzz/build");
     progress.step("building the fuzz targets");
-    let mut cargo = command::gently(paths.cargo());
+    let mut cargo = command::gently(cargo_fuzz);
     cargo
-        .current_dir(&sources)
-        .args(["build", "--release", "--bins", "--target", TRIPLE])
+        .current_dir(&paths.root)
+        .env_remove("RUSTFLAGS")
+        // The fuzz crate checks no memory: the code is safe Rust, and coverage needs no nightly compiler.
+        .args(["fuzz", "build", "--sanitizer", "none", "--target", TRIPLE])
+        .arg("--fuzz-dir")
+        .arg(&sources)
         .arg("--target-dir")
-        .arg(&build)
-        .env("CARGO_ENCODED_RUSTFLAGS", INSTRUMENTATION.join("\x1f"))
-        // The parsers are small: the build takes longer than a minute of fuzzing gains by more.
-        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
+        .arg(&build);
     command::logged(
         &mut cargo,
         &paths.target.join("fuzz/build.log"),
