@@ -189,7 +189,10 @@ impl<R: BufRead> Reader<R> {
                 found: version.poisontrace_recording,
             });
         }
-        let head: Head = clean::from_line(&buffer).map_err(RecordingError::Header)?;
+        let mut head: Head = clean::from_line(&buffer).map_err(RecordingError::Header)?;
+        if version.poisontrace_recording == v1::VERSION {
+            v1::upgrade_session(&mut head.session);
+        }
         Ok(Self {
             input,
             session: head.session,

@@ -20,8 +20,14 @@ pub fn print_probes(loaded: &Loaded, verbose: bool) -> Result<(), Failure> {
     terminal::print(&text)
 }
 
+/// The row whose common name is that of a function that no kernel has.
+const INJECTION: (&str, &str) = ("vcpu_ioctl_mce", "known as kvm_inject_mce");
+
 fn line(probe: &ProbeStatus) -> String {
-    let why = probe.why.as_deref().unwrap_or_default();
+    let why = match probe.why.as_deref() {
+        None if probe.name == INJECTION.0 && probe.binding.is_some() => INJECTION.1,
+        why => why.unwrap_or_default(),
+    };
     match (&probe.binding, &probe.lost) {
         (Some(binding), _) if why.is_empty() => format!("attached     {:<22} {binding}\n", probe.name),
         (Some(binding), _) => format!("attached     {:<22} {binding} ({why})\n", probe.name),

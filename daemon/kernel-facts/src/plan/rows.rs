@@ -347,7 +347,7 @@ impl Rows<'_> {
     /// No kernel has a function `kvm_inject_mce`: what is meant are the ioctls by which a VMM injects.
     fn injection(&mut self) {
         self.kprobe(
-            "kvm_inject_mce",
+            "vcpu_ioctl_mce",
             &VCPU_IOCTL,
             "vcpu_ioctl",
             "the injected machine checks: bank, STATUS, ADDR, MISC",

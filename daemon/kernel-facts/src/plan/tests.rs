@@ -191,7 +191,7 @@ fn fentry_first_then_kprobe_then_the_tracepoint_of_all_signals() {
     );
     assert!(row(&plan, "gup").unavailable_info.contains("bound"));
     assert_eq!(
-        offered(&plan, "kvm_inject_mce"),
+        offered(&plan, "vcpu_ioctl_mce"),
         ["tracepoint syscalls:sys_enter_ioctl"]
     );
     assert!(Plan::verdict_needs(|name| !offered(&plan, name).is_empty()).is_empty());
@@ -246,7 +246,7 @@ fn a_function_with_other_arguments_is_not_bound_to() {
         .clear();
     let plan = Plan::new(&facts, false);
     assert_eq!(
-        offered(&plan, "kvm_inject_mce"),
+        offered(&plan, "vcpu_ioctl_mce"),
         ["tracepoint syscalls:sys_enter_ioctl"]
     );
 }
@@ -257,8 +257,8 @@ fn without_the_modules_btf_the_kprobe_is_taken_on_trust_and_that_is_said() {
     facts.btf.remove("kvm");
     facts.functions.retain(|_, function| function.module.is_none());
     let plan = Plan::new(&facts, false);
-    assert_eq!(offered(&plan, "kvm_inject_mce")[0], "kprobe kvm_arch_vcpu_ioctl");
-    assert!(row(&plan, "kvm_inject_mce").limitations[0].starts_with("no BTF describes"));
+    assert_eq!(offered(&plan, "vcpu_ioctl_mce")[0], "kprobe kvm_arch_vcpu_ioctl");
+    assert!(row(&plan, "vcpu_ioctl_mce").limitations[0].starts_with("no BTF describes"));
 }
 
 #[test]

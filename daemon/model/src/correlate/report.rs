@@ -43,7 +43,7 @@ pub fn update(e: &Evidence, session: &Session, linked: Vec<String>) -> Update {
     let sight = Sight {
         handler_end: session.has("kvm_msr"),
         delivery: session.has("kvm_inj_exception"),
-        telling: session.has("kvm_inject_mce"),
+        telling: session.has("vcpu_ioctl_mce"),
     };
     let v = decide(e, &total, &flush, sight);
     let wall = session.clock.wall_at(e.t0);
@@ -174,7 +174,7 @@ fn exits(e: &Evidence, total: &Total, session: &Session) -> model::Exits {
 }
 
 fn injections(e: &Evidence, session: &Session) -> model::Injections {
-    let told = session.has("kvm_inject_mce") || !e.told.is_empty();
+    let told = session.has("vcpu_ioctl_mce") || !e.told.is_empty();
     let delivered = session.has("kvm_inj_exception") || e.delivered > 0;
     model::Injections {
         action_optional: (told && (!predates(e, session) || e.told_ao > 0)).then_some(e.told_ao),

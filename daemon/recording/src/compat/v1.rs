@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use poisontrace_model::event::Event;
+use poisontrace_model::event::{Event, session::Session};
 
 /// The version's number in the header.
 pub const VERSION: u32 = 1;
@@ -24,6 +24,15 @@ const RENAMED: [(&str, &str); 8] = [
     ("floor", "baseline_exit"),
     ("said", "log_statement"),
 ];
+
+/// Names the probes of a session as version 2 does.
+pub fn upgrade_session(session: &mut Session) {
+    for probe in &mut session.probes {
+        if probe.name == "kvm_inject_mce" {
+            "vcpu_ioctl_mce".clone_into(&mut probe.name);
+        }
+    }
+}
 
 /// Reads an event of version 1.
 ///

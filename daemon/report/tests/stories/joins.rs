@@ -247,7 +247,7 @@ fn a_probe_that_was_not_attached_makes_null_and_not_zero() {
     story.vm().poison(12);
     let mut blind = session();
     for probe in &mut blind.probes {
-        if ["kvm_inject_mce", "kvm_inj_exception"].contains(&probe.name.as_str()) {
+        if ["vcpu_ioctl_mce", "kvm_inj_exception"].contains(&probe.name.as_str()) {
             probe.binding = None;
             probe.lost = Some("what the guest was told".into());
         }
@@ -263,7 +263,7 @@ fn a_probe_that_was_not_attached_makes_null_and_not_zero() {
         incident
             .missing
             .iter()
-            .any(|m| m.message.contains("kvm_inject_mce")),
+            .any(|m| m.message.contains("vcpu_ioctl_mce")),
         "{:?}",
         incident.missing
     );

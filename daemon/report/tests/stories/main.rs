@@ -59,7 +59,7 @@ pub fn session() -> Session {
         "gup",
         "kvm_userspace_exit",
         "kvm_entry",
-        "kvm_inject_mce",
+        "vcpu_ioctl_mce",
         "kvm_inj_exception",
         "kvm_msr",
         "kvm_pio",

@@ -47,7 +47,7 @@ fn a_nested_machine_check_is_known_where_the_vmms_telling_is_not_seen() {
         .back(VCPU0)
         .reset(VCPU0);
     let mut blind = session();
-    blind.probes.retain(|probe| probe.name != "kvm_inject_mce");
+    blind.probes.retain(|probe| probe.name != "vcpu_ioctl_mce");
     let mut correlator = Correlator::new(blind);
     story.events.iter().for_each(|event| correlator.feed(event));
     assert_eq!(correlator.incidents()[0].cause, Cause::MceNested);
