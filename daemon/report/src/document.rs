@@ -67,6 +67,23 @@ pub struct Incident {
     pub joins: Vec<Join>,
     pub timeline: Vec<TimelineEntry>,
     pub missing: Vec<Missing>,
+    /// `explain --why`: the statements that the answer rests on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub why: Vec<Why>,
+}
+
+/// A statement of a log, and the rule that it supports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    pub source: String,
+    pub line: Option<u64>,
+    pub speaker: String,
+    /// The key by which its speaker is joined to the others; null: the first of them.
+    pub joined_by: Option<String>,
+    pub supports: String,
+    pub message: String,
+    /// The line of the file.
+    pub text: String,
 }
 
 /// An event of the incident.
@@ -116,6 +133,8 @@ struct Version2 {
     joins: Vec<Join>,
     timeline: Vec<TimelineEntry>,
     missing: Vec<Missing>,
+    #[serde(default)]
+    why: Vec<Why>,
 }
 
 impl<'de> Deserialize<'de> for Incident {

@@ -17,11 +17,13 @@ mod render;
 mod summary;
 mod text;
 mod timeline;
+mod why;
 
 pub use host_events::line as host_event;
 pub use html::html;
 pub use render::document;
 pub use text::{Look, text};
+pub use why::why;
 
 use poisontrace_model::hex::Hex;
 

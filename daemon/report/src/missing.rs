@@ -26,6 +26,7 @@ pub fn message(what: &MissingEvidence) -> Cow<'static, str> {
             "probe {name} ({}): {unavailable}",
             why.as_deref().unwrap_or("reason unknown")
         ).into(),
+        M::Probes => "all probes: the files are logs; a trace or a recording of that time has exits, signals and injections".into(),
         M::TraceEvents { lost: Some(lost) } => {
             format!("{lost} events that the tracer lost: counts are lower bounds").into()
         }

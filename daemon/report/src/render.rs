@@ -43,6 +43,7 @@ pub fn document(incident: &model::Incident) -> Incident {
                 message: missing::message(what).into_owned(),
             })
             .collect(),
+        why: Vec::new(),
     }
 }
 

@@ -8,7 +8,7 @@ use super::document::{Incident, Missing, TimelineEntry};
 use super::{count, duration, hex, latency, lines, many, offset, or, size};
 use poisontrace_model::{
     host::Host,
-    incident::model::{Confidence, Distribution, McInjection, Outcome},
+    incident::model::{Confidence, Distribution, FlushBasis, McInjection, Outcome},
 };
 
 /// Entries of the timeline that one screen holds, with as many between that occur once; the JSON has them all.
@@ -89,8 +89,13 @@ impl Page {
             _ => String::new(),
         };
         let (name, kernel) = (or(host.hostname.as_deref()), or(host.kernel.as_deref()));
-        self.fact("host", &format!("{name}, Linux {kernel}{emulated}"));
-        self.fact(
+        if host.hostname.is_some() || host.kernel.is_some() || host.emulated == Some(true) {
+            self.fact("host", &format!("{name}, Linux {kernel}{emulated}"));
+        }
+        let vm = &i.vm;
+        let known = vm.name.is_some() || vm.uuid.is_some() || vm.vmm.is_some() || vm.pid.is_some();
+        self.fact_if(
+            known,
             "guest",
             &format!(
                 "{} (uuid {}), {} pid {}",
@@ -100,7 +105,10 @@ impl Page {
                 count(i.vm.pid.map(u64::from))
             ),
         );
-        self.fact(
+        let page = &i.page;
+        let known = page.pfn.is_some() || page.hva.is_some() || page.kind.is_some();
+        self.fact_if(
+            known,
             "host page",
             &format!(
                 "pfn {}, hva {}, {}: {}: {}",
@@ -115,8 +123,14 @@ impl Page {
             0 | 1 => String::new(),
             n => format!(" and {} more 4 KiB pages touched", n - 1),
         };
-        self.fact("guest page", &format!("gpa {}{more}", hex(i.page.gpa)));
-        self.fact(
+        self.fact_if(
+            i.page.gpa.is_some(),
+            "guest page",
+            &format!("gpa {}{more}", hex(i.page.gpa)),
+        );
+        let known = i.signals.action_optional.is_some() || i.signals.action_required.is_some();
+        self.fact_if(
+            known,
             "signals",
             &format!(
                 "SIGBUS to the VMM: {} action optional, {} action required",
@@ -133,6 +147,8 @@ impl Page {
             .iter()
             .map(|Missing { message, .. }| message.as_str())
             .collect();
+        self.joins(i);
+        self.why(i);
         self.list("missing", &missing);
         let next_steps: Vec<&str> = i.next_steps.iter().map(String::as_str).collect();
         self.list("next steps", &next_steps);
@@ -140,7 +156,9 @@ impl Page {
 
     fn injections(&mut self, i: &Incident) {
         let n = &i.injections;
-        self.fact(
+        let counted = [n.action_optional, n.action_required, n.delivered, n.vcpus];
+        self.fact_if(
+            counted.iter().any(Option::is_some),
             "injected",
             &format!(
                 "{} action optional, {} action required; #MC entered the guest {} on {}",
@@ -179,7 +197,8 @@ impl Page {
 
     fn exits(&mut self, i: &Incident) {
         let x = &i.exits;
-        self.fact(
+        self.fact_if(
+            x.count.is_some(),
             "exits",
             &format!(
                 "{} on this page: {} of 64, {}; {}, {}, {}",
@@ -205,7 +224,8 @@ impl Page {
         }
         let instruction = i.flush.instruction.as_deref().map(|text| format!(": {text}"));
         let confidence = i.flush.confidence.map(|c| format!(", {c}"));
-        self.fact(
+        self.fact_if(
+            x.count.is_some() || i.flush.basis != FlushBasis::None,
             "flush",
             &format!(
                 "{} (by {}{}){}",
@@ -230,6 +250,42 @@ impl Page {
                 took.unwrap_or_default()
             );
             self.fact("storm", &text);
+        }
+    }
+
+    /// By what the sources were joined.
+    fn joins(&mut self, i: &Incident) {
+        for (n, join) in i.joins.iter().enumerate() {
+            let value = join
+                .value
+                .as_deref()
+                .map(|value| format!(" {value}"))
+                .unwrap_or_default();
+            let line = join.line.map(|line| format!(":{line}")).unwrap_or_default();
+            let name = if n == 0 { "joined by" } else { "" };
+            self.fact(name, &format!("{}{value}  [{}{line}]", join.key, join.source));
+        }
+    }
+
+    /// The statements that the answer rests on.
+    fn why(&mut self, i: &Incident) {
+        for (n, why) in i.why.iter().enumerate() {
+            let line = why.line.map(|line| format!(":{line}")).unwrap_or_default();
+            let joined = why.joined_by.as_deref().map(|key| format!(", joined by {key}"));
+            let text = format!(
+                "{}{line}  {}{}: {}  -> {}",
+                why.source,
+                why.speaker,
+                joined.unwrap_or_default(),
+                why.message,
+                why.supports
+            );
+            let name = if n == 0 { "why" } else { "" };
+            self.fact(name, &text);
+            if !why.text.is_empty() {
+                let lead = " ".repeat(NAMES + 2);
+                self.paragraph(&lead, &lead, &why.text, &Style::new().dim());
+            }
         }
     }
 
@@ -307,6 +363,13 @@ impl Page {
     fn fact(&mut self, name: &str, text: &str) {
         let lead = self.name(name);
         self.paragraph(&lead, &" ".repeat(NAMES), text, &Style::new());
+    }
+
+    /// A fact, where anything of it is known.
+    fn fact_if(&mut self, known: bool, name: &str, text: &str) {
+        if known {
+            self.fact(name, text);
+        }
     }
 
     fn name(&self, name: &str) -> String {

@@ -100,7 +100,13 @@ fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Answer, bool), F
     let mut incidents: Vec<Incident> = imported
         .incidents
         .iter()
-        .map(poisontrace_report::document)
+        .map(|incident| {
+            let mut document = poisontrace_report::document(incident);
+            if args.why {
+                document.why = poisontrace_report::why(incident);
+            }
+            document
+        })
         .collect();
     if let Some(id) = &args.id {
         incidents.retain(|incident| incident.id == *id);

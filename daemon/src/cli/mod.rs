@@ -229,6 +229,9 @@ struct ExplainArgs {
     /// Accept a recording whose end is missing
     #[arg(long, requires = "from")]
     allow_truncated: bool,
+    /// Print the lines of logs that an answer rests on, by what they are joined, and the rule that each supports
+    #[arg(long, requires = "from")]
+    why: bool,
     /// html: one self-contained page, for screen and paper
     #[arg(long, default_value = "text")]
     format: ReportFormat,

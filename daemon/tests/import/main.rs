@@ -8,6 +8,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod dialects;
+mod field;
+mod field_cases;
 mod files;
 mod golden;
 mod guests;

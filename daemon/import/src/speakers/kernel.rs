@@ -149,7 +149,10 @@ impl<'a> Kernel<'a> {
     }
 
     fn machine_check(&self, mce: &MceReport, page: Option<u64>) -> Option<Role> {
-        if mce.by_qemu() && !mce.by_hardware() && !self.host {
+        if mce.by_hardware() && !self.relay {
+            return Some(Role::HostKernel);
+        }
+        if mce.by_qemu() && !self.host {
             return Some(Role::GuestKernel);
         }
         match mce.user_access {

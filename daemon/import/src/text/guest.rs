@@ -57,7 +57,9 @@ fn header(rest: &[u8], mce: &mut MceReport) -> bool {
     let Some(colon) = memchr::memchr(b':', words) else {
         return false;
     };
-    if !words[colon + 1..].trim_ascii().iter().all(u8::is_ascii_hexdigit) {
+    // `%016llx`: what has fewer digits is cut.
+    let status = words[colon + 1..].trim_ascii();
+    if status.len() != 16 || !status.iter().all(u8::is_ascii_hexdigit) {
         return false;
     }
     let after = &rest[kind + 2..bank];

@@ -244,7 +244,7 @@ impl Scanner {
             );
             return true;
         }
-        if let Some(statement) = self.command.line(message).or_else(|| command::of_ps(line.whole)) {
+        if let Some(statement) = command::of_ps(line.whole).or_else(|| self.command.line(message)) {
             let role = match &statement {
                 LogStatement::VmName { pid: Some(_), .. } => Role::Tool,
                 _ => Role::Libvirt,

@@ -281,6 +281,7 @@ fn is_virtual(dmi: &str) -> bool {
         "smartdc hvm",
     ];
     let dmi = dmi.to_lowercase();
+    let dmi = dmi.split(", bios").next().unwrap_or_default();
     // Bare-metal instances carry the cloud's name too.
     !dmi.contains(".metal") && HYPERVISORS.iter().any(|name| dmi.contains(name))
 }

@@ -331,7 +331,7 @@ fn host_panic(l: &Logged) -> Verdict {
     Verdict {
         outcome: Outcome::HostPanicked,
         cause,
-        confidence: match l.physical {
+        confidence: match l.physical && cause != Cause::Unknown {
             true => Confidence::Certain,
             false => Confidence::Likely,
         },
@@ -560,6 +560,14 @@ pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
             incident.missing.push(what);
         }
     };
+    if l.alone && !l.trace && !e.touched() {
+        incident.missing.retain(|what| match what {
+            M::Probe { .. } | M::MemoryFailure | M::Gpa => false,
+            _ => true,
+        });
+        incident.missing.push(M::Probes);
+        return of_logs_alone(incident, e);
+    }
     note(e.vmm.name.is_none(), M::VmNameInFiles);
     if let Some(process) = &l.process {
         let process = process.clone();
@@ -573,6 +581,17 @@ pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
         M::InjectedBank,
     );
     note(incident.outcome == Outcome::Unknown, M::Ending);
+}
+
+/// What a reader of logs alone can still get.
+fn of_logs_alone(incident: &mut model::Incident, e: &Evidence) {
+    let l = &e.logged;
+    if !l.told.is_empty() && e.told.is_empty() && l.mces.is_empty() {
+        incident.missing.push(MissingEvidence::InjectedBank);
+    }
+    if incident.outcome == Outcome::Unknown {
+        incident.missing.push(MissingEvidence::Ending);
+    }
 }
 
 /// The tellings of the log; the machine check on the console is what became of the last one with its address.
@@ -652,7 +671,8 @@ pub fn joins(e: &Evidence) -> Vec<model::Join> {
     joins
 }
 
-fn named(key: &JoinKey) -> (&'static str, Option<String>) {
+/// A key's name and its value.
+pub fn named(key: &JoinKey) -> (&'static str, Option<String>) {
     match key {
         JoinKey::Pid(pid) => ("pid", Some(pid.to_string())),
         JoinKey::Unit(unit) => ("unit", Some(unit.clone())),

@@ -67,6 +67,8 @@ pub enum MissingEvidence {
     EarlyTermination { ns: u64 },
     /// Records that the probes could not hand over.
     Records { count: u64 },
+    /// All probes: the evidence is logs alone.
+    Probes,
     /// A probe that this kernel does not offer.
     Probe {
         name: String,
@@ -161,6 +163,7 @@ impl MissingEvidence {
             Self::PoisonExit => "poison_exit",
             Self::EarlyTermination { .. } => "early_termination",
             Self::Records { .. } => "records",
+            Self::Probes => "probes",
             Self::Probe { .. } => "probe",
             Self::LateSvmExit => "late_svm_exit",
             Self::InjectedBank => "injected_bank",

@@ -1,0 +1,169 @@
+//! Properties over all log stories of the tree: strangers' lines change no verdict into another certain one and join
+//! nothing; a lost line or byte range makes no answer more confident, or certain and different.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{fs, io::Cursor, path::PathBuf};
+
+use poisontrace_model::incident::model::{Confidence, Incident};
+use proptest::{prelude::*, test_runner::Config};
+
+#[path = "../../tests/import/field_cases.rs"]
+mod field_cases;
+
+/// Lines of other VMs, hosts and days, and prose; their pages are in [`STRANGE_PAGES`] and in no story.
+const STRANGERS: &[&str] = &[
+    "2019-02-03T04:05:06+00:00 stranger1 kernel: Memory failure: 0xabcde1: Sending SIGBUS to qemu-system-x86:91001 due to hardware memory corruption",
+    "2019-02-03T04:05:06+00:00 stranger1 kernel: Memory failure: 0xabcde1: recovery action for dirty LRU page: Recovered",
+    "2019-02-03T05:05:06+00:00 stranger2 strangevm@a[91002]: [  11.1] mce: [Hardware Error]: CPU 0: Machine Check Exception: 5 Bank 9: bd80000000000134",
+    "2019-02-03T05:05:06+00:00 stranger2 strangevm@a[91002]: [  11.2] mce: [Hardware Error]: TSC 1 ADDR abcde2000 MISC 8c",
+    "2019-02-03T05:05:06+00:00 stranger2 strangevm@a[91002]: [  11.3] Kernel panic - not syncing: Fatal local machine check",
+    "2019-02-04T05:05:06+00:00 stranger3 qemu-kvm[91003]: Guest MCE Memory Error at QEMU addr 0x7e0000001000 and GUEST addr 0xabcde3000 of type BUS_MCEERR_AR injected",
+    "2019-02-05T05:05:06+00:00 stranger4 systemd[1]: fc@stranger.service: Main process exited, code=exited, status=149/n/a",
+    "2019-02-05T05:05:06+00:00 stranger4 kernel: Memory failure: 0xabcde4: Sending SIGBUS to postgres:91004 due to hardware memory corruption",
+    "We looked at what a Hardware memory error means, and at \"Kernel panic - not syncing: Fatal machine check\".",
+    "root 91005 1 0 Oct01 ? 00:00:01 /usr/bin/qemu-system-x86_64 -name guest=stranger,debug-threads=on -S",
+    "{\"timestamp\": {\"seconds\": 1549000000, \"microseconds\": 0}, \"event\": \"STOP\"}",
+    "",
+];
+
+const STRANGE_PAGES: [u64; 5] = [
+    0xa_bcde1,
+    0xa_bcde4,
+    0xabc_de20_0000,
+    0xa_bcde_2000,
+    0xa_bcde_3000,
+];
+
+fn stories() -> Vec<Vec<Vec<u8>>> {
+    let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests");
+    let mut stories = Vec::new();
+    let cases: serde_json::Value =
+        serde_json::from_slice(&fs::read(tests.join("field/cases.json")).unwrap()).unwrap();
+    for case in cases.as_array().unwrap() {
+        let folder = tests.join("field").join(case["name"].as_str().unwrap());
+        let files = case["files"].as_array().unwrap().iter();
+        let files: Vec<Vec<u8>> = files
+            .map(|file| fs::read(folder.join(file.as_str().unwrap())).unwrap())
+            .filter(|text| text.len() < 8192 && !text.windows(9).any(|words| words == b"kvm_exit:"))
+            .collect();
+        match case["together"] == true {
+            true => stories.push(files),
+            false => stories.extend(files.into_iter().map(|file| vec![file])),
+        }
+    }
+    for case in field_cases::CASES {
+        stories.push(case.files.iter().map(|text| text.as_bytes().to_vec()).collect());
+    }
+    for file in [
+        "amd-linux-guest-panic/console.txt",
+        "amd-linux-guest-panic/qemu.log",
+    ] {
+        stories.push(vec![fs::read(tests.join("traces").join(file)).unwrap()]);
+    }
+    stories
+}
+
+fn explain(files: &[Vec<u8>]) -> Vec<Incident> {
+    let inputs = files
+        .iter()
+        .zip(1..)
+        .map(|(text, n)| (format!("file{n}"), Cursor::new(text.clone())))
+        .collect();
+    match poisontrace_import::read_inputs(inputs, true) {
+        Ok(imported) => imported.incidents,
+        Err(_) => Vec::new(),
+    }
+}
+
+fn certain(incident: &Incident) -> bool {
+    incident.confidence == Confidence::Certain
+}
+
+/// Page and process of an incident: what tells it from others of a story.
+fn key(i: &Incident) -> [Option<u64>; 3] {
+    [i.page.pfn, i.page.gpa, i.page.hva].map(|at| at.map(|at| at.0))
+}
+
+fn is_strange(i: &Incident) -> bool {
+    key(i)
+        .iter()
+        .flatten()
+        .any(|at| STRANGE_PAGES.contains(at) || *at == 0x7e00_0000_1000)
+        || i.vm.pid.is_some_and(|pid| (91_001..=91_005).contains(&pid))
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 1000, failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn strangers_join_nothing_and_change_no_verdict(
+        story in any::<prop::sample::Index>(),
+        seed in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..6),
+        apart in any::<bool>(),
+        first in any::<bool>(),
+    ) {
+        let stories = stories();
+        let story = story.get(&stories);
+        let before = explain(story);
+        let mut files = story.clone();
+        let strange: Vec<&str> = seed.iter().map(|(line, _)| *line.get(STRANGERS)).collect();
+        if apart {
+            let text = strange.join("\n").into_bytes();
+            if first { files.insert(0, text) } else { files.push(text) }
+        } else {
+            // Whole records of the story stay whole.
+            let mut lines: Vec<String> = String::from_utf8_lossy(&files[0]).lines().map(str::to_owned).collect();
+            let multi = files[0].first() == Some(&b'{') || lines.iter().any(|line| line.ends_with('\\'));
+            for (line, at) in &seed {
+                let at = if multi || first { lines.len() } else { at.index(lines.len() + 1) };
+                let wrapped = |n: usize| lines.get(n).is_some_and(|line| line.starts_with([' ', '0']));
+                let at = if wrapped(at) { lines.len() } else { at };
+                lines.insert(at, (*line.get(STRANGERS)).to_owned());
+            }
+            files[0] = (lines.join("\n") + "\n").into_bytes();
+        }
+        for incident in explain(&files) {
+            if is_strange(&incident) {
+                let mine = before.iter().find(|i| {
+                    key(i).iter().zip(key(&incident)).any(|(a, b)| a.is_some() && *a == b)
+                        || i.vm.pid.is_some() && i.vm.pid == incident.vm.pid
+                });
+                prop_assert!(mine.is_none(), "joined to a stranger: {incident:#?}");
+                continue;
+            }
+            let known = before.iter().any(|i| (i.outcome, i.cause) == (incident.outcome, incident.cause));
+            prop_assert!(known || !certain(&incident), "{incident:#?} in place of {before:#?}");
+        }
+    }
+
+    #[test]
+    fn a_lost_line_or_range_makes_no_answer_surer(
+        story in any::<prop::sample::Index>(),
+        from in any::<prop::sample::Index>(),
+        length in 1..200_usize,
+        line in any::<bool>(),
+    ) {
+        let stories = stories();
+        let mut files = story.get(&stories).clone();
+        let before = explain(&files);
+        let text = files[0].clone();
+        if text.is_empty() {
+            return Ok(());
+        }
+        files[0] = if line {
+            let lines: Vec<&[u8]> = text.split_inclusive(|b| *b == b'\n').collect();
+            let gone = from.index(lines.len());
+            lines.iter().enumerate().filter(|(n, _)| *n != gone).flat_map(|(_, line)| line.to_vec()).collect()
+        } else {
+            let at = from.index(text.len());
+            [&text[..at], &text[(at + length).min(text.len())..]].concat()
+        };
+        for incident in explain(&files).iter().filter(|i| certain(i)) {
+            let known = before.iter().any(|i| {
+                certain(i) && (i.outcome, i.cause) == (incident.outcome, incident.cause)
+            });
+            prop_assert!(known, "{incident:#?} in place of {before:#?}");
+        }
+    }
+}

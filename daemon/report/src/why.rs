@@ -1,0 +1,125 @@
+//! `explain --why`: the statements that an answer from logs rests on, line by line, and the rule that each supports.
+
+use poisontrace_model::{
+    event::log_statement::{LogRecord, LogStatement, Role, Speaker},
+    incident::{log_evidence, model},
+};
+
+use crate::{document::Why, log_statements};
+
+/// What a statement is taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    PagePoisoned,
+    KernelAction,
+    Injection,
+    GuestMachineCheck,
+    GuestDeath,
+    OtherDeath,
+    GuestHandled,
+    VmmEnded,
+    VmmOwnMemory,
+    HostMachineCheck,
+    HostDeath,
+    Identity,
+    AddressMap,
+    Context,
+}
+
+impl Rule {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::PagePoisoned => "page_poisoned",
+            Self::KernelAction => "kernel_action",
+            Self::Injection => "injection",
+            Self::GuestMachineCheck => "guest_machine_check",
+            Self::GuestDeath => "guest_death",
+            Self::OtherDeath => "death_for_another_reason",
+            Self::GuestHandled => "guest_handled_the_page",
+            Self::VmmEnded => "vmm_ended",
+            Self::VmmOwnMemory => "vmm_own_memory",
+            Self::HostMachineCheck => "host_machine_check",
+            Self::HostDeath => "host_death",
+            Self::Identity => "identity",
+            Self::AddressMap => "address_map",
+            Self::Context => "context",
+        }
+    }
+}
+
+const fn is_host(role: Role) -> bool {
+    matches!(role, Role::HostKernel)
+}
+
+fn rule(record: &LogRecord) -> Rule {
+    match &record.statement {
+        LogStatement::HostSignal { .. } | LogStatement::HostKilled { .. } => Rule::PagePoisoned,
+        LogStatement::HostAction { .. } => Rule::KernelAction,
+        LogStatement::VmmTold { .. } | LogStatement::QmpMemoryFailure { .. } => Rule::Injection,
+        LogStatement::GuestMce(_) => Rule::GuestMachineCheck,
+        LogStatement::GuestPanic { text } if log_evidence::by_machine_check(text) => Rule::GuestDeath,
+        LogStatement::GuestPanic { .. } | LogStatement::BugCheck { .. } => Rule::OtherDeath,
+        LogStatement::QmpPanicked { .. } | LogStatement::QmpReset { .. } | LogStatement::VmmReset { .. } => {
+            Rule::GuestDeath
+        }
+        LogStatement::GuestSignal { .. } | LogStatement::GuestAction { .. } => Rule::GuestHandled,
+        LogStatement::ProcessEnded { .. }
+        | LogStatement::VmmSigbus { .. }
+        | LogStatement::RunFailed
+        | LogStatement::VmShutdown { .. }
+        | LogStatement::QmpShutdown { .. } => Rule::VmmEnded,
+        LogStatement::OwnAccess { .. } | LogStatement::VmmOwnMemory { .. } => Rule::VmmOwnMemory,
+        LogStatement::HostMce(_) => Rule::HostMachineCheck,
+        LogStatement::HostPanic { .. } | LogStatement::OnCpu { .. } if is_host(record.speaker.role) => {
+            Rule::HostDeath
+        }
+        LogStatement::VmName { .. } | LogStatement::VmStarted { .. } => Rule::Identity,
+        LogStatement::AddressMap { .. } => Rule::AddressMap,
+        _ => Rule::Context,
+    }
+}
+
+fn speaker(speaker: &Speaker) -> String {
+    let role = match speaker.role {
+        Role::HostKernel => "host kernel",
+        Role::Kernel => "kernel",
+        Role::Vmm => "VMM",
+        Role::Libvirt => "libvirt",
+        Role::Qmp => "QMP",
+        Role::GuestKernel => "guest kernel",
+        Role::Tool => "tool",
+        Role::Unknown => "unknown",
+    };
+    let names = [
+        speaker.host.as_ref().map(|host| format!("host {host}")),
+        speaker.tag.as_ref().map(|tag| format!("tag {tag}")),
+        speaker.pid.map(|pid| format!("pid {pid}")),
+        speaker.unit.as_ref().map(|unit| format!("unit {unit}")),
+        speaker.domain.as_ref().map(|domain| format!("domain {domain}")),
+    ];
+    let names: Vec<String> = names.into_iter().flatten().collect();
+    match names.is_empty() {
+        true => role.to_owned(),
+        false => format!("{role} ({})", names.join(", ")),
+    }
+}
+
+/// The evidence of an incident, in the order in which it was put together.
+pub fn why(incident: &model::Incident) -> Vec<Why> {
+    incident
+        .records
+        .iter()
+        .map(|record| Why {
+            source: record.source.clone(),
+            line: (record.line > 0).then_some(record.line),
+            speaker: speaker(&record.speaker),
+            joined_by: record.joined.as_ref().map(|key| {
+                let (name, value) = log_evidence::named(key);
+                value.map_or_else(|| name.to_owned(), |value| format!("{name} {value}"))
+            }),
+            supports: rule(record).word().to_owned(),
+            message: log_statements::message(&record.statement),
+            text: record.text.clone(),
+        })
+        .collect()
+}

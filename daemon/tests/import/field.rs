@@ -1,0 +1,133 @@
+//! Evidence as people really post and keep it (`tests/field`): each case with what its lines say. What is checked is the
+//! meaning: outcomes, causes and pages that must be there, and those that must not.
+
+use std::{fs, path::PathBuf, process::Output};
+
+use serde_json::Value;
+
+use crate::{common::poisontrace, field_cases};
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/field")
+}
+
+fn run(files: &[PathBuf], format: &str) -> Output {
+    let mut args: Vec<PathBuf> = ["explain", "--format", format].map(PathBuf::from).to_vec();
+    for file in files {
+        args.push("--from".into());
+        args.push(file.clone());
+    }
+    poisontrace(args.iter())
+}
+
+/// Whether an incident is as `wanted` describes it.
+fn matches(incident: &Value, wanted: &Value) -> bool {
+    let seen = |key: &str| match key {
+        "gpa" => incident["page"]["gpa"].clone(),
+        "pfn" => incident["page"]["pfn"].clone(),
+        "vm" => incident["vm"]["name"].clone(),
+        "size" => incident["page"]["size_bytes"].clone(),
+        _ => Value::Null,
+    };
+    wanted
+        .as_object()
+        .unwrap()
+        .iter()
+        .all(|(key, value)| match key.as_str() {
+            "outcome" | "cause" | "confidence" => value.as_array().unwrap().contains(&incident[key]),
+            "text" => {
+                let summary = incident["summary"].as_str().unwrap().to_lowercase();
+                summary.contains(&value.as_str().unwrap().to_lowercase())
+            }
+            "told_ar" => {
+                let range = value.as_array().unwrap();
+                let count = incident["injections"]["action_required"].as_u64();
+                count.is_some_and(|n| range[0].as_u64().unwrap() <= n && n <= range[1].as_u64().unwrap())
+            }
+            _ if value == "any" => !seen(key).is_null(),
+            _ => seen(key) == *value,
+        })
+}
+
+#[track_caller]
+fn check(case: &Value, files: &[PathBuf]) {
+    let name = case["name"].as_str().unwrap();
+    let list = |key: &str| case[key].as_array().cloned().unwrap_or_default();
+    let output = run(files, "json");
+    let status = output.status.code().unwrap();
+    let allowed = list("rc");
+    let fine = if allowed.is_empty() {
+        status == 0
+    } else {
+        allowed.contains(&status.into())
+    };
+    assert!(fine, "{name}: exit status {status}: {output:?}");
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    let incidents = answer["incidents"].as_array().cloned().unwrap_or_default();
+    if let [least, most] = list("n").as_slice() {
+        let n = incidents.len() as u64;
+        let range = least.as_u64().unwrap()..=most.as_u64().unwrap();
+        assert!(range.contains(&n), "{name}: {n} incidents: {incidents:#?}");
+    }
+    for wanted in list("want") {
+        let found = incidents.iter().any(|incident| matches(incident, &wanted));
+        assert!(found, "{name}: none is {wanted}: {incidents:#?}");
+    }
+    for never in list("never") {
+        let found = incidents.iter().find(|incident| matches(incident, &never));
+        assert!(found.is_none(), "{name}: one is {never}: {found:#?}");
+    }
+    let (wanted, unwanted) = (list("output"), list("never_output"));
+    if wanted.is_empty() && unwanted.is_empty() {
+        return;
+    }
+    let text = run(files, "text");
+    let text = [text.stdout, text.stderr].concat();
+    let text = String::from_utf8_lossy(&text).to_lowercase();
+    let holds = |words: &Value| text.contains(&words.as_str().unwrap().to_lowercase());
+    for words in &wanted {
+        assert!(holds(words), "{name}: {words} is not in:\n{text}");
+    }
+    for words in &unwanted {
+        assert!(!holds(words), "{name}: {words} is in:\n{text}");
+    }
+}
+
+#[test]
+fn evidence_of_the_field_is_explained_as_what_its_lines_are() {
+    let cases: Value = serde_json::from_slice(&fs::read(folder().join("cases.json")).unwrap()).unwrap();
+    let cases = cases.as_array().unwrap();
+    assert!(cases.len() >= 30);
+    for case in cases {
+        let folder = folder().join(case["name"].as_str().unwrap());
+        let files = case["files"].as_array().unwrap().iter();
+        let files: Vec<PathBuf> = files.map(|file| folder.join(file.as_str().unwrap())).collect();
+        if case["together"] == true {
+            check(case, &files);
+        } else {
+            for file in files {
+                check(case, &[file]);
+            }
+        }
+    }
+}
+
+#[test]
+fn evidence_of_the_same_kinds_with_other_senders_orders_and_values() {
+    let dir = tempfile::tempdir().unwrap();
+    for case in field_cases::CASES {
+        let files: Vec<PathBuf> = case
+            .files
+            .iter()
+            .zip(1..)
+            .map(|(text, n)| {
+                let path = dir.path().join(format!("{}-{n}", case.name));
+                fs::write(&path, text).unwrap();
+                path
+            })
+            .collect();
+        let mut wanted: Value = serde_json::from_str(case.holds).unwrap();
+        wanted["name"] = case.name.into();
+        check(&wanted, &files);
+    }
+}
