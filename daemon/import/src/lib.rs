@@ -336,6 +336,13 @@ impl Import {
         }
         logs::feed(&mut self.correlator, &logged);
         let mut incidents = self.correlator.incidents();
+        let evicted = self.correlator.forgotten();
+        if evicted > 0 {
+            self.problems.push(format!(
+                "the first {evicted} incidents are left out: an answer holds the last {}; give a shorter span of time",
+                incidents.len()
+            ));
+        }
         for incident in &mut incidents {
             if self.unitless {
                 without_times(incident);

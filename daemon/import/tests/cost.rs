@@ -130,3 +130,34 @@ fn a_trace_of_failures_that_are_signalled_and_named() {
     };
     grows_linearly(1600, input, |n| n);
 }
+
+/// A recording of one page in `n` VMs.
+fn shared_page(n: usize) -> String {
+    let session = r#"{"host":{"hostname":"h","kernel":"6.12.0","poisontrace":"0.1.0","emulated":false},"clock":{"monotonic_ns":0,"wall_ns":null},"probes":[]}"#;
+    let mut text = format!("{{\"poisontrace_recording\":1,\"session\":{session}}}\n");
+    let mut events = 0;
+    let mut line = |rest: String| {
+        let _ = writeln!(text, "{{\"t\":{},{rest}}}", 1000 + events);
+        events += 1;
+    };
+    for pid in 100..100 + n {
+        line(format!(
+            r#""tid":{pid},"pid":{pid},"event":"vmm","is_vmm":true,"name":"v{pid}","uuid":null,"vmm":"qemu","start_ticks":1"#
+        ));
+    }
+    line(r#""tid":1,"pid":1,"event":"failure_begin","pfn":"0x109d3","flags":32"#.to_owned());
+    for pid in 100..100 + n {
+        line(format!(
+            r#""tid":1,"pid":1,"event":"sigbus","hva":"0x7f0000000000","severity":"action_optional","lsb":12,"target_tid":{pid},"target_pid":{pid},"forced":false,"comm":"q""#
+        ));
+    }
+    line(r#""tid":1,"pid":1,"event":"failure_action","pfn":"0x109d3","page_type":"dirty LRU page","result":"Recovered""#.to_owned());
+    line(r#""tid":1,"pid":1,"event":"failure_end","ret":0"#.to_owned());
+    let _ = writeln!(text, "{{\"end\":{{\"events\":{events}}}}}");
+    text
+}
+
+#[test]
+fn a_recording_of_a_page_that_many_vms_share() {
+    grows_linearly(1600, shared_page, |n| n);
+}

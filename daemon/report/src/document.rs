@@ -53,6 +53,9 @@ pub struct Incident {
     /// Ids of the incidents of other VMs that held the same page of the host (ksm, shared memory).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub related_incidents: Vec<String>,
+    /// All of them, where more than these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub related_total: Option<u64>,
     pub next_steps: Vec<String>,
     pub signals: Signals,
     pub exits: Exits,
@@ -120,6 +123,8 @@ struct Version2 {
     origin: Origin,
     #[serde(default)]
     related_incidents: Vec<String>,
+    #[serde(default)]
+    related_total: Option<u64>,
     next_steps: Vec<String>,
     signals: Signals,
     exits: Exits,

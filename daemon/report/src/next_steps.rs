@@ -11,12 +11,16 @@ pub fn message(step: &NextStep) -> Cow<'static, str> {
             "Start the guest again (libvirt: `virsh start {0}`, or `virsh reset {0}` if it hangs): it gets other memory (a reset inside the same QEMU process remaps the page as well).",
             name.as_deref().unwrap_or("NAME")
         ).into(),
-        NextStep::ExplainRelated { ids } => format!(
-            "Other guests used the same host page; explain them too: {}.",
+        NextStep::ExplainRelated { ids, more } => format!(
+            "Other guests used the same host page; explain them too: {}{}.",
             ids.iter()
                 .map(|id| format!("poisontrace explain {id}"))
                 .collect::<Vec<_>>()
-                .join(", ")
+                .join(", "),
+            match more {
+                0 => String::new(),
+                more => format!(", and {more} more (`poisontrace incidents`)"),
+            }
         ).into(),
         NextStep::FindDimm { pfn } => format!(
             "Find the DIMM of physical address {:#x} (`ras-mc-ctl --errors`, EDAC in `journalctl -k`, or `ipmitool sel list`) and have it replaced unless this is its first error.",

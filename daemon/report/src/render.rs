@@ -21,6 +21,7 @@ pub fn document(incident: &model::Incident) -> Incident {
         summary: summary::summary(i),
         origin: i.origin.clone(),
         related_incidents: i.related_incidents.clone(),
+        related_total: i.related_total,
         next_steps: i
             .next_steps
             .iter()

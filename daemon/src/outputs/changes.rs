@@ -74,11 +74,15 @@ impl Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use poisontrace_model::{correlate::report, event::session::Session, incident::evidence::Evidence};
+    use poisontrace_model::{
+        correlate::report,
+        event::session::Session,
+        incident::{evidence::Evidence, next_steps::Related},
+    };
 
     fn update(outcome: Outcome, closed: bool) -> Update {
         let e = Evidence::new(1, 7, Default::default());
-        let mut update = report::update(&e, &Session::default(), Vec::new());
+        let mut update = report::update(&e, &Session::default(), Related::default());
         update.incident.outcome = outcome;
         update.closed = closed;
         update

@@ -294,3 +294,30 @@ fn a_line_costs_the_same_in_a_long_trace_as_in_a_short_one() {
         "4 times the lines took {long:?}, {short:?} before"
     );
 }
+
+#[test]
+fn incidents_that_an_answer_has_no_room_for_are_counted() {
+    const PAGES: u64 = 16_384 + 100;
+    let mut text = String::new();
+    for page in 0..PAGES {
+        let t = format!("{}.{:06}", page / 1_000_000, page % 1_000_000);
+        text += &format!("vmm-194 [000] d..1. {t}: kvm_exit: vcpu 0 reason EPT_VIOLATION rip 0x10011 info1 0x581 info2 0x0\n");
+        text += &format!(
+            "vmm-194 [000] ..... {t}: kvm_page_fault: vcpu 0 rip 0x10011 address {:#018x} error_code 0x581\n",
+            page << 12
+        );
+        text += &format!(
+            "vmm-194 [000] d..1. {t}: signal_generate: sig=7 errno=0 code=4 comm=vmm pid=194 grp=0 res=0\n"
+        );
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("trace");
+    fs::write(&file, text).unwrap();
+    let output = explain(&[file]);
+    assert_eq!(incidents_of(&output).len(), 16_384);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("the first 100 incidents are left out"),
+        "{stderr}"
+    );
+}

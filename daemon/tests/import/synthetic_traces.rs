@@ -3,7 +3,7 @@
 
 use std::{fmt::Write as _, fs};
 
-use crate::{amd, explain_text, trace, verdict};
+use crate::{amd, explain_text, only, trace, verdict};
 
 /// Lines of one thread, a microsecond apart.
 struct Trace {
@@ -329,4 +329,44 @@ fn function_traces_between_the_events_change_nothing() {
     for key in ["outcome", "cause", "page", "exits", "latency_ns", "signals"] {
         assert_eq!(all[0][key], expected[key], "{key}");
     }
+}
+
+/// A trace of signals and returns to user space alone, stamped by this clock.
+fn signals_alone(exits: u64, stamp: impl Fn(u64) -> String) -> String {
+    let mut text = String::new();
+    for n in 0..exits {
+        let (signal, back) = (stamp(2 * n), stamp(2 * n + 1));
+        text += &format!(
+            "vmm-4325 [000] d..1. {signal}: signal_generate: sig=7 errno=0 code=4 comm=vmm pid=4325 grp=0 res=0\n"
+        );
+        text += &format!("vmm-4325 [000] ..... {back}: kvm_userspace_exit: reason restart (4)\n");
+    }
+    text
+}
+
+#[test]
+fn a_signal_for_its_own_access_to_a_vcpu_thread_is_an_exit_on_the_page() {
+    let ticks = |n: u64| (15_609_014_601_440 + n * 7_000).to_string();
+    let micros = |n: u64| format!("7.{:06}", 343_018 + n);
+    for text in [signals_alone(64, ticks), signals_alone(64, micros)] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("trace");
+        fs::write(&file, text).unwrap();
+        let i = only(&[file]);
+        assert_eq!(i["exits"]["count"], 64, "{i:#}");
+        assert_eq!(i["signals"]["action_required"], 64);
+        assert_eq!(i["injections"]["action_required"], serde_json::Value::Null);
+        assert_eq!(i["injections"]["delivered"], serde_json::Value::Null);
+        assert_ne!(i["cause"], "not_touched");
+    }
+}
+
+#[test]
+fn a_signal_to_a_thread_that_no_kvm_event_shows_is_no_exit() {
+    let text: String = signals_alone(8, |n| format!("7.{n:06}"))
+        .lines()
+        .filter(|line| line.contains("signal_generate"))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    assert_eq!(explain_text(&text).len(), 0);
 }

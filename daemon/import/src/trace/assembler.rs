@@ -210,6 +210,7 @@ impl Assembler {
         if let Some(thread) = self.threads.get_mut(&r.tid) {
             let open = thread.open_exit_ns.take();
             thread.exit = None;
+            thread.in_guest = true;
             if let Some(exit_ns) = open {
                 self.say_on(
                     r.t,
@@ -236,6 +237,7 @@ impl Assembler {
             thread.vcpu = number_of(r.fields, b"vcpu").or_else(|| number_of(r.fields, b"vcpu_id"));
         }
         thread.open_exit_ns = None;
+        thread.in_guest = false;
         thread.exited(r.t, r.fields);
         // Reading the reason of every exit would cost much of the time; these are few.
         let (mc_open, begins) = (thread.mc_open, memchr::memmem::find(r.fields, b"reason"));
@@ -314,7 +316,15 @@ impl Assembler {
     fn user(&mut self, r: &Record<'_>) {
         self.saw("kvm_userspace_exit");
         let (reason, errno) = userspace_exit(r.fields);
+        let shows_exits = ["kvm_exit", "kvm_entry", "kvm_page_fault"]
+            .iter()
+            .any(|kind| self.seen.contains(kind));
         let thread = self.kvm_thread(r);
+        thread.in_guest = false;
+        if !shows_exits && let Some(t) = thread.take_own_signal(r.tid) {
+            // A trace of signals and returns alone: KVM_RUN returns because of this one.
+            thread.signalled(t);
+        }
         if let Some(exit) = &mut thread.exit
             && exit.user.is_none()
         {

@@ -64,6 +64,11 @@ impl Assembler {
             exit.signal_ns = Some(r.t);
             return;
         }
+        if required && target == r.tid && thread.in_guest && thread.exit.is_none() {
+            // The exit itself was lost: the thread was in the guest.
+            thread.signalled(r.t);
+            return;
+        }
         if thread.signals.len() < MAX_WAITING {
             thread.signals.push(Signal {
                 t: r.t,

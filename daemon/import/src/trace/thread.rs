@@ -40,6 +40,8 @@ pub struct Thread {
     pub finishing_rip: Option<u64>,
     /// Signals that wait for the `memory_failure_event` that names their page.
     pub signals: Vec<Signal>,
+    /// The thread has entered the guest, and no exit has been seen since.
+    pub in_guest: bool,
     gup_begin: Option<u64>,
 }
 
@@ -94,6 +96,21 @@ impl Thread {
         self.gup_begin = None;
     }
 
+    /// An exit of which the trace has the signal alone.
+    pub fn signalled(&mut self, t: u64) {
+        self.exited(t, b"");
+        if let Some(exit) = &mut self.exit {
+            exit.signal_ns = Some(t);
+        }
+    }
+
+    /// The oldest waiting signal that KVM sent to this thread, number `tid`, for an access of its guest.
+    pub fn take_own_signal(&mut self, tid: u32) -> Option<u64> {
+        let own = |signal: &Signal| signal.required && signal.target == tid;
+        let n = self.signals.iter().position(own)?;
+        Some(self.signals.remove(n).t)
+    }
+
     pub fn faulted(&mut self, t: u64, fields: &[u8]) {
         // A trace may lack kvm_exit, or begin between the two.
         if self.exit.is_none() {
@@ -138,6 +155,7 @@ impl Thread {
     pub fn gap(&mut self) {
         self.exit = None;
         self.open_exit_ns = None;
+        self.in_guest = false;
         self.gup_begin = None;
         self.mc_open = false;
     }

@@ -93,8 +93,14 @@ impl Correlator {
 
     /// The live incident of this VM on that page of the host.
     pub(super) fn of_pfn(&self, pid: u32, pfn: u64) -> Option<IncidentNo> {
-        let all = self.by_pfn.range((pfn, 0)..=(pfn, IncidentNo::MAX)).rev();
-        all.map(|(_, no)| *no).find(|no| self.lives(*no, pid).is_some())
+        let pages = self.by_pid.get(&pid).map_or(0, Vec::len);
+        // A page may be in many VMs, and a VM may have lost many pages.
+        if (pages as u64) < self.by_pfn.count(pfn) {
+            let is_it = |no: &IncidentNo| self.incidents.get(no).is_some_and(|e| e.pfn == Some(pfn));
+            return self.live_of(pid).find(is_it);
+        }
+        let mut all = self.by_pfn.of(pfn).rev();
+        all.find(|no| self.lives(*no, pid).is_some())
     }
 
     /// The incident of this VM with the latest sign of poison. Private memory is not told of.

@@ -174,9 +174,9 @@ impl Correlator {
         if !self.signals_without_address {
             return;
         }
-        let named = self.by_pfn.range((pfn, 0)..=(pfn, IncidentNo::MAX));
+        let named = self.by_pfn.of(pfn);
         let mine: Vec<IncidentNo> = named
-            .filter_map(|(_, no)| Some((*no, self.incidents.get(no)?)))
+            .filter_map(|no| Some((no, self.incidents.get(&no)?)))
             .filter(|(_, e)| e.logged.trace && e.page_type.is_none())
             .map(|(no, _)| no)
             .collect();

@@ -25,7 +25,7 @@ use crate::{
         session::Session,
         totals::{DurationTotals, FloorKind},
     },
-    incident::{evidence::Evidence, model::Incident, timeline::TimelineEvent},
+    incident::{evidence::Evidence, model::Incident, next_steps::Related, timeline::TimelineEvent},
 };
 use pages::{Failure, PageIndex};
 use report::Update;
@@ -130,7 +130,7 @@ impl Correlator {
             gpas: PageIndex::default(),
             failures: BTreeMap::new(),
             silent: VecDeque::new(),
-            by_pfn: links::ByPfn::new(),
+            by_pfn: links::ByPfn::default(),
             by_process: by_process::ByProcess::default(),
             waiting: walks::Waiting::default(),
             answers: BTreeMap::new(),
@@ -360,12 +360,13 @@ impl Correlator {
         if !is_of_a_guest(evidence) || self.waiting.contains(no) {
             return None;
         }
-        let linked = self
-            .linked(no, evidence)
-            .filter(|other| is_of_a_guest(other))
-            .map(|other| report::id(other, &self.session))
-            .collect();
-        Some(report::update(evidence, &self.session, linked))
+        let linked = self.linked(no, evidence);
+        let named = linked.first.iter().map(|other| report::id(other, &self.session));
+        let related = Related {
+            named: named.collect(),
+            total: linked.count,
+        };
+        Some(report::update(evidence, &self.session, related))
     }
 
     fn identity(&mut self, pid: u32, vmm: &Vmm) {
@@ -424,9 +425,7 @@ impl Correlator {
         self.next += 1;
         self.by_pid.entry(evidence.pid).or_default().push(no);
         if let Some(pfn) = evidence.pfn {
-            // Their reports name this one now.
-            self.changed.extend(self.known_by_pfn(pfn));
-            self.by_pfn.insert((pfn, no));
+            self.index_pfn(no, pfn);
         }
         self.incidents.insert(no, Box::new(evidence));
         self.changed.insert(no);

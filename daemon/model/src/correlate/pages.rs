@@ -172,13 +172,12 @@ impl Correlator {
     /// Open incidents of VMs that hold this page of the host.
     pub(super) fn known_by_pfn(&self, pfn: u64) -> Vec<IncidentNo> {
         const HUGE_PAGE: u64 = 511;
-        let within = (pfn & !HUGE_PAGE, 0)..=(pfn | HUGE_PAGE, IncidentNo::MAX);
         let holds = |no: &IncidentNo| {
             self.incidents
                 .get(no)
                 .is_some_and(|e| e.holds_pfn(pfn) && !e.vmm_gone())
         };
-        let named = self.by_pfn.range(within).map(|(_, no)| *no);
+        let named = self.by_pfn.range(pfn & !HUGE_PAGE, pfn | HUGE_PAGE);
         named.filter(holds).collect()
     }
 
@@ -188,8 +187,7 @@ impl Correlator {
             && evidence.pfn.is_none()
         {
             evidence.pfn = Some(pfn);
-            self.changed.extend(self.known_by_pfn(pfn));
-            self.by_pfn.insert((pfn, no));
+            self.index_pfn(no, pfn);
         }
     }
 
@@ -567,7 +565,7 @@ impl Correlator {
         self.unindex_process(no, evidence);
         let pid = evidence.pid;
         if let Some(pfn) = evidence.pfn {
-            self.by_pfn.remove(&(pfn, no));
+            self.by_pfn.remove(pfn, no);
         }
         if let Some(hva) = evidence.hva {
             self.pages.remove(pid, hva, no);

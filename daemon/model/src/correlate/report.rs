@@ -12,7 +12,7 @@ use crate::{
         log_evidence,
         missing::{MissingEvidence, missing},
         model,
-        next_steps::next_steps,
+        next_steps::{Related, next_steps},
         storm,
         timeline::TimelineEvent,
         verdict::{Sight, decide},
@@ -33,11 +33,11 @@ pub struct Update {
 
 /// The incident as it stands, and nothing of others.
 pub fn incident(e: &Evidence, session: &Session) -> model::Incident {
-    update(e, session, Vec::new()).incident
+    update(e, session, Related::default()).incident
 }
 
-/// The incident as it stands. `linked`: ids of the incidents of other VMs that held the same page of the host.
-pub fn update(e: &Evidence, session: &Session, linked: Vec<String>) -> Update {
+/// The incident as it stands.
+pub fn update(e: &Evidence, session: &Session, related: Related) -> Update {
     let total = e.exits.total();
     let flush = flush::flush(&e.exits, &total);
     let sight = Sight {
@@ -65,12 +65,13 @@ pub fn update(e: &Evidence, session: &Session, linked: Vec<String>) -> Update {
         cause: v.cause,
         confidence: v.confidence,
         findings: findings(e, &total, v, sight),
-        next_steps: next_steps(e, v, origin.how, &linked),
+        next_steps: next_steps(e, v, origin.how, &related),
         origin,
-        related_incidents: linked,
+        related_total: related.total_beyond_named(),
+        related_incidents: related.named,
         signals: signals(e, &total, session),
         exits: exits(e, &total, session),
-        exit_samples: e.exits.singles.report(e.t0, &total.misread),
+        exit_samples: e.exits.exit_samples.report(e.t0, &total.misread),
         storm: storm::storm(&total, e.size()),
         missing: missing(e, &total, &flush, v, session),
         flush,

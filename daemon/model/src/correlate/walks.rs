@@ -123,7 +123,7 @@ impl Correlator {
         evidence.absorb(*gone);
         evidence.correct_address();
         if let Some(pfn) = pfn {
-            self.by_pfn.insert((pfn, walk));
+            self.index_pfn(walk, pfn);
         }
     }
 

@@ -171,7 +171,7 @@ impl PageTotals {
     /// Adds one exit, as the kernel's own accounting does (`ebpf-probes/src/totals.rs`): for sources that send
     /// every exit and no totals. An exit without an address has no line.
     pub fn add_exit(&mut self, exit: &PoisonExit) {
-        let at = exit.exit_ns.or(exit.fault_ns).unwrap_or(0);
+        let at = exit.exit_ns.or(exit.fault_ns).or(exit.signal_ns).unwrap_or(0);
         let line = exit.line();
         if self.exits == 0 {
             self.first_ns = at;

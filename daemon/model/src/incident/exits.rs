@@ -9,8 +9,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    exit_samples::ExitSamples,
     latency::{Floor, Samples},
-    singles::Singles,
     walk::Walk,
 };
 use crate::{
@@ -39,7 +39,8 @@ pub struct Exits {
     pub svm: bool,
     /// What a bare exit and entry cost on this host, when the totals were read last.
     pub floor: Option<Floor>,
-    pub singles: Singles,
+    #[serde(alias = "singles")]
+    pub exit_samples: ExitSamples,
     /// Bytes of the instruction by RIP, hex digits.
     pub instructions: BTreeMap<u64, String>,
     /// Exits on pages beyond [`MAX_PAGES`]: counted, not told apart.
@@ -87,7 +88,7 @@ struct Open {
 
 impl Exits {
     pub fn add(&mut self, tid: u32, vcpu: Option<u32>, exit: &PoisonExit) {
-        self.singles.add(tid, vcpu, exit);
+        self.exit_samples.add(tid, vcpu, exit);
         let page = exit.gpa.map(|gpa| gpa.0 & PAGE_MASK);
         self.page(tid, page).add_exit(exit);
         self.svm |= exit.isa == Isa::Svm;
@@ -143,7 +144,7 @@ impl Exits {
         let Some(open) = self.open.remove(&(tid, exit_ns)) else {
             return false;
         };
-        self.singles.reentry(tid, exit_ns, entry_ns);
+        self.exit_samples.reentry(tid, exit_ns, entry_ns);
         self.samples.exit_to_entry.add(entry_ns.saturating_sub(exit_ns));
         if let Some(user_ns) = open.user_ns {
             self.samples.vmm.add(entry_ns.saturating_sub(user_ns));
@@ -188,7 +189,7 @@ impl Exits {
         self.samples.absorb(other.samples);
         self.svm |= other.svm;
         self.floor = self.floor.take().or(other.floor);
-        self.singles.absorb(other.singles);
+        self.exit_samples.absorb(other.exit_samples);
         for (rip, bytes) in other.instructions {
             if self.instructions.len() < MAX_INSTRUCTIONS {
                 self.instructions.entry(rip).or_insert(bytes);
@@ -281,7 +282,7 @@ impl Exits {
             let longer = walks
                 .get(&page.tid)
                 .is_none_or(|known| known.walk.lines.count_ones() < lines);
-            if longer && self.singles.goes_upwards(page.tid, page.gpa, walk.rip) {
+            if longer && self.exit_samples.goes_upwards(page.tid, page.gpa, walk.rip) {
                 let walking = Walking {
                     room: walk.room(),
                     walk,

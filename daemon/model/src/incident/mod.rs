@@ -1,6 +1,7 @@
 //! The incident: one poisoned page (or huge page) in one VM, and the answer about it.
 
 pub mod evidence;
+pub mod exit_samples;
 pub mod exits;
 pub mod findings;
 pub mod flush;
@@ -11,7 +12,6 @@ pub mod mca;
 pub mod missing;
 pub mod model;
 pub mod next_steps;
-pub mod singles;
 pub mod storm;
 pub mod timeline;
 pub mod verdict;

@@ -49,6 +49,8 @@ pub struct Incident {
     pub origin: Origin,
     /// Ids of the incidents of other VMs that held the same page of the host (ksm, shared memory).
     pub related_incidents: Vec<String>,
+    /// All of them, where more than these.
+    pub related_total: Option<u64>,
     pub next_steps: Vec<NextStep>,
     pub signals: Signals,
     pub exits: Exits,

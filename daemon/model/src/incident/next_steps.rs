@@ -35,6 +35,8 @@ pub enum NextStep {
     /// Other guests used the same page: ids of their incidents.
     ExplainRelated {
         ids: Vec<String>,
+        /// Incidents that are not named.
+        more: u64,
     },
     FindDimm {
         pfn: Hex,
@@ -42,14 +44,31 @@ pub enum NextStep {
     SearchKernelLog,
 }
 
-/// The steps for this verdict. `related`: ids of the incidents of other VMs that held the same page of the host.
-pub fn next_steps(e: &Evidence, v: Verdict, origin: OriginKind, related: &[String]) -> Vec<NextStep> {
+/// The incidents of other VMs that held the same page of the host.
+#[derive(Clone, Debug, Default)]
+pub struct Related {
+    /// Ids of the first few.
+    pub named: Vec<String>,
+    /// All of them.
+    pub total: u64,
+}
+
+impl Related {
+    /// The number of all, where more than those that are named.
+    pub fn total_beyond_named(&self) -> Option<u64> {
+        (self.total > self.named.len() as u64).then_some(self.total)
+    }
+}
+
+/// The steps for this verdict.
+pub fn next_steps(e: &Evidence, v: Verdict, origin: OriginKind, related: &Related) -> Vec<NextStep> {
     let software = origin == OriginKind::SoftwareInjection;
     let mut steps: Vec<NextStep> = for_the_guest(e, v).into_iter().collect();
     steps.extend(for_the_cause(e, v));
-    if !related.is_empty() {
+    if !related.named.is_empty() {
         steps.push(NextStep::ExplainRelated {
-            ids: related.to_vec(),
+            ids: related.named.clone(),
+            more: related.total.saturating_sub(related.named.len() as u64),
         });
     }
     match (e.pfn, v.cause) {

@@ -46,6 +46,60 @@ fn a_page_in_two_vms_is_an_incident_each_that_name_each_other() {
     );
 }
 
+/// One page in `vms` VMs.
+fn page_in(vms: u32) -> Story {
+    let mut story = Story::new();
+    for pid in 1000..1000 + vms {
+        let vmm = Vmm {
+            is_vmm: Some(true),
+            name: Some(format!("vm-{pid}")),
+            ..Vmm::default()
+        };
+        story.at(pid, pid, What::Vmm(vmm));
+    }
+    story.lose(PFN, |story| {
+        for pid in 1000..1000 + vms {
+            let what = What::Sigbus {
+                hva: Hex(HVA),
+                severity: SigbusSeverity::ActionOptional,
+                lsb: 12,
+                target_tid: pid,
+                target_pid: pid,
+                forced: false,
+                comm: "qemu".into(),
+            };
+            story.at(WORKER, WORKER, what);
+        }
+    });
+    story
+}
+
+#[test]
+fn a_page_in_many_vms_names_the_first_few_and_counts_the_others() {
+    for (vms, named, total) in [(9, 8, None), (10, 8, Some(9)), (2000, 8, Some(1999))] {
+        let all = page_in(vms).incidents();
+        assert_eq!(all.len(), vms as usize);
+        for incident in &all {
+            assert_eq!(incident.related_incidents.len(), named);
+            assert_eq!(incident.related_total, total);
+            assert!(!incident.related_incidents.contains(&incident.id));
+        }
+    }
+}
+
+#[test]
+fn a_page_in_many_vms_is_reported_a_few_times_and_not_once_for_each_of_them() {
+    const VMS: u32 = 1024;
+    let mut correlator = Correlator::new(session());
+    let mut reports = 0;
+    for event in &page_in(VMS).events {
+        correlator.feed(event);
+        reports += correlator.take_numbers().len();
+    }
+    // Each by itself, then all of them as often as their number doubles, and once at the kernel's answer.
+    assert!(reports < 8 * VMS as usize, "{reports}");
+}
+
 #[test]
 fn an_incident_is_told_anew_when_another_vm_turns_out_to_share_its_page() {
     let story = shared_page();

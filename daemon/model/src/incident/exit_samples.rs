@@ -1,4 +1,4 @@
-//! Single exits of one incident, for the plot: all of the first, then ever fewer, evenly spaced. Bounded.
+//! Samples of one incident's exits, for the plot: all of the first, then ever fewer, evenly spaced. Bounded.
 
 use std::collections::BTreeSet;
 
@@ -15,22 +15,22 @@ const PAGE_MASK: u64 = !0xfff;
 
 /// See the module.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Singles {
-    kept: Vec<Single>,
+pub struct ExitSamples {
+    kept: Vec<Kept>,
     seen: u64,
     /// log2 of: of how many exits one is kept.
     thinned: u32,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Single {
+struct Kept {
     tid: u32,
     /// CLOCK_MONOTONIC, nanoseconds.
     at: u64,
     sample: ExitSample,
 }
 
-impl Singles {
+impl ExitSamples {
     pub fn add(&mut self, tid: u32, vcpu: Option<u32>, exit: &PoisonExit) {
         let no = self.seen;
         self.seen += 1;
@@ -49,7 +49,7 @@ impl Singles {
             return;
         }
         let since_exit = |end: Option<u64>| exit.exit_ns.zip(end).map(|(a, b)| b.saturating_sub(a));
-        let single = Single {
+        let kept = Kept {
             tid,
             at,
             sample: ExitSample {
@@ -63,7 +63,7 @@ impl Singles {
                 exit_to_entry_ns: since_exit(exit.entry_ns),
             },
         };
-        few::push(&mut self.kept, single);
+        few::push(&mut self.kept, kept);
     }
 
     /// The vCPU entered the guest again after the exit that began at `exit_ns`.
@@ -72,18 +72,18 @@ impl Singles {
             .kept
             .iter_mut()
             .rev()
-            .find(|single| single.tid == tid)
-            .filter(|single| single.at == exit_ns);
-        if let Some(single) = last {
-            single.sample.exit_to_entry_ns = Some(entry_ns.saturating_sub(exit_ns));
+            .find(|kept| kept.tid == tid)
+            .filter(|kept| kept.at == exit_ns);
+        if let Some(kept) = last {
+            kept.sample.exit_to_entry_ns = Some(entry_ns.saturating_sub(exit_ns));
         }
     }
 
     /// Whether the exits of this thread and RIP on the page go upwards rather than anywhere, as far as they are kept.
     pub fn goes_upwards(&self, tid: u32, page: Option<u64>, rip: u64) -> bool {
-        let lines = self.kept.iter().filter_map(|single| {
-            let sample = &single.sample;
-            let here = single.tid == tid
+        let lines = self.kept.iter().filter_map(|kept| {
+            let sample = &kept.sample;
+            let here = kept.tid == tid
                 && sample.rip.is_some_and(|at| at.0 == rip)
                 && sample.gpa.map(|gpa| gpa.0 & PAGE_MASK) == page;
             here.then_some(sample.gpa?.0)
@@ -104,12 +104,12 @@ impl Singles {
     /// Adds another incident's exits.
     pub fn absorb(&mut self, other: Self) {
         self.seen += other.seen;
-        for single in other.kept {
+        for kept in other.kept {
             if self.kept.len() < MAX_KEPT {
-                few::push(&mut self.kept, single);
+                few::push(&mut self.kept, kept);
             }
         }
-        self.kept.sort_by_key(|single| single.at);
+        self.kept.sort_by_key(|kept| kept.at);
     }
 
     /// In order of time, from `t0` on (CLOCK_MONOTONIC, nanoseconds).
@@ -119,10 +119,10 @@ impl Singles {
         let mut samples: Vec<ExitSample> = self
             .kept
             .iter()
-            .map(|single| ExitSample {
-                t_ns: i64::try_from(i128::from(single.at) - i128::from(t0)).unwrap_or(i64::MAX),
-                gpa: single.sample.gpa.filter(known),
-                ..single.sample.clone()
+            .map(|kept| ExitSample {
+                t_ns: i64::try_from(i128::from(kept.at) - i128::from(t0)).unwrap_or(i64::MAX),
+                gpa: kept.sample.gpa.filter(known),
+                ..kept.sample.clone()
             })
             .collect();
         samples.sort_by_key(|sample| sample.t_ns);
@@ -162,12 +162,12 @@ mod tests {
 
     #[test]
     fn a_million_exits_leave_an_even_and_bounded_sample() {
-        let mut singles = Singles::default();
+        let mut samples = ExitSamples::default();
         for n in 0..1_000_000 {
-            singles.add(7, Some(0), &exit(1_000 * n));
-            singles.reentry(7, 1_000 * n, 1_000 * n + 900);
+            samples.add(7, Some(0), &exit(1_000 * n));
+            samples.reentry(7, 1_000 * n, 1_000 * n + 900);
         }
-        let samples = singles.report(0, &BTreeSet::new());
+        let samples = samples.report(0, &BTreeSet::new());
         assert!(
             (MAX_KEPT / 2..=MAX_KEPT).contains(&samples.len()),
             "{}",
@@ -184,10 +184,10 @@ mod tests {
 
     #[test]
     fn what_the_kernel_sends_of_one_page_is_kept_whole() {
-        let mut singles = Singles::default();
+        let mut samples = ExitSamples::default();
         for n in 0..300 {
-            singles.add(7, None, &exit(n));
+            samples.add(7, None, &exit(n));
         }
-        assert_eq!(singles.report(0, &BTreeSet::new()).len(), 300);
+        assert_eq!(samples.report(0, &BTreeSet::new()).len(), 300);
     }
 }
