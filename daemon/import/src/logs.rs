@@ -35,7 +35,7 @@ pub struct Log {
 impl Log {
     pub fn new(name: String, scanner: Scanner, records: u64) -> Self {
         let mut items = scanner.items;
-        items.sort_by_key(|item| item.line);
+        items.sort_by_key(|item| (item.line, item.order));
         Self {
             name,
             items,
@@ -65,6 +65,7 @@ impl Log {
     /// Failures of pages in a trace for which no signal was seen.
     pub fn of_trace(loose: Vec<(u64, LogStatement)>) -> Self {
         let items = loose.into_iter().zip(1..).map(|((t, statement), line)| Item {
+            order: 0,
             line,
             stamp: Stamp {
                 boot: Some(t),

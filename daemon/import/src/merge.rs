@@ -80,7 +80,11 @@ impl<R: BufRead> Source<R> {
 
 /// rasdaemon prints what it reads as a trace does, but its date stands among the fields.
 fn rasdaemon(record: &Record<'_>) -> bool {
-    record.name == b"memory_failure_event" && memchr::memmem::find(record.fields, b"page_type=").is_some()
+    match record.name {
+        b"memory_failure_event" => memchr::memmem::find(record.fields, b"page_type=").is_some(),
+        b"mc_event" | b"mce_record" => true,
+        _ => false,
+    }
 }
 
 /// A gap in the trace, and how many events it is known to hold: `CPU:1 [LOST 4711 EVENTS]` or `[LOST EVENTS]`

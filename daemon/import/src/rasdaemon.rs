@@ -38,6 +38,7 @@ pub fn read(path: &Path) -> Result<Vec<Item>, String> {
             continue;
         };
         items.push(Item {
+            order: 0,
             line: items.len() as u64 + 1,
             stamp: clock::stamp(time.as_bytes(), time.len()),
             sender: 0,

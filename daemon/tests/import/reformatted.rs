@@ -46,18 +46,8 @@ pub fn hold(story: &str) {
     if story.len() > MAX_STORY || story.contains("kvm_exit") || story.contains('\x1b') {
         return;
     }
-    // virsh spreads an event over lines, which are not known behind a container's time yet.
-    let spread = story.contains("\nrecipient: ");
     let (expected, _) = answer(story.as_bytes());
-    let dated = |name: &str| {
-        ["Docker", "CRI", "a collector"]
-            .iter()
-            .any(|by| name.starts_with(by))
-    };
-    for (name, text) in all(story)
-        .into_iter()
-        .filter(|(name, _)| !(spread && dated(name)))
-    {
+    for (name, text) in all(story) {
         let (found, cut) = answer(&text);
         let same = found == expected;
         let less_sure = cut
@@ -186,6 +176,10 @@ fn all(story: &str) -> Vec<(String, Vec<u8>)> {
     let header = b"From: a@b\nContent-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: quoted-printable\n\n";
     let mail = [&header[..], &lines(story, |_, line| quoted_printable(line))].concat();
     all.push(("a whole mail".to_owned(), mail));
+    all.push((
+        "br".to_owned(),
+        lines(story, |_, line| format!("{}<br />", html(line))),
+    ));
     all.push((
         "br and line ends".to_owned(),
         lines(story, |_, line| format!("{}<br>\n", html(line))),

@@ -1,6 +1,6 @@
 //! What others put before each line: marks of quoting, numbers of a list, a file's name from grep.
 
-use super::start::begins_record;
+use super::{start::begins_record, wordings};
 
 /// Marks of quoting before a line, and its rest: `> > `, `>> `, `| > `.
 pub fn unquote(line: &[u8]) -> (bool, &[u8]) {
@@ -28,21 +28,22 @@ pub struct Margins {
 }
 
 impl Margins {
-    /// The line after its margin, where one stands: known by what follows, or as the next of a list.
-    pub fn strip<'a>(&mut self, line: &'a [u8]) -> Option<&'a [u8]> {
+    /// The line after its margin, where one stands: known by what follows, or as one of a list. `next`: how the next
+    /// line begins.
+    pub fn strip<'a>(&mut self, line: &'a [u8], next: &[u8]) -> Option<&'a [u8]> {
         let trimmed = line.trim_ascii_start();
         if let Some((number, rest)) = numbered(trimmed) {
-            let next = number
-                .checked_sub(1)
-                .is_some_and(|before| self.number == Some(before));
-            if next || known(rest) {
+            let after = |before: u64, number: u64| before.checked_add(1) == Some(number);
+            let listed = self.number.is_some_and(|before| after(before, number))
+                || numbered(next.trim_ascii_start()).is_some_and(|(next, _)| after(number, next));
+            if listed || known(rest) {
                 self.number = Some(number);
                 return Some(rest);
             }
             return None;
         }
         let (file, rest) = of_grep(trimmed)?;
-        if file == self.file || known(rest) {
+        if file == self.file || of_grep(next).is_some_and(|(next, _)| next == file) || known(rest) {
             self.file = file.to_vec();
             return Some(rest);
         }
@@ -57,7 +58,8 @@ pub fn relayed(line: &[u8]) -> bool {
 
 /// Whether `rest` is a line that a log could have by itself.
 fn known(rest: &[u8]) -> bool {
-    begins_record(rest) || super::wordings::hits(rest).next().is_some()
+    let begins = || wordings::hits(rest).next().is_some_and(|hit| hit.at == 0);
+    begins_record(rest) || rest.starts_with(b"qemu") || rest.starts_with(b"mce: ") || begins()
 }
 
 fn numbered(line: &[u8]) -> Option<(u64, &[u8])> {
@@ -68,13 +70,12 @@ fn numbered(line: &[u8]) -> Option<(u64, &[u8])> {
     let digits = text.iter().take(8).take_while(|b| b.is_ascii_digit()).count();
     let number = std::str::from_utf8(&text[..digits]).ok()?.parse().ok()?;
     let rest = &text[digits..];
-    let rest = match rest.first()? {
-        // A time since boot that was broken off begins with digits and a point too.
-        b'.' if rest.get(1).is_some_and(u8::is_ascii_digit) => return None,
-        b'.' | b':' | b')' | b'|' | b'-' => &rest[1..],
+    let rest = match rest {
+        // A time has a digit after the point.
+        [b'.' | b')', b' ' | b'\t', ..] | [b':' | b'|' | b'-', ..] => &rest[1..],
         // A process number before its command (`pgrep -a`).
-        b' ' if rest.trim_ascii_start().starts_with(b"/") => return None,
-        b' ' | b'\t' => rest,
+        [b' ', ..] if rest.trim_ascii_start().starts_with(b"/") => return None,
+        [b' ' | b'\t', ..] => rest,
         _ => return None,
     };
     let rest = rest.trim_ascii_start();
@@ -142,7 +143,7 @@ mod tests {
         ] {
             let line = format!("{margin}{LINE}");
             assert_eq!(
-                Margins::default().strip(line.as_bytes()),
+                Margins::default().strip(line.as_bytes(), b""),
                 Some(LINE.as_bytes()),
                 "{line}"
             );
@@ -154,23 +155,31 @@ mod tests {
             "host: [ 1.0] x",
             "",
         ] {
-            assert_eq!(Margins::default().strip(line.as_bytes()), None, "{line}");
+            assert_eq!(Margins::default().strip(line.as_bytes(), b""), None, "{line}");
         }
     }
 
     #[test]
     fn the_next_of_a_list_has_a_margin_whatever_follows() {
         let mut margins = Margins::default();
-        assert_eq!(margins.strip(b"7. [   34.1] x"), Some(&b"[   34.1] x"[..]));
+        assert_eq!(margins.strip(b"1: recipient", b"failure"), None);
         assert_eq!(
-            margins.strip(b"8. recipient: guest"),
+            margins.strip(b"  6. recipient: guest", b"  7. x"),
             Some(&b"recipient: guest"[..])
         );
-        assert_eq!(margins.strip(b"10. of November"), None);
-        assert_eq!(margins.strip(b"a/b.log:7:[   34.1] x"), Some(&b"[   34.1] x"[..]));
-        assert_eq!(margins.strip(b"a/b.log-8-recipient: guest"), None);
+        assert_eq!(margins.strip(b"7. [   34.1] x", b""), Some(&b"[   34.1] x"[..]));
         assert_eq!(
-            margins.strip(b"a/b.log:8:recipient: guest"),
+            margins.strip(b"8. recipient: guest", b""),
+            Some(&b"recipient: guest"[..])
+        );
+        assert_eq!(margins.strip(b"10. of November", b""), None);
+        assert_eq!(
+            margins.strip(b"a/b.log:7:[   34.1] x", b""),
+            Some(&b"[   34.1] x"[..])
+        );
+        assert_eq!(margins.strip(b"a/b.log-8-recipient: guest", b""), None);
+        assert_eq!(
+            margins.strip(b"a/b.log:8:recipient: guest", b""),
             Some(&b"recipient: guest"[..])
         );
     }

@@ -179,8 +179,14 @@ impl<R: BufRead> Reader<R> {
         if line.traced || line.text.first() == Some(&b'{') {
             return;
         }
-        let cut =
-            wordings::hits(line.text.trim_ascii_end()).any(|hit| hit.fit == shape::Fit::Cut || hit.maybe_cut);
+        let text = line.text.trim_ascii_end();
+        // In the middle of a sentence the words are somebody's prose.
+        let a_message = |at: usize| {
+            let before = text[..at].trim_ascii();
+            before.is_empty() || line.starts || before.ends_with(b":") || before.ends_with(b"]")
+        };
+        let cut = wordings::hits(text)
+            .any(|hit| (hit.fit == shape::Fit::Cut || hit.maybe_cut) && a_message(hit.at));
         if !cut {
             return;
         }

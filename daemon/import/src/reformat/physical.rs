@@ -30,6 +30,14 @@ impl<R: BufRead> Physical<R> {
         self.number
     }
 
+    /// The begin of the next line, as far as it has been read.
+    pub fn peek(&mut self) -> &[u8] {
+        const ENOUGH: usize = 160;
+        let buffer = self.input.fill_buf().unwrap_or_default().trim_ascii_start();
+        let line = &buffer[..buffer.len().min(ENOUGH)];
+        &line[..memchr::memchr2(b'\n', b'\r', line).unwrap_or(line.len())]
+    }
+
     /// Reads the next line into `line`; `false` at the end.
     ///
     /// # Errors

@@ -73,12 +73,23 @@ impl Piece {
     }
 }
 
+/// What became of the begin of an object.
+enum Gathered {
+    /// It is none.
+    None,
+    Whole,
+    /// It did not end: its lines are lines by themselves.
+    GivenUp(Vec<Piece>),
+}
+
 pub struct Source<R> {
     lines: Physical<R>,
     /// Lines out of one line of the file.
     split: VecDeque<Piece>,
     /// Lines that were tried as an object of JSON.
     given_up: VecDeque<Piece>,
+    /// The same, of lines that a container's records hold.
+    lines_inside: VecDeque<Piece>,
     /// A container's line that goes on.
     begun: Option<Piece>,
     /// A mail's header says that its text is quoted-printable.
@@ -93,6 +104,7 @@ impl<R: BufRead> Source<R> {
             lines: Physical::new(input),
             split: VecDeque::new(),
             given_up: VecDeque::new(),
+            lines_inside: VecDeque::new(),
             begun: None,
             encoded: false,
             over: false,
@@ -110,13 +122,41 @@ impl<R: BufRead> Source<R> {
     /// Those of the file.
     pub fn next(&mut self, piece: &mut Piece) -> io::Result<bool> {
         loop {
+            if let Some(line) = self.lines_inside.pop_front() {
+                *piece = line;
+                return Ok(true);
+            }
+            if !self.record(piece)? {
+                return Ok(false);
+            }
+            // An object that a container's lines hold.
+            if !piece.marks.has(Marks::DECODED) || !opens(&piece.text) {
+                return Ok(true);
+            }
+            let read = |source: &mut Self, line: &mut Piece| {
+                let more = source.record(line)?;
+                let inner = envelope::without_time(&line.text).len();
+                line.text.drain(..line.text.len() - inner);
+                Ok(more)
+            };
+            match self.object(piece, read)? {
+                Gathered::None | Gathered::Whole => return Ok(true),
+                Gathered::GivenUp(lines) => self.lines_inside.extend(lines),
+            }
+        }
+    }
+
+    /// A line of the file, or out of a container's record.
+    fn record(&mut self, piece: &mut Piece) -> io::Result<bool> {
+        loop {
             if let Some(line) = self.given_up.pop_front() {
                 *piece = line;
             } else {
                 if !self.raw(piece)? {
                     return Ok(self.end(piece));
                 }
-                if !self.object(piece)? {
+                if let Gathered::GivenUp(lines) = self.object(piece, Self::raw)? {
+                    self.given_up.extend(lines);
                     continue;
                 }
             }
@@ -214,9 +254,14 @@ impl<R: BufRead> Source<R> {
         }
         piece.classify();
         if piece.starts {
+            // Indented as code is; a trace's tasks stand in columns.
+            if !piece.traced && piece.text.first().is_some_and(u8::is_ascii_whitespace) {
+                let blanks = piece.text.iter().take_while(|b| b.is_ascii_whitespace()).count();
+                piece.text.drain(..blanks);
+            }
             return;
         }
-        if let Some(rest) = self.margins.strip(&piece.text) {
+        if let Some(rest) = self.margins.strip(&piece.text, self.lines.peek()) {
             let from = piece.text.len() - rest.len();
             piece.text.drain(..from);
             piece.marks = piece.marks | Marks::DECODED;
@@ -226,18 +271,22 @@ impl<R: BufRead> Source<R> {
         }
     }
 
-    /// An object of JSON that begins in `piece`, gathered; `false`: it is none, and its lines come by themselves.
-    fn object(&mut self, piece: &mut Piece) -> io::Result<bool> {
+    /// Gathers the object of JSON that begins in `piece`, of lines that `read` gives.
+    fn object(
+        &mut self,
+        piece: &mut Piece,
+        read: impl Fn(&mut Self, &mut Piece) -> io::Result<bool>,
+    ) -> io::Result<Gathered> {
         if !opens(&piece.text) {
-            return Ok(true);
+            return Ok(Gathered::None);
         }
         let Some(mut object) = Object::open(&piece.text) else {
-            return Ok(true);
+            return Ok(Gathered::None);
         };
         let mut lines = vec![piece.clone()];
         loop {
             let mut line = Piece::default();
-            if !self.raw(&mut line)? {
+            if !read(self, &mut line)? {
                 break;
             }
             let next = object.add(&line.text);
@@ -253,20 +302,21 @@ impl<R: BufRead> Source<R> {
                 piece.width = usize::MAX;
                 piece.marks = piece.marks | Marks::REJOINED;
                 piece.classify();
-                return Ok(true);
+                return Ok(Gathered::Whole);
             }
             break;
         }
-        self.given_up.extend(lines);
-        Ok(false)
+        Ok(Gathered::GivenUp(lines))
     }
 
     /// Takes a line out of a container's record, or out of columns; `false`: it goes on in the next record.
     fn contained(&mut self, piece: &mut Piece) -> bool {
+        let mut contained = false;
         if piece.starts || piece.text.first().is_some_and(|b| matches!(b, b'|' | b'"')) {
             for _ in 0..2 {
                 match envelope_of(&piece.text) {
                     Some(content) => {
+                        contained = true;
                         piece.marks = piece.marks | Marks::DECODED;
                         piece.text = content.text;
                         if content.partial && self.go_on(piece) {
@@ -277,7 +327,7 @@ impl<R: BufRead> Source<R> {
                     None => break,
                 }
             }
-            if let Some(row) = row(&piece.text) {
+            if !contained && let Some(row) = row(&piece.text) {
                 piece.text = row;
                 piece.marks = piece.marks | Marks::DECODED;
                 piece.classify();

@@ -40,13 +40,26 @@ pub fn begins_record(line: &[u8]) -> bool {
 
 /// Whether a line of a logger, or an object of JSON, begins here: both have their own time.
 pub fn dated_itself(line: &[u8]) -> bool {
+    if field(line.trim_ascii_start()) {
+        return true;
+    }
     match line.first() {
-        Some(b'{') => line.get(1) == Some(&b'"'),
+        Some(b'{') => matches!(line.get(1), None | Some(b'"')),
         Some(b'<') => priority(&line[1..]),
         Some(b'A'..=b'Z') => named_date(line),
-        Some(b'0'..=b'9') => date(line) || kmsg(line),
+        Some(b'0'..=b'9') => date(line) || seconds_since_1970(line) || kmsg(line),
         _ => false,
     }
+}
+
+/// A field of a journal's entry on a line of its own: `_PID=…`.
+fn field(line: &[u8]) -> bool {
+    let name = line
+        .iter()
+        .take(64)
+        .take_while(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || **b == b'_')
+        .count();
+    name > 1 && line.get(name) == Some(&b'=')
 }
 
 /// `[   34.150533]`, `[Sun Nov 22 …]`, `[Nov22 15:45]`, `[  +0.000123]`.

@@ -58,10 +58,16 @@ pub fn join(line: &[u8], width: usize, next: &[u8], widths: &mut Widths) -> Opti
         return None;
     }
     if !goes_on(line, next) {
+        if sender_cut(line, next) && (widths.breaks_words(width) || fills(width, next)) {
+            let between: &[u8] = if widths.breaks_words(width) { b"" } else { b" " };
+            return Some(Joined {
+                text: [line, between, next].concat(),
+                whole: true,
+            });
+        }
         return header(line, next).then(|| {
             let blank = line.ends_with(b" ") || next.starts_with(b" ");
-            let whole = blank || cut_time(line, next) || cut_name(line, next);
-            let between: &[u8] = if whole { b"" } else { b" " };
+            let between: &[u8] = if blank || cut_time(line, next) { b"" } else { b" " };
             Joined {
                 text: [line, between, next].concat(),
                 whole: true,
@@ -138,7 +144,9 @@ fn spans(whole: &[u8], line: &[u8], boundary: usize, length: usize, breaks_words
                     other.at == hit.at && !other.maybe_cut && matches!(other.fit, Fit::Whole { .. })
                 });
                 let rest = &whole[boundary..];
-                let run = rest.iter().take_while(|b| b.is_ascii_alphanumeric()).count();
+                let run = rest.iter().take_while(|b| !b.is_ascii_whitespace()).count();
+                // An argument or a path begins something of its own.
+                let breaks_words = breaks_words && !matches!(rest.first(), Some(b'/' | b'-'));
                 let fragment = end > boundary + run || number(rest, run, length);
                 if complete && run > 0 && !breaks_words && !fragment {
                     Spans::No
@@ -162,19 +170,47 @@ fn header(line: &[u8], next: &[u8]) -> bool {
     if wordings::any(line) || !wordings::any(next) {
         return false;
     }
-    if cut_time(line, next) || cut_name(line, next) {
+    if cut_time(line, next) {
         return true;
     }
-    let text = line.trim_ascii();
+    before_message(line.trim_ascii())
+}
+
+/// Whether all of `text` is what a logger puts before a message; the program's own name may follow.
+fn before_message(text: &[u8]) -> bool {
     let words = text.split(|b| *b == b' ').filter(|word| !word.is_empty()).count();
-    if text.ends_with(b"] mce:") {
-        return true;
-    }
     match text.last() {
-        Some(b':') => words <= 5 && (begins_record(line) || words <= 2 && text.starts_with(b"qemu")),
-        Some(b']') => begins_record(line) && (words <= 2 || ends_with_time(text)),
+        Some(b':') if words <= 5 && (begins_record(text) || words <= 2 && text.starts_with(b"qemu")) => true,
+        Some(b':') => {
+            let name = memchr::memrchr(b' ', text).unwrap_or_default();
+            text[..name].ends_with(b"]") && before_message(&text[..name])
+        }
+        Some(b']') => {
+            // The time since boot ends the line.
+            let open = memchr::memrchr(b'[', text).unwrap_or_default();
+            let time = text[open + 1..text.len() - 1].trim_ascii();
+            let of_time = !time.is_empty() && time.iter().all(|b| b.is_ascii_digit() || *b == b'.');
+            of_time && words <= 7 && begins_record(text)
+        }
         _ => words <= 4 && (date(text) || named_date(text)),
     }
+}
+
+/// Whether the break stands inside the name of the program, before its words: `… m` and `ce: [Hardware Error]: …`.
+fn sender_cut(line: &[u8], next: &[u8]) -> bool {
+    const LONGEST: usize = 32;
+    const NAMES: [&[u8]; 6] = [b"mce: ", b"qemu", b"kvm", b"kernel: ", b"audit: ", b"systemd"];
+    let Some(hit) = wordings::hits(next).next() else {
+        return false;
+    };
+    let before = &next[..hit.at];
+    (1..=LONGEST).contains(&before.len())
+        && before.ends_with(b": ")
+        && !before[0].is_ascii_whitespace()
+        && !NAMES.iter().any(|name| before.starts_with(name))
+        && begins_record(line)
+        && !wordings::any(line)
+        && !line.trim_ascii_end().ends_with(b":")
 }
 
 /// Whether the line breaks inside the time since boot: `… kernel: [795` and `66.550690] Memory failure: …`.
@@ -189,30 +225,6 @@ fn cut_time(line: &[u8], next: &[u8]) -> bool {
         (Some(open), Some(close)) => in_time(&line[open + 1..]) && close > 0 && in_time(&next[..close]),
         _ => false,
     }
-}
-
-/// `… tag[pid]: [  157.392905]`.
-fn ends_with_time(text: &[u8]) -> bool {
-    let inner = text
-        .strip_suffix(b"]")
-        .and_then(|text| Some(&text[memchr::memrchr(b'[', text)? + 1..]));
-    inner.is_some_and(|inner| {
-        inner.contains(&b'.')
-            && inner
-                .iter()
-                .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b' '))
-    })
-}
-
-/// Whether the line breaks inside the kernel's `mce: `: `[  157.39] m` and `ce: [Hardware Error]: …`.
-fn cut_name(line: &[u8], next: &[u8]) -> bool {
-    const NAME: &[u8] = b"mce:";
-    (1..NAME.len()).any(|cut| {
-        let (before, after) = NAME.split_at(cut);
-        line.strip_suffix(before)
-            .is_some_and(|line| line.ends_with(b"] "))
-            && next.starts_with(after)
-    })
 }
 
 /// Whether `line` only announces what stands in the next line, although that begins a record: the date, host and tag
@@ -349,6 +361,11 @@ mod tests {
             ("[ 1.0] Kernel panic - not syncing: something", "else"),
             ("some text:", "Memory failure: 0x1: already hardware poisoned"),
             ("", "Memory failure: 0x1"),
+            (
+                "2026-11-20 10:00:00.000+0000: starting up libvirt version: 10.0.0, qemu version: 8.2.2, kernel: 6.8.0-31-generic, hostname: host1",
+                "/usr/bin/qemu-system-x86_64 -name guest=db-7",
+            ),
+            ("-name guest=db-7", "-uuid 5e1f1e55-0000-4000-8000-00000000feed"),
         ] {
             assert_eq!(two(line, next), None, "{line}");
         }

@@ -31,7 +31,12 @@ const STEMS: &[Stem] = &[
     Stem {
         words: "Memory failure: 0x",
         shapes: &[
+            "Memory failure: 0x{x}: Sending SIGBUS to CPU {d}/KVM:{d} due to hardware memory corruption",
+            "Memory failure: 0x{x}: Sending SIGBUS to fc_vcpu {d}:{d} due to hardware memory corruption",
+            "Memory failure: 0x{x}: Sending SIGBUS to {qemu-system-x86|qemu-kvm|kvm|firecracker|cloud-hyperviso|ld-linux-x86-64}:{d} due to hardware memory corruption",
             "Memory failure: 0x{x}: Sending SIGBUS to {*}:{d} due to hardware memory corruption",
+            "Memory failure: 0x{x}: Killing CPU {d}/KVM:{d} {due|early due} to hardware memory corruption",
+            "Memory failure: 0x{x}: Killing {qemu-system-x86|qemu-kvm|kvm}:{d} {due|early due} to hardware memory corruption",
             "Memory failure: 0x{x}: Killing {*}:{d} {due|early due} to hardware memory corruption",
             "Memory failure: 0x{x}: forcibly killing {*}:{d} because of failure to unmap corrupted page",
             "Memory failure: 0x{x}: recovery action for {dirty|clean} {swapcache page|mlocked LRU page|unevictable LRU page|LRU page}: {Ignored|Failed|Delayed|Recovered}",
@@ -91,17 +96,11 @@ const STEMS: &[Stem] = &[
         shapes: &["QEMU got Hardware memory error[[ at addr 0x{x}]]"],
     },
     Stem {
-        words: "Hardware memory error!",
-        shapes: &["Hardware memory error!"],
-    },
-    Stem {
-        words: "Hardware memory error for memory used by QEMU ",
-        shapes: &["Hardware memory error for memory used by QEMU itself instead of guest system!"],
-    },
-    Stem {
-        words: "Hardware memory error at addr ",
+        words: "Hardware memory error",
         shapes: &[
             "Hardware memory error at addr 0x{x} of type {BUS_MCEERR_AR|BUS_MCEERR_AO} for memory used by QEMU itself instead of guest system!",
+            "Hardware memory error for memory used by QEMU itself instead of guest system!",
+            "Hardware memory error!",
         ],
     },
     Stem {
@@ -174,6 +173,12 @@ const STEMS: &[Stem] = &[
     Stem {
         words: ": Main process exited, code=",
         shapes: &[": Main process exited, code={killed|dumped|exited}, status={d}/{w}"],
+    },
+    Stem {
+        words: ":fc_vcpu ",
+        shapes: &[
+            ":fc_vcpu {d}:ERROR:src/vmm/src/signal_handler.rs:{d}] Shutting down VM after intercepting signal {d}, code {d}.",
+        ],
     },
     Stem {
         words: "Shutting down VM after intercepting signal ",

@@ -86,6 +86,8 @@ impl<'a> Kernel<'a> {
                 {
                     kernel.of_vmms.insert(pfn.0);
                 }
+                // Drivers of memory controllers and firmware's records: a physical machine.
+                LogStatement::MemoryError { .. } => kernel.host = true,
                 LogStatement::GuestMce(mce) if mce.by_qemu() && mce.misc.is_some() && !mce.by_hardware() => {
                     kernel.injected.extend(frame(&item.statement));
                 }

@@ -101,7 +101,37 @@ fn more(rest: &[u8], mce: &mut MceReport) -> bool {
         mce.addr = hex(word(addr)).map(Hex);
         return true;
     }
-    fields(rest, mce)
+    decoded(rest, mce).unwrap_or_else(|| fields(rest, mce))
+}
+
+/// The lines that AMD's decoder prints after `MC9_STATUS[…]` (drivers/edac/mce_amd.c): `PPIN: 0x…`, `IPID: 0x…,
+/// Syndrome: 0x…`, `MC4_ADDR: 0x…` of older kernels, and its words on the error.
+fn decoded(rest: &[u8], mce: &mut MceReport) -> Option<bool> {
+    const WORDS: [&[u8]; 6] = [
+        b"Unified Memory Controller Ext. Error Code: ",
+        b"Northbridge Error ",
+        b"cache level: ",
+        b"Corrected error, ",
+        b"Deferred error, ",
+        b"Uncorrected, software ",
+    ];
+    let value = |text: &[u8]| {
+        let number = text.split(|b| matches!(b, b',' | b' ')).next()?;
+        hex(number.strip_prefix(b"0x")?).map(Hex)
+    };
+    let rest = rest.trim_ascii_start();
+    if let Some(text) = rest.strip_prefix(b"PPIN: ") {
+        mce.ppin = value(text);
+    } else if let Some(text) = rest.strip_prefix(b"IPID: ") {
+        mce.ipid = value(text);
+    } else if rest.starts_with(b"MC")
+        && let Some(at) = find(&rest[..rest.len().min(16)], b"_ADDR: ")
+    {
+        mce.addr = value(&rest[at + 7..]);
+    } else if !WORDS.iter().any(|words| rest.starts_with(words)) {
+        return None;
+    }
+    Some(true)
 }
 
 /// `TSC d310f9d44 ADDR 2beb000 MISC 8c PPIN …`, `PROCESSOR 0:50654 TIME … SOCKET 0 APIC 0 microcode 1`.
@@ -193,6 +223,28 @@ mod tests {
         assert_eq!(mce.cs, Some(0x10));
         assert_eq!(mce.symbol.as_deref(), Some("clflush_cache_range"));
         assert!(mce.reason.unwrap().starts_with("Overflowed"));
+    }
+
+    #[test]
+    fn the_lines_of_amds_decoder() {
+        let mut mce = MceReport::default();
+        for line in [
+            "[Hardware Error]: CPU:2 (17:31:0) MC17_STATUS[Over|UE|MiscV|AddrV|-|TCC|SyndV|UECC|-|Poison|Scrub]: 0xfc20480000000136",
+            "[Hardware Error]: Error Addr: 0x000000036b5c0fc0",
+            "[Hardware Error]: PPIN: 0x02b0bc62eea0c04d",
+            "[Hardware Error]: IPID: 0x0000009600050f00, Syndrome: 0x000000000a800500",
+            "[Hardware Error]: Unified Memory Controller Ext. Error Code: 0, DRAM ECC error.",
+            "[Hardware Error]: cache level: L3/GEN, tx: GEN, mem-tx: RD",
+        ] {
+            assert!(read(line.as_bytes(), &mut mce).is_some(), "{line}");
+        }
+        assert_eq!((mce.bank, mce.addr), (Some(17), Some(Hex(0x3_6b5c_0fc0))));
+        assert_eq!(mce.ppin, Some(Hex(0x02b0_bc62_eea0_c04d)));
+        assert_eq!(mce.ipid, Some(Hex(0x96_0005_0f00)));
+        assert!(mce.by_hardware());
+        let old = b"[Hardware Error]: \tMC4_ADDR: 0x0000000f93a7eaf0";
+        assert_eq!(read(old, &mut mce), Some(Line::More));
+        assert_eq!(mce.addr, Some(Hex(0xf_93a7_eaf0)));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod command;
 pub mod envelope;
 mod escapes;
 mod guest;
+mod hardware_report;
 mod journal;
 pub mod program;
 mod qmp;
@@ -24,6 +25,8 @@ pub use sender::Sender;
 
 /// Statements kept of one file; later ones are counted.
 const MAX_ITEMS: usize = 16_384;
+/// Corrected errors of memory kept of one file: a flood of them leaves room for the rest.
+const MAX_CORRECTED: usize = 1024;
 /// Lines of one machine check's report.
 const MAX_REPORT_LINES: u64 = 64;
 /// Senders whose reports are under way at one time.
@@ -35,6 +38,8 @@ const MAX_TEXT: usize = 200;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
     pub line: u64,
+    /// Among the statements of one line of the file: a post's markup may hold a whole log on one line.
+    pub order: u64,
     pub stamp: Stamp,
     /// Index into [`Scanner::senders`].
     pub sender: usize,
@@ -48,6 +53,7 @@ pub struct Item {
 /// A machine check's report under way.
 struct Report {
     line: u64,
+    order: u64,
     last: u64,
     stamp: Stamp,
     text: String,
@@ -68,6 +74,11 @@ pub struct Scanner {
     pub host_kernel: Option<String>,
     pub hostname: Option<String>,
     reports: BTreeMap<usize, Report>,
+    /// Records of firmware and of mcelog under way, by sender.
+    hardware: BTreeMap<usize, hardware_report::Reports>,
+    corrected: usize,
+    /// Messages so far.
+    order: u64,
     journal: journal::Gatherer,
     virsh: qmp::Virsh,
     command: command::Block,
@@ -135,6 +146,11 @@ impl Scanner {
         for sender in std::mem::take(&mut self.reports) {
             self.close(sender.0, sender.1);
         }
+        for (sender, mut reports) in std::mem::take(&mut self.hardware) {
+            for finished in reports.finish() {
+                self.keep_hardware(sender, finished);
+            }
+        }
     }
 
     fn entry(&mut self, entry: &journal::Entry) {
@@ -143,6 +159,7 @@ impl Scanner {
     }
 
     fn message(&mut self, number: u64, whole: &[u8], entry: Option<&journal::Entry>) {
+        self.order += 1;
         let envelope = envelope::open(whole);
         let line = Line {
             number,
@@ -150,7 +167,7 @@ impl Scanner {
             entry,
             envelope,
         };
-        if self.statement(&line) || self.report(&line) || self.others(&line) {
+        if self.statement(&line) || self.report(&line) || self.hardware(&line) || self.others(&line) {
             return;
         }
         // A console's output may run into another's line.
@@ -227,9 +244,55 @@ impl Scanner {
         true
     }
 
+    /// A line of a record that firmware or mcelog made.
+    fn hardware(&mut self, line: &Line<'_>) -> bool {
+        let message = line.envelope.message;
+        let role = match message.first() {
+            Some(b'{') => Role::Kernel,
+            _ => Role::Tool,
+        };
+        if !hardware_report::is_part(message) || !may_print(role, line, false) {
+            return false;
+        }
+        let sender = self.sender(line);
+        if self.hardware.len() >= MAX_REPORTS && !self.hardware.contains_key(&sender) {
+            return false;
+        }
+        let reports = self.hardware.entry(sender).or_default();
+        let Some(finished) = reports.line(line.number, line.stamp(), message) else {
+            return false;
+        };
+        self.known += 1;
+        if let Some(finished) = finished {
+            self.keep_hardware(sender, finished);
+        }
+        true
+    }
+
+    fn keep_hardware(&mut self, sender: usize, finished: hardware_report::Finished) {
+        self.keep(Item {
+            line: finished.line,
+            order: self.order,
+            stamp: finished.stamp,
+            sender,
+            role: Role::Kernel,
+            text: finished.text,
+            statement: finished.statement,
+        });
+    }
+
     /// QMP, `virsh event`, command lines.
     fn others(&mut self, line: &Line<'_>) -> bool {
         let message = line.envelope.message;
+        if let Some(event) = wordings::hardware::event(message)
+            && let Some((wording, statement)) = wordings::read(&event)
+        {
+            match statement {
+                LogStatement::Other => self.known += 1,
+                statement => self.add(line, wording.role, statement),
+            }
+            return true;
+        }
         if let Some(header) = command::header(line.whole) {
             self.known += 1;
             self.host_kernel = header.kernel.clone().or(self.host_kernel.take());
@@ -280,6 +343,7 @@ impl Scanner {
             sender,
             Report {
                 line: line.number,
+                order: self.order,
                 last: line.number,
                 stamp: line.stamp(),
                 text: line.text(),
@@ -307,6 +371,7 @@ impl Scanner {
     fn close(&mut self, sender: usize, report: Report) {
         self.keep(Item {
             line: report.line,
+            order: report.order,
             stamp: report.stamp,
             sender,
             role: Role::Kernel,
@@ -340,6 +405,7 @@ impl Scanner {
         }
         self.keep(Item {
             line: line.number,
+            order: self.order,
             stamp,
             sender,
             role,
@@ -356,6 +422,12 @@ impl Scanner {
             && self.items.iter().rev().take(64).any(again)
         {
             return;
+        }
+        if let LogStatement::MemoryError { corrected: true, .. } = &item.statement {
+            self.corrected += 1;
+            if self.corrected > MAX_CORRECTED {
+                return;
+            }
         }
         if self.items.len() >= MAX_ITEMS {
             self.dropped += 1;

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use poisontrace_model::{event::log_statement::LogStatement, text::sanitise};
+use poisontrace_model::{event::log_statement::LogStatement, hex::Hex, text::sanitise};
 
 #[derive(Deserialize)]
 struct Message {
@@ -30,6 +30,19 @@ struct Data {
     #[serde(default)]
     guest: bool,
     reason: Option<String>,
+    info: Option<Info>,
+}
+
+/// What a guest says of its own panic (qapi/run-state.json, GuestPanicInformation).
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Info {
+    r#type: String,
+    arg1: u64,
+    arg2: u64,
+    arg3: u64,
+    arg4: u64,
+    arg5: u64,
 }
 
 #[derive(Default, Deserialize)]
@@ -169,6 +182,15 @@ fn statement(event: &str, data: Data, domain: Option<String>) -> Option<LogState
             action_required: data.flags.action_required,
             recursive: data.flags.recursive,
         },
+        "GUEST_PANICKED" if data.info.as_ref().is_some_and(|info| info.r#type == "hyper-v") => {
+            let info = data.info.unwrap_or_default();
+            LogStatement::BugCheck {
+                domain,
+                args: [info.arg1, info.arg2, info.arg3, info.arg4, info.arg5]
+                    .map(Hex)
+                    .to_vec(),
+            }
+        }
         "GUEST_PANICKED" | "GUEST_CRASHLOADED" => LogStatement::QmpPanicked { domain },
         "RESET" => LogStatement::QmpReset {
             domain,
@@ -186,6 +208,19 @@ fn statement(event: &str, data: Data, domain: Option<String>) -> Option<LogState
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_windows_guest_says_which_bug_check_it_is() {
+        let line = r#"{"timestamp": {"seconds": 10, "microseconds": 5}, "event": "GUEST_PANICKED", "data": {"action": "pause", "info": {"type": "hyper-v", "arg1": 292, "arg2": 0, "arg3": 18446708889337462784, "arg4": 0, "arg5": 0}}}"#;
+        let (_, statement) = read(line.as_bytes()).unwrap();
+        let args = [0x124, 0, 0xffff_e000_0000_0000, 0, 0].map(Hex).to_vec();
+        assert_eq!(statement, Some(LogStatement::BugCheck { domain: None, args }));
+        let other = line.replace("hyper-v", "s390");
+        assert!(matches!(
+            read(other.as_bytes()),
+            Some((_, Some(LogStatement::QmpPanicked { .. })))
+        ));
+    }
 
     #[test]
     fn qmp_and_virsh_tell_the_same() {

@@ -1,6 +1,8 @@
 //! The wordings that are known, as tables: which program prints a line, in which versions, its whole shape, what
 //! its fields mean, and a real line as its test. `docs/log-wordings.md` describes how to add one.
 
+mod guest_panic;
+pub mod hardware;
 mod kernel;
 mod machine;
 mod process;
@@ -29,7 +31,9 @@ pub struct Wording {
 const MAX_MESSAGE: usize = 4096;
 
 /// All tables, in the order in which they are tried.
-const TABLES: [&[Wording]; 4] = [
+const TABLES: [&[Wording]; 6] = [
+    guest_panic::WORDINGS,
+    hardware::WORDINGS,
     kernel::WORDINGS,
     vmm::WORDINGS,
     process::WORDINGS,
