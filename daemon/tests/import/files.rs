@@ -301,7 +301,9 @@ fn incidents_that_an_answer_has_no_room_for_are_counted() {
     let mut text = String::new();
     for page in 0..PAGES {
         let t = format!("{}.{:06}", page / 1_000_000, page % 1_000_000);
-        text += &format!("vmm-194 [000] d..1. {t}: kvm_exit: vcpu 0 reason EPT_VIOLATION rip 0x10011 info1 0x581 info2 0x0\n");
+        text += &format!(
+            "vmm-194 [000] d..1. {t}: kvm_exit: vcpu 0 reason EPT_VIOLATION rip 0x10011 info1 0x581 info2 0x0\n"
+        );
         text += &format!(
             "vmm-194 [000] ..... {t}: kvm_page_fault: vcpu 0 rip 0x10011 address {:#018x} error_code 0x581\n",
             page << 12
