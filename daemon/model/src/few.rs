@@ -1,6 +1,7 @@
 //! A few values by key. Most incidents are of one page and one vCPU, and a flood has ten thousand of them: a sorted list
 //! without spare room takes a tenth of a tree's node, which has room for eleven.
 
+use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Lists that are shorter grow by one.
@@ -114,7 +115,7 @@ impl<K: Ord, V> Few<K, V> {
 
 impl<K, V> IntoIterator for Few<K, V> {
     type Item = (K, V);
-    type IntoIter = std::vec::IntoIter<(K, V)>;
+    type IntoIter = alloc::vec::IntoIter<(K, V)>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
@@ -123,7 +124,7 @@ impl<K, V> IntoIterator for Few<K, V> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use alloc::collections::BTreeMap;
 
     use proptest::prelude::*;
 

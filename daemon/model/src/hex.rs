@@ -1,7 +1,8 @@
 //! Addresses, page frame numbers and register values: lower-case hex strings with `0x` in every format
 //! that leaves the process, so that they can be compared with a console by eye.
 
-use std::fmt;
+use alloc::format;
+use core::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -29,7 +30,7 @@ impl Serialize for Hex {
 
 impl<'de> Deserialize<'de> for Hex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        let text = alloc::borrow::Cow::<'de, str>::deserialize(deserializer)?;
         let digits = text
             .strip_prefix("0x")
             .ok_or_else(|| D::Error::custom(format!("expected a hex string such as 0x1f, found {text:?}")))?;

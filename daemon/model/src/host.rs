@@ -1,5 +1,6 @@
 //! Host identity and the offset between its monotonic and its wall clock.
 
+use alloc::string::String;
 use serde::{Deserialize, Serialize};
 
 /// The traced host, as the answer names it.

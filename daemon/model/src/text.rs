@@ -1,5 +1,6 @@
 //! Text from outside (process names, command lines, kernel words) on its way to a terminal or a log.
 
+use alloc::{borrow::ToOwned as _, string::String};
 /// Replaces control characters, invisible ones, and those that turn the direction of writing, so that a process cannot
 /// write terminal escapes, new lines or reversed words through us; cuts at `max` characters.
 pub fn sanitise(text: &str, max: usize) -> String {

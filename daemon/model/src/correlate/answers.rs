@@ -1,6 +1,6 @@
 //! Which SIGBUS of poison a VMM has answered, a process each: what its own end is held against.
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
 
 use super::{Correlator, IncidentNo, make_room};
 use crate::{event::Event, incident::evidence::LastSigbus};

@@ -1,6 +1,7 @@
 //! Incidents of one VMM by what is asked of them at each event: without a search through all of its pages.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 
 use super::{Correlator, IncidentNo};
 use crate::incident::evidence::Evidence;
@@ -18,7 +19,7 @@ pub(super) struct ByProcess {
     /// Of huge pages, by the GiB of their guest address.
     huge: BTreeMap<(u32, u64), IncidentNo>,
     /// The latest sign of poison, and whose it was.
-    latest: HashMap<u32, (u64, IncidentNo)>,
+    latest: BTreeMap<u32, (u64, IncidentNo)>,
 }
 
 impl ByProcess {

@@ -1,6 +1,7 @@
 //! Ends: of the guest, of the VMM.
 
-use std::collections::BTreeSet;
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
 
 use super::{Correlator, IncidentNo, pages::New};
 use crate::{

@@ -12,6 +12,7 @@ use crate::{
         timeline::{Injection, TimelineEvent},
     },
 };
+use alloc::{boxed::Box, vec::Vec};
 
 /// CR4.MCE: machine checks are enabled.
 const CR4_MCE: u64 = 1 << 6;
@@ -102,7 +103,7 @@ impl Correlator {
 
     fn tell_pending(&mut self, event: &Event) {
         let thread = self.thread(event);
-        let pending = std::mem::take(&mut thread.pending);
+        let pending = core::mem::take(&mut thread.pending);
         thread.outstanding = true;
         for told in pending {
             self.tell(event, told);
@@ -141,7 +142,7 @@ impl Correlator {
             return;
         }
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
-        let mut open = std::mem::take(&mut self.thread(event).in_mc);
+        let mut open = core::mem::take(&mut self.thread(event).in_mc);
         if open.is_empty() {
             // The thread has been forgotten since, or the delivery was not seen.
             open = self.by_pid.get(&event.pid).cloned().unwrap_or_default();

@@ -1,7 +1,8 @@
 //! One page of the host in several VMs (ksm, shared memory): an incident each, that name each other. A page may be in
 //! thousands of VMs: the first few are named, the others counted.
 
-use std::collections::{BTreeSet, HashMap};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::{boxed::Box, vec::Vec};
 
 use super::{Correlator, IncidentNo};
 use crate::incident::evidence::Evidence;
@@ -16,7 +17,7 @@ const LOOKED_AT: usize = 64;
 pub struct ByPfn {
     incidents: BTreeSet<(u64, IncidentNo)>,
     /// Incidents of the page frames that have several.
-    shared: HashMap<u64, u64>,
+    shared: BTreeMap<u64, u64>,
 }
 
 impl ByPfn {

@@ -2,8 +2,9 @@
 //! (`import::joins`); within that VM it is of the page that it names, by pfn, hva or GPA; what names none goes on about
 //! the page that its speaker spoke of last.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+use alloc::{borrow::ToOwned as _, boxed::Box, format, string::String, vec::Vec};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -54,7 +55,7 @@ pub(super) struct LoggedVm {
 #[derive(Default)]
 pub(super) struct LoggedVms {
     vms: BTreeMap<u32, LoggedVm>,
-    last: HashMap<(String, Speaker), IncidentNo>,
+    last: BTreeMap<(String, Speaker), IncidentNo>,
 }
 
 /// A SIGBUS as a trace shows it.
@@ -209,7 +210,7 @@ impl Correlator {
     }
 
     /// Processes that are seen to run guests.
-    pub fn guests(&self) -> HashSet<u32> {
+    pub fn guests(&self) -> BTreeSet<u32> {
         let seen = self
             .incidents
             .values()

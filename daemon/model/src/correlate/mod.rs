@@ -1,6 +1,7 @@
 //! The correlator: events in, incidents out. A pure state machine: time comes from the events, there is no
 //! clock, no I/O and no global state, so a replay is exact and every rule is a plain unit test.
 
+use alloc::{boxed::Box, string::String, vec::Vec};
 mod answers;
 mod by_process;
 mod ends;
@@ -14,8 +15,8 @@ pub mod resume;
 mod threads;
 mod walks;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+use alloc::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -83,7 +84,7 @@ pub struct Correlator {
     incidents: BTreeMap<IncidentNo, Box<Evidence>>,
     next: IncidentNo,
     /// Incidents by VMM, in order of their beginning.
-    by_pid: HashMap<u32, Vec<IncidentNo>>,
+    by_pid: BTreeMap<u32, Vec<IncidentNo>>,
     /// By address in the VMM.
     pages: PageIndex,
     /// By guest-physical address.
@@ -125,7 +126,7 @@ impl Correlator {
             limits,
             incidents: BTreeMap::new(),
             next: 1,
-            by_pid: HashMap::new(),
+            by_pid: BTreeMap::new(),
             pages: PageIndex::default(),
             gpas: PageIndex::default(),
             failures: BTreeMap::new(),
@@ -171,7 +172,7 @@ impl Correlator {
             silent,
         } = self.dropped;
         let counts = [threads, processes, failures, answers, silent];
-        std::array::from_fn(|n| (TABLES[n], counts[n]))
+        core::array::from_fn(|n| (TABLES[n], counts[n]))
     }
 
     /// Entries of each table, in the order of [`TABLES`].
@@ -213,7 +214,7 @@ impl Correlator {
         self.touched.clear();
         self.end_waiting(event);
         self.dispatch(event);
-        let touched = std::mem::take(&mut self.touched);
+        let touched = core::mem::take(&mut self.touched);
         for no in &touched {
             self.index_gpa(*no, event);
         }
@@ -339,7 +340,7 @@ impl Correlator {
 
     /// As [`Correlator::take_changed`], their numbers alone: to be reported a few at a time.
     pub fn take_numbers(&mut self) -> BTreeSet<IncidentNo> {
-        std::mem::take(&mut self.changed)
+        core::mem::take(&mut self.changed)
     }
 
     /// Events that belong to an incident so far.

@@ -1,6 +1,7 @@
 //! Pages: joining `memory_failure()`, the SIGBUS that it or KVM sends, and the exits, to one incident.
 
-use std::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::{borrow::ToOwned as _, boxed::Box, string::String, vec::Vec};
 
 use super::{Correlator, IncidentNo, answers::ToThread, by_process::HUGE, make_room};
 use crate::{

@@ -18,6 +18,7 @@ use crate::{
         verdict::{Sight, decide},
     },
 };
+use alloc::{borrow::ToOwned as _, format, string::String, string::ToString as _, vec::Vec};
 
 /// An incident as it stands, with what its sinks need and its report does not hold.
 #[derive(Clone, Debug)]

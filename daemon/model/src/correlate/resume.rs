@@ -1,6 +1,7 @@
 //! Going on with incidents after the daemon was killed, stopped or replaced. What a daemon knows of an incident is
 //! stored with it; the clock of the events goes on while the machine does.
 
+use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 use super::{Correlator, IncidentNo};

@@ -1,6 +1,7 @@
 //! vCPU threads: the thread is the identity that all KVM events share.
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use super::{Correlator, IncidentNo, make_room};
 use crate::{

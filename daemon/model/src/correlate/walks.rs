@@ -1,7 +1,8 @@
 //! Exits whose address a walk contradicts: same thread, same instruction, between two lines of another page. They are of
 //! that page, and make no incident of their own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::vec::Vec;
 
 use super::{Correlator, IncidentNo};
 use crate::{

@@ -1,7 +1,8 @@
 //! Ring-buffer records to events. The records are ours, but they are read as if they were not: a length
 //! that is not the kind's, or a kind that is not known, is an error and not a guess.
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
+use alloc::{format, string::String};
 
 use poisontrace_probes::{
     NO_VCPU, ioctl,

@@ -1,6 +1,7 @@
 //! What the logs of others say: the host's kernel, the VMM, QMP, the guest's console. LogEvidence, where the
 //! other events are observation.
 
+use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 use super::SigbusSeverity;

@@ -1,5 +1,6 @@
 //! Decoded events: what the correlator is fed, whether they come live, from a recording or from elsewhere.
 
+use alloc::{string::String, vec::Vec};
 pub mod decode;
 pub mod log_statement;
 pub mod session;

@@ -1,5 +1,6 @@
 //! What is constant for one run of the probes, and heads every recording of it.
 
+use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 use crate::host::{ClockPair, Host};
@@ -15,7 +16,7 @@ pub struct Session {
     pub hardware_corrupted_kb: Option<u64>,
     /// Some probes were attached only once there was poison: what they tell was not seen before
     /// [`super::What::Engaged`].
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub standby: bool,
 }
 

@@ -1,5 +1,6 @@
 //! The kernel's totals of one page and one vCPU thread, as an event: exact, and replacing those before.
 
+use alloc::vec::Vec;
 use poisontrace_probes::{baseline, page_totals};
 use serde::{Deserialize, Serialize};
 
@@ -85,8 +86,8 @@ impl FloorKind {
     ];
 }
 
-impl std::fmt::Display for FloorKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl core::fmt::Display for FloorKind {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             Self::Cpuid => "CPUID",
             Self::Msr => "MSR",

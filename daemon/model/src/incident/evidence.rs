@@ -1,9 +1,10 @@
 //! What was seen about one poisoned page in one VM. Bounded: counts go on where lists stop.
 
-use std::{
+use alloc::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
+use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,7 @@
 //! Samples of one incident's exits, for the plot: all of the first, then ever fewer, evenly spaced. Bounded.
 
-use std::collections::BTreeSet;
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,10 +1,11 @@
 //! The exits of one incident: per page and vCPU thread, as the kernel totalled them or as events told of them,
 //! whichever has seen more.
 
-use std::{
+use alloc::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
 };
+use alloc::{borrow::ToOwned as _, boxed::Box, string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 

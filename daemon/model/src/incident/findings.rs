@@ -7,6 +7,7 @@ use super::{
     model::{Outcome, Severity},
     verdict::{Sight, Verdict},
 };
+use alloc::string::String;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -7,6 +7,7 @@
 //!   or of loads with a stride of 64, looks the same);
 //! - nothing (`single_exit`, `none`): undetermined. A write or a fetch is no flush in any case.
 
+use alloc::{string::String, vec::Vec};
 use iced_x86::{Decoder, DecoderOptions, Formatter as _, Mnemonic, NasmFormatter};
 
 use super::{
@@ -129,7 +130,7 @@ fn decode(hex: &str, rip: u64) -> Option<Decoded> {
         .as_bytes()
         .chunks(2)
         .map(|pair| {
-            std::str::from_utf8(pair)
+            core::str::from_utf8(pair)
                 .ok()
                 .and_then(|pair| u8::from_str_radix(pair, 16).ok())
         })

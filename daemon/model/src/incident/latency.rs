@@ -1,7 +1,8 @@
 //! Latency of the poison exits: counts and sums are the kernel's and exact; percentiles come from samples where
 //! every exit is among them, else from the log2 histograms.
 
-use std::collections::BTreeMap;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
 
 use poisontrace_probes::page_totals::CLAIM_NS;
 use serde::{Deserialize, Serialize};
@@ -138,7 +139,8 @@ fn share(part: u64, whole: u64) -> f64 {
 
 /// Six digits: the JSON of a replay must be that of the live run to the letter.
 fn rounded(share: f64) -> f64 {
-    (share * 1e6).round() / 1e6
+    // Without std there is no round(); a share is not negative.
+    ((share * 1e6 + 0.5) as u64) as f64 / 1e6
 }
 
 fn distribution(total: &DurationTotals, sample: &Sample) -> Option<Distribution> {

@@ -1,12 +1,12 @@
 //! What logs told of an incident: testimony of the VMM and of the two kernels, beside what was observed.
 
-use std::{
-    collections::BTreeSet,
-    ops::{Deref, DerefMut},
-    sync::LazyLock,
-};
+use alloc::collections::BTreeSet;
+use alloc::{borrow::ToOwned as _, boxed::Box, string::String, string::ToString as _, vec::Vec};
+use core::ops::{Deref, DerefMut};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use once_cell::race::OnceBox;
 
 use super::{
     evidence::{Evidence, Sign},
@@ -99,13 +99,16 @@ pub struct Shutdown {
 #[derive(Clone, Debug, Default)]
 pub struct LogEvidence(Option<Box<Logged>>);
 
-static NONE: LazyLock<Logged> = LazyLock::new(Logged::default);
+/// Without std there is no `LazyLock`.
+static NONE: OnceBox<Logged> = OnceBox::new();
 
 impl Deref for LogEvidence {
     type Target = Logged;
 
     fn deref(&self) -> &Logged {
-        self.0.as_deref().unwrap_or(&NONE)
+        self.0
+            .as_deref()
+            .unwrap_or_else(|| NONE.get_or_init(Box::default))
     }
 }
 

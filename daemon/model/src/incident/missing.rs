@@ -13,6 +13,7 @@ use crate::{
         verdict::Verdict,
     },
 };
+use alloc::{string::String, vec::Vec};
 
 /// One piece of evidence that was absent.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,6 +1,7 @@
 //! An incident as the verdict leaves it. Its text is written by the report crate; the fields that
 //! serialize have the names and meanings of `explain --format json` (`daemon/report/explain.schema.json`).
 
+use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,8 +19,8 @@ macro_rules! words {
             pub const ALL: &[Self] = &[$(Self::$variant),+];
             pub const fn word(self) -> &'static str { match self { $(Self::$variant => $word),+ } }
         }
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.pad(self.word()) }
+        impl core::fmt::Display for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result { f.pad(self.word()) }
         }
     };
 }

@@ -6,6 +6,7 @@ use super::{
     verdict::Verdict,
 };
 use crate::hex::Hex;
+use alloc::{string::String, vec::Vec};
 
 /// One step for an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]

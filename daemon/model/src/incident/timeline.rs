@@ -1,6 +1,7 @@
 //! What happened when, as types: the report crate words it.
 
-use std::collections::VecDeque;
+use alloc::collections::VecDeque;
+use alloc::{boxed::Box, string::String, vec::Vec};
 
 use serde::{Deserialize, Deserializer, Serialize};
 

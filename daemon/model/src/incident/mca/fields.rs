@@ -3,6 +3,7 @@
 //! Architecture" (MCG_STATUS, MCi_STATUS).
 
 use super::{ADDRV, AR, DEFERRED, EN, MCIP, MISCV, OVER, PCC, POISON, S, UC, VAL};
+use alloc::{borrow::ToOwned as _, format, string::String, vec, vec::Vec};
 
 /// A field of a register.
 #[derive(Clone, Debug, PartialEq, Eq)]
