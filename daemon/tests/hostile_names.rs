@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use common::poisontrace;
 use daemon_process::{Replay, record};
-use poisontrace_model::event::{Vmm, What};
+use poisontrace_model::event::{EventKind, Vmm};
 use synthetic_load::{Load, Page};
 
 const NAME: &str =
@@ -33,7 +33,7 @@ fn hostile(dir: &Path) -> PathBuf {
         vmm: Some(NAME.to_owned()),
         start_ticks: Some(7),
     };
-    load.at(page.pid(), page.pid(), What::Vmm(vmm));
+    load.at(page.pid(), page.pid(), EventKind::Vmm(vmm));
     load.poison(page, 12);
     load.touch(page, page, 0, 1);
     load.inject(page, 0);

@@ -106,7 +106,7 @@ shared! {
     }
 
     /// SIGBUS for poison as `signal:signal_generate` shows it, without its address.
-    pub struct SigbusSeen {
+    pub struct SigbusNoAddress {
         pub h: Header,
         /// GPA of the exit that it answers; valid if `located` is 1.
         pub gpa: u64,
@@ -141,7 +141,7 @@ shared! {
     }
 
     /// KVM_X86_SET_MCE (`struct kvm_x86_mce`).
-    pub struct ToldMce { pub h: Header, pub mcg_status: u64, pub bank: Bank, }
+    pub struct SetMce { pub h: Header, pub mcg_status: u64, pub bank: Bank, }
 
     /// KVM_SET_VCPU_EVENTS with exception 18 pending or injected.
     pub struct QueueException { pub h: Header, pub pending: u32, pub injected: u32, }
@@ -202,7 +202,7 @@ kinds! {
     5 POISON_EXIT => PoisonExit [160],
     6 REENTRY => Reentry [40],
     7 SET_MSRS => SetMsrs [40],
-    8 TOLD_MCE => ToldMce [64],
+    8 SET_MCE => SetMce [64],
     9 QUEUE_EXCEPTION => QueueException [32],
     10 DELIVERED => Delivered [24],
     11 MCG_STATUS => McgStatus [40],
@@ -213,7 +213,7 @@ kinds! {
     16 TASK_EXIT => TaskExit [48],
     17 VM_DESTROYED => VmDestroyed [24],
     18 SREGS => Sregs [64],
-    19 SIGBUS_SEEN => SigbusSeen [64],
+    19 SIGBUS_NO_ADDRESS => SigbusNoAddress [64],
     20 MEM_SLOT => MemSlot [56],
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::text::clock::Stamp;
-use poisontrace_model::event::{Event, SigbusSeverity, What, log_statement::LogStatement};
+use poisontrace_model::event::{Event, EventKind, SigbusSeverity, log_statement::LogStatement};
 
 /// Marks kept of one clock.
 const MAX_MARKS: usize = 4096;
@@ -61,11 +61,13 @@ impl Alignment {
     /// Notes an event of a trace or recording.
     pub fn event(&mut self, event: &Event) {
         let mark = match &event.what {
-            What::Sigbus { severity, .. } | What::SigbusSeen { severity, .. } => signal(*severity),
-            What::FailureAction { pfn, .. } => Mark::Action(pfn.0),
-            What::Delivered => Mark::MachineCheck,
-            What::Pio { port, .. } if port.0 == 0x505 => Mark::Panic,
-            What::VmmGone | What::TaskExit { live: Some(0), .. } => Mark::Gone,
+            EventKind::Sigbus { severity, .. } | EventKind::SigbusNoAddress { severity, .. } => {
+                signal(*severity)
+            }
+            EventKind::FailureAction { pfn, .. } => Mark::Action(pfn.0),
+            EventKind::Delivered => Mark::MachineCheck,
+            EventKind::Pio { port, .. } if port.0 == 0x505 => Mark::Panic,
+            EventKind::VmmGone | EventKind::TaskExit { live: Some(0), .. } => Mark::Gone,
             _ => return,
         };
         self.mark(Clock::Trace, mark, event.t);
@@ -282,7 +284,7 @@ mod tests {
                 tid: 1,
                 pid: 1,
                 vcpu: None,
-                what: What::FailureAction {
+                what: EventKind::FailureAction {
                     pfn: Hex(pfn),
                     page_type: String::new(),
                     result: String::new(),

@@ -13,7 +13,7 @@ use super::{
 use poisontrace_model::{
     correlate::Correlator,
     event::{
-        Event, What,
+        Event, EventKind,
         log_statement::{JoinKey, LogRecord, LogStatement, Machine, Role, Speaker},
     },
     incident::{missing::MissingEvidence, model::HostEvent},
@@ -108,7 +108,7 @@ pub struct Logged {
 /// goes to `notes`.
 pub fn read(
     logs: &[Log],
-    seen: &HashSet<u32>,
+    seen: &std::collections::BTreeSet<u32>,
     alignment: &mut Alignment,
     traced: bool,
     notes: &mut Vec<MissingEvidence>,
@@ -217,7 +217,7 @@ fn events(
                 tid: 0,
                 pid: 0,
                 vcpu: None,
-                what: What::LogStatement(LogRecord {
+                what: EventKind::LogStatement(LogRecord {
                     source: logs
                         .get(said.stream.file)
                         .map(|log| log.name.clone())

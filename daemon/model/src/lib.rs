@@ -6,9 +6,9 @@
 
 extern crate alloc;
 
+pub mod compact_map;
 pub mod correlate;
 pub mod event;
-pub mod few;
 pub mod hex;
 pub mod host;
 pub mod incident;

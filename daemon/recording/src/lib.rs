@@ -326,7 +326,7 @@ fn read_line<R: BufRead>(input: &mut R, buffer: &mut String) -> io::Result<usize
 #[cfg(test)]
 mod tests {
     use super::*;
-    use poisontrace_model::event::What;
+    use poisontrace_model::event::EventKind;
 
     fn recorded(events: usize) -> Vec<u8> {
         let mut writer = Writer::new(Vec::new(), &Session::default()).unwrap();
@@ -337,7 +337,7 @@ mod tests {
                     tid: 2,
                     pid: 1,
                     vcpu: Some(0),
-                    what: What::Delivered,
+                    what: EventKind::Delivered,
                 })
                 .unwrap();
         }

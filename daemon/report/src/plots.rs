@@ -394,8 +394,8 @@ mod tests {
 
     #[test]
     fn times_are_told_with_as_few_digits_as_they_need() {
-        for (ns, told) in [(0.0, "0 ns"), (790.0, "790 ns"), (5e4, "50 µs"), (2.5e9, "2.5 s")] {
-            assert_eq!(instant(ns), told);
+        for (ns, injection) in [(0.0, "0 ns"), (790.0, "790 ns"), (5e4, "50 µs"), (2.5e9, "2.5 s")] {
+            assert_eq!(instant(ns), injection);
         }
     }
 }

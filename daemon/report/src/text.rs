@@ -8,7 +8,7 @@ use super::document::{Incident, Missing, TimelineEntry};
 use super::{count, duration, hex, latency, lines, many, offset, or, size};
 use poisontrace_model::{
     host::Host,
-    incident::model::{Confidence, Distribution, FlushBasis, McInjection, Outcome},
+    incident::model::{Confidence, Distribution, FlushBasis, InjectionEvent, Outcome},
 };
 
 /// Entries of the timeline that one screen holds, with as many between that occur once; the JSON has them all.
@@ -178,7 +178,7 @@ impl Page {
         }
     }
 
-    fn one_injection(&self, t: &McInjection) -> String {
+    fn one_injection(&self, t: &InjectionEvent) -> String {
         let overflow = match t.overflow {
             Some(true) => format!(" {}", self.style(&Style::new().red(), "OVERFLOW")),
             _ => String::new(),

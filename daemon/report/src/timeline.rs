@@ -3,7 +3,7 @@
 use poisontrace_model::{
     event::{Access, OtherAddress, SigbusSeverity, totals::EHWPOISON},
     incident::{
-        evidence::Sign,
+        evidence::Termination,
         mca,
         model::Severity,
         timeline::{Exit, Injection, Signal, TerminationEntry, TimelineEvent},
@@ -149,21 +149,21 @@ fn termination(entry: &TerminationEntry) -> String {
     }
 }
 
-fn sign(sign: &Sign, vcpu: Option<u32>) -> String {
+fn sign(sign: &Termination, vcpu: Option<u32>) -> String {
     match sign {
-        Sign::Panic => "guest kernel reports a panic (pvpanic)".into(),
-        Sign::CrashLoaded => "guest kernel panicked, its crash kernel starts (pvpanic)".into(),
-        Sign::ResetPort(port) => format!("guest requests a reset (port {port:#x})"),
-        Sign::PowerOff => "guest powers off".into(),
-        Sign::TripleFault => format!("triple fault on {}", on(vcpu)),
-        Sign::KvmShutdown => "KVM_EXIT_SHUTDOWN to the VMM".into(),
-        Sign::SystemEvent => "KVM_EXIT_SYSTEM_EVENT to the VMM".into(),
-        Sign::InternalError => "KVM cannot run the vCPU (internal error or failed entry)".into(),
-        Sign::PrivateMemory => "KVM_EXIT_MEMORY_FAULT to the VMM, errno EHWPOISON".into(),
-        Sign::VcpuReset => format!("{} restarts at the reset vector", on(vcpu)),
-        Sign::VmmExit(status) => format!("VMM exits: {}", wait_status(*status)),
-        Sign::VmmGone => "the VMM's vCPU threads have exited".into(),
-        Sign::VmDestroyed => "VM is destroyed".into(),
+        Termination::Panic => "guest kernel reports a panic (pvpanic)".into(),
+        Termination::CrashLoaded => "guest kernel panicked, its crash kernel starts (pvpanic)".into(),
+        Termination::ResetPort(port) => format!("guest requests a reset (port {port:#x})"),
+        Termination::PowerOff => "guest powers off".into(),
+        Termination::TripleFault => format!("triple fault on {}", on(vcpu)),
+        Termination::KvmShutdown => "KVM_EXIT_SHUTDOWN to the VMM".into(),
+        Termination::SystemEvent => "KVM_EXIT_SYSTEM_EVENT to the VMM".into(),
+        Termination::InternalError => "KVM cannot run the vCPU (internal error or failed entry)".into(),
+        Termination::PrivateMemory => "KVM_EXIT_MEMORY_FAULT to the VMM, errno EHWPOISON".into(),
+        Termination::VcpuReset => format!("{} restarts at the reset vector", on(vcpu)),
+        Termination::VmmExit(status) => format!("VMM exits: {}", wait_status(*status)),
+        Termination::VmmGone => "the VMM's vCPU threads have exited".into(),
+        Termination::VmDestroyed => "VM is destroyed".into(),
     }
 }
 

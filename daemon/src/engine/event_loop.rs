@@ -30,7 +30,7 @@ use crate::{
     service::notify::{self, ProbeHealth, ProbeWatchdog},
     terminal,
 };
-use poisontrace_model::event::{Event, What};
+use poisontrace_model::event::{Event, EventKind};
 
 /// Changes are handed to the store and the log at most this often.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -390,7 +390,7 @@ fn engage(attached: &mut Attached) -> Event {
         tid: 0,
         pid: 0,
         vcpu: None,
-        what: What::Engaged,
+        what: EventKind::AllProbesAttached,
     }
 }
 

@@ -29,7 +29,7 @@ const LANDING: &str = "<!doctype html>
 <li><a href=\"/-/healthy\">/-/healthy</a>: the daemon runs</li>
 <li><a href=\"/-/ready\">/-/ready</a>: the probes allow a verdict</li>
 </ul>
-<p>What died, and why: <code>poisontrace incidents</code> and <code>poisontrace explain --last</code> on this host.</p>
+<p>EventKind died, and why: <code>poisontrace incidents</code> and <code>poisontrace explain --last</code> on this host.</p>
 </body></html>
 ";
 

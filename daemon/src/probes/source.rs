@@ -14,7 +14,7 @@ use super::{
     totals::Totals,
 };
 use crate::inputs::vm_registry::process_of;
-use poisontrace_model::event::{Event, What, decode::Decoder};
+use poisontrace_model::event::{Event, EventKind, decode::Decoder};
 
 /// Records taken in one go, so that a flood cannot keep the daemon from its other work.
 const BATCH: usize = 512;
@@ -87,7 +87,9 @@ impl Source {
             let Some(record) = self.ring.next() else { break };
             match self.decoder.decode(&record) {
                 // A thread of the daemon's own: only its arrival matters.
-                Ok(event) if event.pid == self.own_pid && matches!(event.what, What::TaskExit { .. }) => {
+                Ok(event)
+                    if event.pid == self.own_pid && matches!(event.what, EventKind::TaskExit { .. }) =>
+                {
                     self.proved = true;
                 }
                 Ok(mut event) => {
@@ -118,7 +120,7 @@ impl Source {
                 tid: 0,
                 pid: 0,
                 vcpu: None,
-                what: What::Lost { records: lost },
+                what: EventKind::Lost { records: lost },
             });
         }
         events
@@ -176,7 +178,7 @@ impl Source {
 /// A tracepoint of signals has the thread only. One that has ended meanwhile was its process, most likely: VMMs take
 /// early signals on their first thread.
 fn name_target(event: &mut Event) {
-    if let What::SigbusSeen {
+    if let EventKind::SigbusNoAddress {
         target_tid,
         target_pid: target_pid @ 0,
         ..

@@ -10,7 +10,7 @@ use poisontrace_probes::page_totals::{Duration, PageKey, PageTotals};
 
 use super::load::{LoadError, Loaded};
 use poisontrace_model::event::{
-    Event, What,
+    Event, EventKind,
     totals::{self, DurationTotals, FloorKind},
 };
 
@@ -79,14 +79,14 @@ impl Totals {
     /// Notes the page that an event speaks of. The kernel's map bounds how many there can be.
     pub fn note(&mut self, event: &Event) {
         match &event.what {
-            What::PoisonExit(exit) => {
+            EventKind::PoisonExit(exit) => {
                 if let Some(gpa) = exit.gpa {
                     self.pages
                         .entry((event.pid, event.tid, gpa.0 >> PAGE_SHIFT))
                         .or_default();
                 }
             }
-            What::VmDestroyed => {
+            EventKind::VmDestroyed => {
                 self.dying.insert(event.pid);
             }
             _ => {}
@@ -122,7 +122,7 @@ impl Totals {
                 tid: 0,
                 pid: 0,
                 vcpu: None,
-                what: What::Floor { kind, time },
+                what: EventKind::Floor { kind, time },
             })
         })
     }
@@ -151,7 +151,7 @@ impl Totals {
                     tid: *tid,
                     pid: *pid,
                     vcpu: None,
-                    what: What::PageTotals(totals),
+                    what: EventKind::PageTotals(totals),
                 });
             }
         }

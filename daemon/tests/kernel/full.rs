@@ -9,7 +9,7 @@ use std::{
 use aya::maps::HashMap;
 use poisontrace::probes::source::Source;
 use poisontrace_kernel_facts::facts::Facts;
-use poisontrace_model::event::{Event, What, decode::Decoder};
+use poisontrace_model::event::{Event, EventKind, decode::Decoder};
 
 use crate::common;
 
@@ -72,12 +72,12 @@ fn ring_buffer() {
         for event in events {
             match event {
                 Event {
-                    what: What::Lost { records },
+                    what: EventKind::Lost { records },
                     ..
                 } => lost += records,
                 Event {
                     pid,
-                    what: What::TaskExit { .. },
+                    what: EventKind::TaskExit { .. },
                     ..
                 } if pid == child.id() => ended += 1,
                 other => panic!("{other:?}"),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use poisontrace_model::{
     event::{
-        Access, Bank, Event, Isa, PoisonExit, SigbusSeverity, Vmm, What,
+        Access, Bank, Event, EventKind, Isa, PoisonExit, SigbusSeverity, Vmm,
         session::{ProbeStatus, Session},
     },
     hex::Hex,
@@ -117,7 +117,7 @@ impl Default for Load {
 }
 
 impl Load {
-    pub fn at(&mut self, tid: u32, pid: u32, what: What) {
+    pub fn at(&mut self, tid: u32, pid: u32, what: EventKind) {
         let vcpu = tid.checked_sub(pid + 1);
         self.events.push(Event {
             t: self.now,
@@ -138,11 +138,11 @@ impl Load {
             vmm: Some("qemu-system-x86_64".into()),
             start_ticks: Some(7),
         };
-        self.at(page.pid(), page.pid(), What::Vmm(vmm));
+        self.at(page.pid(), page.pid(), EventKind::Vmm(vmm));
     }
 
     fn sigbus(&mut self, by: (u32, u32), target: u32, page: Page, severity: SigbusSeverity, lsb: u32) {
-        let what = What::Sigbus {
+        let what = EventKind::Sigbus {
             hva: Hex(page.hva()),
             severity,
             lsb,
@@ -158,15 +158,15 @@ impl Load {
     pub fn poison(&mut self, page: Page, lsb: u32) {
         let worker = (WORKER, WORKER);
         let pfn = Hex(page.pfn());
-        self.at(WORKER, WORKER, What::FailureBegin { pfn, flags: 0 });
+        self.at(WORKER, WORKER, EventKind::FailureBegin { pfn, flags: 0 });
         self.sigbus(worker, page.pid(), page, SigbusSeverity::ActionOptional, lsb);
-        let action = What::FailureAction {
+        let action = EventKind::FailureAction {
             pfn,
             page_type: "dirty LRU page".into(),
             result: "Recovered".into(),
         };
         self.at(WORKER, WORKER, action);
-        self.at(WORKER, WORKER, What::FailureEnd { ret: 0 });
+        self.at(WORKER, WORKER, EventKind::FailureEnd { ret: 0 });
         self.exits.entry(page).or_default();
     }
 
@@ -193,9 +193,9 @@ impl Load {
             insn: None,
             other_address: None,
         };
-        self.at(tid, page.pid(), What::PoisonExit(exit));
+        self.at(tid, page.pid(), EventKind::PoisonExit(exit));
         let entry_ns = self.now;
-        self.at(tid, page.pid(), What::Reentry { exit_ns, entry_ns });
+        self.at(tid, page.pid(), EventKind::Reentry { exit_ns, entry_ns });
         *self.exits.entry(of).or_default() += 1;
     }
 
@@ -208,24 +208,24 @@ impl Load {
             addr: Hex(page.gpa()),
             misc: Hex(0x8c),
         };
-        let injection = What::ToldMsrs {
+        let injection = EventKind::SetMsrs {
             mcg_status: Some(Hex(7)),
             banks: vec![bank],
             truncated: false,
             unreadable: false,
         };
         self.at(tid, pid, injection);
-        let queued = What::QueueException {
+        let queued = EventKind::QueueException {
             pending: true,
             injected: false,
         };
         self.at(tid, pid, queued);
-        self.at(tid, pid, What::Delivered);
+        self.at(tid, pid, EventKind::Delivered);
     }
 
     /// The guest's handler returns.
     pub fn handled(&mut self, page: Page, vcpu: u32) {
-        let done = What::McgStatus {
+        let done = EventKind::McgStatus {
             write: true,
             data: Hex(0),
         };
@@ -234,7 +234,7 @@ impl Load {
 
     /// The guest panics and its VMM ends.
     pub fn panics(&mut self, page: Page) {
-        let pvpanic = What::Pio {
+        let pvpanic = EventKind::Pio {
             port: Hex(0x505),
             size: 1,
             value: Hex(1),
@@ -245,13 +245,13 @@ impl Load {
 
     /// The VMM ends.
     pub fn ends(&mut self, page: Page) {
-        let exit = What::TaskExit {
+        let exit = EventKind::TaskExit {
             exit_code: 0,
             live: Some(0),
             comm: "qemu".into(),
         };
         self.at(page.pid(), page.pid(), exit);
-        self.at(page.pid(), page.pid(), What::VmDestroyed);
+        self.at(page.pid(), page.pid(), EventKind::VmDestroyed);
     }
 }
 

@@ -12,7 +12,7 @@ use aya_log_ebpf::debug;
 use poisontrace_probes::{
     MAX_MSRS,
     ioctl::{KVM_SET_MSRS, KVM_SET_VCPU_EVENTS, KVM_X86_SET_MCE, MC_VECTOR, MCG_STATUS},
-    record::{Bank, Delivered, McgStatus, Msr, QueueException, SetMsrs, ToldMce},
+    record::{Bank, Delivered, McgStatus, Msr, QueueException, SetMce, SetMsrs},
 };
 
 use super::fields::{INJ_REINJECTED, INJ_VECTOR, IOCTL_ARG, IOCTL_CMD, MSR_DATA, MSR_INDEX, MSR_WRITE, read};
@@ -73,8 +73,8 @@ fn ioctl<C: EbpfContext>(ctx: &C, cmd: u32, arg: u64) {
         KVM_X86_SET_MCE => {
             // SAFETY: fault-safe read of the VMM's memory.
             match unsafe { bpf_probe_read_user(arg as *const KvmX86Mce) } {
-                Ok(mce) => emit(ToldMce {
-                    h: header::<ToldMce>(),
+                Ok(mce) => emit(SetMce {
+                    h: header::<SetMce>(),
                     mcg_status: mce.mcg_status,
                     bank: Bank {
                         bank: u64::from(mce.bank),

@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::{FEntryContext, ProbeContext, RawTracePointContext, TracePointContext},
 };
 use aya_log_ebpf::debug;
-use poisontrace_probes::record::{Sigbus, SigbusSeen, address};
+use poisontrace_probes::record::{Sigbus, SigbusNoAddress, address};
 
 use super::fields::{
     SIGNAL_CODE, SIGNAL_COMM, SIGNAL_NUMBER, SIGNAL_TID, TASK_COMM, TASK_PID, TASK_TGID, member, read,
@@ -222,8 +222,8 @@ fn at_signal_generate(ctx: TracePointContext) {
         Some(vcpu) if in_fault && vcpu.address == address::GPA => Some(vcpu.gpa),
         _ => None,
     };
-    emit(SigbusSeen {
-        h: header::<SigbusSeen>(),
+    emit(SigbusNoAddress {
+        h: header::<SigbusNoAddress>(),
         gpa: at.unwrap_or(0),
         located: u32::from(at.is_some()),
         code,

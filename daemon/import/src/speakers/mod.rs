@@ -47,7 +47,7 @@ pub struct Known {
 }
 
 /// Attributes all statements of all files. `seen`: processes that a trace shows to run guests.
-pub fn attribute<'a>(logs: &'a [Log], seen: &HashSet<u32>) -> Vec<Attributed<'a>> {
+pub fn attribute<'a>(logs: &'a [Log], seen: &std::collections::BTreeSet<u32>) -> Vec<Attributed<'a>> {
     let mut all = Vec::new();
     let known = Known {
         told: pages_told(logs),

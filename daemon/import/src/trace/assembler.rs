@@ -12,7 +12,7 @@ use super::{
     thread::{Exit, Thread, userspace_exit},
 };
 use poisontrace_model::{
-    event::{Event, Isa, SigbusSeverity, Vmm, What, log_statement::LogStatement},
+    event::{Event, EventKind, Isa, SigbusSeverity, Vmm, log_statement::LogStatement},
     hex::Hex,
     text::from_c,
 };
@@ -168,7 +168,7 @@ impl Assembler {
                 tid,
                 member.pid,
                 None,
-                What::Vmm(Vmm {
+                EventKind::Vmm(Vmm {
                     is_vmm: Some(true),
                     vmm: name,
                     ..Vmm::default()
@@ -178,7 +178,7 @@ impl Assembler {
         member.pid
     }
 
-    pub(super) fn say(&mut self, t: u64, tid: u32, pid: u32, vcpu: Option<u32>, what: What) {
+    pub(super) fn say(&mut self, t: u64, tid: u32, pid: u32, vcpu: Option<u32>, what: EventKind) {
         self.out.push(Event {
             t,
             tid,
@@ -188,7 +188,7 @@ impl Assembler {
         });
     }
 
-    pub(super) fn say_on(&mut self, t: u64, tid: u32, what: What) {
+    pub(super) fn say_on(&mut self, t: u64, tid: u32, what: EventKind) {
         let pid = self.pid(tid);
         let vcpu = self.threads.get(&tid).and_then(|thread| thread.vcpu);
         self.say(t, tid, pid, vcpu, what);
@@ -215,7 +215,7 @@ impl Assembler {
                 self.say_on(
                     r.t,
                     r.tid,
-                    What::Reentry {
+                    EventKind::Reentry {
                         exit_ns,
                         entry_ns: r.t,
                     },
@@ -225,7 +225,7 @@ impl Assembler {
         if let Some(rip) = rip_of_entry(r.fields)
             && rip == RESET_VECTOR
         {
-            self.say_on(r.t, r.tid, What::VcpuReset { rip: Hex(rip) });
+            self.say_on(r.t, r.tid, EventKind::VcpuReset { rip: Hex(rip) });
         }
     }
 
@@ -261,7 +261,7 @@ impl Assembler {
             (_, Reason::Port) => self.port_exit(r),
             (_, Reason::Msr) if mc_open => self.msr_exit(r),
             (isa, Reason::TripleFault) => {
-                let what = What::TripleFault {
+                let what = EventKind::TripleFault {
                     rip: Hex(reason::rip(r.fields).unwrap_or(0)),
                     reason: if isa == Isa::Vmx { 2 } else { 0x7f },
                 };
@@ -306,7 +306,7 @@ impl Assembler {
         self.say_on(
             t,
             tid,
-            What::McgStatus {
+            EventKind::McgStatus {
                 write: true,
                 data: Hex(0),
             },
@@ -332,7 +332,7 @@ impl Assembler {
         }
         self.say_exit(r.tid, None);
         if matches!(reason, 8 | 9 | 17 | 24 | 39) {
-            self.say_on(r.t, r.tid, What::UserspaceExit { reason, errno });
+            self.say_on(r.t, r.tid, EventKind::UserspaceExit { reason, errno });
         }
     }
 
@@ -361,7 +361,7 @@ impl Assembler {
         }
         let pid = self.pid(tid);
         if let Some(signal_ns) = signal {
-            let what = What::SigbusSeen {
+            let what = EventKind::SigbusNoAddress {
                 severity: SigbusSeverity::ActionRequired,
                 target_tid: tid,
                 target_pid: pid,
@@ -375,7 +375,7 @@ impl Assembler {
             };
             self.say_on(signal_ns, tid, what);
         }
-        self.say_on(ends, tid, What::PoisonExit(poison));
+        self.say_on(ends, tid, EventKind::PoisonExit(poison));
     }
 
     fn injected(&mut self, r: &Record<'_>) {
@@ -402,7 +402,7 @@ impl Assembler {
             thread.mc_open = true;
             thread.in_kernel = false;
         }
-        self.say_on(r.t, r.tid, What::Delivered);
+        self.say_on(r.t, r.tid, EventKind::Delivered);
     }
 
     fn msr(&mut self, r: &Record<'_>) {
@@ -431,7 +431,7 @@ impl Assembler {
     fn mcg_status(&mut self, r: &Record<'_>, write: bool, data: u64) {
         self.kvm_thread(r);
         let data = Hex(data);
-        self.say_on(r.t, r.tid, What::McgStatus { write, data });
+        self.say_on(r.t, r.tid, EventKind::McgStatus { write, data });
     }
 
     fn pio(&mut self, r: &Record<'_>) {
@@ -442,7 +442,7 @@ impl Assembler {
             return;
         }
         self.kvm_thread(r);
-        let what = What::Pio {
+        let what = EventKind::Pio {
             port: Hex(port.unwrap_or(0)),
             size: number_of(r.fields, b"size").unwrap_or(1),
             value: Hex(hex_of(r.fields, b"val").unwrap_or(0)),
@@ -464,7 +464,7 @@ impl Assembler {
             .map(|(_, port)| port);
         match port {
             Some(PANIC_PORT) if !self.seen.contains("kvm_pio") => {
-                let what = What::Pio {
+                let what = EventKind::Pio {
                     port: Hex(PANIC_PORT),
                     size: 1,
                     value: Hex(1),
@@ -472,14 +472,14 @@ impl Assembler {
                 self.say_on(r.t, tid, what);
             }
             Some(port) if RESET_PORTS.contains(&port) => {
-                self.say_on(r.t, tid, What::ResetAsked { port: Hex(port) });
+                self.say_on(r.t, tid, EventKind::ResetAsked { port: Hex(port) });
             }
             Some(port) if POWER_PORTS.contains(&port) => {
                 // A guest that turns itself off in good order has dealt with its machine checks.
                 if self.threads.get(&tid).is_some_and(|thread| thread.mc_open) {
                     self.handler_finished(r.t, tid);
                 }
-                let what = What::Pio {
+                let what = EventKind::Pio {
                     port: Hex(POWER_PORTS[0]),
                     size: 2,
                     value: Hex(0),
@@ -491,7 +491,7 @@ impl Assembler {
         let gone = self.groups.ended(tid, pid);
         self.threads.remove(&tid);
         if let Some(pid) = gone {
-            self.say(r.t, tid, pid, None, What::VmmGone);
+            self.say(r.t, tid, pid, None, EventKind::VmmGone);
         }
     }
 

@@ -9,7 +9,7 @@ use super::{
     thread::Signal,
 };
 use poisontrace_model::{
-    event::{SigbusSeverity, What, log_statement::LogStatement},
+    event::{EventKind, SigbusSeverity, log_statement::LogStatement},
     hex::Hex,
     text::from_c,
 };
@@ -103,7 +103,7 @@ impl Assembler {
             return;
         }
         self.say_exit(r.tid, None);
-        let what = What::TaskExit {
+        let what = EventKind::TaskExit {
             exit_code: KILLED_BY_SIGBUS,
             live: Some(0),
             comm: from_c(r.comm),
@@ -130,7 +130,7 @@ impl Assembler {
             } else {
                 SigbusSeverity::ActionOptional
             };
-            let what = What::SigbusSeen {
+            let what = EventKind::SigbusNoAddress {
                 severity,
                 target_tid: signal.target,
                 target_pid: pid,
@@ -180,7 +180,7 @@ impl Assembler {
             ));
         }
         self.say_signals(r.tid, Some(pfn));
-        let what = What::FailureAction {
+        let what = EventKind::FailureAction {
             pfn: Hex(pfn),
             page_type,
             result,

@@ -5,7 +5,7 @@ use super::{Correlator, IncidentNo, threads::Pending};
 use crate::{
     event::{Bank, Event},
     incident::{
-        evidence::Told,
+        evidence::McInjection,
         limits::PAGE_SIZE,
         mca,
         model::{Severity, Via},
@@ -20,7 +20,7 @@ const CR4_MCE: u64 = 1 << 6;
 const MAX_IN_MC: usize = 64;
 
 impl Correlator {
-    pub(super) fn told_msrs(
+    pub(super) fn set_msrs(
         &mut self,
         event: &Event,
         mcg_status: Option<u64>,
@@ -43,7 +43,7 @@ impl Correlator {
             return;
         }
         let thread = self.thread(event);
-        let mut told_now = Vec::new();
+        let mut new_injections = Vec::new();
         for bank in banks {
             if thread.banks.get(&bank.bank) == Some(bank) {
                 continue;
@@ -58,24 +58,24 @@ impl Correlator {
                 thread.pending.retain(|other| other.bank.bank != bank.bank);
                 thread.pending.push(pending);
             } else {
-                told_now.push(pending);
+                new_injections.push(pending);
             }
         }
         thread.banks = banks.iter().map(|bank| (bank.bank, *bank)).collect();
         thread.mcg_status = mcg_status;
-        for told in told_now {
-            self.tell(event, told);
+        for injection in new_injections {
+            self.record_injection(event, injection);
         }
     }
 
-    pub(super) fn told_mce(&mut self, event: &Event, mcg_status: u64, bank: &Bank) {
-        let told = Pending {
+    pub(super) fn set_mce(&mut self, event: &Event, mcg_status: u64, bank: &Bank) {
+        let injection = Pending {
             t: event.t,
             bank: *bank,
             mcg_status: Some(mcg_status),
             via: Via::SetMce,
         };
-        self.tell(event, told);
+        self.record_injection(event, injection);
         self.thread(event).outstanding = mca::raises_mc(bank.status.0);
     }
 
@@ -105,21 +105,21 @@ impl Correlator {
         let thread = self.thread(event);
         let pending = core::mem::take(&mut thread.pending);
         thread.outstanding = true;
-        for told in pending {
-            self.tell(event, told);
+        for injection in pending {
+            self.record_injection(event, injection);
         }
     }
 
     pub(super) fn delivered(&mut self, event: &Event) {
-        self.guest_was_told(event);
+        self.guest_got_injection(event);
         if !self.thread(event).pending.is_empty() {
             // KVM_SET_VCPU_EVENTS went unseen; the delivery proves the telling.
             self.tell_pending(event);
         }
         let thread = self.thread(event);
         thread.outstanding = false;
-        let told = thread.told;
-        let Some(no) = told.or_else(|| self.latest_of(event.pid)) else {
+        let injection = thread.machine_checks;
+        let Some(no) = injection.or_else(|| self.latest_of(event.pid)) else {
             return;
         };
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
@@ -161,38 +161,40 @@ impl Correlator {
         }
     }
 
-    fn tell(&mut self, event: &Event, told: Pending) {
-        self.guest_was_told(event);
-        let severity = mca::severity(told.bank.status.0);
-        let Some(no) = self.incident_told(event.pid, &told.bank, severity) else {
+    fn record_injection(&mut self, event: &Event, injection: Pending) {
+        self.guest_got_injection(event);
+        let severity = mca::severity(injection.bank.status.0);
+        let Some(no) = self.incident_told(event.pid, &injection.bank, severity) else {
             return;
         };
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
-        let told = Told {
-            t: told.t,
+        let injection = McInjection {
+            t: injection.t,
             tid: event.tid,
             vcpu,
-            via: told.via,
-            bank: told.bank,
-            mcg_status: told.mcg_status,
+            via: injection.via,
+            bank: injection.bank,
+            mcg_status: injection.mcg_status,
             severity,
             rip: None,
         };
-        self.thread(event).told = Some(no);
+        self.thread(event).machine_checks = Some(no);
         let Some(evidence) = self.touch(no) else { return };
         evidence.poison_at(event.t);
-        if severity != Severity::Broadcast && told.bank.status.0 & mca::ADDRV != 0 {
-            evidence.gpa.get_or_insert(told.bank.addr.0 & !(PAGE_SIZE - 1));
+        if severity != Severity::Broadcast && injection.bank.status.0 & mca::ADDRV != 0 {
+            evidence
+                .gpa
+                .get_or_insert(injection.bank.addr.0 & !(PAGE_SIZE - 1));
         }
-        let injection = Injection {
-            vcpu: told.vcpu,
-            severity: told.severity,
-            bank: told.bank,
+        let entry = Injection {
+            vcpu: injection.vcpu,
+            severity: injection.severity,
+            bank: injection.bank,
         };
         evidence
             .timeline
-            .add(told.t, TimelineEvent::Injection(Box::new(injection)));
-        evidence.tell(told);
+            .add(injection.t, TimelineEvent::Injection(Box::new(entry)));
+        evidence.record_injection(injection);
     }
 
     /// Which incident a bank speaks of: that of its address; else, of the pages whose GPA is not known yet, the one at
@@ -225,12 +227,12 @@ impl Correlator {
 
     /// CR4.MCE of a vCPU, as its VMM reads it after an exit on poison.
     pub(super) fn registers(&mut self, event: &Event, sregs: &crate::event::Sregs) {
-        let asked = self.live_of(event.pid).find(|no| {
+        let pending_sigbus = self.live_of(event.pid).find(|no| {
             self.incidents
                 .get(no)
-                .is_some_and(|e| e.asked.get(&event.tid).is_some())
+                .is_some_and(|e| e.pending_sigbus.get(&event.tid).is_some())
         });
-        if let Some(evidence) = asked.and_then(|no| self.touch(no)) {
+        if let Some(evidence) = pending_sigbus.and_then(|no| self.touch(no)) {
             evidence.mce_enabled = Some(sregs.cr4.0 & CR4_MCE != 0);
         }
     }

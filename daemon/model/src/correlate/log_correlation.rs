@@ -8,7 +8,7 @@ use alloc::{
     sync::Arc,
 };
 
-use super::{Correlator, IncidentNo, answers::ToThread};
+use super::{Correlator, IncidentNo, sigbus_handling::ToThread};
 use crate::{
     event::{
         Event, PoisonExit, SigbusSeverity, Vmm,
@@ -19,7 +19,7 @@ use crate::{
     incident::{
         evidence::Evidence,
         limits::PAGE_SIZE,
-        log_evidence::{self, LogTold, Shutdown},
+        log_evidence::{self, LogInjection, Shutdown},
         model::Severity,
         timeline::{self, TimelineEvent},
     },
@@ -505,7 +505,7 @@ fn learn(e: &mut Evidence, t: u64, said: &LogStatement, late: bool) {
             if let Some(size) = size {
                 e.lsb = e.lsb.or(Some(size.trailing_zeros()));
             }
-            e.logged.tell(LogTold {
+            e.logged.record_injection(LogInjection {
                 t,
                 gpa: gpa.map(|gpa| gpa.0),
                 severity: match severity {
@@ -538,14 +538,19 @@ fn learn(e: &mut Evidence, t: u64, said: &LogStatement, late: bool) {
             recursive,
             ..
         } => match action.as_str() {
-            "inject" if l.told.is_empty() || l.told.iter().all(|told| told.by_qmp) => l.tell(LogTold {
-                t,
-                gpa: None,
-                severity: severity(*action_required),
-                by_qmp: true,
-            }),
+            "inject"
+                if l.machine_checks.is_empty()
+                    || l.machine_checks.iter().all(|injection| injection.by_qmp) =>
+            {
+                l.record_injection(LogInjection {
+                    t,
+                    gpa: None,
+                    severity: severity(*action_required),
+                    by_qmp: true,
+                })
+            }
             "reset" => l.qmp_reset = Some(*recursive),
-            "ignore" if *recursive => l.passed_over += 1,
+            "ignore" if *recursive => l.injections_skipped += 1,
             "fatal" => l.qmp_fatal = Some(recipient.clone()),
             _ => {}
         },

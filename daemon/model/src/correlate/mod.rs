@@ -2,16 +2,16 @@
 //! clock, no I/O and no global state, so a replay is exact and every rule is a plain unit test.
 
 use alloc::{boxed::Box, string::String, vec::Vec};
-mod answers;
 mod by_process;
-mod ends;
-mod found;
 mod injection;
-mod links;
 mod log_correlation;
 mod pages;
+mod preexisting;
 pub mod report;
 pub mod resume;
+mod shared_pages;
+mod sigbus_handling;
+mod termination;
 mod threads;
 mod walks;
 
@@ -22,7 +22,7 @@ use alloc::{
 
 use crate::{
     event::{
-        Event, Vmm, What,
+        Event, EventKind, Vmm,
         session::Session,
         totals::{DurationTotals, FloorKind},
     },
@@ -92,11 +92,11 @@ pub struct Correlator {
     failures: BTreeMap<u32, Failure>,
     silent: VecDeque<pages::Silent>,
     /// Page frames of the incidents.
-    by_pfn: links::ByPfn,
+    by_pfn: shared_pages::ByPfn,
     by_process: by_process::ByProcess,
     /// Incidents that may be another's.
     waiting: walks::Waiting,
-    answers: answers::AllAnswers,
+    answers: sigbus_handling::AllAnswers,
     threads: BTreeMap<u32, Thread>,
     processes: BTreeMap<u32, Arc<Vmm>>,
     changed: BTreeSet<IncidentNo>,
@@ -131,7 +131,7 @@ impl Correlator {
             gpas: PageIndex::default(),
             failures: BTreeMap::new(),
             silent: VecDeque::new(),
-            by_pfn: links::ByPfn::default(),
+            by_pfn: shared_pages::ByPfn::default(),
             by_process: by_process::ByProcess::default(),
             waiting: walks::Waiting::default(),
             answers: BTreeMap::new(),
@@ -197,7 +197,7 @@ impl Correlator {
         }
         self.engaged_ns = Some(event.t);
         for (no, e) in &mut self.incidents {
-            if !e.told.is_empty() || !e.ends.is_empty() {
+            if !e.machine_checks.is_empty() || !e.ends.is_empty() {
                 e.blind_ns = event.t.saturating_sub(e.t0);
                 self.changed.insert(*no);
             }
@@ -219,7 +219,7 @@ impl Correlator {
             self.index_gpa(*no, event);
         }
         self.touched = touched;
-        if matches!(event.what, What::PageTotals(_)) {
+        if matches!(event.what, EventKind::PageTotals(_)) {
             // No event of its own, but the sum of those that were, and of those that were not sent.
             self.touched.clear();
         }
@@ -233,8 +233,8 @@ impl Correlator {
     fn dispatch(&mut self, event: &Event) {
         self.learn_vcpu(event);
         match &event.what {
-            What::FailureBegin { pfn, flags } => self.failure_begin(event, pfn.0, *flags),
-            What::FailureAction {
+            EventKind::FailureBegin { pfn, flags } => self.failure_begin(event, pfn.0, *flags),
+            EventKind::FailureAction {
                 pfn,
                 page_type,
                 result,
@@ -242,9 +242,9 @@ impl Correlator {
                 self.failure_action(event, pfn.0, page_type, result);
                 self.action_seen(event, pfn.0, page_type, result);
             }
-            What::FailureEnd { ret } => self.failure_end(event, *ret),
-            What::PoisonFound { pfn, hva } => self.found(event, pfn.0, hva.0),
-            What::Sigbus {
+            EventKind::FailureEnd { ret } => self.failure_end(event, *ret),
+            EventKind::Preexisting { pfn, hva } => self.found(event, pfn.0, hva.0),
+            EventKind::Sigbus {
                 hva,
                 severity,
                 lsb,
@@ -265,12 +265,12 @@ impl Correlator {
                     },
                 );
             }
-            What::PoisonExit(exit) => {
+            EventKind::PoisonExit(exit) => {
                 if !self.unplaced_exit(event, exit) {
                     self.poison_exit(event, exit);
                 }
             }
-            What::SigbusSeen {
+            EventKind::SigbusNoAddress {
                 severity,
                 target_tid,
                 target_pid,
@@ -287,39 +287,39 @@ impl Correlator {
                     pfn: pfn.map(|pfn| pfn.0),
                 },
             ),
-            What::LogStatement(record) => self.stated(event, record),
-            What::PageTotals(totals) => self.page_totals(event, totals),
-            What::Floor { kind, time } => {
+            EventKind::LogStatement(record) => self.stated(event, record),
+            EventKind::PageTotals(totals) => self.page_totals(event, totals),
+            EventKind::Floor { kind, time } => {
                 self.floor.insert(*kind, time.clone());
             }
-            What::Reentry { exit_ns, entry_ns } => self.reentry(event, *exit_ns, *entry_ns),
-            What::ToldMsrs {
+            EventKind::Reentry { exit_ns, entry_ns } => self.reentry(event, *exit_ns, *entry_ns),
+            EventKind::SetMsrs {
                 mcg_status,
                 banks,
                 truncated,
                 unreadable,
             } => {
-                self.told_msrs(event, mcg_status.map(|m| m.0), banks, *truncated, *unreadable);
+                self.set_msrs(event, mcg_status.map(|m| m.0), banks, *truncated, *unreadable);
             }
-            What::ToldMce { mcg_status, bank } => self.told_mce(event, mcg_status.0, bank),
-            What::QueueException { pending, injected } => self.queued(event, *pending, *injected),
-            What::Delivered => self.delivered(event),
-            What::McgStatus { write, data } => self.mcg_status(event, *write, data.0),
-            What::GuestCode { rip, bytes } => self.guest_code(event, rip.0, bytes),
-            What::Sregs(sregs) => self.registers(event, sregs),
+            EventKind::SetMce { mcg_status, bank } => self.set_mce(event, mcg_status.0, bank),
+            EventKind::QueueException { pending, injected } => self.queued(event, *pending, *injected),
+            EventKind::Delivered => self.delivered(event),
+            EventKind::McgStatus { write, data } => self.mcg_status(event, *write, data.0),
+            EventKind::GuestCode { rip, bytes } => self.guest_code(event, rip.0, bytes),
+            EventKind::Sregs(sregs) => self.registers(event, sregs),
             // Only what is read with it speaks of the page.
-            What::MemSlot { .. } => {}
-            What::Vmm(vmm) => self.identity(event.pid, vmm),
-            What::Lost { records } => self.lost(event, *records),
-            What::Engaged => self.engaged(event),
-            What::UserspaceExit { .. }
-            | What::Pio { .. }
-            | What::VcpuReset { .. }
-            | What::TripleFault { .. }
-            | What::TaskExit { .. }
-            | What::VmDestroyed
-            | What::VmmGone
-            | What::ResetAsked { .. } => self.ended(event),
+            EventKind::MemSlot { .. } => {}
+            EventKind::Vmm(vmm) => self.identity(event.pid, vmm),
+            EventKind::Lost { records } => self.lost(event, *records),
+            EventKind::AllProbesAttached => self.engaged(event),
+            EventKind::UserspaceExit { .. }
+            | EventKind::Pio { .. }
+            | EventKind::VcpuReset { .. }
+            | EventKind::TripleFault { .. }
+            | EventKind::TaskExit { .. }
+            | EventKind::VmDestroyed
+            | EventKind::VmmGone
+            | EventKind::ResetAsked { .. } => self.ended(event),
         }
     }
 

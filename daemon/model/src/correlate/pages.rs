@@ -3,9 +3,9 @@
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::{borrow::ToOwned as _, boxed::Box, string::String, vec::Vec};
 
-use super::{Correlator, IncidentNo, answers::ToThread, by_process::HUGE, make_room};
+use super::{Correlator, IncidentNo, by_process::HUGE, make_room, sigbus_handling::ToThread};
 use crate::{
-    event::{Event, PoisonExit, SigbusSeverity, What, totals::PageTotals},
+    event::{Event, EventKind, PoisonExit, SigbusSeverity, totals::PageTotals},
     hex::Hex,
     incident::{
         evidence::Evidence,
@@ -483,11 +483,11 @@ impl Correlator {
         if !evidence.is_some_and(|e| e.exits.reentry(event.tid, exit_ns, entry_ns)) {
             return false;
         }
-        let passed_over = self.touch(no).is_some_and(|evidence| {
+        let injections_skipped = self.touch(no).is_some_and(|evidence| {
             evidence.poison_at(event.t);
             evidence.reentered(event.tid, entry_ns)
         });
-        if passed_over {
+        if injections_skipped {
             let open: Vec<IncidentNo> = self
                 .live_of(event.pid)
                 .filter(|other| {
@@ -497,7 +497,7 @@ impl Correlator {
                 .collect();
             for no in open {
                 if let Some(evidence) = self.incidents.get_mut(&no) {
-                    evidence.passed_over += 1;
+                    evidence.injections_skipped += 1;
                     self.changed.insert(no);
                 }
             }
@@ -549,8 +549,8 @@ impl Correlator {
         }
         // A huge page whose GPAs are not aligned as its HVA is has pages beyond that range.
         let page = match &event.what {
-            What::PoisonExit(exit) => exit.gpa.map(|gpa| gpa.0 & !(PAGE_SIZE - 1)),
-            What::PageTotals(totals) => Some(totals.gpa.0),
+            EventKind::PoisonExit(exit) => exit.gpa.map(|gpa| gpa.0 & !(PAGE_SIZE - 1)),
+            EventKind::PageTotals(totals) => Some(totals.gpa.0),
             _ => None,
         };
         if let Some(page) = page

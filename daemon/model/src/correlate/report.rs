@@ -15,7 +15,7 @@ use crate::{
         next_steps::{Related, next_steps},
         storm,
         timeline::TimelineEvent,
-        verdict::{Sight, decide},
+        verdict::{ProbeCoverage, decide},
     },
 };
 use alloc::{borrow::ToOwned as _, format, string::String, string::ToString as _, vec::Vec};
@@ -41,12 +41,12 @@ pub fn incident(e: &Evidence, session: &Session) -> model::Incident {
 pub fn update(e: &Evidence, session: &Session, related: Related) -> Update {
     let total = e.exits.total();
     let flush = flush::flush(&e.exits, &total);
-    let sight = Sight {
+    let coverage = ProbeCoverage {
         handler_end: session.has("kvm_msr"),
         delivery: session.has("kvm_inj_exception"),
         telling: session.has("vcpu_ioctl_mce"),
     };
-    let v = decide(e, &total, &flush, sight);
+    let v = decide(e, &total, &flush, coverage);
     let wall = session.clock.wall_at(e.t0);
     let origin = origin(e);
     let mut incident = model::Incident {
@@ -65,7 +65,7 @@ pub fn update(e: &Evidence, session: &Session, related: Related) -> Update {
         outcome: v.outcome,
         cause: v.cause,
         confidence: v.confidence,
-        findings: findings(e, &total, v, sight),
+        findings: findings(e, &total, v, coverage),
         next_steps: next_steps(e, v, origin.how, &related),
         origin,
         related_total: related.total_beyond_named(),
@@ -176,27 +176,28 @@ fn exits(e: &Evidence, total: &Total, session: &Session) -> model::Exits {
 }
 
 fn injections(e: &Evidence, session: &Session) -> model::Injections {
-    let told = session.has("vcpu_ioctl_mce") || !e.told.is_empty();
+    let injection = session.has("vcpu_ioctl_mce") || !e.machine_checks.is_empty();
     let delivered = session.has("kvm_inj_exception") || e.delivered > 0;
     model::Injections {
-        action_optional: (told && (!predates(e, session) || e.told_ao > 0)).then_some(e.told_ao),
-        action_required: told.then_some(e.told_ar),
+        action_optional: (injection && (!predates(e, session) || e.ao_injections > 0))
+            .then_some(e.ao_injections),
+        action_required: injection.then_some(e.ar_injections),
         delivered: delivered.then_some(e.delivered),
         vcpus: delivered.then_some(e.delivered_to.len() as u64),
         events: e
-            .told
+            .machine_checks
             .iter()
-            .map(|told| model::McInjection {
-                t_ns: offset(told.t, e.t0),
-                vcpu: told.vcpu,
-                via: told.via,
-                bank: Some(told.bank.bank),
-                status: Some(told.bank.status),
-                addr: Some(told.bank.addr),
-                misc: Some(told.bank.misc),
-                mcg_status: told.mcg_status.map(Hex),
-                severity: told.severity,
-                overflow: Some(told.overflow()),
+            .map(|injection| model::InjectionEvent {
+                t_ns: offset(injection.t, e.t0),
+                vcpu: injection.vcpu,
+                via: injection.via,
+                bank: Some(injection.bank.bank),
+                status: Some(injection.bank.status),
+                addr: Some(injection.bank.addr),
+                misc: Some(injection.bank.misc),
+                mcg_status: injection.mcg_status.map(Hex),
+                severity: injection.severity,
+                overflow: Some(injection.overflow()),
             })
             .collect(),
     }

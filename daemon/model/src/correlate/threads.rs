@@ -24,7 +24,7 @@ pub struct Thread {
     /// Its exit status, once it has ended with another than 0.
     pub exit_code: i32,
     /// The incident that this vCPU was last told of.
-    pub told: Option<IncidentNo>,
+    pub machine_checks: Option<IncidentNo>,
     /// The incident of its last exit on poison.
     pub exited: Option<IncidentNo>,
     /// Incidents whose #MC its guest's handler has not finished.
@@ -67,8 +67,12 @@ impl Correlator {
         thread.vcpu = Some(vcpu);
         for no in self.by_pid.get(&event.pid).into_iter().flatten() {
             if let Some(evidence) = self.incidents.get_mut(no) {
-                for told in evidence.told.iter_mut().filter(|told| told.tid == tid) {
-                    told.vcpu = Some(vcpu);
+                for injection in evidence
+                    .machine_checks
+                    .iter_mut()
+                    .filter(|injection| injection.tid == tid)
+                {
+                    injection.vcpu = Some(vcpu);
                     self.changed.insert(*no);
                 }
             }

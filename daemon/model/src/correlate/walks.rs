@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::{Correlator, IncidentNo};
 use crate::{
-    event::{Event, PoisonExit, What},
+    event::{Event, EventKind, PoisonExit},
     incident::{evidence::Evidence, walk::WALK_LINES},
 };
 
@@ -104,12 +104,15 @@ impl Correlator {
         let threads = gone
             .delivered_to
             .iter()
-            .chain(gone.told.iter().map(|told| &told.tid));
+            .chain(gone.machine_checks.iter().map(|injection| &injection.tid));
         for tid in threads.copied().chain(gone.exits.only_thread()) {
             let Some(thread) = self.threads.get_mut(&tid) else {
                 continue;
             };
-            for no in [&mut thread.exited, &mut thread.told].into_iter().flatten() {
+            for no in [&mut thread.exited, &mut thread.machine_checks]
+                .into_iter()
+                .flatten()
+            {
                 if *no == odd {
                     *no = walk;
                 }
@@ -135,11 +138,11 @@ impl Correlator {
         }
         let ends = matches!(
             event.what,
-            What::TaskExit { .. }
-                | What::VmDestroyed
-                | What::VmmGone
-                | What::Pio { .. }
-                | What::TripleFault { .. }
+            EventKind::TaskExit { .. }
+                | EventKind::VmDestroyed
+                | EventKind::VmmGone
+                | EventKind::Pio { .. }
+                | EventKind::TripleFault { .. }
         );
         let incidents = &self.incidents;
         let mut over = Vec::new();

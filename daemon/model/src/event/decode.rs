@@ -10,7 +10,7 @@ use poisontrace_probes::{
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use super::{Access, Bank, Event, Isa, OtherAddress, PoisonExit, SigbusSeverity, What};
+use super::{Access, Bank, Event, EventKind, Isa, OtherAddress, PoisonExit, SigbusSeverity};
 use crate::{hex::Hex, text};
 
 /// A record that cannot be decoded.
@@ -55,90 +55,90 @@ impl Decoder {
         })
     }
 
-    fn what(&self, kind: u32, bytes: &[u8]) -> Result<What, DecodeError> {
+    fn what(&self, kind: u32, bytes: &[u8]) -> Result<EventKind, DecodeError> {
         Ok(match kind {
             kind::FAILURE_BEGIN => {
                 let r: record::FailureBegin = body(kind, bytes)?;
-                What::FailureBegin {
+                EventKind::FailureBegin {
                     pfn: Hex(r.pfn),
                     flags: r.flags,
                 }
             }
             kind::FAILURE_ACTION => {
                 let r: record::FailureAction = body(kind, bytes)?;
-                What::FailureAction {
+                EventKind::FailureAction {
                     pfn: Hex(r.pfn),
                     page_type: word(&self.page_types, r.page_type, "page type"),
                     result: word(&self.results, r.result, "result"),
                 }
             }
-            kind::FAILURE_END => What::FailureEnd {
+            kind::FAILURE_END => EventKind::FailureEnd {
                 ret: body::<record::FailureEnd>(kind, bytes)?.ret,
             },
             kind::SIGBUS => sigbus(&body(kind, bytes)?)?,
-            kind::SIGBUS_SEEN => sigbus_seen(&body(kind, bytes)?)?,
-            kind::POISON_EXIT => What::PoisonExit(poison_exit(&body(kind, bytes)?)),
+            kind::SIGBUS_NO_ADDRESS => sigbus_seen(&body(kind, bytes)?)?,
+            kind::POISON_EXIT => EventKind::PoisonExit(poison_exit(&body(kind, bytes)?)),
             kind::REENTRY => {
                 let r: record::Reentry = body(kind, bytes)?;
-                What::Reentry {
+                EventKind::Reentry {
                     exit_ns: r.exit_ns,
                     entry_ns: r.entry_ns,
                 }
             }
             kind::SET_MSRS => set_msrs(bytes)?,
-            kind::TOLD_MCE => {
-                let r: record::ToldMce = body(kind, bytes)?;
-                What::ToldMce {
+            kind::SET_MCE => {
+                let r: record::SetMce = body(kind, bytes)?;
+                EventKind::SetMce {
                     mcg_status: Hex(r.mcg_status),
                     bank: bank(&r.bank),
                 }
             }
             kind::QUEUE_EXCEPTION => {
                 let r: record::QueueException = body(kind, bytes)?;
-                What::QueueException {
+                EventKind::QueueException {
                     pending: r.pending != 0,
                     injected: r.injected != 0,
                 }
             }
             kind::DELIVERED => {
                 body::<record::Delivered>(kind, bytes)?;
-                What::Delivered
+                EventKind::Delivered
             }
             kind::MCG_STATUS => {
                 let r: record::McgStatus = body(kind, bytes)?;
-                What::McgStatus {
+                EventKind::McgStatus {
                     write: r.write != 0,
                     data: Hex(r.data),
                 }
             }
             kind::USERSPACE_EXIT => {
                 let r: record::UserspaceExit = body(kind, bytes)?;
-                What::UserspaceExit {
+                EventKind::UserspaceExit {
                     reason: r.reason,
                     errno: r.errno,
                 }
             }
             kind::PIO => {
                 let r: record::Pio = body(kind, bytes)?;
-                What::Pio {
+                EventKind::Pio {
                     port: Hex(u64::from(r.port)),
                     size: r.size,
                     value: Hex(r.value),
                 }
             }
-            kind::VCPU_RESET => What::VcpuReset {
+            kind::VCPU_RESET => EventKind::VcpuReset {
                 rip: Hex(body::<record::VcpuReset>(kind, bytes)?.rip),
             },
             kind::TRIPLE_FAULT => {
                 let r: record::TripleFault = body(kind, bytes)?;
-                What::TripleFault {
+                EventKind::TripleFault {
                     rip: Hex(r.rip),
                     reason: r.exit_reason,
                 }
             }
             kind::TASK_EXIT => {
                 let r: record::TaskExit = body(kind, bytes)?;
-                What::TaskExit {
+                EventKind::TaskExit {
                     exit_code: r.exit_code,
                     live: (r.live >= 0).then_some(r.live),
                     comm: text::from_c(&r.comm),
@@ -146,11 +146,11 @@ impl Decoder {
             }
             kind::VM_DESTROYED => {
                 body::<record::VmDestroyed>(kind, bytes)?;
-                What::VmDestroyed
+                EventKind::VmDestroyed
             }
             kind::SREGS => {
                 let r: record::Sregs = body(kind, bytes)?;
-                What::Sregs(super::Sregs {
+                EventKind::Sregs(super::Sregs {
                     cr0: Hex(r.cr0),
                     cr3: Hex(r.cr3),
                     cr4: Hex(r.cr4),
@@ -160,7 +160,7 @@ impl Decoder {
             }
             kind::MEM_SLOT => {
                 let r: record::MemSlot = body(kind, bytes)?;
-                What::MemSlot {
+                EventKind::MemSlot {
                     n: r.n,
                     gpa: Hex(r.gpa),
                     bytes: r.bytes,
@@ -196,8 +196,8 @@ fn severity(code: u32) -> Result<SigbusSeverity, DecodeError> {
     }
 }
 
-fn sigbus_seen(r: &record::SigbusSeen) -> Result<What, DecodeError> {
-    Ok(What::SigbusSeen {
+fn sigbus_seen(r: &record::SigbusNoAddress) -> Result<EventKind, DecodeError> {
+    Ok(EventKind::SigbusNoAddress {
         severity: severity(r.code)?,
         target_tid: r.target_tid,
         target_pid: r.target_pid,
@@ -207,8 +207,8 @@ fn sigbus_seen(r: &record::SigbusSeen) -> Result<What, DecodeError> {
     })
 }
 
-fn sigbus(r: &record::Sigbus) -> Result<What, DecodeError> {
-    Ok(What::Sigbus {
+fn sigbus(r: &record::Sigbus) -> Result<EventKind, DecodeError> {
+    Ok(EventKind::Sigbus {
         hva: Hex(r.hva),
         severity: severity(r.code)?,
         lsb: r.lsb,
@@ -296,7 +296,7 @@ fn bank(b: &record::Bank) -> Bank {
 }
 
 /// The machine-check MSRs of a KVM_SET_MSRS list: MCG_STATUS, and the banks whose STATUS is valid.
-fn set_msrs(bytes: &[u8]) -> Result<What, DecodeError> {
+fn set_msrs(bytes: &[u8]) -> Result<EventKind, DecodeError> {
     let length = |expected| DecodeError::Length {
         kind: kind::SET_MSRS,
         len: bytes.len(),
@@ -338,7 +338,7 @@ fn set_msrs(bytes: &[u8]) -> Result<What, DecodeError> {
             _ => {}
         }
     }
-    Ok(What::ToldMsrs {
+    Ok(EventKind::SetMsrs {
         mcg_status,
         banks: banks
             .into_values()
@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(event.vcpu, None);
         assert_eq!(
             event.what,
-            What::FailureAction {
+            EventKind::FailureAction {
                 pfn: Hex(0xf7eb),
                 page_type: "dirty LRU page".into(),
                 result: "Recovered".into()
@@ -389,7 +389,7 @@ mod tests {
         );
         let unknown = Decoder::default().decode(record.as_bytes()).unwrap();
         assert!(
-            matches!(unknown.what, What::FailureAction { page_type, .. } if page_type.contains("page type 11"))
+            matches!(unknown.what, EventKind::FailureAction { page_type, .. } if page_type.contains("page type 11"))
         );
     }
 
@@ -455,7 +455,7 @@ mod tests {
         };
         assert_eq!(
             event.what,
-            What::ToldMsrs {
+            EventKind::SetMsrs {
                 mcg_status: Some(Hex(7)),
                 banks: vec![bank],
                 truncated: false,

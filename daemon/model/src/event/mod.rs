@@ -23,14 +23,14 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpu: Option<u32>,
     #[serde(rename = "event")]
-    pub what: What,
+    pub what: EventKind,
 }
 
 /// What happened. Fields may be added with a default; a kind never changes its meaning within a recording
 /// version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum What {
+pub enum EventKind {
     /// `memory_failure(pfn, flags)` entered.
     FailureBegin { pfn: Hex, flags: u64 },
     /// `memory_failure_event`, in the running kernel's own words.
@@ -43,7 +43,7 @@ pub enum What {
     FailureEnd { ret: i64 },
     /// A lost page of a running VMM's (`pid` of the event), found when the daemon started.
     #[serde(rename = "preexisting")]
-    PoisonFound { pfn: Hex, hva: Hex },
+    Preexisting { pfn: Hex, hva: Hex },
     /// SIGBUS for poison was sent.
     Sigbus {
         hva: Hex,
@@ -70,7 +70,7 @@ pub enum What {
     Reentry { exit_ns: u64, entry_ns: u64 },
     /// KVM_SET_MSRS with machine-check MSRs: the banks whose STATUS is valid.
     #[serde(rename = "set_msrs")]
-    ToldMsrs {
+    SetMsrs {
         mcg_status: Option<Hex>,
         banks: Vec<Bank>,
         #[serde(default)]
@@ -80,7 +80,7 @@ pub enum What {
     },
     /// KVM_X86_SET_MCE.
     #[serde(rename = "set_mce")]
-    ToldMce { mcg_status: Hex, bank: Bank },
+    SetMce { mcg_status: Hex, bank: Bank },
     /// KVM_SET_VCPU_EVENTS with #MC.
     QueueException { pending: bool, injected: bool },
     /// #MC entered the guest (`kvm_inj_exception` 18, not reinjected).
@@ -117,11 +117,11 @@ pub enum What {
     /// From here on all probes are at work: exit reasons, triple faults, resets and ports of guests were not seen
     /// before, where the session began on stand-by.
     #[serde(rename = "all_probes_attached")]
-    Engaged,
+    AllProbesAttached,
     /// SIGBUS for poison as `signal_generate` shows it: without its address. `gpa`: of the fault that it
     /// answers; `pfn`: of the `memory_failure()` that sent it. `target_pid` 0: whose thread it is is not known.
     #[serde(rename = "sigbus_no_address")]
-    SigbusSeen {
+    SigbusNoAddress {
         severity: SigbusSeverity,
         target_tid: u32,
         target_pid: u32,

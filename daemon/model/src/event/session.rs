@@ -15,7 +15,7 @@ pub struct Session {
     #[serde(default)]
     pub hardware_corrupted_kb: Option<u64>,
     /// Some probes were attached only once there was poison: what they tell was not seen before
-    /// [`super::What::Engaged`].
+    /// [`super::EventKind::AllProbesAttached`].
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub standby: bool,
 }

@@ -5,7 +5,7 @@ use poisontrace_probes::{baseline, page_totals};
 use serde::{Deserialize, Serialize};
 
 use super::{Access, PoisonExit};
-use crate::{few, hex::Hex};
+use crate::{compact_map, hex::Hex};
 
 /// Totals of the poison exits of one thread on one 4 KiB page (`poisontrace_probes::page_totals::PageTotals`). Times
 /// are CLOCK_MONOTONIC nanoseconds.
@@ -243,7 +243,7 @@ impl PageTotals {
                     first_ns: at,
                     ..RipTotals::default()
                 };
-                few::push(&mut self.rips, first);
+                compact_map::push(&mut self.rips, first);
                 let last = self.rips.len() - 1;
                 &mut self.rips[last]
             }

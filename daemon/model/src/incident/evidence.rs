@@ -17,12 +17,12 @@ use super::{
     timeline::Timeline,
 };
 use crate::{
+    compact_map::{self, CompactMap},
     event::{Bank, OtherAddress, PoisonExit, SigbusSeverity, Vmm, totals::PageTotals},
-    few::{self, Few},
 };
 
 /// Longest lists kept per incident.
-const MAX_TOLD: usize = 256;
+const MAX_INJECTIONS: usize = 256;
 const MAX_ENDS: usize = 32;
 /// vCPU threads whose values are kept.
 const MAX_THREADS: usize = 1024;
@@ -61,9 +61,12 @@ pub struct Evidence {
     pub exits: Exits,
     /// AR signals that KVM sent for an exit, as events told; the exits' totals may know of more.
     pub exit_signals: u64,
-    pub told: Vec<Told>,
-    pub told_ao: u64,
-    pub told_ar: u64,
+    #[serde(alias = "told")]
+    pub machine_checks: Vec<McInjection>,
+    #[serde(alias = "told_ao")]
+    pub ao_injections: u64,
+    #[serde(alias = "told_ar")]
+    pub ar_injections: u64,
     /// #MC entries into the guest.
     pub delivered: u64,
     /// Threads that got one.
@@ -74,15 +77,17 @@ pub struct Evidence {
     pub finished: u64,
     pub last_finished: Option<u64>,
     /// Action-required signals that the VMM has not answered by telling the guest, by the thread they were sent to.
-    pub asked: Few<u32, Asked>,
+    #[serde(alias = "asked")]
+    pub pending_sigbus: CompactMap<u32, PendingSigbus>,
     /// RIP of each thread's last exit on the page.
-    rips: Few<u32, u64>,
+    rips: CompactMap<u32, u64>,
     /// Machine checks that KVM_X86_SET_MCE took, and with which the vCPU went on without a #MC.
     pub dropped: u64,
     /// Action-required signals to a vCPU on which a #MC was open, of this page or of another, and with which it went on
     /// untold.
     #[serde(default)]
-    pub passed_over: u64,
+    #[serde(alias = "passed_over")]
+    pub injections_skipped: u64,
     /// CR4.MCE of the vCPU at its last exit on the page.
     pub mce_enabled: Option<bool>,
     /// Set when the VMM has ended: the SIGBUS that it was sent last.
@@ -109,7 +114,7 @@ pub struct Evidence {
 
 /// A machine check as the VMM told it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Told {
+pub struct McInjection {
     pub t: u64,
     pub tid: u32,
     pub vcpu: Option<u32>,
@@ -121,7 +126,7 @@ pub struct Told {
     pub rip: Option<u64>,
 }
 
-impl Told {
+impl McInjection {
     pub fn overflow(&self) -> bool {
         self.bank.status.0 & mca::OVER != 0
     }
@@ -129,12 +134,13 @@ impl Told {
 
 /// An action-required signal that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Asked {
+pub struct PendingSigbus {
     pub t: u64,
     /// A #MC was open on that thread, of whichever page.
     pub mc_open: bool,
     /// KVM_X86_SET_MCE told of it, and no #MC has come yet.
-    pub told: bool,
+    #[serde(alias = "told")]
+    pub injected: bool,
     /// The vCPU entered the guest again, untold.
     pub ran_on: Option<u64>,
 }
@@ -159,7 +165,7 @@ pub struct LastSigbus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     pub t: u64,
-    pub sign: Sign,
+    pub sign: Termination,
     /// A #MC of this page was open (delivered, handler not finished) at that time.
     pub mc_open: bool,
     /// All that had entered the guest until then was handled to its end, and no signal waited for an answer.
@@ -182,7 +188,7 @@ pub struct Refused {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Sign {
+pub enum Termination {
     /// pvpanic: the guest's kernel says that it panicked.
     Panic,
     /// pvpanic: a crash kernel takes over.
@@ -210,7 +216,7 @@ pub enum Sign {
 }
 
 /// In place of the thread's value before; not where there are too many threads.
-fn keep<V>(values: &mut Few<u32, V>, tid: u32, value: V) {
+fn keep<V>(values: &mut CompactMap<u32, V>, tid: u32, value: V) {
     if values.len() < MAX_THREADS || values.contains_key(&tid) {
         values.insert(tid, value);
     }
@@ -238,18 +244,18 @@ impl Evidence {
             own_access: 0,
             exits: Exits::default(),
             exit_signals: 0,
-            told: Vec::new(),
-            told_ao: 0,
-            told_ar: 0,
+            machine_checks: Vec::new(),
+            ao_injections: 0,
+            ar_injections: 0,
             delivered: 0,
             delivered_to: BTreeSet::new(),
             open_mc: BTreeMap::new(),
             finished: 0,
             last_finished: None,
-            asked: Few::default(),
-            rips: Few::default(),
+            pending_sigbus: CompactMap::default(),
+            rips: CompactMap::default(),
             dropped: 0,
-            passed_over: 0,
+            injections_skipped: 0,
             mce_enabled: None,
             last_sigbus: None,
             ends: Vec::new(),
@@ -292,35 +298,38 @@ impl Evidence {
 
     /// KVM_RUN gave up with EHWPOISON: guest_memfd.
     pub fn private_fault(&self) -> Option<&End> {
-        self.sign(|sign| *sign == Sign::PrivateMemory)
+        self.sign(|sign| *sign == Termination::PrivateMemory)
     }
 
     /// Whether every #MC that entered the guest was handled to its end, and no signal waits for an answer.
     pub fn handled(&self) -> bool {
-        let waits = self.asked.iter().any(|(_, asked)| asked.ran_on.is_none());
+        let waits = self
+            .pending_sigbus
+            .iter()
+            .any(|(_, pending_sigbus)| pending_sigbus.ran_on.is_none());
         self.finished > 0 && self.open_mc.is_empty() && !waits
     }
 
     /// Whether the guest itself touched it.
-    pub fn met_by_guest(&self) -> bool {
+    pub fn accessed_by_guest(&self) -> bool {
         self.exits.any() || self.exit_signals > 0 || self.private_fault().is_some()
     }
 
     /// Whether the guest, its VMM or KVM had to do with the page after it was lost.
-    pub fn met(&self) -> bool {
-        self.touched() || self.ar_signals + self.exit_signals + self.told_ar + self.delivered > 0
+    pub fn accessed(&self) -> bool {
+        self.touched() || self.ar_signals + self.exit_signals + self.ar_injections + self.delivered > 0
     }
 
     pub fn vmm_gone(&self) -> bool {
-        self.sign(|sign| matches!(sign, Sign::VmmExit(_) | Sign::VmmGone))
+        self.sign(|sign| matches!(sign, Termination::VmmExit(_) | Termination::VmmGone))
             .is_some()
     }
 
     /// Whether KVM itself has shown that this process runs a guest on this page.
     pub fn kvm_seen(&self) -> bool {
         self.exits.any()
-            || self.sign(|sign| *sign == Sign::VmDestroyed).is_some()
-            || !self.told.is_empty()
+            || self.sign(|sign| *sign == Termination::VmDestroyed).is_some()
+            || !self.machine_checks.is_empty()
             || self.delivered > 0
             || self.logged.proves_guest()
     }
@@ -341,13 +350,13 @@ impl Evidence {
 
     /// An action-required signal now waits for the VMM's answer. `mc_open`: on that thread, of whichever page.
     pub fn ask(&mut self, t: u64, tid: u32, mc_open: bool) {
-        let asked = Asked {
+        let pending_sigbus = PendingSigbus {
             t,
             mc_open,
-            told: false,
+            injected: false,
             ran_on: None,
         };
-        keep(&mut self.asked, tid, asked);
+        keep(&mut self.pending_sigbus, tid, pending_sigbus);
     }
 
     /// All AR signals: `total` is the exits'.
@@ -370,27 +379,27 @@ impl Evidence {
     /// The vCPU entered the guest again after an exit on the page. Returns whether it did so with a #MC open on it, and
     /// untold of this one.
     pub fn reentered(&mut self, tid: u32, entry_ns: u64) -> bool {
-        let Some(asked) = self.asked.get_mut(&tid) else {
+        let Some(pending_sigbus) = self.pending_sigbus.get_mut(&tid) else {
             return false;
         };
-        if asked.told {
+        if pending_sigbus.injected {
             self.dropped += 1;
-            self.asked.remove(&tid);
+            self.pending_sigbus.remove(&tid);
             return false;
         }
-        let first = asked.ran_on.is_none();
-        asked.ran_on.get_or_insert(entry_ns);
-        first && asked.mc_open
+        let first = pending_sigbus.ran_on.is_none();
+        pending_sigbus.ran_on.get_or_insert(entry_ns);
+        first && pending_sigbus.mc_open
     }
 
     /// Whether the VMM lets errors pass that meet an unfinished #MC, and the vCPU meets them again and again.
-    pub fn is_passed_over(&self) -> bool {
-        self.passed_over.max(self.logged.passed_over) >= SPIN_EXITS
+    pub fn skips_injections(&self) -> bool {
+        self.injections_skipped.max(self.logged.injections_skipped) >= SPIN_EXITS
     }
 
     /// Whether the VMM has let an error of this page pass, so that an end soon after the last one is no answer to it.
     pub fn let_one_pass(&self) -> bool {
-        let answered = self.told_ar.max(self.delivered);
+        let answered = self.ar_injections.max(self.delivered);
         self.dropped > 0 || self.ar_signals + self.exit_signals > answered + 1
     }
 
@@ -410,21 +419,21 @@ impl Evidence {
         self.own_access += other.own_access;
         self.exits.absorb(other.exits);
         self.exit_signals += other.exit_signals;
-        self.told.extend(other.told);
-        self.told.sort_by_key(|told| told.t);
-        self.told.truncate(MAX_TOLD);
-        self.told_ao += other.told_ao;
-        self.told_ar += other.told_ar;
+        self.machine_checks.extend(other.machine_checks);
+        self.machine_checks.sort_by_key(|injection| injection.t);
+        self.machine_checks.truncate(MAX_INJECTIONS);
+        self.ao_injections += other.ao_injections;
+        self.ar_injections += other.ar_injections;
         self.delivered += other.delivered;
         self.delivered_to.extend(other.delivered_to);
         self.open_mc.extend(other.open_mc);
         self.finished += other.finished;
         self.last_finished = self.last_finished.max(other.last_finished);
-        for (tid, asked) in other.asked {
-            keep(&mut self.asked, tid, asked);
+        for (tid, pending_sigbus) in other.pending_sigbus {
+            keep(&mut self.pending_sigbus, tid, pending_sigbus);
         }
         self.dropped += other.dropped;
-        self.passed_over += other.passed_over;
+        self.injections_skipped += other.injections_skipped;
         self.mce_enabled = self.mce_enabled.or(other.mce_enabled);
         self.ends.extend(other.ends);
         self.ends.sort_by_key(|end| end.t);
@@ -475,26 +484,26 @@ impl Evidence {
         }
     }
 
-    pub fn tell(&mut self, mut told: Told) {
-        told.rip = self.rips.get(&told.tid).copied();
-        if told.via == Via::SetMsrs {
-            self.asked.remove(&told.tid);
-        } else if mca::raises_mc(told.bank.status.0) {
-            if self.asked.get(&told.tid).is_none() {
-                let mc_open = self.open_mc.contains_key(&told.tid);
-                self.ask(told.t, told.tid, mc_open);
+    pub fn record_injection(&mut self, mut injection: McInjection) {
+        injection.rip = self.rips.get(&injection.tid).copied();
+        if injection.via == Via::SetMsrs {
+            self.pending_sigbus.remove(&injection.tid);
+        } else if mca::raises_mc(injection.bank.status.0) {
+            if self.pending_sigbus.get(&injection.tid).is_none() {
+                let mc_open = self.open_mc.contains_key(&injection.tid);
+                self.ask(injection.t, injection.tid, mc_open);
             }
-            if let Some(asked) = self.asked.get_mut(&told.tid) {
-                asked.told = true;
+            if let Some(pending_sigbus) = self.pending_sigbus.get_mut(&injection.tid) {
+                pending_sigbus.injected = true;
             }
         }
-        match told.severity {
-            Severity::Ao => self.told_ao += 1,
-            Severity::Ar => self.told_ar += 1,
+        match injection.severity {
+            Severity::Ao => self.ao_injections += 1,
+            Severity::Ar => self.ar_injections += 1,
             Severity::Broadcast | Severity::Other => {}
         }
-        if self.told.len() < MAX_TOLD {
-            few::push(&mut self.told, told);
+        if self.machine_checks.len() < MAX_INJECTIONS {
+            compact_map::push(&mut self.machine_checks, injection);
         }
     }
 
@@ -503,7 +512,7 @@ impl Evidence {
         self.delivered += 1;
         self.delivered_to.insert(tid);
         self.open_mc.insert(tid, t);
-        self.asked.remove(&tid);
+        self.pending_sigbus.remove(&tid);
     }
 
     /// The guest's handler on this thread wrote 0 to MCG_STATUS.
@@ -525,7 +534,7 @@ impl Evidence {
         self.last = self.last.max(end.t);
         end.mc_open = !self.open_mc.is_empty();
         end.handled = self.handled();
-        end.met = self.met();
+        end.met = self.accessed();
         // The same sign again (a vCPU each, a port written twice) is no news.
         let again = |other: &End| {
             let state = |end: &End| (end.mc_open, end.mine, end.late, end.refused);
@@ -534,11 +543,11 @@ impl Evidence {
         if self.ends.len() >= MAX_ENDS || self.ends.iter().any(again) {
             return false;
         }
-        few::push(&mut self.ends, end);
+        compact_map::push(&mut self.ends, end);
         true
     }
 
-    pub fn sign(&self, wanted: impl Fn(&Sign) -> bool) -> Option<&End> {
+    pub fn sign(&self, wanted: impl Fn(&Termination) -> bool) -> Option<&End> {
         self.ends.iter().find(|end| wanted(&end.sign))
     }
 }

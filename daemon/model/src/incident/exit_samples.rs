@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::model::ExitSample;
-use crate::{event::PoisonExit, few, hex::Hex};
+use crate::{compact_map, event::PoisonExit, hex::Hex};
 
 /// Exits kept. The kernel sends the first 256 of a page and every power of two after them, so that only sources
 /// that tell of every exit are thinned.
@@ -64,7 +64,7 @@ impl ExitSamples {
                 exit_to_entry_ns: since_exit(exit.entry_ns),
             },
         };
-        few::push(&mut self.kept, kept);
+        compact_map::push(&mut self.kept, kept);
     }
 
     /// The vCPU entered the guest again after the exit that began at `exit_ns`.
@@ -107,7 +107,7 @@ impl ExitSamples {
         self.seen += other.seen;
         for kept in other.kept {
             if self.kept.len() < MAX_KEPT {
-                few::push(&mut self.kept, kept);
+                compact_map::push(&mut self.kept, kept);
             }
         }
         self.kept.sort_by_key(|kept| kept.at);

@@ -15,8 +15,8 @@ use super::{
     walk::Walk,
 };
 use crate::{
+    compact_map::CompactMap,
     event::{Isa, PoisonExit, totals::PageTotals},
-    few::Few,
     hex::Hex,
 };
 
@@ -33,8 +33,8 @@ const PAGE_MASK: u64 = !0xfff;
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Exits {
     /// By thread and page (`None`: the exit's GPA is not known).
-    pages: Few<(u32, Option<u64>), Box<Page>>,
-    open: Few<(u32, u64), Open>,
+    pages: CompactMap<(u32, Option<u64>), Box<Page>>,
+    open: CompactMap<(u32, u64), Open>,
     pub samples: Samples,
     /// They were SVM's.
     pub svm: bool,

@@ -1,11 +1,11 @@
 //! What the summary of an incident states beside its verdict: facts that are set only where they were seen.
 
 use super::{
-    evidence::{End, Evidence, Sign},
+    evidence::{End, Evidence, Termination},
     exits::Total,
     limits::SPIN_EXITS,
     model::{Outcome, Severity},
-    verdict::{Sight, Verdict},
+    verdict::{ProbeCoverage, Verdict},
 };
 use alloc::string::String;
 
@@ -75,7 +75,7 @@ fn of_logs(e: &Evidence) -> LogFindings {
     let reasons = l.mces.iter().map(|(_, mce)| mce).chain(&l.host_mces);
     LogFindings {
         any: l.any(),
-        injected: l.told_ar > 0,
+        injected: l.ar_injections > 0,
         guest_process: l.guest_signal.clone(),
         user_access: l.mces.iter().any(|(_, mce)| mce.user_access),
         handled_by_guest: l.guest_signal.is_some() || l.guest_result.is_some(),
@@ -88,20 +88,20 @@ fn of_logs(e: &Evidence) -> LogFindings {
 }
 
 /// The facts of this incident.
-pub fn findings(e: &Evidence, total: &Total, v: Verdict, sight: Sight) -> Findings {
+pub fn findings(e: &Evidence, total: &Total, v: Verdict, coverage: ProbeCoverage) -> Findings {
     let killed_by_signal = e.ends.iter().find_map(|end| match end.sign {
-        Sign::VmmExit(status) => Some(status & 0x7f),
+        Termination::VmmExit(status) => Some(status & 0x7f),
         _ => None,
     });
     Findings {
-        accessed_by_guest: e.met_by_guest(),
-        accessed: e.met(),
+        accessed_by_guest: e.accessed_by_guest(),
+        accessed: e.accessed(),
         preexisting: e.predates,
         overflowed_bank: overflowed_bank(e),
-        injections_skipped: e.is_passed_over(),
-        met_another_page: e.is_passed_over() && e.delivered > 0 && total.page.exits < SPIN_EXITS,
-        injection_visible: sight.delivery || sight.telling,
-        shut_down_by_kvm: e.sign(|sign| *sign == Sign::KvmShutdown).is_some(),
+        injections_skipped: e.skips_injections(),
+        met_another_page: e.skips_injections() && e.delivered > 0 && total.page.exits < SPIN_EXITS,
+        injection_visible: coverage.delivery || coverage.telling,
+        shut_down_by_kvm: e.sign(|sign| *sign == Termination::KvmShutdown).is_some(),
         handled: e.finished > 0,
         handler_open: !e.open_mc.is_empty(),
         died_after_handling_ns: died_after_handling(e, v),
@@ -117,16 +117,18 @@ pub fn findings(e: &Evidence, total: &Total, v: Verdict, sight: Sight) -> Findin
 }
 
 fn died_after_handling(e: &Evidence, v: Verdict) -> Option<u64> {
-    let died = |end: &&End| matches!(end.sign, Sign::Panic | Sign::CrashLoaded) && end.mine && !end.late;
+    let died = |end: &&End| {
+        matches!(end.sign, Termination::Panic | Termination::CrashLoaded) && end.mine && !end.late
+    };
     let end = e.ends.iter().find(died)?;
     let finished = e.last_finished?;
     (v.outcome == Outcome::GuestPanicked && !end.mc_open).then(|| end.t.saturating_sub(finished))
 }
 
 fn overflowed_bank(e: &Evidence) -> Option<u32> {
-    e.told
+    e.machine_checks
         .iter()
-        .rfind(|told| told.severity == Severity::Ar && told.overflow())
-        .map(|told| told.bank.bank)
+        .rfind(|injection| injection.severity == Severity::Ar && injection.overflow())
+        .map(|injection| injection.bank.bank)
         .or_else(|| e.logged.overflowed_bank())
 }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::exits::Exits;
 use super::model::{BaselineTimes, Claim, Distribution, GupBasis, Latency};
 use crate::{
+    compact_map,
     event::totals::{DurationTotals, FloorKind, PageTotals},
-    few,
 };
 
 /// Samples kept for the percentiles, each kind.
@@ -24,7 +24,7 @@ pub struct Sample(Vec<u64>);
 impl Sample {
     pub fn add(&mut self, ns: u64) {
         if self.0.len() < MAX_SAMPLES {
-            few::push(&mut self.0, ns);
+            compact_map::push(&mut self.0, ns);
         }
     }
 }

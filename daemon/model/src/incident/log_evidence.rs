@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use once_cell::race::OnceBox;
 
 use super::{
-    evidence::{Evidence, Sign},
+    evidence::{Evidence, Termination},
     exits::Total,
     mca,
     missing::MissingEvidence,
@@ -21,7 +21,7 @@ use crate::{
     hex::Hex,
 };
 
-const MAX_TOLD: usize = 256;
+const MAX_INJECTIONS: usize = 256;
 const MAX_MCES: usize = 64;
 /// Statements of one incident that are kept to be shown.
 const MAX_RECORDS: usize = 128;
@@ -39,9 +39,12 @@ pub struct Logged {
     /// A log opened it: what was observed is of other incidents.
     pub alone: bool,
     pub sources: BTreeSet<String>,
-    pub told: Vec<LogTold>,
-    pub told_ao: u64,
-    pub told_ar: u64,
+    #[serde(alias = "told")]
+    pub machine_checks: Vec<LogInjection>,
+    #[serde(alias = "told_ao")]
+    pub ao_injections: u64,
+    #[serde(alias = "told_ar")]
+    pub ar_injections: u64,
     pub mces: Vec<(u64, MceReport)>,
     pub panic: Option<String>,
     /// The guest's own memory_failure(): whom it signalled, and how it ended.
@@ -61,7 +64,8 @@ pub struct Logged {
     /// QMP: reset because of a second error (recursive), or with machine checks off.
     pub qmp_reset: Option<bool>,
     /// QMP: left out, because a machine check was in progress (ignore, recursive).
-    pub passed_over: u64,
+    #[serde(alias = "passed_over")]
+    pub injections_skipped: u64,
     /// QMP: the VMM ends; who the error was for.
     pub qmp_fatal: Option<String>,
     pub qmp_panicked: bool,
@@ -133,7 +137,7 @@ impl<'de> Deserialize<'de> for LogEvidence {
 
 /// What a log says that the VMM told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogTold {
+pub struct LogInjection {
     pub t: u64,
     pub gpa: Option<u64>,
     pub severity: Severity,
@@ -150,7 +154,7 @@ impl Logged {
 
     /// Whether a log proves that the process runs a guest.
     pub fn proves_guest(&self) -> bool {
-        !self.told.is_empty()
+        !self.machine_checks.is_empty()
             || self.host_panic.is_some()
             || !self.mces.is_empty()
             || self.process.is_some()
@@ -162,14 +166,14 @@ impl Logged {
             || self.qmp_fatal.is_some()
     }
 
-    pub fn tell(&mut self, told: LogTold) {
-        match told.severity {
-            Severity::Ao => self.told_ao += 1,
-            Severity::Ar => self.told_ar += 1,
+    pub fn record_injection(&mut self, injection: LogInjection) {
+        match injection.severity {
+            Severity::Ao => self.ao_injections += 1,
+            Severity::Ar => self.ar_injections += 1,
             Severity::Broadcast | Severity::Other => {}
         }
-        if self.told.len() < MAX_TOLD {
-            self.told.push(told);
+        if self.machine_checks.len() < MAX_INJECTIONS {
+            self.machine_checks.push(injection);
         }
     }
 
@@ -275,8 +279,8 @@ fn shown(e: &Evidence) -> Option<Verdict> {
     }
     if l.died_by_sigbus {
         // QEMU re-raises a second SIGBUS that comes while one is pending; without a handler it is the first.
-        let told = !l.told.is_empty() || !e.told.is_empty();
-        let cause = if told {
+        let injection = !l.machine_checks.is_empty() || !e.machine_checks.is_empty();
+        let cause = if injection {
             Cause::SecondSigbus
         } else {
             Cause::SigbusUnhandled
@@ -406,7 +410,7 @@ pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
         return Some(v);
     }
     // Gone at once, and never told: the VMM did not survive its SIGBUS.
-    let gone = e.sign(|sign| *sign == Sign::VmmGone);
+    let gone = e.sign(|sign| *sign == Termination::VmmGone);
     if let Some(end) = gone
         && l.trace
         && e.exit_signals > 0
@@ -417,7 +421,7 @@ pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
     }
     // The guest went on after every exit, and nothing was told to it.
     let x = &total.page;
-    if l.trace && x.exits > 0 && e.delivered == 0 && l.told.is_empty() && e.ends.is_empty() {
+    if l.trace && x.exits > 0 && e.delivered == 0 && l.machine_checks.is_empty() && e.ends.is_empty() {
         let went_on = x.exit_to_entry.count == x.exits;
         return went_on
             .then(|| verdict(Outcome::Running, Cause::Unknown, Confidence::Possible))
@@ -487,9 +491,9 @@ fn panic(e: &Evidence) -> Verdict {
     let in_kernel = l.mce().and_then(|mce| mce.cs).map(|cs| cs & 3 == 0);
     let status = l.mce().and_then(|mce| mce.status).map_or(0, |status| status.0);
     let host_told = e.pfn.is_some()
-        || !l.told.is_empty()
+        || !l.machine_checks.is_empty()
         || e.ao_signals + e.ar_signals + e.exit_signals > 0
-        || !e.told.is_empty();
+        || !e.machine_checks.is_empty();
     let corrupt = says("processor context corrupt") || status & mca::PCC != 0;
     let (cause, confidence) = if corrupt && !host_told {
         (Cause::NotPoison, Confidence::Likely)
@@ -530,7 +534,7 @@ pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
     if !l.any() {
         return;
     }
-    if l.alone && !l.trace && !e.touched() && e.told.is_empty() && e.delivered == 0 {
+    if l.alone && !l.trace && !e.touched() && e.machine_checks.is_empty() && e.delivered == 0 {
         // The trace beside it is silent about this one: that is not known to be nothing.
         incident.signals = model::Signals::default();
         incident.exits = model::Exits::default();
@@ -538,11 +542,11 @@ pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
         incident.injections.vcpus = None;
     }
     let n = &mut incident.injections;
-    if e.told.is_empty() && !(l.told.is_empty() && l.mces.is_empty()) {
+    if e.machine_checks.is_empty() && !(l.machine_checks.is_empty() && l.mces.is_empty()) {
         // That nothing more was told no log shows.
-        n.action_optional = (l.told_ao > 0).then_some(l.told_ao);
-        n.action_required = (l.told_ar > 0).then_some(l.told_ar);
-        n.events = told(e);
+        n.action_optional = (l.ao_injections > 0).then_some(l.ao_injections);
+        n.action_required = (l.ar_injections > 0).then_some(l.ar_injections);
+        n.events = injections(e);
     }
     if l.flusher().is_some() && incident.flush.basis != model::FlushBasis::InstructionBytes {
         incident.flush = model::Flush {
@@ -575,12 +579,12 @@ pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
     if let Some(process) = &l.process {
         let process = process.clone();
         note(
-            e.vmm.is_vmm != Some(true) && l.told.is_empty(),
+            e.vmm.is_vmm != Some(true) && l.machine_checks.is_empty(),
             M::IsVmm { process },
         );
     }
     note(
-        !l.told.is_empty() && e.told.is_empty() && l.mces.is_empty(),
+        !l.machine_checks.is_empty() && e.machine_checks.is_empty() && l.mces.is_empty(),
         M::InjectedBank,
     );
     note(incident.outcome == Outcome::Unknown, M::Ending);
@@ -589,7 +593,7 @@ pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
 /// What a reader of logs alone can still get.
 fn of_logs_alone(incident: &mut model::Incident, e: &Evidence) {
     let l = &e.logged;
-    if !l.told.is_empty() && e.told.is_empty() && l.mces.is_empty() {
+    if !l.machine_checks.is_empty() && e.machine_checks.is_empty() && l.mces.is_empty() {
         incident.missing.push(MissingEvidence::InjectedBank);
     }
     if incident.outcome == Outcome::Unknown {
@@ -598,22 +602,22 @@ fn of_logs_alone(incident: &mut model::Incident, e: &Evidence) {
 }
 
 /// The tellings of the log; the machine check on the console is what became of the last one with its address.
-fn told(e: &Evidence) -> Vec<model::McInjection> {
+fn injections(e: &Evidence) -> Vec<model::InjectionEvent> {
     let l = &e.logged;
     let offset = |t: u64| i64::try_from(i128::from(t) - i128::from(e.t0)).unwrap_or(0);
-    let mut all: Vec<model::McInjection> = l
-        .told
+    let mut all: Vec<model::InjectionEvent> = l
+        .machine_checks
         .iter()
-        .map(|told| model::McInjection {
-            t_ns: offset(told.t),
+        .map(|injection| model::InjectionEvent {
+            t_ns: offset(injection.t),
             vcpu: None,
             via: model::Via::Log,
             bank: None,
             status: None,
-            addr: told.gpa.map(Hex),
+            addr: injection.gpa.map(Hex),
             misc: None,
             mcg_status: None,
-            severity: told.severity,
+            severity: injection.severity,
             overflow: None,
         })
         .collect();
@@ -623,11 +627,11 @@ fn told(e: &Evidence) -> Vec<model::McInjection> {
         let known = all
             .iter_mut()
             .rev()
-            .find(|told| told.severity == severity && told.status.is_none());
+            .find(|injection| injection.severity == severity && injection.status.is_none());
         let entry = match known {
-            Some(told) => told,
+            Some(injection) => injection,
             None => {
-                all.push(model::McInjection {
+                all.push(model::InjectionEvent {
                     t_ns: offset(*t),
                     vcpu: None,
                     via: model::Via::Log,

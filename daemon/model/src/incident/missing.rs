@@ -7,7 +7,7 @@ use crate::{
     },
     hex::Hex,
     incident::{
-        evidence::{Evidence, Sign},
+        evidence::{Evidence, Termination},
         exits::Total,
         model::{Cause, Flush, FlushBasis, FlushVerdict, Outcome},
         verdict::Verdict,
@@ -199,7 +199,7 @@ pub fn missing(
     };
     let died = matches!(v.outcome, Outcome::GuestPanicked | Outcome::GuestReset);
     let panic_seen = e
-        .sign(|sign| matches!(sign, Sign::Panic | Sign::CrashLoaded))
+        .sign(|sign| matches!(sign, Termination::Panic | Termination::CrashLoaded))
         .is_some();
     note(died, M::GuestConsole);
     note(
@@ -210,7 +210,7 @@ pub fn missing(
     note(v.cause == Cause::MceDropped, M::SetMceResult);
     note(v.cause == Cause::VmmOwnMemory, M::Memslots);
     note(
-        v.cause == Cause::NotPoison && e.ends.iter().any(|end| end.sign == Sign::VmmExit(7)),
+        v.cause == Cause::NotPoison && e.ends.iter().any(|end| end.sign == Termination::VmmExit(7)),
         M::SigbusCode,
     );
     note(e.joined_by_time, M::FailureSignal);

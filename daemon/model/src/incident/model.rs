@@ -345,7 +345,7 @@ pub struct Injections {
     pub action_required: Option<u64>,
     pub delivered: Option<u64>,
     pub vcpus: Option<u64>,
-    pub events: Vec<McInjection>,
+    pub events: Vec<InjectionEvent>,
 }
 
 words! {
@@ -357,7 +357,7 @@ words! {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct McInjection {
+pub struct InjectionEvent {
     /// From the poisoning, nanoseconds.
     pub t_ns: i64,
     pub vcpu: Option<u32>,

@@ -98,7 +98,7 @@ fn for_the_guest(e: &Evidence, v: Verdict) -> Option<NextStep> {
 
 fn for_the_cause(e: &Evidence, v: Verdict) -> Option<NextStep> {
     Some(match v.cause {
-        Cause::MceNested if e.is_passed_over() => NextStep::ResetStuckGuest,
+        Cause::MceNested if e.skips_injections() => NextStep::ResetStuckGuest,
         Cause::MceOverflow => NextStep::AddOverflowRecovery,
         Cause::FatalNotification => NextStep::UseErrorRecovery,
         Cause::MceNested => NextStep::FindOtherPages,

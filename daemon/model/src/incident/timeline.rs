@@ -5,7 +5,7 @@ use alloc::{boxed::Box, string::String, vec::Vec};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{evidence::Sign, model::Severity};
+use super::{evidence::Termination, model::Severity};
 use crate::event::{Access, Bank, OtherAddress, PoisonExit, SigbusSeverity, log_statement::LogStatement};
 use crate::hex::Hex;
 
@@ -129,7 +129,7 @@ pub struct Injection {
 /// The guest's or the VMM's end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TerminationEntry {
-    pub sign: Sign,
+    pub sign: Termination,
     pub vcpu: Option<u32>,
     /// It concerns another poisoned page of the same guest.
     pub other_page: bool,

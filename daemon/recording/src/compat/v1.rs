@@ -82,7 +82,7 @@ fn tagged(kind: String, fields: Map<String, Value>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use poisontrace_model::event::What;
+    use poisontrace_model::event::EventKind;
 
     #[test]
     fn events_of_version_1_are_those_that_were_written() {
@@ -90,10 +90,10 @@ mod tests {
         let delivered = read(r#"{"t":5,"tid":2,"pid":1,"vcpu":3,"event":"delivered"}"#);
         assert_eq!(
             (delivered.t, delivered.vcpu, &delivered.what),
-            (5, Some(3), &What::Delivered)
+            (5, Some(3), &EventKind::Delivered)
         );
         let reentry = read(r#"{"t":5,"tid":2,"pid":1,"event":"reentry","exit_ns":1,"entry_ns":2}"#);
-        let expected = What::Reentry {
+        let expected = EventKind::Reentry {
             exit_ns: 1,
             entry_ns: 2,
         };

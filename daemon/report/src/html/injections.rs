@@ -7,7 +7,7 @@ use poisontrace_model::{
     hex::Hex,
     incident::{
         mca::fields::{self, Field},
-        model::{McInjection, Severity, Via},
+        model::{InjectionEvent, Severity, Via},
     },
 };
 
@@ -43,7 +43,7 @@ pub fn section(i: &Incident) -> Markup {
     }
 }
 
-fn headline(injection: &McInjection) -> Markup {
+fn headline(injection: &InjectionEvent) -> Markup {
     let severity = match injection.severity {
         Severity::Ao => "action optional",
         Severity::Ar => "action required",

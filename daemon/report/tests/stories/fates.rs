@@ -9,22 +9,22 @@ fn amd_guest_without_overflow_recovery_panics_at_the_second_error() {
     story
         .vm()
         .poison(12)
-        .tell(VCPU0, AMD_AO, GPA)
+        .record_injection(VCPU0, AMD_AO, GPA)
         .wait(3_000 * MS)
         .touch(VCPU0, USER_RIP, GPA + 0x40, Access::Read, true)
-        .tell(VCPU0, AMD_AR | mca::OVER, GPA)
+        .record_injection(VCPU0, AMD_AR | mca::OVER, GPA)
         .delivered(VCPU0)
         .at(
             VCPU0,
             QEMU,
-            What::McgStatus {
+            EventKind::McgStatus {
                 write: false,
                 data: Hex(7),
             },
         )
         .pio(VCPU0, 0x505, 1)
         .vmm_exit(0)
-        .at(QEMU, QEMU, What::VmDestroyed);
+        .at(QEMU, QEMU, EventKind::VmDestroyed);
     let incident = story.only();
     assert_eq!(
         verdict(&incident),
@@ -36,13 +36,16 @@ fn amd_guest_without_overflow_recovery_panics_at_the_second_error() {
         (incident.signals.action_optional, incident.signals.action_required),
         (Some(1), Some(1))
     );
-    let told: Vec<(Severity, Option<bool>)> = incident
+    let injection: Vec<(Severity, Option<bool>)> = incident
         .injections
         .events
         .iter()
-        .map(|told| (told.severity, told.overflow))
+        .map(|injection| (injection.severity, injection.overflow))
         .collect();
-    assert_eq!(told, [(Severity::Ao, Some(false)), (Severity::Ar, Some(true))]);
+    assert_eq!(
+        injection,
+        [(Severity::Ao, Some(false)), (Severity::Ar, Some(true))]
+    );
     assert_eq!(incident.injections.delivered, Some(1));
     assert_eq!(incident.exits.line_bitmap, Some(Hex(0b10)));
     assert_eq!(incident.latency_ns.gup_share, Some(0.25));
@@ -59,7 +62,7 @@ fn without_a_panic_device_the_panic_is_inferred_and_said_to_be() {
     story
         .vm()
         .poison(12)
-        .tell(VCPU0, AMD_AO, GPA)
+        .record_injection(VCPU0, AMD_AO, GPA)
         .struck(AMD_AR | mca::OVER)
         .pio(VCPU0, 0x64, 0xfe)
         .vmm_exit(0);
@@ -81,7 +84,7 @@ fn guest_that_handles_the_machine_check_survives() {
     story
         .vm()
         .poison(12)
-        .tell(VCPU0, AMD_AO, GPA)
+        .record_injection(VCPU0, AMD_AO, GPA)
         .struck(AMD_AR)
         .handled(VCPU0);
     assert_eq!(
@@ -101,7 +104,7 @@ fn intel_guest_without_recovery_dies_of_the_notice_alone() {
     story
         .vm()
         .poison(12)
-        .tell(VCPU0, INTEL_AO, GPA)
+        .record_injection(VCPU0, INTEL_AO, GPA)
         .delivered(VCPU0)
         .pio(VCPU0, 0x505, 1)
         .vmm_exit(0);
@@ -123,11 +126,11 @@ fn guest_kernel_that_touches_the_page_panics() {
     story
         .vm()
         .poison(12)
-        .tell(VCPU0, INTEL_AO, GPA)
+        .record_injection(VCPU0, INTEL_AO, GPA)
         .delivered(VCPU0)
         .handled(VCPU0)
         .touch(VCPU0, KERNEL_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, INTEL_AR, GPA)
+        .record_injection(VCPU0, INTEL_AR, GPA)
         .delivered(VCPU0)
         .pio(VCPU0, 0x505, 1);
     let incident = story.only();
@@ -152,7 +155,7 @@ fn a_write_is_no_flush() {
 #[test]
 fn a_page_that_nobody_touches_kills_nobody() {
     let mut story = Story::new();
-    story.vm().poison(12).tell(VCPU0, AMD_AO, GPA);
+    story.vm().poison(12).record_injection(VCPU0, AMD_AO, GPA);
     assert_eq!(
         verdict(&story.only()),
         (Outcome::Running, Cause::NotTouched, Confidence::Likely)

@@ -7,7 +7,7 @@ use poisontrace_model::{
 };
 
 fn found(story: &mut Story) -> &mut Story {
-    let what = What::PoisonFound {
+    let what = EventKind::Preexisting {
         pfn: Hex(PFN),
         hva: Hex(HVA),
     };
@@ -40,7 +40,7 @@ fn a_guest_with_a_page_that_was_lost_before_the_start_is_at_risk() {
 #[test]
 fn what_its_vmm_says_of_the_poison_makes_it_no_more_than_at_risk() {
     let mut story = Story::new();
-    let told = What::LogStatement(LogRecord {
+    let injection = EventKind::LogStatement(LogRecord {
         source: "web01.log".into(),
         line: 0,
         speaker: Speaker::default(),
@@ -55,7 +55,7 @@ fn what_its_vmm_says_of_the_poison_makes_it_no_more_than_at_risk() {
             size: None,
         },
     });
-    found(&mut story).at(0, QEMU, told);
+    found(&mut story).at(0, QEMU, injection);
     let incident = story.only();
     assert_eq!(
         verdict(&incident),
@@ -69,7 +69,7 @@ fn its_first_touch_belongs_to_the_same_incident() {
     let mut story = Story::new();
     found(&mut story)
         .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-        .tell(VCPU0, AMD_AR, GPA)
+        .record_injection(VCPU0, AMD_AR, GPA)
         .delivered(VCPU0)
         .handled(VCPU0);
     let incident = story.only();

@@ -11,7 +11,7 @@ fn poison_in_a_process_that_runs_no_vm_is_no_incident() {
         vmm: Some("postgres".into()),
         ..Vmm::default()
     };
-    story.at(QEMU, QEMU, What::Vmm(vmm)).poison(12).vmm_exit(7);
+    story.at(QEMU, QEMU, EventKind::Vmm(vmm)).poison(12).vmm_exit(7);
     assert!(story.incidents().is_empty());
 }
 
@@ -24,7 +24,7 @@ fn a_vmm_that_closed_its_vm_before_it_was_looked_at_is_still_one() {
         ..Vmm::default()
     };
     story
-        .at(QEMU, QEMU, What::Vmm(closing))
+        .at(QEMU, QEMU, EventKind::Vmm(closing))
         .poison(12)
         .touch(VCPU0, USER_RIP, GPA, Access::Read, false);
     assert_eq!(story.only().signals.action_required, Some(1));
@@ -37,14 +37,14 @@ fn a_vmm_that_dies_without_poison_is_no_incident() {
         .vm()
         .pio(VCPU0, 0x505, 1)
         .vmm_exit(9)
-        .at(QEMU, QEMU, What::VmDestroyed);
+        .at(QEMU, QEMU, EventKind::VmDestroyed);
     assert!(story.incidents().is_empty());
 }
 
 #[test]
 fn a_process_that_was_gone_is_an_incident_only_if_kvm_spoke_for_it() {
     let mut story = Story::new();
-    story.at(QEMU, QEMU, What::Vmm(Vmm::default())).poison(12);
+    story.at(QEMU, QEMU, EventKind::Vmm(Vmm::default())).poison(12);
     assert!(story.incidents().is_empty());
     story.touch(VCPU0, USER_RIP, GPA, Access::Read, false).vmm_exit(7);
     let incident = story.only();
@@ -74,13 +74,13 @@ fn a_huge_page_touched_piece_by_piece_is_one_incident_with_its_gpas() {
     story.at(
         WORKER,
         WORKER,
-        What::FailureBegin {
+        EventKind::FailureBegin {
             pfn: Hex(PFN),
             flags: 0,
         },
     );
     story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, hva, 21);
-    story.at(WORKER, WORKER, What::FailureEnd { ret: 0 });
+    story.at(WORKER, WORKER, EventKind::FailureEnd { ret: 0 });
     for page in 0..8 {
         let exit_ns = story.now;
         story.sigbus(
@@ -93,7 +93,7 @@ fn a_huge_page_touched_piece_by_piece_is_one_incident_with_its_gpas() {
         story.at(
             VCPU0,
             QEMU,
-            What::PoisonExit(PoisonExit {
+            EventKind::PoisonExit(PoisonExit {
                 exit_ns: Some(exit_ns),
                 fault_ns: Some(exit_ns),
                 gup_ns: Some(1),
@@ -114,7 +114,7 @@ fn a_huge_page_touched_piece_by_piece_is_one_incident_with_its_gpas() {
             }),
         );
         story
-            .tell(VCPU0, INTEL_AR, gpa + page * 4096)
+            .record_injection(VCPU0, INTEL_AR, gpa + page * 4096)
             .delivered(VCPU0)
             .handled(VCPU0);
     }
@@ -130,7 +130,7 @@ fn a_broadcast_to_every_vcpu_is_one_incident_and_its_copies_are_not_counted() {
     story
         .vm()
         .poison(12)
-        .tell(VCPU0, INTEL_AO, GPA)
+        .record_injection(VCPU0, INTEL_AO, GPA)
         .put(
             VCPU1,
             &[Bank {
@@ -161,7 +161,7 @@ fn a_broadcast_to_every_vcpu_is_one_incident_and_its_copies_are_not_counted() {
             .injections
             .events
             .iter()
-            .any(|told| told.severity == Severity::Broadcast)
+            .any(|injection| injection.severity == Severity::Broadcast)
     );
 }
 
@@ -176,7 +176,7 @@ fn the_same_bank_told_again_after_a_delivery_is_told_twice_but_a_put_state_is_no
             .at(
                 VCPU0,
                 QEMU,
-                What::QueueException {
+                EventKind::QueueException {
                     pending: false,
                     injected: true,
                 },
@@ -189,18 +189,18 @@ fn the_same_bank_told_again_after_a_delivery_is_told_twice_but_a_put_state_is_no
 #[test]
 fn two_pages_of_one_vm_are_told_apart() {
     let mut story = Story::new();
-    story.vm().poison(12).tell(VCPU0, AMD_AO, GPA);
+    story.vm().poison(12).record_injection(VCPU0, AMD_AO, GPA);
     story.at(
         WORKER,
         WORKER,
-        What::FailureBegin {
+        EventKind::FailureBegin {
             pfn: Hex(0x999),
             flags: 0,
         },
     );
     story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, HVA + 0x5000, 12);
-    story.at(WORKER, WORKER, What::FailureEnd { ret: 0 });
-    story.tell(VCPU0, AMD_AO, GPA + 0x5000);
+    story.at(WORKER, WORKER, EventKind::FailureEnd { ret: 0 });
+    story.record_injection(VCPU0, AMD_AO, GPA + 0x5000);
     let incidents = story.incidents();
     assert_eq!(incidents.len(), 2);
     assert_eq!(incidents[0].page.gpa, Some(Hex(GPA)));
@@ -221,7 +221,7 @@ fn a_reused_pid_does_not_inherit_the_dead_vms_pages() {
         start_ticks: Some(8),
         ..Vmm::default()
     };
-    story.at(QEMU, QEMU, What::Vmm(other)).poison(12);
+    story.at(QEMU, QEMU, EventKind::Vmm(other)).poison(12);
     let incidents = story.incidents();
     assert_eq!(incidents.len(), 2);
     assert_eq!(incidents[0].vm.name.as_deref(), Some("web01"));
@@ -232,7 +232,7 @@ fn a_reused_pid_does_not_inherit_the_dead_vms_pages() {
 #[test]
 fn lost_records_are_said_where_they_may_matter() {
     let mut story = Story::new();
-    story.vm().poison(12).at(0, 0, What::Lost { records: 17 });
+    story.vm().poison(12).at(0, 0, EventKind::Lost { records: 17 });
     let incident = story.only();
     assert!(
         incident.missing.iter().any(|m| m.message.contains("17 records")),

@@ -31,8 +31,8 @@ fn reported(session: Session, events: &[Event]) -> Vec<Incident> {
     incidents
 }
 
-fn seen(severity: SigbusSeverity, target_tid: u32, gpa: Option<u64>) -> What {
-    What::SigbusSeen {
+fn seen(severity: SigbusSeverity, target_tid: u32, gpa: Option<u64>) -> EventKind {
+    EventKind::SigbusNoAddress {
         severity,
         target_tid,
         target_pid: QEMU,
@@ -48,7 +48,7 @@ fn exit(story: &Story, change: impl FnOnce(&mut PoisonExit)) -> PoisonExit {
     whole.now = story.now;
     whole.touch(VCPU0, USER_RIP, GPA, Access::Read, false);
     let found = whole.events.into_iter().find_map(|event| match event.what {
-        What::PoisonExit(exit) => Some(exit),
+        EventKind::PoisonExit(exit) => Some(exit),
         _ => None,
     });
     let mut exit = found.unwrap();
@@ -64,13 +64,13 @@ fn with_tracepoints_only_the_signal_finds_its_page_and_the_gup_share_is_a_bound(
     story.at(
         WORKER,
         WORKER,
-        What::FailureAction {
+        EventKind::FailureAction {
             pfn: Hex(PFN),
             page_type: "dirty LRU page".into(),
             result: "Recovered".into(),
         },
     );
-    story.tell(VCPU0, AMD_AO, GPA).wait(2_000 * MS);
+    story.record_injection(VCPU0, AMD_AO, GPA).wait(2_000 * MS);
     let exit = exit(&story, |exit| {
         exit.hva = None;
         exit.gup_ns = None;
@@ -81,9 +81,9 @@ fn with_tracepoints_only_the_signal_finds_its_page_and_the_gup_share_is_a_bound(
         QEMU,
         seen(SigbusSeverity::ActionRequired, VCPU0, Some(GPA)),
     );
-    story.at(VCPU0, QEMU, What::PoisonExit(exit));
+    story.at(VCPU0, QEMU, EventKind::PoisonExit(exit));
     story
-        .tell(VCPU0, AMD_AR | mca::OVER, GPA)
+        .record_injection(VCPU0, AMD_AR | mca::OVER, GPA)
         .delivered(VCPU0)
         .pio(VCPU0, 0x505, 1);
     let mut incidents = reported(tracepoints_only(), &story.events);
@@ -129,7 +129,7 @@ fn under_shadow_paging_no_address_is_called_the_guests_page() {
         exit.other_address = Some(OtherAddress::Virtual(Hex(0x7f12_3456_7040)));
     });
     story.sigbus(VCPU0, VCPU0, SigbusSeverity::ActionRequired, HVA, 12);
-    story.at(VCPU0, QEMU, What::PoisonExit(exit));
+    story.at(VCPU0, QEMU, EventKind::PoisonExit(exit));
     let incident = story.only();
     assert_eq!((incident.page.gpa, incident.page.hva), (None, Some(Hex(HVA))));
     assert_eq!(
@@ -150,7 +150,7 @@ fn under_shadow_paging_no_address_is_called_the_guests_page() {
             .any(|moment| moment.message.contains("guest-virtual address 0x7f1234567040"))
     );
     // What the VMM tells the guest is the guest's own address.
-    story.tell(VCPU0, AMD_AR, GPA);
+    story.record_injection(VCPU0, AMD_AR, GPA);
     assert_eq!(story.only().page.gpa, Some(Hex(GPA)));
 }
 
@@ -163,7 +163,7 @@ fn an_address_of_a_nested_guest_is_not_called_the_guests() {
         exit.other_address = Some(OtherAddress::Nested(Hex(0x1_2040)));
     });
     story.sigbus(VCPU0, VCPU0, SigbusSeverity::ActionRequired, HVA, 12);
-    story.at(VCPU0, QEMU, What::PoisonExit(exit));
+    story.at(VCPU0, QEMU, EventKind::PoisonExit(exit));
     let incident = story.only();
     assert_eq!(incident.page.gpa, None);
     assert!(
@@ -180,7 +180,7 @@ fn a_guest_whose_state_is_protected_has_no_rip_and_not_the_rip_zero() {
     story.vm().poison(12).wait(MS);
     let exit = exit(&story, |exit| exit.rip = None);
     story.sigbus(VCPU0, VCPU0, SigbusSeverity::ActionRequired, HVA, 12);
-    story.at(VCPU0, QEMU, What::PoisonExit(exit));
+    story.at(VCPU0, QEMU, EventKind::PoisonExit(exit));
     let mut totals = poisontrace_model::event::totals::PageTotals {
         gpa: Hex(GPA),
         ..Default::default()
@@ -188,7 +188,7 @@ fn a_guest_whose_state_is_protected_has_no_rip_and_not_the_rip_zero() {
     totals.exits = 1;
     totals.reads = 1;
     totals.other_rips = 1;
-    story.at(VCPU0, QEMU, What::PageTotals(totals));
+    story.at(VCPU0, QEMU, EventKind::PageTotals(totals));
     let incident = story.only();
     assert_eq!(incident.exits.distinct_rips, None);
     assert!(

@@ -95,7 +95,7 @@ fn guest_that_is_told_in_advance_and_handles_it_survives() {
     story
         .vm()
         .poison(12)
-        .tell(VCPU0, INTEL_AO, GPA)
+        .record_injection(VCPU0, INTEL_AO, GPA)
         .delivered(VCPU0)
         .handled(VCPU0);
     let incident = story.only();

@@ -15,9 +15,9 @@ fn shared_page() -> Story {
         start_ticks: Some(9),
         ..Vmm::default()
     };
-    story.at(OTHER, OTHER, What::Vmm(other)).lose(PFN, |story| {
+    story.at(OTHER, OTHER, EventKind::Vmm(other)).lose(PFN, |story| {
         story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, HVA, 12);
-        let what = What::Sigbus {
+        let what = EventKind::Sigbus {
             hva: Hex(0x7f11_0000_0000),
             severity: SigbusSeverity::ActionOptional,
             lsb: 12,
@@ -55,11 +55,11 @@ fn page_in(vms: u32) -> Story {
             name: Some(format!("vm-{pid}")),
             ..Vmm::default()
         };
-        story.at(pid, pid, What::Vmm(vmm));
+        story.at(pid, pid, EventKind::Vmm(vmm));
     }
     story.lose(PFN, |story| {
         for pid in 1000..1000 + vms {
-            let what = What::Sigbus {
+            let what = EventKind::Sigbus {
                 hva: Hex(HVA),
                 severity: SigbusSeverity::ActionOptional,
                 lsb: 12,
@@ -110,7 +110,7 @@ fn an_incident_is_told_anew_when_another_vm_turns_out_to_share_its_page() {
         .position(|event| {
             matches!(
                 event.what,
-                What::Sigbus {
+                EventKind::Sigbus {
                     target_pid: OTHER,
                     ..
                 }
@@ -138,17 +138,17 @@ fn a_page_that_is_reported_again_as_already_poisoned_is_one_incident() {
     let pfn = Hex(PFN);
     // 6.11 on says so each time; 5.15 on sends AR to who touched it.
     story
-        .at(VCPU0, QEMU, What::FailureBegin { pfn, flags: 2 })
+        .at(VCPU0, QEMU, EventKind::FailureBegin { pfn, flags: 2 })
         .sigbus(VCPU0, VCPU0, SigbusSeverity::ActionRequired, HVA, 12);
     let (page_type, result) = ("already poisoned".into(), "Failed".into());
-    let action = What::FailureAction {
+    let action = EventKind::FailureAction {
         pfn,
         page_type,
         result,
     };
     story
         .at(VCPU0, QEMU, action)
-        .at(VCPU0, QEMU, What::FailureEnd { ret: -133 });
+        .at(VCPU0, QEMU, EventKind::FailureEnd { ret: -133 });
     let incident = story.only();
     assert_eq!(incident.page.action_result.as_deref(), Some("Recovered"));
     assert_eq!(incident.page.kind.as_deref(), Some("dirty LRU page"));
@@ -170,8 +170,8 @@ fn a_vmm_that_was_started_again_has_an_incident_of_its_own_and_shares_nothing_wi
         start_ticks: Some(99),
         ..Vmm::default()
     };
-    story.at(OTHER, OTHER, What::Vmm(new)).lose(PFN, |story| {
-        let what = What::Sigbus {
+    story.at(OTHER, OTHER, EventKind::Vmm(new)).lose(PFN, |story| {
+        let what = EventKind::Sigbus {
             hva: Hex(HVA),
             severity: SigbusSeverity::ActionOptional,
             lsb: 12,
@@ -225,8 +225,8 @@ fn two_pages_that_are_lost_at_once_are_told_apart_by_their_place() {
         .poison(12)
         .poison_other(5)
         // The second signal was lost, or its page is told first: either way the address says which.
-        .tell(VCPU0, AMD_AO, GPA + 0x5000)
-        .tell(VCPU0, AMD_AO, GPA);
+        .record_injection(VCPU0, AMD_AO, GPA + 0x5000)
+        .record_injection(VCPU0, AMD_AO, GPA);
     let all = story.incidents();
     assert_eq!(all[0].page.gpa, Some(Hex(GPA)));
     assert_eq!(all[1].page.gpa, Some(Hex(GPA + 0x5000)));
@@ -237,15 +237,15 @@ fn silent_huge_page() -> Story {
     let mut story = Story::new();
     story.vm();
     let pfn = Hex(0x4_0000);
-    let action = What::FailureAction {
+    let action = EventKind::FailureAction {
         pfn,
         page_type: "huge page".into(),
         result: "Recovered".into(),
     };
     story
-        .at(WORKER, WORKER, What::FailureBegin { pfn, flags: 0 })
+        .at(WORKER, WORKER, EventKind::FailureBegin { pfn, flags: 0 })
         .at(WORKER, WORKER, action)
-        .at(WORKER, WORKER, What::FailureEnd { ret: 0 });
+        .at(WORKER, WORKER, EventKind::FailureEnd { ret: 0 });
     story
 }
 
@@ -255,7 +255,7 @@ fn pieces_of_a_huge_page_are_one_incident_though_no_signal_named_it() {
     for piece in 0..4 {
         story
             .touch(VCPU0, USER_RIP, GPA + piece * 4096, Access::Read, true)
-            .tell(VCPU0, AMD_AR, GPA + piece * 4096)
+            .record_injection(VCPU0, AMD_AR, GPA + piece * 4096)
             .delivered(VCPU0)
             .handled(VCPU0);
     }
@@ -281,15 +281,15 @@ fn met_as_the_first(losses: &[(u64, &str)]) -> Story {
     let mut story = Story::new();
     for (pfn, page_type) in losses {
         let pfn = Hex(*pfn);
-        let action = What::FailureAction {
+        let action = EventKind::FailureAction {
             pfn,
             page_type: (*page_type).into(),
             result: "Recovered".into(),
         };
         story
-            .at(WORKER, WORKER, What::FailureBegin { pfn, flags: 0 })
+            .at(WORKER, WORKER, EventKind::FailureBegin { pfn, flags: 0 })
             .at(WORKER, WORKER, action)
-            .at(WORKER, WORKER, What::FailureEnd { ret: 0 });
+            .at(WORKER, WORKER, EventKind::FailureEnd { ret: 0 });
     }
     story
         .wait(2_000 * MS)
@@ -369,7 +369,7 @@ fn a_page_of_1_gib_is_one_incident_wherever_in_it_the_guest_touches() {
             user_errno: None,
             insn: None,
         };
-        story.at(VCPU0, QEMU, What::PoisonExit(exit));
+        story.at(VCPU0, QEMU, EventKind::PoisonExit(exit));
     }
     let incident = story.only();
     assert_eq!(incident.page.size_bytes, Some(1 << 30));

@@ -10,7 +10,7 @@ fn a_guest_that_panics_and_had_not_met_its_lost_page_died_of_something_else() {
     story
         .vm()
         .poison(12)
-        .tell(VCPU0, AMD_AO, GPA)
+        .record_injection(VCPU0, AMD_AO, GPA)
         .wait(30_000 * MS)
         .pio(VCPU0, 0x505, 1);
     let incident = story.only();
@@ -51,7 +51,7 @@ fn a_sigbus_that_was_not_of_lost_memory_is_told_from_one_that_was() {
 #[test]
 fn a_vmm_that_is_killed_by_hand_or_for_want_of_memory_is_no_incident_without_poison() {
     let mut story = Story::new();
-    story.vm().vmm_exit(9).at(QEMU, QEMU, What::VmDestroyed);
+    story.vm().vmm_exit(9).at(QEMU, QEMU, EventKind::VmDestroyed);
     assert!(story.incidents().is_empty());
 }
 
@@ -69,7 +69,7 @@ fn guest_that_reboots_before_it_has_met_its_lost_page_is_not_killed_by_it() {
     story
         .vm()
         .poison(12)
-        .tell(VCPU0, AMD_AO, GPA)
+        .record_injection(VCPU0, AMD_AO, GPA)
         .pio(VCPU0, 0xcf9, 6)
         .reset(VCPU0);
     assert_eq!(
@@ -87,9 +87,9 @@ fn the_page_that_killed_a_guest_does_not_blame_the_one_that_was_handled_before()
         .struck(AMD_AR)
         .handled(VCPU0)
         .poison_other(7)
-        .tell(VCPU1, AMD_AO, GPA + 0x7000)
+        .record_injection(VCPU1, AMD_AO, GPA + 0x7000)
         .touch(VCPU1, USER_RIP, GPA + 0x7000, Access::Read, true)
-        .tell(VCPU1, AMD_AR | mca::OVER, GPA + 0x7000)
+        .record_injection(VCPU1, AMD_AR | mca::OVER, GPA + 0x7000)
         .delivered(VCPU1)
         .pio(VCPU1, 0x505, 1);
     let all = story.incidents();

@@ -3,12 +3,12 @@
 
 mod fates;
 mod found;
+mod injections_skipped;
 mod joins;
 mod kernels;
 mod late;
 mod links;
 mod look_alikes;
-mod passed_over;
 mod properties;
 mod refused;
 mod restarts;
@@ -18,7 +18,7 @@ mod walks;
 
 use poisontrace_model::{
     correlate::*,
-    event::{Event, Vmm, What, session::Session},
+    event::{Event, EventKind, Vmm, session::Session},
 };
 use poisontrace_model::{
     event::{Access, Bank, Isa, PoisonExit, SigbusSeverity, session::ProbeStatus},
@@ -106,7 +106,7 @@ impl Story {
         }
     }
 
-    pub fn at(&mut self, tid: u32, pid: u32, what: What) -> &mut Self {
+    pub fn at(&mut self, tid: u32, pid: u32, what: EventKind) -> &mut Self {
         let vcpu = match tid {
             VCPU0 => Some(0),
             VCPU1 => Some(1),
@@ -136,7 +136,7 @@ impl Story {
             vmm: Some("qemu-system-x86_64".into()),
             start_ticks: Some(7),
         };
-        self.at(QEMU, QEMU, What::Vmm(vmm))
+        self.at(QEMU, QEMU, EventKind::Vmm(vmm))
     }
 
     pub fn sigbus(
@@ -150,7 +150,7 @@ impl Story {
         self.at(
             tid,
             if tid == WORKER { WORKER } else { QEMU },
-            What::Sigbus {
+            EventKind::Sigbus {
                 hva: Hex(hva),
                 severity,
                 lsb,
@@ -172,25 +172,25 @@ impl Story {
     /// memory_failure() of a page, in whose course `signals` are sent.
     pub fn lose(&mut self, pfn: u64, signals: impl FnOnce(&mut Self)) -> &mut Self {
         let pfn = Hex(pfn);
-        self.at(WORKER, WORKER, What::FailureBegin { pfn, flags: 0 });
+        self.at(WORKER, WORKER, EventKind::FailureBegin { pfn, flags: 0 });
         signals(self);
         let (page_type, result) = ("dirty LRU page".into(), "Recovered".into());
         self.at(
             WORKER,
             WORKER,
-            What::FailureAction {
+            EventKind::FailureAction {
                 pfn,
                 page_type,
                 result,
             },
         )
-        .at(WORKER, WORKER, What::FailureEnd { ret: 0 })
+        .at(WORKER, WORKER, EventKind::FailureEnd { ret: 0 })
     }
 
     /// The application touches the page, and the #MC of it enters the guest.
     pub fn struck(&mut self, status: u64) -> &mut Self {
         self.touch(VCPU0, USER_RIP, GPA, Access::Read, true)
-            .tell(VCPU0, status, GPA)
+            .record_injection(VCPU0, status, GPA)
             .delivered(VCPU0)
     }
 
@@ -211,7 +211,7 @@ impl Story {
             misc: Hex(0x8c),
         };
         let mcg_status = Hex(7);
-        self.at(tid, QEMU, What::ToldMce { mcg_status, bank })
+        self.at(tid, QEMU, EventKind::SetMce { mcg_status, bank })
     }
 
     /// The vCPU enters the guest again, after the exit that came last.
@@ -221,25 +221,25 @@ impl Story {
             .iter()
             .rev()
             .find_map(|event| match &event.what {
-                What::PoisonExit(exit) if event.tid == tid => exit.exit_ns,
+                EventKind::PoisonExit(exit) if event.tid == tid => exit.exit_ns,
                 _ => None,
             })
             .unwrap_or_default();
         let entry_ns = self.now;
-        self.at(tid, QEMU, What::Reentry { exit_ns, entry_ns })
+        self.at(tid, QEMU, EventKind::Reentry { exit_ns, entry_ns })
     }
 
     pub fn reset(&mut self, tid: u32) -> &mut Self {
-        self.at(tid, QEMU, What::VcpuReset { rip: Hex(0xfff0) })
+        self.at(tid, QEMU, EventKind::VcpuReset { rip: Hex(0xfff0) })
     }
 
     /// KVM_RUN returns with this exit reason.
     pub fn leaves(&mut self, tid: u32, reason: u32, errno: i32) -> &mut Self {
-        self.at(tid, QEMU, What::UserspaceExit { reason, errno })
+        self.at(tid, QEMU, EventKind::UserspaceExit { reason, errno })
     }
 
     /// QEMU writes bank 9 and, where that raises #MC, queues it; the state is put twice, as QEMU does.
-    pub fn tell(&mut self, tid: u32, status: u64, gpa: u64) -> &mut Self {
+    pub fn record_injection(&mut self, tid: u32, status: u64, gpa: u64) -> &mut Self {
         for _ in 0..2 {
             self.put(
                 tid,
@@ -263,7 +263,7 @@ impl Story {
         self.at(
             tid,
             QEMU,
-            What::ToldMsrs {
+            EventKind::SetMsrs {
                 mcg_status,
                 banks: banks.to_vec(),
                 truncated: false,
@@ -274,7 +274,7 @@ impl Story {
             self.at(
                 tid,
                 QEMU,
-                What::QueueException {
+                EventKind::QueueException {
                     pending: true,
                     injected: false,
                 },
@@ -284,14 +284,14 @@ impl Story {
     }
 
     pub fn delivered(&mut self, tid: u32) -> &mut Self {
-        self.at(tid, QEMU, What::Delivered)
+        self.at(tid, QEMU, EventKind::Delivered)
     }
 
     pub fn handled(&mut self, tid: u32) -> &mut Self {
         self.at(
             tid,
             QEMU,
-            What::McgStatus {
+            EventKind::McgStatus {
                 write: false,
                 data: Hex(7),
             },
@@ -299,7 +299,7 @@ impl Story {
         .at(
             tid,
             QEMU,
-            What::McgStatus {
+            EventKind::McgStatus {
                 write: true,
                 data: Hex(0),
             },
@@ -330,10 +330,10 @@ impl Story {
             insn: None,
             other_address: None,
         };
-        self.at(tid, QEMU, What::PoisonExit(exit));
+        self.at(tid, QEMU, EventKind::PoisonExit(exit));
         if back {
             let entry_ns = self.now;
-            self.at(tid, QEMU, What::Reentry { exit_ns, entry_ns });
+            self.at(tid, QEMU, EventKind::Reentry { exit_ns, entry_ns });
         }
         self
     }
@@ -342,7 +342,7 @@ impl Story {
         self.at(
             tid,
             QEMU,
-            What::Pio {
+            EventKind::Pio {
                 port: Hex(port),
                 size: 1,
                 value: Hex(value),
@@ -354,7 +354,7 @@ impl Story {
         self.at(
             QEMU,
             QEMU,
-            What::TaskExit {
+            EventKind::TaskExit {
                 exit_code: status,
                 live: Some(0),
                 comm: "qemu".into(),

@@ -116,7 +116,7 @@ fn story(steps: &[Step], end: Option<i32>) -> Story {
         perform(&mut story, *step);
     }
     if let Some(status) = end {
-        story.vmm_exit(status).at(QEMU, QEMU, What::VmDestroyed);
+        story.vmm_exit(status).at(QEMU, QEMU, EventKind::VmDestroyed);
     }
     story
 }
@@ -147,7 +147,7 @@ fn perform(story: &mut Story, step: Step) {
             story.touch(thread(cpu), rip, gpa(page) + line * 64, Access::Read, back);
         }
         Step::OwnAccess { page } => {
-            let what = What::Sigbus {
+            let what = EventKind::Sigbus {
                 hva: Hex(HVA + page * 4096),
                 severity: SigbusSeverity::ActionRequired,
                 lsb: 12,
@@ -159,7 +159,7 @@ fn perform(story: &mut Story, step: Step) {
             story.at(QEMU, QEMU, what);
         }
         Step::Tell { cpu, page, status } => {
-            story.tell(thread(cpu), status, gpa(page));
+            story.record_injection(thread(cpu), status, gpa(page));
         }
         Step::SetMce { cpu, page } => {
             story.set_mce(thread(cpu), INTEL_AR, gpa(page));
@@ -190,13 +190,13 @@ fn perform(story: &mut Story, step: Step) {
         }
         Step::TripleFault => {
             let (rip, reason) = (Hex(KERNEL_RIP), 0x7f);
-            story.at(VCPU0, QEMU, What::TripleFault { rip, reason });
+            story.at(VCPU0, QEMU, EventKind::TripleFault { rip, reason });
         }
         Step::Leave { reason, errno } => {
             story.leaves(VCPU0, reason, errno);
         }
         Step::Lost => {
-            story.at(0, 0, What::Lost { records: 1 });
+            story.at(0, 0, EventKind::Lost { records: 1 });
         }
         Step::Totals { page } => {
             let totals = PageTotals {
@@ -208,7 +208,7 @@ fn perform(story: &mut Story, step: Step) {
                 same_line: 299,
                 ..PageTotals::default()
             };
-            story.at(VCPU0, QEMU, What::PageTotals(totals));
+            story.at(VCPU0, QEMU, EventKind::PageTotals(totals));
         }
         Step::Wait { ms } => {
             story.wait(ms * MS);
@@ -226,13 +226,13 @@ fn elsewhere(story: &Story) -> Vec<Event> {
     let moved = |event: &Event| {
         let mut event = event.clone();
         // No VM of this story: records are lost for all at once.
-        if matches!(event.what, What::Lost { .. }) {
+        if matches!(event.what, EventKind::Lost { .. }) {
             return None;
         }
         event.pid += 1000;
         event.tid += 1000;
         match &mut event.what {
-            What::Sigbus {
+            EventKind::Sigbus {
                 target_pid,
                 target_tid,
                 ..
@@ -240,7 +240,7 @@ fn elsewhere(story: &Story) -> Vec<Event> {
                 *target_pid += 1000;
                 *target_tid += 1000;
             }
-            What::FailureBegin { pfn, .. } | What::FailureAction { pfn, .. } => pfn.0 += 0x10_0000,
+            EventKind::FailureBegin { pfn, .. } | EventKind::FailureAction { pfn, .. } => pfn.0 += 0x10_0000,
             _ => {}
         }
         Some(event)
@@ -249,7 +249,7 @@ fn elsewhere(story: &Story) -> Vec<Event> {
 }
 
 fn without_losses(story: &Story) -> Vec<Event> {
-    let keeps = |event: &&Event| !matches!(event.what, What::Lost { .. });
+    let keeps = |event: &&Event| !matches!(event.what, EventKind::Lost { .. });
     story.events.iter().filter(keeps).cloned().collect()
 }
 
@@ -298,7 +298,7 @@ fn broadcast(handled: bool) -> Vec<Event> {
         .vm()
         .poison(12)
         .wait(MS)
-        .tell(VCPU0, INTEL_AO, GPA)
+        .record_injection(VCPU0, INTEL_AO, GPA)
         .wait(MS)
         .put(VCPU1, &[copy])
         .delivered(VCPU0)
@@ -329,7 +329,7 @@ fn memory_is_bounded_however_many_pages_are_poisoned() {
         story.at(
             tid,
             tid,
-            What::FailureBegin {
+            EventKind::FailureBegin {
                 pfn: Hex(page),
                 flags: 0,
             },
@@ -354,13 +354,13 @@ fn memory_is_bounded_however_many_silent_losses_and_vmms_there_are() {
     let mut story = Story::new();
     for n in 0..1_000u64 {
         let pfn = Hex(n << 9);
-        let action = What::FailureAction {
+        let action = EventKind::FailureAction {
             pfn,
             page_type: "huge page".into(),
             result: "Recovered".into(),
         };
         let pid = 5_000 + n as u32;
-        let signal = What::Sigbus {
+        let signal = EventKind::Sigbus {
             hva: Hex(HVA),
             severity: SigbusSeverity::ActionRequired,
             lsb: 12,
@@ -370,9 +370,9 @@ fn memory_is_bounded_however_many_silent_losses_and_vmms_there_are() {
             comm: "vmm".into(),
         };
         story
-            .at(WORKER, WORKER, What::FailureBegin { pfn, flags: 0 })
+            .at(WORKER, WORKER, EventKind::FailureBegin { pfn, flags: 0 })
             .at(WORKER, WORKER, action)
-            .at(WORKER, WORKER, What::FailureEnd { ret: 0 })
+            .at(WORKER, WORKER, EventKind::FailureEnd { ret: 0 })
             .at(pid, pid, signal);
     }
     story.events.iter().for_each(|event| correlator.feed(event));
@@ -433,9 +433,9 @@ proptest! {
         picks in prop::collection::vec(any::<Index>(), 1..40),
     ) {
         let events = broadcast(handled);
-        let told = incidents(&events).iter().map(verdict).collect::<Vec<_>>();
+        let injection = incidents(&events).iter().map(verdict).collect::<Vec<_>>();
         let other = incidents(&shuffled(&events, &picks, 200_000)).iter().map(verdict).collect::<Vec<_>>();
-        prop_assert_eq!(told, other);
+        prop_assert_eq!(injection, other);
     }
 
     /// Whatever is missing, doubled or out of order, nothing panics and the contract holds.

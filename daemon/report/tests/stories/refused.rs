@@ -13,7 +13,7 @@ fn second_page_in_the_handler() -> Story {
         .vm()
         .poison(12)
         .poison_other(5)
-        .tell(VCPU0, AMD_AO, GPA)
+        .record_injection(VCPU0, AMD_AO, GPA)
         .struck(INTEL_AR)
         .touch(VCPU0, KERNEL_RIP, GPA + 0x5000, Access::Read, false);
     story
@@ -111,7 +111,7 @@ fn a_guest_that_panics_in_its_handler_and_then_dumps_the_lost_page_had_panicked_
     story
         .vm()
         .poison(12)
-        .tell(VCPU0, AMD_AO, GPA)
+        .record_injection(VCPU0, AMD_AO, GPA)
         .struck(AMD_AR | mca::OVER)
         .pio(VCPU0, 0x505, 2)
         .wait(5_000 * MS)
@@ -154,12 +154,12 @@ fn guest_with_machine_checks_turned_off_is_reset_without_being_told() {
         long_code: true,
     };
     let before = known.events.len();
-    known.at(VCPU0, QEMU, What::Sregs(sregs(0x6a0))).reset(VCPU0);
+    known.at(VCPU0, QEMU, EventKind::Sregs(sregs(0x6a0))).reset(VCPU0);
     assert_eq!(
         verdict(&known.only()),
         (Outcome::GuestReset, Cause::MceDisabled, Confidence::Certain)
     );
-    known.events[before].what = What::Sregs(sregs(0x6e0));
+    known.events[before].what = EventKind::Sregs(sregs(0x6e0));
     assert_eq!(verdict(&known.only()).1, Cause::Unknown, "machine checks were on");
 }
 
@@ -216,7 +216,7 @@ fn what_no_probe_showed_before_all_were_at_work_is_not_taken_for_absent() {
             tid: 0,
             pid: 0,
             vcpu: None,
-            what: What::Engaged,
+            what: EventKind::AllProbesAttached,
         });
         story.events.sort_by_key(|event| event.t);
         let session = Session {
@@ -259,7 +259,7 @@ fn kvm_shuts_a_vcpu_down_whose_machine_checks_are_off() {
 #[test]
 fn a_guest_without_a_handler_triple_faults_by_itself() {
     let mut story = Story::new();
-    let fault = What::TripleFault {
+    let fault = EventKind::TripleFault {
         rip: Hex(KERNEL_RIP),
         reason: 0x7f,
     };

@@ -36,9 +36,9 @@ fn goes_on(states: Vec<State>, t: u64, continuity: TotalsContinuity, events: &[E
     incidents
 }
 
-fn totals(tid: u32, exits: u64) -> What {
+fn totals(tid: u32, exits: u64) -> EventKind {
     let _ = tid;
-    What::PageTotals(PageTotals {
+    EventKind::PageTotals(PageTotals {
         gpa: Hex(GPA),
         exits,
         reads: exits,
@@ -59,7 +59,9 @@ fn an_incident_goes_on_under_its_id_whoever_sets_the_clock() {
         let mut rest = Story::new();
         rest.events.clone_from(&story.events);
         rest.now = story.now;
-        rest.tell(VCPU0, AMD_AR, GPA).delivered(VCPU0).handled(VCPU0);
+        rest.record_injection(VCPU0, AMD_AR, GPA)
+            .delivered(VCPU0)
+            .handled(VCPU0);
         rest
     };
     let cut = story.events.len();

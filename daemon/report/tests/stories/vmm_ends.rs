@@ -7,7 +7,7 @@ const KVM_EXIT_MEMORY_FAULT: u32 = 39;
 
 /// SIGBUS for the VMM's own access, as `do_sigbus` forces it on the thread.
 fn forced(story: &mut Story, tid: u32, hva: u64) {
-    let what = What::Sigbus {
+    let what = EventKind::Sigbus {
         hva: Hex(hva),
         severity: SigbusSeverity::ActionRequired,
         lsb: 12,
@@ -40,7 +40,7 @@ fn the_vmms_end_is_its_leaders_and_not_its_last_workers() {
         .vm()
         .poison(12)
         .touch(VCPU0, USER_RIP, GPA, Access::Read, false);
-    let ends = |exit_code, live, comm: &str| What::TaskExit {
+    let ends = |exit_code, live, comm: &str| EventKind::TaskExit {
         exit_code,
         live: Some(live),
         comm: comm.into(),
@@ -106,7 +106,7 @@ fn qemu_raises_a_second_signal_that_comes_before_the_first_is_dealt_with() {
         .vm()
         .poison(12)
         .poison_other(3)
-        .tell(VCPU0, AMD_AO, GPA)
+        .record_injection(VCPU0, AMD_AO, GPA)
         .wait(3_000 * MS)
         .touch(VCPU0, USER_RIP, GPA, Access::Read, false);
     forced(&mut story, VCPU0, HVA + 0x3000);
@@ -161,7 +161,11 @@ fn a_vmm_that_touches_memory_of_its_own_is_killed_for_that() {
 fn memory_whose_guest_address_is_known_is_not_the_vmms_own() {
     // A device that QEMU emulates reads the guest's page, in a thread that blocks SIGBUS.
     let mut story = Story::new();
-    story.vm().poison(12).tell(VCPU0, AMD_AO, GPA).wait(3_000 * MS);
+    story
+        .vm()
+        .poison(12)
+        .record_injection(VCPU0, AMD_AO, GPA)
+        .wait(3_000 * MS);
     forced(&mut story, QEMU, HVA);
     story.vmm_exit(7);
     assert_eq!(

@@ -40,7 +40,7 @@ impl Story {
                 self.at(
                     VCPU0,
                     QEMU,
-                    What::SigbusSeen {
+                    EventKind::SigbusNoAddress {
                         severity: SigbusSeverity::ActionRequired,
                         target_tid: VCPU0,
                         target_pid: QEMU,
@@ -51,9 +51,9 @@ impl Story {
                 );
                 let mut exit = exit_of(exit_ns, rip, Access::Read);
                 exit.gpa = gpa.map(Hex);
-                self.at(VCPU0, QEMU, What::PoisonExit(exit));
+                self.at(VCPU0, QEMU, EventKind::PoisonExit(exit));
                 let entry_ns = self.now;
-                self.at(VCPU0, QEMU, What::Reentry { exit_ns, entry_ns });
+                self.at(VCPU0, QEMU, EventKind::Reentry { exit_ns, entry_ns });
             }
         }
     }
@@ -63,7 +63,7 @@ impl Story {
             .iter_mut()
             .rev()
             .find_map(|event| match &mut event.what {
-                What::PoisonExit(exit) => Some(exit),
+                EventKind::PoisonExit(exit) => Some(exit),
                 _ => None,
             })
     }
@@ -358,7 +358,7 @@ fn the_kernels_totals_of_sixty_three_lines_are_a_walk() {
             true,
         );
         let lines = (0..LINES).filter(|line| *line != hole);
-        story.at(VCPU0, QEMU, What::PageTotals(totals_of(lines)));
+        story.at(VCPU0, QEMU, EventKind::PageTotals(totals_of(lines)));
         let incident = story.only();
         let storm = incident.storm.unwrap();
         assert_eq!((storm.kind, storm.exits), (StormKind::LineWalk, 63), "{hole}");
@@ -369,7 +369,7 @@ fn the_kernels_totals_of_sixty_three_lines_are_a_walk() {
 #[test]
 fn an_event_with_a_misread_address_is_counted_once_beside_the_kernels_totals() {
     let mut story = walk_with(By::Probes, &[(20, Hole::Misread(0))]);
-    story.at(VCPU0, QEMU, What::PageTotals(totals_of(0..LINES)));
+    story.at(VCPU0, QEMU, EventKind::PageTotals(totals_of(0..LINES)));
     let incident = story.only();
     assert_eq!(incident.exits.count, Some(64));
     assert_eq!(incident.exits.line_bitmap, Some(Hex(u64::MAX)));
@@ -382,7 +382,7 @@ fn the_kernels_totals_of_random_touches_are_no_walk() {
     let scattered = (0..40_000u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58);
     let mut story = begin(By::Probes);
     story.touch(VCPU0, KERNEL_RIP, GPA, Access::Read, true);
-    story.at(VCPU0, QEMU, What::PageTotals(totals_of(scattered)));
+    story.at(VCPU0, QEMU, EventKind::PageTotals(totals_of(scattered)));
     assert_eq!(story.only().storm, None);
 }
 
@@ -408,7 +408,7 @@ fn an_exit_in_the_midst_of_a_walk_is_reported_once_the_walk_has_gone_on() {
     story.wait(600 * MS).at(
         VCPU1,
         QEMU,
-        What::McgStatus {
+        EventKind::McgStatus {
             write: false,
             data: Hex(0),
         },

@@ -31,7 +31,7 @@ use crate::{
 use poisontrace_model::{
     correlate::{Correlator, IncidentNo},
     event::{
-        Event, What,
+        Event, EventKind,
         session::{ProbeStatus, Session},
     },
     hex::Hex,
@@ -147,7 +147,7 @@ impl Pipeline {
             tid: page.pid,
             pid: page.pid,
             vcpu: None,
-            what: What::PoisonFound {
+            what: EventKind::Preexisting {
                 pfn: Hex(page.pfn),
                 hva: Hex(page.hva),
             },

@@ -9,7 +9,7 @@ use crate::{
 };
 use poisontrace_model::{
     correlate::resume::{State, TotalsContinuity},
-    event::{Event, What},
+    event::{Event, EventKind},
 };
 
 impl Pipeline {
@@ -64,7 +64,7 @@ impl Pipeline {
                     tid: pid,
                     pid,
                     vcpu: None,
-                    what: What::VmmGone,
+                    what: EventKind::VmmGone,
                 });
             }
         }

@@ -10,7 +10,7 @@ mod walk;
 use std::collections::BTreeMap;
 
 use memory::{GuestMemory, Slot};
-use poisontrace_model::event::{Event, Sregs, What};
+use poisontrace_model::event::{Event, EventKind, Sregs};
 use poisontrace_probes::memslots::MAX_SLOTS;
 
 /// Longest x86 instruction.
@@ -40,7 +40,7 @@ impl CodeReader {
     /// Takes an event, and returns the code event that follows from it, if any.
     pub fn take(&mut self, event: &Event) -> Option<Event> {
         match &event.what {
-            What::PoisonExit(exit) => {
+            EventKind::PoisonExit(exit) => {
                 // With the processor's own bytes there is nothing to read.
                 if let (None, Some(rip), Some(gpa), Some(hva)) = (&exit.insn, exit.rip, exit.gpa, exit.hva) {
                     if self.last.len() >= MAX_KNOWN {
@@ -57,7 +57,7 @@ impl CodeReader {
                 }
                 None
             }
-            What::MemSlot { n, gpa, bytes, hva } => {
+            EventKind::MemSlot { n, gpa, bytes, hva } => {
                 if self.slots.len() >= MAX_KNOWN && !self.slots.contains_key(&event.pid) {
                     self.slots.pop_first();
                 }
@@ -74,8 +74,8 @@ impl CodeReader {
                 }
                 None
             }
-            What::Sregs(sregs) => self.read(event, sregs),
-            What::VmDestroyed => {
+            EventKind::Sregs(sregs) => self.read(event, sregs),
+            EventKind::VmDestroyed => {
                 self.slots.remove(&event.pid);
                 self.tried.retain(|(pid, _), ()| *pid != event.pid);
                 None
@@ -96,7 +96,7 @@ impl CodeReader {
         match code(event.pid, slots, exit, sregs) {
             Ok(bytes) => {
                 let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-                let what = What::GuestCode {
+                let what = EventKind::GuestCode {
                     rip: poisontrace_model::hex::Hex(exit.rip),
                     bytes: hex,
                 };

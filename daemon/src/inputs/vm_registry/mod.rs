@@ -9,7 +9,7 @@ use std::{
 };
 
 use poisontrace_model::{
-    event::{Event, Vmm, What},
+    event::{Event, EventKind, Vmm},
     text::sanitise,
 };
 
@@ -134,9 +134,11 @@ impl VmRegistry {
     /// The identity event that must go before `event`, if it speaks of a process that is not known yet.
     pub fn identify(&mut self, event: &Event) -> Option<Event> {
         let pid = match &event.what {
-            What::Sigbus { target_pid, .. } | What::SigbusSeen { target_pid, .. } => *target_pid,
-            What::PoisonExit(_) | What::PoisonFound { .. } => event.pid,
-            What::TaskExit { live: Some(0), .. } => {
+            EventKind::Sigbus { target_pid, .. } | EventKind::SigbusNoAddress { target_pid, .. } => {
+                *target_pid
+            }
+            EventKind::PoisonExit(_) | EventKind::Preexisting { .. } => event.pid,
+            EventKind::TaskExit { live: Some(0), .. } => {
                 // Its number may be another's before the next look around.
                 self.known.remove(&event.pid);
                 return None;
@@ -147,7 +149,9 @@ impl VmRegistry {
             return None;
         }
         let mut vmm = self.read(pid);
-        if let (None, What::Sigbus { comm, .. } | What::SigbusSeen { comm, .. }) = (&vmm.vmm, &event.what) {
+        if let (None, EventKind::Sigbus { comm, .. } | EventKind::SigbusNoAddress { comm, .. }) =
+            (&vmm.vmm, &event.what)
+        {
             vmm.vmm = (!comm.is_empty()).then(|| comm.clone());
         }
         self.remember(pid, &vmm);
@@ -217,7 +221,7 @@ pub fn identity_event(t: u64, pid: u32, vmm: Vmm) -> Event {
         tid: pid,
         pid,
         vcpu: None,
-        what: What::Vmm(vmm),
+        what: EventKind::Vmm(vmm),
     }
 }
 
@@ -314,7 +318,7 @@ mod tests {
             tid: 1,
             pid: 1,
             vcpu: None,
-            what: What::Sigbus {
+            what: EventKind::Sigbus {
                 hva: poisontrace_model::hex::Hex(0x1000),
                 severity: poisontrace_model::event::SigbusSeverity::ActionRequired,
                 lsb: 12,
@@ -325,12 +329,12 @@ mod tests {
             },
         };
         let identity = registry.identify(&event).unwrap();
-        let What::Vmm(vmm) = identity.what else {
+        let EventKind::Vmm(vmm) = identity.what else {
             panic!("{identity:?}")
         };
         assert_eq!((vmm.is_vmm, vmm.vmm.as_deref()), (None, Some("vmm")));
         assert!(registry.identify(&event).is_none(), "introduced once");
-        let end = What::TaskExit {
+        let end = EventKind::TaskExit {
             exit_code: 0,
             live: Some(0),
             comm: "vmm".into(),

@@ -26,7 +26,7 @@ use poisontrace_import::text::{Item, Scanner};
 use poisontrace_model::{
     correlate::report::Update,
     event::{
-        Event, What,
+        Event, EventKind,
         log_statement::{LogRecord, LogStatement, Role, Speaker},
     },
     host::ClockPair,
@@ -256,7 +256,7 @@ impl Vm {
                     tid: 0,
                     pid: self.pid,
                     vcpu: None,
-                    what: What::LogStatement(LogRecord {
+                    what: EventKind::LogStatement(LogRecord {
                         source: source.to_owned(),
                         line: item.line,
                         speaker: Speaker {

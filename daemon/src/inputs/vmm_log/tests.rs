@@ -33,8 +33,8 @@ fn incident() -> (Correlator, Update) {
         ..Vmm::default()
     };
     for what in [
-        What::Vmm(vmm),
-        What::Sigbus {
+        EventKind::Vmm(vmm),
+        EventKind::Sigbus {
             hva: Hex(0x7f00_0000_1000),
             severity: SigbusSeverity::ActionRequired,
             lsb: 12,
@@ -126,7 +126,7 @@ fn the_vmms_log_is_heard_from_the_incidents_beginning_and_joins_it() {
     assert!(
         matches!(
             &first.what,
-            What::LogStatement(LogRecord {
+            EventKind::LogStatement(LogRecord {
                 statement: LogStatement::VmmTold {
                     gpa: Some(Hex(0x5000)),
                     ..

@@ -24,7 +24,7 @@ use incidents::Incidents;
 use poisontrace_model::{
     correlate::report::Update,
     event::{
-        Event, What,
+        Event, EventKind,
         session::{ProbeStatus, Session},
     },
     host::ClockPair,
@@ -109,18 +109,21 @@ impl Metrics {
     pub fn event(&mut self, event: &Event) {
         match &event.what {
             // Made by the daemon, not received.
-            What::Vmm(_) | What::PageTotals(_) | What::GuestCode { .. } | What::PoisonFound { .. } => return,
-            What::Lost { records } => {
+            EventKind::Vmm(_)
+            | EventKind::PageTotals(_)
+            | EventKind::GuestCode { .. }
+            | EventKind::Preexisting { .. } => return,
+            EventKind::Lost { records } => {
                 self.families
                     .events_lost
                     .with_label_values(&[RING])
                     .inc_by(*records);
                 return;
             }
-            What::FailureAction {
+            EventKind::FailureAction {
                 page_type, result, ..
             } => self.failure(page_type, result),
-            What::FailureEnd { ret: 0 } => self.reconciler.saw_end(),
+            EventKind::FailureEnd { ret: 0 } => self.reconciler.saw_end(),
             _ => {}
         }
         self.families.events.with_label_values(&[RING]).inc();

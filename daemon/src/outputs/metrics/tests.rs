@@ -129,7 +129,7 @@ fn flooded() -> Metrics {
             tid: 1,
             pid: 1,
             vcpu: None,
-            what: What::FailureAction {
+            what: EventKind::FailureAction {
                 pfn: Hex(n),
                 page_type: format!("page {n}"),
                 result: "Ignored".into(),

@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use poisontrace_model::{
-    event::{Event, What, session::Session},
+    event::{Event, EventKind, session::Session},
     host::Host,
     incident::{evidence::Evidence, model::Cause},
 };
@@ -114,7 +114,7 @@ fn events_are_kept_with_their_number_and_a_storm_of_them_is_sampled() {
         tid: 1,
         pid: 1,
         vcpu: None,
-        what: What::Delivered,
+        what: EventKind::Delivered,
     };
     for n in 0..5000 {
         store.event(&i.id, n, &event);
@@ -294,7 +294,7 @@ fn what_waits_for_a_disk_is_bounded() {
         tid: 1,
         pid: 1,
         vcpu: None,
-        what: What::Delivered,
+        what: EventKind::Delivered,
     };
     for n in 0..200_000u64 {
         store.event(&n.to_string(), 0, &event);

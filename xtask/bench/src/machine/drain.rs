@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use poisontrace::probes::{load::Loaded, source::Source};
 use poisontrace_kernel_facts::facts::Facts;
-use poisontrace_model::event::{What, decode::Decoder};
+use poisontrace_model::event::{EventKind, decode::Decoder};
 use serde::Serialize;
 
 use super::synthetic_exits::{POISON, Played, Poison};
@@ -55,7 +55,7 @@ impl Ring {
             }
             for event in &events {
                 match event.what {
-                    What::Lost { records } => self.lost += records,
+                    EventKind::Lost { records } => self.lost += records,
                     _ => self.arrived += 1,
                 }
             }

@@ -251,10 +251,10 @@ mod tests {
 
     #[test]
     fn qemu_tells_an_intel_guest_of_a_data_load_from_a_lost_page() {
-        let told = status(VAL | UC | EN | MISCV | ADDRV | S | AR | 0x134);
-        assert_eq!(set(&told), ["VAL", "UC", "EN", "MISCV", "ADDRV", "S", "AR"]);
+        let injection = status(VAL | UC | EN | MISCV | ADDRV | S | AR | 0x134);
+        assert_eq!(set(&injection), ["VAL", "UC", "EN", "MISCV", "ADDRV", "S", "AR"]);
         assert_eq!(
-            meaning(&told, "MCACOD"),
+            meaning(&injection, "MCACOD"),
             "cache hierarchy: data read, data, level 0"
         );
         let scrubbed = status(VAL | UC | EN | MISCV | ADDRV | S | 0xc0);
@@ -270,13 +270,17 @@ mod tests {
 
     #[test]
     fn qemu_tells_an_amd_guest_of_poison_that_was_consumed() {
-        let told = status(0xfc00_0800_0000_0000);
+        let injection = status(0xfc00_0800_0000_0000);
         assert_eq!(
-            set(&told),
+            set(&injection),
             ["VAL", "OVER", "UC", "EN", "MISCV", "ADDRV", "POISON"]
         );
-        assert!(told.iter().any(|field| field.name == "TCC" && field.value == 0));
-        assert_eq!(meaning(&told, "MCACOD"), "no code");
+        assert!(
+            injection
+                .iter()
+                .any(|field| field.name == "TCC" && field.value == 0)
+        );
+        assert_eq!(meaning(&injection, "MCACOD"), "no code");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The guest died.
 
-use super::{Case, Verdict, verdict as of, weaker};
+use super::{Verdict, VerdictInput, verdict as of, weaker};
 use crate::incident::{
-    evidence::{End, Refused, Sign, Told},
+    evidence::{End, McInjection, Refused, Termination},
     model::{Cause, Confidence, FlushVerdict, Outcome, Severity},
 };
 
@@ -31,21 +31,23 @@ fn place(rip: Option<u64>) -> Place {
 }
 
 /// `end`: the first sign of its death.
-pub fn verdict(case: &Case, end: &End) -> Verdict {
+pub fn verdict(case: &VerdictInput, end: &End) -> Verdict {
     if let Some(refused) = end.refused {
         return not_told(case, end, refused);
     }
     // A triple fault of a vCPU that met errors again and again, and was told of none, is no way of its own out of them.
-    let by_itself = matches!(end.sign, Sign::Panic | Sign::CrashLoaded);
-    if case.e.is_passed_over() && !by_itself {
+    let by_itself = matches!(end.sign, Termination::Panic | Termination::CrashLoaded);
+    if case.e.skips_injections() && !by_itself {
         return of(Outcome::GuestReset, Cause::MceNested, Confidence::Likely);
     }
     match end.sign {
-        Sign::Panic | Sign::CrashLoaded => panic(case, end, Confidence::Certain),
+        Termination::Panic | Termination::CrashLoaded => panic(case, end, Confidence::Certain),
         // No panic device: that a guest which starts anew out of its handler panicked before is inferred.
-        Sign::ResetPort(_) | Sign::VcpuReset | Sign::SystemEvent => panic(case, end, Confidence::Likely),
+        Termination::ResetPort(_) | Termination::VcpuReset | Termination::SystemEvent => {
+            panic(case, end, Confidence::Likely)
+        }
         // The #MC found no handler, or one that could not run.
-        Sign::TripleFault | Sign::KvmShutdown => {
+        Termination::TripleFault | Termination::KvmShutdown => {
             let why = panic(case, end, Confidence::Likely);
             of(Outcome::GuestReset, why.cause, why.confidence)
         }
@@ -62,8 +64,8 @@ pub fn verdict(case: &Case, end: &End) -> Verdict {
 ///   that had been told before had machine checks on, unless that is seen.
 ///
 /// Denied by a reset port, a triple fault, or a telling in between: then it is not refused at all.
-fn not_told(case: &Case, end: &End, refused: Refused) -> Verdict {
-    let by_exit = matches!(end.sign, Sign::VmmExit(_));
+fn not_told(case: &VerdictInput, end: &End, refused: Refused) -> Verdict {
+    let by_exit = matches!(end.sign, Termination::VmmExit(_));
     let outcome = if by_exit {
         Outcome::VmmExited
     } else {
@@ -71,7 +73,7 @@ fn not_told(case: &Case, end: &End, refused: Refused) -> Verdict {
     };
     let (cause, sure) = match (refused.nested, case.e.mce_enabled) {
         (true, Some(false)) => (Cause::MceDisabled, Confidence::Likely),
-        (true, _) if case.sight.handler_end => (Cause::MceNested, Confidence::Certain),
+        (true, _) if case.coverage.handler_end => (Cause::MceNested, Confidence::Certain),
         (true, _) => (Cause::MceNested, Confidence::Possible),
         (false, Some(false)) => (Cause::MceDisabled, Confidence::Certain),
         (false, Some(true)) => (Cause::Unknown, Confidence::Possible),
@@ -100,10 +102,15 @@ fn not_told(case: &Case, end: &End, refused: Refused) -> Verdict {
 /// Denied, and then only possible: the handler had finished before (older kernels clear MCG_STATUS before they find that
 /// there is no way on); `unknown` where that was [`AFTERMATH_NS`] ago: a guest may still die of what it lost, or of
 /// something else.
-fn panic(case: &Case, end: &End, seen: Confidence) -> Verdict {
+fn panic(case: &VerdictInput, end: &End, seen: Confidence) -> Verdict {
     let e = case.e;
-    if e.delivered == 0 && !e.met() && e.told.iter().all(|told| told.severity != Severity::Ar) {
-        let sure = if case.sight.delivery && e.lost == 0 {
+    if e.delivered == 0
+        && !e.accessed()
+        && e.machine_checks
+            .iter()
+            .all(|injection| injection.severity != Severity::Ar)
+    {
+        let sure = if case.coverage.delivery && e.lost == 0 {
             Confidence::Likely
         } else {
             Confidence::Possible
@@ -116,22 +123,22 @@ fn panic(case: &Case, end: &End, seen: Confidence) -> Verdict {
     if end.handled && recovered {
         return of(Outcome::GuestPanicked, Cause::Unknown, Confidence::Possible);
     }
-    let last: Option<&Told> = e
-        .told
+    let last: Option<&McInjection> = e
+        .machine_checks
         .iter()
-        .rfind(|told| told.t <= end.t && matches!(told.severity, Severity::Ao | Severity::Ar));
+        .rfind(|injection| injection.t <= end.t && matches!(injection.severity, Severity::Ao | Severity::Ar));
     let rip = last
-        .and_then(|told| told.rip)
+        .and_then(|injection| injection.rip)
         .or_else(|| case.total.last_rip_before(end.t));
     let kernel = place(rip) == Place::Kernel;
     let (cause, sure) = match last {
-        Some(told) if told.severity == Severity::Ar && told.overflow() => match place(rip) {
+        Some(injection) if injection.severity == Severity::Ar && injection.overflow() => match place(rip) {
             Place::User => (Cause::MceOverflow, Confidence::Certain),
             _ => (Cause::MceOverflow, Confidence::Likely),
         },
-        Some(told) if told.severity == Severity::Ar && kernel => access(case),
-        Some(told) if told.severity == Severity::Ao && e.delivered > 0 => {
-            if e.met_by_guest() {
+        Some(injection) if injection.severity == Severity::Ar && kernel => access(case),
+        Some(injection) if injection.severity == Severity::Ao && e.delivered > 0 => {
+            if e.accessed_by_guest() {
                 (Cause::FatalNotification, Confidence::Likely)
             } else {
                 (Cause::FatalNotification, Confidence::Certain)
@@ -139,7 +146,7 @@ fn panic(case: &Case, end: &End, seen: Confidence) -> Verdict {
         }
         // What it was told was not seen, but the signals were, and where it was.
         None if e.exit_signals > 0 && e.delivered > 0 && kernel => access(case),
-        None if e.ao_signals > 0 && e.delivered > 0 && !e.met_by_guest() && e.ar_signals == 0 => {
+        None if e.ao_signals > 0 && e.delivered > 0 && !e.accessed_by_guest() && e.ar_signals == 0 => {
             (Cause::FatalNotification, Confidence::Likely)
         }
         _ => (Cause::Unknown, Confidence::Possible),
@@ -153,15 +160,15 @@ fn panic(case: &Case, end: &End, seen: Confidence) -> Verdict {
 }
 
 /// Whether the guest was in its #MC handler at its end.
-fn in_handler(case: &Case, end: &End) -> bool {
+fn in_handler(case: &VerdictInput, end: &End) -> bool {
     let since = case.e.open_mc.values().max().copied();
-    let long =
-        !case.sight.handler_end && since.is_some_and(|since| end.t.saturating_sub(since) > HANDLER_TAKES_NS);
+    let long = !case.coverage.handler_end
+        && since.is_some_and(|since| end.t.saturating_sub(since) > HANDLER_TAKES_NS);
     end.mc_open && !long
 }
 
 /// A kernel touched the page: by a flush, or not, as far as its instruction or its walk over the lines tells.
-fn access(case: &Case) -> (Cause, Confidence) {
+fn access(case: &VerdictInput) -> (Cause, Confidence) {
     let flush = case.flush;
     match flush.verdict {
         FlushVerdict::FlushOnly | FlushVerdict::FlushThenAccess => {

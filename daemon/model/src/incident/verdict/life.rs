@@ -1,8 +1,8 @@
 //! The guest lives, or nothing tells that this page killed it.
 
-use super::{Case, Verdict, verdict as of, vmm, weaker};
+use super::{Verdict, VerdictInput, verdict as of, vmm, weaker};
 use crate::incident::{
-    evidence::Sign,
+    evidence::Termination,
     model::{Cause, Confidence, FlushVerdict, Outcome, Spin, StormKind},
     storm::storm,
 };
@@ -12,7 +12,7 @@ use crate::incident::{
 /// - `not_touched`, if the guest turned itself off and nothing had met the page.
 ///
 /// Certain, unless records were lost.
-pub fn closed(case: &Case) -> Option<Verdict> {
+pub fn closed(case: &VerdictInput) -> Option<Verdict> {
     let end = super::closing(case.e)?;
     let confidence = if case.e.lost == 0 {
         Confidence::Certain
@@ -22,13 +22,14 @@ pub fn closed(case: &Case) -> Option<Verdict> {
     if end.handled {
         return Some(of(Outcome::Survived, Cause::Contained, confidence));
     }
-    (end.sign == Sign::PowerOff && !end.met).then(|| of(Outcome::Unaffected, Cause::NotTouched, confidence))
+    (end.sign == Termination::PowerOff && !end.met)
+        .then(|| of(Outcome::Unaffected, Cause::NotTouched, confidence))
 }
 
 /// `contained`: every #MC that entered the guest was handled to its end (MCG_STATUS written 0), and no signal waits for
 /// an answer. Likely: the guest may still die of what it lost. A VMM that a signal kills afterwards makes it
 /// `not_poison`.
-pub fn contained(case: &Case) -> Option<Verdict> {
+pub fn contained(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;
     if !e.handled() {
         return None;
@@ -42,14 +43,14 @@ pub fn contained(case: &Case) -> Option<Verdict> {
 /// `sigbus_spin`: signals and exits go on at one line, and the guest is never told. Certain once the VMM has ended, where
 /// the exits did not even return to user space (SIGBUS is blocked or ignored in the vCPU's thread). Denied by a telling of an action-required
 /// error, and by a #MC.
-pub fn spin(case: &Case) -> Option<Verdict> {
+pub fn spin(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;
     let storm = storm(case.total, e.size()).filter(|storm| storm.kind == StormKind::SameLineSpin)?;
-    if e.told_ar > 0 || e.delivered > 0 && case.sight.delivery {
+    if e.ar_injections > 0 || e.delivered > 0 && case.coverage.delivery {
         return None;
     }
     let in_kernel = storm.spin == Some(Spin::InKernel);
-    let confidence = if in_kernel && case.sight.telling && e.vmm_gone() {
+    let confidence = if in_kernel && case.coverage.telling && e.vmm_gone() {
         Confidence::Certain
     } else {
         Confidence::Likely
@@ -62,15 +63,15 @@ pub fn spin(case: &Case) -> Option<Verdict> {
 /// `do_inject_x86_mce` tells what must not be left out while MCG_STATUS.MCIP is set; and a Linux guest whose machine
 /// checks are turned off (mce=off) returns from its handler and leaves MCIP set. Likely while the VMM lives: it may still
 /// reset its guest.
-pub fn passed_over(case: &Case) -> Option<Verdict> {
+pub fn injections_skipped(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;
-    if !e.is_passed_over() {
+    if !e.skips_injections() {
         return None;
     }
-    let confidence = if e.passed_over == 0 {
+    let confidence = if e.injections_skipped == 0 {
         // QMP alone: early notices are left out in the same words.
         Confidence::Possible
-    } else if case.sight.handler_end && case.sight.telling && e.lost == 0 && e.vmm_gone() {
+    } else if case.coverage.handler_end && case.coverage.telling && e.lost == 0 && e.vmm_gone() {
         Confidence::Certain
     } else {
         Confidence::Likely
@@ -81,22 +82,22 @@ pub fn passed_over(case: &Case) -> Option<Verdict> {
 /// `mce_dropped`: KVM_X86_SET_MCE was called with an uncorrected error, and the vCPU entered the guest again without a
 /// #MC: KVM returns 0 and does nothing where MCG_CTL or the bank's CTL are not all ones. Should see the ioctl's return
 /// value, which nothing shows: an error would look the same. Denied by a delivery.
-pub fn dropped(case: &Case) -> Option<Verdict> {
+pub fn dropped(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;
-    (e.dropped > 0 && e.delivered == 0 && case.sight.delivery)
+    (e.dropped > 0 && e.delivered == 0 && case.coverage.delivery)
         .then(|| of(vmm::outcome_or_running(e), Cause::MceDropped, Confidence::Likely))
 }
 
 /// `clflush` without a death: one RIP went over the page's lines and the guest was not told, as where the VMM steps over
 /// each instruction. As sure as the flush; while the VMM lives, likely at most.
-pub fn walked(case: &Case) -> Option<Verdict> {
+pub fn walked(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;
     let storm = storm(case.total, e.size()).filter(|storm| storm.kind == StormKind::LineWalk)?;
     let flushed = matches!(
         case.flush.verdict,
         FlushVerdict::FlushOnly | FlushVerdict::FlushThenAccess
     );
-    if !flushed || storm.lines < 2 || e.told_ar > 0 || e.delivered > 0 {
+    if !flushed || storm.lines < 2 || e.ar_injections > 0 || e.delivered > 0 {
         return None;
     }
     let mut confidence = case.flush.confidence.unwrap_or(Confidence::Possible);
@@ -108,13 +109,13 @@ pub fn walked(case: &Case) -> Option<Verdict> {
 
 /// `not_touched`: no exit, no access of the VMM's, no #MC: whatever ends the VMM then has other reasons (`not_poison`
 /// where a signal kills it). A log does not tell who touched what.
-pub fn untouched(case: &Case) -> Option<Verdict> {
+pub fn untouched(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;
     // Of a page that was lost before the probes were there, they have seen all since.
     if e.logged.any() && !e.logged.trace && e.ao_signals == 0 && !e.predates {
         return None;
     }
-    if e.met() || e.logged.told_ar > 0 || !e.logged.mces.is_empty() {
+    if e.accessed() || e.logged.ar_injections > 0 || !e.logged.mces.is_empty() {
         return None;
     }
     let confidence = match e.predates {

@@ -14,7 +14,7 @@ mod life;
 mod vmm;
 
 use super::{
-    evidence::{End, Evidence, Sign},
+    evidence::{End, Evidence, Termination},
     exits::Total,
     log_evidence,
     model::{Cause, Confidence, Flush, Outcome},
@@ -30,7 +30,7 @@ pub struct Verdict {
 
 /// What could have been seen at all: where a probe was missing, its silence proves nothing.
 #[derive(Clone, Copy, Debug)]
-pub struct Sight {
+pub struct ProbeCoverage {
     /// `kvm_msr`: that a handler finished.
     pub handler_end: bool,
     /// `kvm_inj_exception`: that a #MC entered the guest.
@@ -41,11 +41,11 @@ pub struct Sight {
 
 /// Everything that the rules read.
 #[derive(Clone, Copy)]
-struct Case<'a> {
+struct VerdictInput<'a> {
     e: &'a Evidence,
     total: &'a Total,
     flush: &'a Flush,
-    sight: Sight,
+    coverage: ProbeCoverage,
 }
 
 const fn verdict(outcome: Outcome, cause: Cause, confidence: Confidence) -> Verdict {
@@ -57,12 +57,12 @@ const fn verdict(outcome: Outcome, cause: Cause, confidence: Confidence) -> Verd
 }
 
 /// Applies the rules.
-pub fn decide(e: &Evidence, total: &Total, flush: &Flush, sight: Sight) -> Verdict {
-    let case = Case {
+pub fn decide(e: &Evidence, total: &Total, flush: &Flush, coverage: ProbeCoverage) -> Verdict {
+    let case = VerdictInput {
         e,
         total,
         flush,
-        sight,
+        coverage,
     };
     let seen = observed(&case);
     match log_evidence::death(e) {
@@ -86,7 +86,7 @@ pub fn decide(e: &Evidence, total: &Total, flush: &Flush, sight: Sight) -> Verdi
 }
 
 /// What the probes saw.
-fn observed(case: &Case) -> Option<Verdict> {
+fn observed(case: &VerdictInput) -> Option<Verdict> {
     // It is the first that is seen of its page, and nothing of it can follow.
     if let Some(verdict) = vmm::private_memory(case) {
         return Some(verdict);
@@ -95,7 +95,7 @@ fn observed(case: &Case) -> Option<Verdict> {
     if let Some(end) = end.filter(|end| !of_vmm(&end.sign)) {
         return Some(death::verdict(case, end));
     }
-    if closing(case.e).is_some_and(|end| end.sign == Sign::PowerOff)
+    if closing(case.e).is_some_and(|end| end.sign == Termination::PowerOff)
         && let Some(verdict) = life::closed(case)
     {
         return Some(verdict);
@@ -109,7 +109,7 @@ fn observed(case: &Case) -> Option<Verdict> {
         .map(|v| verdict(v.outcome, v.cause, weaker(v.confidence, sure)))
         .or_else(|| life::closed(case))
         .or_else(|| end.map(|end| death::verdict(case, end)))
-        .or_else(|| life::passed_over(case))
+        .or_else(|| life::injections_skipped(case))
         .or_else(|| vmm::own_memory(case))
         .or_else(|| life::dropped(case))
         .or_else(|| life::contained(case))
@@ -127,15 +127,20 @@ fn deciding(e: &Evidence) -> Option<&End> {
             return None;
         }
         let decides = match end.sign {
-            Sign::Panic | Sign::CrashLoaded => true,
-            Sign::ResetPort(_)
-            | Sign::TripleFault
-            | Sign::KvmShutdown
-            | Sign::VcpuReset
-            | Sign::SystemEvent => end.mc_open || end.refused.is_some() || e.is_passed_over(),
+            Termination::Panic | Termination::CrashLoaded => true,
+            Termination::ResetPort(_)
+            | Termination::TripleFault
+            | Termination::KvmShutdown
+            | Termination::VcpuReset
+            | Termination::SystemEvent => end.mc_open || end.refused.is_some() || e.skips_injections(),
             // What ends the VMM of a vCPU that gets no further is somebody else.
-            Sign::VmmExit(_) | Sign::VmmGone => end.refused.is_some() || end.mc_open && !e.is_passed_over(),
-            Sign::InternalError | Sign::PrivateMemory | Sign::VmDestroyed | Sign::PowerOff => false,
+            Termination::VmmExit(_) | Termination::VmmGone => {
+                end.refused.is_some() || end.mc_open && !e.skips_injections()
+            }
+            Termination::InternalError
+            | Termination::PrivateMemory
+            | Termination::VmDestroyed
+            | Termination::PowerOff => false,
         };
         if decides {
             return Some(end);
@@ -148,16 +153,16 @@ fn deciding(e: &Evidence) -> Option<&End> {
 fn closing(e: &Evidence) -> Option<&End> {
     e.ends
         .iter()
-        .find(|end| end.mine && closes(end) && end.sign != Sign::VmDestroyed)
+        .find(|end| end.mine && closes(end) && end.sign != Termination::VmDestroyed)
 }
 
 /// A guest that is still in its handler has not outlived its poison, however long that takes.
 fn closes(end: &End) -> bool {
-    end.sign == Sign::PowerOff || end.late && !end.mc_open
+    end.sign == Termination::PowerOff || end.late && !end.mc_open
 }
 
-const fn of_vmm(sign: &Sign) -> bool {
-    matches!(sign, Sign::VmmExit(_) | Sign::VmmGone)
+const fn of_vmm(sign: &Termination) -> bool {
+    matches!(sign, Termination::VmmExit(_) | Termination::VmmGone)
 }
 
 fn weaker(a: Confidence, b: Confidence) -> Confidence {

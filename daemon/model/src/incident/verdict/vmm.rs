@@ -1,8 +1,8 @@
 //! The VMM ended, or could not go on.
 
-use super::{Case, Verdict, verdict as of};
+use super::{Verdict, VerdictInput, verdict as of};
 use crate::incident::{
-    evidence::{Evidence, LastSigbus, Sign},
+    evidence::{Evidence, LastSigbus, Termination},
     model::{Cause, Confidence, Outcome},
 };
 
@@ -15,7 +15,7 @@ const HANDLER_ENDS_WITHIN_NS: u64 = 5_000_000_000;
 /// Wait status of the VMM, and when it ended.
 fn exit(e: &Evidence) -> Option<(u64, i32)> {
     e.ends.iter().find_map(|end| match end.sign {
-        Sign::VmmExit(status) => Some((end.t, status)),
+        Termination::VmmExit(status) => Some((end.t, status)),
         _ => None,
     })
 }
@@ -58,7 +58,7 @@ pub fn was_killed(e: &Evidence) -> bool {
 /// | killed by signal 7 | the last SIGBUS had been outlived | `not_poison`: SIGBUS has other reasons (BUS_ADRERR) |
 /// | exit status 149 | not told | `sigbus_unhandled`, certain: Firecracker's handler |
 /// | another exit status but 0, at once | not told | the same, likely: QEMU's `exit(1)` for a guest without MCG_SER_P |
-pub fn by_sigbus(case: &Case) -> Option<Verdict> {
+pub fn by_sigbus(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;
     let (t, status) = exit(e)?;
     let last = e.last_sigbus?;
@@ -73,7 +73,10 @@ pub fn by_sigbus(case: &Case) -> Option<Verdict> {
         }
         if !last.of_this_page {
             // It came while this page's had not been answered.
-            let pending = last.one_pending && e.asked.iter().any(|(_, asked)| asked.ran_on.is_none());
+            let pending = last.one_pending
+                && e.pending_sigbus
+                    .iter()
+                    .any(|(_, pending_sigbus)| pending_sigbus.ran_on.is_none());
             return pending.then(|| of(Outcome::VmmKilled, Cause::SecondSigbus, Confidence::Likely));
         }
         let (cause, confidence) = killed_by(e, &last);
@@ -112,7 +115,7 @@ fn killed_by(e: &Evidence, last: &LastSigbus) -> (Cause, Confidence) {
 
 /// guest_memfd: KVM_RUN returned EHWPOISON with KVM_EXIT_MEMORY_FAULT; KVM sends no SIGBUS for it
 /// (`kvm_mmu_prepare_memory_fault_exit`). What the VMM makes of it is its own affair: QEMU stops the guest.
-pub fn private_memory(case: &Case) -> Option<Verdict> {
+pub fn private_memory(case: &VerdictInput) -> Option<Verdict> {
     case.e.private_fault()?;
     Some(of(outcome(case.e), Cause::GuestMemfd, Confidence::Certain))
 }
@@ -120,9 +123,9 @@ pub fn private_memory(case: &Case) -> Option<Verdict> {
 /// The VMM's own user-mode access met the poison, and it lives on or ended otherwise. Must see: a SIGBUS forced on a
 /// thread outside memory_failure(). Denied by an exit on the page, by a telling, and by a known guest address: then the
 /// page is the guest's.
-pub fn own_memory(case: &Case) -> Option<Verdict> {
+pub fn own_memory(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;
-    if e.own_access == 0 || e.exits.any() || !e.told.is_empty() || e.gpa.is_some() {
+    if e.own_access == 0 || e.exits.any() || !e.machine_checks.is_empty() || e.gpa.is_some() {
         return None;
     }
     Some(of(outcome_or_running(e), Cause::VmmOwnMemory, Confidence::Likely))

@@ -61,7 +61,7 @@ fn a_stuck_vcpu_that_triple_faults_in_the_end_died_of_being_stuck() {
         .at(
             VCPU0,
             QEMU,
-            What::TripleFault {
+            EventKind::TripleFault {
                 rip: Hex(KERNEL_RIP),
                 reason: 127,
             },
@@ -116,7 +116,7 @@ fn a_panic_long_after_an_overflow_was_handled_is_not_of_the_overflow() {
     story
         .vm()
         .poison(12)
-        .tell(VCPU0, AMD_AO, GPA)
+        .record_injection(VCPU0, AMD_AO, GPA)
         .struck(AMD_AR | mca::OVER)
         .handled(VCPU0)
         .wait(8_000 * MS)

@@ -21,15 +21,15 @@ fn room<T>(list: &mut Vec<T>) {
 
 /// See the module. In order of the keys; its JSON is a list of pairs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Few<K, V>(Vec<(K, V)>);
+pub struct CompactMap<K, V>(Vec<(K, V)>);
 
-impl<K, V> Default for Few<K, V> {
+impl<K, V> Default for CompactMap<K, V> {
     fn default() -> Self {
         Self(Vec::new())
     }
 }
 
-impl<K: Ord, V> Few<K, V> {
+impl<K: Ord, V> CompactMap<K, V> {
     fn place(&self, key: &K) -> Result<usize, usize> {
         self.0.binary_search_by(|(known, _)| known.cmp(key))
     }
@@ -113,7 +113,7 @@ impl<K: Ord, V> Few<K, V> {
     }
 }
 
-impl<K, V> IntoIterator for Few<K, V> {
+impl<K, V> IntoIterator for CompactMap<K, V> {
     type Item = (K, V);
     type IntoIter = alloc::vec::IntoIter<(K, V)>;
 
@@ -133,21 +133,21 @@ mod tests {
     proptest! {
         #[test]
         fn few_values_are_as_a_map_has_them(steps in prop::collection::vec((0u8..3, 0u32..12, 0u64..5), 0..60)) {
-            let (mut few, mut map) = (Few::default(), BTreeMap::new());
+            let (mut compact_map, mut map) = (CompactMap::default(), BTreeMap::new());
             for (step, key, value) in steps {
                 match step {
                     0 => {
-                        few.insert(key, value);
+                        compact_map.insert(key, value);
                         map.insert(key, value);
                     }
-                    1 => prop_assert_eq!(few.remove(&key), map.remove(&key)),
+                    1 => prop_assert_eq!(compact_map.remove(&key), map.remove(&key)),
                     _ => {
-                        *few.entry(key) += 1;
+                        *compact_map.entry(key) += 1;
                         *map.entry(key).or_default() += 1;
                     }
                 }
-                prop_assert!(few.iter().eq(map.iter()));
-                prop_assert_eq!(few.get(&key), map.get(&key));
+                prop_assert!(compact_map.iter().eq(map.iter()));
+                prop_assert_eq!(compact_map.get(&key), map.get(&key));
             }
         }
     }

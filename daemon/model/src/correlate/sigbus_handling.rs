@@ -67,7 +67,7 @@ impl Answers {
         }
     }
 
-    fn told(&mut self, tid: u32) {
+    fn injected(&mut self, tid: u32) {
         self.handled = true;
         self.goes_on(tid);
     }
@@ -110,9 +110,9 @@ impl Correlator {
     }
 
     /// The VMM told its guest of an error: it has a handler.
-    pub(super) fn guest_was_told(&mut self, event: &Event) {
+    pub(super) fn guest_got_injection(&mut self, event: &Event) {
         if let Some(answers) = self.answers.get_mut(&event.pid) {
-            answers.told(event.tid);
+            answers.injected(event.tid);
         }
     }
 

@@ -5,9 +5,9 @@ use alloc::collections::BTreeSet;
 
 use super::{Correlator, IncidentNo, pages::New};
 use crate::{
-    event::{Event, What},
+    event::{Event, EventKind},
     incident::{
-        evidence::{End, Evidence, Refused, Sign},
+        evidence::{End, Evidence, Refused, Termination},
         timeline::{TerminationEntry, TimelineEvent},
     },
 };
@@ -36,7 +36,10 @@ const EHWPOISON: i32 = -133;
 const RESET_NOW: u64 = 4;
 
 fn entry(end: &End, vcpu: Option<u32>) -> TimelineEvent {
-    let of_the_guest = !matches!(end.sign, Sign::VmmExit(_) | Sign::VmmGone | Sign::VmDestroyed);
+    let of_the_guest = !matches!(
+        end.sign,
+        Termination::VmmExit(_) | Termination::VmmGone | Termination::VmDestroyed
+    );
     TimelineEvent::Termination(Box::new(TerminationEntry {
         sign: end.sign.clone(),
         vcpu,
@@ -49,32 +52,32 @@ impl Correlator {
     pub(super) fn ended(&mut self, event: &Event) {
         let pid = event.pid;
         let mut found = sign(&event.what);
-        if let What::TaskExit { exit_code, .. } = &event.what {
+        if let EventKind::TaskExit { exit_code, .. } = &event.what {
             // The last thread to end may be a kernel worker of the process (kvm-nx-lpage-recovery), whose own
             // status is 0: the process ended as its leader did.
             if event.tid == pid && *exit_code != 0 {
                 self.thread(event).exit_code = *exit_code;
             }
             let leader = self.threads.get(&pid).map_or(0, |thread| thread.exit_code);
-            if found == Some(Sign::VmmExit(0)) && leader != 0 {
-                found = Some(Sign::VmmExit(leader));
+            if found == Some(Termination::VmmExit(0)) && leader != 0 {
+                found = Some(Termination::VmmExit(leader));
             }
         }
         let Some(sign) = found else { return };
         let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
-        if sign == Sign::PrivateMemory {
+        if sign == Termination::PrivateMemory {
             self.private_memory_lost(event, vcpu);
             return;
         }
-        let blame = self.blame(event, &sign);
+        let attribution = self.attribute(event, &sign);
         for no in self.by_pid.get(&pid).cloned().unwrap_or_default() {
             let last_sigbus = self.last_sigbus(pid, no);
-            let Some(end) = self.end_of(no, event.t, &sign, &blame) else {
+            let Some(end) = self.end_of(no, event.t, &sign, &attribution) else {
                 continue;
             };
             let entry = entry(&end, vcpu);
             if let Some(evidence) = self.touch(no) {
-                if matches!(sign, Sign::VmmExit(_)) {
+                if matches!(sign, Termination::VmmExit(_)) {
                     evidence.last_sigbus = last_sigbus;
                 }
                 if evidence.end(end) {
@@ -82,7 +85,7 @@ impl Correlator {
                 }
             }
         }
-        if matches!(sign, Sign::VmmExit(_) | Sign::VmmGone) {
+        if matches!(sign, Termination::VmmExit(_) | Termination::VmmGone) {
             // The incidents stay with the pid: the VM itself is destroyed only after this.
             self.pages.remove_pid(pid);
             self.gpas.remove_pid(pid);
@@ -100,7 +103,7 @@ impl Correlator {
                 .is_some_and(|e| e.private_fault().is_some())
         });
         let no = known.unwrap_or_else(|| self.open_new(event, event.pid, New::default()));
-        let Some(end) = self.end_of(no, event.t, &Sign::PrivateMemory, &Blame::default()) else {
+        let Some(end) = self.end_of(no, event.t, &Termination::PrivateMemory, &Attribution::default()) else {
             return;
         };
         let entry = entry(&end, vcpu);
@@ -113,10 +116,10 @@ impl Correlator {
     }
 
     /// The end as it concerns one incident; `None` where it does not.
-    fn end_of(&self, no: IncidentNo, t: u64, sign: &Sign, blame: &Blame) -> Option<End> {
+    fn end_of(&self, no: IncidentNo, t: u64, sign: &Termination, attribution: &Attribution) -> Option<End> {
         let evidence = self.incidents.get(&no)?;
         // The kernel destroys the VM after the VMM's last thread has ended.
-        if evidence.vmm_gone() && *sign != Sign::VmDestroyed {
+        if evidence.vmm_gone() && *sign != Termination::VmDestroyed {
             return None;
         }
         Some(End {
@@ -125,24 +128,24 @@ impl Correlator {
             mc_open: false,
             handled: false,
             met: false,
-            mine: blame.of.is_empty() || blame.of.contains(&no),
+            mine: attribution.of.is_empty() || attribution.of.contains(&no),
             late: t.saturating_sub(evidence.last_poison) > self.limits.attribution_window_ns,
-            refused: blame.refused.filter(|_| blame.of.contains(&no)),
+            refused: attribution.refused.filter(|_| attribution.of.contains(&no)),
         })
     }
 
     /// Which of a VM's lost pages a sign of the guest's end is of.
-    fn blame(&self, event: &Event, sign: &Sign) -> Blame {
+    fn attribute(&self, event: &Event, sign: &Termination) -> Attribution {
         let all = || {
             self.live_of(event.pid)
                 .filter_map(|no| self.incidents.get(&no).map(|e| (no, e)))
         };
-        if let Some((asked, on, nested)) = self.refusal(event, sign) {
+        if let Some((pending_sigbus, on, nested)) = self.refusal(event, sign) {
             let of = all()
-                .filter(|(no, e)| *no == asked || nested && e.open_mc.contains_key(&on))
+                .filter(|(no, e)| *no == pending_sigbus || nested && e.open_mc.contains_key(&on))
                 .map(|(no, _)| no)
                 .collect();
-            return Blame {
+            return Attribution {
                 of,
                 refused: Some(Refused { nested }),
             };
@@ -150,22 +153,24 @@ impl Correlator {
         // How the VMM ends, and that the guest turns itself off, is told of each page.
         let everyones = matches!(
             sign,
-            Sign::VmmExit(_) | Sign::VmmGone | Sign::VmDestroyed | Sign::PowerOff
+            Termination::VmmExit(_) | Termination::VmmGone | Termination::VmDestroyed | Termination::PowerOff
         );
         if everyones {
-            return Blame::default();
+            return Attribution::default();
         }
         let in_handler: BTreeSet<IncidentNo> = all()
-            .filter(|(_, e)| !e.open_mc.is_empty() || e.is_passed_over())
+            .filter(|(_, e)| !e.open_mc.is_empty() || e.skips_injections())
             .map(|(no, _)| no)
             .collect();
         let of = if in_handler.is_empty() {
-            let latest = all().filter(|(_, e)| e.met()).max_by_key(|(_, e)| e.last_poison);
+            let latest = all()
+                .filter(|(_, e)| e.accessed())
+                .max_by_key(|(_, e)| e.last_poison);
             latest.map(|(no, _)| no).into_iter().collect()
         } else {
             in_handler
         };
-        Blame { of, refused: None }
+        Attribution { of, refused: None }
     }
 
     /// The page, the vCPU thread, and whether a #MC was open there, if this end is that of a guest which could not be
@@ -173,10 +178,10 @@ impl Correlator {
     /// (`kvm_vcpu_ioctl_x86_set_mce`); QEMU makes the same test itself before it tells anything, and resets
     /// (`do_inject_x86_mce`), or ends with status 0 where it was told not to reboot. A VMM that has let one pass before
     /// does not do that. What the guest did itself must have been in sight.
-    fn refusal(&self, event: &Event, sign: &Sign) -> Option<(IncidentNo, u32, bool)> {
+    fn refusal(&self, event: &Event, sign: &Termination) -> Option<(IncidentNo, u32, bool)> {
         let by_kvm = match sign {
-            Sign::KvmShutdown => true,
-            Sign::VcpuReset | Sign::VmmExit(0) => false,
+            Termination::KvmShutdown => true,
+            Termination::VcpuReset | Termination::VmmExit(0) => false,
             _ => return None,
         };
         let all = || {
@@ -185,62 +190,77 @@ impl Correlator {
         };
         // The guest did it itself: by a triple fault, or by a port.
         let itself = |e: &Evidence, since: u64| {
-            let by = |sign: &Sign| matches!(sign, Sign::TripleFault | Sign::ResetPort(_) | Sign::PowerOff);
+            let by = |sign: &Termination| {
+                matches!(
+                    sign,
+                    Termination::TripleFault | Termination::ResetPort(_) | Termination::PowerOff
+                )
+            };
             e.ends.iter().any(|end| by(&end.sign) && end.t >= since)
         };
-        let (no, tid, asked) = all()
-            .flat_map(|(no, e)| e.asked.iter().map(move |(tid, asked)| (no, *tid, *asked)))
+        let (no, tid, pending_sigbus) = all()
+            .flat_map(|(no, e)| {
+                e.pending_sigbus
+                    .iter()
+                    .map(move |(tid, pending_sigbus)| (no, *tid, *pending_sigbus))
+            })
             .filter(|(no, _, _)| by_kvm || self.incidents.get(no).is_some_and(|e| !e.let_one_pass()))
-            .filter(|(_, tid, asked)| asked.told == by_kvm && (!by_kvm || *tid == event.tid))
-            .max_by_key(|(_, _, asked)| asked.t)?;
-        let ran_on = asked
+            .filter(|(_, tid, pending_sigbus)| {
+                pending_sigbus.injected == by_kvm && (!by_kvm || *tid == event.tid)
+            })
+            .max_by_key(|(_, _, pending_sigbus)| pending_sigbus.t)?;
+        let ran_on = pending_sigbus
             .ran_on
             .is_some_and(|t| event.t.saturating_sub(t) > SAME_ENTRY_NS);
-        let late = event.t.saturating_sub(asked.t) > REFUSAL_ENDS_WITHIN_NS;
-        if ran_on || late || all().any(|(_, e)| itself(e, asked.t)) || !self.all_seen(asked.t) {
+        let late = event.t.saturating_sub(pending_sigbus.t) > REFUSAL_ENDS_WITHIN_NS;
+        if ran_on
+            || late
+            || all().any(|(_, e)| itself(e, pending_sigbus.t))
+            || !self.all_seen(pending_sigbus.t)
+        {
             return None;
         }
-        Some((no, tid, asked.mc_open))
+        Some((no, tid, pending_sigbus.mc_open))
     }
 }
 
-/// See [`Correlator::blame`]; `of` empty: nothing tells them apart.
+/// See [`Correlator::attribution`]; `of` empty: nothing tells them apart.
 #[derive(Default)]
-struct Blame {
+struct Attribution {
     of: BTreeSet<IncidentNo>,
     refused: Option<Refused>,
 }
 
-fn sign(what: &What) -> Option<Sign> {
+fn sign(what: &EventKind) -> Option<Termination> {
     Some(match what {
-        What::UserspaceExit { reason, errno } => match *reason {
-            KVM_EXIT_SHUTDOWN => Sign::KvmShutdown,
-            KVM_EXIT_SYSTEM_EVENT => Sign::SystemEvent,
-            KVM_EXIT_FAIL_ENTRY | KVM_EXIT_INTERNAL_ERROR => Sign::InternalError,
+        EventKind::UserspaceExit { reason, errno } => match *reason {
+            KVM_EXIT_SHUTDOWN => Termination::KvmShutdown,
+            KVM_EXIT_SYSTEM_EVENT => Termination::SystemEvent,
+            KVM_EXIT_FAIL_ENTRY | KVM_EXIT_INTERNAL_ERROR => Termination::InternalError,
             // With EFAULT a page is to change between private and shared.
-            KVM_EXIT_MEMORY_FAULT if *errno == EHWPOISON => Sign::PrivateMemory,
+            KVM_EXIT_MEMORY_FAULT if *errno == EHWPOISON => Termination::PrivateMemory,
             _ => return None,
         },
-        What::Pio { port, value, .. } => match (port.0, value.0) {
-            (PORT_PVPANIC, v) if v & PVPANIC_PANICKED != 0 => Sign::Panic,
-            (PORT_PVPANIC, v) if v & PVPANIC_CRASH_LOADED != 0 => Sign::CrashLoaded,
-            (PORT_PVPANIC, v) if v & PVPANIC_SHUTDOWN != 0 => Sign::PowerOff,
-            (PORT_RESET, v) if v & RESET_NOW != 0 => Sign::ResetPort(PORT_RESET),
-            (PORT_KEYBOARD, 0xfe) => Sign::ResetPort(PORT_KEYBOARD),
-            (PORT_PM1A, _) => Sign::PowerOff,
+        EventKind::Pio { port, value, .. } => match (port.0, value.0) {
+            (PORT_PVPANIC, v) if v & PVPANIC_PANICKED != 0 => Termination::Panic,
+            (PORT_PVPANIC, v) if v & PVPANIC_CRASH_LOADED != 0 => Termination::CrashLoaded,
+            (PORT_PVPANIC, v) if v & PVPANIC_SHUTDOWN != 0 => Termination::PowerOff,
+            (PORT_RESET, v) if v & RESET_NOW != 0 => Termination::ResetPort(PORT_RESET),
+            (PORT_KEYBOARD, 0xfe) => Termination::ResetPort(PORT_KEYBOARD),
+            (PORT_PM1A, _) => Termination::PowerOff,
             _ => return None,
         },
-        What::VcpuReset { .. } => Sign::VcpuReset,
-        What::TripleFault { .. } => Sign::TripleFault,
+        EventKind::VcpuReset { .. } => Termination::VcpuReset,
+        EventKind::TripleFault { .. } => Termination::TripleFault,
         // Only the last thread's end is the VMM's; where the count is not known, none is taken for it.
-        What::TaskExit {
+        EventKind::TaskExit {
             exit_code,
             live: Some(0),
             ..
-        } => Sign::VmmExit(*exit_code),
-        What::VmDestroyed => Sign::VmDestroyed,
-        What::VmmGone => Sign::VmmGone,
-        What::ResetAsked { port } => Sign::ResetPort(port.0),
+        } => Termination::VmmExit(*exit_code),
+        EventKind::VmDestroyed => Termination::VmDestroyed,
+        EventKind::VmmGone => Termination::VmmGone,
+        EventKind::ResetAsked { port } => Termination::ResetPort(port.0),
         _ => return None,
     })
 }
