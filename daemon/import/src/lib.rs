@@ -136,14 +136,15 @@ fn name(path: &Path) -> String {
 /// Leaves nothing that would be read as a time.
 fn without_times(incident: &mut Incident) {
     incident.latency_ns = Latency::default();
+    incident.exit_samples.clear();
     if let Some(storm) = &mut incident.storm {
         storm.duration_ns = None;
     }
     for entry in &mut incident.timeline {
-        entry.t_ns = 0;
+        entry.t_ns = None;
     }
     for injection in &mut incident.injections.events {
-        injection.t_ns = 0;
+        injection.t_ns = None;
     }
 }
 

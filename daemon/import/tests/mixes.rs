@@ -9,6 +9,7 @@ use poisontrace_model::incident::model::{Confidence, Incident};
 use proptest::{prelude::*, test_runner::Config};
 
 #[path = "../../tests/import/field_cases.rs"]
+#[allow(dead_code, reason = "the mixes use the files alone")]
 mod field_cases;
 
 /// Lines of other VMs, hosts and days, and prose; their pages are in [`STRANGE_PAGES`] and in no story.

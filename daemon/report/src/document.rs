@@ -92,8 +92,8 @@ pub struct Why {
 /// An event of the incident.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TimelineEntry {
-    /// From the poisoning, nanoseconds; may be negative.
-    pub t_ns: i64,
+    /// From the poisoning, nanoseconds; may be negative. Null: the trace's clock has no unit.
+    pub t_ns: Option<i64>,
     pub kind: String,
     pub message: String,
     /// The file that the event is read from, with its own time where its clock is not aligned; null: the probes.

@@ -74,6 +74,11 @@ fn offset(ns: i64) -> String {
     format!("{sign}{:.6} s", ns.unsigned_abs() as f64 / 1e9)
 }
 
+/// An entry's time; a dash where the clock of its trace has no unit.
+fn at(t_ns: Option<i64>) -> String {
+    t_ns.map_or_else(|| "-".to_owned(), offset)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{duration, offset};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use console::{Style, StyledObject};
 
 use super::document::{Incident, Missing, TimelineEntry};
-use super::{count, duration, hex, latency, lines, many, offset, or, size};
+use super::{at, count, duration, hex, latency, lines, many, or, size};
 use poisontrace_model::{
     host::Host,
     incident::model::{Confidence, Distribution, FlushBasis, InjectionEvent, Outcome},
@@ -344,8 +344,8 @@ impl Page {
         }
     }
 
-    fn entry(&mut self, t_ns: i64, text: &str) {
-        let at = format!("    {:>12} ", offset(t_ns));
+    fn entry(&mut self, t_ns: Option<i64>, text: &str) {
+        let at = format!("    {:>12} ", at(t_ns));
         let rest = " ".repeat(at.len());
         let at = self.style(&Style::new().dim(), at).to_string();
         self.paragraph(&at, &rest, text, &Style::new());

@@ -188,7 +188,7 @@ fn injections(e: &Evidence, session: &Session) -> model::Injections {
             .machine_checks
             .iter()
             .map(|injection| model::InjectionEvent {
-                t_ns: offset(injection.t, e.t0),
+                t_ns: Some(offset(injection.t, e.t0)),
                 vcpu: injection.vcpu,
                 via: injection.via,
                 bank: Some(injection.bank.bank),
@@ -225,7 +225,7 @@ fn timeline(e: &Evidence) -> Vec<model::TimelineEntry> {
         .entries()
         .into_iter()
         .map(|(t, event)| model::TimelineEntry {
-            t_ns: offset(t, e.t0),
+            t_ns: Some(offset(t, e.t0)),
             event,
         })
         .collect()

@@ -79,7 +79,7 @@ fn of_logs(e: &Evidence) -> LogFindings {
         guest_process: l.guest_signal.clone(),
         user_access: l.mces.iter().any(|(_, mce)| mce.user_access),
         handled_by_guest: l.guest_signal.is_some() || l.guest_result.is_some(),
-        reason: reasons.filter_map(|mce| mce.reason.clone()).last(),
+        reason: reasons.filter_map(|mce| mce.reason.clone()).next_back(),
         other_panic: l.other_panic.clone(),
         bug_check: l.bug_check,
         shutdown: l.shutdown.as_ref().map(|shutdown| shutdown.reason.clone()),

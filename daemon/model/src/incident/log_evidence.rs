@@ -568,10 +568,9 @@ pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
         }
     };
     if l.alone && !l.trace && !e.touched() {
-        incident.missing.retain(|what| match what {
-            M::Probe { .. } | M::MemoryFailure | M::Gpa => false,
-            _ => true,
-        });
+        incident
+            .missing
+            .retain(|what| !matches!(what, M::Probe { .. } | M::MemoryFailure | M::Gpa));
         incident.missing.push(M::Probes);
         return of_logs_alone(incident, e);
     }
@@ -609,7 +608,7 @@ fn injections(e: &Evidence) -> Vec<model::InjectionEvent> {
         .machine_checks
         .iter()
         .map(|injection| model::InjectionEvent {
-            t_ns: offset(injection.t),
+            t_ns: Some(offset(injection.t)),
             vcpu: None,
             via: model::Via::Log,
             bank: None,
@@ -632,7 +631,7 @@ fn injections(e: &Evidence) -> Vec<model::InjectionEvent> {
             Some(injection) => injection,
             None => {
                 all.push(model::InjectionEvent {
-                    t_ns: offset(*t),
+                    t_ns: Some(offset(*t)),
                     vcpu: None,
                     via: model::Via::Log,
                     bank: None,

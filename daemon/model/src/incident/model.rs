@@ -71,8 +71,8 @@ pub struct Incident {
 /// An event of the incident and when it was.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TimelineEntry {
-    /// From the poisoning, nanoseconds; may be negative.
-    pub t_ns: i64,
+    /// From the poisoning, nanoseconds; may be negative. `None`: the trace's clock has no unit.
+    pub t_ns: Option<i64>,
     pub event: TimelineEvent,
 }
 
@@ -359,7 +359,7 @@ words! {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InjectionEvent {
     /// From the poisoning, nanoseconds.
-    pub t_ns: i64,
+    pub t_ns: Option<i64>,
     pub vcpu: Option<u32>,
     pub via: Via,
     pub bank: Option<u32>,

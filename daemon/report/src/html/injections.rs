@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::{count, document::Incident, hex, offset};
+use crate::{at, count, document::Incident, hex};
 use poisontrace_model::{
     hex::Hex,
     incident::{
@@ -56,7 +56,7 @@ fn headline(injection: &InjectionEvent) -> Markup {
         Via::Log => "a log",
     };
     html! {
-        (offset(injection.t_ns)) " · vCPU " (count(injection.vcpu.map(u64::from))) " · bank " (count(injection.bank.map(u64::from)))
+        (at(injection.t_ns)) " · vCPU " (count(injection.vcpu.map(u64::from))) " · bank " (count(injection.bank.map(u64::from)))
         " · " strong { (severity) } " · by " (via)
         @if injection.overflow == Some(true) { " · " strong.bad { "OVERFLOW" } }
     }

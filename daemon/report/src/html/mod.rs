@@ -7,7 +7,7 @@ mod injections;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::document::{Incident, TimelineEntry};
-use super::{count, hex, many, offset, or, size};
+use super::{at, count, hex, many, or, size};
 use poisontrace_model::{host::Host, incident::model::Outcome};
 
 /// Incidents on one page; the JSON has them all.
@@ -182,7 +182,7 @@ fn table(entries: &[TimelineEntry]) -> Markup {
             table.timeline {
                 @for entry in entries {
                     tr {
-                        th scope="row" { (offset(entry.t_ns)) }
+                        th scope="row" { (at(entry.t_ns)) }
                         td { @if let Some(source) = &entry.source { "[" (source) "] " } (entry.message) }
                     }
                 }

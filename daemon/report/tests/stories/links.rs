@@ -307,7 +307,7 @@ fn page_whose_loss_no_process_was_told_of_is_the_one_that_a_guest_meets() {
     );
     assert_eq!(incident.page.size_bytes, Some(4096));
     assert!(
-        incident.timeline[0].message.contains("memory_failure") && incident.timeline[0].t_ns == 0,
+        incident.timeline[0].message.contains("memory_failure") && incident.timeline[0].t_ns == Some(0),
         "{:?}",
         incident.timeline
     );

@@ -1,6 +1,11 @@
 //! Constructed event sequences, one a fate. They say what the kernel would have said; recordings of real
 //! kernels are tested by `cargo xtask test`.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; its helper functions too"
+)]
+
 mod fates;
 mod found;
 mod injections_skipped;
@@ -98,12 +103,18 @@ pub struct Story {
     pub events: Vec<Event>,
 }
 
-impl Story {
-    pub fn new() -> Self {
+impl Default for Story {
+    fn default() -> Self {
         Self {
             now: 1_000 * MS,
             events: Vec::new(),
         }
+    }
+}
+
+impl Story {
+    pub fn new() -> Self {
+        Self::default()
     }
 
     pub fn at(&mut self, tid: u32, pid: u32, what: EventKind) -> &mut Self {
