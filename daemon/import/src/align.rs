@@ -76,9 +76,12 @@ impl Alignment {
     /// Notes a statement, and both of its times.
     pub fn said(&mut self, clocks: Clocks, stamp: Stamp, said: &LogStatement) {
         if let (Some(boot), Some(wall)) = (stamp.boot, stamp.wall) {
+            // What is logged late has the wall clock's time of the logging: the least difference is the nearest.
+            let difference = i128::from(wall) - i128::from(boot);
             self.pairs
                 .entry((clocks.boot.clone(), clocks.wall.clone()))
-                .or_insert(i128::from(wall) - i128::from(boot));
+                .and_modify(|known| *known = difference.min(*known))
+                .or_insert(difference);
         }
         let Some((clock, t)) = clocks.time(stamp) else {
             return;
