@@ -63,7 +63,7 @@ pub fn message(what: &MissingEvidence) -> Cow<'static, str> {
         M::PrivatePageAddress => "the address of the private page: KVM sends no signal that names it".into(),
         M::GpaUnderShadowPaging => "guest page address: under shadow paging (ept=0, npt=0) KVM reports guest-virtual addresses, which share only the line with the page".into(),
         M::GpaOfNestedGuest => "guest page address: a nested (L2) guest took the exits, and KVM reports its addresses, which share only the line with the page".into(),
-        M::Gpa => "guest page address: the guest did not access the page, and no injection names it".into(),
+        M::Gpa => "guest page address: no exit and no injection names it".into(),
         M::VmmProcess => "/proc of the VMM: it was gone before its name could be read".into(),
         M::VmName => "the VM's name: neither the VMM's command line nor its cgroup has one".into(),
         M::VmNameInFiles => "the VM's name: none of the files has one".into(),
