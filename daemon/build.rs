@@ -1,5 +1,5 @@
 //! Puts the BPF object into the binary. `cargo xtask build` makes it and names it in
-//! POISONTRACE_BPF_OBJECT; a plain `cargo build` has none, and the daemon then says so when it is asked to
+//! POISONTRACE_BPF_OBJECT; a plain `cargo build` has none, and the daemon then states it when it is asked to
 //! attach (everything that needs no kernel works).
 
 use std::{env, fs, path::PathBuf};

@@ -62,5 +62,5 @@ pub mod lost {
 pub const NO_VCPU: u32 = u32::MAX;
 
 /// MSRs that one [`record::SetMsrs`] can carry: more than QEMU 10 sets (some 150). What is over is cut, and the
-/// record says so.
+/// record states it.
 pub const MAX_MSRS: usize = 256;

@@ -1,4 +1,4 @@
-//! Clocks. Where two sources tell of the same event, the difference of their times is the offset of their
+//! Clocks. Where two sources show the same event, the difference of their times is the offset of their
 //! clocks; several such events say how well. What shares no event with another keeps its order and no more.
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ pub enum Clock {
     GuestWall((usize, usize)),
 }
 
-/// Something that two sources can both tell of.
+/// Something that two sources can both show.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mark {
     Optional,
@@ -41,7 +41,7 @@ pub enum Mark {
 pub struct Offset {
     /// To be added for the base's time, nanoseconds.
     pub ns: i128,
-    /// Events that both told of; 0: the source itself tells both times.
+    /// Events that both reported; 0: the source itself shows both times.
     pub by: usize,
     /// How far those lie apart, nanoseconds.
     pub spread: u64,
@@ -51,7 +51,7 @@ pub struct Offset {
 #[derive(Default)]
 pub struct Alignment {
     marks: BTreeMap<Clock, Vec<(Mark, u64)>>,
-    /// Two clocks that one line told: boot to wall.
+    /// Two clocks that one line reported: boot to wall.
     pairs: BTreeMap<(Clock, Clock), i128>,
     offsets: BTreeMap<Clock, Offset>,
     pub base: Option<Clock>,
@@ -74,7 +74,7 @@ impl Alignment {
     }
 
     /// Notes a statement, and both of its times.
-    pub fn said(&mut self, clocks: Clocks, stamp: Stamp, said: &LogStatement) {
+    pub fn entry(&mut self, clocks: Clocks, stamp: Stamp, entry: &LogStatement) {
         if let (Some(boot), Some(wall)) = (stamp.boot, stamp.wall) {
             // What is logged late has the wall clock's time of the logging: the least difference is the nearest.
             let difference = i128::from(wall) - i128::from(boot);
@@ -86,7 +86,7 @@ impl Alignment {
         let Some((clock, t)) = clocks.time(stamp) else {
             return;
         };
-        if let Some(mark) = mark_of(said) {
+        if let Some(mark) = mark_of(entry) {
             self.mark(clock, mark, t);
         } else {
             self.marks.entry(clock).or_default();
@@ -172,9 +172,9 @@ impl Alignment {
         u64::try_from(i128::from(t) + offset.ns).ok()
     }
 
-    /// A statement without a clock that tells of an event of the base has that event's time.
-    pub fn same_event(&self, said: &LogStatement, nth: usize) -> Option<u64> {
-        let mark = mark_of(said)?;
+    /// A statement without a clock that shows an event of the base has that event's time.
+    pub fn same_event(&self, entry: &LogStatement, nth: usize) -> Option<u64> {
+        let mark = mark_of(entry)?;
         let marks = self.marks.get(self.base.as_ref()?)?;
         let mut same = marks.iter().filter(|(other, _)| *other == mark);
         same.nth(nth).map(|(_, t)| *t)
@@ -215,8 +215,8 @@ fn signal(severity: SigbusSeverity) -> Mark {
     }
 }
 
-fn mark_of(said: &LogStatement) -> Option<Mark> {
-    Some(match said {
+fn mark_of(entry: &LogStatement) -> Option<Mark> {
+    Some(match entry {
         // It was sent by memory_failure(), which finds an owner that did not touch the page.
         LogStatement::HostSignal { .. } => Mark::Optional,
         LogStatement::HostAction { pfn, .. } => Mark::Action(pfn.0),
@@ -294,8 +294,8 @@ mod tests {
                 },
             });
         }
-        alignment.said(HOST, boot(1_500), &action(1));
-        alignment.said(HOST, boot(2_600), &action(2));
+        alignment.entry(HOST, boot(1_500), &action(1));
+        alignment.entry(HOST, boot(2_600), &action(2));
         alignment.settle(true);
         let offset = alignment.offset(&Clock::HostBoot).unwrap();
         assert_eq!((offset.by, offset.spread), (2, 100));
@@ -305,13 +305,13 @@ mod tests {
     #[test]
     fn clocks_without_a_common_event_are_not_aligned() {
         let mut alignment = Alignment::default();
-        alignment.said(HOST, boot(1_500), &action(1));
+        alignment.entry(HOST, boot(1_500), &action(1));
         let guest = Clocks {
             boot: Clock::GuestBoot((1, 0)),
             wall: Clock::GuestWall((1, 0)),
         };
         let panic = LogStatement::GuestPanic { text: String::new() };
-        alignment.said(guest.clone(), boot(9), &panic);
+        alignment.entry(guest.clone(), boot(9), &panic);
         alignment.settle(false);
         assert_eq!(alignment.base, Some(Clock::HostBoot));
         assert_eq!(alignment.place(&guest, boot(9)), None);

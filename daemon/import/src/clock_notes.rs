@@ -20,8 +20,8 @@ pub fn note(
 ) {
     let mut files: BTreeMap<(Clock, usize), ()> = BTreeMap::new();
     for turn in turns {
-        if let Some((clock, _)) = turn.clocks.time(turn.said.item.stamp) {
-            files.insert((clock, turn.said.stream.file), ());
+        if let Some((clock, _)) = turn.clocks.time(turn.entry.item.stamp) {
+            files.insert((clock, turn.entry.stream.file), ());
         }
     }
     for (clock, file) in files.into_keys() {

@@ -28,26 +28,26 @@ pub fn collect(logs: &[Log], all: &[Attributed<'_>], of: &[Vec<(u32, Option<Join
     let of_vms: std::collections::HashSet<u64> = all
         .iter()
         .zip(of)
-        .filter(|(said, of)| !of.is_empty() && said.role != Role::GuestKernel)
-        .filter_map(|(said, _)| super::speakers::frame(&said.statement))
+        .filter(|(entry, of)| !of.is_empty() && entry.role != Role::GuestKernel)
+        .filter_map(|(entry, _)| super::speakers::frame(&entry.statement))
         .collect();
-    for (said, of) in all.iter().zip(of) {
+    for (entry, of) in all.iter().zip(of) {
         if of.is_empty() {
-            events.take(logs, said, &of_vms);
+            events.take(logs, entry, &of_vms);
         }
     }
     events.all
 }
 
 impl Events {
-    fn take(&mut self, logs: &[Log], said: &Attributed<'_>, of_vms: &std::collections::HashSet<u64>) {
+    fn take(&mut self, logs: &[Log], entry: &Attributed<'_>, of_vms: &std::collections::HashSet<u64>) {
         let source = || {
-            logs.get(said.stream.file)
+            logs.get(entry.stream.file)
                 .map_or_else(String::new, |log| log.name.clone())
         };
-        match &said.statement {
+        match &entry.statement {
             LogStatement::HostSignal { pfn, comm, pid } | LogStatement::HostKilled { pfn, comm, pid }
-                if !said.of_vmm =>
+                if !entry.of_vmm =>
             {
                 if let Some(event) = self.page(pfn.0, source()) {
                     event.process = Some(comm.clone());

@@ -22,7 +22,7 @@ use poisontrace_model::{
 const CLOCK_WITHIN_NS: i64 = 60_000_000_000;
 /// How exactly wall clocks agree.
 const CLOCK_GRAIN_NS: i64 = 2_000_000_000;
-/// A page's address of statements further apart is not that of one event: time zones are often not told.
+/// A page's address of statements further apart is not that of one event: time zones are often not reported.
 const SAME_PAGE_WITHIN_NS: i64 = 26 * 3600 * 1_000_000_000;
 /// A unit's end that comes of a lost page comes at once.
 const UNIT_WITHIN_NS: i64 = 5_000_000_000;
@@ -47,7 +47,7 @@ enum Part {
     Fact,
 }
 
-/// A speaker, or what it says of one process.
+/// A speaker, or what it states of one process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Name {
     stream: Stream,
@@ -94,7 +94,7 @@ pub struct Joined {
 /// Groups the statements by VM.
 pub fn join(logs: &[Log], all: &[Attributed<'_>]) -> Joined {
     let mut graph = Graph::default();
-    let nodes: Vec<Option<usize>> = all.iter().map(|said| graph.take(logs, said)).collect();
+    let nodes: Vec<Option<usize>> = all.iter().map(|entry| graph.take(logs, entry)).collect();
     graph.by_copies(all, &nodes);
     graph.by_names();
     graph.by_addresses();
@@ -112,12 +112,12 @@ struct Graph {
 }
 
 impl Graph {
-    fn take(&mut self, logs: &[Log], said: &Attributed<'_>) -> Option<usize> {
-        let log = logs.get(said.stream.file)?;
-        let sender = log.senders.get(said.stream.sender).cloned().unwrap_or_default();
-        let (part, of) = part(said, &sender)?;
+    fn take(&mut self, logs: &[Log], entry: &Attributed<'_>) -> Option<usize> {
+        let log = logs.get(entry.stream.file)?;
+        let sender = log.senders.get(entry.stream.sender).cloned().unwrap_or_default();
+        let (part, of) = part(entry, &sender)?;
         let name = Name {
-            stream: said.stream,
+            stream: entry.stream,
             part,
             of,
         };
@@ -132,7 +132,7 @@ impl Graph {
                 no
             }
         };
-        self.nodes[no].learn(part, said, &sender, log);
+        self.nodes[no].learn(part, entry, &sender, log);
         Some(no)
     }
 
@@ -165,13 +165,13 @@ impl Graph {
     /// speaker.
     fn by_copies(&mut self, all: &[Attributed<'_>], nodes: &[Option<usize>]) {
         let mut known: HashMap<(Part, Stamp, &LogStatement), (usize, usize)> = HashMap::new();
-        for (said, no) in all.iter().zip(nodes) {
+        for (entry, no) in all.iter().zip(nodes) {
             let Some(no) = *no else { continue };
             let Some(part) = self.nodes[no].parts.first().copied() else {
                 continue;
             };
-            let stamp = said.item.stamp;
-            let key = match &said.statement {
+            let stamp = entry.item.stamp;
+            let key = match &entry.statement {
                 LogStatement::VmmTold { hva: Some(hva), .. } => JoinKey::Hva(*hva),
                 LogStatement::GuestMce(mce) if stamp != Stamp::default() => match mce.addr {
                     Some(addr) => JoinKey::Gpa(addr),
@@ -180,12 +180,12 @@ impl Graph {
                 LogStatement::GuestSignal { pfn, .. } if stamp != Stamp::default() => JoinKey::Pfn(*pfn),
                 _ => continue,
             };
-            let stamp = match said.statement {
+            let stamp = match entry.statement {
                 LogStatement::VmmTold { .. } => Stamp::default(),
                 _ => stamp,
             };
-            let file = said.stream.file;
-            let (first, other) = *known.entry((part, stamp, &said.statement)).or_insert((file, no));
+            let file = entry.stream.file;
+            let (first, other) = *known.entry((part, stamp, &entry.statement)).or_insert((file, no));
             if first != file {
                 self.join(other, no, &key);
             }
@@ -227,7 +227,7 @@ impl Graph {
                 }
             }
             for (at, nodes) in holders {
-                // Of two VMs with the same address neither can be told from the other.
+                // Of two VMs with the same address neither can be distinguished from the other.
                 let roots: BTreeSet<usize> = nodes.iter().map(|no| self.root(*no)).collect();
                 let of_part = |part: Part| {
                     let nodes = roots.iter().filter(|no| self.nodes[**no].parts.contains(&part));
@@ -313,14 +313,14 @@ impl Graph {
                 }
             }
         }
-        for (said, no) in all.iter().zip(nodes) {
+        for (entry, no) in all.iter().zip(nodes) {
             let mut of = Vec::new();
             if let Some(no) = no
                 && let Some(number) = numbers.get(&self.root(*no))
             {
                 of.push((*number, self.key(*no)));
-            } else if let Some(pfn) = super::speakers::frame(&said.statement)
-                && said.role != Role::GuestKernel
+            } else if let Some(pfn) = super::speakers::frame(&entry.statement)
+                && entry.role != Role::GuestKernel
             {
                 // What the host did about a page concerns all that had it.
                 const MAX_OF_PAGE: usize = 64;
@@ -335,12 +335,12 @@ impl Graph {
 }
 
 /// What a statement's speaker is to a VM, and of which process or domain it speaks; `None`: to none by itself.
-fn part(said: &Attributed<'_>, sender: &Sender) -> Option<(Part, Option<String>)> {
+fn part(entry: &Attributed<'_>, sender: &Sender) -> Option<(Part, Option<String>)> {
     let text = |pid: &u32| Some(pid.to_string());
-    Some(match &said.statement {
+    Some(match &entry.statement {
         LogStatement::HostSignal { pid, .. }
         | LogStatement::HostKilled { pid, .. }
-        | LogStatement::OwnAccess { pid, .. } => said.of_vmm.then(|| (Part::Process, text(pid)))?,
+        | LogStatement::OwnAccess { pid, .. } => entry.of_vmm.then(|| (Part::Process, text(pid)))?,
         LogStatement::ProcessEnded { pid: Some(pid), .. } => (Part::Fact, text(pid)),
         LogStatement::ProcessEnded { who, how, .. } => {
             let by_sigbus = matches!(how, Ended::Signal(SIGBUS) | Ended::Exit(FIRECRACKER_SIGBUS));
@@ -348,7 +348,7 @@ fn part(said: &Attributed<'_>, sender: &Sender) -> Option<(Part, Option<String>)
         }
         LogStatement::VmName { pid: Some(pid), .. } => (Part::Fact, text(pid)),
         LogStatement::AddressMap { gpa, pfn, .. } => (Part::Fact, gpa.or(*pfn).map(|at| at.to_string())),
-        LogStatement::HostPanic { .. } | LogStatement::OnCpu { .. } if said.role == Role::HostKernel => {
+        LogStatement::HostPanic { .. } | LogStatement::OnCpu { .. } if entry.role == Role::HostKernel => {
             (Part::Machine, None)
         }
         LogStatement::HostMce(mce) if !mce.user_access && mce.exception => (Part::Machine, None),
@@ -383,13 +383,13 @@ fn part(said: &Attributed<'_>, sender: &Sender) -> Option<(Part, Option<String>)
 }
 
 impl Node {
-    fn learn(&mut self, part: Part, said: &Attributed<'_>, sender: &Sender, log: &Log) {
+    fn learn(&mut self, part: Part, entry: &Attributed<'_>, sender: &Sender, log: &Log) {
         self.parts.insert(part);
         self.hosts
             .extend(sender.host.clone().or_else(|| log.hostname.clone()));
         self.boots.extend(sender.boot.clone());
-        self.opens |= opens(part, said);
-        self.clock(said.item.stamp);
+        self.opens |= opens(part, entry);
+        self.clock(entry.item.stamp);
         let of_process = matches!(part, Part::Vmm | Part::Guest);
         if of_process {
             self.units
@@ -407,7 +407,7 @@ impl Node {
             }
         }
         let page = |at: Hex| at.0 >> PAGE_SHIFT << PAGE_SHIFT;
-        match &said.statement {
+        match &entry.statement {
             LogStatement::HostSignal { pfn, comm, pid } | LogStatement::HostKilled { pfn, comm, pid } => {
                 self.pids.insert(*pid);
                 self.pfns.insert(pfn.0);
@@ -575,10 +575,10 @@ impl Node {
     }
 }
 
-fn opens(part: Part, said: &Attributed<'_>) -> bool {
+fn opens(part: Part, entry: &Attributed<'_>) -> bool {
     part == Part::Unit
-        || log_evidence::opens(&said.statement)
-        || matches!(said.statement, LogStatement::GuestPanic { .. })
+        || log_evidence::opens(&entry.statement)
+        || matches!(entry.statement, LogStatement::GuestPanic { .. })
 }
 
 /// `fc@a.service` and `fc@a` are one name.

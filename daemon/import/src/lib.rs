@@ -40,7 +40,7 @@ use poisontrace_model::{
 use poisontrace_recording::Reader;
 pub use reformat::LooksCut;
 
-/// What the files told.
+/// What the files reported.
 pub struct Imported {
     pub session: Session,
     pub incidents: Vec<Incident>,
@@ -61,7 +61,7 @@ pub struct CutLine {
 const PROGRESS_EVERY: u64 = 65_536;
 
 /// Reads the files ("-": standard input). `attribution_window_s`: how long after the poison a guest's death still counts as
-/// its, seconds. `progress` is told how far the reading is.
+/// its, seconds. `progress` is notified how far the reading is.
 ///
 /// # Errors
 /// Where none of the files can be used: the problems.
@@ -291,7 +291,7 @@ impl Import {
         }
     }
 
-    /// What the trace itself says that it lacks.
+    /// What the trace itself states that it lacks.
     fn trace_notes(&mut self, assembler: &trace::Assembler, overwritten: u64) {
         if assembler.gaps {
             let lost = (assembler.lost > 0).then_some(assembler.lost);
@@ -308,7 +308,7 @@ impl Import {
 
     fn feed(&mut self, assembler: &mut trace::Assembler) {
         for event in assembler.take() {
-            // A recording tells of the same events, and more exactly.
+            // A recording shows the same events, and more exactly.
             if !self.recorded {
                 self.alignment.event(&event);
                 self.correlator.feed(&event);

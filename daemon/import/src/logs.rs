@@ -90,7 +90,7 @@ impl Log {
 
 /// A statement that is put to the correlator.
 pub(super) struct Turn<'a> {
-    pub(super) said: &'a Attributed<'a>,
+    pub(super) entry: &'a Attributed<'a>,
     pub(super) clocks: Clocks,
     of: &'a [(u32, Option<JoinKey>)],
 }
@@ -100,7 +100,7 @@ pub struct Logged {
     pub vms: Vec<Vm>,
     pub events: Vec<Event>,
     pub host_events: Vec<HostEvent>,
-    /// The host's kernel release, if a log tells it.
+    /// The host's kernel release, if a log shows it.
     pub kernel: Option<String>,
 }
 
@@ -117,21 +117,21 @@ pub fn read(
     let joined = joins::join(logs, &all);
     let mut turns = once(logs, &all, &joined.of);
     for turn in &turns {
-        alignment.said(turn.clocks.clone(), turn.said.item.stamp, &turn.said.statement);
+        alignment.entry(turn.clocks.clone(), turn.entry.item.stamp, &turn.entry.statement);
     }
     alignment.settle(traced);
     // What opens an incident comes before what only adds to one.
     let adds =
-        |said: &LogStatement| matches!(said, LogStatement::HostAction { .. } | LogStatement::HostMce(_));
+        |entry: &LogStatement| matches!(entry, LogStatement::HostAction { .. } | LogStatement::HostMce(_));
     let order = |turn: &Turn<'_>| {
-        let said = turn.said;
+        let entry = turn.entry;
         let vm = turn.of.first().map_or(0, |(vm, _)| *vm);
         (
             vm,
-            rank(said),
-            adds(&said.statement),
-            said.stream.file,
-            said.item.line,
+            rank(entry),
+            adds(&entry.statement),
+            entry.stream.file,
+            entry.item.line,
         )
     };
     turns.sort_by_key(order);
@@ -154,12 +154,12 @@ fn host_kernel(logs: &[Log], all: &[Attributed<'_>]) -> Option<String> {
     let by_libvirt = logs.iter().find_map(|log| log.libvirt_kernel.clone());
     let guests: HashSet<_> = all
         .iter()
-        .filter(|said| said.role == Role::GuestKernel)
-        .map(|said| said.stream)
+        .filter(|entry| entry.role == Role::GuestKernel)
+        .map(|entry| entry.stream)
         .collect();
-    let boots = all.iter().filter(|said| !guests.contains(&said.stream));
+    let boots = all.iter().filter(|entry| !guests.contains(&entry.stream));
     by_libvirt.or_else(|| {
-        boots.into_iter().find_map(|said| match &said.statement {
+        boots.into_iter().find_map(|entry| match &entry.statement {
             LogStatement::Machine {
                 about: Machine::Boot(release),
             } => Some(release.clone()),
@@ -169,8 +169,8 @@ fn host_kernel(logs: &[Log], all: &[Attributed<'_>]) -> Option<String> {
 }
 
 /// The order in which the speakers of one VM are heard.
-fn rank(said: &Attributed<'_>) -> u8 {
-    match (&said.statement, said.role) {
+fn rank(entry: &Attributed<'_>) -> u8 {
+    match (&entry.statement, entry.role) {
         (LogStatement::GuestMce(_) | LogStatement::GuestPanic { .. }, _) | (_, Role::GuestKernel) => 3,
         (LogStatement::ProcessEnded { .. }, _) => 4,
         (_, Role::HostKernel | Role::Tool | Role::Kernel) => 0,
@@ -189,26 +189,26 @@ fn events(
     let mut unplaced: BTreeMap<usize, bool> = BTreeMap::new();
     let mut events = Vec::with_capacity(turns.len());
     for turn in turns {
-        let (said, item) = (turn.said, turn.said.item);
-        if silent(&said.statement) {
+        let (entry, item) = (turn.entry, turn.entry.item);
+        if silent(&entry.statement) {
             continue;
         }
         let nth = kinds
             .entry((
-                rank(said),
-                std::mem::discriminant(&said.statement),
-                kind(&said.statement),
+                rank(entry),
+                std::mem::discriminant(&entry.statement),
+                kind(&entry.statement),
             ))
             .or_default();
         let placed = alignment.place(&turn.clocks, item.stamp).or_else(|| {
             alignment
-                .same_event(&said.statement, *nth)
+                .same_event(&entry.statement, *nth)
                 .filter(|_| turn.clocks.time(item.stamp).is_none())
         });
         *nth += 1;
         let own_clock = placed.is_none().then(|| own_time(&turn.clocks, item.stamp));
         if let Some(clock) = &own_clock {
-            *unplaced.entry(said.stream.file).or_default() |= !clock.is_empty();
+            *unplaced.entry(entry.stream.file).or_default() |= !clock.is_empty();
         }
         let nowhere = [(0, None)];
         for (vm, joined) in if turn.of.is_empty() { &nowhere } else { turn.of } {
@@ -219,16 +219,16 @@ fn events(
                 vcpu: None,
                 what: EventKind::LogStatement(LogRecord {
                     source: logs
-                        .get(said.stream.file)
+                        .get(entry.stream.file)
                         .map(|log| log.name.clone())
                         .unwrap_or_default(),
                     line: item.line,
-                    speaker: speaker(logs, said),
+                    speaker: speaker(logs, entry),
                     vm: *vm,
                     joined: joined.clone(),
                     text: item.text.clone(),
                     own_clock: own_clock.clone(),
-                    statement: said.statement.clone(),
+                    statement: entry.statement.clone(),
                 }),
             });
         }
@@ -237,7 +237,7 @@ fn events(
     events
 }
 
-/// What says nothing of an incident.
+/// What shows nothing of an incident.
 fn silent(statement: &LogStatement) -> bool {
     matches!(
         statement,
@@ -245,14 +245,14 @@ fn silent(statement: &LogStatement) -> bool {
     )
 }
 
-fn speaker(logs: &[Log], said: &Attributed<'_>) -> Speaker {
+fn speaker(logs: &[Log], entry: &Attributed<'_>) -> Speaker {
     let sender = logs
-        .get(said.stream.file)
-        .and_then(|log| log.senders.get(said.stream.sender))
+        .get(entry.stream.file)
+        .and_then(|log| log.senders.get(entry.stream.sender))
         .cloned()
         .unwrap_or_default();
     Speaker {
-        role: said.role,
+        role: entry.role,
         host: sender.host,
         boot: sender.boot,
         tag: sender.tag,
@@ -263,29 +263,31 @@ fn speaker(logs: &[Log], said: &Attributed<'_>) -> Speaker {
 }
 
 /// The clocks by which a statement is stamped.
-fn clocks(logs: &[Log], said: &Attributed<'_>) -> Clocks {
-    let file = said.stream.file;
+fn clocks(logs: &[Log], entry: &Attributed<'_>) -> Clocks {
+    let file = entry.stream.file;
     if logs.get(file).is_some_and(|log| log.trace) {
         return Clocks {
             boot: Clock::Trace,
             wall: Clock::HostWall,
         };
     }
-    let wall = if said.item.stamp.no_year {
+    let wall = if entry.item.stamp.no_year {
         Clock::NoYear(file)
     } else {
         Clock::HostWall
     };
-    if said.role != Role::GuestKernel {
+    if entry.role != Role::GuestKernel {
         return Clocks {
             boot: Clock::HostBoot,
             wall,
         };
     }
-    let sender = logs.get(file).and_then(|log| log.senders.get(said.stream.sender));
+    let sender = logs
+        .get(file)
+        .and_then(|log| log.senders.get(entry.stream.sender));
     // Who relays a console stamps its lines by the host's clock.
     let relayed = sender.is_some_and(|sender| sender.host.is_some() || sender.relay);
-    let stream = (file, said.stream.sender);
+    let stream = (file, entry.stream.sender);
     Clocks {
         boot: Clock::GuestBoot(stream),
         wall: if relayed { wall } else { Clock::GuestWall(stream) },
@@ -298,23 +300,23 @@ fn once<'a>(logs: &[Log], all: &'a [Attributed<'a>], of: &'a [Vec<(u32, Option<J
     let mut untimed: HashMap<(u32, &LogStatement), usize> = HashMap::new();
     let mut here: HashMap<(usize, u32, &LogStatement), usize> = HashMap::new();
     let mut turns = Vec::new();
-    for (said, of) in all.iter().zip(of) {
-        let clocks = clocks(logs, said);
+    for (entry, of) in all.iter().zip(of) {
+        let clocks = clocks(logs, entry);
         let vm = of.first().map_or(0, |(vm, _)| *vm);
-        let new = match clocks.time(said.item.stamp) {
+        let new = match clocks.time(entry.item.stamp) {
             // One guest's console may stand in two files: the clock's file is no difference.
-            Some((clock, t)) => timed.insert((shared(clock), t, vm, &said.statement)),
+            Some((clock, t)) => timed.insert((shared(clock), t, vm, &entry.statement)),
             None => {
-                let here = here.entry((said.stream.file, vm, &said.statement)).or_default();
+                let here = here.entry((entry.stream.file, vm, &entry.statement)).or_default();
                 *here += 1;
-                let most = untimed.entry((vm, &said.statement)).or_default();
+                let most = untimed.entry((vm, &entry.statement)).or_default();
                 let new = *here > *most;
                 *most = (*most).max(*here);
                 new
             }
         };
         if new {
-            turns.push(Turn { said, clocks, of });
+            turns.push(Turn { entry, clocks, of });
         }
     }
     turns
@@ -339,9 +341,9 @@ pub fn feed(correlator: &mut Correlator, logged: &Logged) {
     }
 }
 
-/// Statements that may tell of the same event are counted together.
-fn kind(said: &LogStatement) -> String {
-    match said {
+/// Statements that may show the same event are counted together.
+fn kind(entry: &LogStatement) -> String {
+    match entry {
         LogStatement::VmmTold { severity, .. } => format!("{severity:?}"),
         LogStatement::QmpMemoryFailure { action_required, .. } => action_required.to_string(),
         _ => String::new(),

@@ -81,7 +81,7 @@ fn certain(incident: &Incident) -> bool {
     incident.confidence == Confidence::Certain
 }
 
-/// Page and process of an incident: what tells it from others of a story.
+/// Page and process of an incident: what shows it from others of a story.
 fn key(i: &Incident) -> [Option<u64>; 3] {
     [i.page.pfn, i.page.gpa, i.page.hva].map(|at| at.map(|at| at.0))
 }

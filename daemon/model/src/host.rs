@@ -12,7 +12,7 @@ pub struct Host {
     /// Version of the poisontrace that traced.
     #[serde(alias = "poisontrace")]
     pub poisontrace_version: String,
-    /// True under software emulation (durations then say nothing about hardware); `None`: not known.
+    /// True under software emulation (durations then show nothing about hardware); `None`: not known.
     pub emulated: Option<bool>,
 }
 

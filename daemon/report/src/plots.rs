@@ -279,7 +279,7 @@ fn centred() -> plotters::style::text_anchor::Pos {
     Pos::new(HPos::Center, VPos::Top)
 }
 
-/// A tick of a time axis: as few digits as tell it.
+/// A tick of a time axis: as few digits as show it.
 fn instant(ns: f64) -> String {
     let (value, unit) = match ns.abs() {
         0.0..1e3 => (ns, "ns"),

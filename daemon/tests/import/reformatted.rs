@@ -5,7 +5,7 @@ use std::io::Cursor;
 
 use serde_json::Value;
 
-/// What an answer says, without times and wordings.
+/// What an answer states, without times and wordings.
 type Said = Vec<[String; 6]>;
 
 /// The incidents of `text`, and whether lines of it look cut.

@@ -51,7 +51,7 @@ impl Margins {
     }
 }
 
-/// Whether a container's name stands before a record: it is part of the line, as it says who wrote it.
+/// Whether a container's name stands before a record: it is part of the line, as it states who wrote it.
 pub fn relayed(line: &[u8]) -> bool {
     of_a_container(line).is_some_and(begins_record)
 }

@@ -64,7 +64,7 @@ fn nibble(b: u8) -> u8 {
     }
 }
 
-/// Whether a mail's header says that its text is encoded.
+/// Whether a mail's header states that its text is encoded.
 pub fn declared(line: &[u8]) -> Option<bool> {
     let value = line
         .get(..26)

@@ -92,7 +92,7 @@ pub struct Source<R> {
     lines_inside: VecDeque<Piece>,
     /// A container's line that goes on.
     begun: Option<Piece>,
-    /// A mail's header says that its text is quoted-printable.
+    /// A mail's header states that its text is quoted-printable.
     encoded: bool,
     over: bool,
     margins: margin::Margins,

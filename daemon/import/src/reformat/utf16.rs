@@ -16,7 +16,7 @@ pub fn order(head: &[u8]) -> Option<Order> {
         [0xfe, 0xff, ..] => return Some(Order::Big),
         _ => {}
     }
-    /// ASCII enough to tell.
+    /// ASCII enough to show.
     const UNITS: usize = 16;
     let units = head.get(..2 * UNITS)?.chunks_exact(2);
     let ascii: fn(u8) -> bool = |b| matches!(b, b'\t' | b'\n' | b'\r' | 0x20..=0x7e);

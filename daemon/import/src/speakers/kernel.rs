@@ -142,7 +142,7 @@ impl<'a> Kernel<'a> {
         if is_in(&self.of_vmms) {
             return Some(Role::HostKernel);
         }
-        if self.guest || !self.host && (is_in(&self.known.told) || is_in(&self.injected)) {
+        if self.guest || !self.host && (is_in(&self.known.injected) || is_in(&self.injected)) {
             return Some(Role::GuestKernel);
         }
         // Without a word on a hypervisor a kernel is taken for the host's; a process of it that is no VMM's opens

@@ -41,7 +41,7 @@ pub struct Attributed<'a> {
 /// What all files show together.
 pub struct Known {
     /// Page frames of guests that a VMM named to them.
-    told: HashSet<u64>,
+    injected: HashSet<u64>,
     /// Processes that are VMMs whatever they are called: KVM was seen at work for them, or a tool names their guest.
     vmms: HashSet<u32>,
 }
@@ -50,7 +50,7 @@ pub struct Known {
 pub fn attribute<'a>(logs: &'a [Log], seen: &std::collections::BTreeSet<u32>) -> Vec<Attributed<'a>> {
     let mut all = Vec::new();
     let known = Known {
-        told: pages_told(logs),
+        injected: pages_told(logs),
         vmms: seen.iter().copied().chain(vmms(logs)).collect(),
     };
     for (file, log) in logs.iter().enumerate() {

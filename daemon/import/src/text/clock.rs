@@ -4,7 +4,7 @@ use jiff::{civil, tz::TimeZone};
 
 use crate::trace::record::{decimal, seconds};
 
-/// When a line was logged, on the clocks that it tells.
+/// When a line was logged, on the clocks that it shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stamp {
     /// Since boot (printk), nanoseconds.
@@ -18,7 +18,7 @@ pub struct Stamp {
 /// How far into a line a date can begin and end.
 const DATE_WITHIN: usize = 64;
 
-/// The times that `line` tells for what stands at `at`.
+/// The times that `line` shows for what stands at `at`.
 pub fn stamp(line: &[u8], at: usize) -> Stamp {
     let before = &line[..at.min(line.len())];
     if let Some(boot) = kmsg(before) {

@@ -259,8 +259,8 @@ mod tests {
             "mce: [Hardware Error]: CPU 0 Bank 9: 1 and : Machine Check Exception: 7",
             "mce: [Hardware Error]: RIP >:<",
         ] {
-            let told = read(line.as_bytes(), &mut mce);
-            assert_ne!(told, Some(Line::Begin), "{line}");
+            let injected = read(line.as_bytes(), &mut mce);
+            assert_ne!(injected, Some(Line::Begin), "{line}");
         }
     }
 }

@@ -33,7 +33,7 @@ struct Data {
     info: Option<Info>,
 }
 
-/// What a guest says of its own panic (qapi/run-state.json, GuestPanicInformation).
+/// What a guest states of its own panic (qapi/run-state.json, GuestPanicInformation).
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Info {
@@ -93,7 +93,7 @@ fn python(line: &[u8]) -> Option<Vec<u8>> {
     Some(text.into_bytes())
 }
 
-/// `virsh event`: a memory failure is told on several lines (tools/virsh-domain-event.c).
+/// `virsh event`: a memory failure is notified on several lines (tools/virsh-domain-event.c).
 #[derive(Default)]
 pub struct Virsh {
     failure: Option<(Option<i64>, String, Data)>,
@@ -228,19 +228,19 @@ mod tests {
         let qmp = format!(
             r#"{{"timestamp": {{"seconds": 10, "microseconds": 5}}, "event": "MEMORY_FAILURE", "data": {data}}}"#
         );
-        let (wall, said) = read(qmp.as_bytes()).unwrap();
+        let (wall, statement) = read(qmp.as_bytes()).unwrap();
         assert_eq!(wall, Some(10_000_005_000));
         let Some(LogStatement::QmpMemoryFailure {
             action, recursive, ..
-        }) = said
+        }) = statement
         else {
-            panic!("{said:?}")
+            panic!("{statement:?}")
         };
         assert_eq!((action.as_str(), recursive), ("reset", true));
         let virsh = format!("event MEMORY_FAILURE for domain 'db-7': {data}");
-        let (_, said) = read(virsh.as_bytes()).unwrap();
+        let (_, statement) = read(virsh.as_bytes()).unwrap();
         assert!(
-            matches!(said, Some(LogStatement::QmpMemoryFailure { domain: Some(name), recursive: true, .. }) if name == "db-7")
+            matches!(statement, Some(LogStatement::QmpMemoryFailure { domain: Some(name), recursive: true, .. }) if name == "db-7")
         );
         let shell = "{'timestamp': {'seconds': 10, 'microseconds': 5}, 'event': 'RESET', 'data': {'guest': True, 'reason': 'guest-reset'}}";
         assert_eq!(
@@ -262,16 +262,20 @@ mod tests {
         let text = "2026-11-22 15:45:35.000+0000: event 'memory-failure' for domain 'db-7':\nrecipient: guest\naction: inject\n\
                     flags:\n\taction required: 1\n\trecursive: 0\n";
         let mut virsh = Virsh::default();
-        let told: Vec<_> = text
+        let injected: Vec<_> = text
             .lines()
             .filter_map(|line| virsh.line(line.as_bytes()))
             .collect();
-        let (wall, said) = told.last().unwrap();
+        let (wall, statement) = injected.last().unwrap();
         assert_eq!(*wall, Some(1_795_362_335_000_000_000));
         assert!(
-            matches!(said, Some(LogStatement::QmpMemoryFailure { domain: Some(name), action_required: true, .. }) if name == "db-7")
+            matches!(statement, Some(LogStatement::QmpMemoryFailure { domain: Some(name), action_required: true, .. }) if name == "db-7")
         );
-        let one = |line: &str| Virsh::default().line(line.as_bytes()).and_then(|(_, said)| said);
+        let one = |line: &str| {
+            Virsh::default()
+                .line(line.as_bytes())
+                .and_then(|(_, statement)| statement)
+        };
         let domain = Some("db-7".to_owned());
         assert_eq!(
             one("event 'lifecycle' for domain 'db-7': Crashed Panicked"),

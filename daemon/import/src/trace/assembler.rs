@@ -39,7 +39,7 @@ pub struct Assembler {
     pub(super) groups: Groups,
     /// Kinds of events that the trace has shown.
     pub seen: BTreeSet<Kind>,
-    /// Whether the tracer lost events, and how many as far as it says.
+    /// Whether the tracer lost events, and how many as far as it states.
     pub gaps: bool,
     pub lost: u64,
     /// Records taken.
@@ -113,7 +113,7 @@ impl Assembler {
         }
     }
 
-    /// The trace is over: what was under way is said as far as it is known.
+    /// The trace is over: what was under way is stated as far as it is known.
     pub fn finish(&mut self) {
         for tid in std::mem::take(&mut self.waiting) {
             self.say_signals(tid, None);
@@ -287,7 +287,7 @@ impl Assembler {
         }
     }
 
-    /// Where kvm_pio is not traced, the exit alone shows a write to a port; of the value it says nothing.
+    /// Where kvm_pio is not traced, the exit alone shows a write to a port; of the value it shows nothing.
     fn port_exit(&mut self, r: &Record<'_>) {
         if let Some(thread) = self.threads.get_mut(&r.tid)
             && let Some(port) = thread.exit.as_ref().and_then(Exit::out_port)
@@ -336,15 +336,15 @@ impl Assembler {
         }
     }
 
-    /// Says the exit under way, if it met poison and was not said yet.
+    /// States the exit under way, if it met poison and was not stated yet.
     pub(super) fn say_exit(&mut self, tid: u32, entry_ns: Option<u64>) {
         let Some(exit) = self.threads.get_mut(&tid).and_then(|thread| thread.exit.as_mut()) else {
             return;
         };
-        if !exit.is_poison() || exit.said {
+        if !exit.is_poison() || exit.entry {
             return;
         }
-        exit.said = true;
+        exit.entry = true;
         let rip = exit.rip();
         let insn = rip.and_then(|rip| self.instructions.at(tid, rip).cloned());
         let poison = exit.poison(entry_ns, insn);

@@ -1,10 +1,10 @@
-//! Which threads are one VM's. A trace shows threads; what is a process must be told (the TGID column,
+//! Which threads are one VM's. A trace shows threads; what is a process must be reported (the TGID column,
 //! `pid/tid` of perf) or is inferred: vCPU threads are numbered soon after their process, no VM has two vCPUs
 //! of the same number, and the process that was signalled AO is the nearest below with the same name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Farthest that a vCPU's thread number lies from its process's, where nothing tells.
+/// Farthest that a vCPU's thread number lies from its process's, where nothing shows.
 const MAX_DISTANCE: u32 = 512;
 const MAX_GROUPS: usize = 4096;
 const MAX_SIGNALLED: usize = 4096;
@@ -21,7 +21,7 @@ pub struct Groups {
 #[derive(Default)]
 struct Group {
     /// Whether the leader is known for the process.
-    told: bool,
+    injected: bool,
     comm: Vec<u8>,
     vcpus: BTreeMap<u32, u32>,
     running: BTreeSet<u32>,
@@ -44,7 +44,7 @@ impl Groups {
 
     /// Puts the vCPU thread into its VM.
     pub fn join(&mut self, tid: u32, tgid: Option<u32>, comm: &[u8], vcpu: Option<u32>) -> Member {
-        let (leader, told) = match tgid {
+        let (leader, injected) = match tgid {
             Some(tgid) => (tgid, true),
             None => match self.infer(tid, comm, vcpu) {
                 Some(leader) => (leader, self.signalled.contains_key(&leader)),
@@ -56,7 +56,7 @@ impl Groups {
             self.groups.pop_first();
         }
         let group = self.groups.entry(leader).or_default();
-        group.told |= told;
+        group.injected |= injected;
         if group.comm.is_empty() {
             group.comm = comm.to_vec();
         }

@@ -1,6 +1,6 @@
 //! Why the guest was left, as `kvm_exit` prints it: a name of either vendor's table
 //! (`kvm_print_exit_reason`, arch/x86/kvm/trace.h), `UNKNOWN (48)` (trace-cmd's plugin), or a bare number, which
-//! tells nothing unless `isa` stands beside it.
+//! shows nothing unless `isa` stands beside it.
 
 use super::fields::{hex_of, number_of, value};
 use poisontrace_model::event::Isa;
@@ -15,7 +15,7 @@ pub enum Kind {
     Msr,
     Port,
     Other,
-    /// The event is missing, or its reason says nothing.
+    /// The event is missing, or its reason shows nothing.
     Unknown,
 }
 

@@ -21,7 +21,7 @@ pub struct Record<'a> {
     /// Whether the clock counts seconds: `counter` and `x86-tsc` do not.
     pub unit: bool,
     pub tid: u32,
-    /// Its process, where the dialect tells.
+    /// Its process, where the dialect shows.
     pub tgid: Option<u32>,
     pub comm: &'a [u8],
     /// The event's name, without its group.
@@ -269,30 +269,30 @@ mod tests {
     #[test]
     fn the_dialects_tell_the_same() {
         let t = 34_190_884_000;
-        let told = |tgid, comm: &str| Some((t, 249, tgid, comm.to_owned(), "vcpu 0".to_owned()));
+        let injected = |tgid, comm: &str| Some((t, 249, tgid, comm.to_owned(), "vcpu 0".to_owned()));
         assert_eq!(
             entry("  qemu-249     [001] d..1.    34.190884: kvm_entry: vcpu 0"),
-            told(None, "qemu")
+            injected(None, "qemu")
         );
         assert_eq!(
             entry("  CPU 0/KVM-249   (    221) [001] d..1.  34.190884: kvm_entry: vcpu 0"),
-            told(Some(221), "CPU 0/KVM")
+            injected(Some(221), "CPU 0/KVM")
         );
         assert_eq!(
             entry("  qemu-249   (-------) [001] d..1.  34.190884: kvm_entry: vcpu 0"),
-            told(None, "qemu")
+            injected(None, "qemu")
         );
         assert_eq!(
             entry("   a-b [2]-249   [001]    34.190884000: kvm_entry:       vcpu 0"),
-            told(None, "a-b [2]")
+            injected(None, "a-b [2]")
         );
         assert_eq!(
             entry("CPU 0/KVM   249 [001]    34.190884: kvm:kvm_entry: vcpu 0"),
-            told(None, "CPU 0/KVM")
+            injected(None, "CPU 0/KVM")
         );
         assert_eq!(
             entry("CPU 0/KVM   221/249   [001]    34.190884: kvm:kvm_entry: vcpu 0"),
-            told(Some(221), "CPU 0/KVM")
+            injected(Some(221), "CPU 0/KVM")
         );
         for line in [
             "    qemu-249       1d..1. 34190884us : kvm_entry: vcpu 0",
@@ -301,7 +301,7 @@ mod tests {
             "    qemu   249    34.190884: kvm:kvm_entry: vcpu 0",
             "    qemu-249     [001] dN.1. 34.190884: kvm_entry: vcpu 0",
         ] {
-            assert_eq!(entry(line), told(None, "qemu"), "{line}");
+            assert_eq!(entry(line), injected(None, "qemu"), "{line}");
         }
     }
 

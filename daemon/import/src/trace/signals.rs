@@ -14,7 +14,7 @@ use poisontrace_model::{
     text::from_c,
 };
 
-/// SIGBUS that waits longer for its memory_failure_event is said without.
+/// SIGBUS that waits longer for its memory_failure_event is stated without.
 const SIGNAL_WAITS_NS: u64 = 2_000_000_000;
 const MAX_WAITING: usize = 64;
 const MAX_LOOSE: usize = 4096;
@@ -111,7 +111,7 @@ impl Assembler {
         self.say_on(r.t, r.tid, what);
     }
 
-    /// Says the signals of a `memory_failure()` on this thread.
+    /// States the signals of a `memory_failure()` on this thread.
     pub(super) fn say_signals(&mut self, tid: u32, pfn: Option<u64>) {
         let Some(thread) = self.threads.get_mut(&tid) else {
             return;
@@ -119,8 +119,8 @@ impl Assembler {
         for signal in std::mem::take(&mut thread.signals) {
             let known = self.threads.get(&signal.target);
             let vcpu_thread = known.is_some_and(|thread| thread.kvm);
-            let told = known.and_then(|thread| thread.tgid);
-            let pid = match told {
+            let injected = known.and_then(|thread| thread.tgid);
+            let pid = match injected {
                 Some(tgid) => tgid,
                 None if vcpu_thread && (signal.required || is_vcpu(&signal.comm)) => self.pid(signal.target),
                 None => signal.target,

@@ -17,7 +17,7 @@ pub struct Thread {
     pub tgid: Option<u32>,
     pub comm: Vec<u8>,
     pub vcpu: Option<u32>,
-    /// The VM's process, once something had to be said of it.
+    /// The VM's process, once something had to be stated of it.
     pub pid: Option<u32>,
     /// KVM's events have fired on it.
     pub kvm: bool,
@@ -63,7 +63,7 @@ pub struct Exit {
     gup_ns: Option<u64>,
     gup_ret: Option<i64>,
     pub hva: Option<u64>,
-    pub said: bool,
+    pub entry: bool,
 }
 
 pub struct Fault {
@@ -91,7 +91,7 @@ impl Thread {
             gup_ns: None,
             gup_ret: None,
             hva: None,
-            said: false,
+            entry: false,
         });
         self.gup_begin = None;
     }
@@ -142,7 +142,7 @@ impl Thread {
         user && self.in_kernel && self.touched_rip != Some(rip)
     }
 
-    /// A probe on another function of the lookup said what it returned.
+    /// A probe on another function of the lookup stated what it returned.
     pub fn lookup_ended(&mut self, ret: Option<i64>) {
         if let Some(exit) = &mut self.exit
             && ret == Some(KVM_PFN_ERR_HWPOISON)
@@ -171,7 +171,7 @@ impl Thread {
 }
 
 impl Exit {
-    /// Poison: SIGBUS answered the fault, or gup said so.
+    /// Poison: SIGBUS answered the fault, or gup stated so.
     pub fn is_poison(&self) -> bool {
         self.signal_ns.is_some() || self.gup_ret == Some(EHWPOISON)
     }

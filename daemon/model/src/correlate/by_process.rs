@@ -104,7 +104,7 @@ impl Correlator {
         all.find(|no| self.lives(*no, pid).is_some())
     }
 
-    /// The incident of this VM with the latest sign of poison. Private memory is not told of.
+    /// The incident of this VM with the latest sign of poison. Private memory is not reported.
     pub(super) fn latest_of(&self, pid: u32) -> Option<IncidentNo> {
         let is_one = |e: &Evidence| e.private_fault().is_none();
         if let Some((_, no)) = self.by_process.latest.get(&pid)

@@ -1,5 +1,5 @@
-//! What the guest was told. QEMU writes the banks with KVM_SET_MSRS, again and again with the rest of the
-//! state; it is told once, when #MC is queued for a bank that changed, or queued anew after a delivery.
+//! What the guest was notified. QEMU writes the banks with KVM_SET_MSRS, again and again with the rest of the
+//! state; it is notified once, when #MC is queued for a bank that changed, or queued anew after a delivery.
 
 use super::{Correlator, IncidentNo, threads::Pending};
 use crate::{
@@ -38,7 +38,7 @@ impl Correlator {
                 }
             }
         }
-        // A list without machine-check MSRs (QEMU sets the TSC by one of its own) says nothing of the banks.
+        // A list without machine-check MSRs (QEMU sets the TSC by one of its own) shows nothing of the banks.
         if unreadable || (mcg_status.is_none() && banks.is_empty()) {
             return;
         }
@@ -83,7 +83,7 @@ impl Correlator {
         let thread = self.thread(event);
         if thread.pending.is_empty() {
             // The state was put again with the #MC still in it (outstanding), or caught in the middle of its
-            // delivery (injected): nothing new. Otherwise the same banks were told of a second time.
+            // delivery (injected): nothing new. Otherwise the same banks were reported a second time.
             if thread.outstanding || injected || !pending {
                 return;
             }

@@ -292,7 +292,7 @@ impl Correlator {
         names: Names,
         speaker: &(String, Speaker),
     ) -> Option<IncidentNo> {
-        let said = &record.statement;
+        let statement = &record.statement;
         if record.vm == 0 {
             // A page of the host, of no VM that a log names: a trace may have it.
             return names.pfn.and_then(|pfn| self.alone(|e| e.pfn == Some(pfn)));
@@ -329,7 +329,7 @@ impl Correlator {
                 return Some(no);
             }
         }
-        log_evidence::opens(said).then(|| self.open_stated(event, record.vm, names))
+        log_evidence::opens(statement).then(|| self.open_stated(event, record.vm, names))
     }
 
     /// The incidents of a VM of the logs: those that they opened, and those that were seen of its processes.
@@ -405,9 +405,9 @@ const fn in_timeline(statement: &LogStatement) -> bool {
     )
 }
 
-fn names(said: &LogStatement) -> Names {
+fn names(statement: &LogStatement) -> Names {
     let hex = |value: &Option<Hex>| value.map(|value| value.0);
-    match said {
+    match statement {
         LogStatement::HostSignal { pfn, pid, .. } | LogStatement::HostKilled { pfn, pid, .. } => Names {
             pid: Some(*pid),
             pfn: Some(pfn.0),
@@ -453,8 +453,8 @@ fn names(said: &LogStatement) -> Names {
     }
 }
 
-fn named_domain(said: &LogStatement) -> Option<&str> {
-    match said {
+fn named_domain(statement: &LogStatement) -> Option<&str> {
+    match statement {
         LogStatement::QmpMemoryFailure { domain, .. }
         | LogStatement::QmpPanicked { domain }
         | LogStatement::BugCheck { domain, .. }
@@ -469,14 +469,14 @@ fn severity(required: bool) -> Severity {
 }
 
 /// Notes the statement in the evidence.
-fn learn(e: &mut Evidence, t: u64, said: &LogStatement, late: bool) {
-    if let Some(name) = named_domain(said) {
+fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bool) {
+    if let Some(name) = named_domain(statement) {
         Arc::make_mut(&mut e.vmm)
             .name
             .get_or_insert_with(|| name.to_owned());
     }
     let l = &mut e.logged;
-    match said {
+    match statement {
         LogStatement::HostKilled { .. } => l.killed = true,
         LogStatement::ProcessEnded { how, .. } => match how {
             Ended::Signal(SIGBUS) => l.died_by_sigbus = true,

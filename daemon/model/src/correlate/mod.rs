@@ -107,7 +107,7 @@ pub struct Correlator {
     engaged_ns: Option<u64>,
     /// Entries that had to make room.
     dropped: Dropped,
-    /// A trace told of signals without their address.
+    /// A trace reported signals without their address.
     signals_without_address: bool,
     /// The host's exits that touch no guest memory.
     floor: BTreeMap<FloorKind, DurationTotals>,
@@ -148,7 +148,7 @@ impl Correlator {
         }
     }
 
-    /// Sets [`Limits::attribution_window_ns`], for what is said from now on.
+    /// Sets [`Limits::attribution_window_ns`], for what is stated from now on.
     pub fn attribution_window(&mut self, ns: u64) {
         self.limits.attribution_window_ns = ns;
     }
@@ -204,7 +204,7 @@ impl Correlator {
         }
     }
 
-    /// Whether all probes were at work at `t`, so that what none of them told did not happen.
+    /// Whether all probes were at work at `t`, so that what none of them reported did not happen.
     fn all_seen(&self, t: u64) -> bool {
         !self.session.standby || self.engaged_ns.is_some_and(|engaged| engaged <= t)
     }

@@ -79,7 +79,7 @@ pub struct Failure {
     incidents: BTreeSet<IncidentNo>,
 }
 
-/// A page whose loss was told to no process: its VMMs learn of it when they touch it. Either they did not ask for early
+/// A page whose loss was notified to no process: its VMMs learn of it when they touch it. Either they did not ask for early
 /// notice, or no VM had the page yet (a memory file that outlives its VMs).
 pub struct Silent {
     t: u64,
@@ -353,7 +353,7 @@ impl Correlator {
         no
     }
 
-    /// A second piece of what is one huge page, if the host lost one of which no process was told: QEMU asks for early
+    /// A second piece of what is one huge page, if the host lost one of which no process was notified: QEMU asks for early
     /// notice, others learn of their page 4 KiB by 4 KiB. Only where there is one such page is it this one.
     fn piece_of_silent(&mut self, pid: u32, hva: u64) -> Option<IncidentNo> {
         let base = hva & !((1u64 << LSB_2M) - 1);
@@ -373,7 +373,7 @@ impl Correlator {
     }
 
     /// The incident of a page that a VM meets as the first to hear of its loss, if the host lost one page of which no process
-    /// was told, and none before anybody looked: it can be no other.
+    /// was notified, and none before anybody looked: it can be no other.
     fn open_silent(&mut self, event: &Event, pid: u32, hva: u64) -> Option<IncidentNo> {
         if self.session.hardware_corrupted_kb != Some(0) {
             return None;

@@ -157,14 +157,14 @@ fn predates(e: &Evidence, session: &Session) -> bool {
 fn exits(e: &Evidence, total: &Total, session: &Session) -> model::Exits {
     let x = &total.page;
     let seen = x.exits > 0 || session.has("kvm_exit") || session.has("kvm_page_fault");
-    // Of a huge page the lines of one 4 KiB page cannot be told from those of another without a GPA.
+    // Of a huge page the lines of one 4 KiB page cannot be distinguished from those of another without a GPA.
     let mixed = e.size().is_some_and(|size| size > PAGE_SIZE) && total.lines_by_page.contains_key(&None);
     let located = (total.located > 0 && !mixed) || (seen && x.exits == 0);
     model::Exits {
         count: seen.then_some(x.exits),
         distinct_lines: located.then_some(total.distinct_lines()),
         line_bitmap: located.then_some(x.lines),
-        // Beyond those that are told apart there is no number, only "more".
+        // Beyond those that are distinguished there is no number, only "more".
         distinct_rips: (seen && x.other_rips == 0).then_some(x.rips.len() as u64),
         by_access: model::ByAccess {
             read: located.then_some(x.reads),

@@ -28,7 +28,7 @@ const PVPANIC_CRASH_LOADED: u64 = 2;
 const PVPANIC_SHUTDOWN: u64 = 4;
 /// A vCPU that starts anew does so in the entry that also ends its exit on poison, nanoseconds.
 const SAME_ENTRY_NS: u64 = 10_000_000;
-/// What KVM or the VMM refuse to tell ends the guest at once: later than this it ended otherwise, nanoseconds.
+/// What KVM or the VMM refuse to show ends the guest at once: later than this it ended otherwise, nanoseconds.
 const REFUSAL_ENDS_WITHIN_NS: u64 = 5_000_000_000;
 /// `-EHWPOISON`.
 const EHWPOISON: i32 = -133;
@@ -95,7 +95,7 @@ impl Correlator {
         }
     }
 
-    /// Poison in guest_memfd sends no signal: KVM_RUN itself tells of it, and not of its page.
+    /// Poison in guest_memfd sends no signal: KVM_RUN itself shows it, and not of its page.
     fn private_memory_lost(&mut self, event: &Event, vcpu: Option<u32>) {
         let known = self.live_of(event.pid).find(|no| {
             self.incidents
@@ -150,7 +150,7 @@ impl Correlator {
                 refused: Some(Refused { nested }),
             };
         }
-        // How the VMM ends, and that the guest turns itself off, is told of each page.
+        // How the VMM ends, and that the guest turns itself off, is reported each page.
         let everyones = matches!(
             sign,
             Termination::VmmExit(_) | Termination::VmmGone | Termination::VmDestroyed | Termination::PowerOff
@@ -174,10 +174,10 @@ impl Correlator {
     }
 
     /// The page, the vCPU thread, and whether a #MC was open there, if this end is that of a guest which could not be
-    /// told. KVM ends KVM_RUN with KVM_EXIT_SHUTDOWN where KVM_X86_SET_MCE met MCIP or CR4.MCE = 0
-    /// (`kvm_vcpu_ioctl_x86_set_mce`); QEMU makes the same test itself before it tells anything, and resets
-    /// (`do_inject_x86_mce`), or ends with status 0 where it was told not to reboot. A VMM that has let one pass before
-    /// does not do that. What the guest did itself must have been in sight.
+    /// reported. KVM ends KVM_RUN with KVM_EXIT_SHUTDOWN where KVM_X86_SET_MCE met MCIP or CR4.MCE = 0
+    /// (`kvm_vcpu_ioctl_x86_set_mce`); QEMU makes the same test itself before it shows anything, and resets
+    /// (`do_inject_x86_mce`), or ends with status 0 where it was notified not to reboot. A VMM that has let one pass before
+    /// does not do that. What the guest did itself must have been visible.
     fn refusal(&self, event: &Event, sign: &Termination) -> Option<(IncidentNo, u32, bool)> {
         let by_kvm = match sign {
             Termination::KvmShutdown => true,
@@ -224,7 +224,7 @@ impl Correlator {
     }
 }
 
-/// See [`Correlator::attribution`]; `of` empty: nothing tells them apart.
+/// See [`Correlator::attribution`]; `of` empty: nothing shows them apart.
 #[derive(Default)]
 struct Attribution {
     of: BTreeSet<IncidentNo>,

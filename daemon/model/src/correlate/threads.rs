@@ -23,7 +23,7 @@ pub struct Thread {
     pub outstanding: bool,
     /// Its exit status, once it has ended with another than 0.
     pub exit_code: i32,
-    /// The incident that this vCPU was last told of.
+    /// The incident that this vCPU was last reported.
     pub machine_checks: Option<IncidentNo>,
     /// The incident of its last exit on poison.
     pub exited: Option<IncidentNo>,
@@ -56,7 +56,7 @@ impl Correlator {
         thread
     }
 
-    /// Notes the vCPU number of a thread, and hands it to what was told before it was known.
+    /// Notes the vCPU number of a thread, and hands it to what was notified before it was known.
     pub(super) fn learn_vcpu(&mut self, event: &Event) {
         let Some(vcpu) = event.vcpu else { return };
         let tid = event.tid;

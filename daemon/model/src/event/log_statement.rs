@@ -17,7 +17,7 @@ pub struct LogRecord {
     pub line: u64,
     #[serde(default, skip_serializing_if = "is_default")]
     pub speaker: Speaker,
-    /// Which of the VMs that were told apart it is about, from 1; 0: of none that is known.
+    /// Which of the VMs that were distinguished it is about, from 1; 0: of none that is known.
     #[serde(default, skip_serializing_if = "is_default")]
     pub vm: u32,
     /// By which key its speaker was joined to that VM's others; `None` for the first of them.
@@ -124,7 +124,7 @@ pub enum LogStatement {
     },
     /// The host's kernel: a process touched lost memory by itself.
     OwnAccess { comm: String, pid: u32, hva: Hex },
-    /// The VMM: it told its guest.
+    /// The VMM: it reported its guest.
     VmmTold {
         hva: Option<Hex>,
         gpa: Option<Hex>,
@@ -157,7 +157,7 @@ pub enum LogStatement {
     },
     /// libvirt: the domain is gone, and why.
     VmShutdown { reason: String },
-    /// The guest's kernel: a machine check, as far as its lines told.
+    /// The guest's kernel: a machine check, as far as its lines reported.
     GuestMce(MceReport),
     /// The guest's kernel: panic.
     GuestPanic { text: String },
@@ -342,7 +342,7 @@ pub struct MceReport {
     pub apic: Option<Hex>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub microcode: Option<Hex>,
-    /// The kernel says that a process touched the page ("in user-access").
+    /// The kernel states that a process touched the page ("in user-access").
     #[serde(default, skip_serializing_if = "is_default")]
     pub user_access: bool,
     /// Printed for an exception ("Machine Check Exception"), not for a polled bank.

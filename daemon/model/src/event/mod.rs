@@ -90,7 +90,7 @@ pub enum EventKind {
     McgStatus { write: bool, data: Hex },
     /// KVM_RUN returned to the VMM with a reason that ends a guest.
     UserspaceExit { reason: u32, errno: i32 },
-    /// The guest wrote to a port that tells of its end.
+    /// The guest wrote to a port that shows its end.
     Pio { port: Hex, size: u32, value: Hex },
     /// A vCPU entered the guest at the reset vector.
     VcpuReset { rip: Hex },
@@ -179,7 +179,7 @@ pub struct PoisonExit {
 
 impl PoisonExit {
     /// The line of the 4 KiB page. Every kind of paging leaves the last 12 bits of an address as they are, so any address
-    /// of the access tells.
+    /// of the access shows.
     pub fn line(&self) -> Option<u32> {
         const LINE_SHIFT: u32 = 6;
         const LINES: u64 = 64;
@@ -249,7 +249,7 @@ pub struct Vmm {
     pub uuid: Option<String>,
     /// Executable's file name, else comm.
     pub vmm: Option<String>,
-    /// Field 22 of /proc/PID/stat, clock ticks since boot: tells a reused pid.
+    /// Field 22 of /proc/PID/stat, clock ticks since boot: shows a reused pid.
     #[serde(default)]
     pub start_ticks: Option<u64>,
 }

@@ -14,7 +14,7 @@ pub struct Session {
     /// kB in /proc/meminfo HardwareCorrupted when the probes were attached: poison that predates them.
     #[serde(default)]
     pub hardware_corrupted_kb: Option<u64>,
-    /// Some probes were attached only once there was poison: what they tell was not seen before
+    /// Some probes were attached only once there was poison: what they show was not seen before
     /// [`super::EventKind::AllProbesAttached`].
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub standby: bool,
@@ -30,7 +30,7 @@ pub struct ProbeStatus {
     /// Why it is not attached (to its first choice).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// What cannot be told without it.
+    /// What cannot be reported without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
 }

@@ -59,7 +59,7 @@ pub struct Evidence {
     /// AR signals that were forced on a thread outside `memory_failure()`: its own user-mode access.
     pub own_access: u64,
     pub exits: Exits,
-    /// AR signals that KVM sent for an exit, as events told; the exits' totals may know of more.
+    /// AR signals that KVM sent for an exit, as events reported; the exits' totals may know of more.
     pub exit_signals: u64,
     #[serde(alias = "told")]
     pub machine_checks: Vec<McInjection>,
@@ -98,7 +98,7 @@ pub struct Evidence {
     pub lost: u64,
     /// The pfn is that of a page whose loss named no process, and fits by time.
     pub joined_by_time: bool,
-    /// For so long the guest's own ways to end were not in sight, though it was told or ended in that time, ns.
+    /// For so long the guest's own ways to end were not visible, though it was notified or ended in that time, ns.
     #[serde(default)]
     pub blind_ns: u64,
     /// Poisoned before the probes were attached, and found afterwards.
@@ -106,13 +106,13 @@ pub struct Evidence {
     pub predates: bool,
     /// Events that belong to it.
     pub events: u64,
-    /// Its id and `started_at` by the daemon that first told of it, whose wall clock may have been another.
+    /// Its id and `started_at` by the daemon that first notified of it, whose wall clock may have been another.
     pub known_as: Option<(String, Option<String>)>,
-    /// What logs told of it.
+    /// What logs notified of it.
     pub logged: LogEvidence,
 }
 
-/// A machine check as the VMM told it.
+/// A machine check as the VMM reported it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct McInjection {
     pub t: u64,
@@ -138,7 +138,7 @@ pub struct PendingSigbus {
     pub t: u64,
     /// A #MC was open on that thread, of whichever page.
     pub mc_open: bool,
-    /// KVM_X86_SET_MCE told of it, and no #MC has come yet.
+    /// KVM_X86_SET_MCE notified of it, and no #MC has come yet.
     #[serde(alias = "told")]
     pub injected: bool,
     /// The vCPU entered the guest again, untold.
@@ -151,7 +151,7 @@ pub struct LastSigbus {
     pub t: u64,
     /// It was of this incident's page.
     pub of_this_page: bool,
-    /// The thread that it was sent to went on, or the guest was told: the VMM outlived it.
+    /// The thread that it was sent to went on, or the guest was notified: the VMM outlived it.
     pub outlived: bool,
     /// The VMM had outlived one before: it has a handler.
     pub handled_before: bool,
@@ -179,7 +179,7 @@ pub struct End {
     pub refused: Option<Refused>,
 }
 
-/// An error that could not be told: neither QEMU nor KVM gives a #MC to a vCPU whose MCG_STATUS.MCIP is set, or whose
+/// An error that could not be reported: neither QEMU nor KVM gives a #MC to a vCPU whose MCG_STATUS.MCIP is set, or whose
 /// CR4.MCE is clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
@@ -189,7 +189,7 @@ pub struct Refused {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Termination {
-    /// pvpanic: the guest's kernel says that it panicked.
+    /// pvpanic: the guest's kernel states that it panicked.
     Panic,
     /// pvpanic: a crash kernel takes over.
     CrashLoaded,
@@ -270,7 +270,7 @@ impl Evidence {
         }
     }
 
-    /// Bytes lost, as far as the signals tell.
+    /// Bytes lost, as far as the signals show.
     pub fn size(&self) -> Option<u64> {
         self.lsb.filter(|lsb| *lsb < 64).map(|lsb| 1 << lsb)
     }
@@ -446,7 +446,7 @@ impl Evidence {
         self.logged.trace |= other.logged.trace;
     }
 
-    /// Whether nothing but its exits tells of its page: no failure of the host, no signal that names an address, no word of
+    /// Whether nothing but its exits shows its page: no failure of the host, no signal that names an address, no word of
     /// a log.
     pub fn known_by_exits_alone(&self) -> bool {
         let signals_without_address = self.logged.trace && self.hva.is_none();

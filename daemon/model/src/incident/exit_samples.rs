@@ -9,7 +9,7 @@ use super::model::ExitSample;
 use crate::{compact_map, event::PoisonExit, hex::Hex};
 
 /// Exits kept. The kernel sends the first 256 of a page and every power of two after them, so that only sources
-/// that tell of every exit are thinned.
+/// that show every exit are thinned.
 const MAX_KEPT: usize = 512;
 
 const PAGE_MASK: u64 = !0xfff;

@@ -1,4 +1,4 @@
-//! The exits of one incident: per page and vCPU thread, as the kernel totalled them or as events told of them,
+//! The exits of one incident: per page and vCPU thread, as the kernel totalled them or as events reported them,
 //! whichever has seen more.
 
 use alloc::{
@@ -20,7 +20,7 @@ use crate::{
     hex::Hex,
 };
 
-/// Pages and threads told apart: 512 pages of a huge page on a few vCPUs.
+/// Pages and threads distinguished: 512 pages of a huge page on a few vCPUs.
 const MAX_PAGES: usize = 4096;
 /// Exits whose re-entry is awaited: one a vCPU.
 const MAX_OPEN: usize = 1024;
@@ -44,7 +44,7 @@ pub struct Exits {
     pub exit_samples: ExitSamples,
     /// Bytes of the instruction by RIP, hex digits.
     pub instructions: BTreeMap<u64, String>,
-    /// Exits on pages beyond [`MAX_PAGES`]: counted, not told apart.
+    /// Exits on pages beyond [`MAX_PAGES`]: counted, not distinguished.
     beyond: Option<Box<PageTotals>>,
 }
 
@@ -398,7 +398,7 @@ impl Total {
             .sum()
     }
 
-    /// The RIP of the last exit before `t`, as far as the RIPs' own times tell.
+    /// The RIP of the last exit before `t`, as far as the RIPs' own times show.
     pub fn last_rip_before(&self, t: u64) -> Option<u64> {
         self.page
             .rips

@@ -1,7 +1,7 @@
 //! "Just CLFLUSH, or more?": what touched the page.
 //!
-//! A CLFLUSH is checked like a one-byte load, so the exit itself cannot tell them apart (Intel SDM volume 2,
-//! CLFLUSH; the EPT violation says "read"). What can, best first:
+//! A CLFLUSH is checked like a one-byte load, so the exit itself cannot distinguish them (Intel SDM volume 2,
+//! CLFLUSH; the EPT violation states "read"). What can, best first:
 //! - the instruction's bytes (`instruction_bytes`, certain);
 //! - a walk of the page's lines from line 0 upwards by one RIP, reads only (`line_walk`, possible: a loop of CLWB,
 //!   or of loads with a stride of 64, looks the same);

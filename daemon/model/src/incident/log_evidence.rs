@@ -1,4 +1,4 @@
-//! What logs told of an incident: testimony of the VMM and of the two kernels, beside what was observed.
+//! What logs reported an incident: testimony of the VMM and of the two kernels, beside what was observed.
 
 use alloc::collections::BTreeSet;
 use alloc::{borrow::ToOwned as _, boxed::Box, string::String, string::ToString as _, vec::Vec};
@@ -50,7 +50,7 @@ pub struct Logged {
     /// The guest's own memory_failure(): whom it signalled, and how it ended.
     pub guest_signal: Option<(String, u32)>,
     pub guest_result: Option<String>,
-    /// The host's kernel named this process; whether it is a VMM nothing says.
+    /// The host's kernel named this process; whether it is a VMM nothing shows.
     pub process: Option<String>,
     pub own_access: bool,
     pub own_fatal: bool,
@@ -135,13 +135,13 @@ impl<'de> Deserialize<'de> for LogEvidence {
     }
 }
 
-/// What a log says that the VMM told.
+/// What a log states that the VMM reported.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogInjection {
     pub t: u64,
     pub gpa: Option<u64>,
     pub severity: Severity,
-    /// QMP told it, which names no page: the VMM's log may tell of the same.
+    /// QMP reported it, which names no page: the VMM's log may show the same.
     #[serde(default)]
     pub by_qmp: bool,
 }
@@ -185,7 +185,7 @@ impl Logged {
         }
     }
 
-    /// The guest's kernel panicked. Its text tells of what, unless that is a machine check's direct consequence.
+    /// The guest's kernel panicked. Its text shows of what, unless that is a machine check's direct consequence.
     pub fn panicked(&mut self, t: u64, text: &str, late: bool) {
         let soon = self
             .mces
@@ -316,7 +316,7 @@ fn shown(e: &Evidence) -> Option<Verdict> {
 }
 
 /// A physical machine's kernel took a machine check that it could not outlive.
-/// - `kernel_access`: its own reason says that its kernel consumed the error;
+/// - `kernel_access`: its own reason states that its kernel consumed the error;
 /// - `not_poison`: the processor's context was corrupt (PCC): no page is at fault.
 ///
 /// Certain where the log shows a physical machine: DMI, EDAC, PPIN.
@@ -326,11 +326,11 @@ fn host_panic(l: &Logged) -> Verdict {
         .iter()
         .filter_map(|mce| mce.reason.as_ref().map(|reason| reason.to_ascii_lowercase()))
         .collect();
-    let says = |words: &str| reasons.iter().any(|reason| reason.contains(words));
+    let states = |words: &str| reasons.iter().any(|reason| reason.contains(words));
     let corrupt = |mce: &MceReport| mce.status.is_some_and(|status| status.0 & mca::PCC != 0);
-    let cause = if says("processor context corrupt") || l.host_mces.iter().any(corrupt) {
+    let cause = if states("processor context corrupt") || l.host_mces.iter().any(corrupt) {
         Cause::NotPoison
-    } else if says("area of kernel") || says("in kernel") {
+    } else if states("area of kernel") || states("in kernel") {
         Cause::KernelAccess
     } else {
         Cause::Unknown
@@ -409,7 +409,7 @@ pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
     if let Some(v) = lived_on(l) {
         return Some(v);
     }
-    // Gone at once, and never told: the VMM did not survive its SIGBUS.
+    // Gone at once, and never reported: the VMM did not survive its SIGBUS.
     let gone = e.sign(|sign| *sign == Termination::VmmGone);
     if let Some(end) = gone
         && l.trace
@@ -419,7 +419,7 @@ pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
     {
         return verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Likely);
     }
-    // The guest went on after every exit, and nothing was told to it.
+    // The guest went on after every exit, and nothing was notified to it.
     let x = &total.page;
     if l.trace && x.exits > 0 && e.delivered == 0 && l.machine_checks.is_empty() && e.ends.is_empty() {
         let went_on = x.exit_to_entry.count == x.exits;
@@ -462,8 +462,8 @@ fn has_own_reason(panic: &str) -> bool {
 }
 
 /// Statements that are an incident by themselves.
-pub fn opens(said: &LogStatement) -> bool {
-    match said {
+pub fn opens(statement: &LogStatement) -> bool {
+    match statement {
         LogStatement::HostSignal { .. }
         | LogStatement::HostKilled { .. }
         | LogStatement::RunFailed
@@ -487,27 +487,27 @@ fn is_of_poison(mce: &MceReport) -> bool {
 fn panic(e: &Evidence) -> Verdict {
     let l = &e.logged;
     let reason = l.reason().unwrap_or_default().to_ascii_lowercase();
-    let says = |words: &str| reason.contains(words);
+    let states = |words: &str| reason.contains(words);
     let in_kernel = l.mce().and_then(|mce| mce.cs).map(|cs| cs & 3 == 0);
     let status = l.mce().and_then(|mce| mce.status).map_or(0, |status| status.0);
     let host_told = e.pfn.is_some()
         || !l.machine_checks.is_empty()
         || e.ao_signals + e.ar_signals + e.exit_signals > 0
         || !e.machine_checks.is_empty();
-    let corrupt = says("processor context corrupt") || status & mca::PCC != 0;
+    let corrupt = states("processor context corrupt") || status & mca::PCC != 0;
     let (cause, confidence) = if corrupt && !host_told {
         (Cause::NotPoison, Confidence::Likely)
-    } else if says("overflowed uncorrected") || says("lost events") {
+    } else if states("overflowed uncorrected") || states("lost events") {
         (Cause::MceOverflow, Confidence::Certain)
     } else if l.flusher().is_some() {
         (Cause::Clflush, Confidence::Likely)
-    } else if says("unrecoverable area of kernel")
-        || says("in kernel context")
-        || says("fetch error in kernel")
-        || says("in kernel and no restart")
+    } else if states("unrecoverable area of kernel")
+        || states("in kernel context")
+        || states("fetch error in kernel")
+        || states("in kernel and no restart")
     {
         (Cause::KernelAccess, Confidence::Certain)
-    } else if says("without mca recovery") {
+    } else if states("without mca recovery") {
         (Cause::FatalNotification, Confidence::Likely)
     } else {
         match (mca::severity(status), status & mca::OVER != 0, in_kernel) {
@@ -524,7 +524,7 @@ fn panic(e: &Evidence) -> Verdict {
     }
 }
 
-/// Puts what the logs told into the answer, where nothing better is known.
+/// Puts what the logs reported into the answer, where nothing better is known.
 pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
     use MissingEvidence as M;
     let l = &e.logged;
@@ -543,7 +543,7 @@ pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
     }
     let n = &mut incident.injections;
     if e.machine_checks.is_empty() && !(l.machine_checks.is_empty() && l.mces.is_empty()) {
-        // That nothing more was told no log shows.
+        // That nothing more was notified no log shows.
         n.action_optional = (l.ao_injections > 0).then_some(l.ao_injections);
         n.action_required = (l.ar_injections > 0).then_some(l.ar_injections);
         n.events = injections(e);

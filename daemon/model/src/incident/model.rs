@@ -219,7 +219,7 @@ pub struct ByAccess {
     pub page_walk: Option<u64>,
 }
 
-/// One exit on the page: the first 256 of them, then every power of two (from a source that tells of every exit: at
+/// One exit on the page: the first 256 of them, then every power of two (from a source that shows every exit: at
 /// most 512 in even distances).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExitSample {

@@ -1,4 +1,4 @@
-//! Errors that a VMM lets pass: it neither tells its guest nor ends it. The lab shows the first (`nested`, `mce-off`).
+//! Errors that a VMM lets pass: it neither shows its guest nor ends it. The lab shows the first (`nested`, `mce-off`).
 
 use super::*;
 use poisontrace_model::incident::model::{Cause, Confidence, Outcome};

@@ -1,4 +1,4 @@
-//! Kernels that offer less, or give other addresses: what is said then, and what is not.
+//! Kernels that offer less, or give other addresses: what is stated then, and what is not.
 
 use super::*;
 use poisontrace_model::{
@@ -149,7 +149,7 @@ fn under_shadow_paging_no_address_is_called_the_guests_page() {
             .iter()
             .any(|moment| moment.message.contains("guest-virtual address 0x7f1234567040"))
     );
-    // What the VMM tells the guest is the guest's own address.
+    // What the VMM shows the guest is the guest's own address.
     story.record_injection(VCPU0, AMD_AR, GPA);
     assert_eq!(story.only().page.gpa, Some(Hex(GPA)));
 }

@@ -3,7 +3,7 @@
 use super::*;
 use poisontrace_model::incident::model::{Cause, Confidence, Outcome};
 
-/// The guest touched the page, was told, and handled it to the end.
+/// The guest touched the page, was notified, and handled it to the end.
 fn handled() -> Story {
     let mut story = Story::new();
     story.vm().poison(12).struck(AMD_AR).handled(VCPU0);

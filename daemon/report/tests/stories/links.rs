@@ -136,7 +136,7 @@ fn a_page_that_is_reported_again_as_already_poisoned_is_one_incident() {
     let mut story = Story::new();
     story.vm().poison(12).wait(5_000 * MS);
     let pfn = Hex(PFN);
-    // 6.11 on says so each time; 5.15 on sends AR to who touched it.
+    // 6.11 on states it each time; 5.15 on sends AR to who touched it.
     story
         .at(VCPU0, QEMU, EventKind::FailureBegin { pfn, flags: 2 })
         .sigbus(VCPU0, VCPU0, SigbusSeverity::ActionRequired, HVA, 12);
@@ -224,7 +224,7 @@ fn two_pages_that_are_lost_at_once_are_told_apart_by_their_place() {
         .vm()
         .poison(12)
         .poison_other(5)
-        // The second signal was lost, or its page is told first: either way the address says which.
+        // The second signal was lost, or its page is notified first: either way the address states which.
         .record_injection(VCPU0, AMD_AO, GPA + 0x5000)
         .record_injection(VCPU0, AMD_AO, GPA);
     let all = story.incidents();
@@ -232,7 +232,7 @@ fn two_pages_that_are_lost_at_once_are_told_apart_by_their_place() {
     assert_eq!(all[1].page.gpa, Some(Hex(GPA + 0x5000)));
 }
 
-/// A 2 MiB page whose loss no process was told of, as where no VMM asks for early notice.
+/// A 2 MiB page whose loss no process was reported, as where no VMM asks for early notice.
 fn silent_huge_page() -> Story {
     let mut story = Story::new();
     story.vm();

@@ -1,4 +1,4 @@
-//! Constructed event sequences, one a fate. They say what the kernel would have said; recordings of real
+//! Constructed event sequences, one a fate. They say what the kernel would have stated; recordings of real
 //! kernels are tested by `cargo xtask test`.
 
 #![allow(
@@ -173,7 +173,7 @@ impl Story {
         )
     }
 
-    /// The host loses the page; QEMU's main thread is told early.
+    /// The host loses the page; QEMU's main thread is notified early.
     pub fn poison(&mut self, lsb: u32) -> &mut Self {
         self.lose(PFN, |story| {
             story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, HVA, lsb);

@@ -284,7 +284,7 @@ fn shuffled(events: &[Event], picks: &[Index], window: u64) -> Vec<Event> {
     shuffled
 }
 
-/// The guest's two vCPUs are told at once, and both handle it, or neither: all within a few microseconds, after the host
+/// The guest's two vCPUs are reported at once, and both handle it, or neither: all within a few microseconds, after the host
 /// had lost the page some time before.
 fn broadcast(handled: bool) -> Vec<Event> {
     let mut story = Story::new();

@@ -1,4 +1,4 @@
-//! Errors that a vCPU could not be told of: `mce_nested`, `mce_disabled`, `mce_dropped`.
+//! Errors that a vCPU could not be reported: `mce_nested`, `mce_disabled`, `mce_dropped`.
 
 use super::*;
 use poisontrace_model::{

@@ -197,7 +197,7 @@ pub fn event(message: &[u8]) -> Option<Vec<u8>> {
     Some([name, b": ", fields].concat())
 }
 
-/// Uncorrected errors of memory alone: others say nothing of a page.
+/// Uncorrected errors of memory alone: others show nothing of a page.
 fn machine_check(f: &Fields<'_>) -> Option<LogStatement> {
     let status = f.hex("status")?.0;
     let detail = f.bytes("detail")?;

@@ -30,35 +30,35 @@ pub const WORDINGS: &[Wording] = &[
         KVM_C,
         "4.2 to 10.2",
         "Guest MCE Memory Error at QEMU addr {hva:hex} and GUEST addr {gpa:hex} of type {si:word} injected",
-        told,
+        injected,
         "Guest MCE Memory Error at QEMU addr 0x7fccea9eb000 and GUEST addr 0x2beb000 of type BUS_MCEERR_AR injected",
     ),
     qemu(
         KVM_C,
         "10.0 on",
         "Guest MCE Memory Error at QEMU addr {hva:hex} and GUEST addr {gpa:hex} on lost large page {size:hex}@{base:hex} of type {si:word} injected",
-        told,
+        injected,
         "Guest MCE Memory Error at QEMU addr 0x7fc1f5dd6000 and GUEST addr 0x19fd6000 on lost large page 200000@19e00000 of type BUS_MCEERR_AR injected",
     ),
     qemu(
         "QEMU, target/i386/kvm.c",
         "before 4.2",
         "Guest MCE Memory Error at QEMU addr {hva:hex} and GUEST addr {gpa:hex} injected",
-        told,
+        injected,
         "Guest MCE Memory Error at QEMU addr 0x7fccea9eb000 and GUEST addr 0x2beb000 injected",
     ),
     qemu(
         "QEMU, target/i386/kvm.c",
         "before 4.2, another order",
         "Guest MCE Memory Error at GUEST addr {gpa:hex} and QEMU addr {hva:hex} injected",
-        told,
+        injected,
         "Guest MCE Memory Error at GUEST addr 0x2beb000 and QEMU addr 0x7fccea9eb000 injected",
     ),
     qemu(
         "QEMU, target/arm/kvm.c",
         "5.1 to 10.2",
         "Guest Memory Error at QEMU addr {hva:hex} and GUEST addr {gpa:hex} of type {si:word} injected",
-        told,
+        injected,
         "Guest Memory Error at QEMU addr 0x7fccea9eb000 and GUEST addr 0x2beb000 of type BUS_MCEERR_AR injected",
     ),
     qemu(
@@ -192,7 +192,7 @@ fn severity(f: &Fields<'_>) -> Option<SigbusSeverity> {
     }
 }
 
-fn told(f: &Fields<'_>) -> Option<LogStatement> {
+fn injected(f: &Fields<'_>) -> Option<LogStatement> {
     if f.bytes("si").is_some() && severity(f).is_none() {
         return None;
     }

@@ -12,7 +12,7 @@ const HANDLER_TAKES_NS: u64 = 10_000_000_000;
 /// A panic that a handler leads to comes at once; what takes longest is to print it, nanoseconds.
 const AFTERMATH_NS: u64 = 3_000_000_000;
 
-/// Where the vCPU was when it touched the page, by its RIP. Nothing that is traced tells the privilege level.
+/// Where the vCPU was when it touched the page, by its RIP. Nothing that is traced shows the privilege level.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     /// Canonical upper half: a 64-bit kernel.
@@ -35,7 +35,7 @@ pub fn verdict(case: &VerdictInput, end: &End) -> Verdict {
     if let Some(refused) = end.refused {
         return not_told(case, end, refused);
     }
-    // A triple fault of a vCPU that met errors again and again, and was told of none, is no way of its own out of them.
+    // A triple fault of a vCPU that met errors again and again, and was reported none, is no way of its own out of them.
     let by_itself = matches!(end.sign, Termination::Panic | Termination::CrashLoaded);
     if case.e.skips_injections() && !by_itself {
         return of(Outcome::GuestReset, Cause::MceNested, Confidence::Likely);
@@ -56,12 +56,12 @@ pub fn verdict(case: &VerdictInput, end: &End) -> Verdict {
     }
 }
 
-/// An error met a vCPU that could not be told.
+/// An error met a vCPU that could not be reported.
 /// - `mce_nested`: must see an action-required signal to a vCPU on which a #MC was open (delivered, MCG_STATUS not
-///   written 0 since), which was not told, and then: the vCPU at the reset vector without a reset by the guest (QEMU),
+///   written 0 since), which was not reported, and then: the vCPU at the reset vector without a reset by the guest (QEMU),
 ///   or KVM_EXIT_SHUTDOWN without a triple-fault exit (KVM_X86_SET_MCE).
 /// - `mce_disabled`: the same where none was open. Should see CR4.MCE = 0, which a VMM reads after the exit; a guest
-///   that had been told before had machine checks on, unless that is seen.
+///   that had been reported before had machine checks on, unless that is seen.
 ///
 /// Denied by a reset port, a triple fault, or a telling in between: then it is not refused at all.
 fn not_told(case: &VerdictInput, end: &End, refused: Refused) -> Verdict {
@@ -89,13 +89,13 @@ fn not_told(case: &VerdictInput, end: &End, refused: Refused) -> Verdict {
     of(outcome, cause, weaker(seen, sure))
 }
 
-/// Why the guest panicked, by the last thing it was told and where it was. `seen`: how sure the death is.
-/// - `mce_overflow`: the bank said OVER and action required: an error before this one had not been read. Certain with
+/// Why the guest panicked, by the last thing it was notified and where it was. `seen`: how sure the death is.
+/// - `mce_overflow`: the bank stated OVER and action required: an error before this one had not been read. Certain with
 ///   a user-space RIP, where nothing else in the telling is fatal; with a kernel RIP the access itself may be.
 /// - `clflush`: action required, a kernel RIP touched the page, and its instruction (certain) or its walk over the
 ///   lines (possible) was a flush;
 /// - `kernel_access`: the same, and not known for a flush; certain where the instruction is known for none.
-/// - `fatal_notification`: nothing but an action-optional #MC was ever told, and one was delivered; likely where the
+/// - `fatal_notification`: nothing but an action-optional #MC was ever reported, and one was delivered; likely where the
 ///   page was touched as well.
 /// - `not_poison`: nothing touched the page, and no #MC entered the guest: it died of something else.
 ///
@@ -144,7 +144,7 @@ fn panic(case: &VerdictInput, end: &End, seen: Confidence) -> Verdict {
                 (Cause::FatalNotification, Confidence::Certain)
             }
         }
-        // What it was told was not seen, but the signals were, and where it was.
+        // What it was notified was not seen, but the signals were, and where it was.
         None if e.exit_signals > 0 && e.delivered > 0 && kernel => access(case),
         None if e.ao_signals > 0 && e.delivered > 0 && !e.accessed_by_guest() && e.ar_signals == 0 => {
             (Cause::FatalNotification, Confidence::Likely)
@@ -167,7 +167,7 @@ fn in_handler(case: &VerdictInput, end: &End) -> bool {
     end.mc_open && !long
 }
 
-/// A kernel touched the page: by a flush, or not, as far as its instruction or its walk over the lines tells.
+/// A kernel touched the page: by a flush, or not, as far as its instruction or its walk over the lines shows.
 fn access(case: &VerdictInput) -> (Cause, Confidence) {
     let flush = case.flush;
     match flush.verdict {

@@ -1,4 +1,4 @@
-//! The guest lives, or nothing tells that this page killed it.
+//! The guest lives, or nothing shows that this page killed it.
 
 use super::{Verdict, VerdictInput, verdict as of, vmm, weaker};
 use crate::incident::{
@@ -40,7 +40,7 @@ pub fn contained(case: &VerdictInput) -> Option<Verdict> {
     Some(of(Outcome::Survived, Cause::Contained, Confidence::Likely))
 }
 
-/// `sigbus_spin`: signals and exits go on at one line, and the guest is never told. Certain once the VMM has ended, where
+/// `sigbus_spin`: signals and exits go on at one line, and the guest is never notified. Certain once the VMM has ended, where
 /// the exits did not even return to user space (SIGBUS is blocked or ignored in the vCPU's thread). Denied by a telling of an action-required
 /// error, and by a #MC.
 pub fn spin(case: &VerdictInput) -> Option<Verdict> {
@@ -58,9 +58,9 @@ pub fn spin(case: &VerdictInput) -> Option<Verdict> {
     Some(of(vmm::outcome_or_running(e), Cause::SigbusSpin, confidence))
 }
 
-/// `mce_nested` without a reset: errors met a vCPU on which a #MC was open, the VMM told none of them, and the vCPU meets
+/// `mce_nested` without a reset: errors met a vCPU on which a #MC was open, the VMM reported none of them, and the vCPU meets
 /// them again and again. QEMU does so for guests with AMD's machine checks: their STATUS has no AR bit, by which
-/// `do_inject_x86_mce` tells what must not be left out while MCG_STATUS.MCIP is set; and a Linux guest whose machine
+/// `do_inject_x86_mce` shows what must not be left out while MCG_STATUS.MCIP is set; and a Linux guest whose machine
 /// checks are turned off (mce=off) returns from its handler and leaves MCIP set. Likely while the VMM lives: it may still
 /// reset its guest.
 pub fn injections_skipped(case: &VerdictInput) -> Option<Verdict> {
@@ -88,7 +88,7 @@ pub fn dropped(case: &VerdictInput) -> Option<Verdict> {
         .then(|| of(vmm::outcome_or_running(e), Cause::MceDropped, Confidence::Likely))
 }
 
-/// `clflush` without a death: one RIP went over the page's lines and the guest was not told, as where the VMM steps over
+/// `clflush` without a death: one RIP went over the page's lines and the guest was not notified, as where the VMM steps over
 /// each instruction. As sure as the flush; while the VMM lives, likely at most.
 pub fn walked(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;
@@ -108,7 +108,7 @@ pub fn walked(case: &VerdictInput) -> Option<Verdict> {
 }
 
 /// `not_touched`: no exit, no access of the VMM's, no #MC: whatever ends the VMM then has other reasons (`not_poison`
-/// where a signal kills it). A log does not tell who touched what.
+/// where a signal kills it). A log does not show who touched what.
 pub fn untouched(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;
     // Of a page that was lost before the probes were there, they have seen all since.

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`death`] | the guest died: `mce_overflow`, `kernel_access`, `clflush`, `fatal_notification`, `mce_nested`, `mce_disabled`, `not_poison` |
 //! | [`vmm`] | the VMM ended: `sigbus_unhandled`, `second_sigbus`, `vmm_own_memory`, `guest_memfd`, `not_poison` |
-//! | [`life`] | the guest lives, or nothing tells that it died: `contained`, `sigbus_spin`, `mce_nested`, `mce_dropped`, `clflush`, `not_touched` |
+//! | [`life`] | the guest lives, or nothing shows that it died: `contained`, `sigbus_spin`, `mce_nested`, `mce_dropped`, `clflush`, `not_touched` |
 //!
 //! The first sign of an end decides: what a dead guest's crash kernel or its VMM do afterwards changes nothing.
 
@@ -35,7 +35,7 @@ pub struct ProbeCoverage {
     pub handler_end: bool,
     /// `kvm_inj_exception`: that a #MC entered the guest.
     pub delivery: bool,
-    /// The ioctls by which a VMM tells.
+    /// The ioctls by which a VMM shows.
     pub telling: bool,
 }
 
@@ -66,16 +66,16 @@ pub fn decide(e: &Evidence, total: &Total, flush: &Flush, coverage: ProbeCoverag
     };
     let seen = observed(&case);
     match log_evidence::death(e) {
-        // What was seen for certain needs no witness; where a certain one says otherwise, one of them is wrong.
-        Some(said) => match seen {
+        // What was seen for certain needs no witness; where a certain one states otherwise, one of them is wrong.
+        Some(logged) => match seen {
             Some(seen) if seen.confidence == Confidence::Certain && seen.cause != Cause::Unknown => {
-                if said.confidence == Confidence::Certain && said.cause != seen.cause {
+                if logged.confidence == Confidence::Certain && logged.cause != seen.cause {
                     verdict(seen.outcome, seen.cause, Confidence::Likely)
                 } else {
                     seen
                 }
             }
-            _ => said,
+            _ => logged,
         },
         None => seen
             .or_else(|| life::walked(&case))

@@ -24,7 +24,7 @@ const fn killed(status: i32) -> bool {
     status & 0x7f != 0
 }
 
-/// What the VMM's own end says, where nothing says more of the guest.
+/// What the VMM's own end states, where nothing shows more of the guest.
 pub fn outcome(e: &Evidence) -> Outcome {
     match exit(e) {
         Some((_, status)) if killed(status) => Outcome::VmmKilled,
@@ -56,8 +56,8 @@ pub fn was_killed(e: &Evidence) -> bool {
 /// | killed by signal 7 | one to the same thread had not been answered | `second_sigbus`, of the page of either: QEMU raises it again (`sigbus_reraise`) |
 /// | killed by signal 7 | for its own access, and no exit touched the page | `vmm_own_memory`, likely |
 /// | killed by signal 7 | the last SIGBUS had been outlived | `not_poison`: SIGBUS has other reasons (BUS_ADRERR) |
-/// | exit status 149 | not told | `sigbus_unhandled`, certain: Firecracker's handler |
-/// | another exit status but 0, at once | not told | the same, likely: QEMU's `exit(1)` for a guest without MCG_SER_P |
+/// | exit status 149 | not reported | `sigbus_unhandled`, certain: Firecracker's handler |
+/// | another exit status but 0, at once | not reported | the same, likely: QEMU's `exit(1)` for a guest without MCG_SER_P |
 pub fn by_sigbus(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;
     let (t, status) = exit(e)?;
