@@ -70,7 +70,7 @@ fuzz_target!(|data: &[u8]| {
         .map(|(name, text)| (name.to_owned(), Cursor::new(text)));
     if let Ok(imported) = import::read_inputs(files.into(), true) {
         for incident in &imported.incidents {
-            serde_json::to_string(incident).expect("an incident is JSON");
+            serde_json::to_string(&poisontrace_report::document(incident)).expect("an incident is JSON");
         }
     }
 });
