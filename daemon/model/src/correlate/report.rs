@@ -207,7 +207,7 @@ fn injections(e: &Evidence, session: &Session) -> model::Injections {
 const MF_SW_SIMULATED: u64 = 1 << 5;
 
 fn origin(e: &Evidence) -> model::Origin {
-    let simulated = e.timeline.entries().iter().any(|(_, event)| {
+    let simulated = e.timeline.events().any(|event| {
         matches!(event, TimelineEvent::FailureBegin { flags: Some(flags), .. } if flags & MF_SW_SIMULATED != 0)
     });
     if !simulated {

@@ -52,7 +52,7 @@ pub enum MissingEvidence {
     GpaUnderShadowPaging,
     /// The GPA: a nested (L2) guest took the exits.
     GpaOfNestedGuest,
-    /// The GPA: the guest did not access the page, and no injection names it.
+    /// The GPA: no exit and no injection names it.
     Gpa,
     /// /proc of the VMM, which was gone.
     VmmProcess,

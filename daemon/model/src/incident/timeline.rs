@@ -189,6 +189,11 @@ impl Timeline {
         self.skipped += other.skipped;
     }
 
+    /// The events that were kept, in the order in which they were added.
+    pub fn events(&self) -> impl Iterator<Item = &TimelineEvent> {
+        self.first.iter().chain(&self.last).map(|(_, event)| event)
+    }
+
     /// All entries in order of time; [`TimelineEvent::Omitted`] stands for those that were not kept.
     pub fn entries(&self) -> Vec<(u64, TimelineEvent)> {
         let mut entries = self.first.clone();
