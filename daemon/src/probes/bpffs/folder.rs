@@ -3,12 +3,16 @@
 
 use std::{
     fs, io,
-    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::DirBuilderExt as _,
+    },
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{Mode, OFlags, fstat, open, openat},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, open, openat, unlinkat},
+    io::Errno,
     process::geteuid,
 };
 
@@ -30,10 +34,7 @@ pub fn make(folder: &Path) -> io::Result<()> {
 /// Whose it is instead, and what to do.
 pub fn open_own(path: &Path) -> io::Result<OwnedFd> {
     let refused = |why: String| io::Error::other(format!("{} {why}", path.display()));
-    let (parent, name) = path
-        .parent()
-        .zip(path.file_name())
-        .ok_or_else(|| refused("has no parent folder".to_owned()))?;
+    let (parent, name) = split(path)?;
     let above = open(parent, DIRECTORY, Mode::empty())?;
     let stat = fstat(&above)?;
     if stat.st_mode & WRITABLE_BY_OTHERS != 0 && stat.st_mode & STICKY == 0 {
@@ -42,21 +43,50 @@ pub fn open_own(path: &Path) -> io::Result<OwnedFd> {
             parent.display()
         )));
     }
-    let folder =
-        openat(&above, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()).map_err(|err| match err {
-            rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP => {
-                refused("is no folder (a symbolic link?): remove it".to_owned())
-            }
-            err => err.into(),
-        })?;
+    let folder = enter(above.as_fd(), name).map_err(|err| link_refused(path, err))?;
     let stat = fstat(&folder)?;
     if stat.st_uid != geteuid().as_raw() {
-        return Err(refused(format!("belongs to user {}: remove it", stat.st_uid)));
+        return Err(refused(format!(
+            "belongs to user {}: run `poisontrace detach` as root",
+            stat.st_uid
+        )));
     }
     if stat.st_mode & WRITABLE_BY_OTHERS != 0 {
         return Err(refused("is writable for other users: chmod go-w it".to_owned()));
     }
     Ok(folder)
+}
+
+/// Opens the folder `path` whoever owns it, as the service's belongs to its dynamic user. All that is done in it must
+/// go by this descriptor.
+///
+/// # Errors
+/// If it is no folder; a symbolic link to one is none.
+pub fn open_any(path: &Path) -> io::Result<OwnedFd> {
+    let (parent, name) = split(path)?;
+    let above = open(parent, DIRECTORY, Mode::empty())?;
+    enter(above.as_fd(), name).map_err(|err| link_refused(path, err))
+}
+
+fn split(path: &Path) -> io::Result<(&Path, &Path)> {
+    path.parent()
+        .zip(path.file_name())
+        .map(|(parent, name)| (parent, Path::new(name)))
+        .ok_or_else(|| io::Error::other(format!("{} has no parent folder", path.display())))
+}
+
+fn link_refused(path: &Path, err: Errno) -> io::Error {
+    match err {
+        Errno::NOTDIR | Errno::LOOP => io::Error::other(format!(
+            "{} is no folder (a symbolic link?): remove it",
+            path.display()
+        )),
+        err => err.into(),
+    }
+}
+
+fn enter(above: BorrowedFd<'_>, name: &Path) -> Result<OwnedFd, Errno> {
+    openat(above, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
 }
 
 /// The folders below the daemon's own.
@@ -106,33 +136,54 @@ pub fn folders(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Removes what daemons have made in `folder`, and `folder` if that empties it; returns the number of pins. Folders go
-/// first: they hold the links, so that nothing is counted into maps that are about to go.
-pub fn remove(folder: &Path, level: Level) -> io::Result<usize> {
-    let (mut folders, mut pins) = (Vec::new(), Vec::new());
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_str().unwrap_or_default();
-        let kind = entry.file_type()?;
-        match level.folder(name) {
-            Some(below) if kind.is_dir() => folders.push((entry.path(), below)),
-            None if kind.is_file() && level.pin(name) => pins.push(entry.path()),
-            _ => tracing::warn!(path = %entry.path().display(), "not made by poisontrace: left as it is"),
-        }
-    }
-    let mut removed = 0;
-    for (path, below) in folders {
-        removed += remove(&path, below)?;
-    }
-    for path in pins {
-        fs::remove_file(path)?;
-        removed += 1;
-    }
-    match fs::remove_dir(folder) {
+/// Removes what daemons have made in the folder `path`, and the folder if that empties it; returns the number of pins.
+/// Every step goes by descriptor: an owner who replaces a folder by a link meanwhile leads nowhere else.
+///
+/// # Errors
+/// If `path` is no folder, or something in it cannot be removed.
+pub fn remove(path: &Path, level: Level) -> io::Result<usize> {
+    let removed = empty(open_any(path)?.as_fd(), level, path)?;
+    match fs::remove_dir(path) {
         Err(err) if err.kind() != io::ErrorKind::DirectoryNotEmpty => Err(err),
         _ => Ok(removed),
     }
+}
+
+/// Removes what daemons have made in an open folder, which `path` names in the log. Folders go first: they hold the
+/// links, so that nothing is counted into maps that are about to go.
+pub fn empty(folder: BorrowedFd<'_>, level: Level, path: &Path) -> io::Result<usize> {
+    let (mut folders, mut pins) = (Vec::new(), Vec::new());
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_owned();
+        let text = name.to_str().unwrap_or_default();
+        if text == "." || text == ".." {
+            continue;
+        }
+        match level.folder(text) {
+            Some(below) if entry.file_type() == FileType::Directory => folders.push((name, below)),
+            None if entry.file_type() == FileType::RegularFile && level.pin(text) => pins.push(name),
+            _ => tracing::warn!(
+                path = %path.join(text).display(),
+                "not made by poisontrace: left as it is"
+            ),
+        }
+    }
+    let mut removed = 0;
+    for (name, below) in folders {
+        let text = name.to_str().unwrap_or_default();
+        let inner = enter(folder, Path::new(text))?;
+        removed += empty(inner.as_fd(), below, &path.join(text))?;
+        match unlinkat(folder, &name, AtFlags::REMOVEDIR) {
+            Err(err) if err != Errno::NOTEMPTY => return Err(err.into()),
+            _ => {}
+        }
+    }
+    for name in pins {
+        unlinkat(folder, &name, AtFlags::empty())?;
+        removed += 1;
+    }
+    Ok(removed)
 }
 
 #[cfg(test)]
@@ -168,6 +219,22 @@ mod tests {
         assert!(open_own(&own).is_err());
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
         assert!(open_own(&own).is_ok());
+    }
+
+    #[test]
+    fn a_planted_link_is_not_followed_when_pins_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let theirs = dir.path().join("theirs");
+        fs::create_dir_all(theirs.join("daemon-7")).unwrap();
+        fs::write(theirs.join("PAGES"), "").unwrap();
+        let root = dir.path().join("poisontrace");
+        symlink(&theirs, &root).unwrap();
+        assert!(remove(&root, Level::Root).is_err());
+        fs::remove_file(&root).unwrap();
+        fs::create_dir(&root).unwrap();
+        symlink(&theirs, root.join("layout-3")).unwrap();
+        assert_eq!(remove(&root, Level::Root).unwrap(), 0);
+        assert!(theirs.join("PAGES").exists() && theirs.join("daemon-7").exists());
     }
 
     #[test]

@@ -21,12 +21,12 @@ mod folder;
 
 use std::{
     fs, io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use aya::maps::{Array, Map, MapData};
-use folder::{Level, make, open_own};
+use folder::{Level, make, open_any, open_own};
 use poisontrace_probes::{MAP_LAYOUT, arming};
 use rustix::fs::{FlockOperation, flock, fstatfs};
 
@@ -82,7 +82,11 @@ impl Pins {
 
     fn open(root: &Path) -> io::Result<Self> {
         make(root)?;
-        let lock = open_own(root)?;
+        let lock = open_own(root).or_else(|refusal| match fs::remove_dir(root) {
+            // The service leaves an empty folder behind that belongs to its dynamic user; root may replace it.
+            Ok(()) => make(root).and_then(|()| open_own(root)),
+            Err(_) => Err(refusal),
+        })?;
         let file_system = fstatfs(&lock).map(|found| found.f_type as u64);
         if file_system != Ok(BPF_FS_MAGIC) {
             // The folder was made in another file system.
@@ -189,29 +193,28 @@ impl Pins {
 }
 
 /// Removes all that is pinned in `root`, which detaches the programs of a daemon that is gone. Returns how many maps
-/// and links there were.
+/// and links there were. The folder may belong to another user, as that of the service does.
 ///
 /// # Errors
 /// If something cannot be removed.
 pub fn detach(root: &Path) -> io::Result<usize> {
-    match fs::symlink_metadata(root) {
-        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(err) => Err(err),
-        Ok(_) => {
-            open_own(root)?;
-            use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
-            let mut removed = 0;
-            for layout in folder::folders(root)? {
-                removed += remove_layout(&layout)?;
-            }
-            match folder::remove(root, Level::Root) {
-                // A service's folder in a file system that is not its own: empty, it does no harm.
-                Err(err) if !matches!(err.kind(), PermissionDenied | ReadOnlyFilesystem | ResourceBusy) => {
-                    Err(err)
-                }
-                _ => Ok(removed),
-            }
+    let folder = match open_any(root) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(0),
+        found => found?,
+    };
+    let removed = folder::empty(folder.as_fd(), Level::Root, root)?;
+    use io::ErrorKind::{DirectoryNotEmpty, PermissionDenied, ReadOnlyFilesystem, ResourceBusy};
+    match fs::remove_dir(root) {
+        // A service's folder in a file system that is not its own: empty, it does no harm.
+        Err(err)
+            if !matches!(
+                err.kind(),
+                DirectoryNotEmpty | PermissionDenied | ReadOnlyFilesystem | ResourceBusy
+            ) =>
+        {
+            Err(err)
         }
+        _ => Ok(removed),
     }
 }
 
@@ -229,5 +232,5 @@ fn remove_layout(path: &Path) -> io::Result<usize> {
 
 /// Whether a daemon holds the folder.
 pub fn in_use(root: &Path) -> bool {
-    open_own(root).is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err())
+    open_any(root).is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_err())
 }
