@@ -1,7 +1,7 @@
 //! What the guest was notified. QEMU writes the banks with KVM_SET_MSRS, again and again with the rest of the
 //! state; it is notified once, when #MC is queued for a bank that changed, or queued anew after a delivery.
 
-use super::{Correlator, IncidentNo, threads::Pending};
+use super::{Correlator, IncidentNo, thread_table::Pending};
 use crate::{
     event::{Bank, Event},
     incident::{
@@ -29,8 +29,8 @@ impl Correlator {
         unreadable: bool,
     ) {
         if unreadable || truncated {
-            for no in self.by_pid.get(&event.pid).cloned().unwrap_or_default() {
-                if let Some(evidence) = self.touch(no) {
+            for no in self.incidents.of_process(event.pid).to_vec() {
+                if let Some(evidence) = self.incidents.touch(no) {
                     let truncated = !unreadable;
                     evidence
                         .timeline
@@ -42,7 +42,7 @@ impl Correlator {
         if unreadable || (mcg_status.is_none() && banks.is_empty()) {
             return;
         }
-        let thread = self.thread(event);
+        let thread = self.threads.of(event);
         let mut new_injections = Vec::new();
         for bank in banks {
             if thread.banks.get(&bank.bank) == Some(bank) {
@@ -76,11 +76,11 @@ impl Correlator {
             via: Via::SetMce,
         };
         self.record_injection(event, injection);
-        self.thread(event).outstanding = mca::raises_mc(bank.status.0);
+        self.threads.of(event).outstanding = mca::raises_mc(bank.status.0);
     }
 
     pub(super) fn queued(&mut self, event: &Event, pending: bool, injected: bool) {
-        let thread = self.thread(event);
+        let thread = self.threads.of(event);
         if thread.pending.is_empty() {
             // The state was put again with the #MC still in it (outstanding), or caught in the middle of its
             // delivery (injected): nothing new. Otherwise the same banks were reported a second time.
@@ -98,11 +98,11 @@ impl Correlator {
                 })
                 .collect();
         }
-        self.tell_pending(event);
+        self.record_pending(event);
     }
 
-    fn tell_pending(&mut self, event: &Event) {
-        let thread = self.thread(event);
+    fn record_pending(&mut self, event: &Event) {
+        let thread = self.threads.of(event);
         let pending = core::mem::take(&mut thread.pending);
         thread.outstanding = true;
         for injection in pending {
@@ -112,22 +112,22 @@ impl Correlator {
 
     pub(super) fn delivered(&mut self, event: &Event) {
         self.guest_got_injection(event);
-        if !self.thread(event).pending.is_empty() {
+        if !self.threads.of(event).pending.is_empty() {
             // KVM_SET_VCPU_EVENTS went unseen; the delivery proves the telling.
-            self.tell_pending(event);
+            self.record_pending(event);
         }
-        let thread = self.thread(event);
+        let thread = self.threads.of(event);
         thread.outstanding = false;
         let injection = thread.machine_checks;
-        let Some(no) = injection.or_else(|| self.latest_of(event.pid)) else {
+        let Some(no) = injection.or_else(|| self.incidents.latest_of(event.pid)) else {
             return;
         };
-        let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
-        let in_mc = &mut self.thread(event).in_mc;
+        let vcpu = event.vcpu.or_else(|| self.threads.vcpu_of(event.tid));
+        let in_mc = &mut self.threads.of(event).in_mc;
         if !in_mc.contains(&no) && in_mc.len() < MAX_IN_MC {
             in_mc.push(no);
         }
-        if let Some(evidence) = self.touch(no) {
+        if let Some(evidence) = self.incidents.touch(no) {
             evidence.poison_at(event.t);
             evidence.deliver(event.t, event.tid);
             evidence
@@ -141,18 +141,18 @@ impl Correlator {
         if !write || data != 0 {
             return;
         }
-        let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
-        let mut open = core::mem::take(&mut self.thread(event).in_mc);
+        let vcpu = event.vcpu.or_else(|| self.threads.vcpu_of(event.tid));
+        let mut open = core::mem::take(&mut self.threads.of(event).in_mc);
         if open.is_empty() {
             // The thread has been forgotten since, or the delivery was not seen.
-            open = self.by_pid.get(&event.pid).cloned().unwrap_or_default();
+            open = self.incidents.of_process(event.pid).to_vec();
         }
         for no in open {
             let finished = self
                 .incidents
-                .get_mut(&no)
+                .get_mut(no)
                 .is_some_and(|e| e.finish(event.t, event.tid));
-            if finished && let Some(evidence) = self.touch(no) {
+            if finished && let Some(evidence) = self.incidents.touch(no) {
                 evidence.poison_at(event.t);
                 evidence
                     .timeline
@@ -164,10 +164,10 @@ impl Correlator {
     fn record_injection(&mut self, event: &Event, injection: Pending) {
         self.guest_got_injection(event);
         let severity = mca::severity(injection.bank.status.0);
-        let Some(no) = self.incident_told(event.pid, &injection.bank, severity) else {
+        let Some(no) = self.incident_injected(event.pid, &injection.bank, severity) else {
             return;
         };
-        let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
+        let vcpu = event.vcpu.or_else(|| self.threads.vcpu_of(event.tid));
         let injection = McInjection {
             t: injection.t,
             tid: event.tid,
@@ -178,8 +178,10 @@ impl Correlator {
             severity,
             rip: None,
         };
-        self.thread(event).machine_checks = Some(no);
-        let Some(evidence) = self.touch(no) else { return };
+        self.threads.of(event).machine_checks = Some(no);
+        let Some(evidence) = self.incidents.touch(no) else {
+            return;
+        };
         evidence.poison_at(event.t);
         if severity != Severity::Broadcast && injection.bank.status.0 & mca::ADDRV != 0 {
             evidence
@@ -200,17 +202,17 @@ impl Correlator {
     /// Which incident a bank speaks of: that of its address; else, of the pages whose GPA is not known yet, the one at
     /// the same place within its 2 MiB (VMMs align guest memory so), else the one that was signalled first: SIGBUS is
     /// answered in the order in which it comes. A bank without an address follows the last telling.
-    fn incident_told(&self, pid: u32, bank: &Bank, severity: Severity) -> Option<IncidentNo> {
+    fn incident_injected(&self, pid: u32, bank: &Bank, severity: Severity) -> Option<IncidentNo> {
         const ALIGNED: u64 = (2 << 20) - 1;
         if severity == Severity::Broadcast || bank.status.0 & mca::ADDRV == 0 {
-            return self.latest_of(pid);
+            return self.incidents.latest_of(pid);
         }
-        if let Some(no) = self.incident_of_gpa(pid, bank.addr.0) {
+        if let Some(no) = self.pages.of_gpa(pid, bank.addr.0) {
             return Some(no);
         }
         let candidates = || {
-            self.live_of(pid)
-                .filter_map(|no| self.incidents.get(&no).map(|e| (no, e)))
+            self.incidents
+                .live_evidence_of(pid)
                 .filter(|(_, e)| e.gpa.is_none() && e.private_fault().is_none())
         };
         let mut placed = candidates().filter(|(_, e)| {
@@ -227,12 +229,12 @@ impl Correlator {
 
     /// CR4.MCE of a vCPU, as its VMM reads it after an exit on poison.
     pub(super) fn registers(&mut self, event: &Event, sregs: &crate::event::Sregs) {
-        let pending_sigbus = self.live_of(event.pid).find(|no| {
+        let pending_sigbus = self.incidents.live_of(event.pid).find(|no| {
             self.incidents
-                .get(no)
+                .get(*no)
                 .is_some_and(|e| e.pending_sigbus.get(&event.tid).is_some())
         });
-        if let Some(evidence) = pending_sigbus.and_then(|no| self.touch(no)) {
+        if let Some(evidence) = pending_sigbus.and_then(|no| self.incidents.touch(no)) {
             evidence.mce_enabled = Some(sregs.cr4.0 & CR4_MCE != 0);
         }
     }

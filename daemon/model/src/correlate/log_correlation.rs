@@ -105,12 +105,14 @@ impl Correlator {
             .session
             .binding("send_sig_mceerr")
             .is_some_and(|b| b.starts_with("tracepoint "));
-        let failure = self.failures.get(&event.tid).filter(|_| live);
+        let failure = self.failures.on_thread(event.tid).filter(|_| live);
         let pfn = seen.pfn.or_else(|| failure?.pfn);
         let found = match (seen.gpa, pfn) {
             (Some(gpa), _) => self.page_touched(seen.pid, gpa),
             (None, Some(pfn)) => self.of_pfn(seen.pid, pfn),
-            (None, None) if seen.severity == SigbusSeverity::ActionRequired => self.latest_of(seen.pid),
+            (None, None) if seen.severity == SigbusSeverity::ActionRequired => {
+                self.incidents.latest_of(seen.pid)
+            }
             (None, None) => None,
         };
         let no = found.unwrap_or_else(|| {
@@ -131,12 +133,12 @@ impl Correlator {
             own_access: false,
         };
         self.signal_sent(event, &to);
-        let vcpu = self.vcpu_of(seen.tid);
+        let vcpu = self.threads.vcpu_of(seen.tid);
         self.signals_without_address = true;
         if let Some(pfn) = pfn {
             self.name_pfn(no, pfn);
         }
-        let Some(e) = self.touch(no) else { return };
+        let Some(e) = self.incidents.touch(no) else { return };
         e.logged.trace |= !live;
         if let Some(gpa) = seen.gpa {
             e.gpa.get_or_insert(gpa & !(PAGE_SIZE - 1));
@@ -157,16 +159,16 @@ impl Correlator {
     /// The incident of a touched page: its own; that of the huge page around it; or the only one whose GPA is
     /// not known yet.
     fn page_touched(&mut self, pid: u32, gpa: u64) -> Option<IncidentNo> {
-        if let Some(no) = self.incident_of_gpa(pid, gpa) {
+        if let Some(no) = self.pages.of_gpa(pid, gpa) {
             return Some(no);
         }
-        if let Some(no) = self.huge_around(pid, gpa) {
-            let e = self.touch(no)?;
+        if let Some(no) = self.incidents.huge_around(pid, gpa) {
+            let e = self.incidents.touch(no)?;
             let within = e.gpa.is_some_and(|known| (known ^ gpa) >> LSB_2M == 0);
             e.lsb = Some(if within { LSB_2M } else { LSB_1G });
             return Some(no);
         }
-        self.only_unplaced(pid)
+        self.incidents.only_unplaced(pid)
     }
 
     /// `memory_failure_event` of a page whose signals were seen without a probe on the function.
@@ -175,14 +177,14 @@ impl Correlator {
         if !self.signals_without_address {
             return;
         }
-        let named = self.by_pfn.of(pfn);
+        let named = self.pages.pfns.of(pfn);
         let mine: Vec<IncidentNo> = named
-            .filter_map(|no| Some((no, self.incidents.get(&no)?)))
+            .filter_map(|no| Some((no, self.incidents.get(no)?)))
             .filter(|(_, e)| e.logged.trace && e.page_type.is_none())
             .map(|(no, _)| no)
             .collect();
         for no in mine {
-            if let Some(e) = self.touch(no) {
+            if let Some(e) = self.incidents.touch(no) {
                 e.page_type = Some(page_type.to_owned());
                 e.recovery = Some(result.to_owned());
                 e.poison_at(event.t);
@@ -196,10 +198,12 @@ impl Correlator {
         if exit.hva.is_some() || exit.gpa.is_some() {
             return false;
         }
-        let Some(no) = self.latest_of(event.pid) else {
+        let Some(no) = self.incidents.latest_of(event.pid) else {
             return false;
         };
-        let Some(e) = self.touch(no) else { return false };
+        let Some(e) = self.incidents.touch(no) else {
+            return false;
+        };
         e.poison_at(event.t);
         e.exit(event.tid, event.vcpu, exit);
         e.timeline.add(
@@ -211,10 +215,8 @@ impl Correlator {
 
     /// Processes that are seen to run guests.
     pub fn guests(&self) -> BTreeSet<u32> {
-        let seen = self
-            .incidents
-            .values()
-            .filter(|e| e.pid != 0 && super::is_of_a_guest(e));
+        let all = self.incidents.iter().map(|(_, e)| e);
+        let seen = all.filter(|e| e.pid != 0 && super::is_of_a_guest(e));
         seen.map(|e| e.pid).collect()
     }
 
@@ -247,8 +249,8 @@ impl Correlator {
         if let Some(pfn) = names.pfn {
             self.name_pfn(no, pfn);
         }
-        let late_death_ns = self.limits.attribution_window_ns;
-        let Some(e) = self.touch(no) else { return };
+        let late_death_ns = self.attribution_window_ns;
+        let Some(e) = self.incidents.touch(no) else { return };
         // Without a common clock only the order is known.
         let t = match record.own_clock {
             Some(_) if e.last != event.t => e.last,
@@ -295,16 +297,20 @@ impl Correlator {
         let statement = &record.statement;
         if record.vm == 0 {
             // A page of the host, of no VM that a log names: a trace may have it.
-            return names.pfn.and_then(|pfn| self.alone(|e| e.pfn == Some(pfn)));
+            return names
+                .pfn
+                .and_then(|pfn| self.incidents.only(|e| e.pfn == Some(pfn)));
         }
         let of_vm = self.incidents_of(record.vm);
-        let is = |no: &IncidentNo, wanted: &dyn Fn(&Evidence) -> bool| {
-            self.incidents.get(no).is_some_and(|e| wanted(e))
-        };
+        let is =
+            |no: &IncidentNo, wanted: &dyn Fn(&Evidence) -> bool| self.incidents.get(*no).is_some_and(wanted);
         if names.has_page() {
             let page = |e: &Evidence| names.is_of(e) == Some(true);
             let known = of_vm.iter().copied().find(|no| is(no, &page));
-            let seen = || self.alone(|e| !e.logged.alone && names.is_of(e) == Some(true));
+            let seen = || {
+                self.incidents
+                    .only(|e| !e.logged.alone && names.is_of(e) == Some(true))
+            };
             if let Some(no) = known.or_else(seen) {
                 return Some(no);
             }
@@ -323,7 +329,7 @@ impl Correlator {
                 of_vm
                     .iter()
                     .copied()
-                    .max_by_key(|no| self.incidents.get(no).map(|e| e.last))
+                    .max_by_key(|no| self.incidents.get(*no).map(|e| e.last))
             };
             if let Some(no) = last.or_else(latest) {
                 return Some(no);
@@ -337,23 +343,12 @@ impl Correlator {
         let Some(vm) = self.logged.vms.get(&vm) else {
             return Vec::new();
         };
-        let seen = vm.pids.iter().filter_map(|pid| self.by_pid.get(pid)).flatten();
-        let seen = seen.filter(|no| self.incidents.get(no).is_some_and(|e| !e.logged.alone));
+        let seen = vm.pids.iter().flat_map(|pid| self.incidents.of_process(*pid));
+        let seen = seen.filter(|no| self.incidents.get(**no).is_some_and(|e| !e.logged.alone));
         let mut all: Vec<IncidentNo> = vm.incidents.iter().chain(seen).copied().collect();
         all.sort_unstable();
         all.dedup();
         all
-    }
-
-    /// The only incident of which that is so.
-    fn alone(&self, wanted: impl Fn(&Evidence) -> bool) -> Option<IncidentNo> {
-        let mut all = self
-            .incidents
-            .iter()
-            .filter(|(_, e)| wanted(e))
-            .map(|(no, _)| *no);
-        let first = all.next()?;
-        all.next().is_none().then_some(first)
     }
 
     /// The incident of which the VMM `pid` speaks itself: that of the page that it names, else its latest. It opens
@@ -371,13 +366,13 @@ impl Correlator {
         // The latest first; a VMM's last words may come when it is gone.
         let mut all = self.incidents.iter().rev().filter(|(_, e)| e.pid == pid);
         if names.hva.is_none() && names.gpa.is_none() {
-            return all.next().map(|(no, _)| *no);
+            return all.next().map(|(no, _)| no);
         }
         let known = all.clone().find(|(_, e)| page(e) == Some(true));
         // Else one whose addresses are not known yet.
         known
             .or_else(|| all.find(|(_, e)| page(e).is_none()))
-            .map(|(no, _)| *no)
+            .map(|(no, _)| no)
     }
 
     fn open_stated(&mut self, event: &Event, vm: u32, names: Names) -> IncidentNo {

@@ -2,9 +2,13 @@
 //! clock, no I/O and no global state, so a replay is exact and every rule is a plain unit test.
 
 use alloc::{boxed::Box, string::String, vec::Vec};
+mod bounded;
 mod by_process;
+mod incident_table;
 mod injection;
 mod log_correlation;
+mod memory_failures;
+mod page_index;
 mod pages;
 mod preexisting;
 pub mod report;
@@ -12,11 +16,11 @@ pub mod resume;
 mod shared_pages;
 mod sigbus_handling;
 mod termination;
-mod threads;
+mod thread_table;
 mod walks;
 
 use alloc::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -28,9 +32,13 @@ use crate::{
     },
     incident::{evidence::Evidence, model::Incident, next_steps::Related, timeline::TimelineEvent},
 };
-use pages::{Failure, PageIndex};
+use bounded::BoundedMap;
+use incident_table::IncidentTable;
+use memory_failures::MemoryFailures;
+use page_index::PageIndex;
 use report::Update;
-use threads::Thread;
+use sigbus_handling::Answers;
+use thread_table::ThreadTable;
 
 /// Number of an incident within one correlator.
 pub type IncidentNo = u64;
@@ -68,45 +76,23 @@ pub const TABLES: [&str; 5] = [
     "silent_losses",
 ];
 
-#[derive(Clone, Copy, Default)]
-struct Dropped {
-    threads: u64,
-    processes: u64,
-    failures: u64,
-    answers: u64,
-    silent: u64,
-}
-
 /// See the module.
 pub struct Correlator {
     session: Session,
-    limits: Limits,
-    incidents: BTreeMap<IncidentNo, Box<Evidence>>,
-    next: IncidentNo,
-    /// Incidents by VMM, in order of their beginning.
-    by_pid: BTreeMap<u32, Vec<IncidentNo>>,
-    /// By address in the VMM.
+    /// [`Limits::attribution_window_ns`].
+    attribution_window_ns: u64,
+    incidents: IncidentTable,
     pages: PageIndex,
-    /// By guest-physical address.
-    gpas: PageIndex,
-    failures: BTreeMap<u32, Failure>,
-    silent: VecDeque<pages::Silent>,
-    /// Page frames of the incidents.
-    by_pfn: shared_pages::ByPfn,
-    by_process: by_process::ByProcess,
+    threads: ThreadTable,
+    /// By process.
+    processes: BoundedMap<u32, Arc<Vmm>>,
+    failures: MemoryFailures,
+    /// By process.
+    answers: BoundedMap<u32, Answers>,
     /// Incidents that may be another's.
     waiting: walks::Waiting,
-    answers: sigbus_handling::AllAnswers,
-    threads: BTreeMap<u32, Thread>,
-    processes: BTreeMap<u32, Arc<Vmm>>,
-    changed: BTreeSet<IncidentNo>,
-    /// Incidents that the last event belongs to.
-    touched: BTreeSet<IncidentNo>,
-    forgotten: u64,
     /// Since when all probes have been at work, of a session that began on stand-by.
     engaged_ns: Option<u64>,
-    /// Entries that had to make room.
-    dropped: Dropped,
     /// A trace reported signals without their address.
     signals_without_address: bool,
     /// The host's exits that touch no guest memory.
@@ -123,25 +109,15 @@ impl Correlator {
     pub fn with_limits(session: Session, limits: Limits) -> Self {
         Self {
             session,
-            limits,
-            incidents: BTreeMap::new(),
-            next: 1,
-            by_pid: BTreeMap::new(),
+            attribution_window_ns: limits.attribution_window_ns,
+            incidents: IncidentTable::new(limits.incidents),
             pages: PageIndex::default(),
-            gpas: PageIndex::default(),
-            failures: BTreeMap::new(),
-            silent: VecDeque::new(),
-            by_pfn: shared_pages::ByPfn::default(),
-            by_process: by_process::ByProcess::default(),
+            threads: ThreadTable::new(limits.threads),
+            processes: BoundedMap::new(limits.processes),
+            failures: MemoryFailures::new(limits.failures),
+            answers: BoundedMap::new(limits.processes),
             waiting: walks::Waiting::default(),
-            answers: BTreeMap::new(),
-            threads: BTreeMap::new(),
-            processes: BTreeMap::new(),
-            changed: BTreeSet::new(),
-            touched: BTreeSet::new(),
-            forgotten: 0,
             engaged_ns: None,
-            dropped: Dropped::default(),
             signals_without_address: false,
             floor: BTreeMap::new(),
             logged: log_correlation::LoggedVms::default(),
@@ -150,39 +126,40 @@ impl Correlator {
 
     /// Sets [`Limits::attribution_window_ns`], for what is stated from now on.
     pub fn attribution_window(&mut self, ns: u64) {
-        self.limits.attribution_window_ns = ns;
+        self.attribution_window_ns = ns;
     }
 
     pub fn session(&self) -> &Session {
         &self.session
     }
 
-    /// Incidents that were dropped because the table was full.
+    /// Incidents that were evicted because the table was full.
     pub fn forgotten(&self) -> u64 {
-        self.forgotten
+        self.incidents.evicted()
     }
 
     /// Entries that had to make room, by table ([`TABLES`]).
     pub fn dropped(&self) -> [(&'static str, u64); TABLES.len()] {
-        let Dropped {
-            threads,
-            processes,
+        let [failures, silent] = self.failures.evicted();
+        let counts = [
+            self.threads.evicted(),
+            self.processes.evicted(),
             failures,
-            answers,
+            self.answers.evicted(),
             silent,
-        } = self.dropped;
-        let counts = [threads, processes, failures, answers, silent];
+        ];
         core::array::from_fn(|n| (TABLES[n], counts[n]))
     }
 
     /// Entries of each table, in the order of [`TABLES`].
     pub fn table_sizes(&self) -> [usize; TABLES.len()] {
+        let [failures, silent] = self.failures.sizes();
         [
             self.threads.len(),
             self.processes.len(),
-            self.failures.len(),
+            failures,
             self.answers.len(),
-            self.silent.len(),
+            silent,
         ]
     }
 
@@ -196,10 +173,16 @@ impl Correlator {
             return;
         }
         self.engaged_ns = Some(event.t);
-        for (no, e) in &mut self.incidents {
-            if !e.machine_checks.is_empty() || !e.ends.is_empty() {
+        let notified_or_ended = |e: &Evidence| !e.machine_checks.is_empty() || !e.ends.is_empty();
+        let partly_seen: Vec<IncidentNo> = self
+            .incidents
+            .iter()
+            .filter(|(_, e)| notified_or_ended(e))
+            .map(|(no, _)| no)
+            .collect();
+        for no in partly_seen {
+            if let Some(e) = self.incidents.change(no) {
                 e.blind_ns = event.t.saturating_sub(e.t0);
-                self.changed.insert(*no);
             }
         }
     }
@@ -211,23 +194,18 @@ impl Correlator {
 
     /// Takes one event.
     pub fn feed(&mut self, event: &Event) {
-        self.touched.clear();
+        self.incidents.clear_touched();
         self.end_waiting(event);
         self.dispatch(event);
-        let touched = core::mem::take(&mut self.touched);
-        for no in &touched {
-            self.index_gpa(*no, event);
+        self.incidents.index_touched();
+        for (no, evidence) in self.incidents.touched() {
+            self.pages.index(no, evidence, event);
         }
-        self.touched = touched;
+        // Totals are no event of their own, but the sum of those that were, and of those that were not sent.
         if matches!(event.what, EventKind::PageTotals(_)) {
-            // No event of its own, but the sum of those that were, and of those that were not sent.
-            self.touched.clear();
+            self.incidents.clear_touched();
         }
-        for no in &self.touched {
-            if let Some(evidence) = self.incidents.get_mut(no) {
-                evidence.events += 1;
-            }
-        }
+        self.incidents.count_event();
     }
 
     fn dispatch(&mut self, event: &Event) {
@@ -325,11 +303,11 @@ impl Correlator {
 
     /// The incidents that the last event belongs to: id, and the event's number (from 0) among those of the incident.
     pub fn attribution(&self) -> impl Iterator<Item = (String, u64)> + '_ {
-        let shown = self.touched.iter().filter(|no| !self.waiting.contains(**no));
-        shown.filter_map(|no| {
-            let evidence = self.incidents.get(no)?;
-            Some((report::id(evidence, &self.session), evidence.events - 1))
-        })
+        let shown = self
+            .incidents
+            .touched()
+            .filter(|(no, _)| !self.waiting.contains(*no));
+        shown.map(|(_, evidence)| (report::id(evidence, &self.session), evidence.events - 1))
     }
 
     /// Incidents that changed since the last call, as they stand now.
@@ -340,24 +318,24 @@ impl Correlator {
 
     /// As [`Correlator::take_changed`], their numbers alone: to be reported a few at a time.
     pub fn take_numbers(&mut self) -> BTreeSet<IncidentNo> {
-        core::mem::take(&mut self.changed)
+        self.incidents.take_changed()
     }
 
     /// Events that belong to an incident so far.
     pub fn events_of(&self, no: IncidentNo) -> u64 {
-        self.incidents.get(&no).map_or(0, |evidence| evidence.events)
+        self.incidents.get(no).map_or(0, |evidence| evidence.events)
     }
 
     /// All incidents, oldest first.
     pub fn incidents(&mut self) -> Vec<Incident> {
         self.settle_walks();
-        let updates = self.incidents.keys().filter_map(|no| self.report(*no));
+        let updates = self.incidents.iter().filter_map(|(no, _)| self.report(no));
         updates.map(|update| update.incident).collect()
     }
 
     /// An incident as it stands now; `None`: forgotten, or none of a guest.
     pub fn report(&self, no: IncidentNo) -> Option<Update> {
-        let evidence = self.incidents.get(&no)?;
+        let evidence = self.incidents.get(no)?;
         if !is_of_a_guest(evidence) || self.waiting.contains(no) {
             return None;
         }
@@ -380,14 +358,11 @@ impl Correlator {
                 self.forget_pages_of(pid);
             }
         }
-        if !self.processes.contains_key(&pid) {
-            self.dropped.processes += make_room(&mut self.processes, self.limits.processes);
-        }
         let vmm = Arc::new(vmm.clone());
         self.processes.insert(pid, Arc::clone(&vmm));
-        let live: Vec<IncidentNo> = self.live_of(pid).collect();
+        let live: Vec<IncidentNo> = self.incidents.live_of(pid).collect();
         for no in live {
-            if let Some(evidence) = self.touch(no) {
+            if let Some(evidence) = self.incidents.touch(no) {
                 evidence.vmm = Arc::clone(&vmm);
             }
         }
@@ -396,83 +371,48 @@ impl Correlator {
     fn lost(&mut self, event: &Event, records: u64) {
         let open: Vec<IncidentNo> = self.pages.incidents().collect();
         for no in open {
-            if let Some(evidence) = self.incidents.get_mut(&no) {
+            if let Some(evidence) = self.incidents.change(no) {
                 evidence.lost += records;
                 evidence
                     .timeline
                     .add(event.t, TimelineEvent::RecordsMissed { records });
-                self.changed.insert(no);
             }
         }
     }
 
     fn forget_pages_of(&mut self, pid: u32) {
-        self.pages.remove_pid(pid);
-        self.gpas.remove_pid(pid);
-        self.by_pid.remove(&pid);
-        self.threads.retain(|_, thread| thread.pid != pid);
+        self.pages.remove_process(pid);
+        self.incidents.forget_process(pid);
+        self.threads.remove_process(pid);
     }
 
     /// Opens an incident; the oldest goes where there is no room.
     fn open(&mut self, evidence: Evidence) -> IncidentNo {
-        while self.incidents.len() >= self.limits.incidents {
-            let Some((no, _)) = self.incidents.first_key_value() else {
-                break;
-            };
-            self.forgotten += 1;
-            self.remove(*no);
+        while let Some((no, old)) = self.incidents.evict() {
+            self.pages.remove(no, &old);
         }
-        let no = self.next;
-        self.next += 1;
-        self.by_pid.entry(evidence.pid).or_default().push(no);
-        if let Some(pfn) = evidence.pfn {
+        let pfn = evidence.pfn;
+        let no = self.incidents.insert(evidence);
+        if let Some(pfn) = pfn {
             self.index_pfn(no, pfn);
         }
-        self.incidents.insert(no, Box::new(evidence));
-        self.changed.insert(no);
-        self.touched.insert(no);
         no
     }
 
     fn remove(&mut self, no: IncidentNo) -> Option<Box<Evidence>> {
-        let old = self.incidents.remove(&no)?;
-        self.unindex(no, &old);
-        if let Some(list) = self.by_pid.get_mut(&old.pid) {
-            // In order of their beginning, hence of their numbers.
-            if let Ok(at) = list.binary_search(&no) {
-                list.remove(at);
-            }
-            if list.is_empty() {
-                self.by_pid.remove(&old.pid);
-            }
-        }
+        let old = self.incidents.remove(no)?;
+        self.pages.remove(no, &old);
         Some(old)
     }
 
-    /// Lets go of an incident of which nothing more can come and of which all has been reported. Returns its id.
+    /// Removes an incident that nothing more can belong to and that has been reported in full. Returns its id.
     pub fn release(&mut self, no: IncidentNo) -> Option<String> {
         let old = self.remove(no)?;
         Some(report::id(&old, &self.session))
-    }
-
-    fn touch(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
-        self.changed.insert(no);
-        self.touched.insert(no);
-        self.incidents.get_mut(&no).map(Box::as_mut)
     }
 }
 
 /// A process that could not be asked whether it is a VMM, and for which KVM never spoke, is none.
 fn is_of_a_guest(evidence: &Evidence) -> bool {
     evidence.vmm.is_vmm == Some(true) || evidence.kvm_seen()
-}
-
-/// Drops first entries until one more fits. Returns how many.
-fn make_room<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, limit: usize) -> u64 {
-    let mut dropped = 0;
-    while map.len() >= limit.max(1) {
-        map.pop_first();
-        dropped += 1;
-    }
-    dropped
 }

@@ -1,11 +1,10 @@
 //! Pages: joining `memory_failure()`, the SIGBUS that it or KVM sends, and the exits, to one incident.
 
-use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::{borrow::ToOwned as _, boxed::Box, string::String, vec::Vec};
+use alloc::{boxed::Box, vec::Vec};
 
-use super::{Correlator, IncidentNo, by_process::HUGE, make_room, sigbus_handling::ToThread};
+use super::{Correlator, IncidentNo, sigbus_handling::ToThread};
 use crate::{
-    event::{Event, EventKind, PoisonExit, SigbusSeverity, totals::PageTotals},
+    event::{Event, PoisonExit, SigbusSeverity, totals::PageTotals},
     hex::Hex,
     incident::{
         evidence::Evidence,
@@ -14,89 +13,6 @@ use crate::{
         timeline::{self, TimelineEvent},
     },
 };
-
-/// Which incident an address of a VMM belongs to.
-#[derive(Default)]
-pub struct PageIndex {
-    /// (pid, first byte) to (bytes, incident).
-    ranges: BTreeMap<(u32, u64), (u64, IncidentNo)>,
-}
-
-impl PageIndex {
-    /// A small range may lie within a large one, which then begins a few entries before it.
-    pub fn find(&self, pid: u32, address: u64) -> Option<IncidentNo> {
-        const NESTED: usize = 8;
-        self.ranges
-            .range((pid, 0)..=(pid, address))
-            .rev()
-            .take(NESTED)
-            .find(|((_, base), (size, _))| address - base < *size)
-            .map(|(_, (_, no))| *no)
-    }
-
-    pub fn insert(&mut self, pid: u32, base: u64, size: u64, no: IncidentNo) {
-        self.ranges.insert((pid, base), (size, no));
-    }
-
-    /// The incident of a page within these bytes.
-    fn within(&self, pid: u32, base: u64, size: u64) -> Option<IncidentNo> {
-        let last = base.saturating_add(size - 1);
-        let (_, (_, no)) = self.ranges.range((pid, base)..=(pid, last)).next()?;
-        Some(*no)
-    }
-
-    pub fn remove_pid(&mut self, pid: u32) {
-        let of_pid = self.ranges.range((pid, 0)..=(pid, u64::MAX));
-        let gone: Vec<(u32, u64)> = of_pid.map(|(key, _)| *key).collect();
-        for key in gone {
-            self.ranges.remove(&key);
-        }
-    }
-
-    /// Removes the range that begins at `base`, if it is this incident's.
-    pub fn remove(&mut self, pid: u32, base: u64, no: IncidentNo) {
-        if self
-            .ranges
-            .get(&(pid, base))
-            .is_some_and(|(_, other)| *other == no)
-        {
-            self.ranges.remove(&(pid, base));
-        }
-    }
-
-    pub fn incidents(&self) -> impl Iterator<Item = IncidentNo> + '_ {
-        self.ranges.values().map(|(_, no)| *no)
-    }
-}
-
-/// A `memory_failure()` under way on one thread.
-pub struct Failure {
-    t: u64,
-    pub pfn: Option<u64>,
-    flags: Option<u64>,
-    page_type: Option<String>,
-    result: Option<String>,
-    incidents: BTreeSet<IncidentNo>,
-}
-
-/// A page whose loss was notified to no process: its VMMs learn of it when they touch it. Either they did not ask for early
-/// notice, or no VM had the page yet (a memory file that outlives its VMs).
-pub struct Silent {
-    t: u64,
-    pfn: u64,
-    flags: Option<u64>,
-    page_type: String,
-    result: String,
-}
-
-impl Silent {
-    fn is_huge(&self) -> bool {
-        self.page_type.starts_with(HUGE)
-    }
-}
-
-/// Silent losses that are kept: the latest.
-pub const MAX_SILENT: usize = 64;
 
 /// What is known of a page when its incident opens.
 #[derive(Default)]
@@ -121,8 +37,6 @@ pub struct Signal {
 const MAX_LSB: u32 = 30;
 const LSB_2M: u32 = 21;
 pub(super) const LSB_4K: u32 = 12;
-/// And what those for a page end with that a process may still come to; a free page, for one, nobody gets any more.
-const IN_USE: &str = "LRU page";
 
 fn failure_begin(pfn: u64, flags: Option<u64>) -> TimelineEvent {
     TimelineEvent::FailureBegin { pfn: Hex(pfn), flags }
@@ -146,106 +60,25 @@ fn guest_code(rip: u64, bytes: &str) -> TimelineEvent {
 }
 
 impl Correlator {
-    pub(super) fn failure_begin(&mut self, event: &Event, pfn: u64, flags: u64) {
-        let failure = Failure {
-            t: event.t,
-            pfn: Some(pfn),
-            flags: Some(flags),
-            page_type: None,
-            result: None,
-            incidents: BTreeSet::new(),
-        };
-        self.begin(event.tid, failure);
-        for no in self.known_by_pfn(pfn) {
-            if let Some(evidence) = self.touch(no) {
-                evidence
-                    .timeline
-                    .add(event.t, TimelineEvent::FailureAgain { pfn: Hex(pfn) });
-            }
-        }
-    }
-
-    fn begin(&mut self, tid: u32, failure: Failure) {
-        self.dropped.failures += make_room(&mut self.failures, self.limits.failures);
-        self.failures.insert(tid, failure);
-    }
-
     /// Open incidents of VMs that hold this page of the host.
     pub(super) fn known_by_pfn(&self, pfn: u64) -> Vec<IncidentNo> {
         const HUGE_PAGE: u64 = 511;
         let holds = |no: &IncidentNo| {
             self.incidents
-                .get(no)
+                .get(*no)
                 .is_some_and(|e| e.holds_pfn(pfn) && !e.vmm_gone())
         };
-        let named = self.by_pfn.range(pfn & !HUGE_PAGE, pfn | HUGE_PAGE);
+        let named = self.pages.pfns.range(pfn & !HUGE_PAGE, pfn | HUGE_PAGE);
         named.filter(holds).collect()
     }
 
     /// The page of the host of an incident that was opened without.
     pub(super) fn name_pfn(&mut self, no: IncidentNo, pfn: u64) {
-        if let Some(evidence) = self.touch(no)
+        if let Some(evidence) = self.incidents.touch(no)
             && evidence.pfn.is_none()
         {
             evidence.pfn = Some(pfn);
             self.index_pfn(no, pfn);
-        }
-    }
-
-    pub(super) fn failure_action(&mut self, event: &Event, pfn: u64, page_type: &str, result: &str) {
-        let Some(failure) = self.failures.get_mut(&event.tid) else {
-            return;
-        };
-        if *failure.pfn.get_or_insert(pfn) != pfn {
-            return;
-        }
-        failure.page_type = Some(page_type.to_owned());
-        failure.result = Some(result.to_owned());
-        for no in failure.incidents.clone() {
-            self.name_pfn(no, pfn);
-            let Some(evidence) = self.touch(no) else { continue };
-            // "already poisoned" (6.11 on) is about the second report, not about the page.
-            if evidence.recovery.is_none() || !page_type.contains("already poisoned") {
-                evidence.page_type = Some(page_type.to_owned());
-                evidence.recovery = Some(result.to_owned());
-            }
-            evidence.poison_at(event.t);
-            evidence
-                .timeline
-                .add(event.t, TimelineEvent::action(page_type, result));
-        }
-    }
-
-    pub(super) fn failure_end(&mut self, event: &Event, ret: i64) {
-        let Some(failure) = self.failures.remove(&event.tid) else {
-            return;
-        };
-        for no in &failure.incidents {
-            if let Some(evidence) = self.touch(*no) {
-                evidence.poison_at(event.t);
-                if ret != 0 {
-                    evidence.timeline.add(event.t, TimelineEvent::FailureEnd { ret });
-                }
-            }
-        }
-        if let (true, Some(pfn), Some(page_type), Some(result)) = (
-            failure.incidents.is_empty(),
-            failure.pfn,
-            failure.page_type,
-            failure.result,
-        ) && (page_type.starts_with(HUGE) || page_type.ends_with(IN_USE))
-        {
-            if self.silent.len() == MAX_SILENT {
-                self.silent.pop_front();
-                self.dropped.silent += 1;
-            }
-            self.silent.push_back(Silent {
-                t: failure.t,
-                pfn,
-                flags: failure.flags,
-                page_type,
-                result,
-            });
         }
     }
 
@@ -255,7 +88,7 @@ impl Correlator {
         if pid == 0 || signal.lsb > MAX_LSB {
             return;
         }
-        let in_failure = self.failures.contains_key(&event.tid);
+        let in_failure = self.failures.on_thread(event.tid).is_some();
         let no = self.incident_signalled(event, &signal);
         self.signalled_in_failure(event, signal.severity, no);
         let own_access = signal.forced && !in_failure;
@@ -267,8 +100,10 @@ impl Correlator {
             own_access,
         };
         self.signal_sent(event, &to);
-        let vcpu = self.vcpu_of(signal.target_tid);
-        let Some(evidence) = self.touch(no) else { return };
+        let vcpu = self.threads.vcpu_of(signal.target_tid);
+        let Some(evidence) = self.incidents.touch(no) else {
+            return;
+        };
         evidence.poison_at(event.t);
         let by_exit = !in_failure && !signal.forced && signal.target_tid == event.tid;
         evidence.signal(signal.severity, by_exit);
@@ -276,41 +111,23 @@ impl Correlator {
         evidence.timeline.add(event.t, signal_entry(&signal, pid, vcpu));
     }
 
-    /// Ties a signal to the `memory_failure()` that sent it, on the same thread.
-    pub(super) fn signalled_in_failure(&mut self, event: &Event, severity: SigbusSeverity, no: IncidentNo) {
-        if let Some(failure) = self.failures.get_mut(&event.tid) {
-            failure.incidents.insert(no);
-        } else if severity == SigbusSeverity::ActionOptional && !self.session.has("memory_failure") {
-            // No probe on memory_failure(): its event on this thread still names the pfn.
-            let failure = Failure {
-                t: event.t,
-                pfn: None,
-                flags: None,
-                page_type: None,
-                result: None,
-                incidents: BTreeSet::from([no]),
-            };
-            self.begin(event.tid, failure);
-        }
-    }
-
     /// The incident of a signal: the page's own; that of a huge page around it or of a piece of it; else a new one.
     fn incident_signalled(&mut self, event: &Event, signal: &Signal) -> IncidentNo {
         let pid = signal.target_pid;
         let lsb = signal.lsb.max(LSB_4K);
         let base = signal.hva & !((1u64 << lsb) - 1);
-        let failure = self.failures.get(&event.tid);
+        let failure = self.failures.on_thread(event.tid);
         let (began, pfn, flags) = failure.map_or((None, None, None), |f| (Some(f.t), f.pfn, f.flags));
         let failure_unseen = failure.is_none();
         let found = self
             .pages
-            .find(pid, signal.hva)
-            .or_else(|| self.pages.within(pid, base, 1 << lsb))
+            .of_hva(pid, signal.hva)
+            .or_else(|| self.pages.within_hvas(pid, base, 1 << lsb))
             // Another page of the host at this address: QEMU maps a lost page anew when its guest is reset.
             .filter(|no| {
                 pfn.is_none_or(|pfn| {
                     self.incidents
-                        .get(no)
+                        .get(*no)
                         .is_none_or(|e| e.pfn.is_none() || e.holds_pfn(pfn))
                 })
             })
@@ -333,22 +150,25 @@ impl Correlator {
                     pfn,
                 },
             );
-            if let (Some(pfn), Some(evidence)) = (pfn, self.incidents.get_mut(&no)) {
+            if let (Some(pfn), Some(evidence)) = (pfn, self.incidents.get_mut(no)) {
                 evidence.timeline.add(evidence.t0, failure_begin(pfn, flags));
             }
             return no;
         };
-        let unnamed = self.incidents.get(&no).is_some_and(|e| e.pfn.is_none());
+        let unnamed = self.incidents.get(no).is_some_and(|e| e.pfn.is_none());
         if let (true, Some(pfn), Some(began)) = (unnamed, pfn, began) {
             // The vCPU was faster than memory_failure(), which names the page only now.
             self.name_pfn(no, pfn);
-            if let Some(evidence) = self.touch(no) {
+            if let Some(evidence) = self.incidents.touch(no) {
                 evidence.timeline.add(began, failure_begin(pfn, flags));
             }
         }
-        let widened = self.touch(no).is_some_and(|evidence| evidence.widen(base, lsb));
+        let widened = self
+            .incidents
+            .touch(no)
+            .is_some_and(|evidence| evidence.widen(base, lsb));
         if widened {
-            self.pages.insert(pid, base, 1 << lsb, no);
+            self.pages.insert_hva(pid, base, 1 << lsb, no);
         }
         no
     }
@@ -357,18 +177,18 @@ impl Correlator {
     /// notice, others learn of their page 4 KiB by 4 KiB. Only where there is one such page is it this one.
     fn piece_of_silent(&mut self, pid: u32, hva: u64) -> Option<IncidentNo> {
         let base = hva & !((1u64 << LSB_2M) - 1);
-        let no = self.pages.within(pid, base, 1 << LSB_2M)?;
-        if self.incidents.get(&no)?.pfn.is_some() {
+        let no = self.pages.within_hvas(pid, base, 1 << LSB_2M)?;
+        if self.incidents.get(no)?.pfn.is_some() {
             return None;
         }
-        let silent = self.only_silent(true)?;
-        let evidence = self.touch(no)?;
+        let silent = self.failures.take_only_silent(true)?;
+        let evidence = self.incidents.touch(no)?;
         evidence.widen(base, LSB_2M);
         evidence.page_type = Some(silent.page_type);
         evidence.recovery = Some(silent.result);
         evidence.joined_by_time = true;
         self.name_pfn(no, silent.pfn);
-        self.pages.insert(pid, base, 1 << LSB_2M, no);
+        self.pages.insert_hva(pid, base, 1 << LSB_2M, no);
         Some(no)
     }
 
@@ -378,7 +198,7 @@ impl Correlator {
         if self.session.hardware_corrupted_kb != Some(0) {
             return None;
         }
-        let silent = self.only_silent(false)?;
+        let silent = self.failures.take_only_silent(false)?;
         let new = New {
             t0: Some(silent.t),
             hva: Some(hva),
@@ -386,7 +206,7 @@ impl Correlator {
             pfn: Some(silent.pfn),
         };
         let no = self.open_new(event, pid, new);
-        let evidence = self.touch(no)?;
+        let evidence = self.incidents.touch(no)?;
         let begin = failure_begin(silent.pfn, silent.flags);
         let action = TimelineEvent::action(&silent.page_type, &silent.result);
         evidence.timeline.add(silent.t, begin);
@@ -395,12 +215,6 @@ impl Correlator {
         evidence.recovery = Some(silent.result);
         evidence.joined_by_time = true;
         Some(no)
-    }
-
-    /// The silent loss, where there is one alone and of this kind.
-    fn only_silent(&mut self, huge: bool) -> Option<Silent> {
-        let only = self.silent.len() == 1 && self.silent.front()?.is_huge() == huge;
-        only.then(|| self.silent.pop_front()).flatten()
     }
 
     /// Opens an incident of a VMM's page.
@@ -412,7 +226,8 @@ impl Correlator {
         evidence.pfn = new.pfn;
         let no = self.open(evidence);
         if let Some(hva) = new.hva {
-            self.pages.insert(pid, hva, 1 << new.lsb.unwrap_or(LSB_4K), no);
+            self.pages
+                .insert_hva(pid, hva, 1 << new.lsb.unwrap_or(LSB_4K), no);
         }
         no
     }
@@ -421,8 +236,8 @@ impl Correlator {
         let pid = event.pid;
         let found = exit
             .hva
-            .and_then(|hva| self.pages.find(pid, hva.0))
-            .or_else(|| exit.gpa.and_then(|gpa| self.incident_of_gpa(pid, gpa.0)));
+            .and_then(|hva| self.pages.of_hva(pid, hva.0))
+            .or_else(|| exit.gpa.and_then(|gpa| self.pages.of_gpa(pid, gpa.0)));
         let no = match found {
             Some(no) => no,
             None => {
@@ -436,9 +251,11 @@ impl Correlator {
             }
         };
         let tid = event.tid;
-        let vcpu = event.vcpu.or_else(|| self.vcpu_of(tid));
-        let before = self.thread(event).exited.replace(no);
-        let Some(evidence) = self.touch(no) else { return };
+        let vcpu = event.vcpu.or_else(|| self.threads.vcpu_of(tid));
+        let before = self.threads.of(event).exited.replace(no);
+        let Some(evidence) = self.incidents.touch(no) else {
+            return;
+        };
         evidence.poison_at(event.t);
         evidence.exit(tid, vcpu, exit);
         let at = exit.exit_ns.or(exit.fault_ns).unwrap_or(event.t);
@@ -450,15 +267,15 @@ impl Correlator {
     /// Totals may be read after the VMM's end: they are those of its last incident on the page.
     pub(super) fn page_totals(&mut self, event: &Event, totals: &PageTotals) {
         let gpa = totals.gpa.0;
-        let found = self.incident_of_gpa(event.pid, gpa).or_else(|| {
-            let all = self.by_pid.get(&event.pid)?;
+        let found = self.pages.of_gpa(event.pid, gpa).or_else(|| {
+            let all = self.incidents.of_process(event.pid);
             all.iter()
                 .rev()
                 .copied()
-                .find(|no| self.incidents.get(no).is_some_and(|e| e.gpas.contains(&gpa)))
+                .find(|no| self.incidents.get(*no).is_some_and(|e| e.gpas.contains(&gpa)))
         });
         let floor = latency::Floor::cheapest(&self.floor);
-        if let Some(evidence) = found.and_then(|no| self.touch(no)) {
+        if let Some(evidence) = found.and_then(|no| self.incidents.touch(no)) {
             evidence.totals(event.tid, totals);
             evidence.exits.floor = floor.or(evidence.exits.floor.take());
         }
@@ -467,11 +284,11 @@ impl Correlator {
     pub(super) fn reentry(&mut self, event: &Event, exit_ns: u64, entry_ns: u64) {
         self.thread_goes_on(event);
         // The thread's last exit, unless the thread has been forgotten since.
-        let last = self.threads.get(&event.tid).and_then(|thread| thread.exited);
+        let last = self.threads.get(event.tid).and_then(|thread| thread.exited);
         if last.is_some_and(|no| self.reentry_of(no, event, exit_ns, entry_ns)) {
             return;
         }
-        for no in self.by_pid.get(&event.pid).cloned().unwrap_or_default() {
+        for no in self.incidents.of_process(event.pid).to_vec() {
             if self.reentry_of(no, event, exit_ns, entry_ns) {
                 return;
             }
@@ -479,26 +296,26 @@ impl Correlator {
     }
 
     fn reentry_of(&mut self, no: IncidentNo, event: &Event, exit_ns: u64, entry_ns: u64) -> bool {
-        let evidence = self.incidents.get_mut(&no);
+        let evidence = self.incidents.get_mut(no);
         if !evidence.is_some_and(|e| e.exits.reentry(event.tid, exit_ns, entry_ns)) {
             return false;
         }
-        let injections_skipped = self.touch(no).is_some_and(|evidence| {
+        let injections_skipped = self.incidents.touch(no).is_some_and(|evidence| {
             evidence.poison_at(event.t);
             evidence.reentered(event.tid, entry_ns)
         });
         if injections_skipped {
             let open: Vec<IncidentNo> = self
+                .incidents
                 .live_of(event.pid)
                 .filter(|other| {
                     let open = |e: &Evidence| e.open_mc.contains_key(&event.tid);
-                    *other == no || self.incidents.get(other).is_some_and(|e| open(e))
+                    *other == no || self.incidents.get(*other).is_some_and(open)
                 })
                 .collect();
             for no in open {
-                if let Some(evidence) = self.incidents.get_mut(&no) {
+                if let Some(evidence) = self.incidents.change(no) {
                     evidence.injections_skipped += 1;
-                    self.changed.insert(no);
                 }
             }
         }
@@ -507,76 +324,15 @@ impl Correlator {
 
     /// The instruction at a RIP that touched a page: of every incident in which that RIP did.
     pub(super) fn guest_code(&mut self, event: &Event, rip: u64, bytes: &str) {
-        let live: Vec<IncidentNo> = self.live_of(event.pid).collect();
+        let live: Vec<IncidentNo> = self.incidents.live_of(event.pid).collect();
         for no in live {
             let taken = self
                 .incidents
-                .get_mut(&no)
+                .get_mut(no)
                 .is_some_and(|e| e.exits.guest_code(rip, bytes));
-            if taken && let Some(evidence) = self.touch(no) {
+            if taken && let Some(evidence) = self.incidents.touch(no) {
                 evidence.timeline.add(event.t, guest_code(rip, bytes));
             }
-        }
-    }
-
-    /// Incidents of this process while it lives, newest first.
-    pub(super) fn live_of(&self, pid: u32) -> impl Iterator<Item = IncidentNo> + '_ {
-        let all = self.by_pid.get(&pid).map(Vec::as_slice).unwrap_or_default();
-        all.iter()
-            .rev()
-            .copied()
-            .filter(|no| self.incidents.get(no).is_some_and(|e| !e.vmm_gone()))
-    }
-
-    /// The incident of a GPA of this VM: the same 4 KiB page, or the same huge page.
-    pub(super) fn incident_of_gpa(&self, pid: u32, gpa: u64) -> Option<IncidentNo> {
-        self.gpas.find(pid, gpa & !(PAGE_SIZE - 1))
-    }
-
-    /// Keeps the index of GPAs: called with each incident that an event touched.
-    pub(super) fn index_gpa(&mut self, no: IncidentNo, event: &Event) {
-        self.index_process(no);
-        let Some(evidence) = self.incidents.get(&no) else {
-            return;
-        };
-        if evidence.vmm_gone() {
-            return;
-        }
-        let pid = evidence.pid;
-        if let Some(gpa) = evidence.gpa {
-            let size = evidence.size().unwrap_or(PAGE_SIZE);
-            self.gpas.insert(pid, gpa & !(size - 1), size, no);
-        }
-        // A huge page whose GPAs are not aligned as its HVA is has pages beyond that range.
-        let page = match &event.what {
-            EventKind::PoisonExit(exit) => exit.gpa.map(|gpa| gpa.0 & !(PAGE_SIZE - 1)),
-            EventKind::PageTotals(totals) => Some(totals.gpa.0),
-            _ => None,
-        };
-        if let Some(page) = page
-            && event.pid == pid
-            && self.gpas.find(pid, page).is_none()
-        {
-            self.gpas.insert(pid, page, PAGE_SIZE, no);
-        }
-    }
-
-    /// Takes an incident that is forgotten out of the indices.
-    pub(super) fn unindex(&mut self, no: IncidentNo, evidence: &Evidence) {
-        self.unindex_process(no, evidence);
-        let pid = evidence.pid;
-        if let Some(pfn) = evidence.pfn {
-            self.by_pfn.remove(pfn, no);
-        }
-        if let Some(hva) = evidence.hva {
-            self.pages.remove(pid, hva, no);
-        }
-        if let Some(gpa) = evidence.gpa {
-            let size = evidence.size().unwrap_or(PAGE_SIZE);
-            self.gpas.remove(pid, gpa & !(size - 1), no);
-        }
-        for gpa in &evidence.gpas {
-            self.gpas.remove(pid, *gpa, no);
         }
     }
 }

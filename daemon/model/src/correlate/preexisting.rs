@@ -9,7 +9,7 @@ use crate::{event::Event, hex::Hex, incident::timeline::TimelineEvent};
 impl Correlator {
     pub(super) fn found(&mut self, event: &Event, pfn: u64, hva: u64) {
         let pid = event.pid;
-        if let Some(no) = self.pages.find(pid, hva) {
+        if let Some(no) = self.pages.of_hva(pid, hva) {
             // Touched meanwhile, or known by the daemon before.
             self.name_pfn(no, pfn);
             return;
@@ -21,7 +21,7 @@ impl Correlator {
             ..New::default()
         };
         let no = self.open_new(event, pid, new);
-        if let Some(evidence) = self.touch(no) {
+        if let Some(evidence) = self.incidents.touch(no) {
             evidence.predates = true;
             let (pfn, hva) = (Hex(pfn), Hex(hva));
             evidence

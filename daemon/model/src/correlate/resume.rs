@@ -48,7 +48,7 @@ impl Correlator {
     /// What is needed to resume incident `no`, reported as `id` and `started_at`; `None`: its VMM is gone, and nothing more
     /// can come.
     pub fn state(&self, no: IncidentNo, id: &str, started_at: Option<&str>) -> Option<String> {
-        let evidence = self.incidents.get(&no).filter(|evidence| !evidence.vmm_gone())?;
+        let evidence = self.incidents.get(no).filter(|evidence| !evidence.vmm_gone())?;
         let state = StateRef {
             id,
             started_at,
@@ -66,10 +66,10 @@ impl Correlator {
             .incidents
             .iter()
             .filter(|(_, evidence)| evidence.known_as.is_none() && !evidence.vmm_gone())
-            .map(|(no, _)| *no)
+            .map(|(no, _)| no)
             .collect();
         for no in open {
-            if let Some(evidence) = self.touch(no) {
+            if let Some(evidence) = self.incidents.touch(no) {
                 evidence.predates = true;
                 let restarted = TimelineEvent::Restarted {
                     known_ns: None,
@@ -98,15 +98,13 @@ impl Correlator {
         self.processes.insert(pid, evidence.vmm.clone());
         let no = self.open(evidence);
         if let Some(hva) = hva {
-            self.pages.insert(pid, hva, size, no);
+            self.pages.insert_hva(pid, hva, size, no);
         }
         if let Some(gpa) = gpa {
-            self.gpas.insert(pid, gpa & !(size - 1), size, no);
+            self.pages.insert_gpa(pid, gpa, size, no);
         }
         for gpa in gpas {
-            if self.gpas.find(pid, gpa).is_none() {
-                self.gpas.insert(pid, gpa, PAGE_SIZE, no);
-            }
+            self.pages.insert_piece(pid, gpa, no);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! thousands of VMs: the first few are named, the others counted.
 
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::{boxed::Box, vec::Vec};
+use alloc::vec::Vec;
 
 use super::{Correlator, IncidentNo};
 use crate::incident::evidence::Evidence;
@@ -86,16 +86,21 @@ impl Correlator {
             evidence.t0,
             evidence.vmm_gone().then_some(evidence.last),
         );
-        let others = self.by_pfn.of(pfn).filter(|other| *other != no).take(LOOKED_AT);
+        let others = self
+            .pages
+            .pfns
+            .of(pfn)
+            .filter(|other| *other != no)
+            .take(LOOKED_AT);
         let mut first: Vec<&Evidence> = others
-            .filter_map(|other| self.incidents.get(&other).map(Box::as_ref))
+            .filter_map(|other| self.incidents.get(other))
             .filter(|other| {
                 let before_this = other.vmm_gone() && other.last < began;
                 let after_this = ended.is_some_and(|ended| ended < other.t0);
                 other.pid != pid && !before_this && !after_this && super::is_of_a_guest(other)
             })
             .collect();
-        let beyond = self.by_pfn.count(pfn).saturating_sub(LOOKED_AT as u64 + 1);
+        let beyond = self.pages.pfns.count(pfn).saturating_sub(LOOKED_AT as u64 + 1);
         let count = first.len() as u64 + beyond;
         first.truncate(NAMED);
         Linked { first, count }
@@ -103,11 +108,25 @@ impl Correlator {
 
     /// Notes the page of the host of an incident. The others of the page name it now.
     pub(super) fn index_pfn(&mut self, no: IncidentNo, pfn: u64) {
-        self.by_pfn.insert(pfn, no);
-        if self.by_pfn.is_news(pfn) {
-            let others = self.known_by_pfn(pfn);
-            self.changed
-                .extend(others.into_iter().filter(|other| *other != no));
+        self.pages.pfns.insert(pfn, no);
+        if self.pages.pfns.is_news(pfn) {
+            for other in self.known_by_pfn(pfn) {
+                if other != no {
+                    self.incidents.mark_changed(other);
+                }
+            }
         }
+    }
+
+    /// The live incident of this VM on that page of the host.
+    pub(super) fn of_pfn(&self, pid: u32, pfn: u64) -> Option<IncidentNo> {
+        let pages = self.incidents.of_process(pid).len();
+        // A page may be in many VMs, and a VM may have lost many pages.
+        if (pages as u64) < self.pages.pfns.count(pfn) {
+            let mut live = self.incidents.live_evidence_of(pid);
+            return live.find(|(_, e)| e.pfn == Some(pfn)).map(|(no, _)| no);
+        }
+        let mut all = self.pages.pfns.of(pfn).rev();
+        all.find(|no| self.incidents.lives(*no, pid).is_some())
     }
 }

@@ -2,7 +2,7 @@
 
 use alloc::collections::BTreeMap;
 
-use super::{Correlator, IncidentNo, make_room};
+use super::{Correlator, IncidentNo};
 use crate::{event::Event, incident::evidence::LastSigbus};
 
 /// Threads of one VMM whose unanswered signals are kept.
@@ -84,19 +84,13 @@ impl Answers {
     }
 }
 
-/// By VMM.
-pub type AllAnswers = BTreeMap<u32, Answers>;
-
 impl Correlator {
     /// A SIGBUS was sent to a thread of a VMM.
     pub(super) fn signal_sent(&mut self, event: &Event, signal: &ToThread) {
-        if !self.answers.contains_key(&signal.pid) {
-            self.dropped.answers += make_room(&mut self.answers, self.limits.processes);
-        }
-        self.answers.entry(signal.pid).or_default().sent(event.t, signal);
+        self.answers.get_or_default(signal.pid).sent(event.t, signal);
         if signal.required {
             let mc_open = self.mc_open_on(signal.pid, signal.tid);
-            if let Some(evidence) = self.incidents.get_mut(&signal.no) {
+            if let Some(evidence) = self.incidents.get_mut(signal.no) {
                 evidence.ask(event.t, signal.tid, mc_open);
             }
         }
@@ -122,11 +116,11 @@ impl Correlator {
 
     /// Whether a #MC is open on a thread, of whichever page.
     fn mc_open_on(&self, pid: u32, tid: u32) -> bool {
-        let thread = self.threads.get(&tid).filter(|thread| thread.pid == pid);
+        let thread = self.threads.get(tid).filter(|thread| thread.pid == pid);
         thread.is_some_and(|thread| {
             let open = |no: &IncidentNo| {
                 self.incidents
-                    .get(no)
+                    .get(*no)
                     .is_some_and(|e| e.open_mc.contains_key(&tid))
             };
             thread.in_mc.iter().any(open)

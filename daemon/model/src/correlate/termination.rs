@@ -56,27 +56,27 @@ impl Correlator {
             // The last thread to end may be a kernel worker of the process (kvm-nx-lpage-recovery), whose own
             // status is 0: the process ended as its leader did.
             if event.tid == pid && *exit_code != 0 {
-                self.thread(event).exit_code = *exit_code;
+                self.threads.of(event).exit_code = *exit_code;
             }
-            let leader = self.threads.get(&pid).map_or(0, |thread| thread.exit_code);
+            let leader = self.threads.get(pid).map_or(0, |thread| thread.exit_code);
             if found == Some(Termination::VmmExit(0)) && leader != 0 {
                 found = Some(Termination::VmmExit(leader));
             }
         }
         let Some(sign) = found else { return };
-        let vcpu = event.vcpu.or_else(|| self.vcpu_of(event.tid));
+        let vcpu = event.vcpu.or_else(|| self.threads.vcpu_of(event.tid));
         if sign == Termination::PrivateMemory {
             self.private_memory_lost(event, vcpu);
             return;
         }
         let attribution = self.attribute(event, &sign);
-        for no in self.by_pid.get(&pid).cloned().unwrap_or_default() {
+        for no in self.incidents.of_process(pid).to_vec() {
             let last_sigbus = self.last_sigbus(pid, no);
             let Some(end) = self.end_of(no, event.t, &sign, &attribution) else {
                 continue;
             };
             let entry = entry(&end, vcpu);
-            if let Some(evidence) = self.touch(no) {
+            if let Some(evidence) = self.incidents.touch(no) {
                 if matches!(sign, Termination::VmmExit(_)) {
                     evidence.last_sigbus = last_sigbus;
                 }
@@ -87,9 +87,8 @@ impl Correlator {
         }
         if matches!(sign, Termination::VmmExit(_) | Termination::VmmGone) {
             // The incidents stay with the pid: the VM itself is destroyed only after this.
-            self.pages.remove_pid(pid);
-            self.gpas.remove_pid(pid);
-            self.threads.retain(|_, thread| thread.pid != pid);
+            self.pages.remove_process(pid);
+            self.threads.remove_process(pid);
             self.processes.remove(&pid);
             self.answers.remove(&pid);
         }
@@ -97,9 +96,9 @@ impl Correlator {
 
     /// Poison in guest_memfd sends no signal: KVM_RUN itself shows it, and not of its page.
     fn private_memory_lost(&mut self, event: &Event, vcpu: Option<u32>) {
-        let known = self.live_of(event.pid).find(|no| {
+        let known = self.incidents.live_of(event.pid).find(|no| {
             self.incidents
-                .get(no)
+                .get(*no)
                 .is_some_and(|e| e.private_fault().is_some())
         });
         let no = known.unwrap_or_else(|| self.open_new(event, event.pid, New::default()));
@@ -107,7 +106,7 @@ impl Correlator {
             return;
         };
         let entry = entry(&end, vcpu);
-        if let Some(evidence) = self.touch(no) {
+        if let Some(evidence) = self.incidents.touch(no) {
             evidence.poison_at(event.t);
             if evidence.end(end) {
                 evidence.timeline.add(event.t, entry);
@@ -117,7 +116,7 @@ impl Correlator {
 
     /// The end as it concerns one incident; `None` where it does not.
     fn end_of(&self, no: IncidentNo, t: u64, sign: &Termination, attribution: &Attribution) -> Option<End> {
-        let evidence = self.incidents.get(&no)?;
+        let evidence = self.incidents.get(no)?;
         // The kernel destroys the VM after the VMM's last thread has ended.
         if evidence.vmm_gone() && *sign != Termination::VmDestroyed {
             return None;
@@ -129,17 +128,14 @@ impl Correlator {
             handled: false,
             met: false,
             mine: attribution.of.is_empty() || attribution.of.contains(&no),
-            late: t.saturating_sub(evidence.last_poison) > self.limits.attribution_window_ns,
+            late: t.saturating_sub(evidence.last_poison) > self.attribution_window_ns,
             refused: attribution.refused.filter(|_| attribution.of.contains(&no)),
         })
     }
 
     /// Which of a VM's lost pages a sign of the guest's end is of.
     fn attribute(&self, event: &Event, sign: &Termination) -> Attribution {
-        let all = || {
-            self.live_of(event.pid)
-                .filter_map(|no| self.incidents.get(&no).map(|e| (no, e)))
-        };
+        let all = || self.incidents.live_evidence_of(event.pid);
         if let Some((pending_sigbus, on, nested)) = self.refusal(event, sign) {
             let of = all()
                 .filter(|(no, e)| *no == pending_sigbus || nested && e.open_mc.contains_key(&on))
@@ -184,10 +180,7 @@ impl Correlator {
             Termination::VcpuReset | Termination::VmmExit(0) => false,
             _ => return None,
         };
-        let all = || {
-            self.live_of(event.pid)
-                .filter_map(|no| self.incidents.get(&no).map(|e| (no, e)))
-        };
+        let all = || self.incidents.live_evidence_of(event.pid);
         // The guest did it itself: by a triple fault, or by a port.
         let itself = |e: &Evidence, since: u64| {
             let by = |sign: &Termination| {
@@ -204,7 +197,7 @@ impl Correlator {
                     .iter()
                     .map(move |(tid, pending_sigbus)| (no, *tid, *pending_sigbus))
             })
-            .filter(|(no, _, _)| by_kvm || self.incidents.get(no).is_some_and(|e| !e.let_one_pass()))
+            .filter(|(no, _, _)| by_kvm || self.incidents.get(*no).is_some_and(|e| !e.let_one_pass()))
             .filter(|(_, tid, pending_sigbus)| {
                 pending_sigbus.injected == by_kvm && (!by_kvm || *tid == event.tid)
             })

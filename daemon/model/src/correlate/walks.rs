@@ -41,7 +41,7 @@ impl Correlator {
             if self.interrupts(no, walk, tid, exit) {
                 self.wait(no, event);
             } else if self.waiting.0.remove(&no).is_some() {
-                self.changed.insert(no);
+                self.incidents.mark_changed(no);
             }
             return;
         }
@@ -61,8 +61,8 @@ impl Correlator {
 
     /// A signal for an exit of this thread has opened the incident `no`; the exit itself is still to come.
     pub(super) fn signal_in_walk(&mut self, event: &Event, tid: u32, no: IncidentNo) {
-        let exited = self.threads.get(&tid).and_then(|thread| thread.exited);
-        let walk = exited.and_then(|walk| self.incidents.get(&walk));
+        let exited = self.threads.get(tid).and_then(|thread| thread.exited);
+        let walk = exited.and_then(|walk| self.incidents.get(walk));
         if walk.is_some_and(|walk| walk.pid == event.pid && walk.exits.lines_of(tid, None).count_ones() > 1) {
             self.wait(no, event);
         }
@@ -76,7 +76,7 @@ impl Correlator {
 
     /// Whether the first exits of `no` stand in what may be a walk over another page.
     fn interrupts(&self, no: IncidentNo, walk: IncidentNo, tid: u32, exit: &PoisonExit) -> bool {
-        let (Some(odd), Some(walk)) = (self.incidents.get(&no), self.incidents.get(&walk)) else {
+        let (Some(odd), Some(walk)) = (self.incidents.get(no), self.incidents.get(walk)) else {
             return false;
         };
         odd.pid == walk.pid
@@ -88,7 +88,7 @@ impl Correlator {
 
     /// Whether a walk over the page of `walk` shows that the exits of `odd` are its own.
     fn contradicts(&self, walk: IncidentNo, odd: IncidentNo) -> bool {
-        let (Some(walk), Some(odd)) = (self.incidents.get(&walk), self.incidents.get(&odd)) else {
+        let (Some(walk), Some(odd)) = (self.incidents.get(walk), self.incidents.get(odd)) else {
             return false;
         };
         walk.pid == odd.pid && may_join(odd, walk) && walk.exits.contradict(&odd.exits)
@@ -98,32 +98,17 @@ impl Correlator {
     fn join_walk(&mut self, odd: IncidentNo, walk: IncidentNo) {
         self.waiting.0.remove(&odd);
         let Some(gone) = self.remove(odd) else { return };
-        self.changed.remove(&odd);
-        self.touched.remove(&odd);
         let pfn = gone.pfn;
         let threads = gone
             .delivered_to
             .iter()
             .chain(gone.machine_checks.iter().map(|injection| &injection.tid));
         for tid in threads.copied().chain(gone.exits.only_thread()) {
-            let Some(thread) = self.threads.get_mut(&tid) else {
-                continue;
-            };
-            for no in [&mut thread.exited, &mut thread.machine_checks]
-                .into_iter()
-                .flatten()
-            {
-                if *no == odd {
-                    *no = walk;
-                }
-            }
-            for no in &mut thread.in_mc {
-                if *no == odd {
-                    *no = walk;
-                }
-            }
+            self.threads.rename_incident(tid, odd, walk);
         }
-        let Some(evidence) = self.touch(walk) else { return };
+        let Some(evidence) = self.incidents.touch(walk) else {
+            return;
+        };
         evidence.absorb(*gone);
         evidence.correct_address();
         if let Some(pfn) = pfn {
@@ -147,14 +132,16 @@ impl Correlator {
         let incidents = &self.incidents;
         let mut over = Vec::new();
         self.waiting.0.retain(|no, (_, since)| {
-            let mine = incidents.get(no).is_none_or(|e| e.pid == event.pid);
+            let mine = incidents.get(*no).is_none_or(|e| e.pid == event.pid);
             let waits = event.t.saturating_sub(*since) <= WAITS_NS && !(ends && mine);
             if !waits {
                 over.push(*no);
             }
             waits
         });
-        self.changed.extend(over);
+        for no in over {
+            self.incidents.mark_changed(no);
+        }
     }
 
     /// Joins all exits that walks contradict, once everything has been seen: those before a walk and after it too.
@@ -162,13 +149,13 @@ impl Correlator {
         // By thread, in order of their beginning.
         let mut walks: BTreeSet<(u32, u64, IncidentNo)> = BTreeSet::new();
         let mut odd = Vec::new();
-        for (no, evidence) in &self.incidents {
+        for (no, evidence) in self.incidents.iter() {
             let total = evidence.exits.total();
             let at = total.page.first_ns;
             if let Some(walk) = total.walk {
-                walks.insert((walk.tid, at, *no));
+                walks.insert((walk.tid, at, no));
             } else if let Some(tid) = evidence.exits.only_thread() {
-                odd.push((*no, tid, at));
+                odd.push((no, tid, at));
             }
         }
         for (odd, tid, at) in odd {

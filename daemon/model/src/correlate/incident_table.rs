@@ -1,0 +1,207 @@
+//! The incidents: their evidence by number, which of them changed since they were last reported, and which the
+//! current event belongs to. Pages and threads refer to an incident by its number alone.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    IncidentNo,
+    by_process::{ByProcess, is_huge},
+};
+use crate::incident::evidence::Evidence;
+
+/// See the module.
+pub(super) struct IncidentTable {
+    incidents: BTreeMap<IncidentNo, Box<Evidence>>,
+    limit: usize,
+    evicted: u64,
+    next: IncidentNo,
+    by_process: ByProcess,
+    changed: BTreeSet<IncidentNo>,
+    touched: BTreeSet<IncidentNo>,
+}
+
+impl IncidentTable {
+    pub fn new(limit: usize) -> Self {
+        Self {
+            incidents: BTreeMap::new(),
+            limit,
+            evicted: 0,
+            next: 1,
+            by_process: ByProcess::default(),
+            changed: BTreeSet::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.incidents.len()
+    }
+
+    /// Incidents evicted so far because the table was full.
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    pub fn get(&self, no: IncidentNo) -> Option<&Evidence> {
+        self.incidents.get(&no).map(Box::as_ref)
+    }
+
+    /// For what changes no report by itself.
+    pub fn get_mut(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
+        self.incidents.get_mut(&no).map(Box::as_mut)
+    }
+
+    /// For a change that comes of another incident's event.
+    pub fn change(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
+        self.changed.insert(no);
+        self.get_mut(no)
+    }
+
+    /// For a change that comes of an event of this incident.
+    pub fn touch(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
+        self.touched.insert(no);
+        self.change(no)
+    }
+
+    /// Oldest first.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (IncidentNo, &Evidence)> + Clone {
+        self.incidents
+            .iter()
+            .map(|(no, evidence)| (*no, evidence.as_ref()))
+    }
+
+    /// Takes the oldest incident out if there is no room for one more.
+    pub fn evict(&mut self) -> Option<(IncidentNo, Box<Evidence>)> {
+        if self.incidents.len() < self.limit {
+            return None;
+        }
+        let (no, _) = self.incidents.first_key_value()?;
+        let no = *no;
+        self.evicted += 1;
+        self.remove(no).map(|old| (no, old))
+    }
+
+    pub fn insert(&mut self, evidence: Evidence) -> IncidentNo {
+        let no = self.next;
+        self.next += 1;
+        self.by_process.insert(no, evidence.pid);
+        self.incidents.insert(no, Box::new(evidence));
+        self.changed.insert(no);
+        self.touched.insert(no);
+        no
+    }
+
+    pub fn remove(&mut self, no: IncidentNo) -> Option<Box<Evidence>> {
+        let old = self.incidents.remove(&no)?;
+        self.by_process.remove(no, &old);
+        self.changed.remove(&no);
+        self.touched.remove(&no);
+        Some(old)
+    }
+
+    /// Notes that the incident is to be reported again.
+    pub fn mark_changed(&mut self, no: IncidentNo) {
+        self.changed.insert(no);
+    }
+
+    /// Numbers of those that changed since the last call.
+    pub fn take_changed(&mut self) -> BTreeSet<IncidentNo> {
+        core::mem::take(&mut self.changed)
+    }
+
+    /// Those that the current event belongs to.
+    pub fn touched(&self) -> impl Iterator<Item = (IncidentNo, &Evidence)> {
+        self.touched.iter().filter_map(|no| Some((*no, self.get(*no)?)))
+    }
+
+    pub fn clear_touched(&mut self) {
+        self.touched.clear();
+    }
+
+    /// Counts the current event in each incident that it belongs to.
+    pub fn count_event(&mut self) {
+        for no in &self.touched {
+            if let Some(evidence) = self.incidents.get_mut(no) {
+                evidence.events += 1;
+            }
+        }
+    }
+
+    /// Updates what is indexed by process of the incidents that the current event belongs to.
+    pub fn index_touched(&mut self) {
+        for no in &self.touched {
+            if let Some(evidence) = self.incidents.get(no) {
+                self.by_process.note(*no, evidence);
+            }
+        }
+    }
+
+    /// All incidents of a process, oldest first.
+    pub fn of_process(&self, pid: u32) -> &[IncidentNo] {
+        self.by_process.all(pid)
+    }
+
+    /// A process is gone and its number another's.
+    pub fn forget_process(&mut self, pid: u32) {
+        self.by_process.forget(pid);
+    }
+
+    /// Incidents of this process while it lives, newest first.
+    pub fn live_of(&self, pid: u32) -> impl Iterator<Item = IncidentNo> + '_ {
+        self.live_evidence_of(pid).map(|(no, _)| no)
+    }
+
+    /// As [`Self::live_of`], with their evidence.
+    pub fn live_evidence_of(&self, pid: u32) -> impl Iterator<Item = (IncidentNo, &Evidence)> + '_ {
+        let all = self.of_process(pid).iter().rev();
+        all.filter_map(move |no| Some((*no, self.lives(*no, pid)?)))
+    }
+
+    /// The evidence of an incident of that process, while the process lives.
+    pub fn lives(&self, no: IncidentNo, pid: u32) -> Option<&Evidence> {
+        self.get(no).filter(|e| e.pid == pid && !e.vmm_gone())
+    }
+
+    /// The live incident of this VM without a guest address, where there is only one.
+    pub fn only_unplaced(&self, pid: u32) -> Option<IncidentNo> {
+        let mut unplaced = self
+            .by_process
+            .unplaced(pid)
+            .filter(|no| self.lives(*no, pid).is_some_and(|e| e.gpa.is_none()));
+        let only = unplaced.next()?;
+        unplaced.next().is_none().then_some(only)
+    }
+
+    /// The live incident of a huge page of this VM in the same GiB.
+    pub fn huge_around(&self, pid: u32, gpa: u64) -> Option<IncidentNo> {
+        let no = self.by_process.huge_around(pid, gpa)?;
+        let around = |e: &Evidence| {
+            is_huge(e)
+                && e.gpa
+                    .is_some_and(|known| (known ^ gpa) >> super::by_process::SHIFT_1G == 0)
+        };
+        self.lives(no, pid).is_some_and(around).then_some(no)
+    }
+
+    /// The incident of this VM with the latest sign of poison. Private memory is not reported.
+    pub fn latest_of(&self, pid: u32) -> Option<IncidentNo> {
+        let is_one = |e: &Evidence| e.private_fault().is_none();
+        if let Some(no) = self.by_process.latest(pid)
+            && self.lives(no, pid).is_some_and(is_one)
+        {
+            return Some(no);
+        }
+        self.live_evidence_of(pid)
+            .filter(|(_, e)| is_one(e))
+            .max_by_key(|(_, e)| e.last_poison)
+            .map(|(no, _)| no)
+    }
+
+    /// The only incident of which that is so.
+    pub fn only(&self, wanted: impl Fn(&Evidence) -> bool) -> Option<IncidentNo> {
+        let mut all = self.iter().filter(|(_, e)| wanted(e)).map(|(no, _)| no);
+        let first = all.next()?;
+        all.next().is_none().then_some(first)
+    }
+}

@@ -1,0 +1,186 @@
+//! `memory_failure()` as the host runs it: those under way by thread, and the losses of which no process was notified.
+
+use alloc::collections::{BTreeSet, VecDeque};
+use alloc::{borrow::ToOwned as _, string::String};
+
+use super::{Correlator, IncidentNo, bounded::BoundedMap, by_process::HUGE};
+use crate::{
+    event::{Event, SigbusSeverity},
+    hex::Hex,
+    incident::timeline::TimelineEvent,
+};
+
+/// A `memory_failure()` under way on one thread.
+pub(super) struct Failure {
+    pub t: u64,
+    pub pfn: Option<u64>,
+    pub flags: Option<u64>,
+    page_type: Option<String>,
+    result: Option<String>,
+    incidents: BTreeSet<IncidentNo>,
+}
+
+/// A page whose loss was notified to no process: its VMMs learn of it when they touch it. Either they did not ask for early
+/// notice, or no VM had the page yet (a memory file that outlives its VMs).
+pub(super) struct Silent {
+    pub t: u64,
+    pub pfn: u64,
+    pub flags: Option<u64>,
+    pub page_type: String,
+    pub result: String,
+}
+
+impl Silent {
+    pub fn is_huge(&self) -> bool {
+        self.page_type.starts_with(HUGE)
+    }
+}
+
+/// Silent losses that are kept: the latest.
+const MAX_SILENT: usize = 64;
+/// The kernel's name of a page that a process may still come to ends so; a free page, for one, nobody gets any more.
+const IN_USE: &str = "LRU page";
+
+/// See the module.
+pub(super) struct MemoryFailures {
+    by_thread: BoundedMap<u32, Failure>,
+    silent: VecDeque<Silent>,
+    silent_evicted: u64,
+}
+
+impl MemoryFailures {
+    pub fn new(limit: usize) -> Self {
+        Self {
+            by_thread: BoundedMap::new(limit),
+            silent: VecDeque::new(),
+            silent_evicted: 0,
+        }
+    }
+
+    /// Under way, and those that notified no process.
+    pub fn sizes(&self) -> [usize; 2] {
+        [self.by_thread.len(), self.silent.len()]
+    }
+
+    /// Entries evicted so far, in the order of [`Self::sizes`].
+    pub fn evicted(&self) -> [u64; 2] {
+        [self.by_thread.evicted(), self.silent_evicted]
+    }
+
+    /// The one that this thread is in.
+    pub fn on_thread(&self, tid: u32) -> Option<&Failure> {
+        self.by_thread.get(&tid)
+    }
+
+    /// The silent loss, where there is one alone and of this kind.
+    pub fn take_only_silent(&mut self, huge: bool) -> Option<Silent> {
+        let only = self.silent.len() == 1 && self.silent.front()?.is_huge() == huge;
+        only.then(|| self.silent.pop_front()).flatten()
+    }
+
+    /// Keeps a failure that has ended, if it notified no process of a page in use.
+    fn keep_silent(&mut self, failure: Failure) {
+        let (true, Some(pfn), Some(page_type), Some(result)) = (
+            failure.incidents.is_empty(),
+            failure.pfn,
+            failure.page_type,
+            failure.result,
+        ) else {
+            return;
+        };
+        if !page_type.starts_with(HUGE) && !page_type.ends_with(IN_USE) {
+            return;
+        }
+        if self.silent.len() == MAX_SILENT {
+            self.silent.pop_front();
+            self.silent_evicted += 1;
+        }
+        self.silent.push_back(Silent {
+            t: failure.t,
+            pfn,
+            flags: failure.flags,
+            page_type,
+            result,
+        });
+    }
+}
+
+impl Correlator {
+    pub(super) fn failure_begin(&mut self, event: &Event, pfn: u64, flags: u64) {
+        let failure = Failure {
+            t: event.t,
+            pfn: Some(pfn),
+            flags: Some(flags),
+            page_type: None,
+            result: None,
+            incidents: BTreeSet::new(),
+        };
+        self.failures.by_thread.insert(event.tid, failure);
+        for no in self.known_by_pfn(pfn) {
+            if let Some(evidence) = self.incidents.touch(no) {
+                evidence
+                    .timeline
+                    .add(event.t, TimelineEvent::FailureAgain { pfn: Hex(pfn) });
+            }
+        }
+    }
+
+    pub(super) fn failure_action(&mut self, event: &Event, pfn: u64, page_type: &str, result: &str) {
+        let Some(failure) = self.failures.by_thread.get_mut(&event.tid) else {
+            return;
+        };
+        if *failure.pfn.get_or_insert(pfn) != pfn {
+            return;
+        }
+        failure.page_type = Some(page_type.to_owned());
+        failure.result = Some(result.to_owned());
+        for no in failure.incidents.clone() {
+            self.name_pfn(no, pfn);
+            let Some(evidence) = self.incidents.touch(no) else {
+                continue;
+            };
+            // "already poisoned" (6.11 on) is about the second report, not about the page.
+            if evidence.recovery.is_none() || !page_type.contains("already poisoned") {
+                evidence.page_type = Some(page_type.to_owned());
+                evidence.recovery = Some(result.to_owned());
+            }
+            evidence.poison_at(event.t);
+            evidence
+                .timeline
+                .add(event.t, TimelineEvent::action(page_type, result));
+        }
+    }
+
+    pub(super) fn failure_end(&mut self, event: &Event, ret: i64) {
+        let Some(failure) = self.failures.by_thread.remove(&event.tid) else {
+            return;
+        };
+        for no in &failure.incidents {
+            if let Some(evidence) = self.incidents.touch(*no) {
+                evidence.poison_at(event.t);
+                if ret != 0 {
+                    evidence.timeline.add(event.t, TimelineEvent::FailureEnd { ret });
+                }
+            }
+        }
+        self.failures.keep_silent(failure);
+    }
+
+    /// Ties a signal to the `memory_failure()` that sent it, on the same thread.
+    pub(super) fn signalled_in_failure(&mut self, event: &Event, severity: SigbusSeverity, no: IncidentNo) {
+        if let Some(failure) = self.failures.by_thread.get_mut(&event.tid) {
+            failure.incidents.insert(no);
+        } else if severity == SigbusSeverity::ActionOptional && !self.session.has("memory_failure") {
+            // No probe on memory_failure(): its event on this thread still names the pfn.
+            let failure = Failure {
+                t: event.t,
+                pfn: None,
+                flags: None,
+                page_type: None,
+                result: None,
+                incidents: BTreeSet::from([no]),
+            };
+            self.failures.by_thread.insert(event.tid, failure);
+        }
+    }
+}
