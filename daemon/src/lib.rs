@@ -11,12 +11,14 @@
 //! | [`outputs`] | metrics, store, log, hook, recording |
 //! | [`http`] | serves /metrics |
 //! | [`config`] | what the operator sets |
+//! | [`fair`] | turns by VM |
 //! | [`service`] | the service manager, privileges, the log's format |
 
 pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod failure;
+pub mod fair;
 pub mod http;
 pub mod inputs;
 pub mod outputs;

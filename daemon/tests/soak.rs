@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon_process::{Replay, metric};
+use daemon_process::Replay;
 use poisontrace::outputs::store::{Stored, Wanted};
 use poisontrace_model::{
     event::Event,
@@ -29,7 +29,7 @@ use poisontrace_model::{
 };
 use poisontrace_recording::Writer;
 use recorded::Recorded;
-use synthetic_load::{Load, Page, session};
+use synthetic_load::{Load, Page, metric, session};
 
 /// Limit for the whole daemon.
 const MAX_RSS_KIB: u64 = 64 << 10;

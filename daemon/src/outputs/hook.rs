@@ -1,5 +1,6 @@
 //! The trigger hook: a program of the operator's that is run on incidents, without a shell. Runs wait in a queue of
-//! their own and come one after the other, so that an incident's are in order; the pipeline never waits for them.
+//! their own and come one after the other, so that an incident's are in order; the pipeline never waits for them. VMs take
+//! turns, and where the queue is full the VM with most runs in it loses its newest.
 //!
 //! | the program gets | |
 //! |---|---|
@@ -8,16 +9,32 @@
 //! | `POISONTRACE_INCIDENT` | the incident's id |
 //! | `POISONTRACE_OUTCOME`, `POISONTRACE_CAUSE`, `POISONTRACE_CONFIDENCE` | the verdict |
 //! | `POISONTRACE_VM`, `POISONTRACE_HOST` | names, empty where not known |
+//! | `POISONTRACE_RUN` | the run: by it, processes are found that the program leaves behind when it is killed |
 //! | `PATH` | the daemon's; nothing else of its environment |
 //!
 //! Its standard output goes nowhere, its standard error where the daemon's goes.
 
-use std::{env, process::Stdio, time::Duration};
+use std::{
+    env,
+    process::Stdio,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::{io::AsyncWriteExt as _, process::Command, sync::mpsc, time::timeout};
+use tokio::{
+    io::AsyncWriteExt as _,
+    process::Command,
+    sync::{Notify, mpsc},
+    time::timeout,
+};
 
-use crate::config::{self, HookEvent};
+mod leftovers;
+
+use crate::{
+    config::{self, HookEvent},
+    fair::FairQueue,
+};
 use poisontrace_model::host::Host;
 use poisontrace_report::document::{Answer, Incident};
 
@@ -53,11 +70,48 @@ struct Run {
     json: Vec<u8>,
 }
 
+/// Runs that wait. The one that works them off ends with the runtime.
+#[derive(Default)]
+struct Queue {
+    runs: Mutex<FairQueue<Run>>,
+    came: Notify,
+}
+
+impl Queue {
+    fn runs(&self) -> MutexGuard<'_, FairQueue<Run>> {
+        // Changed by single moves: a panic elsewhere leaves it whole.
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a run; returns whether one (this, or another) had to go for it.
+    fn push(&self, vm: u32, run: Run) -> bool {
+        let mut runs = self.runs();
+        runs.push(vm, run);
+        let full = runs.len() > MAX_WAITING;
+        if full && let Some(longest) = runs.longest() {
+            runs.drop_newest(longest);
+        }
+        drop(runs);
+        self.came.notify_one();
+        full
+    }
+
+    async fn next(&self) -> Run {
+        loop {
+            let next = self.runs().pop();
+            match next {
+                Some((_, run)) => return run,
+                None => self.came.notified().await,
+            }
+        }
+    }
+}
+
 /// See the module.
 pub struct Hook {
     settings: config::Hook,
     host: Host,
-    runs: mpsc::Sender<Run>,
+    queue: Arc<Queue>,
     ended: mpsc::UnboundedReceiver<Ended>,
     dropped: u64,
 }
@@ -65,13 +119,14 @@ pub struct Hook {
 impl Hook {
     /// Starts the queue on the current runtime.
     pub fn start(settings: config::Hook, host: Host) -> Self {
-        let (runs, queue) = mpsc::channel(MAX_WAITING);
+        leftovers::adopt();
+        let queue = Arc::new(Queue::default());
         let (report, ended) = mpsc::unbounded_channel();
-        tokio::spawn(work(queue, report));
+        tokio::spawn(work(Arc::clone(&queue), report));
         Self {
             settings,
             host,
-            runs,
+            queue,
             ended,
             dropped: 0,
         }
@@ -103,7 +158,7 @@ impl Hook {
             ],
             json,
         };
-        if self.runs.try_send(run).is_err() {
+        if self.queue.push(incident.vm.pid.unwrap_or(0), run) {
             if self.dropped == 0 {
                 tracing::warn!("the hook is too slow: runs of it are dropped");
             }
@@ -123,9 +178,14 @@ impl Hook {
     }
 }
 
-async fn work(mut queue: mpsc::Receiver<Run>, report: mpsc::UnboundedSender<Ended>) {
-    while let Some(run) = queue.recv().await {
+async fn work(queue: Arc<Queue>, report: mpsc::UnboundedSender<Ended>) {
+    while !report.is_closed() {
+        let run = tokio::select! {
+            run = queue.next() => run,
+            () = report.closed() => return,
+        };
         let ended = perform(&run).await;
+        leftovers::reap();
         if report.send(ended).is_err() {
             return;
         }
@@ -141,12 +201,14 @@ async fn perform(run: &Run) -> Ended {
         HookEvent::Verdict => "verdict",
         HookEvent::Close => "close",
     };
+    let mark = leftovers::new_mark();
     let mut command = Command::new(program);
     command
         .args(arguments)
         .env_clear()
         .env("PATH", env::var_os("PATH").unwrap_or_default())
         .env("POISONTRACE_EVENT", event)
+        .env(leftovers::RUN, mark.as_str())
         .envs(run.variables.iter().map(|(name, value)| (*name, value)))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -160,6 +222,7 @@ async fn perform(run: &Run) -> Ended {
         }
     };
     let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+    let running = leftovers::Program::new(group);
     let limit = Duration::from_secs(run.settings.timeout_seconds.max(1));
     let done = timeout(limit, async {
         if let Some(mut input) = child.stdin.take() {
@@ -185,6 +248,8 @@ async fn perform(run: &Run) -> Ended {
                 let _ = kill_process_group(group, Signal::KILL);
             }
             let _ = child.wait().await;
+            drop(running);
+            leftovers::kill(&mark).await;
             tracing::warn!(
                 program,
                 seconds = limit.as_secs(),
@@ -203,8 +268,12 @@ mod tests {
     use poisontrace_model::{event::session::Session, incident::evidence::Evidence};
 
     fn incident() -> Incident {
-        let mut e = Evidence::new(1, 7, Default::default());
-        std::sync::Arc::make_mut(&mut e.vmm).name = Some("web".into());
+        incident_of(7, "web")
+    }
+
+    fn incident_of(pid: u32, name: &str) -> Incident {
+        let mut e = Evidence::new(1, pid, Default::default());
+        std::sync::Arc::make_mut(&mut e.vmm).name = Some(name.into());
         poisontrace_report::document(&poisontrace_model::correlate::report::incident(
             &e,
             &Session::default(),
@@ -228,14 +297,19 @@ mod tests {
 
     /// Triggers once each of `events`, and waits for that many ends.
     fn run(settings: config::Hook, events: &[HookEvent], ends: usize) -> Vec<Ended> {
+        let triggers: Vec<(HookEvent, Incident)> = events.iter().map(|event| (*event, incident())).collect();
+        run_all(settings, &triggers, ends)
+    }
+
+    fn run_all(settings: config::Hook, triggers: &[(HookEvent, Incident)], ends: usize) -> Vec<Ended> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
         runtime.block_on(async {
             let mut hook = Hook::start(settings, Host::default());
-            for event in events {
-                hook.trigger(*event, &incident());
+            for (event, incident) in triggers {
+                hook.trigger(*event, incident);
             }
             let began = Instant::now();
             let mut ended = hook.ended();
@@ -292,5 +366,33 @@ mod tests {
         assert_eq!(ended.iter().filter(|e| **e == Ended::Dropped).count(), 10);
         let absent = settings(vec!["/no/such/program".into()]);
         assert_eq!(run(absent, &[HookEvent::Open], 1), [Ended::Failed]);
+    }
+    #[test]
+    fn a_vms_flood_of_runs_keeps_no_other_vm_waiting_and_costs_it_no_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let program = script(dir.path(), &format!("echo $POISONTRACE_VM >>{}", out.display()));
+        let mut triggers = vec![(HookEvent::Open, incident_of(7, "flood")); MAX_WAITING + 700];
+        triggers.push((HookEvent::Open, incident_of(8, "web")));
+        let ended = run_all(settings(vec![program]), &triggers, triggers.len());
+        let dropped = ended.iter().filter(|ended| **ended == Ended::Dropped).count();
+        assert_eq!((ended.len(), dropped), (triggers.len(), 701));
+        let ran = fs::read_to_string(out).unwrap();
+        let turn = ran.lines().position(|vm| vm == "web");
+        assert!(turn.is_some_and(|turn| turn <= 2), "{turn:?}");
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_killed_with_children_of_other_sessions() {
+        let dir = tempfile::tempdir().unwrap();
+        let marker = dir.path().join("marker");
+        let program = script(
+            dir.path(),
+            &format!("(setsid sh -c 'sleep 3; touch {}' &); sleep 60", marker.display()),
+        );
+        let ended = run(settings(vec![program]), &[HookEvent::Close], 1);
+        assert_eq!(ended, [Ended::Timeout]);
+        std::thread::sleep(Duration::from_secs(3));
+        assert!(!marker.exists());
     }
 }

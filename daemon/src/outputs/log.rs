@@ -1,30 +1,19 @@
 //! Incidents in the log: one line a change of state. The journal's has the whole incident in a field.
 
-use super::{changes::Change, limit::Limit};
+use super::{changes::Change, limit::Limits};
 use poisontrace_report::document::Incident;
 
-/// Lines in a burst of incidents; then one a second.
-const BURST: u32 = 20;
-
 /// See the module.
+#[derive(Default)]
 pub struct IncidentLog {
     /// Whether a line takes the incident's JSON.
     pub json: bool,
-    lines: Limit,
-}
-
-impl Default for IncidentLog {
-    fn default() -> Self {
-        Self {
-            json: false,
-            lines: Limit::new(BURST),
-        }
-    }
+    lines: Limits,
 }
 
 impl IncidentLog {
     pub fn incident(&mut self, incident: &Incident, change: Change, now_ns: u64) {
-        if !self.lines.pass(now_ns) {
+        if !self.lines.pass(incident.vm.pid.unwrap_or(0), now_ns) {
             return;
         }
         let held_back = self.lines.held_back();

@@ -169,14 +169,6 @@ impl Drop for Replay {
     }
 }
 
-/// The sum of a metric's samples.
-pub fn metric(text: &str, name: &str) -> f64 {
-    text.lines()
-        .filter(|line| line.starts_with(name))
-        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
-        .sum()
-}
-
 /// Writes a recording of these events.
 pub fn record(path: &Path, events: &[Event]) {
     let mut writer = Writer::new(fs::File::create(path).unwrap(), &session()).unwrap();

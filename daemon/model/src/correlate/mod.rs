@@ -326,6 +326,11 @@ impl Correlator {
         self.incidents.get(no).map_or(0, |evidence| evidence.events)
     }
 
+    /// The process number of an incident's VMM; 0: forgotten.
+    pub fn process_of(&self, no: IncidentNo) -> u32 {
+        self.incidents.get(no).map_or(0, |evidence| evidence.pid)
+    }
+
     /// All incidents, oldest first.
     pub fn incidents(&mut self) -> Vec<Incident> {
         self.settle_walks();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Pipeline;
 use crate::{
     failure::Failure,
-    outputs::{Outputs, recording::Recording, store::Store},
+    outputs::{Outputs, recording::Recording},
 };
 use poisontrace_model::correlate::IncidentNo;
 use poisontrace_report::document::Incident;
@@ -25,14 +25,16 @@ impl Pipeline {
         if let Some(recording) = &mut self.outputs.recording {
             recording.flush();
         }
-        self.changed.extend(self.correlator.take_numbers());
+        for no in self.correlator.take_numbers() {
+            self.changed.insert(self.correlator.process_of(no), no);
+        }
         let until = Instant::now() + FLUSHING;
         for n in 0..FLUSHED {
             // One at least, however slow this machine is.
             if n > 0 && Instant::now() > until {
                 break;
             }
-            let Some(no) = self.changed.pop_first() else { break };
+            let Some(no) = self.changed.pop() else { break };
             let Some(update) = self.correlator.report(no) else {
                 continue;
             };
@@ -47,14 +49,16 @@ impl Pipeline {
             }
         }
         self.release();
-        !self.changed.is_empty() || self.catch_up(until)
+        // Both: what is new must not keep what waits for the store from it.
+        let behind = self.catch_up(until);
+        behind || !self.changed.is_empty()
     }
 
     /// Drops incidents that have ended and are stored, the earliest end first.
     fn release(&mut self) {
         for _ in ENDED..self.ended.len() {
             let Some(no) = self.ended.pop_front() else { break };
-            if self.changed.contains(&no) || self.unstored.contains(&no) {
+            if self.changed.contains(no) || self.unstored.contains(no) {
                 self.ended.push_back(no);
             } else if let Some(id) = self.correlator.release(no) {
                 self.outputs.forget(&id);
@@ -64,40 +68,42 @@ impl Pipeline {
 
     fn keep(&mut self, no: IncidentNo, incident: &Incident) {
         let Some(store) = &self.outputs.store else { return };
-        if store.room() > 0 {
-            store.put(
-                incident,
-                self.correlator
-                    .state(no, &incident.id, incident.started_at.as_deref()),
-                self.correlator.events_of(no),
-            );
-            self.unstored.remove(&no);
+        let vm = self.correlator.process_of(no);
+        // Past those that wait there is no way: their VMs take turns.
+        if self.unstored.is_empty() && store.room(vm) > 0 {
+            self.store(no, incident);
         } else {
             // It stays where it is, in the correlator, until the store has room.
-            self.unstored.insert(no);
+            self.unstored.insert(vm, no);
+        }
+    }
+
+    fn store(&self, no: IncidentNo, incident: &Incident) {
+        if let Some(store) = &self.outputs.store {
+            let state = self
+                .correlator
+                .state(no, &incident.id, incident.started_at.as_deref());
+            store.put(incident, state, self.correlator.events_of(no));
         }
     }
 
     /// Hands the store what it had no room for. Returns whether it will soon take more.
     fn catch_up(&mut self, until: Instant) -> bool {
+        let Some(store) = &self.outputs.store else {
+            return false;
+        };
         for n in 0..FLUSHED {
-            let room = self.outputs.store.as_ref().map_or(0, Store::room);
-            if room == 0 || n > 0 && Instant::now() > until {
+            if n > 0 && Instant::now() > until {
                 break;
             }
-            let Some(no) = self.unstored.pop_first() else {
+            let Some(no) = self.unstored.pop_of(|vm| store.room(vm) > 0) else {
                 break;
             };
             if let Some(update) = self.correlator.report(no) {
-                self.keep(no, &poisontrace_report::document(&update.incident));
+                self.store(no, &poisontrace_report::document(&update.incident));
             }
         }
-        !self.unstored.is_empty()
-            && self
-                .outputs
-                .store
-                .as_ref()
-                .is_some_and(|store| store.health().failing.is_none())
+        !self.unstored.is_empty() && store.health().failing.is_none()
     }
 
     /// Whether incidents wait for a store that could not take them.

@@ -8,11 +8,14 @@
 
 mod flush;
 mod resume;
+mod waiting;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     path::Path,
 };
+
+use waiting::Waiting;
 
 use crate::{
     config::{self, Config, VmmSources},
@@ -45,9 +48,9 @@ pub struct Pipeline {
     correlator: Correlator,
     outputs: Outputs,
     /// Incidents whose newest state has not been looked at yet.
-    changed: BTreeSet<IncidentNo>,
+    changed: Waiting,
     /// Incidents that the store had no room for.
-    unstored: BTreeSet<IncidentNo>,
+    unstored: Waiting,
     /// Incidents of which nothing more is expected, in the order of their ends: one that lasted long was opened early, and
     /// its last totals are still to come.
     ended: VecDeque<IncidentNo>,
@@ -90,8 +93,8 @@ impl Pipeline {
             live: None,
             correlator: Correlator::new(session),
             outputs,
-            changed: BTreeSet::new(),
-            unstored: BTreeSet::new(),
+            changed: Waiting::default(),
+            unstored: Waiting::default(),
             ended: VecDeque::new(),
             resumed: BTreeMap::new(),
             latest_ns: 0,
@@ -194,9 +197,13 @@ impl Pipeline {
             }
             None => metrics.tick(self.latest_ns),
         }
+        let mut waited = self.changed.longest().max(self.unstored.longest());
         if let Some(store) = &self.outputs.store {
-            metrics.store(store.size_bytes(), &store.health());
+            let health = store.health();
+            metrics.store(store.size_bytes(), &health);
+            waited = waited.max(health.longest_wait);
         }
+        metrics.delay(waited);
         if let Some(hook) = &mut self.outputs.hook {
             hook.ended().into_iter().for_each(|ended| metrics.hook(ended));
         }

@@ -89,6 +89,7 @@ pub struct Families {
     pub store_up: IntGauge,
     pub store_waiting: IntGauge,
     pub store_failures: IntCounter,
+    pub incident_delay: Gauge,
     pub hook_runs: IntCounterVec,
     pub hardware_corrupted: IntGauge,
     pub kernel_memory_failures: IntCounterVec,
@@ -280,6 +281,10 @@ impl Families {
                 "store_waiting_incidents",
                 "Changed incidents waiting for the store",
             )?,
+            incident_delay: make.add(Gauge::new(
+                full("incident_delay_seconds"),
+                "Age of the oldest change of an incident that log, hook, metrics or store have not got yet",
+            ))?,
             store_failures: make.counter("store_failures_total", "Writes to the store that failed")?,
             hook_runs: make.known(
                 "hook_runs_total",

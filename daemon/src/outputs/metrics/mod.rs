@@ -7,7 +7,7 @@ mod incidents;
 mod reconciler;
 mod vms;
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use prometheus::{IntGauge, Opts, Registry, TextEncoder};
 
@@ -219,6 +219,11 @@ impl Metrics {
             .set(i64::try_from(health.waiting_incidents).unwrap_or(i64::MAX));
         let counter = &self.families.store_failures;
         counter.inc_by(health.failures.saturating_sub(counter.get()));
+    }
+
+    /// How long the oldest change of an incident waits for an output.
+    pub fn delay(&self, waited: Duration) {
+        self.families.incident_delay.set(waited.as_secs_f64());
     }
 
     /// The probes have been proved live.

@@ -61,6 +61,10 @@ impl Database {
         Ok((database, aside))
     }
 
+    pub(super) fn boot_id(&self) -> Option<&str> {
+        self.boot_id.as_deref()
+    }
+
     /// Whether the file in the state directory is still the one that is open: somebody may have moved it.
     pub fn in_place(&self) -> bool {
         self.file.is_some() && identity(&self.path) == self.file

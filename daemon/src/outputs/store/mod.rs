@@ -31,6 +31,11 @@ pub const LAYOUT: i64 = 3;
 /// Name of the database in the state directory.
 pub const FILE: &str = "incidents.db";
 
+/// The VM of an incident: the process number in its id (`poisontrace_model::correlate::report::id`); 0: none.
+fn vm_of(id: &str) -> u32 {
+    id.split('-').nth(1).and_then(|pid| pid.parse().ok()).unwrap_or(0)
+}
+
 /// A file size limit (RLIMIT_FSIZE) then makes a write fail, as a full disk does, instead of killing the process by
 /// SIGXFSZ. Needs a tokio runtime; holds as long as the process lives.
 ///

@@ -1,12 +1,19 @@
-//! What waits to be written: the newest state of each incident, and events. Bounded; what does not fit is refused
-//! (incidents, which the correlator keeps) or dropped and counted (events).
+//! What waits to be written: the newest state of each incident, and events. Bounded, for one VM by half of what is left;
+//! what does not fit is refused (incidents, which the correlator keeps) or dropped and counted (events).
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
+use super::vm_of;
+use crate::fair::may_take;
 use poisontrace_report::document::Incident;
 
-/// Bytes of incidents and events that wait.
+/// Bytes of incidents that wait.
 const MAX_BYTES: usize = 2 << 20;
+/// Bytes of events that wait: a flood of them must not keep incidents out.
+const MAX_EVENT_BYTES: usize = 1 << 20;
 /// Incidents that wait.
 const MAX_INCIDENTS: usize = 512;
 /// Verdicts of one incident between two writes.
@@ -44,6 +51,8 @@ impl Verdict {
 pub struct Row {
     /// Order of arrival.
     pub seq: u64,
+    /// When the oldest change that is not written yet came.
+    pub since: Instant,
     pub vm: Option<String>,
     pub started_at: Option<String>,
     pub json: String,
@@ -66,12 +75,28 @@ pub struct EventRow {
     pub json: String,
 }
 
+impl EventRow {
+    fn bytes(&self) -> usize {
+        self.incident.len() + self.json.len()
+    }
+}
+
+/// What waits for one VM.
+#[derive(Clone, Copy, Default)]
+struct Share {
+    rows: usize,
+    row_bytes: usize,
+    event_bytes: usize,
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Queue {
     pub rows: BTreeMap<String, Row>,
     pub events: Vec<EventRow>,
-    bytes: usize,
+    shares: BTreeMap<u32, Share>,
+    row_bytes: usize,
+    event_bytes: usize,
     seq: u64,
 }
 
@@ -80,32 +105,60 @@ impl Queue {
         self.rows.is_empty() && self.events.is_empty()
     }
 
-    /// Incidents that may still come in.
-    pub fn room(&self) -> usize {
-        match self.bytes < MAX_BYTES {
-            true => MAX_INCIDENTS.saturating_sub(self.rows.len()),
-            false => 0,
-        }
+    /// Incidents of this VM that may still come in.
+    pub fn room(&self, vm: u32) -> usize {
+        let own = self.shares.get(&vm).copied().unwrap_or_default();
+        let free = MAX_INCIDENTS.saturating_sub(self.rows.len());
+        let fits =
+            may_take(own.row_bytes, MAX_BYTES.saturating_sub(self.row_bytes)) && may_take(own.rows, free);
+        if fits { free - own.rows } else { 0 }
+    }
+
+    /// How long the change that waits longest has waited.
+    pub fn longest_wait(&self) -> Duration {
+        let since = self.rows.values().map(|row| row.since).min();
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     pub fn put(&mut self, id: String, mut row: Row) {
         self.seq += 1;
         row.seq = self.seq;
-        self.bytes += row.bytes();
         if let Some(before) = self.rows.remove(&id) {
-            self.bytes -= before.bytes();
+            self.uncount(&id, &before);
             row.seq = before.seq;
+            row.since = before.since;
             row.verdicts = joined(before.verdicts, row.verdicts);
         }
+        self.insert(id, row);
+    }
+
+    fn insert(&mut self, id: String, row: Row) {
+        let share = self.shares.entry(vm_of(&id)).or_default();
+        share.rows += 1;
+        share.row_bytes += row.bytes();
+        self.row_bytes += row.bytes();
         self.rows.insert(id, row);
+    }
+
+    fn uncount(&mut self, id: &str, row: &Row) {
+        self.row_bytes -= row.bytes();
+        if let Some(share) = self.shares.get_mut(&vm_of(id)) {
+            share.rows -= 1;
+            share.row_bytes -= row.bytes();
+        }
     }
 
     /// Takes an event; false: no room.
     pub fn event(&mut self, event: EventRow) -> bool {
-        if self.bytes >= MAX_BYTES {
+        let share = self.shares.entry(vm_of(&event.incident)).or_default();
+        if !may_take(
+            share.event_bytes,
+            MAX_EVENT_BYTES.saturating_sub(self.event_bytes),
+        ) {
             return false;
         }
-        self.bytes += event.json.len();
+        share.event_bytes += event.bytes();
+        self.event_bytes += event.bytes();
         self.events.push(event);
         true
     }
@@ -125,16 +178,17 @@ impl Queue {
             match self.rows.get_mut(&id) {
                 Some(newer) => {
                     newer.seq = row.seq;
+                    newer.since = row.since;
                     newer.verdicts = joined(row.verdicts, std::mem::take(&mut newer.verdicts));
                 }
-                None => {
-                    self.bytes += row.bytes();
-                    self.rows.insert(id, row);
-                }
+                None => self.insert(id, row),
             }
         }
+        for event in &old.events {
+            self.shares.entry(vm_of(&event.incident)).or_default().event_bytes += event.bytes();
+            self.event_bytes += event.bytes();
+        }
         let newer = std::mem::replace(&mut self.events, old.events);
-        self.bytes += self.events.iter().map(|event| event.json.len()).sum::<usize>();
         self.events.extend(newer);
     }
 }

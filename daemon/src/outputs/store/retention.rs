@@ -1,12 +1,13 @@
-//! What goes from the store: what is too old, then the oldest while the whole is too large. By the writer's own
-//! thread, a few incidents a transaction, so that nobody waits for it.
+//! What goes from the store: what is too old, then, while the whole is too large, incidents of the VM that has most of
+//! them, so that a flood costs nobody but its VM. Open incidents do not go by age, and by size only of a VM that has more
+//! than [`OPEN_KEPT`]. By the writer's own thread, a few incidents a transaction, so that nobody waits for it.
 
 use std::{path::Path, time::Duration};
 
 use rusqlite::Connection;
 
 use super::{FILE, StoreError, schema};
-use crate::config;
+use crate::{config, inputs::machine};
 
 /// How long, and how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,13 @@ impl From<&config::Store> for Retention {
 }
 
 /// Incidents of one transaction.
-const CHUNK: u32 = 64;
+const CHUNK: i64 = 64;
+/// Incidents of one VM of which the open ones stay, however large the store is. A fifth of the smallest size that can be
+/// set, for one VM; the incidents of all VMs that can be open are bounded by the model's table.
+pub const OPEN_KEPT: i64 = 256;
+
+/// The VM of a row, beside its boot: the process number in the id (see [`super::vm_of`]). Indexed with the boot.
+pub(super) const PROCESS: &str = "CAST(substr(id, instr(id, '-') + 1) AS INTEGER)";
 
 /// Prunes the store in `dir`, with the daemon running or not. Returns how many incidents went.
 ///
@@ -41,7 +48,7 @@ pub fn prune_dir(dir: &Path, retention: Retention) -> Result<u64, StoreError> {
     let connection = schema::open(dir)?;
     connection
         .query_row("SELECT unixepoch()", [], |row| row.get(0))
-        .and_then(|now| prune_at(&connection, retention, now))
+        .and_then(|now| prune_at(&connection, retention, machine::boot_id().as_deref(), now))
         .map_err(|source| StoreError::Sqlite { path, source })
 }
 
@@ -49,9 +56,15 @@ pub fn prune_dir(dir: &Path, retention: Retention) -> Result<u64, StoreError> {
 ///
 /// Ages count up to the newest change in the store, not to a clock that may have jumped: after a start years ahead,
 /// everything would be too old. An operator who means it runs `poisontrace incidents prune`.
-pub(super) fn prune(connection: &Connection, retention: Retention) -> rusqlite::Result<u64> {
+///
+/// `boot_id`: the boot whose incidents may still be open.
+pub(super) fn prune(
+    connection: &Connection,
+    retention: Retention,
+    boot_id: Option<&str>,
+) -> rusqlite::Result<u64> {
     let (now, newest) = times(connection)?;
-    prune_at(connection, retention, now.min(newest))
+    prune_at(connection, retention, boot_id, now.min(newest))
 }
 
 /// Days by which even the newest incident is older than any is kept: nothing was recorded for so long, or the clock has
@@ -72,15 +85,21 @@ fn times(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
 }
 
 /// Deletes what `retention` does not allow at `now`, seconds since the epoch.
-fn prune_at(connection: &Connection, retention: Retention, now: i64) -> rusqlite::Result<u64> {
+fn prune_at(
+    connection: &Connection,
+    retention: Retention,
+    boot_id: Option<&str>,
+    now: i64,
+) -> rusqlite::Result<u64> {
     let age = i64::try_from(retention.max_age.as_secs()).unwrap_or(i64::MAX);
     let before = now.saturating_sub(age);
     let mut gone = 0;
     loop {
         let n = connection.execute(
             "DELETE FROM incident WHERE id IN
-                 (SELECT id FROM incident WHERE changed_at < ?1 ORDER BY changed_at LIMIT ?2)",
-            (before, CHUNK),
+                 (SELECT id FROM incident WHERE changed_at < ?1 AND NOT (state IS NOT NULL AND boot_id IS ?2)
+                  ORDER BY changed_at LIMIT ?3)",
+            (before, boot_id, CHUNK),
         )?;
         gone += n as u64;
         if n == 0 {
@@ -88,11 +107,8 @@ fn prune_at(connection: &Connection, retention: Retention, now: i64) -> rusqlite
         }
     }
     while used_bytes(connection)? > retention.max_bytes {
-        let n = connection.execute(
-            "DELETE FROM incident WHERE id IN (SELECT id FROM incident ORDER BY changed_at, first_stored LIMIT ?1)",
-            [CHUNK / 8],
-        )?;
-        gone += n as u64;
+        let n = make_room(connection, boot_id)?;
+        gone += n;
         if n == 0 {
             break;
         }
@@ -104,6 +120,49 @@ fn prune_at(connection: &Connection, retention: Retention, now: i64) -> rusqlite
         while steps.next()?.is_some() {}
     }
     Ok(gone)
+}
+
+/// Deletes incidents of the VM that has most of them: closed ones first, the longest unchanged first; of open ones the
+/// newest, past [`OPEN_KEPT`]. Returns how many; 0: there is nothing left that may go.
+fn make_room(connection: &Connection, boot_id: Option<&str>) -> rusqlite::Result<u64> {
+    let by_size = format!(
+        "SELECT boot_id, {PROCESS}, count(*) AS n FROM incident GROUP BY 1, 2 ORDER BY n DESC LIMIT 2"
+    );
+    let mut statement = connection.prepare_cached(&by_size)?;
+    let largest = statement
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<rusqlite::Result<Vec<(Option<String>, i64, i64)>>>()?;
+    let Some((boot, vm, count)) = largest.first() else {
+        return Ok(0);
+    };
+    // Down to the size of the next, lest one VM pay for all.
+    let next = largest.get(1).map_or(0, |(_, _, count)| *count);
+    let chunk = (count - next).clamp(CHUNK / 8, CHUNK);
+    let closed = format!(
+        "DELETE FROM incident WHERE id IN
+             (SELECT id FROM incident WHERE boot_id IS ?1 AND {PROCESS} = ?2 AND NOT (state IS NOT NULL AND boot_id IS ?3)
+              ORDER BY changed_at, first_stored LIMIT ?4)"
+    );
+    let n = connection.execute(&closed, (boot, vm, boot_id, chunk))?;
+    if n > 0 {
+        return Ok(n as u64);
+    }
+    if *count > OPEN_KEPT {
+        let open = format!(
+            "DELETE FROM incident WHERE id IN
+                 (SELECT id FROM incident WHERE boot_id IS ?1 AND {PROCESS} = ?2 ORDER BY first_stored DESC LIMIT ?3)"
+        );
+        let n = connection.execute(&open, (boot, vm, chunk.min(count - OPEN_KEPT)))?;
+        return Ok(n as u64);
+    }
+    // The largest has none but open ones that stay: those of the others that are closed.
+    let n = connection.execute(
+        "DELETE FROM incident WHERE id IN
+             (SELECT id FROM incident WHERE NOT (state IS NOT NULL AND boot_id IS ?1)
+              ORDER BY changed_at, first_stored LIMIT ?2)",
+        (boot_id, CHUNK / 8),
+    )?;
+    Ok(n as u64)
 }
 
 /// Bytes of the database that hold something.

@@ -2,14 +2,15 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
+use rustix::{fs::OFlags, io::Errno};
 
-use super::{FILE, LAYOUT, StoreError, error::is_damage};
+use super::{FILE, LAYOUT, StoreError, error::is_damage, retention};
 
 /// `PRAGMA application_id` from layout 2 on: "ptrc".
 const APPLICATION: i64 = 0x7074_7263;
@@ -91,6 +92,9 @@ pub fn open(dir: &Path) -> Result<Connection, StoreError> {
         .mode(DIRECTORY_MODE)
         .create(dir)
         .map_err(|err| StoreError::Directory(dir.to_owned(), err))?;
+    // Its own name may be a link (systemd's DynamicUser= makes one); SQLite follows none below.
+    let dir = &fs::canonicalize(dir).map_err(|err| StoreError::Directory(dir.to_owned(), err))?;
+    ours_alone(dir).map_err(|err| StoreError::Directory(dir.to_owned(), err))?;
     let path = dir.join(FILE);
     // Made by us, so that there is no moment at which it is readable by others; SQLite gives -wal and -shm the
     // same mode.
@@ -100,7 +104,14 @@ pub fn open(dir: &Path) -> Result<Connection, StoreError> {
         .create(true)
         .truncate(false)
         .mode(MODE)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(&path)
+        .map_err(
+            |err| match err.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
+                true => io::Error::other("it is a symbolic link: remove it"),
+                false => err,
+            },
+        )
         .map_err(|err| StoreError::Directory(path.clone(), err))?;
     looks_like_sqlite(&file, &path)?;
     // A file of somebody else's who may write here would keep its mode.
@@ -116,7 +127,8 @@ pub fn open(dir: &Path) -> Result<Connection, StoreError> {
             source,
         },
     };
-    let mut connection = Connection::open(&path).map_err(wrap)?;
+    let flags = OpenFlags::default() | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let mut connection = Connection::open_with_flags(&path, flags).map_err(wrap)?;
     connection.busy_timeout(BUSY).map_err(wrap)?;
     let version = version(&connection).map_err(wrap)?;
     match version {
@@ -137,9 +149,31 @@ pub fn open(dir: &Path) -> Result<Connection, StoreError> {
             tracing::info!(path = %path.display(), from = version, to = LAYOUT, "the store is brought to a newer layout");
         }
     }
-    // No part of the layout: without them the order of arrival and a VM's name are looked for in all of the file.
+    // No part of the layout: without them the order of arrival and a VM are looked for in all of the file.
     connection.execute_batch(INDICES).map_err(wrap)?;
+    connection
+        .execute_batch(&format!(
+            "CREATE INDEX IF NOT EXISTS incident_process ON incident (boot_id, {})",
+            retention::PROCESS
+        ))
+        .map_err(wrap)?;
     Ok(connection)
+}
+
+/// Whoever may write to the directory can put other files under the store's names.
+fn ours_alone(dir: &Path) -> io::Result<()> {
+    let meta = fs::metadata(dir)?;
+    if meta.mode() & 0o002 != 0 {
+        return Err(io::Error::other("others may write to it: chmod o-w"));
+    }
+    let us = rustix::process::geteuid().as_raw();
+    if meta.uid() != us && meta.uid() != 0 {
+        return Err(io::Error::other(format!(
+            "it belongs to user {}, who could replace the store: chown it",
+            meta.uid()
+        )));
+    }
+    Ok(())
 }
 
 fn migrate(connection: &mut Connection, from: i64) -> rusqlite::Result<()> {

@@ -260,6 +260,33 @@ fn nobody_else_may_read_the_store() {
 }
 
 #[test]
+fn a_state_directory_that_others_may_write_to_and_a_link_in_it_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = dir.path().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o1777)).unwrap();
+    let err = schema::open(&open).unwrap_err().to_string();
+    assert!(err.contains("others may write"), "{err}");
+    assert!(!open.join(FILE).exists());
+
+    let elsewhere = dir.path().join("elsewhere");
+    let planted = dir.path().join("planted");
+    fs::create_dir(&planted).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, planted.join(FILE)).unwrap();
+    let err = schema::open(&planted).unwrap_err().to_string();
+    assert!(err.contains("symbolic link"), "{err}");
+    assert!(!elsewhere.exists());
+
+    // As systemd's DynamicUser= has it.
+    let private = dir.path().join("private");
+    fs::create_dir(&private).unwrap();
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&private, &link).unwrap();
+    schema::open(&link).unwrap();
+    assert!(private.join(FILE).exists());
+}
+
+#[test]
 fn a_disk_that_does_not_answer_keeps_nobody_waiting() {
     let dir = tempfile::tempdir().unwrap();
     let store = start(dir.path());
@@ -284,11 +311,12 @@ fn what_waits_for_a_disk_is_bounded() {
     let store = start(&dir.path().join("state"));
     assert!(store.health().failing.is_some());
     let mut taken = 0;
-    while store.room() > 0 {
+    while store.room(taken + 1) > 0 {
         taken += 1;
         store.put(&incident(taken, "web"), None, 0);
     }
     assert!((100..=1000).contains(&taken), "{taken}");
+    assert!(store.health().longest_wait > Duration::ZERO);
     let event = Event {
         t: 7,
         tid: 1,
@@ -348,6 +376,69 @@ fn the_oldest_go_when_the_store_is_too_large_or_too_old() {
 }
 
 #[test]
+fn what_is_too_much_is_the_flooders_and_nobodys_open_incident() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = |pid: u32, n: u64, t: u64| {
+        let mut e = Evidence::new(t, pid, Default::default());
+        e.hva = Some(n << 12);
+        let mut i = poisontrace_report::document(&poisontrace_model::correlate::report::incident(
+            &e,
+            &Session::default(),
+        ));
+        i.summary = "x".repeat(2000);
+        i
+    };
+    let store = start(dir.path());
+    let put = |incident: &Incident, open: bool| {
+        while store.room(incident.vm.pid.unwrap()) == 0 {
+            store.settle(SOON);
+        }
+        store.put(incident, open.then(|| "{}".to_owned()), 0);
+    };
+    // First, hence older than all of the flood.
+    put(&page(8, 1, 1), true);
+    put(&page(9, 1, 2), false);
+    (0..1500).for_each(|n| put(&page(7, n, 10 + n), true));
+    assert!(store.settle(SOON) && store.close(SOON));
+    let limit = Retention {
+        max_bytes: 4 << 20,
+        ..retention()
+    };
+    let database = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+    let boot: String = database
+        .query_row("SELECT DISTINCT boot_id FROM incident", [], |row| row.get(0))
+        .unwrap();
+    assert!(retention::prune(&database, limit, Some(&boot)).unwrap() > 100);
+    let of = |pid: u32| {
+        all(dir.path())
+            .iter()
+            .filter(|(_, i)| i.vm.pid == Some(pid))
+            .count()
+    };
+    assert_eq!(
+        (of(8), of(9)),
+        (1, 1),
+        "neither the open one nor the closed one of others"
+    );
+    let left = of(7);
+    assert!(left >= 256, "{left}");
+    let first = all(dir.path()).into_iter().find(|(_, i)| i.vm.pid == Some(7));
+    assert!(
+        first.unwrap().1.id.ends_with("-0"),
+        "what the flood began with stays"
+    );
+
+    let tiny = Retention {
+        max_bytes: 4096,
+        ..retention()
+    };
+    retention::prune(&database, tiny, Some(&boot)).unwrap();
+    assert_eq!((of(8), of(9), of(7)), (1, 0, 256), "only what is open stays");
+    retention::prune(&database, tiny, Some("the next boot")).unwrap();
+    assert_eq!(all(dir.path()).len(), 0, "nothing is open after a reboot");
+}
+
+#[test]
 fn a_clock_that_has_jumped_deletes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     stored(dir.path(), &[incident(1, "web"), incident(2, "db")]);
@@ -362,11 +453,11 @@ fn a_clock_that_has_jumped_deletes_nothing() {
     };
     // As after a start 500 days ahead.
     assert_eq!(shift("web", 500) + shift("db", 501), 2);
-    assert_eq!(retention::prune(&database, retention()).unwrap(), 0);
+    assert_eq!(retention::prune(&database, retention(), None).unwrap(), 0);
     assert_eq!(retention::stale_days(&database, retention()).unwrap(), Some(500));
     shift("db", 1000);
     assert_eq!(
-        retention::prune(&database, retention()).unwrap(),
+        retention::prune(&database, retention(), None).unwrap(),
         1,
         "it is 500 days older than the newest"
     );

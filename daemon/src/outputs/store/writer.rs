@@ -36,6 +36,8 @@ pub struct Health {
     /// Incidents and events that wait.
     pub waiting_incidents: u64,
     pub waiting_events: u64,
+    /// How long the oldest of those incidents has waited.
+    pub longest_wait: Duration,
     /// Events that found no room while the disk could not be written to.
     pub dropped_events: u64,
     /// Incidents that retention has deleted.
@@ -65,6 +67,8 @@ struct State {
     queue: Queue,
     health: Health,
     writing: bool,
+    /// When the oldest change of the batch that is being written came.
+    writing_since: Option<Instant>,
     ended: bool,
     closing: bool,
 }
@@ -88,6 +92,7 @@ impl Store {
             shared: Arc::clone(&shared),
             database: None,
             pruned_at: None,
+            too_large: false,
             retry: RETRY,
         };
         // Before the thread, so that a store that is there is whole when this returns.
@@ -118,9 +123,9 @@ impl Store {
             .sum()
     }
 
-    /// Incidents that [`Store::put`] will take now.
-    pub fn room(&self) -> usize {
-        self.shared.state().queue.room()
+    /// Incidents of this VM (process number) that [`Store::put`] will take now.
+    pub fn room(&self, vm: u32) -> usize {
+        self.shared.state().queue.room(vm)
     }
 
     /// Takes an incident as it stands now, with what is needed to go on with it; never waits.
@@ -141,6 +146,7 @@ impl Store {
             .to_string();
         let row = Row {
             seq: 0,
+            since: Instant::now(),
             vm: incident.vm.name.clone(),
             started_at: incident.started_at.clone(),
             json,
@@ -176,6 +182,11 @@ impl Store {
         Health {
             waiting_incidents: state.queue.rows.len() as u64,
             waiting_events: state.queue.events.len() as u64,
+            longest_wait: state.queue.longest_wait().max(
+                state
+                    .writing_since
+                    .map_or(Duration::ZERO, |since| since.elapsed()),
+            ),
             ..state.health.clone()
         }
     }
@@ -241,6 +252,8 @@ struct Writer {
     shared: Arc<Shared>,
     database: Option<Database>,
     pruned_at: Option<Instant>,
+    /// The store is too large, and has been after the last pruning: all in it is open.
+    too_large: bool,
     retry: Duration,
 }
 
@@ -254,6 +267,7 @@ impl Writer {
             self.prune_if_due();
             let mut state = self.shared.state();
             state.writing = false;
+            state.writing_since = None;
             state.ended = closing;
             self.shared.done.notify_all();
             if closing {
@@ -272,6 +286,7 @@ impl Writer {
             let waited = since.elapsed();
             if state.closing || (!failing && !state.queue.is_empty()) || (failing && waited >= self.retry) {
                 state.writing = true;
+                state.writing_since = state.queue.rows.values().map(|row| row.since).min();
                 return (state.queue.take(), state.closing);
             }
             let wait = if failing { self.retry - waited } else { PRUNE };
@@ -366,18 +381,24 @@ impl Writer {
             );
         }
         self.pruned_at = Some(Instant::now());
-        match retention::prune(&database.connection, self.retention) {
+        match retention::prune(&database.connection, self.retention, database.boot_id()) {
             Ok(0) => {}
             Ok(gone) => {
                 self.shared.state().health.pruned += gone;
                 tracing::info!(
                     incidents = gone,
-                    "retention: the oldest incidents are deleted from the store"
+                    "retention: incidents are deleted from the store, the oldest, and those of the VM that has most"
                 );
             }
             Err(err) => {
                 tracing::warn!(error = %err, "retention could not be applied; it is tried again in an hour")
             }
         }
+        let too_large =
+            retention::used_bytes(&database.connection).is_ok_and(|used| used > self.retention.max_bytes);
+        if too_large && !self.too_large {
+            tracing::warn!("the store is larger than allowed, and all incidents in it are open: they stay");
+        }
+        self.too_large = too_large;
     }
 }

@@ -1,0 +1,140 @@
+//! Turns by VM: a VM's thousand changes wait for each other, not before another VM's first.
+//!
+//! A VM is the process number of its VMM, 0 where none is known.
+
+use std::collections::{BTreeMap, VecDeque};
+
+/// What waits: the VM whose turn is longest ago comes next, and of a VM the oldest.
+pub struct FairQueue<T> {
+    waiting: BTreeMap<u32, VecDeque<T>>,
+    /// VMs for which something waits.
+    turns: VecDeque<u32>,
+    len: usize,
+}
+
+impl<T> Default for FairQueue<T> {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            turns: VecDeque::new(),
+            len: 0,
+        }
+    }
+}
+
+impl<T> FairQueue<T> {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many wait for this VM.
+    pub fn len_of(&self, vm: u32) -> usize {
+        self.waiting.get(&vm).map_or(0, VecDeque::len)
+    }
+
+    pub fn push(&mut self, vm: u32, item: T) {
+        let items = self.waiting.entry(vm).or_default();
+        if items.is_empty() {
+            self.turns.push_back(vm);
+        }
+        items.push_back(item);
+        self.len += 1;
+    }
+
+    /// The next one.
+    pub fn pop(&mut self) -> Option<(u32, T)> {
+        self.pop_of(|_| true)
+    }
+
+    /// The next one of those VMs that `may`.
+    pub fn pop_of(&mut self, may: impl Fn(u32) -> bool) -> Option<(u32, T)> {
+        let at = self.turns.iter().position(|vm| may(*vm))?;
+        let vm = self.turns.remove(at)?;
+        let items = self.waiting.get_mut(&vm)?;
+        let item = items.pop_front()?;
+        self.len -= 1;
+        if items.is_empty() {
+            self.waiting.remove(&vm);
+        } else {
+            self.turns.push_back(vm);
+        }
+        Some((vm, item))
+    }
+
+    /// The VM for which most wait.
+    pub fn longest(&self) -> Option<u32> {
+        let longest = self.waiting.iter().max_by_key(|(_, items)| items.len());
+        longest.map(|(vm, _)| *vm)
+    }
+
+    /// Takes the newest of a VM's out again.
+    pub fn drop_newest(&mut self, vm: u32) -> Option<T> {
+        let items = self.waiting.get_mut(&vm)?;
+        let item = items.pop_back()?;
+        self.len -= 1;
+        if items.is_empty() {
+            self.waiting.remove(&vm);
+            self.turns.retain(|other| *other != vm);
+        }
+        Some(item)
+    }
+
+    /// The oldest of each VM.
+    pub fn oldest(&self) -> impl Iterator<Item = &T> {
+        self.waiting.values().filter_map(VecDeque::front)
+    }
+}
+
+/// Whether a VM that holds `own` of a room of which `free` is left may take more: one alone gets half of the room, and what
+/// is left is open to every other. (Dynamic thresholds, Choudhury and Hahne 1998.)
+pub fn may_take(own: usize, free: usize) -> bool {
+    own < free
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vms_take_turns_and_each_gets_its_oldest_first() {
+        let mut queue = FairQueue::default();
+        for n in 0..1000 {
+            queue.push(7, n);
+        }
+        queue.push(8, 5000);
+        queue.push(9, 6000);
+        queue.push(9, 6001);
+        let first: Vec<(u32, i32)> = std::iter::from_fn(|| queue.pop()).take(6).collect();
+        assert_eq!(first, [(7, 0), (8, 5000), (9, 6000), (7, 1), (9, 6001), (7, 2)]);
+        assert_eq!((queue.len(), queue.len_of(7), queue.len_of(8)), (997, 997, 0));
+    }
+
+    #[test]
+    fn the_newest_of_the_longest_makes_room() {
+        let mut queue = FairQueue::default();
+        for n in 0..10 {
+            queue.push(7, n);
+        }
+        queue.push(8, 100);
+        assert_eq!(queue.longest(), Some(7));
+        assert_eq!(queue.drop_newest(7), Some(9));
+        assert_eq!(queue.drop_newest(8), Some(100));
+        assert_eq!(queue.pop_of(|vm| vm == 8), None);
+        assert_eq!(queue.len(), 9);
+        assert_eq!(queue.pop(), Some((7, 0)));
+    }
+
+    #[test]
+    fn one_vm_alone_gets_half_of_a_room() {
+        let (mut own, room) = (0, 512);
+        while may_take(own, room - own) {
+            own += 1;
+        }
+        assert_eq!(own, 256);
+        assert!(may_take(0, room - own));
+    }
+}
