@@ -20,7 +20,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
 };
 
 use slots::Slots;
@@ -73,7 +73,7 @@ struct Shared {
     ready: Mutex<Ready>,
     scrapes: mpsc::Sender<Scrape>,
     slots: Arc<Slots>,
-    hashing: Semaphore,
+    logins: auth::Logins,
 }
 
 impl Shared {
@@ -84,7 +84,7 @@ impl Shared {
             ready: Mutex::new(ready),
             scrapes: sender,
             slots: Arc::default(),
-            hashing: Semaphore::new(1),
+            logins: auth::Logins::default(),
         };
         (shared, scrapes)
     }

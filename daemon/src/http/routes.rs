@@ -10,7 +10,7 @@ use hyper::{
 };
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{Ready, Shared, auth};
+use super::{Ready, Shared};
 
 /// How long a scrape waits for the pipeline.
 const SCRAPE: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ type Answer = Response<Full<Bytes>>;
 /// Answers one request. Its body is not read; one that has any ends the connection.
 pub async fn answer(request: &Request<Incoming>, shared: &Shared) -> Result<Answer, Infallible> {
     let access = shared.access();
-    let mut response = match auth::allowed(request.headers(), &access.users, &shared.hashing).await {
+    let mut response = match shared.logins.allowed(request.headers(), &access.users).await {
         true => routed(request, shared).await,
         false => unauthorized(),
     };
