@@ -59,16 +59,25 @@ impl Template {
         if self.0.is_empty() {
             return None;
         }
-        let mut path = self.0.clone();
-        for (key, value) in [
-            ("{name}", vm.name.clone()),
-            ("{uuid}", vm.uuid.clone()),
-            ("{pid}", vm.pid.map(|pid| pid.to_string())),
-        ] {
-            if path.contains(key) {
-                path = path.replace(key, &value.filter(|value| is_file_name(value))?);
-            }
+        // In one pass: a name may itself look like a key.
+        let (mut path, mut rest) = (String::new(), self.0.as_str());
+        while let Some(at) = rest.find('{') {
+            path.push_str(&rest[..at]);
+            rest = &rest[at..];
+            let values = [
+                ("{name}", vm.name.clone()),
+                ("{uuid}", vm.uuid.clone()),
+                ("{pid}", vm.pid.map(|pid| pid.to_string())),
+            ];
+            let key = values.into_iter().find(|(key, _)| rest.starts_with(key));
+            let (length, value) = match key {
+                Some((key, value)) => (key.len(), value.filter(|value| is_file_name(value))?),
+                None => (1, "{".to_owned()),
+            };
+            path.push_str(&value);
+            rest = &rest[length..];
         }
+        path.push_str(rest);
         Some(path.into())
     }
 }
@@ -100,6 +109,13 @@ mod tests {
         for name in ["../../etc/shadow", "a/b", "..", "", "a\u{fffd}b"] {
             assert_eq!(log.of(&vm(name)), None, "{name}");
         }
+        assert_eq!(
+            log.of(&vm("{pid}{uuid}")),
+            Some("/var/log/libvirt/qemu/{pid}{uuid}.log".into()),
+            "a name that looks like a key is a name"
+        );
+        let odd: Template = "/run/{x}{pid}".parse().unwrap();
+        assert_eq!(odd.of(&vm("a")), Some("/run/{x}7".into()));
         let qmp: Template = "/run/{pid}/{uuid}".parse().unwrap();
         assert_eq!(qmp.of(&vm("db-7")), None, "its uuid is not known");
         assert_eq!(Template::default().of(&vm("db-7")), None);

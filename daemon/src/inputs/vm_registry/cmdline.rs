@@ -63,14 +63,16 @@ fn qemu_name(value: &str) -> Option<String> {
     first
 }
 
-/// `…/machine-qemu\x2d3\x2dweb01.scope/…`: systemd's escaping of libvirt's `qemu-3-web01`.
+/// `0::/machine.slice/machine-qemu\x2d3\x2dweb01.scope/…`: systemd's escaping of libvirt's `qemu-3-web01`. Elsewhere than
+/// in the system's own machine.slice users make cgroups of any name.
 pub fn libvirt_machine(cgroup: &str) -> Option<String> {
-    let at = cgroup.find("machine-")? + "machine-".len();
-    let scope = cgroup[at..]
-        .split(".scope")
-        .next()
-        .filter(|s| s.len() < cgroup[at..].len())?;
-    let name = unescape(scope);
+    let path = |line: &'_ str| line.splitn(3, ':').nth(2).map(str::to_owned);
+    cgroup.lines().find_map(|line| machine_of(&path(line)?))
+}
+
+fn machine_of(path: &str) -> Option<String> {
+    let scope = path.strip_prefix("/machine.slice/machine-")?.split('/').next()?;
+    let name = unescape(scope.strip_suffix(".scope")?);
     let rest = name.strip_prefix("qemu-")?;
     let (number, name) = rest.split_once('-')?;
     (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) && !name.is_empty())
@@ -132,5 +134,10 @@ mod tests {
             None
         );
         assert_eq!(libvirt_machine("0::/user.slice"), None);
+        let users =
+            "0::/user.slice/user-1000.slice/user@1000.service/machine.slice/machine-qemu\\x2d3\\x2dweb.scope";
+        assert_eq!(libvirt_machine(users), None, "a user's own systemd");
+        let hybrid = "3:cpu:/machine.slice/machine-qemu\\x2d3\\x2dweb.scope/vcpu0\n0::/\n";
+        assert_eq!(libvirt_machine(hybrid).as_deref(), Some("web"));
     }
 }

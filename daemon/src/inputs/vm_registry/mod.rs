@@ -179,9 +179,9 @@ impl VmRegistry {
         let clean = |text: &str| sanitise(text.trim_end(), MAX_NAME);
         Vmm {
             is_vmm: self.holds_a_vm(pid),
-            name: named
-                .name
-                .or_else(|| cmdline::libvirt_machine(&cgroup))
+            // libvirt's cgroup first: a command line is its owner's to choose.
+            name: cmdline::libvirt_machine(&cgroup)
+                .or(named.name)
                 .as_deref()
                 .map(clean),
             uuid: named.uuid.as_deref().map(clean),
@@ -269,6 +269,21 @@ mod tests {
             (10, Some("web"), Some(4711))
         );
         assert!(registry.scan().is_empty(), "nothing new the second time");
+    }
+
+    #[test]
+    fn a_command_line_does_not_rename_a_vm_of_libvirts() {
+        let proc = tempfile::tempdir().unwrap();
+        fake(
+            proc.path(),
+            10,
+            b"qemu\0-name\0guest=victim\0",
+            &["anon_inode:kvm-vm"],
+        );
+        let cgroup = "0::/machine.slice/machine-qemu\\x2d1\\x2dweb.scope/libvirt/emulator\n";
+        fs::write(proc.path().join("10/cgroup"), cgroup).unwrap();
+        let found = VmRegistry::new(proc.path()).scan();
+        assert_eq!(found[0].1.name.as_deref(), Some("web"));
     }
 
     #[test]
