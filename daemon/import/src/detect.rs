@@ -6,9 +6,7 @@ use std::{
     path::Path,
 };
 
-use flate2::read::MultiGzDecoder;
-
-use super::{meter::Meter, reformat::utf16};
+use super::{gzip::Members, meter::Meter, reformat::utf16};
 
 /// First bytes that are looked at.
 const HEAD: usize = 4096;
@@ -55,14 +53,13 @@ pub fn open(path: &Path, meter: &Meter) -> Result<Opened, String> {
 /// As [`open`].
 pub fn sort(mut input: impl Read + 'static, layers: u32) -> Result<Opened, String> {
     let mut head = Vec::with_capacity(HEAD);
-    input
-        .by_ref()
-        .take(HEAD as u64)
-        .read_to_end(&mut head)
-        .map_err(|err| match layers {
-            0 => err.to_string(),
-            _ => format!("line 1: {err}"),
-        })?;
+    match input.by_ref().take(HEAD as u64).read_to_end(&mut head) {
+        Ok(_) => {}
+        // Torn: who reads on is given the error again.
+        Err(err) if err.kind() == io::ErrorKind::UnexpectedEof && !head.is_empty() => {}
+        Err(err) if layers == 0 => return Err(err.to_string()),
+        Err(err) => return Err(format!("line 1: {err}")),
+    }
     if let Some(why) = unreadable(&head) {
         return Err(why.to_owned());
     }
@@ -81,7 +78,7 @@ pub fn sort(mut input: impl Read + 'static, layers: u32) -> Result<Opened, Strin
     }
     let whole = Cursor::new(head).chain(input);
     if gzip && layers < MAX_LAYERS {
-        let unpacked: Box<dyn Read> = Box::new(MultiGzDecoder::new(whole));
+        let unpacked: Box<dyn Read> = Box::new(Members::new(whole));
         return sort(unpacked, layers + 1);
     }
     if let Some(order) = utf16.filter(|_| layers < MAX_LAYERS) {

@@ -6,6 +6,7 @@
 mod align;
 mod clock_notes;
 mod detect;
+mod gzip;
 mod host_events;
 mod joins;
 mod logs;
@@ -204,6 +205,11 @@ impl Import {
     ) -> Result<(), String> {
         // Among other files a torn recording is better than none; alone it is asked about.
         let torn_is_fine = self.allow_truncated || !self.alone;
+        let input: Box<dyn BufRead> = if torn_is_fine {
+            Box::new(gzip::Torn(input))
+        } else {
+            input
+        };
         let mut reader = Reader::new(input, torn_is_fine).map_err(|err| err.to_string())?;
         if !self.recorded {
             self.recorded = true;

@@ -156,6 +156,43 @@ fn a_recording_in_parts_is_refused_and_no_all_clear() {
 }
 
 #[test]
+fn a_torn_compressed_recording_is_read_as_far_as_it_goes_where_that_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = gzip(recording().as_bytes());
+    let file = dir.path().join("torn.gz");
+    fs::write(&file, &whole[..whole.len() * 9 / 10]).unwrap();
+    let refused = explain(std::slice::from_ref(&file));
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    let options = ["explain", "--format", "json", "--allow-truncated", "--from"].map(PathBuf::from);
+    let allowed = crate::poisontrace(options.iter().chain(std::slice::from_ref(&file)));
+    let incidents = incidents_of(&allowed);
+    assert_eq!(incidents.len(), 1, "{allowed:?}");
+    assert!(crate::misses(&incidents[0], "recording"), "{incidents:#?}");
+}
+
+#[test]
+fn lines_that_a_user_sends_to_the_journal_in_the_kernels_name_open_no_incident() {
+    let entry = |transport: &str, tag: &str| {
+        format!(
+            "{{\"__REALTIME_TIMESTAMP\":\"1795362334000000\",\"_TRANSPORT\":\"{transport}\",{tag}\"MESSAGE\":\
+             \"Memory failure: 0xf7eb: Sending SIGBUS to qemu-system-x86:4242 due to hardware memory corruption\"}}\n"
+        )
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("journal.json");
+    for tag in ["", "\"SYSLOG_IDENTIFIER\":\"kernel\","] {
+        fs::write(&file, entry("syslog", tag)).unwrap();
+        let output = explain(std::slice::from_ref(&file));
+        assert!(
+            !String::from_utf8_lossy(&output.stdout).contains("4242"),
+            "{output:?}"
+        );
+    }
+    fs::write(&file, entry("kernel", "")).unwrap();
+    assert_eq!(incidents_of(&explain(&[file])).len(), 1);
+}
+
+#[test]
 fn rotated_logs_are_read_compressed() {
     let dir = tempfile::tempdir().unwrap();
     let recording = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings/panic-amd-6.12.ptrace");

@@ -9,6 +9,9 @@ use super::{
 };
 use poisontrace_model::text::sanitise;
 
+/// The tag of what did not come from the kernel, but names nobody or the kernel for its sender.
+const NO_KERNEL: &str = "user";
+
 #[derive(Default, Deserialize)]
 struct Fields {
     #[serde(rename = "MESSAGE")]
@@ -36,13 +39,16 @@ struct Fields {
 impl Fields {
     fn sender(&self) -> Sender {
         let text = |value: &Option<String>| value.as_deref().map(|value| sanitise(value, 128));
+        // The transport is the journal's own word, the identifier the sender's.
         let kernel = self.transport.as_deref() == Some("kernel");
+        let claims = self.transport.is_some() && self.tag.as_deref().is_none_or(|tag| tag == "kernel");
         let pid = self.pid.as_ref().or(self.syslog_pid.as_ref());
         Sender {
             host: text(&self.host),
             boot: text(&self.boot_id),
             tag: match kernel {
                 true => Some("kernel".to_owned()),
+                false if claims => Some(NO_KERNEL.to_owned()),
                 false => text(&self.tag),
             },
             pid: pid.and_then(|pid| pid.parse().ok()),
