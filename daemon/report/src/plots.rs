@@ -107,15 +107,18 @@ pub fn storm(samples: &[ExitSample]) -> Option<StormPlot> {
     let top = placed.iter().map(|(_, gpa, _)| gpa >> PAGE_SHIFT).max()?;
     let (of, rows) = match top - base {
         0 => ("64-byte line of the page", LINES),
-        pages => ("4 KiB page, from the first touched on", pages + 1),
+        pages => ("4 KiB page, from the first touched on", pages.saturating_add(1)),
     };
     // Of a long storm single exits are known from its beginning, and then at ever greater distances.
     let middle = placed[placed.len() / 2].0;
-    let span = (last - first) as f64;
-    let logarithmic = placed.len() > 8 && span > 20.0 * ((middle - first) as f64).max(1.0);
-    let shortest = placed.iter().map(|(t, _, _)| t - first).find(|t| *t > 0);
+    let span = last.saturating_sub(first) as f64;
+    let logarithmic = placed.len() > 8 && span > 20.0 * (middle.saturating_sub(first) as f64).max(1.0);
+    let shortest = placed
+        .iter()
+        .map(|(t, _, _)| t.saturating_sub(first))
+        .find(|t| *t > 0);
     let x = |t: i64| {
-        let since = (t - first) as f64;
+        let since = t.saturating_sub(first) as f64;
         if logarithmic {
             since.max(shortest.unwrap_or(1) as f64 / 2.0).log10()
         } else {

@@ -289,16 +289,16 @@ impl PageTotals {
         };
         self.last_ns = self.last_ns.max(other.last_ns);
         self.last_entry_ns = self.last_entry_ns.max(other.last_entry_ns);
-        self.exits += other.exits;
-        self.signals += other.signals;
-        self.reads += other.reads;
-        self.writes += other.writes;
-        self.fetches += other.fetches;
+        self.exits = self.exits.saturating_add(other.exits);
+        self.signals = self.signals.saturating_add(other.signals);
+        self.reads = self.reads.saturating_add(other.reads);
+        self.writes = self.writes.saturating_add(other.writes);
+        self.fetches = self.fetches.saturating_add(other.fetches);
         self.lines.0 |= other.lines.0;
-        self.same_line += other.same_line;
-        self.in_kernel += other.in_kernel;
-        self.gup_poison += other.gup_poison;
-        self.other_rips += other.other_rips;
+        self.same_line = self.same_line.saturating_add(other.same_line);
+        self.in_kernel = self.in_kernel.saturating_add(other.in_kernel);
+        self.gup_poison = self.gup_poison.saturating_add(other.gup_poison);
+        self.other_rips = self.other_rips.saturating_add(other.other_rips);
         self.exit_to_entry.merge(&other.exit_to_entry);
         self.in_kernel_time.merge(&other.in_kernel_time);
         self.gup.merge(&other.gup);
@@ -322,11 +322,11 @@ impl RipTotals {
             self.last_ns = other.last_ns;
             self.last_line = other.last_line;
         }
-        self.exits += other.exits;
+        self.exits = self.exits.saturating_add(other.exits);
         self.lines.0 |= other.lines.0;
-        self.writes += other.writes;
-        self.fetches += other.fetches;
-        self.ascending += other.ascending;
+        self.writes = self.writes.saturating_add(other.writes);
+        self.fetches = self.fetches.saturating_add(other.fetches);
+        self.ascending = self.ascending.saturating_add(other.ascending);
     }
 }
 
@@ -351,7 +351,7 @@ impl DurationTotals {
     pub fn add(&mut self, ns: u64) {
         self.min = if self.count == 0 { ns } else { self.min.min(ns) };
         self.max = self.max.max(ns);
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
         self.sum = self.sum.saturating_add(ns);
         let bucket = (ns.max(1).ilog2() as usize).min(page_totals::BUCKETS - 1);
         if self.buckets.len() <= bucket {
@@ -373,7 +373,7 @@ impl DurationTotals {
             self.min.min(other.min)
         };
         self.max = self.max.max(other.max);
-        self.count += other.count;
+        self.count = self.count.saturating_add(other.count);
         self.sum = self.sum.saturating_add(other.sum);
         if self.buckets.len() < other.buckets.len() {
             self.buckets.resize(other.buckets.len(), 0);
