@@ -41,6 +41,7 @@ pub fn message(step: &NextStep) -> Cow<'static, str> {
         NextStep::UpdateGuestKernel => "Check the guest's kernel version: from 5.19, and with QEMU from 5.8, 5.4.y and 4.19.y, Linux unmaps a poisoned page without flushing it.".into(),
         NextStep::KillVmm => "Kill the VMM: its vCPU cannot get past this page.".into(),
         NextStep::LookElsewhere => "Look elsewhere for the cause: the VMM's own log, `coredumpctl list`, and `journalctl -k --grep 'Out of memory'`.".into(),
+        NextStep::CheckClaim => "Leave the memory of this host alone: its kernel has lost none. After a live migration look at the host that the guest came from (QEMU marks the pages that were poisoned there); otherwise ask who runs this VMM, and look for failed reads of the swap device (`journalctl -k --grep 'swap|I/O error'`).".into(),
         NextStep::SearchKernelLog => "Search the host's kernel log for the page (`journalctl -k --grep 'Memory failure'`) and for its DIMM (`ras-mc-ctl --errors`).".into(),
     }
 }

@@ -3,7 +3,7 @@
 use poisontrace_model::incident::{
     findings::Findings,
     limits::PAGE_SIZE,
-    model::{Cause, Incident, Outcome},
+    model::{Cause, Incident, OriginKind, Outcome},
 };
 
 /// The answer in one sentence, for a ticket.
@@ -15,6 +15,9 @@ pub fn summary(i: &Incident) -> String {
     let page = page(i);
     let fate = fate(i);
     let f = &i.findings;
+    if i.origin.how == OriginKind::Claimed {
+        return claimed(i, &guest, fate);
+    }
     match i.cause {
         Cause::Contained if f.log.handled_by_guest => handled(i, &guest, fate, &page),
         Cause::Contained if f.accessed_by_guest => {
@@ -111,6 +114,18 @@ pub fn summary(i: &Incident) -> String {
     }
 }
 
+/// The host has lost no memory: what shows poison is the process's own.
+fn claimed(i: &Incident, guest: &str, fate: &str) -> String {
+    let shown = if i.exits.count.is_some_and(|count| count > 0) {
+        "its vCPUs met a page that is marked as poisoned"
+    } else {
+        "its VMM got a SIGBUS for poison"
+    };
+    format!(
+        "{guest} {fate}: {shown}, but this host's kernel has lost no memory (no memory_failure()). The mark is userfaultfd's (as after a live migration) or a failed read of swap, or the VMM sent itself the signal."
+    )
+}
+
 /// The guest as a sentence names it.
 fn guest(i: &Incident) -> String {
     let pid = i.vm.pid;
@@ -147,6 +162,7 @@ fn fate(i: &Incident) -> &'static str {
         Outcome::Survived => "survived",
         Outcome::Running => "is running",
         Outcome::Unaffected => "was not affected",
+        Outcome::Unknown if i.origin.how == OriginKind::Claimed => "may be gone",
         Outcome::Unknown if i.findings.accessed => "accessed poisoned memory; outcome unknown",
         Outcome::Unknown => "has poisoned memory; outcome unknown",
     }

@@ -17,6 +17,10 @@ pub(super) struct IncidentTable {
     evicted: u64,
     next: IncidentNo,
     by_process: ByProcess,
+    /// Of each process, for who makes room.
+    shares: BTreeMap<u32, BTreeSet<IncidentNo>>,
+    /// Processes by the number of their incidents.
+    by_share: BTreeSet<(usize, u32)>,
     changed: BTreeSet<IncidentNo>,
     touched: BTreeSet<IncidentNo>,
 }
@@ -29,6 +33,8 @@ impl IncidentTable {
             evicted: 0,
             next: 1,
             by_process: ByProcess::default(),
+            shares: BTreeMap::new(),
+            by_share: BTreeSet::new(),
             changed: BTreeSet::new(),
             touched: BTreeSet::new(),
         }
@@ -71,13 +77,14 @@ impl IncidentTable {
             .map(|(no, evidence)| (*no, evidence.as_ref()))
     }
 
-    /// Takes the oldest incident out if there is no room for one more.
+    /// Takes an incident out if there is no room for one more: the oldest of the process with most of them, so that a
+    /// flood costs nobody but its VM.
     pub fn evict(&mut self) -> Option<(IncidentNo, Box<Evidence>)> {
         if self.incidents.len() < self.limit {
             return None;
         }
-        let (no, _) = self.incidents.first_key_value()?;
-        let no = *no;
+        let (_, largest) = self.by_share.last()?;
+        let no = *self.shares.get(largest)?.first()?;
         self.evicted += 1;
         self.remove(no).map(|old| (no, old))
     }
@@ -86,6 +93,7 @@ impl IncidentTable {
         let no = self.next;
         self.next += 1;
         self.by_process.insert(no, evidence.pid);
+        self.share(evidence.pid, |share| share.insert(no));
         self.incidents.insert(no, Box::new(evidence));
         self.changed.insert(no);
         self.touched.insert(no);
@@ -95,9 +103,25 @@ impl IncidentTable {
     pub fn remove(&mut self, no: IncidentNo) -> Option<Box<Evidence>> {
         let old = self.incidents.remove(&no)?;
         self.by_process.remove(no, &old);
+        self.share(old.pid, |share| share.remove(&no));
         self.changed.remove(&no);
         self.touched.remove(&no);
         Some(old)
+    }
+
+    /// Changes the incidents of a process.
+    fn share(&mut self, pid: u32, change: impl FnOnce(&mut BTreeSet<IncidentNo>) -> bool) {
+        let share = self.shares.entry(pid).or_default();
+        self.by_share.remove(&(share.len(), pid));
+        change(share);
+        match share.len() {
+            0 => {
+                self.shares.remove(&pid);
+            }
+            n => {
+                self.by_share.insert((n, pid));
+            }
+        }
     }
 
     /// Notes that the incident is to be reported again.
@@ -203,5 +227,30 @@ impl IncidentTable {
         let mut all = self.iter().filter(|(_, e)| wanted(e)).map(|(no, _)| no);
         let first = all.next()?;
         all.next().is_none().then_some(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+
+    #[test]
+    fn room_is_made_by_the_process_with_most_incidents() {
+        let mut table = IncidentTable::new(10);
+        let of = |pid| Evidence::new(1, pid, Default::default());
+        let first = table.insert(of(8));
+        (0..9).for_each(|_| {
+            table.insert(of(7));
+        });
+        for _ in 0..100 {
+            let (_, evicted) = table.evict().unwrap();
+            assert_eq!(evicted.pid, 7);
+            table.insert(of(7));
+        }
+        assert!(table.get(first).is_some(), "though it is the oldest of all");
+        let left: Vec<u32> = table.iter().map(|(_, e)| e.pid).collect();
+        assert_eq!(left.iter().filter(|pid| **pid == 7).count(), 9);
     }
 }

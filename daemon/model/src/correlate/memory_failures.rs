@@ -7,7 +7,7 @@ use super::{Correlator, IncidentNo, bounded::BoundedMap, by_process::HUGE};
 use crate::{
     event::{Event, SigbusSeverity},
     hex::Hex,
-    incident::timeline::TimelineEvent,
+    incident::{evidence::HostLoss, timeline::TimelineEvent},
 };
 
 /// A `memory_failure()` under way on one thread.
@@ -46,6 +46,8 @@ pub(super) struct MemoryFailures {
     by_thread: BoundedMap<u32, Failure>,
     silent: VecDeque<Silent>,
     silent_evicted: u64,
+    /// Whether the host has lost any memory since the start, or may have.
+    any: bool,
 }
 
 impl MemoryFailures {
@@ -54,7 +56,13 @@ impl MemoryFailures {
             by_thread: BoundedMap::new(limit),
             silent: VecDeque::new(),
             silent_evicted: 0,
+            any: false,
         }
+    }
+
+    /// Notes that the host has lost memory, or may have.
+    pub fn note_loss(&mut self) {
+        self.any = true;
     }
 
     /// Under way, and those that notified no process.
@@ -106,7 +114,18 @@ impl MemoryFailures {
 }
 
 impl Correlator {
+    /// What the kernel has reported of lost memory until now.
+    pub(super) fn host_loss(&self) -> HostLoss {
+        let watched = self.session.has("memory_failure") || self.session.has("memory_failure_event");
+        match (watched, self.session.hardware_corrupted_kb, self.failures.any) {
+            (true, Some(0), false) => HostLoss::Nothing,
+            (true, Some(0), true) => HostLoss::OtherMemory,
+            _ => HostLoss::Unwatched,
+        }
+    }
+
     pub(super) fn failure_begin(&mut self, event: &Event, pfn: u64, flags: u64) {
+        self.failures.note_loss();
         let failure = Failure {
             t: event.t,
             pfn: Some(pfn),
@@ -126,6 +145,7 @@ impl Correlator {
     }
 
     pub(super) fn failure_action(&mut self, event: &Event, pfn: u64, page_type: &str, result: &str) {
+        self.failures.note_loss();
         let Some(failure) = self.failures.by_thread.get_mut(&event.tid) else {
             return;
         };

@@ -374,6 +374,8 @@ impl Correlator {
     }
 
     fn lost(&mut self, event: &Event, records: u64) {
+        // A memory_failure() may have been among them.
+        self.failures.note_loss();
         let open: Vec<IncidentNo> = self.pages.incidents().collect();
         for no in open {
             if let Some(evidence) = self.incidents.change(no) {

@@ -7,12 +7,15 @@ use crate::{
     event::{Event, PoisonExit, SigbusSeverity, totals::PageTotals},
     hex::Hex,
     incident::{
-        evidence::Evidence,
+        evidence::{Evidence, HostLoss},
         latency,
         limits::PAGE_SIZE,
         timeline::{self, TimelineEvent},
     },
 };
+
+/// Incidents of one process while the host has lost no memory ([`Evidence::claimed`]).
+const MAX_CLAIMS: usize = 256;
 
 /// What is known of a page when its incident opens.
 #[derive(Default)]
@@ -108,6 +111,7 @@ impl Correlator {
         let by_exit = !in_failure && !signal.forced && signal.target_tid == event.tid;
         evidence.signal(signal.severity, by_exit);
         evidence.own_access += u64::from(own_access);
+        evidence.vcpu_signalled |= vcpu.is_some();
         evidence.timeline.add(event.t, signal_entry(&signal, pid, vcpu));
     }
 
@@ -217,13 +221,25 @@ impl Correlator {
         Some(no)
     }
 
-    /// Opens an incident of a VMM's page.
+    /// Opens an incident of a VMM's page. Claims without end are one in the end: the latest takes them.
     pub(super) fn open_new(&mut self, event: &Event, pid: u32, new: New) -> IncidentNo {
+        let host_loss = self.host_loss();
+        if host_loss == HostLoss::Nothing
+            && new.pfn.is_none()
+            && let Some(no) = self
+                .incidents
+                .of_process(pid)
+                .get(MAX_CLAIMS - 1..)
+                .and_then(<[_]>::last)
+        {
+            return *no;
+        }
         let vmm = self.processes.get(&pid).cloned().unwrap_or_default();
         let mut evidence = Evidence::new(new.t0.unwrap_or(event.t), pid, vmm);
         evidence.hva = new.hva;
         evidence.lsb = new.lsb;
         evidence.pfn = new.pfn;
+        evidence.host_loss = host_loss;
         let no = self.open(evidence);
         if let Some(hva) = new.hva {
             self.pages

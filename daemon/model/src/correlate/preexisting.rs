@@ -8,6 +8,7 @@ use crate::{event::Event, hex::Hex, incident::timeline::TimelineEvent};
 
 impl Correlator {
     pub(super) fn found(&mut self, event: &Event, pfn: u64, hva: u64) {
+        self.failures.note_loss();
         let pid = event.pid;
         if let Some(no) = self.pages.of_hva(pid, hva) {
             // Touched meanwhile, or known by the daemon before.

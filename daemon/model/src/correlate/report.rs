@@ -210,6 +210,13 @@ fn origin(e: &Evidence) -> model::Origin {
     let simulated = e.timeline.events().any(|event| {
         matches!(event, TimelineEvent::FailureBegin { flags: Some(flags), .. } if flags & MF_SW_SIMULATED != 0)
     });
+    if e.claimed() {
+        return model::Origin {
+            how: model::OriginKind::Claimed,
+            basis: model::OriginBasis::NoMemoryFailure,
+            ..model::Origin::default()
+        };
+    }
     if !simulated {
         return model::Origin::default();
     }

@@ -29,6 +29,19 @@ const MAX_THREADS: usize = 1024;
 /// 4 KiB pages of a 2 MiB page.
 const MAX_GPAS: usize = 512;
 
+/// What the kernel had reported of lost memory when the first sign of a page came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HostLoss {
+    /// Not known: memory was lost before the start, or nobody watched.
+    #[default]
+    Unwatched,
+    /// Neither memory_failure() nor HardwareCorrupted.
+    Nothing,
+    /// Memory, but not this page's so far.
+    OtherMemory,
+}
+
 /// Everything known of one incident. Its JSON is what a daemon that starts again goes on with
 /// (`incident.state` of the store).
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,6 +56,11 @@ pub struct Evidence {
     /// All of a VMM's incidents share it.
     pub vmm: Arc<Vmm>,
     pub pfn: Option<u64>,
+    #[serde(default)]
+    pub host_loss: HostLoss,
+    /// A signal went to a thread that runs a vCPU.
+    #[serde(default)]
+    pub vcpu_signalled: bool,
     /// First byte of the lost range in the VMM.
     pub hva: Option<u64>,
     /// `hva` as it was when the incident got its name, where more is known now.
@@ -231,6 +249,8 @@ impl Evidence {
             pid,
             vmm,
             pfn: None,
+            host_loss: HostLoss::default(),
+            vcpu_signalled: false,
             hva: None,
             named_hva: None,
             gpa: None,
@@ -326,6 +346,26 @@ impl Evidence {
     }
 
     /// Whether KVM itself has shown that this process runs a guest on this page.
+    /// Whether the kernel, watched from the start, has lost no memory that this page can be: then the sign of poison is a
+    /// claim of its process. userfaultfd marks pages as poisoned (UFFDIO_POISON, Linux 6.6; live migration does), a page that
+    /// cannot be read from swap looks the same, and a process may send itself the signal (rt_sigqueueinfo(2)).
+    pub fn claimed(&self) -> bool {
+        self.host_loss == HostLoss::Nothing && self.unconfirmed()
+    }
+
+    /// Whether memory_failure() has not named this page, though it was watched from the start.
+    pub fn unconfirmed(&self) -> bool {
+        self.host_loss != HostLoss::Unwatched
+            && self.pfn.is_none()
+            && self.recovery.is_none()
+            && self.private_fault().is_none()
+    }
+
+    /// Whether KVM has shown a vCPU of this process.
+    pub fn vcpu_seen(&self) -> bool {
+        self.vcpu_signalled || self.exits.any() || !self.machine_checks.is_empty() || self.delivered > 0
+    }
+
     pub fn kvm_seen(&self) -> bool {
         self.exits.any()
             || self.sign(|sign| *sign == Termination::VmDestroyed).is_some()

@@ -81,14 +81,15 @@ words! {
     OriginKind {
         ConsumedByGuest = "consumed_by_guest", ConsumedByHost = "consumed_by_host",
         FoundByScrubbing = "found_by_scrubbing", Firmware = "firmware",
-        SoftwareInjection = "software_injection", Unknown = "unknown",
+        SoftwareInjection = "software_injection", Claimed = "claimed", Unknown = "unknown",
     }
 }
 
 words! {
     /// The evidence that the origin rests on.
     OriginBasis {
-        FailureFlags = "memory_failure_flags", MachineCheck = "machine_check", Log = "log", None = "none",
+        FailureFlags = "memory_failure_flags", MachineCheck = "machine_check", Log = "log",
+        NoMemoryFailure = "no_memory_failure", None = "none",
     }
 }
 

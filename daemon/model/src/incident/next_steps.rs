@@ -43,6 +43,8 @@ pub enum NextStep {
         pfn: Hex,
     },
     SearchKernelLog,
+    /// The host has lost no memory.
+    CheckClaim,
 }
 
 /// The incidents of other VMs that held the same page of the host.
@@ -63,6 +65,10 @@ impl Related {
 
 /// The steps for this verdict.
 pub fn next_steps(e: &Evidence, v: Verdict, origin: OriginKind, related: &Related) -> Vec<NextStep> {
+    if origin == OriginKind::Claimed {
+        // Nothing is known to be wrong with this host's memory.
+        return [NextStep::CheckClaim].into();
+    }
     let software = origin == OriginKind::SoftwareInjection;
     let mut steps: Vec<NextStep> = for_the_guest(e, v).into_iter().collect();
     steps.extend(for_the_cause(e, v));

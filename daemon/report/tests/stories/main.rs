@@ -6,6 +6,7 @@
     reason = "a test fails by panicking; its helper functions too"
 )]
 
+mod claims;
 mod fates;
 mod found;
 mod injections_skipped;
@@ -395,7 +396,12 @@ pub fn documents(correlator: &mut Correlator) -> Vec<Incident> {
 }
 
 pub fn incidents(events: &[Event]) -> Vec<Incident> {
-    let mut correlator = Correlator::new(session());
+    incidents_in(session(), events)
+}
+
+/// As [`incidents`], in another session.
+pub fn incidents_in(session: Session, events: &[Event]) -> Vec<Incident> {
+    let mut correlator = Correlator::new(session);
     for event in events {
         correlator.feed(event);
     }

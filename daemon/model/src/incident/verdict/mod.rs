@@ -64,7 +64,27 @@ pub fn decide(e: &Evidence, total: &Total, flush: &Flush, coverage: ProbeCoverag
         flush,
         coverage,
     };
-    let seen = observed(&case);
+    unconfirmed(e, by_rules(&case))
+}
+
+/// Poison that the kernel has not reported may be a claim: it is never certain, and of a process without a vCPU nothing
+/// follows but its own end.
+fn unconfirmed(e: &Evidence, v: Verdict) -> Verdict {
+    if !e.unconfirmed() {
+        return v;
+    }
+    if !e.claimed() || e.vcpu_seen() {
+        return verdict(v.outcome, v.cause, weaker(v.confidence, Confidence::Likely));
+    }
+    match vmm::outcome_or_running(e) {
+        Outcome::Running => verdict(Outcome::Running, Cause::Unknown, Confidence::Possible),
+        ended => verdict(ended, Cause::NotPoison, Confidence::Possible),
+    }
+}
+
+fn by_rules(case: &VerdictInput) -> Verdict {
+    let VerdictInput { e, total, .. } = *case;
+    let seen = observed(case);
     match log_evidence::death(e) {
         // What was seen for certain needs no witness; where a certain one states otherwise, one of them is wrong.
         Some(logged) => match seen {
@@ -78,9 +98,9 @@ pub fn decide(e: &Evidence, total: &Total, flush: &Flush, coverage: ProbeCoverag
             _ => logged,
         },
         None => seen
-            .or_else(|| life::walked(&case))
+            .or_else(|| life::walked(case))
             .or_else(|| log_evidence::hints(e, total))
-            .or_else(|| life::untouched(&case))
+            .or_else(|| life::untouched(case))
             .unwrap_or_else(|| verdict(vmm::outcome(e), Cause::Unknown, Confidence::Possible)),
     }
 }

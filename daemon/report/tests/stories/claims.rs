@@ -1,0 +1,105 @@
+//! Poison that the host's kernel has not reported: userfaultfd's, a failed read of swap, or a signal that a process sent
+//! itself. Never certain, never the DIMM's, and without a vCPU no guest's fate.
+
+use poisontrace_model::incident::model::{Cause, Confidence, OriginBasis, OriginKind, Outcome};
+
+use super::*;
+
+/// As rt_sigqueueinfo(2) to oneself looks where only `signal_generate` is seen: no memory_failure(), no exit, no vCPU.
+fn forged(story: &mut Story, pages: u64) {
+    for page in 0..pages {
+        let hva = HVA + page * 4096;
+        story.sigbus(QEMU, QEMU, SigbusSeverity::ActionRequired, hva, 12);
+    }
+}
+
+#[test]
+fn a_process_that_sends_itself_the_signal_has_claimed_poison() {
+    let mut story = Story::new();
+    forged(story.vm(), 1);
+    let incident = story.only();
+    assert_eq!(
+        verdict(&incident),
+        (Outcome::Running, Cause::Unknown, Confidence::Possible)
+    );
+    let origin = (incident.origin.how, incident.origin.basis);
+    assert_eq!(origin, (OriginKind::Claimed, OriginBasis::NoMemoryFailure));
+    assert!(
+        incident.summary.contains("lost no memory"),
+        "{}",
+        incident.summary
+    );
+    let steps = incident.next_steps.join(" ");
+    assert!(
+        !steps.contains("DIMM") && !steps.contains("ras-mc-ctl"),
+        "{steps}"
+    );
+
+    story.vmm_exit(7);
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::VmmKilled, Cause::NotPoison, Confidence::Possible),
+        "nobody is woken for it"
+    );
+}
+
+#[test]
+fn a_process_without_a_vcpu_has_no_guest_that_was_reset() {
+    let mut story = Story::new();
+    forged(story.vm(), 1);
+    story
+        .at(QEMU, QEMU, EventKind::ResetAsked { port: Hex(0xcf9) })
+        .pio(QEMU, 0xcf9, 6)
+        .vmm_exit(0);
+    let (outcome, cause, confidence) = verdict(&story.only());
+    assert_ne!(outcome, Outcome::GuestReset);
+    assert_ne!(cause, Cause::MceDisabled);
+    assert_ne!(confidence, Confidence::Certain);
+}
+
+#[test]
+fn a_guest_that_dies_of_a_page_that_userfaultfd_marked_is_never_certain_and_blames_no_dimm() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
+        .vmm_exit(7);
+    let incident = story.only();
+    assert_eq!(
+        (incident.outcome, incident.cause, incident.confidence),
+        (Outcome::VmmKilled, Cause::SigbusUnhandled, Confidence::Likely)
+    );
+    assert_eq!(incident.origin.how, OriginKind::Claimed);
+}
+
+#[test]
+fn what_the_kernel_reports_is_no_claim() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
+        .vmm_exit(7);
+    let incident = story.only();
+    assert_eq!(incident.confidence, Confidence::Certain);
+    assert_ne!(incident.origin.how, OriginKind::Claimed);
+
+    // Memory was lost before anybody watched.
+    let mut story = Story::new();
+    forged(story.vm(), 1);
+    let before = Session {
+        hardware_corrupted_kb: Some(4),
+        ..session()
+    };
+    assert_ne!(
+        incidents_in(before, &story.events)[0].origin.how,
+        OriginKind::Claimed
+    );
+}
+
+#[test]
+fn claims_of_one_process_are_few_incidents() {
+    let mut story = Story::new();
+    forged(story.vm(), 3000);
+    assert_eq!(story.incidents().len(), 256);
+}
