@@ -2,14 +2,17 @@
 //! is ever asked (qemu.org, docs/interop/qmp-spec).
 
 use std::{
-    io::{self, Read as _, Write as _},
-    os::unix::net::UnixStream,
+    io,
     path::{Path, PathBuf},
-    thread,
     time::{Duration, Instant},
 };
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    time::{sleep, timeout},
+};
 
 const CAPABILITIES: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n";
 /// Longest message that is kept.
@@ -18,18 +21,18 @@ const MAX_LINE: usize = 64 * 1024;
 const AT_ONCE: usize = 256 * 1024;
 /// Bytes a second that are read of one VMM: a guest can make its VMM send events without end.
 const RATE: u32 = 256 * 1024;
+/// How long a VMM may take to accept the answer to its greeting.
+const GREETING: Duration = Duration::from_secs(1);
 /// How long after a failure it is tried again: another client may hold the socket.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Connects without waiting: a VMM that accepts nobody must not hold the thread.
+/// Connects without waiting: a VMM that accepts nobody must not hold the others.
 fn connect(path: &Path) -> io::Result<UnixStream> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     // EAGAIN where the queue of connections is full (unix(7)).
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    let stream = UnixStream::from(socket);
-    stream.set_nonblocking(false)?;
-    Ok(stream)
+    UnixStream::from_std(socket.into())
 }
 
 /// See the module.
@@ -55,7 +58,7 @@ impl Listener {
     }
 
     /// Listens for `time`, or until something has come.
-    pub fn listen(&mut self, time: Duration, take: &mut dyn FnMut(u64, &[u8])) {
+    pub async fn listen(&mut self, time: Duration, take: &mut (dyn FnMut(u64, &[u8]) + Send)) {
         if self.stream.is_none() && self.tried.is_none_or(|tried| tried.elapsed() >= AGAIN) {
             self.tried = Some(Instant::now());
             match connect(&self.path) {
@@ -65,50 +68,49 @@ impl Listener {
             self.greeted = false;
             self.line.clear();
         }
-        if self.stream.is_none() {
-            return thread::sleep(time);
-        }
-        if let Err(err) = self.turn(time, take) {
-            tracing::debug!(path = %self.path.display(), "QMP: {err}");
-            self.stream = None;
+        let Some(stream) = self.stream.take() else {
+            return sleep(time).await;
+        };
+        match self.turn(stream, time, take).await {
+            Ok(stream) => self.stream = Some(stream),
+            Err(err) => tracing::debug!(path = %self.path.display(), "QMP: {err}"),
         }
     }
 
-    fn turn(&mut self, time: Duration, take: &mut dyn FnMut(u64, &[u8])) -> io::Result<()> {
-        let Some(mut stream) = self.stream.take() else {
-            return Ok(());
-        };
-        stream.set_write_timeout(Some(time))?;
-        stream.set_read_timeout(Some(time))?;
+    async fn turn(
+        &mut self,
+        mut stream: UnixStream,
+        time: Duration,
+        take: &mut (dyn FnMut(u64, &[u8]) + Send),
+    ) -> io::Result<UnixStream> {
         let mut buffer = [0; 4096];
         let mut read = 0;
+        let mut wait = time;
         while read < AT_ONCE {
-            match stream.read(&mut buffer) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => {
+            match timeout(wait, stream.read(&mut buffer)).await {
+                Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(Ok(n)) => {
                     read += n;
-                    self.bytes(&buffer[..n], &mut stream, take)?;
+                    if self.bytes(&buffer[..n], take) {
+                        timeout(GREETING, stream.write_all(CAPABILITIES))
+                            .await
+                            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                    }
                     // What is there is taken; for more the caller is asked first.
-                    stream.set_read_timeout(Some(Duration::from_millis(1)))?;
+                    wait = Duration::from_millis(1);
                 }
-                Err(err) if matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    break;
-                }
-                Err(err) if err.kind() == io::ErrorKind::Interrupted => {}
-                Err(err) => return Err(err),
+                Ok(Err(err)) if err.kind() == io::ErrorKind::Interrupted => {}
+                Ok(Err(err)) => return Err(err),
+                Err(_) => break,
             }
         }
-        self.stream = Some(stream);
-        thread::sleep(Duration::from_secs(1) * u32::try_from(read).unwrap_or(RATE) / RATE);
-        Ok(())
+        sleep(Duration::from_secs(1) * u32::try_from(read).unwrap_or(RATE) / RATE).await;
+        Ok(stream)
     }
 
-    fn bytes(
-        &mut self,
-        bytes: &[u8],
-        stream: &mut UnixStream,
-        take: &mut dyn FnMut(u64, &[u8]),
-    ) -> io::Result<()> {
+    /// Takes whole lines; returns whether a greeting was among them, which is to be answered.
+    fn bytes(&mut self, bytes: &[u8], take: &mut (dyn FnMut(u64, &[u8]) + Send)) -> bool {
+        let mut greeted = false;
         for part in bytes.split_inclusive(|b| *b == b'\n') {
             let room = MAX_LINE - self.line.len().min(MAX_LINE);
             self.line.extend_from_slice(&part[..part.len().min(room)]);
@@ -117,20 +119,28 @@ impl Listener {
             }
             self.number += 1;
             if !self.greeted && memchr::memmem::find(&self.line, b"\"QMP\"").is_some() {
-                self.greeted = true;
-                stream.write_all(CAPABILITIES)?;
+                (self.greeted, greeted) = (true, true);
             } else {
                 take(self.number, self.line.trim_ascii());
             }
             self.line.clear();
         }
-        Ok(())
+        greeted
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Write as _, thread};
+
     use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    }
 
     #[test]
     fn a_flood_of_events_is_read_at_a_bounded_rate() {
@@ -143,9 +153,12 @@ mod tests {
         });
         let mut listener = Listener::new(path);
         let (began, mut bytes) = (Instant::now(), 0);
-        while began.elapsed() < Duration::from_secs(2) {
-            listener.listen(Duration::from_millis(50), &mut |_, line| bytes += line.len() + 1);
-        }
+        runtime().block_on(async {
+            while began.elapsed() < Duration::from_secs(2) {
+                let mut count = |_: u64, line: &[u8]| bytes += line.len() + 1;
+                listener.listen(Duration::from_millis(50), &mut count).await;
+            }
+        });
         let most = AT_ONCE + RATE as usize * (began.elapsed().as_secs() as usize + 1);
         assert!(
             bytes > 0 && bytes <= most,
@@ -162,11 +175,13 @@ mod tests {
         rustix::net::bind(&server, &SocketAddrUnix::new(&path).unwrap()).unwrap();
         rustix::net::listen(&server, 0).unwrap();
         // Fills the queue; nobody accepts.
-        let waiting: Vec<_> = std::iter::from_fn(|| connect(&path).ok()).take(10).collect();
-        assert!((1..10).contains(&waiting.len()));
-        let began = Instant::now();
-        let mut listener = Listener::new(path);
-        listener.listen(Duration::from_millis(50), &mut |_, _| {});
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        runtime().block_on(async {
+            let waiting: Vec<_> = std::iter::from_fn(|| connect(&path).ok()).take(10).collect();
+            assert!((1..10).contains(&waiting.len()));
+            let began = Instant::now();
+            let mut listener = Listener::new(path);
+            listener.listen(Duration::from_millis(50), &mut |_, _| {}).await;
+            assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        });
     }
 }

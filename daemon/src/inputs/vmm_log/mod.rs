@@ -1,6 +1,7 @@
 //! While an incident is open: statements of the VMM itself, from its log and from QMP. Nothing is read of a VM without
-//! an incident, nothing is written but QMP's greeting, and the daemon waits for none of it: each VM has a thread of
-//! its own, which hands over statements and nothing else.
+//! an incident, nothing is written but QMP's greeting, and the daemon waits for none of it: one thread follows all VMs, each
+//! as a task of its own, and hands over statements and nothing else. Files are read on a few threads beside it, as a file
+//! system of a VM's owner may never answer.
 
 mod tail;
 #[cfg(test)]
@@ -18,7 +19,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::{
+    sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel},
+    task::spawn_blocking,
+    time::sleep,
+};
 
 use super::{machine, qmp};
 use crate::config::VmmSources;
@@ -35,7 +40,9 @@ use poisontrace_model::{
 };
 
 /// VMs that are followed at one time; a host that loses memory of more has other worries than their logs.
-const MAX_FOLLOWED: usize = 64;
+const MAX_FOLLOWED: usize = 256;
+/// Threads that read logs. With those of the daemon itself they are far below the unit's TasksMax.
+const READERS: usize = 8;
 /// Statements that wait for the daemon.
 const WAITING: usize = 1024;
 /// How often a log is looked at, while the incident is young, and later.
@@ -45,7 +52,8 @@ const SLOW: Duration = Duration::from_secs(5);
 const YOUNG: Duration = Duration::from_secs(60);
 /// How long after the VMM's end its log is still read: libvirt's last line has the reason.
 const GRACE: Duration = Duration::from_secs(3);
-const STACK: usize = 256 * 1024;
+/// A parser's lines are on the heap.
+const STACK: usize = 512 * 1024;
 /// A line with a time is taken for the incident's from so long before it, nanoseconds: the clocks' grain.
 const BEFORE_NS: i64 = 2_000_000_000;
 
@@ -56,9 +64,14 @@ pub struct VmmWatcher {
     followed: BTreeMap<u32, Arc<Deadlines>>,
     sender: Sender<Event>,
     receiver: Receiver<Event>,
+    /// To the thread that follows them; `None`: no VM has been followed yet.
+    follower: Option<UnboundedSender<Followed>>,
 }
 
-/// Deadlines of a VM's thread, milliseconds on its clock.
+/// A VM to be followed.
+type Followed = (Vm, Arc<Deadlines>);
+
+/// Deadlines of a VM's task, milliseconds on its clock.
 struct Deadlines {
     begun: Instant,
     brisk_until: AtomicU64,
@@ -107,6 +120,7 @@ impl VmmWatcher {
             followed: BTreeMap::new(),
             sender,
             receiver,
+            follower: None,
         }
     }
 
@@ -161,11 +175,14 @@ impl VmmWatcher {
             qmp: qmp.map(|path| (qmp::Listener::new(path), Scanner::default())),
             out: self.sender.clone(),
         };
-        let shared = Arc::clone(&deadlines);
-        thread::Builder::new()
-            .name(format!("follow {pid}"))
-            .stack_size(STACK)
-            .spawn(move || vm.run(&shared))?;
+        if self.follower.as_ref().is_none_or(UnboundedSender::is_closed) {
+            self.follower = Some(start()?);
+        }
+        if let Some(follower) = &self.follower
+            && follower.send((vm, Arc::clone(&deadlines))).is_err()
+        {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
         self.followed.insert(pid, deadlines);
         Ok(())
     }
@@ -185,6 +202,29 @@ impl VmmWatcher {
     }
 }
 
+/// Starts the thread that follows VMs. It ends with its sender, and its tasks with it.
+fn start() -> io::Result<UnboundedSender<Followed>> {
+    let (sender, mut vms): (_, UnboundedReceiver<Followed>) = unbounded_channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(READERS)
+        .thread_stack_size(STACK)
+        .build()?;
+    thread::Builder::new()
+        .name("vmm_log".to_owned())
+        .stack_size(STACK)
+        .spawn(move || {
+            runtime.block_on(async {
+                while let Some((vm, deadlines)) = vms.recv().await {
+                    tokio::spawn(vm.run(deadlines));
+                }
+            });
+            // A reader may wait for its file for ever.
+            runtime.shutdown_background();
+        })?;
+    Ok(sender)
+}
+
 /// When the incident began, nanoseconds since the epoch.
 fn since(incident: &model::Incident) -> Option<i64> {
     let at: jiff::Timestamp = incident.started_at.as_ref()?.parse().ok()?;
@@ -196,83 +236,94 @@ fn name(path: &std::path::Path) -> String {
     sanitise(&name.to_string_lossy(), 80)
 }
 
-/// One followed VM, in its thread.
+/// One followed VM, in its task.
 struct Vm {
     pid: u32,
     since_wall: Option<i64>,
-    log: Option<(String, tail::Tail, Scanner)>,
+    log: Option<Log>,
     qmp: Option<(qmp::Listener, Scanner)>,
     out: Sender<Event>,
 }
 
+/// Its log: the file's name, and how far it is read.
+type Log = (String, tail::Tail, Scanner);
+
 impl Vm {
-    fn run(mut self, deadlines: &Deadlines) {
+    async fn run(mut self, deadlines: Arc<Deadlines>) {
         loop {
             let over = deadlines.over();
-            if !self.read_log(over) || over {
+            if !self.read_log(over).await || over {
                 return;
             }
             let pause = deadlines.pause();
             let heard = match &mut self.qmp {
                 Some((listener, scanner)) => {
-                    listener.listen(pause, &mut |number, line| scanner.line(number, line));
+                    let mut take = |number: u64, line: &[u8]| scanner.line(number, line);
+                    listener.listen(pause, &mut take).await;
                     std::mem::take(&mut scanner.items)
                 }
                 None => {
-                    thread::sleep(pause);
+                    sleep(pause).await;
                     Vec::new()
                 }
             };
-            if !self.say("QMP", heard, true) {
+            if !self.say("QMP", heard, true).await {
                 return;
             }
         }
     }
 
     /// Reads what has come; `false` where nobody listens any more.
-    fn read_log(&mut self, last: bool) -> bool {
-        let Some((name, tail, scanner)) = &mut self.log else {
+    async fn read_log(&mut self, last: bool) -> bool {
+        let Some((name, mut tail, mut scanner)) = self.log.take() else {
             return true;
         };
-        let old = tail.read(&mut |number, line| scanner.line(number, line));
-        // A report of several lines is over when nothing more comes.
-        if last || !old {
-            scanner.finish();
-        }
+        let read = spawn_blocking(move || {
+            let old = tail.read(&mut |number, line| scanner.line(number, line));
+            // A report of several lines is over when nothing more comes.
+            if last || !old {
+                scanner.finish();
+            }
+            (old, tail, scanner)
+        });
+        // A reader that panicked: the log is not read any more.
+        let Ok((old, tail, mut scanner)) = read.await else {
+            return true;
+        };
         let items = std::mem::take(&mut scanner.items);
-        let name = name.clone();
-        self.say(&name, items, !old)
+        self.log = Some((name.clone(), tail, scanner));
+        self.say(&name, items, !old).await
     }
 
     /// `new`: it was written while the VM was followed.
-    fn say(&self, source: &str, items: Vec<Item>, new: bool) -> bool {
+    async fn say(&self, source: &str, items: Vec<Item>, new: bool) -> bool {
         let now = machine::clock_pair();
-        items
-            .into_iter()
-            .filter(|item| new || self.of_now(item))
-            .all(|item| {
-                let event = Event {
-                    t: time(&item, now),
-                    tid: 0,
-                    pid: self.pid,
-                    vcpu: None,
-                    what: EventKind::LogStatement(LogRecord {
-                        source: source.to_owned(),
-                        line: item.line,
-                        speaker: Speaker {
-                            role: Role::Vmm,
-                            pid: Some(self.pid),
-                            ..Speaker::default()
-                        },
-                        vm: 0,
-                        joined: None,
-                        text: item.text,
-                        own_clock: None,
-                        statement: item.statement,
-                    }),
-                };
-                self.out.blocking_send(event).is_ok()
-            })
+        for item in items.into_iter().filter(|item| new || self.of_now(item)) {
+            let event = Event {
+                t: time(&item, now),
+                tid: 0,
+                pid: self.pid,
+                vcpu: None,
+                what: EventKind::LogStatement(LogRecord {
+                    source: source.to_owned(),
+                    line: item.line,
+                    speaker: Speaker {
+                        role: Role::Vmm,
+                        pid: Some(self.pid),
+                        ..Speaker::default()
+                    },
+                    vm: 0,
+                    joined: None,
+                    text: item.text,
+                    own_clock: None,
+                    statement: item.statement,
+                }),
+            };
+            if self.out.send(event).await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Whether a statement that was there before belongs to the incident: by its time; without one, by its page.

@@ -209,3 +209,68 @@ fn a_vm_without_an_incident_or_a_place_is_not_followed() {
     watcher.update(&update);
     assert!(watcher.followed.is_empty());
 }
+
+#[test]
+fn many_vms_whose_sockets_accept_nobody_take_few_threads_and_hold_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, update) = incident();
+    let mut watcher = watcher(dir.path());
+    // As many as are followed, but one: their queues are full, so that no connection is ever made.
+    let mut held = Vec::new();
+    let before = threads();
+    for n in 1..MAX_FOLLOWED as u32 {
+        let mut update = update.clone();
+        update.incident.vm.name = Some(format!("stuck-{n}"));
+        update.incident.vm.pid = Some(100_000 + n);
+        if n < 20 {
+            held.push(stuck(&dir.path().join(format!("stuck-{n}.qmp"))));
+        }
+        watcher.update(&update);
+    }
+    let server = UnixListener::bind(dir.path().join("db-7.qmp")).unwrap();
+    watcher.update(&update);
+    let began = Instant::now();
+    let (mut client, _) = server.accept().unwrap();
+    client.write_all(b"{\"QMP\": {}}\n").unwrap();
+    let seconds = jiff::Timestamp::now().as_second();
+    let event = format!(
+        "{{\"timestamp\": {{\"seconds\": {seconds}, \"microseconds\": 5}}, \"event\": \"MEMORY_FAILURE\", \"data\": {{\"recipient\": \"guest\", \"action\": \"reset\", \"flags\": {{\"action-required\": true, \"recursive\": false}}}}}}\n"
+    );
+    client.write_all(event.as_bytes()).unwrap();
+    assert_eq!(heard(&mut watcher).pid, PID);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // Other tests of this process start threads too.
+    assert!(
+        threads() < before + 60,
+        "{} threads before, {} now",
+        before,
+        threads()
+    );
+}
+
+/// A socket whose queue of connections is full.
+fn stuck(path: &Path) -> Vec<rustix::fd::OwnedFd> {
+    use rustix::net::{
+        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+    };
+    let socket = || {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap()
+    };
+    let address = SocketAddrUnix::new(path).unwrap();
+    let server = socket();
+    bind(&server, &address).unwrap();
+    listen(&server, 0).unwrap();
+    let mut all = vec![server];
+    loop {
+        let client = socket();
+        if connect(&client, &address).is_err() {
+            return all;
+        }
+        all.push(client);
+    }
+}
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").unwrap().count()
+}
