@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     failure::Failure,
-    inputs::{machine, poison_scan::PoisonScan, vm_registry::VmRegistry},
+    inputs::{machine, poison_scan::PoisonScan, vm_registry::scan::VmScan},
     probes::{
         bpffs::{PinnedTotals, Pins},
         load::Loaded,
@@ -107,11 +107,17 @@ pub fn probes(
 
 fn poison_scan(facts: &Facts) -> Option<PoisonScan> {
     const PROC: &str = "/proc";
-    let pids: Vec<u32> = VmRegistry::new(PROC)
-        .scan()
-        .into_iter()
-        .map(|(pid, _)| pid)
-        .collect();
+    /// Each takes half a second at most.
+    const LOOKS: usize = 8;
+    let mut scan = VmScan::new(PROC);
+    let mut pids = Vec::new();
+    for _ in 0..LOOKS {
+        let look = scan.look();
+        pids.extend(look.found.into_iter().map(|(pid, _)| pid));
+        if look.left_out == 0 {
+            break;
+        }
+    }
     PoisonScan::open(Path::new(PROC), facts.hardware_corrupted_kb, &pids)
 }
 

@@ -24,6 +24,7 @@ use crate::{
     inputs::{
         machine::clock_pair,
         poison_scan::{Found, PoisonScan},
+        vm_registry::scan::{Look, Looks, VmScan},
     },
     outputs::store::survive_file_size_limit,
     probes::{memory::forget_start, source::Source},
@@ -70,6 +71,8 @@ enum Wake {
     Records,
     /// A page that was poisoned before the start.
     Preexisting(Found),
+    /// VMs that have started.
+    Vms(Look),
     /// A statement of a VMM.
     Statement(Box<Event>),
     /// Changed incidents are due for the outputs.
@@ -96,6 +99,7 @@ struct EventLoop<'a> {
     source: AsyncFd<Source>,
     logger: Option<Logger>,
     poison_scan: Option<mpsc::Receiver<Found>>,
+    vms: Looks,
     kvm: KvmModuleWatcher,
     pipeline: Pipeline,
     serving: Serving,
@@ -182,7 +186,9 @@ impl<'a> EventLoop<'a> {
         }
         pipeline.unwatched(attached.totals_continuity());
         pipeline.close_exited();
-        pipeline.rescan_vms(clock_pair().monotonic_ns);
+        let mut scan = VmScan::new("/proc");
+        pipeline.vms(clock_pair().monotonic_ns, scan.look());
+        let vms = scan.start()?;
         pipeline.reconcile();
         let poison_scan = attached.poison_scan.take().map(PoisonScan::start).transpose()?;
         if let Some(settings) = &settings {
@@ -199,6 +205,7 @@ impl<'a> EventLoop<'a> {
             source,
             logger,
             poison_scan,
+            vms,
             kvm,
             pipeline,
             serving,
@@ -217,6 +224,7 @@ impl<'a> EventLoop<'a> {
                 Wake::Records
             }
             found = next_found(&mut self.poison_scan) => Wake::Preexisting(found),
+            look = self.vms.next() => Wake::Vms(look),
             statement = self.pipeline.next_vmm_statement() => Wake::Statement(Box::new(statement)),
             () = at(self.timers.flush_at) => Wake::Flush,
             () = at(self.timers.totals_at) => Wake::Totals,
@@ -235,6 +243,7 @@ impl<'a> EventLoop<'a> {
                 self.pipeline.preexisting(page);
                 self.timers.flush_soon();
             }
+            Wake::Vms(look) => self.pipeline.vms(clock_pair().monotonic_ns, look),
             Wake::Statement(event) => {
                 self.pipeline.take(&[*event]);
                 self.timers.flush_soon();
@@ -321,7 +330,7 @@ impl<'a> EventLoop<'a> {
         if self.source.get_ref().has_totals() {
             self.timers.totals_later();
         }
-        self.pipeline.rescan_vms(clock_pair().monotonic_ns);
+        self.vms.ask();
         self.pipeline.reconcile();
         flush_logger(&mut self.logger);
         if self.pipeline.store_is_behind() && self.pipeline.flush() {

@@ -66,7 +66,7 @@ pub fn run(options: RunOptions, log: logging::Handle) -> Result<(), Failure> {
     let session = attached.session.clone();
     let mut outputs = Outputs::new(Metrics::new(&session, session.clock, max_vms)?);
     outputs.log.json = log.to_journal();
-    outputs.store = Some(Store::start(
+    outputs.store = Some(Store::paced(
         &config.state_dir,
         &session.host,
         Retention::from(&config.store),

@@ -25,7 +25,7 @@ use crate::{
         machine::clock_pair,
         poison_scan::Found,
         process_usage::Usage,
-        vm_registry::{VmRegistry, identity_event},
+        vm_registry::{VmRegistry, identity_event, scan::Look},
         vmm_log::VmmWatcher,
     },
     outputs::{Outputs, hook::Hook},
@@ -120,10 +120,10 @@ impl Pipeline {
         }
     }
 
-    /// Looks for VMs that have started since the last look.
-    pub fn rescan_vms(&mut self, now_ns: u64) {
+    /// Takes what a look for VMs has found.
+    pub fn vms(&mut self, now_ns: u64, look: Look) {
         let Some(live) = &mut self.live else { return };
-        for (pid, vmm) in live.registry.scan() {
+        for (pid, vmm) in live.registry.take(look) {
             tracing::debug!(pid, name = vmm.name.as_deref().unwrap_or("?"), "a VM is running");
             self.feed(&identity_event(now_ns, pid, vmm));
         }

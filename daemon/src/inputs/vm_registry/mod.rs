@@ -1,48 +1,31 @@
 //! Who a process is: whether it runs a VM, and that VM's name, from /proc. Kept after the process is gone.
+//!
+//! | part | does |
+//! |---|---|
+//! | [`proc`] | reads what /proc shows of one process |
+//! | [`scan`] | looks for VMs, on a thread of its own |
+//! | [`VmRegistry`] | knows them, for the event loop |
 
 pub mod cmdline;
+mod proc;
+pub mod scan;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
-use poisontrace_model::{
-    event::{Event, EventKind, Vmm},
-    text::sanitise,
-};
+use poisontrace_model::event::{Event, EventKind, Vmm};
 
-/// Longest command line and cgroup text that is read, bytes.
-const MAX_TEXT: u64 = 64 * 1024;
+use proc::Holds;
+pub use proc::process_of;
+use scan::Look;
+
 /// Most processes that are remembered.
 const MAX_KNOWN: usize = 65_536;
-/// Longest name, characters.
-const MAX_NAME: usize = 128;
 
 /// What is known of the host's processes.
 pub struct VmRegistry {
     proc: PathBuf,
     known: BTreeMap<u32, Vmm>,
     no_room: u64,
-    /// Processes that were no VMM when looked at, and how often that was: a VMM opens its VM soon after it
-    /// starts, so that the rest of the host's processes need not be looked at for ever.
-    dismissed: BTreeMap<u32, u8>,
-    /// [`last_pid`] when /proc was listed last, if no process was left to be looked at again; and the looks that did
-    /// without a list since.
-    settled: Option<(String, u8)>,
-}
-
-/// Looks at a process before it is taken for no VMM.
-const LOOKS: u8 = 3;
-/// Looks without a list, one after the other: a /proc of another PID namespace than the daemon's counts apart.
-const UNLISTED: u8 = 5;
-
-/// The process of a thread, from `/proc`.
-pub fn process_of(tid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
-    line.trim().parse().ok()
 }
 
 impl VmRegistry {
@@ -52,65 +35,29 @@ impl VmRegistry {
             proc: proc.into(),
             known: BTreeMap::new(),
             no_room: 0,
-            dismissed: BTreeMap::new(),
-            settled: None,
         }
     }
 
-    /// Looks at processes that were not there the last time, and returns those that run a VM.
-    pub fn scan(&mut self) -> Vec<(u32, Vmm)> {
-        // Before the list: what starts while it is made is new the next time.
-        let last_pid = self.last_pid();
-        if self.nothing_new(last_pid.as_deref()) {
-            let proc = &self.proc;
-            self.known.retain(|pid, _| proc.join(pid.to_string()).exists());
-            return Vec::new();
-        }
-        let Ok(entries) = fs::read_dir(&self.proc) else {
-            return Vec::new();
-        };
-        let pids: BTreeSet<u32> = entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .collect();
-        self.known.retain(|pid, _| pids.contains(pid));
-        self.dismissed.retain(|pid, _| pids.contains(pid));
-        let mut found = Vec::new();
-        for pid in pids {
-            let looks = self.dismissed.get(&pid).copied().unwrap_or(0);
-            if looks >= LOOKS || self.known.contains_key(&pid) {
-                continue;
+    /// Takes what a look has found. Returns the VMs that are new, or that were not known to be VMs.
+    pub fn take(&mut self, look: Look) -> Vec<(u32, Vmm)> {
+        match look.pids {
+            Some(pids) => self.known.retain(|pid, _| pids.contains(pid)),
+            None => {
+                let proc = &self.proc;
+                self.known.retain(|pid, _| proc.join(pid.to_string()).exists());
             }
-            if self.holds_a_vm(pid) != Some(true) {
-                self.dismissed.insert(pid, looks + 1);
-                continue;
-            }
-            let vmm = self.read(pid);
-            self.dismissed.remove(&pid);
-            self.remember(pid, &vmm);
-            found.push((pid, vmm));
         }
-        let all_settled = self.dismissed.values().all(|looks| *looks >= LOOKS);
-        self.settled = last_pid.filter(|_| all_settled).map(|last| (last, 0));
+        self.no_room += look.left_out;
+        let mut found = look.found;
+        found.retain(|(pid, vmm)| {
+            let known = self.known.get(pid);
+            known.is_none_or(|known| known.is_vmm != Some(true) || known.start_ticks != vmm.start_ticks)
+        });
+        for (pid, vmm) in &found {
+            self.known.remove(pid);
+            self.remember(*pid, vmm);
+        }
         found
-    }
-
-    /// The number that was given to a thread or process last (/proc/loadavg, fifth field). It shows an idle host's daemon
-    /// that there is nothing to look for, and costs one small file's reading in place of a list of /proc.
-    fn last_pid(&self) -> Option<String> {
-        let text = fs::read_to_string(self.proc.join("loadavg")).ok()?;
-        Some(text.split_whitespace().nth(4)?.to_owned())
-    }
-
-    fn nothing_new(&mut self, last_pid: Option<&str>) -> bool {
-        let Some((settled, unlisted)) = &mut self.settled else {
-            return false;
-        };
-        if last_pid != Some(settled.as_str()) || *unlisted >= UNLISTED {
-            return false;
-        }
-        *unlisted += 1;
-        true
     }
 
     fn remember(&mut self, pid: u32, vmm: &Vmm) {
@@ -121,7 +68,7 @@ impl VmRegistry {
         }
     }
 
-    /// How often a process was not remembered for want of room, and will be looked up again.
+    /// How often there was no room to remember a process, or no time to look at it: it will be looked up again.
     pub fn no_room(&self) -> u64 {
         self.no_room
     }
@@ -148,7 +95,8 @@ impl VmRegistry {
         if pid == 0 || self.known.contains_key(&pid) {
             return None;
         }
-        let mut vmm = self.read(pid);
+        let is_vmm = proc::holds_a_vm(&self.proc, pid).is_vmm();
+        let mut vmm = proc::read(&self.proc, pid, is_vmm);
         if let (None, EventKind::Sigbus { comm, .. } | EventKind::SigbusNoAddress { comm, .. }) =
             (&vmm.vmm, &event.what)
         {
@@ -160,58 +108,8 @@ impl VmRegistry {
 
     /// When the process started, clock ticks since boot; `None`: it is gone.
     pub fn start_ticks(&self, pid: u32) -> Option<u64> {
-        let stat = fs::read_to_string(self.proc.join(pid.to_string()).join("stat")).ok()?;
-        // Field 22, counted after the comm in parentheses, which may itself hold spaces and parentheses.
-        stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+        proc::start_ticks(&self.proc, pid)
     }
-
-    fn read(&self, pid: u32) -> Vmm {
-        let dir = self.proc.join(pid.to_string());
-        let arguments = cmdline::split(&read_bounded(&dir.join("cmdline")));
-        let cgroup = String::from_utf8_lossy(&read_bounded(&dir.join("cgroup"))).into_owned();
-        let named = cmdline::identify(&arguments);
-        let executable = fs::read_link(dir.join("exe")).ok();
-        let executable = executable
-            .as_deref()
-            .and_then(|path| path.file_name())
-            .map(|name| name.to_string_lossy());
-        let comm = || fs::read_to_string(dir.join("comm")).ok();
-        let clean = |text: &str| sanitise(text.trim_end(), MAX_NAME);
-        Vmm {
-            is_vmm: self.holds_a_vm(pid),
-            // libvirt's cgroup first: a command line is its owner's to choose.
-            name: cmdline::libvirt_machine(&cgroup)
-                .or(named.name)
-                .as_deref()
-                .map(clean),
-            uuid: named.uuid.as_deref().map(clean),
-            // A deleted executable (an upgrade under a running VMM) is still its name.
-            vmm: executable
-                .map(|name| clean(name.trim_end_matches(" (deleted)")))
-                .or_else(|| comm().as_deref().map(clean)),
-            start_ticks: self.start_ticks(pid),
-        }
-    }
-
-    /// Whether one of its descriptors is a KVM VM or vCPU (virt/kvm/kvm_main.c); `None` where that
-    /// cannot be read.
-    fn holds_a_vm(&self, pid: u32) -> Option<bool> {
-        let descriptors = fs::read_dir(self.proc.join(pid.to_string()).join("fd")).ok()?;
-        let mut any = false;
-        for descriptor in descriptors.flatten() {
-            any = true;
-            if fs::read_link(descriptor.path()).is_ok_and(|to| is_kvm(&to)) {
-                return Some(true);
-            }
-        }
-        // A process without any descriptor is one that is ending: its VM may have been among those closed.
-        any.then_some(false)
-    }
-}
-
-/// `anon_inode:kvm-vm`, `anon_inode:kvm-vcpu:0`, …
-fn is_kvm(to: &std::path::Path) -> bool {
-    to.to_str().is_some_and(|to| to.starts_with("anon_inode:kvm-v"))
 }
 
 /// The event that introduces a process.
@@ -225,19 +123,34 @@ pub fn identity_event(t: u64, pid: u32, vmm: Vmm) -> Event {
     }
 }
 
-fn read_bounded(path: &std::path::Path) -> Vec<u8> {
-    use std::io::Read as _;
-    let mut bytes = Vec::new();
-    if let Ok(file) = fs::File::open(path) {
-        // A process that vanishes half-way leaves what was read.
-        let _ = file.take(MAX_TEXT).read_to_end(&mut bytes);
-    }
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::{
+        collections::BTreeSet,
+        fs,
+        time::{Duration, Instant},
+    };
+
+    use super::{scan::VmScan, *};
+
+    /// The registry and its looks, as the event loop has them.
+    struct Directory {
+        scan: VmScan,
+        registry: VmRegistry,
+    }
+
+    impl Directory {
+        fn new(proc: &std::path::Path) -> Self {
+            Self {
+                scan: VmScan::new(proc),
+                registry: VmRegistry::new(proc),
+            }
+        }
+
+        fn scan(&mut self) -> Vec<(u32, Vmm)> {
+            self.registry.take(self.scan.look())
+        }
+    }
 
     fn fake(proc: &std::path::Path, pid: u32, cmdline: &[u8], links: &[&str]) {
         let dir = proc.join(pid.to_string());
@@ -261,7 +174,7 @@ mod tests {
             &["/dev/null", "anon_inode:kvm-vm"],
         );
         fake(proc.path(), 11, b"cat\0", &["/dev/null"]);
-        let mut registry = VmRegistry::new(proc.path());
+        let mut registry = Directory::new(proc.path());
         let found = registry.scan();
         assert_eq!(found.len(), 1);
         assert_eq!(
@@ -282,7 +195,7 @@ mod tests {
         );
         let cgroup = "0::/machine.slice/machine-qemu\\x2d1\\x2dweb.scope/libvirt/emulator\n";
         fs::write(proc.path().join("10/cgroup"), cgroup).unwrap();
-        let found = VmRegistry::new(proc.path()).scan();
+        let found = Directory::new(proc.path()).scan();
         assert_eq!(found[0].1.name.as_deref(), Some("web"));
     }
 
@@ -299,8 +212,8 @@ mod tests {
         loadavg(12);
         fake(proc.path(), 10, b"qemu\0", &["anon_inode:kvm-vm"]);
         fake(proc.path(), 11, b"cat\0", &["/dev/null"]);
-        let mut registry = VmRegistry::new(proc.path());
-        for _ in 0..LOOKS {
+        let mut registry = Directory::new(proc.path());
+        for _ in 0..scan::LOOKS {
             registry.scan();
         }
         // Not there for who does not list.
@@ -308,7 +221,11 @@ mod tests {
         assert!(registry.scan().is_empty());
         fs::remove_dir_all(proc.path().join("10")).unwrap();
         assert!(registry.scan().is_empty());
-        assert_eq!(registry.vms(), 0, "a known one's end is seen all the same");
+        assert_eq!(
+            registry.registry.vms(),
+            0,
+            "a known one's end is seen all the same"
+        );
         loadavg(13);
         assert_eq!(registry.scan().len(), 1, "something has started");
     }
@@ -317,11 +234,11 @@ mod tests {
     fn an_idle_host_is_listed_now_and_then_all_the_same() {
         let proc = tempfile::tempdir().unwrap();
         fs::write(proc.path().join("loadavg"), "0.00 0.01 0.05 1/99 12\n").unwrap();
-        let mut registry = VmRegistry::new(proc.path());
+        let mut registry = Directory::new(proc.path());
         registry.scan();
         fake(proc.path(), 9, b"qemu\0", &["anon_inode:kvm-vm"]);
         let looks = (0..).take_while(|_| registry.scan().is_empty()).count();
-        assert_eq!(looks, usize::from(UNLISTED));
+        assert_eq!(looks, usize::from(scan::UNLISTED));
     }
 
     #[test]
@@ -369,5 +286,38 @@ mod tests {
             registry.identify(&event).is_some(),
             "the next process of this number is another"
         );
+    }
+
+    #[test]
+    fn processes_with_many_descriptors_take_a_bounded_time_and_hide_no_vm() {
+        let proc = tempfile::tempdir().unwrap();
+        let many: Vec<&str> = vec!["/dev/null"; 3000];
+        for pid in 100..140 {
+            fake(proc.path(), pid, b"hog\0", &many);
+        }
+        fake(proc.path(), 200, b"qemu\0", &["anon_inode:kvm-vm"]);
+        let mut directory = Directory::new(proc.path());
+        directory.scan.budget(Duration::from_millis(5));
+        let (mut found, mut looks) = (BTreeSet::new(), 0);
+        while found.is_empty() {
+            let began = Instant::now();
+            found.extend(directory.scan().into_iter().map(|(pid, _)| pid));
+            assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+            looks += 1;
+            assert!(looks < 200, "it has its turn");
+        }
+        assert_eq!(found, BTreeSet::from([200]));
+        assert!(directory.registry.no_room() > 0, "what was left out is counted");
+    }
+
+    #[test]
+    fn a_process_that_was_no_vmm_when_a_signal_named_it_is_one_when_it_is_found() {
+        let proc = tempfile::tempdir().unwrap();
+        let mut directory = Directory::new(proc.path());
+        directory.registry.remember(10, &Vmm::default());
+        fake(proc.path(), 10, b"qemu\0", &["anon_inode:kvm-vm"]);
+        assert_eq!(directory.scan().len(), 1);
+        assert_eq!(directory.registry.vms(), 1);
+        assert!(directory.scan().is_empty());
     }
 }
