@@ -105,6 +105,11 @@ impl Queue {
         self.rows.is_empty() && self.events.is_empty()
     }
 
+    /// Bytes of all that waits.
+    pub fn bytes(&self) -> usize {
+        self.row_bytes + self.event_bytes
+    }
+
     /// Incidents of this VM that may still come in.
     pub fn room(&self, vm: u32) -> usize {
         let own = self.shares.get(&vm).copied().unwrap_or_default();

@@ -376,6 +376,50 @@ fn the_oldest_go_when_the_store_is_too_large_or_too_old() {
 }
 
 #[test]
+fn a_flood_is_written_at_a_bounded_rate_and_another_vm_is_stored_within_two_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::paced(dir.path(), &host(), retention());
+    let flood = |n: u64| {
+        let mut e = Evidence::new(n, 7, Default::default());
+        e.hva = Some((n % 400) << 12);
+        let mut i = poisontrace_report::document(&poisontrace_model::correlate::report::incident(
+            &e,
+            &Session::default(),
+        ));
+        i.summary = "x".repeat(4000);
+        i
+    };
+    let (began, mut n, mut bytes, mut put_at) = (Instant::now(), 0, 0, None);
+    let mut stored_after = None;
+    while began.elapsed() < Duration::from_secs(6) {
+        let i = flood(n);
+        if store.room(7) > 0 {
+            bytes += 4000;
+            store.put(&i, None, 0);
+            n += 1;
+        } else {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if put_at.is_none() && began.elapsed() > Duration::from_secs(2) {
+            assert!(store.room(8) > 0, "the flood has left room");
+            store.put(&incident(8, "web"), None, 0);
+            put_at = Some(Instant::now());
+        }
+        if let (Some(at), None) = (put_at, stored_after) {
+            let reader = Stored::open(dir.path()).unwrap();
+            if !reader.get(&Wanted::Vm("web".into())).unwrap().is_empty() {
+                stored_after = Some(at.elapsed());
+            }
+        }
+    }
+    let stored_after = stored_after.unwrap();
+    println!("{bytes} bytes in 6 s; the other VM's incident after {stored_after:?}");
+    assert!(stored_after < Duration::from_secs(2), "{stored_after:?}");
+    assert!(bytes < 9 * (2 << 20), "{bytes} bytes in six seconds");
+    assert!(store.close(SOON));
+}
+
+#[test]
 fn what_is_too_much_is_the_flooders_and_nobodys_open_incident() {
     let dir = tempfile::tempdir().unwrap();
     let page = |pid: u32, n: u64, t: u64| {

@@ -21,6 +21,9 @@ use poisontrace_report::document::Incident;
 /// First and longest wait before a store that could not be written to is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(15);
+/// Bytes of incidents and events that a paced store writes a second; SQLite makes three to four times as much of them. A
+/// change waits for what was written before it: of a full queue, two seconds at most.
+const PACE: usize = 2 << 20;
 /// How often the age limit is applied.
 const PRUNE: Duration = Duration::from_secs(3600);
 
@@ -84,6 +87,15 @@ impl Store {
     /// Opens the store in `dir` and starts its thread. Where it cannot be opened now, that is logged, and it goes on
     /// in memory.
     pub fn start(dir: &Path, host: &Host, retention: Retention) -> Self {
+        Self::with_pace(dir, host, retention, None)
+    }
+
+    /// As [`Store::start`], for events that a guest or a VMM can make without end: what is written a second is bounded.
+    pub fn paced(dir: &Path, host: &Host, retention: Retention) -> Self {
+        Self::with_pace(dir, host, retention, Some(PACE))
+    }
+
+    fn with_pace(dir: &Path, host: &Host, retention: Retention, pace: Option<usize>) -> Self {
         let shared = Arc::new(Shared::default());
         let mut writer = Writer {
             dir: dir.to_owned(),
@@ -93,6 +105,7 @@ impl Store {
             database: None,
             pruned_at: None,
             too_large: false,
+            pace,
             retry: RETRY,
         };
         // Before the thread, so that a store that is there is whole when this returns.
@@ -254,6 +267,8 @@ struct Writer {
     pruned_at: Option<Instant>,
     /// The store is too large, and has been after the last pruning: all in it is open.
     too_large: bool,
+    /// Bytes a second.
+    pace: Option<usize>,
     retry: Duration,
 }
 
@@ -261,6 +276,7 @@ impl Writer {
     fn run(mut self) {
         loop {
             let (batch, closing) = self.next();
+            let bytes = batch.bytes();
             if !batch.is_empty() {
                 self.write(batch);
             }
@@ -273,6 +289,27 @@ impl Writer {
             if closing {
                 return;
             }
+            drop(state);
+            self.rest(bytes);
+        }
+    }
+
+    /// Waits until what was written is within the pace, or the end has come.
+    fn rest(&self, bytes: usize) {
+        let Some(pace) = self.pace else { return };
+        let until = Instant::now() + Duration::from_secs_f64(bytes as f64 / pace as f64);
+        let mut state = self.shared.state();
+        while !state.closing {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self
+                .shared
+                .work
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
