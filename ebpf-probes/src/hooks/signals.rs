@@ -15,7 +15,7 @@ use super::fields::{
 use crate::{
     emit::{emit, header},
     slot::{current_vcpu, exit_under_way},
-    state::{VICTIMS, arm, current_pid, current_tid, held, victims_changed},
+    state::{VICTIMS, arm, armed, current_pid, current_tid, held, unproved_may_pass, victims_changed},
     totals,
 };
 
@@ -69,11 +69,15 @@ impl Target {
     }
 }
 
-/// Poison that the daemon never saw (it started later) shows itself here.
+/// Poison that the daemon never saw (it started later) shows itself here. `proved`: the kernel alone can have sent it, to
+/// another process or for an exit of a vCPU. Of all others a process can make as many as it likes, by rt_sigqueueinfo(2) or
+/// UFFDIO_POISON: they arm nothing.
 #[inline(always)]
-fn victim<C: EbpfContext>(ctx: &C, pid: u32) {
-    arm();
-    if pid != 0 {
+fn victim<C: EbpfContext>(ctx: &C, pid: u32, proved: bool) {
+    if proved {
+        arm();
+    }
+    if pid != 0 && armed() {
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_ns() };
         if VICTIMS.get_ptr(pid).is_none() {
@@ -104,12 +108,20 @@ fn answers_exit(code: u32, tid: u32, hva: u64) -> bool {
 }
 
 #[inline(always)]
-fn signal<C: EbpfContext>(ctx: &C, code: u32, hva: u64, lsb: u32, target: Target, forced: bool) {
+fn signal<C: EbpfContext>(
+    ctx: &C,
+    code: u32,
+    hva: u64,
+    lsb: u32,
+    target: Target,
+    forced: bool,
+    proved: bool,
+) {
     // The exit that it answers belongs to the programs that are at work.
-    if held() {
+    if held() || !proved && !unproved_may_pass() {
         return;
     }
-    victim(ctx, target.pid);
+    victim(ctx, target.pid, proved);
     if answers_exit(code, target.tid, hva) {
         return;
     }
@@ -148,6 +160,7 @@ pub fn sigbus_send(ctx: FEntryContext) -> i32 {
         u32::from(ctx.arg::<u16>(2)),
         Target::task(ctx.arg(3)),
         false,
+        true,
     );
     0
 }
@@ -157,7 +170,7 @@ pub fn sigbus_send_kprobe(ctx: ProbeContext) -> u32 {
     if let (Some(code), Some(hva), Some(lsb), Some(task)) =
         (ctx.arg(0), ctx.arg(1), ctx.arg::<u16>(2), ctx.arg(3))
     {
-        signal(&ctx, code, hva, u32::from(lsb), Target::task(task), false);
+        signal(&ctx, code, hva, u32::from(lsb), Target::task(task), false, true);
     }
     0
 }
@@ -166,14 +179,14 @@ pub fn sigbus_send_kprobe(ctx: ProbeContext) -> u32 {
 #[fentry(function = "force_sig_mceerr")]
 pub fn sigbus_force(ctx: FEntryContext) -> i32 {
     let lsb = u32::from(ctx.arg::<u16>(2));
-    signal(&ctx, ctx.arg(0), ctx.arg(1), lsb, Target::current(), true);
+    signal(&ctx, ctx.arg(0), ctx.arg(1), lsb, Target::current(), true, false);
     0
 }
 
 #[kprobe]
 pub fn sigbus_force_kprobe(ctx: ProbeContext) -> u32 {
     if let (Some(code), Some(hva), Some(lsb)) = (ctx.arg(0), ctx.arg(1), ctx.arg::<u16>(2)) {
-        signal(&ctx, code, hva, u32::from(lsb), Target::current(), true);
+        signal(&ctx, code, hva, u32::from(lsb), Target::current(), true, false);
     }
     0
 }
@@ -193,8 +206,11 @@ pub fn signal_generate_raw(ctx: RawTracePointContext) -> i32 {
         if code == BUS_MCEERR_AR || code == BUS_MCEERR_AO {
             let target = Target::task(ctx.arg(2));
             // What is not sent by KVM's fault path to its own thread is forced on it.
-            let forced = code == BUS_MCEERR_AR && !in_fault();
-            signal(&ctx, code, info.addr, u32::from(info.lsb), target, forced);
+            let answer = in_fault();
+            let forced = code == BUS_MCEERR_AR && !answer;
+            // Nobody but the kernel sends such a code to another process (do_rt_sigqueueinfo).
+            let proved = answer || target.pid != 0 && target.pid != current_pid();
+            signal(&ctx, code, info.addr, u32::from(info.lsb), target, forced, proved);
         }
     }
     0
@@ -212,9 +228,13 @@ fn at_signal_generate(ctx: TracePointContext) {
     }
     let target_tid = read(&ctx, &SIGNAL_TID).unwrap_or(0) as u32;
     let current = target_tid == current_tid();
-    // The number of its process is that of the thread, if it is the process's first.
-    victim(&ctx, if current { current_pid() } else { target_tid });
     let in_fault = current && in_fault();
+    // Of others it is not known whether they are threads of the same process.
+    if current && !in_fault && !unproved_may_pass() {
+        return;
+    }
+    // The number of its process is that of the thread, if it is the process's first.
+    victim(&ctx, if current { current_pid() } else { target_tid }, in_fault);
     if in_fault && answers_exit(code, target_tid, 0) {
         return;
     }
