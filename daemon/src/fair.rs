@@ -83,6 +83,14 @@ impl<T> FairQueue<T> {
         Some(item)
     }
 
+    /// Takes all of a VM's out, oldest first.
+    pub fn take(&mut self, vm: u32) -> VecDeque<T> {
+        let items = self.waiting.remove(&vm).unwrap_or_default();
+        self.turns.retain(|other| *other != vm || items.is_empty());
+        self.len -= items.len();
+        items
+    }
+
     /// The oldest of each VM.
     pub fn oldest(&self) -> impl Iterator<Item = &T> {
         self.waiting.values().filter_map(VecDeque::front)
@@ -126,6 +134,9 @@ mod tests {
         assert_eq!(queue.pop_of(|vm| vm == 8), None);
         assert_eq!(queue.len(), 9);
         assert_eq!(queue.pop(), Some((7, 0)));
+        assert!(queue.take(8).is_empty());
+        assert_eq!(queue.take(7), (1..9).collect::<VecDeque<_>>());
+        assert_eq!((queue.len(), queue.pop()), (0, None));
     }
 
     #[test]

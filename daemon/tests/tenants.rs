@@ -8,10 +8,15 @@
 #[path = "synthetic_load/mod.rs"]
 mod synthetic_load;
 
-use std::path::Path;
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use poisontrace::{
-    config::Config,
+    config::{self, Config},
     engine::pipeline::Pipeline,
     outputs::{
         Outputs,
@@ -19,7 +24,12 @@ use poisontrace::{
         store::{Retention, Store, Stored, Wanted},
     },
 };
-use synthetic_load::{Load, Page, session};
+use poisontrace_model::{
+    event::{EventKind, SigbusSeverity},
+    hex::Hex,
+    incident::model::{Confidence, Outcome},
+};
+use synthetic_load::{Load, Page, memory_kib, session};
 
 /// Incidents of the tenant that floods; each changes between any two flushes.
 const FLOOD: u64 = 3600;
@@ -27,7 +37,7 @@ const FLOOD: u64 = 3600;
 fn pipeline(state: &Path) -> Pipeline {
     let session = session();
     let mut outputs = Outputs::new(Metrics::new(&session, session.clock, None).unwrap());
-    outputs.store = Some(Store::start(
+    outputs.store = Some(Store::paced(
         state,
         &session.host,
         Retention::from(&Config::default().store),
@@ -94,4 +104,160 @@ fn incidents_of_one_vm_that_change_all_the_time_keep_no_other_vms_out() {
         "stored after {place:?} of {}",
         pids.len()
     );
+}
+
+/// Within this the other tenant's incident is in every output.
+const SOON: Duration = Duration::from_secs(2);
+const MAX_RSS_KIB: u64 = 128 << 10;
+/// As the event loop's.
+const FLUSH: Duration = Duration::from_millis(50);
+
+/// Ten seconds, or as `cargo xtask test --only tenants --minutes N` has it.
+fn length() -> Duration {
+    let seconds = std::env::var("POISONTRACE_TENANTS_SECONDS").ok();
+    Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(10))
+}
+
+/// What one tenant can have the probes send in a moment: exits on thousands of pages, signals, and VMMs that come and go.
+fn attack(load: &mut Load, round: u64) {
+    for n in 0..400 {
+        let page = Page {
+            vm: 0,
+            no: (round * 400 + n) % FLOOD,
+        };
+        if round < FLOOD / 400 {
+            load.poison(page, 12);
+        }
+        load.touch(page, page, (n % 8) as u32, round % 64);
+    }
+    // Another VMM, which ends at once.
+    let page = Page {
+        vm: 2 + (round % 3000) as u32,
+        no: 1,
+    };
+    load.vm(page.vm);
+    for n in 0..20 {
+        let what = EventKind::Sigbus {
+            hva: Hex(page.hva() + n * 4096),
+            severity: SigbusSeverity::ActionRequired,
+            lsb: 12,
+            target_tid: page.pid(),
+            target_pid: page.pid(),
+            forced: true,
+            comm: "forge".into(),
+        };
+        load.at(page.pid(), page.pid(), what);
+    }
+    load.ends(page);
+    load.exits.clear();
+}
+
+/// When the other tenant's incident was in an output, from the moment of its events.
+#[derive(Debug, Default)]
+struct Arrivals {
+    stored: Option<Duration>,
+    hooked: Option<Duration>,
+    scraped: Option<Duration>,
+}
+
+impl Arrivals {
+    fn look(&mut self, since: Instant, state: &Path, hooked: &Path, pipeline: &mut Pipeline) {
+        if self.stored.is_none() {
+            let reader = Stored::open(state).unwrap();
+            let found = reader.get(&Wanted::Vm("vm1".to_owned())).unwrap();
+            self.stored = (!found.is_empty()).then(|| since.elapsed());
+        }
+        if self.hooked.is_none() {
+            let text = fs::read_to_string(hooked).unwrap_or_default();
+            self.hooked = text.lines().any(|vm| vm == "vm1").then(|| since.elapsed());
+        }
+        if self.scraped.is_none() {
+            let text = pipeline.scraped(&[], &[], 0);
+            let dead = text.lines().any(|line| {
+                line.starts_with("poisontrace_incident_verdicts_total")
+                    && line.contains("guest_panicked")
+                    && !line.ends_with(" 0")
+            });
+            self.scraped = dead.then(|| since.elapsed());
+        }
+    }
+
+    fn all(&self) -> Option<Duration> {
+        Some(self.stored?.max(self.hooked?).max(self.scraped?))
+    }
+}
+
+#[test]
+fn while_one_tenant_floods_the_others_death_is_stored_hooked_and_scraped_within_two_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (state, hooked, hook) = (
+        dir.path().join("state"),
+        dir.path().join("hooked"),
+        dir.path().join("hook"),
+    );
+    fs::write(
+        &hook,
+        format!("#!/bin/sh\necho $POISONTRACE_VM >>{}\n", hooked.display()),
+    )
+    .unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut pipeline = pipeline(&state);
+    let mut arrivals = Arrivals::default();
+    let (mut events, mut peak, mut slowest) = (0, 0, Duration::ZERO);
+    runtime.block_on(async {
+        pipeline.start_hook(config::Hook {
+            command: vec![hook.to_str().unwrap().to_owned()],
+            ..config::Hook::default()
+        });
+        let (mut load, began, mut flushed) = (Load::default(), Instant::now(), Instant::now());
+        load.vm(0);
+        load.vm(1);
+        let (mut round, mut died) = (0, None);
+        while began.elapsed() < length() || arrivals.all().is_none() && began.elapsed() < 2 * length() {
+            attack(&mut load, round);
+            round += 1;
+            if died.is_none() && began.elapsed() > length() / 2 {
+                let page = Page { vm: 1, no: 5 };
+                load.poison(page, 12);
+                load.touch(page, page, 0, 3);
+                load.inject(page, 0);
+                load.panics(page);
+                died = Some(Instant::now());
+            }
+            events += load.events.len();
+            pipeline.take(&load.events);
+            load.events.clear();
+            if flushed.elapsed() >= FLUSH {
+                let began = Instant::now();
+                pipeline.flush();
+                slowest = slowest.max(began.elapsed());
+                flushed = Instant::now();
+                peak = peak.max(memory_kib("VmRSS"));
+                if let Some(died) = died.filter(|_| arrivals.all().is_none()) {
+                    arrivals.look(died, &state, &hooked, &mut pipeline);
+                }
+            }
+            // The hook is a task of this thread, as in the daemon.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        pipeline.finish().unwrap();
+    });
+    println!(
+        "{events} events of one tenant in {:?}: the other's death {arrivals:?}; slowest flush {slowest:?}, {peak} KiB resident",
+        length()
+    );
+    assert!(arrivals.all().is_some_and(|all| all <= SOON), "{arrivals:?}");
+    assert!(peak <= MAX_RSS_KIB, "{peak} KiB");
+    let kept = Stored::open(&state)
+        .unwrap()
+        .get(&Wanted::Vm("vm1".to_owned()))
+        .unwrap();
+    assert_eq!(kept.len(), 1, "its evidence is there at the end");
+    let incident = &kept[0].1;
+    assert_eq!(incident.outcome, Outcome::GuestPanicked);
+    assert_ne!(incident.confidence, Confidence::Possible, "{}", incident.summary);
 }

@@ -181,6 +181,9 @@ pub struct Test {
     /// Only these scenarios
     #[arg(long, value_enum, requires = "only", value_delimiter = ',')]
     pub story: Vec<Story>,
+    /// Length of the flood of `--only tenants`, minutes; without it, ten seconds
+    #[arg(long, requires = "only", value_parser = clap::value_parser!(u32).range(1..))]
+    pub minutes: Option<u32>,
     #[command(flatten)]
     pub lab: LabOptions,
 }
@@ -208,6 +211,8 @@ pub enum Part {
     Install,
     /// The cost of exits against the committed table, in the lab
     Cost,
+    /// Attacks of hostile tenants, with their figures; debug and release builds on 10,000 mutated inputs
+    Tenants,
     /// The parsers of events under Miri, with a nightly toolchain by rustup; not part of --full
     Miri,
 }

@@ -281,7 +281,8 @@ impl<'a> EventLoop<'a> {
         }
         drop(ready);
         // Before all else: what it attaches is not seen until then.
-        let engaged = self.attached.loaded.on_standby().then(|| engage(self.attached));
+        let poison = self.attached.loaded.on_standby() && events.iter().any(shows_poison);
+        let engaged = poison.then(|| engage(self.attached));
         self.pipeline.take(&events);
         self.pipeline.take(engaged.as_slice());
         flush_logger(&mut self.logger);
@@ -414,7 +415,15 @@ async fn next_found(poison_scan: &mut Option<mpsc::Receiver<Found>>) -> Found {
     std::future::pending().await
 }
 
-/// All that the probes have sent and counted until now; whether they had sent anything.
+/// Whether only the kernel can have made this: signals for poison a process can send itself (`hooks/signals.rs`).
+fn shows_poison(event: &Event) -> bool {
+    !matches!(
+        event.what,
+        EventKind::Sigbus { forced: true, .. } | EventKind::SigbusNoAddress { .. }
+    )
+}
+
+/// All that the probes have sent and counted until now; whether any of it shows poison.
 fn take_all(pipeline: &mut Pipeline, source: &mut Source) -> bool {
     let mut any = false;
     for _ in 0..MAX_BATCHES {
@@ -422,7 +431,7 @@ fn take_all(pipeline: &mut Pipeline, source: &mut Source) -> bool {
         if events.is_empty() {
             break;
         }
-        any = true;
+        any |= events.iter().any(shows_poison);
         pipeline.take(&events);
     }
     pipeline.take(&source.totals());

@@ -1,6 +1,7 @@
 //! The trigger hook: a program of the operator's that is run on incidents, without a shell. Runs wait in a queue of
 //! their own and come one after the other, so that an incident's are in order; the pipeline never waits for them. VMs take
-//! turns, and where the queue is full the VM with most runs in it loses its newest.
+//! turns, and so do pages that the kernel has named and all others; where the queue is full the VM with most runs in it loses
+//! its newest.
 //!
 //! | the program gets | |
 //! |---|---|
@@ -70,26 +71,77 @@ struct Run {
     json: Vec<u8>,
 }
 
-/// Runs that wait. The one that works them off ends with the runtime.
+/// Runs that wait.
+#[derive(Default)]
+struct Runs {
+    /// Of pages that the kernel has named: no VMM makes those as it likes.
+    confirmed: FairQueue<Run>,
+    rest: FairQueue<Run>,
+    /// Whose turn it is.
+    rest_next: bool,
+}
+
+impl Runs {
+    fn len(&self) -> usize {
+        self.confirmed.len() + self.rest.len()
+    }
+
+    /// A VM's runs stay in order: all that wait are of one kind.
+    fn push(&mut self, vm: u32, confirmed: bool, run: Run) {
+        if confirmed || self.confirmed.len_of(vm) > 0 {
+            for before in self.rest.take(vm) {
+                self.confirmed.push(vm, before);
+            }
+            self.confirmed.push(vm, run);
+        } else {
+            self.rest.push(vm, run);
+        }
+    }
+
+    /// The next run: one of either kind in turn, so that however many VMMs make incidents, the kernel's do not wait for
+    /// all of them.
+    fn pop(&mut self) -> Option<Run> {
+        let rest_first = std::mem::take(&mut self.rest_next);
+        let next = match rest_first {
+            true => self.rest.pop().or_else(|| self.confirmed.pop()),
+            false => self.confirmed.pop().or_else(|| self.rest.pop()),
+        };
+        self.rest_next = !rest_first;
+        next.map(|(_, run)| run)
+    }
+
+    /// Drops the newest of the VM with most runs, of those that no kernel has confirmed if there are any.
+    fn make_room(&mut self) {
+        let queue = match self.rest.is_empty() {
+            true => &mut self.confirmed,
+            false => &mut self.rest,
+        };
+        if let Some(longest) = queue.longest() {
+            queue.drop_newest(longest);
+        }
+    }
+}
+
+/// The runs, and who waits for one. The one that works them off ends with the runtime.
 #[derive(Default)]
 struct Queue {
-    runs: Mutex<FairQueue<Run>>,
+    runs: Mutex<Runs>,
     came: Notify,
 }
 
 impl Queue {
-    fn runs(&self) -> MutexGuard<'_, FairQueue<Run>> {
+    fn runs(&self) -> MutexGuard<'_, Runs> {
         // Changed by single moves: a panic elsewhere leaves it whole.
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a run; returns whether one (this, or another) had to go for it.
-    fn push(&self, vm: u32, run: Run) -> bool {
+    fn push(&self, vm: u32, confirmed: bool, run: Run) -> bool {
         let mut runs = self.runs();
-        runs.push(vm, run);
+        runs.push(vm, confirmed, run);
         let full = runs.len() > MAX_WAITING;
-        if full && let Some(longest) = runs.longest() {
-            runs.drop_newest(longest);
+        if full {
+            runs.make_room();
         }
         drop(runs);
         self.came.notify_one();
@@ -100,7 +152,7 @@ impl Queue {
         loop {
             let next = self.runs().pop();
             match next {
-                Some((_, run)) => return run,
+                Some(run) => return run,
                 None => self.came.notified().await,
             }
         }
@@ -158,7 +210,8 @@ impl Hook {
             ],
             json,
         };
-        if self.queue.push(incident.vm.pid.unwrap_or(0), run) {
+        let confirmed = incident.page.pfn.is_some();
+        if self.queue.push(incident.vm.pid.unwrap_or(0), confirmed, run) {
             if self.dropped == 0 {
                 tracing::warn!("the hook is too slow: runs of it are dropped");
             }
@@ -377,6 +430,22 @@ mod tests {
         let ended = run_all(settings(vec![program]), &triggers, triggers.len());
         let dropped = ended.iter().filter(|ended| **ended == Ended::Dropped).count();
         assert_eq!((ended.len(), dropped), (triggers.len(), 701));
+        let ran = fs::read_to_string(out).unwrap();
+        let turn = ran.lines().position(|vm| vm == "web");
+        assert!(turn.is_some_and(|turn| turn <= 2), "{turn:?}");
+    }
+
+    #[test]
+    fn however_many_vmms_make_incidents_the_kernels_own_do_not_wait_for_all_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let program = script(dir.path(), &format!("echo $POISONTRACE_VM >>{}", out.display()));
+        let forged = (100..400).map(|pid| (HookEvent::Open, incident_of(pid, "forged")));
+        let mut triggers: Vec<_> = forged.collect();
+        let mut named = incident_of(8, "web");
+        named.page.pfn = Some(poisontrace_model::hex::Hex(0x1234));
+        triggers.push((HookEvent::Open, named));
+        run_all(settings(vec![program]), &triggers, triggers.len());
         let ran = fs::read_to_string(out).unwrap();
         let turn = ran.lines().position(|vm| vm == "web");
         assert!(turn.is_some_and(|turn| turn <= 2), "{turn:?}");

@@ -7,7 +7,9 @@ use lab_harness::storms::StormLab;
 use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
 
-use super::{cost, dashboards, dependencies, flush, killed, late, look, miri, packages, scenarios, schema};
+use super::{
+    cost, dashboards, dependencies, flush, killed, late, look, miri, packages, scenarios, schema, tenants,
+};
 use crate::builds;
 use crate::cli::{Part, Test};
 use crate::install;
@@ -58,6 +60,7 @@ pub fn run(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Re
             scenarios::run(stories, &lab, &paths.lab_daemon(), &mut tally, progress);
         }
         Part::Packages => packages::run(paths, &mut tally, progress),
+        Part::Tenants => tenants::run(paths, options.minutes, &mut tally, progress),
         Part::Miri => miri::run(paths, &mut tally, progress),
         Part::Cost => cost::run(paths, &options.lab, &mut tally, progress),
         Part::Install => install::test(paths, &options.lab.kernel, &mut tally, progress),

@@ -105,7 +105,12 @@ const TIERS: [Tier; 7] = [
 ];
 
 /// Run by hand only.
-const BY_HAND: [Part; 6] = [
+const BY_HAND: [Part; 7] = [
+    part(
+        "tenants",
+        "attacks of hostile tenants; debug and release on mutated inputs",
+        0,
+    ),
     part("miri", "the parsers of events under Miri", 0),
     part("", "cargo xtask lab matrix: every kernel on every processor", 660),
     part("", "cargo xtask lab storm --all: every kind of storm", 0),

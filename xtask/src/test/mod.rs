@@ -23,6 +23,7 @@ mod report;
 mod scenarios;
 mod schema;
 mod storm;
+mod tenants;
 mod watch;
 
 use std::env;
