@@ -7,8 +7,9 @@
 //! | [`cli`] | parses, dispatches, prints |
 //! | [`engine`] | run loop, pipeline, resume, replay |
 //! | [`probes`] | loads and attaches the BPF programs, reads their records |
-//! | [`inputs`] | VMs, their logs and QMP, pages that were poisoned before, the kernel's counters |
+//! | [`inputs`] | VMs, their logs and QMP, pages that were poisoned before |
 //! | [`outputs`] | metrics, store, log, hook, recording |
+//! | [`host`] | this machine: identity, clocks, counters of its kernel; below all others |
 //! | [`http`] | serves /metrics |
 //! | [`config`] | what the operator sets |
 //! | [`fair`] | turns by VM |
@@ -19,6 +20,7 @@ pub mod config;
 pub mod engine;
 pub mod failure;
 pub mod fair;
+pub mod host;
 pub mod http;
 pub mod inputs;
 pub mod outputs;

@@ -6,7 +6,8 @@ use poisontrace_model::incident::missing::{ClockAlignment, ClockKind, ClockNote,
 
 use super::{
     align::{Alignment, Clock},
-    logs::{Log, Turn},
+    joins::Turn,
+    log::Log,
 };
 
 /// Notes it for the clocks of all statements. `unplaced`: files whose lines have no common time, and whether they

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    logs::Log,
+    log::Log,
     speakers::{Attributed, PAGE_SHIFT},
 };
 use poisontrace_model::{

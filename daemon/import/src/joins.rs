@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
-    logs::Log,
+    align::Clocks,
+    log::Log,
     speakers::{Attributed, PAGE_SHIFT, Stream},
     text::{Sender, clock::Stamp, program},
 };
@@ -17,6 +18,13 @@ use poisontrace_model::{
     hex::Hex,
     incident::log_evidence,
 };
+
+/// A statement that is put to the correlator.
+pub struct Turn<'a> {
+    pub entry: &'a Attributed<'a>,
+    pub clocks: Clocks,
+    pub of: &'a [(u32, Option<JoinKey>)],
+}
 
 /// Without a key: how long after the host lost the page its guest or VMM may speak of it.
 const CLOCK_WITHIN_NS: i64 = 60_000_000_000;

@@ -9,6 +9,7 @@ mod detect;
 mod gzip;
 mod host_events;
 mod joins;
+mod log;
 mod logs;
 mod merge;
 mod meter;
@@ -26,7 +27,7 @@ use std::{
 
 use align::Alignment;
 use detect::Opened;
-use logs::Log;
+use log::Log;
 use meter::Meter;
 pub use meter::Reading;
 use poisontrace_model::{

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{
     align::{Alignment, Clock, Clocks},
     clock_notes,
-    joins::{self, Vm},
+    joins::{self, Turn, Vm},
+    log::Log,
     speakers::{self, Attributed},
-    text::{Item, Scanner, Sender, clock::Stamp},
+    text::clock::Stamp,
 };
 use poisontrace_model::{
     correlate::Correlator,
@@ -18,82 +19,6 @@ use poisontrace_model::{
     },
     incident::{missing::MissingEvidence, model::HostEvent},
 };
-
-/// The statements of one file.
-pub struct Log {
-    pub name: String,
-    pub items: Vec<Item>,
-    pub senders: Vec<Sender>,
-    libvirt_kernel: Option<String>,
-    pub hostname: Option<String>,
-    dropped: u64,
-    /// The items are a trace's own, on its clock.
-    trace: bool,
-    records: u64,
-}
-
-impl Log {
-    pub fn new(name: String, scanner: Scanner, records: u64) -> Self {
-        let mut items = scanner.items;
-        items.sort_by_key(|item| (item.line, item.order));
-        Self {
-            name,
-            items,
-            senders: scanner.senders,
-            libvirt_kernel: scanner.host_kernel,
-            hostname: scanner.hostname,
-            dropped: scanner.dropped,
-            trace: false,
-            records,
-        }
-    }
-
-    /// A host's database.
-    pub fn of_host(name: String, items: Vec<Item>) -> Self {
-        Self {
-            name,
-            items,
-            senders: vec![Sender::default()],
-            libvirt_kernel: None,
-            hostname: None,
-            dropped: 0,
-            trace: false,
-            records: 0,
-        }
-    }
-
-    /// Failures of pages in a trace for which no signal was seen.
-    pub fn of_trace(loose: Vec<(u64, LogStatement)>) -> Self {
-        let items = loose.into_iter().zip(1..).map(|((t, statement), line)| Item {
-            order: 0,
-            line,
-            stamp: Stamp {
-                boot: Some(t),
-                ..Stamp::default()
-            },
-            sender: 0,
-            role: Role::HostKernel,
-            text: String::new(),
-            statement,
-        });
-        Self {
-            trace: true,
-            ..Self::of_host("trace".to_owned(), items.collect())
-        }
-    }
-
-    /// Whether it is worth keeping although the file could not be read to its end.
-    pub fn useful(&self) -> bool {
-        !self.items.is_empty() || self.records > 0
-    }
-}
-
-/// A statement that is put to the correlator.
-pub(super) struct Turn<'a> {
-    pub(super) entry: &'a Attributed<'a>,
-    pub(super) clocks: Clocks,
-    of: &'a [(u32, Option<JoinKey>)],
-}
 
 /// What the logs come to.
 pub struct Logged {

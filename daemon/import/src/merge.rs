@@ -3,7 +3,7 @@
 use std::{io::BufRead, path::PathBuf};
 
 use super::{
-    logs::Log,
+    log::Log,
     reformat::{LooksCut, Reader},
     text::Scanner,
     trace::{

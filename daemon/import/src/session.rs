@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
 use poisontrace_model::{
-    event::session::{ProbeStatus, Session},
+    event::{
+        probe::{ProbeBinding, ProbeId, ProbeReason, ProbeStatus},
+        session::Session,
+    },
     host::{ClockPair, Host},
 };
 
@@ -20,14 +23,17 @@ pub fn session(
         .rows
         .into_iter()
         // One event shows the signals of both functions; and a trace without nested exits has none.
-        .filter(|row| !["force_sig_mceerr", "kvm_nested_vmexit"].contains(&row.name))
+        .filter(|row| !matches!(row.probe, ProbeId::ForceSigMceerr | ProbeId::KvmNestedVmexit))
         .map(|row| {
-            let there = seen.contains(row.name);
+            let there = seen.contains(row.probe.name());
             ProbeStatus {
-                name: row.name.to_owned(),
-                binding: there.then(|| "imported".to_owned()),
-                why: (!there).then(|| "not in the files".to_owned()),
-                lost: (!there).then(|| row.unavailable_info.to_owned()),
+                probe: row.probe,
+                binding: there.then_some(ProbeBinding::Imported),
+                why: match there {
+                    true => Vec::new(),
+                    false => vec![ProbeReason::NotInFiles],
+                },
+                lost: None,
             }
         })
         .collect();

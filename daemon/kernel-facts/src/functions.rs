@@ -1,6 +1,7 @@
 //! The kernel functions that the probes bind to, and what they must take: a program reads its arguments by their
 //! place, so it is bound only to a function whose BTF, where there is one, agrees.
 
+use poisontrace_model::event::probe::{ProbeReason, Signature};
 use poisontrace_probes::layout::Shape;
 
 use super::btf::{Prototype, shape_name};
@@ -72,22 +73,20 @@ pub const RAW_TRACEPOINTS: [&Function; 3] = [&SIGNAL_GENERATE, &USERSPACE_EXIT, 
 
 impl Function {
     /// Why a program cannot read the arguments of a function that the kernel describes so; `None`: it can.
-    pub fn mismatch(&self, known: &Prototype) -> Option<String> {
+    pub fn mismatch(&self, known: &Prototype) -> Option<ProbeReason> {
         let takes: Vec<String> = self.takes.iter().map(|shape| shape_name(*shape)).collect();
         let returns = self.returns.map(shape_name);
         if takes == known.takes && returns.as_ref().is_none_or(|returns| *returns == known.returns) {
             return None;
         }
-        Some(format!(
-            "{} takes ({}) and returns {} on this kernel, expected ({}){}",
-            self.name,
-            known.takes.join(", "),
-            known.returns,
-            takes.join(", "),
-            returns
-                .map(|returns| format!(" and {returns}"))
-                .unwrap_or_default()
-        ))
+        Some(ProbeReason::Prototype {
+            function: self.name.to_owned(),
+            known: Signature {
+                takes: known.takes.clone(),
+                returns: Some(known.returns.clone()),
+            },
+            expected: Signature { takes, returns },
+        })
     }
 }
 
@@ -108,11 +107,10 @@ mod tests {
             known(&["u64", "u64"], "i32"),
             known(&["u64", "i32"], "nothing"),
         ] {
-            assert!(
-                MEMORY_FAILURE
-                    .mismatch(&other)
-                    .is_some_and(|why| why.contains("memory_failure takes"))
-            );
+            assert!(matches!(
+                MEMORY_FAILURE.mismatch(&other),
+                Some(ProbeReason::Prototype { known, .. }) if known.takes == other.takes
+            ));
         }
         // What nothing reads may change.
         assert_eq!(DESTROY_VM.mismatch(&known(&["pointer"], "i32")), None);

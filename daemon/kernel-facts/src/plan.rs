@@ -3,10 +3,10 @@
 
 mod fields;
 mod rows;
-mod text;
 
 use std::{collections::BTreeMap, fmt};
 
+use poisontrace_model::event::probe::{Hook, ProbeBinding, ProbeId, ProbeReason};
 use poisontrace_probes::{ABSENT, layout::FIELDS};
 
 use super::{facts::Facts, kvm::Kvm};
@@ -32,18 +32,23 @@ impl Binding {
             Self::Kprobe(_) | Self::Kretprobe(_) => "kprobe",
         }
     }
+
+    /// As the session has it.
+    pub fn hook(&self) -> Hook {
+        match self {
+            Self::Tracepoint { group, name } => Hook::Tracepoint(format!("{group}:{name}")),
+            Self::RawTracepoint(name) => Hook::RawTracepoint((*name).to_owned()),
+            Self::Fentry(function) => Hook::Fentry((*function).to_owned()),
+            Self::Fexit(function) => Hook::Fexit((*function).to_owned()),
+            Self::Kprobe(function) => Hook::Kprobe((*function).to_owned()),
+            Self::Kretprobe(function) => Hook::Kretprobe((*function).to_owned()),
+        }
+    }
 }
 
 impl fmt::Display for Binding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tracepoint { group, name } => write!(f, "tracepoint {group}:{name}"),
-            Self::RawTracepoint(name) => write!(f, "raw_tracepoint {name}"),
-            Self::Fentry(function) => write!(f, "fentry {function}"),
-            Self::Fexit(function) => write!(f, "fexit {function}"),
-            Self::Kprobe(function) => write!(f, "kprobe {function}"),
-            Self::Kretprobe(function) => write!(f, "kretprobe {function}"),
-        }
+        self.hook().fmt(f)
     }
 }
 
@@ -55,18 +60,16 @@ pub struct Attach {
 }
 
 /// A set of programs that is attached as a whole; or why this kernel does not offer it.
-pub type Alternative = Result<Vec<Attach>, String>;
+pub type Alternative = Result<Vec<Attach>, ProbeReason>;
 
 /// One row of the probe table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeSpec {
-    pub name: &'static str,
+    pub probe: ProbeId,
     /// In order of preference.
     pub alternatives: Vec<Alternative>,
-    /// Information that is unavailable without this row.
-    pub unavailable_info: &'static str,
-    /// Fields that the kernel does not have as the programs read them, and what that costs.
-    pub limitations: Vec<String>,
+    /// Fields that the kernel does not have as the programs read them, and arguments taken on trust.
+    pub limitations: Vec<ProbeReason>,
     /// It hangs on KVM, which may be a module that comes and goes.
     pub of_kvm: bool,
     /// What is attached in place of the alternatives until there is poison; it may be nothing. `None`: the alternatives
@@ -89,11 +92,11 @@ pub struct Plan {
 }
 
 /// Rows without which no verdict is possible.
-const NEEDED: [&str; 4] = [
-    "kvm_exit",
-    "kvm_page_fault",
-    "send_sig_mceerr",
-    "kvm_inj_exception",
+const NEEDED: [ProbeId; 4] = [
+    ProbeId::KvmExit,
+    ProbeId::KvmPageFault,
+    ProbeId::SendSigMceerr,
+    ProbeId::KvmInjException,
 ];
 
 impl ProbeSpec {
@@ -102,17 +105,16 @@ impl ProbeSpec {
         self.alternatives.iter().flatten()
     }
 
-    /// What holds its place until there is poison, in words.
-    pub fn standby_text(&self) -> Option<String> {
+    /// What holds its place until there is poison.
+    pub fn standby_binding(&self) -> Option<ProbeBinding> {
         let standby = self.standby.as_ref()?;
-        let bindings: Vec<String> = standby.iter().map(|attach| attach.binding.to_string()).collect();
-        let held = if bindings.is_empty() {
-            "nothing".to_owned()
-        } else {
-            bindings.join(", ")
-        };
-        Some(format!("until there is poison {held}"))
+        Some(ProbeBinding::Standby(hooks(standby)))
     }
+}
+
+/// Where these programs are attached.
+pub fn hooks(programs: &[Attach]) -> Vec<Hook> {
+    programs.iter().map(|attach| attach.binding.hook()).collect()
 }
 
 impl Plan {
@@ -135,20 +137,18 @@ impl Plan {
         plan
     }
 
-    /// Whether what is attached (by row name) allows a verdict, else the rows that are missing.
-    pub fn verdict_needs(attached: impl Fn(&str) -> bool) -> Vec<&'static str> {
-        NEEDED.into_iter().filter(|name| !attached(name)).collect()
+    /// The rows without which no verdict is possible and that are not attached.
+    pub fn verdict_needs(attached: impl Fn(&ProbeId) -> bool) -> Vec<ProbeId> {
+        NEEDED.into_iter().filter(|probe| !attached(probe)).collect()
     }
 }
 
 /// Leaves out what this kernel forbids as it runs now, whatever it was built with.
 fn restrict(row: &mut ProbeSpec, facts: &Facts) {
     if facts.lockdown.as_deref() == Some("confidentiality") {
-        row.alternatives = vec![Err(
-            "the kernel is locked down (confidentiality), so that no BPF program may read its memory: boot with lockdown=integrity".to_owned(),
-        )];
+        row.alternatives = vec![Err(ProbeReason::LockedDown)];
     } else if row.of_kvm && facts.kvm() == Kvm::Absent {
-        row.alternatives = vec![Err("KVM is not loaded".to_owned())];
+        row.alternatives = vec![Err(ProbeReason::KvmAbsent)];
     }
     for alternative in &mut row.alternatives {
         let taken = alternative.iter().flatten().find_map(|attach| {
@@ -156,7 +156,7 @@ fn restrict(row: &mut ProbeSpec, facts: &Facts) {
             facts.disabled_attach_types.contains(way).then_some(way)
         });
         if let Some(way) = taken {
-            *alternative = Err(format!("{way} disabled (--disable-attach-type)"));
+            *alternative = Err(ProbeReason::Disabled(way.to_owned()));
         }
     }
     let disabled_attach_types = |attach: &Attach| facts.disabled_attach_types.contains(attach.binding.way());

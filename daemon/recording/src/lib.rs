@@ -12,7 +12,7 @@ use serde_json::Value;
 mod clean;
 mod compat;
 
-use compat::v1;
+use compat::{probe_texts, v1};
 use poisontrace_model::event::{Event, session::Session};
 
 /// Version of the format that is written: an event is what serde makes of it. Version 1 is read too.
@@ -193,6 +193,7 @@ impl<R: BufRead> Reader<R> {
         if version.poisontrace_recording == v1::VERSION {
             v1::upgrade_session(&mut head.session);
         }
+        probe_texts::upgrade(&mut head.session);
         Ok(Self {
             input,
             session: head.session,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::probes;
 use poisontrace_model::incident::missing::{ClockAlignment, ClockKind, ClockNote, MissingEvidence};
 
 /// One line.
@@ -18,14 +19,13 @@ pub fn message(what: &MissingEvidence) -> Cow<'static, str> {
         M::Records { count } => {
             format!("{count} records of the probes, which were missed: counts are lower bounds").into()
         }
-        M::Probe {
-            name,
-            why,
-            unavailable,
-        } => format!(
-            "probe {name} ({}): {unavailable}",
-            why.as_deref().unwrap_or("reason unknown")
-        ).into(),
+        M::Probe(status) => {
+            let why = match status.why.as_slice() {
+                [] => "reason unknown".to_owned(),
+                why => probes::reasons(why),
+            };
+            format!("probe {} ({why}): {}", status.probe, probes::unavailable_info(status)).into()
+        }
         M::Probes => "all probes: the files are logs; a trace or a recording of that time has exits, signals and injections".into(),
         M::TraceEvents { lost: Some(lost) } => {
             format!("{lost} events that the tracer lost: counts are lower bounds").into()

@@ -3,14 +3,14 @@
 use poisontrace_model::{
     event::{Access, OtherAddress, SigbusSeverity, totals::EHWPOISON},
     incident::{
-        evidence::Termination,
         mca,
         model::Severity,
+        termination::Termination,
         timeline::{Exit, Injection, Signal, TerminationEntry, TimelineEvent},
     },
 };
 
-use crate::{log_statements, offset};
+use crate::{log_statements, mca_fields, offset};
 
 /// The event as a line.
 pub fn message(event: &TimelineEvent) -> String {
@@ -132,7 +132,7 @@ fn injected(injection: &Injection) -> String {
         on(injection.vcpu),
         bank.bank,
         bank.status,
-        mca::flags(bank.status.0),
+        mca_fields::status_names(bank.status.0),
         bank.addr,
         bank.misc
     )

@@ -2,7 +2,7 @@
 
 use poisontrace_model::{
     event::log_statement::{LogRecord, LogStatement, Role, Speaker},
-    incident::{log_evidence, model},
+    incident::{answer::log_evidence as joins, log_evidence, model},
 };
 
 use crate::{document::Why, log_statements};
@@ -114,7 +114,7 @@ pub fn why(incident: &model::Incident) -> Vec<Why> {
             line: (record.line > 0).then_some(record.line),
             speaker: speaker(&record.speaker),
             joined_by: record.joined.as_ref().map(|key| {
-                let (name, value) = log_evidence::named(key);
+                let (name, value) = joins::named(key);
                 value.map_or_else(|| name.to_owned(), |value| format!("{name} {value}"))
             }),
             supports: rule(record).word().to_owned(),

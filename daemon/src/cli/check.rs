@@ -10,10 +10,11 @@ use clap::Args;
 
 use super::{Outcome, ProbeArgs};
 use crate::{
-    engine::{attach, probe_table},
+    engine::{attach, plan_text, probe_table},
     terminal,
 };
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
+use poisontrace_model::event::probe::ProbeId;
 
 #[derive(Args)]
 pub struct CheckArgs {
@@ -57,10 +58,10 @@ pub fn check(args: &CheckArgs) -> Outcome {
 /// Prints the plan. Its exit status is that of `check` on a kernel that takes all that it offers.
 fn plan(facts: &Facts) -> Outcome {
     let plan = Plan::new(facts, true);
-    terminal::print(&plan.text(facts))?;
+    terminal::print(&plan_text::text(&plan, facts))?;
     probe_table::print_limits(facts)?;
-    let offered = |name: &str| {
-        let row = plan.rows.iter().find(|row| row.name == name);
+    let offered = |probe: &ProbeId| {
+        let row = plan.rows.iter().find(|row| row.probe == *probe);
         row.is_some_and(|row| row.offered().next().is_some())
     };
     Ok(ExitCode::from(u8::from(!Plan::verdict_needs(offered).is_empty())))

@@ -68,7 +68,7 @@ fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Answer, bool),
     report_skipped(&stored);
     let host = found
         .first()
-        .map_or_else(crate::inputs::machine::this_host, |(host, _)| host.clone());
+        .map_or_else(crate::host::machine::this_host, |(host, _)| host.clone());
     let incidents = found.into_iter().map(|(_, incident)| incident).collect();
     Ok((Answer::new(host, incidents), false))
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use crate::{
     failure::Failure,
-    inputs::{machine, poison_scan::PoisonScan, vm_registry::scan::VmScan},
+    host::machine,
+    inputs::{poison_scan::PoisonScan, vm_registry::scan::VmScan},
     probes::{
         bpffs::{PinnedTotals, Pins},
         load::Loaded,

@@ -15,14 +15,14 @@ use super::{
     attach::{self, Attached},
     kvm_module::KvmModuleWatcher,
     pipeline::Pipeline,
-    run::Settings,
     serving::{self, Serving},
+    settings::Settings,
 };
 use crate::{
     failure::Failure,
+    host::machine::clock_pair,
     http::{Ready, Scrape, Server},
     inputs::{
-        machine::clock_pair,
         poison_scan::{Found, PoisonScan},
         vm_registry::scan::{Look, Looks, VmScan},
     },
@@ -353,7 +353,7 @@ impl<'a> EventLoop<'a> {
         let loaded = &self.attached.loaded;
         let rows = loaded.rows().iter();
         self.pipeline
-            .reattached(rows.map(|row| (row.status().name.as_str(), row.reattached())));
+            .reattached(rows.map(|row| (row.status().probe.name(), row.reattached())));
         let untotalled = self.source.get_ref().untotalled();
         let text = self
             .pipeline
@@ -366,7 +366,7 @@ impl<'a> EventLoop<'a> {
     fn readiness(&self) -> Ready {
         match self.watchdog.silent() {
             true => Ready::No("the probes do not prove that they run".to_owned()),
-            false => serving::readiness(|name| self.attached.loaded.has(name)),
+            false => serving::readiness(|probe| self.attached.loaded.has(probe)),
         }
     }
 

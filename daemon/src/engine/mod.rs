@@ -6,7 +6,7 @@
 //! | [`event_loop`] | waits for the next thing to do, and does it |
 //! | [`pipeline`] | one record's way: input → model → outputs |
 //! | [`replay`] | the same for recordings |
-//! | [`attach`], [`probe_table`] | from the running kernel to attached probes, and how they are shown |
+//! | [`attach`], [`plan_text`], [`probe_table`] | from the running kernel to attached probes, and how they are shown |
 //! | [`kvm_module`] | KVM's module comes and goes |
 //! | [`serving`] | the HTTP server as the event loops use it |
 
@@ -14,7 +14,9 @@ pub mod attach;
 pub mod event_loop;
 pub mod kvm_module;
 pub mod pipeline;
+pub mod plan_text;
 pub mod probe_table;
 pub mod replay;
 pub mod run;
 pub mod serving;
+pub mod settings;

@@ -6,7 +6,11 @@ use crate::{
     terminal,
 };
 use poisontrace_kernel_facts::{facts::Facts, kvm::Kvm, plan::Plan};
-use poisontrace_model::event::session::{ProbeStatus, Session};
+use poisontrace_model::event::{
+    probe::{ProbeId, ProbeStatus},
+    session::Session,
+};
+use poisontrace_report::probes;
 
 /// One line a probe; with `verbose` the sizes of its programs below it.
 pub fn print_probes(loaded: &Loaded, verbose: bool) -> Result<(), Failure> {
@@ -20,20 +24,21 @@ pub fn print_probes(loaded: &Loaded, verbose: bool) -> Result<(), Failure> {
     terminal::print(&text)
 }
 
-/// The row whose common name is that of a function that no kernel has.
-const INJECTION: (&str, &str) = ("vcpu_ioctl_mce", "known as kvm_inject_mce");
+/// What people call a row whose function no kernel has.
+const INJECTION: &str = "known as kvm_inject_mce";
 
-fn line(probe: &ProbeStatus) -> String {
-    let why = match probe.why.as_deref() {
-        None if probe.name == INJECTION.0 && probe.binding.is_some() => INJECTION.1,
-        why => why.unwrap_or_default(),
+fn line(status: &ProbeStatus) -> String {
+    let probe = &status.probe;
+    let why = match status.why.as_slice() {
+        [] if *probe == ProbeId::VcpuIoctlMce && status.binding.is_some() => INJECTION.to_owned(),
+        why => probes::reasons(why),
     };
-    match (&probe.binding, &probe.lost) {
-        (Some(binding), _) if why.is_empty() => format!("attached     {:<22} {binding}\n", probe.name),
-        (Some(binding), _) => format!("attached     {:<22} {binding} ({why})\n", probe.name),
-        (None, lost) => {
-            let lost = lost.as_deref().unwrap_or_default();
-            format!("unavailable  {:<22} {why}; lost: {lost}\n", probe.name)
+    match status.binding.as_ref().map(probes::binding) {
+        Some(binding) if why.is_empty() => format!("attached     {probe:<22} {binding}\n"),
+        Some(binding) => format!("attached     {probe:<22} {binding} ({why})\n"),
+        None => {
+            let lost = probes::unavailable_info(status);
+            format!("unavailable  {probe:<22} {why}; lost: {lost}\n")
         }
     }
 }
@@ -55,15 +60,21 @@ fn sizes(loaded: &Loaded, row: &Probe) -> String {
 
 /// Whether the attached probes allow a verdict; prints the missing ones.
 pub fn print_verdict(session: &Session) -> Result<bool, Failure> {
-    let missing = Plan::verdict_needs(|name| session.has(name));
+    let missing = Plan::verdict_needs(|probe| session.has(probe));
     if missing.is_empty() {
         return Ok(true);
     }
     terminal::print(&format!(
         "no verdict is possible on this kernel without: {}\n",
-        missing.join(", ")
+        names(&missing)
     ))?;
     Ok(false)
+}
+
+/// Names of rows, as a list.
+pub fn names(probes: &[ProbeId]) -> String {
+    let names: Vec<&str> = probes.iter().map(ProbeId::name).collect();
+    names.join(", ")
 }
 
 /// What else of this kernel narrows the answers.

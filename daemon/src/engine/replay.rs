@@ -23,8 +23,8 @@ use super::{
 use crate::{
     config::Config,
     failure::Failure,
+    host::machine,
     http::{Ready, Server},
-    inputs::machine,
     outputs::{
         Outputs,
         metrics::Metrics,

@@ -6,11 +6,11 @@ use super::{
     attach::{self, Attached, ProbeOptions},
     event_loop, kvm_module,
     pipeline::Pipeline,
-    probe_table,
-    serving::{self, Serving},
+    probe_table, serving,
+    settings::Settings,
 };
 use crate::{
-    config::{Config, Layers, needs_restart},
+    config::{Config, Layers},
     failure::Failure,
     http::Server,
     outputs::{
@@ -59,7 +59,7 @@ pub fn run(options: RunOptions, log: logging::Handle) -> Result<(), Failure> {
         config.guest.read_code,
         pinned.then(|| Pins::take(Path::new(bpffs::ROOT))).flatten(),
     )?;
-    let ready = serving::readiness(|name| attached.loaded.has(name));
+    let ready = serving::readiness(|probe| attached.loaded.has(probe));
     let server = serving::server_or_none(&config.web, ready)?;
     attached.give_up_privileges()?;
     let max_vms = config.metrics.max_labelled_vms();
@@ -97,41 +97,6 @@ pub fn record(options: RecordOptions) -> Result<(), Failure> {
     let mut pipeline = Pipeline::live(session, outputs, read_code, config.vmm.clone());
     pipeline.configure(&config);
     serve(&mut attached, pipeline, None, None)
-}
-
-/// What SIGHUP reads again.
-pub struct Settings {
-    layers: Layers,
-    /// As they were at the start.
-    pub config: Config,
-    log: logging::Handle,
-}
-
-impl Settings {
-    /// Takes over what can be changed while running.
-    pub fn reload(&self, pipeline: &mut Pipeline, serving: &Serving) {
-        let new = match self.layers.read() {
-            Ok(new) => new,
-            Err(err) => {
-                tracing::error!(error = %err, "the configuration is not taken over; the one before holds");
-                return;
-            }
-        };
-        for problem in new.problems() {
-            tracing::warn!("{problem}");
-        }
-        let rest = needs_restart(&self.config, &new);
-        if !rest.is_empty() {
-            tracing::warn!(
-                keys = rest.join(", "),
-                "these settings change with a restart only"
-            );
-        }
-        self.log.level(new.log.level);
-        pipeline.configure(&new);
-        serving.reload();
-        tracing::info!("the configuration has been read again");
-    }
 }
 
 fn serve(

@@ -6,10 +6,12 @@ use tokio::sync::mpsc;
 
 use crate::{
     config::Web,
+    engine::probe_table,
     failure::Failure,
     http::{Controls, HttpError, Ready, Scrape, Server},
 };
 use poisontrace_kernel_facts::plan::Plan;
+use poisontrace_model::event::probe::ProbeId;
 
 /// Scrapes that come in; none where nothing listens.
 pub struct Serving {
@@ -66,10 +68,13 @@ impl Serving {
 }
 
 /// Whether the probes that are `attached` now allow a verdict.
-pub fn readiness(attached: impl Fn(&str) -> bool) -> Ready {
+pub fn readiness(attached: impl Fn(&ProbeId) -> bool) -> Ready {
     match Plan::verdict_needs(attached).as_slice() {
         [] => Ready::Yes,
-        missing => Ready::No(format!("no verdict is possible without: {}", missing.join(", "))),
+        missing => Ready::No(format!(
+            "no verdict is possible without: {}",
+            probe_table::names(missing)
+        )),
     }
 }
 

@@ -3,16 +3,7 @@
 use std::os::fd::AsFd as _;
 
 use super::{bpf, load::Loaded};
-
-/// What one BPF program has cost, by the kernel's statistics.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProgramCost {
-    pub name: String,
-    pub runs: u64,
-    pub run_ns: u64,
-    /// Runs that the kernel left out, as another was at work on that processor.
-    pub missed: u64,
-}
+use crate::host::program_cost::ProgramCost;
 
 impl Loaded {
     /// Runs and time of each loaded program, which stand still while the statistics are off; missed runs, which do not.

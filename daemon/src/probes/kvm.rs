@@ -2,6 +2,7 @@
 
 use super::{fentry_btf, load::Loaded, probe::ProbeState};
 use poisontrace_kernel_facts::plan::Plan;
+use poisontrace_report::probes::reasons;
 
 impl Loaded {
     /// Whether the programs, as they are loaded, read the fields of these facts.
@@ -48,8 +49,8 @@ impl Loaded {
                 bound.reattached += 1;
                 back += 1;
             } else {
-                let why = bound.status.why.as_deref().unwrap_or_default();
-                failed.push(format!("{}: {why}", bound.row.name));
+                let why = reasons(&bound.status.why);
+                failed.push(format!("{}: {why}", bound.row.probe));
             }
         }
         (back, failed)

@@ -16,7 +16,8 @@ use super::{
     probe::{Probe, ProbeState},
 };
 use poisontrace_kernel_facts::{btf::Prototype, facts::Facts, plan::Plan};
-use poisontrace_model::event::session::ProbeStatus;
+use poisontrace_model::event::probe::{ProbeId, ProbeReason, ProbeStatus};
+use poisontrace_report::probes::reasons;
 
 /// The object that `cargo xtask build` made; empty in a build without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.o"));
@@ -159,8 +160,9 @@ impl Loaded {
         drop(btf);
         memory::give_back();
         if self.rows.iter().all(|row| row.state != ProbeState::Attached) {
-            let why = self.rows.iter().find_map(|row| row.status.why.clone());
-            return Err(LoadError::Nothing(why.unwrap_or_default()));
+            let why = self.rows.iter().map(|row| row.status.why.as_slice());
+            let first = why.filter(|why| !why.is_empty()).map(reasons).next();
+            return Err(LoadError::Nothing(first.unwrap_or_default()));
         }
         if let Some(pins) = &mut self.pins {
             pins.take_over(&mut self.ebpf, armed)
@@ -196,9 +198,9 @@ impl Loaded {
         }
     }
 
-    /// Whether the row of this name is attached now.
-    pub fn has(&self, name: &str) -> bool {
-        let row = self.rows.iter().find(|row| row.status.name == name);
+    /// Whether this row is attached now.
+    pub fn has(&self, probe: &ProbeId) -> bool {
+        let row = self.rows.iter().find(|row| row.status.probe == *probe);
         row.is_some_and(|row| row.state == ProbeState::Attached)
     }
 
@@ -239,20 +241,20 @@ impl Loaded {
                 .and_then(|()| attach_all(&mut self.ebpf, btf, &programs, self.pins.as_ref()));
             match held {
                 Ok(links) => return self.rows[n].stands_by(links),
-                Err(reason) => reasons.push(reason),
+                Err(reason) => reasons.push(ProbeReason::Text(reason)),
             }
         }
         for alternative in self.rows[n].row.alternatives.clone() {
             let attached = alternative.and_then(|programs| {
-                let links = attach_all(&mut self.ebpf, btf, &programs, self.pins.as_ref())?;
-                Ok((programs, links))
+                let links = attach_all(&mut self.ebpf, btf, &programs, self.pins.as_ref());
+                links.map(|links| (programs, links)).map_err(ProbeReason::Text)
             });
             match attached {
                 Ok((programs, links)) => return self.rows[n].attached(&programs, links, reasons),
                 Err(reason) => reasons.push(reason),
             }
         }
-        self.rows[n].unavailable(&reasons);
+        self.rows[n].unavailable(reasons);
     }
 
     pub(super) fn detach_row(&mut self, n: usize) {

@@ -1,8 +1,8 @@
 //! A row of the plan, and what has become of it.
 
 use super::{binding::Link, tracepoint::TracepointEvent};
-use poisontrace_kernel_facts::plan::{Attach, ProbeSpec};
-use poisontrace_model::event::session::ProbeStatus;
+use poisontrace_kernel_facts::plan::{Attach, ProbeSpec, hooks};
+use poisontrace_model::event::probe::{ProbeBinding, ProbeReason, ProbeStatus};
 
 /// What has become of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +46,10 @@ impl Probe {
             row: row.clone(),
             state: ProbeState::Unavailable,
             status: ProbeStatus {
-                name: row.name.to_owned(),
+                probe: row.probe.clone(),
                 binding: None,
-                why: None,
-                lost: Some(row.unavailable_info.to_owned()),
+                why: Vec::new(),
+                lost: None,
             },
             reattached: 0,
             links: Vec::new(),
@@ -62,34 +62,30 @@ impl Probe {
         &mut self,
         programs: &[Attach],
         links: Vec<(&'static str, Link)>,
-        mut reasons: Vec<String>,
+        mut reasons: Vec<ProbeReason>,
     ) {
-        let bindings: Vec<String> = programs.iter().map(|a| a.binding.to_string()).collect();
         reasons.extend(self.row.limitations.iter().cloned());
-        self.status.binding = Some(bindings.join(", "));
-        self.status.why = (!reasons.is_empty()).then(|| reasons.join("; "));
-        self.status.lost = None;
+        self.status.binding = Some(ProbeBinding::Attached(hooks(programs)));
+        self.status.why = reasons;
         self.links = links;
         self.state = ProbeState::Attached;
     }
 
     pub(super) fn stands_by(&mut self, links: Vec<(&'static str, Link)>) {
-        self.status.binding = self.row.standby_text();
-        self.status.why = None;
-        self.status.lost = None;
+        self.status.binding = self.row.standby_binding();
+        self.status.why.clear();
         self.links = links;
         self.state = ProbeState::Attached;
     }
 
     pub(super) fn waiting(&mut self) {
-        self.unavailable(&["KVM is unloaded".to_owned()]);
+        self.unavailable(vec![ProbeReason::KvmUnloaded]);
         self.state = ProbeState::Waiting;
     }
 
-    pub(super) fn unavailable(&mut self, reasons: &[String]) {
+    pub(super) fn unavailable(&mut self, reasons: Vec<ProbeReason>) {
         self.status.binding = None;
-        self.status.why = Some(reasons.join("; "));
-        self.status.lost = Some(self.row.unavailable_info.to_owned());
+        self.status.why = reasons;
         self.state = ProbeState::Unavailable;
     }
 }

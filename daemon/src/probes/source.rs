@@ -13,7 +13,7 @@ use super::{
     load::{LoadError, Loaded},
     totals::Totals,
 };
-use crate::inputs::vm_registry::process_of;
+use crate::host::{machine::clock_pair, process::process_of};
 use poisontrace_model::event::{Event, EventKind, decode::Decoder};
 
 /// Records taken in one go, so that a flood cannot keep the daemon from its other work.
@@ -107,10 +107,9 @@ impl Source {
         events.iter().for_each(|event| self.totals.note(event));
         let lost = self.newly_lost();
         if lost > 0 {
-            let t = events.last().map_or_else(
-                || crate::inputs::machine::clock_pair().monotonic_ns,
-                |event| event.t,
-            );
+            let t = events
+                .last()
+                .map_or_else(|| clock_pair().monotonic_ns, |event| event.t);
             tracing::error!(
                 records = lost,
                 "the ring buffer was full: records of the probes are lost"
@@ -133,8 +132,7 @@ impl Source {
 
     /// The kernel's totals that have changed since the last call.
     pub fn totals(&mut self) -> Vec<Event> {
-        self.totals
-            .changed(crate::inputs::machine::clock_pair().monotonic_ns)
+        self.totals.changed(clock_pair().monotonic_ns)
     }
 
     /// Exits on pages that the kernel's totals had no room for, and that were sent as records instead.

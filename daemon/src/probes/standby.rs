@@ -26,7 +26,7 @@ impl Loaded {
                 continue;
             }
             if let Err(why) = self.engage_row(n) {
-                failed.push(format!("{}: {why}", self.rows[n].row.name));
+                failed.push(format!("{}: {why}", self.rows[n].row.probe));
             }
         }
         failed

@@ -10,6 +10,7 @@ use poisontrace_kernel_facts::{
     facts::Facts,
     plan::{Attach, Binding, Plan, ProbeSpec},
 };
+use poisontrace_model::event::probe::ProbeId;
 
 pub fn tracepoint(program: &'static str, group: &str, name: &str) -> Attach {
     Attach {
@@ -24,9 +25,8 @@ pub fn tracepoint(program: &'static str, group: &str, name: &str) -> Attach {
 pub fn row(name: &'static str, programs: Vec<Attach>) -> ProbeSpec {
     ProbeSpec {
         standby: None,
-        name,
+        probe: ProbeId::Other(name.to_owned()),
         alternatives: vec![Ok(programs)],
-        unavailable_info: "its data",
         limitations: Vec::new(),
         of_kvm: false,
     }

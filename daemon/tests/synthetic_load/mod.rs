@@ -5,12 +5,8 @@
 use std::collections::BTreeMap;
 
 use poisontrace_model::{
-    event::{
-        Access, Bank, Event, EventKind, Isa, PoisonExit, SigbusSeverity, Vmm,
-        session::{ProbeStatus, Session},
-    },
+    event::{Access, Bank, Event, EventKind, Isa, PoisonExit, SigbusSeverity, Vmm, session::Session},
     hex::Hex,
-    host::{ClockPair, Host},
 };
 
 const MS: u64 = 1_000_000;
@@ -27,46 +23,7 @@ const AR: u64 = 0xbd80_0000_0000_0134;
 
 /// A session with every probe attached.
 pub fn session() -> Session {
-    let names = [
-        "memory_failure",
-        "memory_failure_event",
-        "send_sig_mceerr",
-        "force_sig_mceerr",
-        "kvm_exit",
-        "kvm_page_fault",
-        "gup",
-        "kvm_userspace_exit",
-        "kvm_entry",
-        "vcpu_ioctl_mce",
-        "kvm_inj_exception",
-        "kvm_msr",
-        "kvm_pio",
-        "sched_process_exit",
-        "vm_destroyed",
-    ];
-    let probes = names
-        .iter()
-        .map(|name| ProbeStatus {
-            name: (*name).into(),
-            binding: Some("made up".into()),
-            why: None,
-            lost: None,
-        })
-        .collect();
-    Session {
-        host: Host {
-            poisontrace_version: "made up".into(),
-            emulated: Some(true),
-            ..Host::default()
-        },
-        clock: ClockPair {
-            monotonic_ns: 0,
-            wall_ns: Some(1_795_000_000_000_000_000),
-        },
-        probes,
-        hardware_corrupted_kb: Some(0),
-        standby: false,
-    }
+    Session::constructed("made up", true)
 }
 
 /// A page of a VM.

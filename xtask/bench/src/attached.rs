@@ -31,8 +31,11 @@ pub fn hold(options: &Options) -> Result<()> {
     for probe in loaded.probes() {
         println!(
             "{}: {}",
-            probe.name,
-            probe.binding.as_deref().unwrap_or("not attached")
+            probe.probe,
+            probe
+                .binding
+                .as_ref()
+                .map_or("not attached".into(), poisontrace_report::probes::binding)
         );
     }
     println!("poisontrace-bench: ready");

@@ -7,7 +7,7 @@ mod kernel;
 
 use std::collections::{HashMap, HashSet};
 
-use super::{logs::Log, text::Item};
+use super::{log::Log, text::Item};
 use poisontrace_model::{
     event::log_statement::{LogStatement, MceReport, Role},
     hex::Hex,

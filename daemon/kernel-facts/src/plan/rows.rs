@@ -1,5 +1,6 @@
 //! The rows of the plan: what is asked of a kernel, best first.
 
+use poisontrace_model::event::probe::{ProbeId, ProbeReason};
 use poisontrace_probes::ABSENT;
 
 use super::{Attach, Binding, Plan, ProbeSpec, fields};
@@ -18,86 +19,50 @@ const SYS_EXIT_IOCTL: &str = "syscalls/sys_exit_ioctl";
 pub fn add(plan: &mut Plan, facts: &Facts, guest_code: bool) {
     let mut rows = Rows { plan, facts };
     rows.pair(
-        "memory_failure",
+        ProbeId::MemoryFailure,
         &MEMORY_FAILURE,
         ["failure_enter", "failure_exit"],
         ["failure_enter_kprobe", "failure_exit_kprobe"],
-        "which pfn was poisoned, and the arming at that instant: exits before the first SIGBUS may be missed",
     );
     rows.tracepoint(
-        "memory_failure_event",
+        ProbeId::MemoryFailureEvent,
         MEMORY_FAILURE_EVENTS[0],
         "failure_action",
-        "the page's type and what the host kernel did about it",
     );
     rows.signals();
-    rows.tracepoint(
-        "kvm_exit",
-        "kvm/kvm_exit",
-        "kvm_exit",
-        "exits, their RIP and latency",
-    );
+    rows.tracepoint(ProbeId::KvmExit, "kvm/kvm_exit", "kvm_exit");
     rows.standby_at("kvm_exit", "kvm_exit_standby");
-    rows.tracepoint(
-        "kvm_page_fault",
-        "kvm/kvm_page_fault",
-        "kvm_page_fault",
-        "the GPA and the line that was touched",
-    );
+    rows.tracepoint(ProbeId::KvmPageFault, "kvm/kvm_page_fault", "kvm_page_fault");
     rows.pair(
-        "gup",
+        ProbeId::Gup,
         &GUP,
         ["gup_enter", "gup_exit"],
         ["gup_enter_kprobe", "gup_exit_kprobe"],
-        "the host-side gup: its time (what is shown in its place is a bound, from the fault to the signal) and its -EHWPOISON",
     );
     rows.raw_or_tracepoint(
-        "kvm_userspace_exit",
+        ProbeId::KvmUserspaceExit,
         (&USERSPACE_EXIT, "kvm_userspace_exit_raw"),
         ("kvm/kvm_userspace_exit", "kvm_userspace_exit"),
-        "when an exit leaves the kernel, and KVM's own end of a guest",
     );
-    rows.tracepoint(
-        "kvm_entry",
-        "kvm/kvm_entry",
-        "kvm_entry",
-        "exit-to-entry latency, and resets of a vCPU",
-    );
+    rows.tracepoint(ProbeId::KvmEntry, "kvm/kvm_entry", "kvm_entry");
     rows.standby_at("kvm_entry", "kvm_entry_standby");
     rows.nested();
     rows.injection();
     rows.tracepoint(
-        "kvm_inj_exception",
+        ProbeId::KvmInjException,
         "kvm/kvm_inj_exception",
         "kvm_inj_exception",
-        "whether a machine check entered the guest",
     );
-    rows.raw_or_tracepoint(
-        "kvm_msr",
-        (&MSR, "kvm_msr_raw"),
-        ("kvm/kvm_msr", "kvm_msr"),
-        "whether the guest's #MC handler finished: survived and died look alike",
-    );
-    rows.tracepoint(
-        "kvm_pio",
-        "kvm/kvm_pio",
-        "kvm_pio",
-        "the guest's panic device and reset ports",
-    );
+    rows.raw_or_tracepoint(ProbeId::KvmMsr, (&MSR, "kvm_msr_raw"), ("kvm/kvm_msr", "kvm_msr"));
+    rows.tracepoint(ProbeId::KvmPio, "kvm/kvm_pio", "kvm_pio");
     rows.standby(Vec::new());
     rows.tracepoint(
-        "sched_process_exit",
+        ProbeId::SchedProcessExit,
         "sched/sched_process_exit",
         "process_exit",
-        "when and how the VMM ended",
     );
     rows.limitations(&["task_struct.exit_code", "task_struct.signal", "signal_struct"]);
-    rows.kprobe(
-        "vm_destroyed",
-        &DESTROY_VM,
-        "vm_destroyed",
-        "when the VM was destroyed",
-    );
+    rows.kprobe(ProbeId::VmDestroyed, &DESTROY_VM, "vm_destroyed");
     rows.instruction();
     if guest_code {
         rows.registers();
@@ -111,11 +76,10 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    fn row(&mut self, name: &'static str, unavailable_info: &'static str) -> &mut ProbeSpec {
+    fn row(&mut self, probe: ProbeId) -> &mut ProbeSpec {
         self.plan.rows.push(ProbeSpec {
-            name,
+            probe,
             alternatives: Vec::new(),
-            unavailable_info,
             limitations: Vec::new(),
             of_kvm: false,
             standby: None,
@@ -130,16 +94,16 @@ impl Rows<'_> {
 
     /// Fields of structures (or single members) that the last row's programs read.
     fn limitations(&mut self, of: &[&str]) {
-        let losses: Vec<String> = of
+        let missing: Vec<ProbeReason> = of
             .iter()
             .flat_map(|of| {
                 let (of, member) = of.split_once('.').map_or((*of, None), |(of, m)| (of, Some(m)));
-                fields::losses(self.facts, of)
-                    .into_iter()
-                    .filter(move |loss| member.is_none_or(|m| loss.starts_with(&format!("no {m} as "))))
+                let missing = fields::missing(self.facts, of).into_iter();
+                missing.filter(move |field| member.is_none_or(|m| field.name == m))
             })
+            .map(ProbeReason::NoField)
             .collect();
-        self.last().limitations.extend(losses);
+        self.last().limitations.extend(missing);
     }
 
     /// A tracepoint of the kernel, as an alternative of the last row.
@@ -156,25 +120,15 @@ impl Rows<'_> {
                     name: name.to_owned(),
                 },
             )]),
-            None => Err(format!(
-                "this kernel has no tracepoint {}",
-                event.replace('/', ":")
-            )),
+            None => Err(ProbeReason::NoTracepoint(event.replace('/', ":"))),
         });
     }
 
-    fn tracepoint(
-        &mut self,
-        name: &'static str,
-        event: &str,
-        program: &'static str,
-        unavailable_info: &'static str,
-    ) {
-        self.row(name, unavailable_info);
+    fn tracepoint(&mut self, probe: ProbeId, event: &str, program: &'static str) {
+        self.row(probe);
         self.or_tracepoint(event, program);
         if self.facts.event(event).is_some() {
-            let losses = fields::losses(self.facts, event);
-            self.last().limitations = losses;
+            self.limitations(&[event]);
         }
     }
 
@@ -182,18 +136,16 @@ impl Rows<'_> {
     /// arguments.
     fn raw_or_tracepoint(
         &mut self,
-        name: &'static str,
+        probe: ProbeId,
         (raw, raw_program): (&'static Function, &'static str),
         (event, program): (&str, &'static str),
-        unavailable_info: &'static str,
     ) {
-        self.row(name, unavailable_info);
+        self.row(probe);
         self.or_raw(raw, raw_program);
         let raw_offered = self.last().offered().next().is_some();
         self.or_tracepoint(event, program);
         if !raw_offered && self.facts.event(event).is_some() {
-            let losses = fields::losses(self.facts, event);
-            self.last().limitations = losses;
+            self.limitations(&[event]);
         }
     }
 
@@ -201,7 +153,7 @@ impl Rows<'_> {
     fn or_raw(&mut self, raw: &'static Function, program: &'static str) {
         let problem = match self.facts.raw_tracepoints.get(raw.name) {
             Some(known) => raw.mismatch(known),
-            None => Some(format!("no BTF describes the tracepoint {}", raw.name)),
+            None => Some(ProbeReason::NoTracepointBtf(raw.name.to_owned())),
         };
         let alternative = vec![attach(program, Binding::RawTracepoint(raw.name))];
         self.last()
@@ -226,10 +178,7 @@ impl Rows<'_> {
     /// No argument is read.
     fn nested(&mut self) {
         let event = "kvm/kvm_nested_vmexit";
-        self.row(
-            "kvm_nested_vmexit",
-            "which exits are those of a guest's own guest, whose addresses are not the guest's",
-        );
+        self.row(ProbeId::KvmNestedVmexit);
         if self.facts.event(event).is_some() {
             let raw = attach(
                 "kvm_nested_vmexit_raw",
@@ -241,19 +190,19 @@ impl Rows<'_> {
     }
 
     /// Why nothing can bind to a function by fentry and fexit.
-    fn fentry_problem(&self, function: &Function) -> Option<String> {
+    fn fentry_problem(&self, function: &Function) -> Option<ProbeReason> {
         match self.facts.functions.get(function.name) {
             Some(known) if known.module.is_none() => function.mismatch(known),
-            _ => Some(format!("vmlinux BTF has no function {}", function.name)),
+            _ => Some(ProbeReason::NoFunctionBtf(function.name.to_owned())),
         }
     }
 
-    fn kprobe_problem(&self, function: &Function) -> Option<String> {
+    fn kprobe_problem(&self, function: &Function) -> Option<ProbeReason> {
         if !self.facts.kprobes {
-            return Some("this kernel has no kprobes".to_owned());
+            return Some(ProbeReason::NoKprobes);
         }
         if !self.facts.symbols.contains(function.name) {
-            return Some(format!("kallsyms lists no function {}", function.name));
+            return Some(ProbeReason::NoSymbol(function.name.to_owned()));
         }
         function.mismatch(self.facts.functions.get(function.name)?)
     }
@@ -269,13 +218,12 @@ impl Rows<'_> {
 
     fn pair(
         &mut self,
-        name: &'static str,
+        probe: ProbeId,
         function: &'static Function,
         [enter, exit]: [&'static str; 2],
         [enter_kprobe, exit_kprobe]: [&'static str; 2],
-        unavailable_info: &'static str,
     ) {
-        self.row(name, unavailable_info);
+        self.row(probe);
         let f = function.name;
         self.or_function(
             function,
@@ -288,20 +236,12 @@ impl Rows<'_> {
     }
 
     /// A function of KVM, which is a module's where it counts: by kprobe.
-    fn kprobe(
-        &mut self,
-        name: &'static str,
-        function: &'static Function,
-        program: &'static str,
-        unavailable_info: &'static str,
-    ) {
-        self.row(name, unavailable_info).of_kvm = true;
+    fn kprobe(&mut self, probe: ProbeId, function: &'static Function, program: &'static str) {
+        self.row(probe).of_kvm = true;
         let problem = self.kprobe_problem(function);
         if problem.is_none() && !self.facts.functions.contains_key(function.name) {
-            self.last().limitations.push(format!(
-                "no BTF describes {}: its arguments are taken to be those of 4.19 to 7.3",
-                function.name
-            ));
+            let assumed = ProbeReason::PrototypeAssumed(function.name.to_owned());
+            self.last().limitations.push(assumed);
         }
         let kprobe = vec![attach(program, Binding::Kprobe(function.name))];
         self.last().alternatives.push(problem.map_or(Ok(kprobe), Err));
@@ -310,10 +250,7 @@ impl Rows<'_> {
     /// SIGBUS for poison: from the functions that send it, else from the tracepoint of all signals, which shows no
     /// address unless a program gets its arguments raw.
     fn signals(&mut self) {
-        self.row(
-            "send_sig_mceerr",
-            "which VMM was signalled and at which address, and that a guest touched poison",
-        );
+        self.row(ProbeId::SendSigMceerr);
         let by_function = |f: &'static Function, fentry, kprobe| {
             (
                 vec![attach(fentry, Binding::Fentry(f.name))],
@@ -329,69 +266,50 @@ impl Rows<'_> {
         if !sent_seen {
             self.limitations(&["signal/signal_generate"]);
         }
-        self.row(
-            "force_sig_mceerr",
-            "which SIGBUS the kernel forced on a thread for an access of its own",
-        );
+        self.row(ProbeId::ForceSigMceerr);
         if sent_seen {
             let (fentry, kprobe) = by_function(&FORCE_SIG_MCEERR, "sigbus_force", "sigbus_force_kprobe");
             self.or_function(&FORCE_SIG_MCEERR, fentry, kprobe);
         } else {
             // Both at once would count each such signal twice.
-            self.last().alternatives.push(Err(
-                "signal_generate, which stands in for send_sig_mceerr, shows these signals too".to_owned(),
-            ));
+            self.last().alternatives.push(Err(ProbeReason::ShownBy {
+                tracepoint: SIGNAL_GENERATE.name.to_owned(),
+                of: ProbeId::SendSigMceerr,
+            }));
         }
     }
 
     /// No kernel has a function `kvm_inject_mce`: what is meant are the ioctls by which a VMM injects.
     fn injection(&mut self) {
-        self.kprobe(
-            "vcpu_ioctl_mce",
-            &VCPU_IOCTL,
-            "vcpu_ioctl",
-            "the injected machine checks: bank, STATUS, ADDR, MISC",
-        );
-        let losses = fields::losses(self.facts, SYS_ENTER_IOCTL);
-        if losses.is_empty() {
+        self.kprobe(ProbeId::VcpuIoctlMce, &VCPU_IOCTL, "vcpu_ioctl");
+        if fields::missing(self.facts, SYS_ENTER_IOCTL).is_empty() {
             self.or_tracepoint(SYS_ENTER_IOCTL, "sys_enter_ioctl");
         } else {
-            self.last().alternatives.push(Err(
-                "this kernel has no tracepoint syscalls:sys_enter_ioctl with cmd and arg".to_owned(),
-            ));
+            let problem = no_ioctl_fields(&[SYS_ENTER_IOCTL], &["cmd", "arg"]);
+            self.last().alternatives.push(Err(problem));
         }
     }
 
     /// kvm_mmu_page_fault is handed the instruction's bytes where the processor has them; on VMX it never is, and
     /// a kprobe on every page fault would cost for nothing.
     fn instruction(&mut self) {
-        let unavailable_info = "the bytes of the instruction that touched the page: whether it was a CLFLUSH";
         if self.facts.svm() {
-            self.kprobe(
-                "instruction",
-                &MMU_PAGE_FAULT,
-                "page_fault_insn",
-                unavailable_info,
-            );
+            self.kprobe(ProbeId::Instruction, &MMU_PAGE_FAULT, "page_fault_insn");
         } else {
-            let row = self.row("instruction", unavailable_info);
+            let row = self.row(ProbeId::Instruction);
             row.of_kvm = true;
-            row.alternatives.push(Err(
-                "only SVM hands out the bytes of an instruction that faults".to_owned()
-            ));
+            row.alternatives.push(Err(ProbeReason::SvmOnly));
         }
     }
 
     /// Where guest memory lies in the VMM. Memslots are in a tree from 5.17 on.
     fn memslots(&mut self) {
-        const UNAVAILABLE_INFO: &str = "where the guest's memory lies outside the poisoned page's own mapping in the VMM: its code may be there";
         let problem = ["file", "kvm_vcpu", "kvm", "kvm_memslots", "kvm_memory_slot"]
             .iter()
             .find_map(|of| {
-                Some(format!(
-                    "struct {of} has {}",
-                    fields::losses(self.facts, of).first()?
-                ))
+                let field = fields::missing(self.facts, of).into_iter().next()?;
+                let of = (*of).to_owned();
+                Some(ProbeReason::NoMember { of, field })
             })
             .or_else(|| {
                 let mut functions = [&GET_SREGS, &VCPU_IOCTL].into_iter();
@@ -401,7 +319,7 @@ impl Rows<'_> {
             attach("memslots_sregs", Binding::Kprobe(GET_SREGS.name)),
             attach("memslots_sregs2", Binding::Kprobe(VCPU_IOCTL.name)),
         ];
-        let row = self.row("memslots", UNAVAILABLE_INFO);
+        let row = self.row(ProbeId::Memslots);
         row.of_kvm = true;
         row.alternatives.push(problem.map_or(Ok(kprobes), Err));
     }
@@ -409,18 +327,14 @@ impl Rows<'_> {
     /// The guest's page-table root, as its VMM reads it. Every ioctl of the host passes these two, so they are
     /// attached only on demand.
     fn registers(&mut self) {
-        let problems: Vec<String> = [SYS_ENTER_IOCTL, SYS_EXIT_IOCTL]
+        let events = [SYS_ENTER_IOCTL, SYS_EXIT_IOCTL];
+        let complete = events
             .iter()
-            .flat_map(|event| fields::losses(self.facts, event))
-            .collect();
-        let row = self.row(
-            "guest_code",
-            "the guest's page tables, and with them its code (--read-guest-code)",
-        );
-        if !problems.is_empty() {
-            row.alternatives.push(Err(
-                "this kernel has no tracepoints of the ioctl system call with cmd, arg and ret".to_owned(),
-            ));
+            .all(|event| fields::missing(self.facts, event).is_empty());
+        let row = self.row(ProbeId::GuestCode);
+        if !complete {
+            let problem = no_ioctl_fields(&events, &["cmd", "arg", "ret"]);
+            row.alternatives.push(Err(problem));
             return;
         }
         let tracepoint = |name: &str| Binding::Tracepoint {
@@ -431,6 +345,13 @@ impl Rows<'_> {
             attach("sregs_enter", tracepoint("sys_enter_ioctl")),
             attach("sregs_exit", tracepoint("sys_exit_ioctl")),
         ]));
+    }
+}
+
+fn no_ioctl_fields(events: &[&str], fields: &[&str]) -> ProbeReason {
+    ProbeReason::NoTracepointFields {
+        tracepoints: events.iter().map(|event| event.replace('/', ":")).collect(),
+        fields: fields.iter().map(|field| (*field).to_owned()).collect(),
     }
 }
 

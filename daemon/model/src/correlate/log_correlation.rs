@@ -13,6 +13,7 @@ use crate::{
     event::{
         Event, PoisonExit, SigbusSeverity, Vmm,
         log_statement::{Ended, LogRecord, LogStatement, Speaker},
+        probe::{Hook, ProbeBinding, ProbeId},
         session::Session,
     },
     hex::Hex,
@@ -101,10 +102,10 @@ impl Correlator {
             return;
         }
         // The live tracepoint is in the midst of the other probes; a trace is taken for what it shows alone.
-        let live = self
-            .session
-            .binding("send_sig_mceerr")
-            .is_some_and(|b| b.starts_with("tracepoint "));
+        let live = matches!(
+            self.session.binding(&ProbeId::SendSigMceerr),
+            Some(ProbeBinding::Attached(hooks)) if hooks.iter().any(|hook| matches!(hook, Hook::Tracepoint(_)))
+        );
         let failure = self.failures.on_thread(event.tid).filter(|_| live);
         let pfn = seen.pfn.or_else(|| failure?.pfn);
         let found = match (seen.gpa, pfn) {
@@ -563,7 +564,7 @@ fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bool) {
             l.guest_reset |= reason.as_deref() == Some("guest-reset") && !late;
             l.late_end |= late;
         }
-        LogStatement::HostMce(mce) => l.host_machine_check(t, mce.clone()),
+        LogStatement::HostMce(mce) => l.host_machine_check(mce.clone()),
         LogStatement::HostPanic { text, physical } => {
             l.host_panic.get_or_insert_with(|| text.clone());
             l.physical |= *physical;

@@ -5,7 +5,7 @@ use alloc::{borrow::ToOwned as _, string::String};
 
 use super::{Correlator, IncidentNo, bounded::BoundedMap, by_process::HUGE};
 use crate::{
-    event::{Event, SigbusSeverity},
+    event::{Event, SigbusSeverity, probe::ProbeId},
     hex::Hex,
     incident::{evidence::HostLoss, timeline::TimelineEvent},
 };
@@ -116,7 +116,8 @@ impl MemoryFailures {
 impl Correlator {
     /// What the kernel has reported of lost memory until now.
     pub(super) fn host_loss(&self) -> HostLoss {
-        let watched = self.session.has("memory_failure") || self.session.has("memory_failure_event");
+        let watched =
+            self.session.has(&ProbeId::MemoryFailure) || self.session.has(&ProbeId::MemoryFailureEvent);
         match (watched, self.session.hardware_corrupted_kb, self.failures.any) {
             (true, Some(0), false) => HostLoss::Nothing,
             (true, Some(0), true) => HostLoss::OtherMemory,
@@ -190,7 +191,7 @@ impl Correlator {
     pub(super) fn signalled_in_failure(&mut self, event: &Event, severity: SigbusSeverity, no: IncidentNo) {
         if let Some(failure) = self.failures.by_thread.get_mut(&event.tid) {
             failure.incidents.insert(no);
-        } else if severity == SigbusSeverity::ActionOptional && !self.session.has("memory_failure") {
+        } else if severity == SigbusSeverity::ActionOptional && !self.session.has(&ProbeId::MemoryFailure) {
             // No probe on memory_failure(): its event on this thread still names the pfn.
             let failure = Failure {
                 t: event.t,

@@ -1,18 +1,17 @@
 //! Evidence to the contract's incident.
 
 use crate::{
-    event::{session::Session, totals::PageTotals},
+    event::{probe::ProbeId, session::Session, totals::PageTotals},
     hex::Hex,
     incident::{
+        answer::{findings::findings, log_evidence, missing::missing, next_steps::next_steps},
         evidence::Evidence,
         exits::Total,
-        findings::findings,
         flush, latency,
         limits::PAGE_SIZE,
-        log_evidence,
-        missing::{MissingEvidence, missing},
+        missing::MissingEvidence,
         model,
-        next_steps::{Related, next_steps},
+        next_steps::Related,
         storm,
         timeline::TimelineEvent,
         verdict::{ProbeCoverage, decide},
@@ -42,9 +41,9 @@ pub fn update(e: &Evidence, session: &Session, related: Related) -> Update {
     let total = e.exits.total();
     let flush = flush::flush(&e.exits, &total);
     let coverage = ProbeCoverage {
-        handler_end: session.has("kvm_msr"),
-        delivery: session.has("kvm_inj_exception"),
-        telling: session.has("vcpu_ioctl_mce"),
+        handler_end: session.has(&ProbeId::KvmMsr),
+        delivery: session.has(&ProbeId::KvmInjException),
+        telling: session.has(&ProbeId::VcpuIoctlMce),
     };
     let v = decide(e, &total, &flush, coverage);
     let wall = session.clock.wall_at(e.t0);
@@ -83,10 +82,10 @@ pub fn update(e: &Evidence, session: &Session, related: Related) -> Update {
         timeline: timeline(e),
     };
     let kernel = session.host.kernel.as_deref();
-    if latency::exit_is_late(&e.exits, kernel) {
+    if latency::exit_is_late(e.exits.svm, kernel) {
         incident.missing.push(MissingEvidence::LateSvmExit);
     }
-    log_evidence::adorn(&mut incident, e);
+    log_evidence::apply(&mut incident, e);
     Update {
         incident,
         exits: total.page,
@@ -140,7 +139,7 @@ fn page(e: &Evidence) -> model::Page {
 }
 
 fn signals(e: &Evidence, total: &Total, session: &Session) -> model::Signals {
-    let seen = session.has("send_sig_mceerr") || session.has("force_sig_mceerr");
+    let seen = session.has(&ProbeId::SendSigMceerr) || session.has(&ProbeId::ForceSigMceerr);
     let required = e.action_required(total);
     let optional = !predates(e, session) && seen;
     model::Signals {
@@ -156,7 +155,7 @@ fn predates(e: &Evidence, session: &Session) -> bool {
 
 fn exits(e: &Evidence, total: &Total, session: &Session) -> model::Exits {
     let x = &total.page;
-    let seen = x.exits > 0 || session.has("kvm_exit") || session.has("kvm_page_fault");
+    let seen = x.exits > 0 || session.has(&ProbeId::KvmExit) || session.has(&ProbeId::KvmPageFault);
     // Of a huge page the lines of one 4 KiB page cannot be distinguished from those of another without a GPA.
     let mixed = e.size().is_some_and(|size| size > PAGE_SIZE) && total.lines_by_page.contains_key(&None);
     let located = (total.located > 0 && !mixed) || (seen && x.exits == 0);
@@ -176,8 +175,8 @@ fn exits(e: &Evidence, total: &Total, session: &Session) -> model::Exits {
 }
 
 fn injections(e: &Evidence, session: &Session) -> model::Injections {
-    let injection = session.has("vcpu_ioctl_mce") || !e.machine_checks.is_empty();
-    let delivered = session.has("kvm_inj_exception") || e.delivered > 0;
+    let injection = session.has(&ProbeId::VcpuIoctlMce) || !e.machine_checks.is_empty();
+    let delivered = session.has(&ProbeId::KvmInjException) || e.delivered > 0;
     model::Injections {
         action_optional: (injection && (!predates(e, session) || e.ao_injections > 0))
             .then_some(e.ao_injections),

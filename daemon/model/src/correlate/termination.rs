@@ -7,7 +7,8 @@ use super::{Correlator, IncidentNo, pages::New};
 use crate::{
     event::{Event, EventKind},
     incident::{
-        evidence::{End, Evidence, Refused, Termination},
+        evidence::{End, Evidence, Refused},
+        termination::Termination,
         timeline::{TerminationEntry, TimelineEvent},
     },
 };

@@ -3,6 +3,7 @@
 use alloc::{string::String, vec::Vec};
 pub mod decode;
 pub mod log_statement;
+pub mod probe;
 pub mod session;
 pub mod totals;
 

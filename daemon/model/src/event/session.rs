@@ -1,8 +1,9 @@
 //! What is constant for one run of the probes, and heads every recording of it.
 
-use alloc::{string::String, vec::Vec};
+use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
+use super::probe::{ProbeBinding, ProbeId, ProbeStatus};
 use crate::host::{ClockPair, Host};
 
 /// The host, its clocks and the probes that were at work.
@@ -20,30 +21,39 @@ pub struct Session {
     pub standby: bool,
 }
 
-/// One row of the probe table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeStatus {
-    /// Stable name of the row, as `check` and `run` print it.
-    pub name: String,
-    /// What it is attached to, e.g. `tracepoint kvm:kvm_exit`; `None`: not attached.
-    pub binding: Option<String>,
-    /// Why it is not attached (to its first choice).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub why: Option<String>,
-    /// What cannot be reported without it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost: Option<String>,
-}
-
 impl Session {
-    /// What the row `name` was attached to.
-    pub fn binding(&self, name: &str) -> Option<&str> {
-        let probe = self.probes.iter().find(|probe| probe.name == name)?;
-        probe.binding.as_deref()
+    /// The session of constructed events: every probe was attached, and nothing was poisoned before.
+    pub fn constructed(by: &str, emulated: bool) -> Self {
+        let attached = |probe: &ProbeId| ProbeStatus {
+            probe: probe.clone(),
+            binding: Some(ProbeBinding::Attached(Vec::new())),
+            why: Vec::new(),
+            lost: None,
+        };
+        Self {
+            host: Host {
+                poisontrace_version: by.into(),
+                emulated: Some(emulated),
+                ..Host::default()
+            },
+            clock: ClockPair {
+                monotonic_ns: 0,
+                wall_ns: Some(1_795_000_000_000_000_000),
+            },
+            probes: ProbeId::ALL.iter().map(attached).collect(),
+            hardware_corrupted_kb: Some(0),
+            standby: false,
+        }
     }
 
-    /// Whether the row `name` was attached.
-    pub fn has(&self, name: &str) -> bool {
-        self.binding(name).is_some()
+    /// What a probe was attached to.
+    pub fn binding(&self, probe: &ProbeId) -> Option<&ProbeBinding> {
+        let status = self.probes.iter().find(|status| status.probe == *probe)?;
+        status.binding.as_ref()
+    }
+
+    /// Whether a probe was attached.
+    pub fn has(&self, probe: &ProbeId) -> bool {
+        self.binding(probe).is_some()
     }
 }

@@ -7,7 +7,6 @@ use alloc::vec::Vec;
 use poisontrace_probes::page_totals::CLAIM_NS;
 use serde::{Deserialize, Serialize};
 
-use super::exits::Exits;
 use super::model::{BaselineTimes, Claim, Distribution, GupBasis, Latency};
 use crate::{
     compact_map,
@@ -124,13 +123,13 @@ pub fn report(total: &PageTotals, samples: &Samples, floor: Option<&Floor>) -> L
 
 /// Whether kvm_exit is late, so that times are lower bounds: up to 6.4 KVM emits it on SVM in svm_handle_exit, with
 /// interrupts back on, and from 6.6 in svm_vcpu_run. No format shows which, so the version has to.
-pub fn exit_is_late(exits: &Exits, kernel: Option<&str>) -> bool {
+pub fn exit_is_late(svm: bool, kernel: Option<&str>) -> bool {
     let version = || {
         let mut numbers = kernel?.split(|c: char| !c.is_ascii_digit());
         let mut number = || numbers.next()?.parse::<u32>().ok();
         Some((number()?, number()?))
     };
-    exits.svm && version().is_some_and(|version| version < (6, 6))
+    svm && version().is_some_and(|version| version < (6, 6))
 }
 
 fn share(part: u64, whole: u64) -> f64 {
@@ -223,8 +222,6 @@ mod tests {
 
     #[test]
     fn times_of_svm_before_6_6_are_lower_bounds() {
-        let mut exits = Exits::default();
-        exits.svm = true;
         for (kernel, late) in [
             ("6.1.0-44-amd64", true),
             ("5.10.262", true),
@@ -233,9 +230,9 @@ mod tests {
             ("7.3.4", false),
             ("none", false),
         ] {
-            assert_eq!(exit_is_late(&exits, Some(kernel)), late, "{kernel}");
+            assert_eq!(exit_is_late(true, Some(kernel)), late, "{kernel}");
         }
-        assert!(!exit_is_late(&Exits::default(), Some("6.1.0")));
+        assert!(!exit_is_late(false, Some("6.1.0")));
     }
 
     #[test]

@@ -1,25 +1,16 @@
-//! What logs reported an incident: testimony of the VMM and of the two kernels, beside what was observed.
+//! Statements of logs about an incident, kept beside what was observed: those of the VMM, of the guest's kernel and of the
+//! host's.
 
 use alloc::collections::BTreeSet;
-use alloc::{borrow::ToOwned as _, boxed::Box, string::String, string::ToString as _, vec::Vec};
+use alloc::{borrow::ToOwned as _, boxed::Box, string::String, vec::Vec};
 use core::ops::{Deref, DerefMut};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use once_cell::race::OnceBox;
 
-use super::{
-    evidence::{Evidence, Termination},
-    exits::Total,
-    mca,
-    missing::MissingEvidence,
-    model::{self, Cause, Confidence, Outcome, Severity},
-    verdict::Verdict,
-};
-use crate::{
-    event::log_statement::{JoinKey, LogRecord, LogStatement, MceReport},
-    hex::Hex,
-};
+use super::{mca, model::Severity};
+use crate::event::log_statement::{LogRecord, LogStatement, MceReport};
 
 const MAX_INJECTIONS: usize = 256;
 const MAX_MCES: usize = 64;
@@ -27,9 +18,6 @@ const MAX_MCES: usize = 64;
 const MAX_RECORDS: usize = 128;
 /// A panic so soon after a machine check comes of it, whatever its text, nanoseconds.
 const PANIC_WITHIN_NS: u64 = 10_000_000_000;
-/// A VMM that ends later than this after its SIGBUS had another reason.
-const SIGBUS_KILLS_WITHIN_NS: u64 = 1_000_000_000;
-
 /// See the module.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -201,7 +189,7 @@ impl Logged {
         }
     }
 
-    pub fn host_machine_check(&mut self, _t: u64, mce: MceReport) {
+    pub fn host_machine_check(&mut self, mce: MceReport) {
         if self.host_mces.len() < MAX_MCES {
             self.host_mces.push(mce);
         }
@@ -214,7 +202,7 @@ impl Logged {
     }
 
     /// The machine check that speaks of the error: one with a reason, else one with an address, else the last.
-    fn mce(&self) -> Option<&MceReport> {
+    pub fn mce(&self) -> Option<&MceReport> {
         let all = || self.mces.iter().rev().map(|(_, mce)| mce);
         all()
             .find(|mce| mce.reason.is_some() && mce.addr.is_some())
@@ -222,12 +210,12 @@ impl Logged {
             .or_else(|| all().next())
     }
 
-    fn reason(&self) -> Option<&str> {
+    pub fn reason(&self) -> Option<&str> {
         self.mces.iter().rev().find_map(|(_, mce)| mce.reason.as_deref())
     }
 
     /// The function of the guest's kernel that met the poison, if it is one that flushes.
-    fn flusher(&self) -> Option<&str> {
+    pub fn flusher(&self) -> Option<&str> {
         self.mces
             .iter()
             .filter_map(|(_, mce)| mce.symbol.as_deref())
@@ -243,191 +231,6 @@ impl Logged {
             .find(|(_, mce)| mce.status.is_some_and(|status| status.0 & mca::OVER != 0))
             .and_then(|(_, mce)| mce.bank)
     }
-}
-
-const fn verdict(outcome: Outcome, cause: Cause, confidence: Confidence) -> Option<Verdict> {
-    Some(Verdict {
-        outcome,
-        cause,
-        confidence,
-    })
-}
-
-/// Deaths that a log shows: the host's, the guest's own last words, then the VMM's. What rests on clocks alone is not
-/// certain.
-pub fn death(e: &Evidence) -> Option<Verdict> {
-    let v = shown(e)?;
-    Some(match (e.logged.joined_by_clock, v.confidence) {
-        (true, Confidence::Certain) => Verdict {
-            confidence: Confidence::Likely,
-            ..v
-        },
-        _ => v,
-    })
-}
-
-fn shown(e: &Evidence) -> Option<Verdict> {
-    let l = &e.logged;
-    if l.host_panic.is_some() {
-        return Some(host_panic(l));
-    }
-    if l.panic.is_some() && (!l.mces.is_empty() || l.panic.as_deref().is_some_and(by_machine_check)) {
-        return Some(panic(e));
-    }
-    if l.vmm_sigbus {
-        return verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Certain);
-    }
-    if l.died_by_sigbus {
-        // QEMU re-raises a second SIGBUS that comes while one is pending; without a handler it is the first.
-        let injection = !l.machine_checks.is_empty() || !e.machine_checks.is_empty();
-        let cause = if injection {
-            Cause::SecondSigbus
-        } else {
-            Cause::SigbusUnhandled
-        };
-        return verdict(Outcome::VmmKilled, cause, Confidence::Likely);
-    }
-    if l.killed {
-        return verdict(Outcome::VmmKilled, Cause::Unknown, Confidence::Likely);
-    }
-    if l.run_failed {
-        return verdict(Outcome::Running, Cause::GuestMemfd, Confidence::Certain);
-    }
-    if let Some(recursive) = l.qmp_reset {
-        let cause = if recursive {
-            Cause::MceNested
-        } else {
-            Cause::MceDisabled
-        };
-        return verdict(Outcome::GuestReset, cause, Confidence::Certain);
-    }
-    if let Some(recipient) = &l.qmp_fatal {
-        return if recipient == "guest" {
-            verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Likely)
-        } else {
-            verdict(Outcome::VmmExited, Cause::VmmOwnMemory, Confidence::Certain)
-        };
-    }
-    if l.own_fatal {
-        // The same words stand for a guest without software error recovery.
-        return verdict(Outcome::VmmExited, Cause::VmmOwnMemory, Confidence::Likely);
-    }
-    None
-}
-
-/// A physical machine's kernel took a machine check that it could not outlive.
-/// - `kernel_access`: its own reason states that its kernel consumed the error;
-/// - `not_poison`: the processor's context was corrupt (PCC): no page is at fault.
-///
-/// Certain where the log shows a physical machine: DMI, EDAC, PPIN.
-fn host_panic(l: &Logged) -> Verdict {
-    let reasons: Vec<String> = l
-        .host_mces
-        .iter()
-        .filter_map(|mce| mce.reason.as_ref().map(|reason| reason.to_ascii_lowercase()))
-        .collect();
-    let states = |words: &str| reasons.iter().any(|reason| reason.contains(words));
-    let corrupt = |mce: &MceReport| mce.status.is_some_and(|status| status.0 & mca::PCC != 0);
-    let cause = if states("processor context corrupt") || l.host_mces.iter().any(corrupt) {
-        Cause::NotPoison
-    } else if states("area of kernel") || states("in kernel") {
-        Cause::KernelAccess
-    } else {
-        Cause::Unknown
-    };
-    Verdict {
-        outcome: Outcome::HostPanicked,
-        cause,
-        confidence: match l.physical && cause != Cause::Unknown {
-            true => Confidence::Certain,
-            false => Confidence::Likely,
-        },
-    }
-}
-
-/// Windows: MACHINE_CHECK_EXCEPTION and WHEA_UNCORRECTABLE_ERROR.
-fn is_machine_check(bug_check: u64) -> bool {
-    matches!(bug_check, 0x9c | 0x124)
-}
-
-/// The guest outlived its poison: it was migrated, shut down or died of something else long after.
-fn lived_on(l: &Logged) -> Option<Verdict> {
-    let handled = l.guest_signal.as_ref().is_some_and(|(_, pid)| *pid != 1);
-    if l.late_end && handled {
-        return verdict(Outcome::Survived, Cause::Contained, Confidence::Likely);
-    }
-    if l.late_end {
-        return verdict(Outcome::Survived, Cause::Unknown, Confidence::Likely);
-    }
-    if l.other_panic.is_some() {
-        return match handled {
-            true => verdict(Outcome::Survived, Cause::Contained, Confidence::Likely),
-            false => verdict(Outcome::GuestPanicked, Cause::NotPoison, Confidence::Possible),
-        };
-    }
-    match l.shutdown.as_ref()? {
-        Shutdown { reason, .. } if reason == "migrated" => {
-            verdict(Outcome::Survived, Cause::Unknown, Confidence::Likely)
-        }
-        Shutdown { late: true, .. } => verdict(Outcome::Survived, Cause::Unknown, Confidence::Likely),
-        // The VMM died, or the guest panicked and libvirt ended it: one word for both.
-        Shutdown { reason, .. } if reason == "crashed" => {
-            verdict(Outcome::VmmExited, Cause::Unknown, Confidence::Possible)
-        }
-        Shutdown { .. } => None,
-    }
-}
-
-/// What logs make of an incident of which nothing else is known.
-pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
-    let l = &e.logged;
-    if let Some(code) = l.bug_check.filter(|_| !l.late_end) {
-        // A machine check of another kind, or of another page, has the same code; any other code is another matter.
-        let sure = match is_machine_check(code) {
-            true => Confidence::Likely,
-            false => Confidence::Possible,
-        };
-        return verdict(Outcome::GuestPanicked, Cause::Unknown, sure);
-    }
-    if l.qmp_panicked || l.panic.is_some() {
-        // Without a machine check in its words it may have died of something else.
-        return verdict(Outcome::GuestPanicked, Cause::Unknown, Confidence::Possible);
-    }
-    if l.own_access {
-        return verdict(Outcome::Unknown, Cause::VmmOwnMemory, Confidence::Possible);
-    }
-    if l.guest_reset {
-        return verdict(Outcome::GuestReset, Cause::Unknown, Confidence::Possible);
-    }
-    let recovered = l
-        .guest_result
-        .as_deref()
-        .is_some_and(|result| result == "Recovered");
-    if recovered && l.guest_signal.as_ref().is_none_or(|(_, pid)| *pid != 1) {
-        return verdict(Outcome::Survived, Cause::Contained, Confidence::Likely);
-    }
-    if let Some(v) = lived_on(l) {
-        return Some(v);
-    }
-    // Gone at once, and never reported: the VMM did not survive its SIGBUS.
-    let gone = e.sign(|sign| *sign == Termination::VmmGone);
-    if let Some(end) = gone
-        && l.trace
-        && e.exit_signals > 0
-        && e.delivered == 0
-        && end.t.saturating_sub(e.last_poison) < SIGBUS_KILLS_WITHIN_NS
-    {
-        return verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Likely);
-    }
-    // The guest went on after every exit, and nothing was notified to it.
-    let x = &total.page;
-    if l.trace && x.exits > 0 && e.delivered == 0 && l.machine_checks.is_empty() && e.ends.is_empty() {
-        let went_on = x.exit_to_entry.count == x.exits;
-        return went_on
-            .then(|| verdict(Outcome::Running, Cause::Unknown, Confidence::Possible))
-            .flatten();
-    }
-    None
 }
 
 /// Whether the kernel panicked of a machine check, in its own words.
@@ -481,213 +284,4 @@ pub fn opens(statement: &LogStatement) -> bool {
 fn is_of_poison(mce: &MceReport) -> bool {
     mce.status
         .is_none_or(|status| mca::raises_mc(status.0) || status.0 & mca::DEFERRED != 0)
-}
-
-/// Why the guest panicked, in its kernel's own words (`arch/x86/kernel/cpu/mce/severity.c`), else by the bank.
-fn panic(e: &Evidence) -> Verdict {
-    let l = &e.logged;
-    let reason = l.reason().unwrap_or_default().to_ascii_lowercase();
-    let states = |words: &str| reason.contains(words);
-    let in_kernel = l.mce().and_then(|mce| mce.cs).map(|cs| cs & 3 == 0);
-    let status = l.mce().and_then(|mce| mce.status).map_or(0, |status| status.0);
-    let host_told = e.pfn.is_some()
-        || !l.machine_checks.is_empty()
-        || e.ao_signals + e.ar_signals + e.exit_signals > 0
-        || !e.machine_checks.is_empty();
-    let corrupt = states("processor context corrupt") || status & mca::PCC != 0;
-    let (cause, confidence) = if corrupt && !host_told {
-        (Cause::NotPoison, Confidence::Likely)
-    } else if states("overflowed uncorrected") || states("lost events") {
-        (Cause::MceOverflow, Confidence::Certain)
-    } else if l.flusher().is_some() {
-        (Cause::Clflush, Confidence::Likely)
-    } else if states("unrecoverable area of kernel")
-        || states("in kernel context")
-        || states("fetch error in kernel")
-        || states("in kernel and no restart")
-    {
-        (Cause::KernelAccess, Confidence::Certain)
-    } else if states("without mca recovery") {
-        (Cause::FatalNotification, Confidence::Likely)
-    } else {
-        match (mca::severity(status), status & mca::OVER != 0, in_kernel) {
-            (Severity::Ar, true, _) => (Cause::MceOverflow, Confidence::Likely),
-            (Severity::Ar, false, Some(true)) => (Cause::KernelAccess, Confidence::Likely),
-            (Severity::Ao, ..) => (Cause::FatalNotification, Confidence::Likely),
-            _ => (Cause::Unknown, Confidence::Possible),
-        }
-    };
-    Verdict {
-        outcome: Outcome::GuestPanicked,
-        cause,
-        confidence,
-    }
-}
-
-/// Puts what the logs reported into the answer, where nothing better is known.
-pub fn adorn(incident: &mut model::Incident, e: &Evidence) {
-    use MissingEvidence as M;
-    let l = &e.logged;
-    if e.pid == 0 {
-        incident.vm.pid = None;
-    }
-    if !l.any() {
-        return;
-    }
-    if l.alone && !l.trace && !e.touched() && e.machine_checks.is_empty() && e.delivered == 0 {
-        // The trace beside it is silent about this one: that is not known to be nothing.
-        incident.signals = model::Signals::default();
-        incident.exits = model::Exits::default();
-        incident.injections.delivered = None;
-        incident.injections.vcpus = None;
-    }
-    let n = &mut incident.injections;
-    if e.machine_checks.is_empty() && !(l.machine_checks.is_empty() && l.mces.is_empty()) {
-        // That nothing more was notified no log shows.
-        n.action_optional = (l.ao_injections > 0).then_some(l.ao_injections);
-        n.action_required = (l.ar_injections > 0).then_some(l.ar_injections);
-        n.events = injections(e);
-    }
-    if l.flusher().is_some() && incident.flush.basis != model::FlushBasis::InstructionBytes {
-        incident.flush = model::Flush {
-            verdict: model::FlushVerdict::FlushOnly,
-            basis: model::FlushBasis::GuestConsole,
-            instruction: None,
-            confidence: Some(Confidence::Likely),
-        };
-    }
-    let spoken = l.panic.is_some();
-    incident.missing.retain(|what| match what {
-        M::GuestConsole | M::PanicDevice => !spoken,
-        M::VmmProcess | M::VmName => false,
-        _ => true,
-    });
-    let mut note = |absent: bool, what: M| {
-        if absent {
-            incident.missing.push(what);
-        }
-    };
-    if l.alone && !l.trace && !e.touched() {
-        incident
-            .missing
-            .retain(|what| !matches!(what, M::Probe { .. } | M::MemoryFailure | M::Gpa));
-        incident.missing.push(M::Probes);
-        return of_logs_alone(incident, e);
-    }
-    note(e.vmm.name.is_none(), M::VmNameInFiles);
-    if let Some(process) = &l.process {
-        let process = process.clone();
-        note(
-            e.vmm.is_vmm != Some(true) && l.machine_checks.is_empty(),
-            M::IsVmm { process },
-        );
-    }
-    note(
-        !l.machine_checks.is_empty() && e.machine_checks.is_empty() && l.mces.is_empty(),
-        M::InjectedBank,
-    );
-    note(incident.outcome == Outcome::Unknown, M::Ending);
-}
-
-/// What a reader of logs alone can still get.
-fn of_logs_alone(incident: &mut model::Incident, e: &Evidence) {
-    let l = &e.logged;
-    if !l.machine_checks.is_empty() && e.machine_checks.is_empty() && l.mces.is_empty() {
-        incident.missing.push(MissingEvidence::InjectedBank);
-    }
-    if incident.outcome == Outcome::Unknown {
-        incident.missing.push(MissingEvidence::Ending);
-    }
-}
-
-/// The tellings of the log; the machine check on the console is what became of the last one with its address.
-fn injections(e: &Evidence) -> Vec<model::InjectionEvent> {
-    let l = &e.logged;
-    let offset = |t: u64| i64::try_from(i128::from(t) - i128::from(e.t0)).unwrap_or(0);
-    let mut all: Vec<model::InjectionEvent> = l
-        .machine_checks
-        .iter()
-        .map(|injection| model::InjectionEvent {
-            t_ns: Some(offset(injection.t)),
-            vcpu: None,
-            via: model::Via::Log,
-            bank: None,
-            status: None,
-            addr: injection.gpa.map(Hex),
-            misc: None,
-            mcg_status: None,
-            severity: injection.severity,
-            overflow: None,
-        })
-        .collect();
-    for (t, mce) in &l.mces {
-        let Some(status) = mce.status else { continue };
-        let severity = mca::severity(status.0);
-        let known = all
-            .iter_mut()
-            .rev()
-            .find(|injection| injection.severity == severity && injection.status.is_none());
-        let entry = match known {
-            Some(injection) => injection,
-            None => {
-                all.push(model::InjectionEvent {
-                    t_ns: Some(offset(*t)),
-                    vcpu: None,
-                    via: model::Via::Log,
-                    bank: None,
-                    status: None,
-                    addr: None,
-                    misc: None,
-                    mcg_status: None,
-                    severity,
-                    overflow: None,
-                });
-                let last = all.len() - 1;
-                &mut all[last]
-            }
-        };
-        entry.vcpu = mce.cpu;
-        entry.bank = mce.bank;
-        entry.status = Some(status);
-        entry.addr = mce.addr.or(entry.addr);
-        entry.misc = mce.misc;
-        entry.mcg_status = mce.mcg_status;
-        entry.overflow = Some(status.0 & mca::OVER != 0);
-    }
-    all
-}
-
-/// By what its sources were joined: once each.
-pub fn joins(e: &Evidence) -> Vec<model::Join> {
-    let mut joins: Vec<model::Join> = Vec::new();
-    for record in &e.logged.records {
-        let Some(key) = &record.joined else { continue };
-        let (key, value) = named(key);
-        let known =
-            |join: &model::Join| join.key == key && join.value == value && join.source == record.source;
-        if !joins.iter().any(known) {
-            joins.push(model::Join {
-                key: key.to_owned(),
-                value,
-                source: record.source.clone(),
-                line: (record.line > 0).then_some(record.line),
-            });
-        }
-    }
-    joins
-}
-
-/// A key's name and its value.
-pub fn named(key: &JoinKey) -> (&'static str, Option<String>) {
-    match key {
-        JoinKey::Pid(pid) => ("pid", Some(pid.to_string())),
-        JoinKey::Unit(unit) => ("unit", Some(unit.clone())),
-        JoinKey::Tag(tag) => ("tag", Some(tag.clone())),
-        JoinKey::Domain(name) => ("domain", Some(name.clone())),
-        JoinKey::Uuid(uuid) => ("uuid", Some(uuid.clone())),
-        JoinKey::Hva(at) => ("hva", Some(at.to_string())),
-        JoinKey::Pfn(pfn) => ("pfn", Some(pfn.to_string())),
-        JoinKey::Gpa(at) => ("gpa", Some(at.to_string())),
-        JoinKey::Clock => ("clock", None),
-    }
 }

@@ -1,5 +1,6 @@
 //! The incident: one poisoned page (or huge page) in one VM, and the answer about it.
 
+pub mod answer;
 pub mod evidence;
 pub mod exit_samples;
 pub mod exits;
@@ -13,6 +14,8 @@ pub mod missing;
 pub mod model;
 pub mod next_steps;
 pub mod storm;
+pub mod termination;
+pub mod terms;
 pub mod timeline;
 pub mod verdict;
 pub mod walk;

@@ -4,26 +4,12 @@
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
+pub use super::terms::*;
 use crate::{
     event::{Access, log_statement::LogRecord, totals::FloorKind},
     hex::Hex,
     incident::{findings::Findings, missing::MissingEvidence, next_steps::NextStep, timeline::TimelineEvent},
 };
-
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $name { $(#[serde(rename = $word)] $variant),+ }
-        impl $name {
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-            pub const fn word(self) -> &'static str { match self { $(Self::$variant => $word),+ } }
-        }
-        impl core::fmt::Display for $name {
-            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result { f.pad(self.word()) }
-        }
-    };
-}
 
 /// What two sources have in common by which they are taken to speak of one VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,23 +60,6 @@ pub struct TimelineEntry {
     /// From the poisoning, nanoseconds; may be negative. `None`: the trace's clock has no unit.
     pub t_ns: Option<i64>,
     pub event: TimelineEvent,
-}
-
-words! {
-    /// Where the error came from.
-    OriginKind {
-        ConsumedByGuest = "consumed_by_guest", ConsumedByHost = "consumed_by_host",
-        FoundByScrubbing = "found_by_scrubbing", Firmware = "firmware",
-        SoftwareInjection = "software_injection", Claimed = "claimed", Unknown = "unknown",
-    }
-}
-
-words! {
-    /// The evidence that the origin rests on.
-    OriginBasis {
-        FailureFlags = "memory_failure_flags", MachineCheck = "machine_check", Log = "log",
-        NoMemoryFailure = "no_memory_failure", None = "none",
-    }
 }
 
 /// Where the error came from, and the hardware that reported it.
@@ -169,32 +138,6 @@ pub struct Page {
     pub action_result: Option<String>,
 }
 
-words! {
-    /// What became of the guest.
-    Outcome {
-        Running = "running", Unaffected = "unaffected", Survived = "survived",
-        GuestPanicked = "guest_panicked", HostPanicked = "host_panicked", GuestReset = "guest_reset", VmmKilled = "vmm_killed",
-        VmmExited = "vmm_exited", Unknown = "unknown",
-    }
-}
-
-words! {
-    /// Why.
-    Cause {
-        NotTouched = "not_touched", Contained = "contained", Clflush = "clflush",
-        KernelAccess = "kernel_access", MceOverflow = "mce_overflow", MceNested = "mce_nested",
-        MceDisabled = "mce_disabled", FatalNotification = "fatal_notification",
-        SigbusUnhandled = "sigbus_unhandled", SecondSigbus = "second_sigbus",
-        VmmOwnMemory = "vmm_own_memory", MceDropped = "mce_dropped", GuestMemfd = "guest_memfd",
-        SigbusSpin = "sigbus_spin", NotPoison = "not_poison", Unknown = "unknown",
-    }
-}
-
-words! {
-    /// How sure the answer is.
-    Confidence { Certain = "certain", Likely = "likely", Possible = "possible" }
-}
-
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Signals {
     pub action_optional: Option<u64>,
@@ -236,14 +179,6 @@ pub struct ExitSample {
     pub exit_to_entry_ns: Option<u64>,
 }
 
-words! {
-    StormKind { LineWalk = "line_walk", SameLineSpin = "same_line_spin", PageTouches = "page_touches" }
-}
-
-words! {
-    Spin { Bounced = "bounced", InKernel = "in_kernel" }
-}
-
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Storm {
     pub kind: StormKind,
@@ -262,20 +197,6 @@ pub struct Storm {
     pub confidence: Option<Confidence>,
 }
 
-words! {
-    FlushVerdict {
-        FlushOnly = "flush_only", FlushThenAccess = "flush_then_access", NoFlush = "no_flush",
-        Undetermined = "undetermined",
-    }
-}
-
-words! {
-    FlushBasis {
-        InstructionBytes = "instruction_bytes", LineWalk = "line_walk", SingleExit = "single_exit",
-        GuestConsole = "guest_console", None = "none",
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Flush {
     pub verdict: FlushVerdict,
@@ -283,10 +204,6 @@ pub struct Flush {
     pub instruction: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidence: Option<Confidence>,
-}
-
-words! {
-    GupBasis { Exact = "exact", Bound = "bound" }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -347,14 +264,6 @@ pub struct Injections {
     pub delivered: Option<u64>,
     pub vcpus: Option<u64>,
     pub events: Vec<InjectionEvent>,
-}
-
-words! {
-    Via { SetMsrs = "set_msrs", SetMce = "set_mce", Log = "log" }
-}
-
-words! {
-    Severity { Ao = "ao", Ar = "ar", Broadcast = "broadcast", Other = "other" }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

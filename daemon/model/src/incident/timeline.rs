@@ -5,7 +5,7 @@ use alloc::{boxed::Box, string::String, vec::Vec};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{evidence::Termination, model::Severity};
+use super::{termination::Termination, terms::Severity};
 use crate::event::{Access, Bank, OtherAddress, PoisonExit, SigbusSeverity, log_statement::LogStatement};
 use crate::hex::Hex;
 

@@ -1,3 +1,4 @@
 //! Recordings of earlier versions, which stay readable.
 
+pub mod probe_texts;
 pub mod v1;

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use poisontrace_model::event::{Event, session::Session};
+use poisontrace_model::event::{Event, probe::ProbeId, session::Session};
 
 /// The version's number in the header.
 pub const VERSION: u32 = 1;
@@ -27,9 +27,9 @@ const RENAMED: [(&str, &str); 8] = [
 
 /// Names the probes of a session as version 2 does.
 pub fn upgrade_session(session: &mut Session) {
-    for probe in &mut session.probes {
-        if probe.name == "kvm_inject_mce" {
-            "vcpu_ioctl_mce".clone_into(&mut probe.name);
+    for status in &mut session.probes {
+        if status.probe.name() == "kvm_inject_mce" {
+            status.probe = ProbeId::VcpuIoctlMce;
         }
     }
 }

@@ -2,13 +2,15 @@
 
 use maud::{Markup, html};
 
-use crate::{at, count, document::Incident, hex};
+use crate::{
+    at, count,
+    document::Incident,
+    hex,
+    mca_fields::{self as fields, Field},
+};
 use poisontrace_model::{
     hex::Hex,
-    incident::{
-        mca::fields::{self, Field},
-        model::{InjectionEvent, Severity, Via},
-    },
+    incident::model::{InjectionEvent, Severity, Via},
 };
 
 /// Injections decoded on the page; the JSON has them all.

@@ -2,7 +2,10 @@
 
 use super::*;
 use poisontrace_model::{
-    event::OtherAddress,
+    event::{
+        OtherAddress,
+        probe::{Hook, ProbeBinding, ProbeId, ProbeReason},
+    },
     incident::model::{Cause, GupBasis, Outcome},
 };
 
@@ -10,12 +13,14 @@ use poisontrace_model::{
 fn tracepoints_only() -> Session {
     let mut session = session();
     for probe in &mut session.probes {
-        match probe.name.as_str() {
-            "send_sig_mceerr" => probe.binding = Some("tracepoint signal:signal_generate".into()),
-            "memory_failure" | "force_sig_mceerr" | "gup" | "vm_destroyed" => {
+        match probe.probe {
+            ProbeId::SendSigMceerr => {
+                let stand_in = Hook::Tracepoint("signal:signal_generate".into());
+                probe.binding = Some(ProbeBinding::Attached(vec![stand_in]));
+            }
+            ProbeId::MemoryFailure | ProbeId::ForceSigMceerr | ProbeId::Gup | ProbeId::VmDestroyed => {
                 probe.binding = None;
-                probe.why = Some("this kernel has no kprobes".into());
-                probe.lost = Some(format!("what {} tells", probe.name));
+                probe.why = vec![ProbeReason::NoKprobes];
             }
             _ => {}
         }

@@ -24,12 +24,11 @@ mod walks;
 
 use poisontrace_model::{
     correlate::*,
-    event::{Event, EventKind, Vmm, session::Session},
-};
-use poisontrace_model::{
-    event::{Access, Bank, Isa, PoisonExit, SigbusSeverity, session::ProbeStatus},
+    event::{
+        Access, Bank, Event, EventKind, Isa, PoisonExit, SigbusSeverity, Vmm, probe::ProbeId,
+        session::Session,
+    },
     hex::Hex,
-    host::{ClockPair, Host},
     incident::mca,
 };
 use poisontrace_report::document::{Answer, Incident};
@@ -55,46 +54,7 @@ pub const INTEL_AR: u64 = mca::VAL | mca::UC | mca::EN | mca::MISCV | mca::ADDRV
 
 /// A session with every probe at work.
 pub fn session() -> Session {
-    let names = [
-        "memory_failure",
-        "memory_failure_event",
-        "send_sig_mceerr",
-        "force_sig_mceerr",
-        "kvm_exit",
-        "kvm_page_fault",
-        "gup",
-        "kvm_userspace_exit",
-        "kvm_entry",
-        "vcpu_ioctl_mce",
-        "kvm_inj_exception",
-        "kvm_msr",
-        "kvm_pio",
-        "sched_process_exit",
-        "vm_destroyed",
-    ];
-    let probes = names
-        .iter()
-        .map(|name| ProbeStatus {
-            name: (*name).into(),
-            binding: Some("test".into()),
-            why: None,
-            lost: None,
-        })
-        .collect();
-    Session {
-        host: Host {
-            poisontrace_version: "test".into(),
-            emulated: Some(false),
-            ..Host::default()
-        },
-        clock: ClockPair {
-            monotonic_ns: 0,
-            wall_ns: Some(1_795_000_000_000_000_000),
-        },
-        probes,
-        hardware_corrupted_kb: Some(0),
-        standby: false,
-    }
+    Session::constructed("test", false)
 }
 
 /// A sequence of events under construction; `now` is the time of the next.

@@ -47,7 +47,7 @@ fn a_nested_machine_check_is_known_where_the_vmms_telling_is_not_seen() {
         .back(VCPU0)
         .reset(VCPU0);
     let mut blind = session();
-    blind.probes.retain(|probe| probe.name != "vcpu_ioctl_mce");
+    blind.probes.retain(|probe| probe.probe != ProbeId::VcpuIoctlMce);
     let mut correlator = Correlator::new(blind);
     story.events.iter().for_each(|event| correlator.feed(event));
     assert_eq!(correlator.incidents()[0].cause, Cause::MceNested);
@@ -82,7 +82,7 @@ fn a_handler_whose_end_could_not_be_seen_makes_a_nest_only_possible() {
     let mut story = second_page_in_the_handler();
     story.reset(VCPU0);
     let mut blind = session();
-    blind.probes.retain(|probe| probe.name != "kvm_msr");
+    blind.probes.retain(|probe| probe.probe != ProbeId::KvmMsr);
     let mut correlator = Correlator::new(blind);
     story.events.iter().for_each(|event| correlator.feed(event));
     assert_eq!(correlator.incidents()[1].confidence, Confidence::Possible);

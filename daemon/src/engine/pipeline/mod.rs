@@ -19,24 +19,20 @@ use waiting::Waiting;
 
 use crate::{
     config::{self, Config, VmmSources},
+    host::{
+        kernel_counters::KernelCounters, machine::clock_pair, process_usage::Usage, program_cost::ProgramCost,
+    },
     inputs::{
         guest_code::CodeReader,
-        kernel_counters::KernelCounters,
-        machine::clock_pair,
         poison_scan::Found,
-        process_usage::Usage,
         vm_registry::{VmRegistry, identity_event, scan::Look},
         vmm_log::VmmWatcher,
     },
     outputs::{Outputs, hook::Hook},
-    probes::cost::ProgramCost,
 };
 use poisontrace_model::{
     correlate::{Correlator, IncidentNo},
-    event::{
-        Event, EventKind,
-        session::{ProbeStatus, Session},
-    },
+    event::{Event, EventKind, probe::ProbeStatus, session::Session},
     hex::Hex,
     host::ClockPair,
 };

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Pipeline;
 use crate::{
-    inputs::machine::{boot_id, clock_pair},
+    host::machine::{boot_id, clock_pair},
     outputs::store::{StoreError, Stored},
 };
 use poisontrace_model::{

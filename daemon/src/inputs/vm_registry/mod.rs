@@ -15,7 +15,6 @@ use std::{collections::BTreeMap, path::PathBuf};
 use poisontrace_model::event::{Event, EventKind, Vmm};
 
 use proc::Holds;
-pub use proc::process_of;
 use scan::Look;
 
 /// Most processes that are remembered.

@@ -36,13 +36,6 @@ impl Holds {
     }
 }
 
-/// The process of a thread, from `/proc`.
-pub fn process_of(tid: u32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
-    line.trim().parse().ok()
-}
-
 /// The number that was given to a thread or process last (loadavg, fifth field). It shows an idle host's daemon that there
 /// is nothing to look for, and costs one small file's reading in place of a list of /proc.
 pub fn last_pid(proc: &Path) -> Option<String> {

@@ -25,8 +25,8 @@ use tokio::{
     time::sleep,
 };
 
-use super::{machine, qmp};
-use crate::config::VmmSources;
+use super::qmp;
+use crate::{config::VmmSources, host::machine};
 use poisontrace_import::text::{Item, Scanner};
 use poisontrace_model::{
     correlate::report::Update,

@@ -12,21 +12,16 @@ use std::{collections::HashSet, time::Duration};
 use prometheus::{IntGauge, Opts, Registry, TextEncoder};
 
 use super::{hook::Ended, store::Health};
-use crate::{
-    inputs::{
-        kernel_counters::{KernelCounters, NODE_COUNTERS},
-        process_usage::Usage,
-    },
-    probes::cost::ProgramCost,
+use crate::host::{
+    kernel_counters::{KernelCounters, NODE_COUNTERS},
+    process_usage::Usage,
+    program_cost::ProgramCost,
 };
 use families::{Families, OTHER_TABLES, PAGE_TYPES, RESULTS, RING};
 use incidents::Incidents;
 use poisontrace_model::{
     correlate::report::Update,
-    event::{
-        Event, EventKind,
-        session::{ProbeStatus, Session},
-    },
+    event::{Event, EventKind, probe::ProbeStatus, session::Session},
     host::ClockPair,
     text::sanitise,
 };
@@ -100,7 +95,7 @@ impl Metrics {
         for probe in rows {
             self.families
                 .probe_attached
-                .with_label_values(&[sanitise(&probe.name, MAX_LABEL)])
+                .with_label_values(&[sanitise(probe.probe.name(), MAX_LABEL)])
                 .set(i64::from(probe.binding.is_some()));
         }
     }

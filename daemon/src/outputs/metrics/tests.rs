@@ -6,10 +6,13 @@ use std::{
 };
 
 use super::*;
-use crate::inputs::kernel_counters::KernelCounters;
+use crate::host::kernel_counters::KernelCounters;
 use poisontrace_model::{
     correlate::Correlator,
-    event::{Event, session::ProbeStatus},
+    event::{
+        Event,
+        probe::{ProbeId, ProbeStatus},
+    },
     hex::Hex,
     incident::model::{Cause, Outcome},
 };
@@ -105,9 +108,9 @@ fn a_guest_is_at_risk_from_the_poisoning_to_the_first_touch() {
 fn flooded() -> Metrics {
     let probes = |n: usize| {
         (0..n).map(|n| ProbeStatus {
-            name: format!("probe{n}"),
+            probe: ProbeId::Other(format!("probe{n}")),
             binding: None,
-            why: None,
+            why: Vec::new(),
             lost: None,
         })
     };

@@ -6,8 +6,11 @@ use std::{path::Path, time::Duration};
 
 use rusqlite::Connection;
 
-use super::{FILE, StoreError, schema};
-use crate::{config, inputs::machine};
+use super::{
+    FILE, StoreError,
+    schema::{self, PROCESS},
+};
+use crate::{config, host::machine};
 
 /// How long, and how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +35,6 @@ const CHUNK: i64 = 64;
 /// Incidents of one VM of which the open ones stay, however large the store is. A fifth of the smallest size that can be
 /// set, for one VM; the incidents of all VMs that can be open are bounded by the model's table.
 pub const OPEN_KEPT: i64 = 256;
-
-/// The VM of a row, beside its boot: the process number in the id (see [`super::vm_of`]). Indexed with the boot.
-pub(super) const PROCESS: &str = "CAST(substr(id, instr(id, '-') + 1) AS INTEGER)";
 
 /// Prunes the store in `dir`, with the daemon running or not. Returns how many incidents went.
 ///

@@ -10,7 +10,10 @@ use std::{
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 use rustix::{fs::OFlags, io::Errno};
 
-use super::{FILE, LAYOUT, StoreError, error::is_damage, retention};
+use super::{FILE, LAYOUT, StoreError, error::is_damage};
+
+/// The VM of a row, beside its boot: the process number in the id (see [`super::vm_of`]). Indexed with the boot.
+pub(super) const PROCESS: &str = "CAST(substr(id, instr(id, '-') + 1) AS INTEGER)";
 
 /// `PRAGMA application_id` from layout 2 on: "ptrc".
 const APPLICATION: i64 = 0x7074_7263;
@@ -154,7 +157,7 @@ pub fn open(dir: &Path) -> Result<Connection, StoreError> {
     connection
         .execute_batch(&format!(
             "CREATE INDEX IF NOT EXISTS incident_process ON incident (boot_id, {})",
-            retention::PROCESS
+            PROCESS
         ))
         .map_err(wrap)?;
     Ok(connection)

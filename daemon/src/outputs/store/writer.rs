@@ -14,7 +14,7 @@ use super::{
     queue::{EventRow, Queue, Row, Verdict},
     retention, sample,
 };
-use crate::{inputs::machine, service::privileges};
+use crate::{host::machine, service::privileges};
 use poisontrace_model::{event::Event, host::Host};
 use poisontrace_report::document::Incident;
 

@@ -2,8 +2,9 @@
 
 use super::{Verdict, VerdictInput, verdict as of, weaker};
 use crate::incident::{
-    evidence::{End, McInjection, Refused, Termination},
+    evidence::{End, McInjection, Refused},
     model::{Cause, Confidence, FlushVerdict, Outcome, Severity},
+    termination::Termination,
 };
 
 /// Without `kvm_msr` a handler is taken to be still at work for so long after the #MC came, nanoseconds.

@@ -2,9 +2,9 @@
 
 use super::{Verdict, VerdictInput, verdict as of, vmm, weaker};
 use crate::incident::{
-    evidence::Termination,
     model::{Cause, Confidence, FlushVerdict, Outcome, Spin, StormKind},
     storm::storm,
+    termination::Termination,
 };
 
 /// The guest had ended, or this page's time was over, before it died of anything: what followed is of another life.

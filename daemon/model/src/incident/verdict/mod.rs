@@ -11,13 +11,14 @@
 
 mod death;
 mod life;
+mod log_evidence;
 mod vmm;
 
 use super::{
-    evidence::{End, Evidence, Termination},
+    evidence::{End, Evidence},
     exits::Total,
-    log_evidence,
     model::{Cause, Confidence, Flush, Outcome},
+    termination::Termination,
 };
 
 /// What became of the guest, why, and how sure that is.

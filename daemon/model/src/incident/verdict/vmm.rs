@@ -2,8 +2,9 @@
 
 use super::{Verdict, VerdictInput, verdict as of};
 use crate::incident::{
-    evidence::{Evidence, LastSigbus, Termination},
+    evidence::{Evidence, LastSigbus},
     model::{Cause, Confidence, Outcome},
+    termination::Termination,
 };
 
 const SIGBUS: i32 = 7;

@@ -2,8 +2,7 @@
 //! IA32_MCi_STATUS, IA32_MCi_MISC, "Interpreting the MCA Error Codes"), AMD APM volume 2, "Machine Check
 //! Architecture" (MCG_STATUS, MCi_STATUS).
 
-use super::{ADDRV, AR, DEFERRED, EN, MCIP, MISCV, OVER, PCC, POISON, S, UC, VAL};
-use alloc::{borrow::ToOwned as _, format, string::String, vec, vec::Vec};
+use poisontrace_model::incident::mca::{ADDRV, AR, DEFERRED, EN, MCIP, MISCV, OVER, PCC, POISON, S, UC, VAL};
 
 /// A field of a register.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,7 +213,7 @@ fn error_code(code: u64) -> String {
             let what = ["generic", "read", "write", "address or command", "scrubbing"];
             let what = what.get((code >> 4 & 7) as usize).copied().unwrap_or("reserved");
             match code & 0xf {
-                0xf => format!("memory controller: {what}, channel not told"),
+                0xf => format!("memory controller: {what}, channel unknown"),
                 channel => format!("memory controller: {what}, channel {channel}"),
             }
         }
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn qemu_tells_an_intel_guest_of_a_data_load_from_a_lost_page() {
+    fn qemu_injects_a_data_load_from_a_lost_page_into_an_intel_guest() {
         let injection = status(VAL | UC | EN | MISCV | ADDRV | S | AR | 0x134);
         assert_eq!(set(&injection), ["VAL", "UC", "EN", "MISCV", "ADDRV", "S", "AR"]);
         assert_eq!(
@@ -269,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn qemu_tells_an_amd_guest_of_poison_that_was_consumed() {
+    fn qemu_injects_consumed_poison_into_an_amd_guest() {
         let injection = status(0xfc00_0800_0000_0000);
         assert_eq!(
             set(&injection),
@@ -281,6 +280,10 @@ mod tests {
                 .any(|field| field.name == "TCC" && field.value == 0)
         );
         assert_eq!(meaning(&injection, "MCACOD"), "no code");
+        assert_eq!(
+            status_names(0xfc00_0800_0000_0000),
+            "VAL OVER UC EN MISCV ADDRV POISON"
+        );
     }
 
     #[test]

@@ -1,0 +1,72 @@
+//! Next steps: from evidence and verdict.
+
+use alloc::vec::Vec;
+
+use crate::{
+    hex::Hex,
+    incident::{
+        evidence::Evidence,
+        model::{Cause, OriginKind, Outcome},
+        next_steps::{NextStep, Related},
+        verdict::Verdict,
+    },
+};
+
+/// The steps for this verdict.
+pub fn next_steps(e: &Evidence, v: Verdict, origin: OriginKind, related: &Related) -> Vec<NextStep> {
+    if origin == OriginKind::Claimed {
+        // Nothing is known to be wrong with this host's memory.
+        return [NextStep::CheckClaim].into();
+    }
+    let software = origin == OriginKind::SoftwareInjection;
+    let mut steps: Vec<NextStep> = for_the_guest(e, v).into_iter().collect();
+    steps.extend(for_the_cause(e, v));
+    if !related.named.is_empty() {
+        steps.push(NextStep::ExplainRelated {
+            ids: related.named.clone(),
+            more: related.total.saturating_sub(related.named.len() as u64),
+        });
+    }
+    match (e.pfn, v.cause) {
+        (_, Cause::NotPoison) => {}
+        // No DIMM is at fault where software poisoned the page.
+        _ if software => {}
+        (Some(pfn), _) => steps.push(NextStep::FindDimm { pfn: Hex(pfn) }),
+        (None, _) => steps.push(NextStep::SearchKernelLog),
+    }
+    steps
+}
+
+fn for_the_guest(e: &Evidence, v: Verdict) -> Option<NextStep> {
+    match v.outcome {
+        Outcome::GuestPanicked | Outcome::GuestReset | Outcome::VmmKilled | Outcome::VmmExited => {
+            Some(NextStep::StartGuest {
+                name: e.vmm.name.clone(),
+            })
+        }
+        // migrate_prepare() in QEMU's migration code, since 9.0: "Can't migrate this vm with hardware poisoned
+        // memory"; before that the migration thread read the page.
+        Outcome::Running | Outcome::Survived if !e.vmm_gone() => Some(NextStep::DoNotMigrate),
+        _ => None,
+    }
+}
+
+fn for_the_cause(e: &Evidence, v: Verdict) -> Option<NextStep> {
+    Some(match v.cause {
+        Cause::MceNested if e.skips_injections() => NextStep::ResetStuckGuest,
+        Cause::MceOverflow => NextStep::AddOverflowRecovery,
+        Cause::FatalNotification => NextStep::UseErrorRecovery,
+        Cause::MceNested => NextStep::FindOtherPages,
+        Cause::MceDisabled => NextStep::EnableMachineChecks,
+        Cause::SigbusUnhandled => NextStep::AvoidVmm,
+        Cause::SecondSigbus => NextStep::FindSimultaneousErrors,
+        Cause::VmmOwnMemory => NextStep::LeaveGuestAlone,
+        Cause::MceDropped => NextStep::FixMceControls,
+        Cause::GuestMemfd => NextStep::RestartPrivateGuest,
+        Cause::KernelAccess => NextStep::KeepConsole,
+        Cause::Clflush => NextStep::UpdateGuestKernel,
+        Cause::SigbusSpin => NextStep::KillVmm,
+        Cause::NotPoison => NextStep::LookElsewhere,
+        Cause::Contained | Cause::NotTouched | Cause::Unknown => return None,
+    })
+}

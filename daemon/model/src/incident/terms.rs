@@ -1,0 +1,95 @@
+//! The answer's terms: each has one word, which JSON, metrics and the store have in common.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name { $(#[serde(rename = $word)] $variant),+ }
+        impl $name {
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+            pub const fn word(self) -> &'static str { match self { $(Self::$variant => $word),+ } }
+        }
+        impl core::fmt::Display for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result { f.pad(self.word()) }
+        }
+    };
+}
+
+words! {
+    /// Where the error came from.
+    OriginKind {
+        ConsumedByGuest = "consumed_by_guest", ConsumedByHost = "consumed_by_host",
+        FoundByScrubbing = "found_by_scrubbing", Firmware = "firmware",
+        SoftwareInjection = "software_injection", Claimed = "claimed", Unknown = "unknown",
+    }
+}
+
+words! {
+    /// The evidence that the origin rests on.
+    OriginBasis {
+        FailureFlags = "memory_failure_flags", MachineCheck = "machine_check", Log = "log",
+        NoMemoryFailure = "no_memory_failure", None = "none",
+    }
+}
+
+words! {
+    /// What became of the guest.
+    Outcome {
+        Running = "running", Unaffected = "unaffected", Survived = "survived",
+        GuestPanicked = "guest_panicked", HostPanicked = "host_panicked", GuestReset = "guest_reset", VmmKilled = "vmm_killed",
+        VmmExited = "vmm_exited", Unknown = "unknown",
+    }
+}
+
+words! {
+    /// Why.
+    Cause {
+        NotTouched = "not_touched", Contained = "contained", Clflush = "clflush",
+        KernelAccess = "kernel_access", MceOverflow = "mce_overflow", MceNested = "mce_nested",
+        MceDisabled = "mce_disabled", FatalNotification = "fatal_notification",
+        SigbusUnhandled = "sigbus_unhandled", SecondSigbus = "second_sigbus",
+        VmmOwnMemory = "vmm_own_memory", MceDropped = "mce_dropped", GuestMemfd = "guest_memfd",
+        SigbusSpin = "sigbus_spin", NotPoison = "not_poison", Unknown = "unknown",
+    }
+}
+
+words! {
+    /// How sure the answer is.
+    Confidence { Certain = "certain", Likely = "likely", Possible = "possible" }
+}
+
+words! {
+    StormKind { LineWalk = "line_walk", SameLineSpin = "same_line_spin", PageTouches = "page_touches" }
+}
+
+words! {
+    Spin { Bounced = "bounced", InKernel = "in_kernel" }
+}
+
+words! {
+    FlushVerdict {
+        FlushOnly = "flush_only", FlushThenAccess = "flush_then_access", NoFlush = "no_flush",
+        Undetermined = "undetermined",
+    }
+}
+
+words! {
+    FlushBasis {
+        InstructionBytes = "instruction_bytes", LineWalk = "line_walk", SingleExit = "single_exit",
+        GuestConsole = "guest_console", None = "none",
+    }
+}
+
+words! {
+    GupBasis { Exact = "exact", Bound = "bound" }
+}
+
+words! {
+    Via { SetMsrs = "set_msrs", SetMce = "set_mce", Log = "log" }
+}
+
+words! {
+    Severity { Ao = "ao", Ar = "ar", Broadcast = "broadcast", Other = "other" }
+}

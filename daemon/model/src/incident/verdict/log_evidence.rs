@@ -1,0 +1,247 @@
+//! Logs as witnesses: deaths that they show, and what they hint at where nothing else is known.
+//!
+//! The reasons that a kernel gives for its machine check (`arch/x86/kernel/cpu/mce/severity.c`) are its own words.
+
+use alloc::{string::String, vec::Vec};
+
+use super::Verdict;
+use crate::{
+    event::log_statement::MceReport,
+    incident::{
+        evidence::Evidence,
+        exits::Total,
+        log_evidence::{Logged, Shutdown, by_machine_check},
+        mca,
+        model::{Cause, Confidence, Outcome, Severity},
+        termination::Termination,
+    },
+};
+
+/// A VMM that ends later than this after its SIGBUS had another reason.
+const SIGBUS_KILLS_WITHIN_NS: u64 = 1_000_000_000;
+
+const fn verdict(outcome: Outcome, cause: Cause, confidence: Confidence) -> Option<Verdict> {
+    Some(Verdict {
+        outcome,
+        cause,
+        confidence,
+    })
+}
+
+/// Deaths that a log shows: the host's, the guest's own last words, then the VMM's. What rests on clocks alone is not
+/// certain.
+pub fn death(e: &Evidence) -> Option<Verdict> {
+    let v = shown(e)?;
+    Some(match (e.logged.joined_by_clock, v.confidence) {
+        (true, Confidence::Certain) => Verdict {
+            confidence: Confidence::Likely,
+            ..v
+        },
+        _ => v,
+    })
+}
+
+fn shown(e: &Evidence) -> Option<Verdict> {
+    let l = &e.logged;
+    if l.host_panic.is_some() {
+        return Some(host_panic(l));
+    }
+    if l.panic.is_some() && (!l.mces.is_empty() || l.panic.as_deref().is_some_and(by_machine_check)) {
+        return Some(panic(e));
+    }
+    if l.vmm_sigbus {
+        return verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Certain);
+    }
+    if l.died_by_sigbus {
+        // QEMU re-raises a second SIGBUS that comes while one is pending; without a handler it is the first.
+        let injection = !l.machine_checks.is_empty() || !e.machine_checks.is_empty();
+        let cause = if injection {
+            Cause::SecondSigbus
+        } else {
+            Cause::SigbusUnhandled
+        };
+        return verdict(Outcome::VmmKilled, cause, Confidence::Likely);
+    }
+    if l.killed {
+        return verdict(Outcome::VmmKilled, Cause::Unknown, Confidence::Likely);
+    }
+    if l.run_failed {
+        return verdict(Outcome::Running, Cause::GuestMemfd, Confidence::Certain);
+    }
+    if let Some(recursive) = l.qmp_reset {
+        let cause = if recursive {
+            Cause::MceNested
+        } else {
+            Cause::MceDisabled
+        };
+        return verdict(Outcome::GuestReset, cause, Confidence::Certain);
+    }
+    if let Some(recipient) = &l.qmp_fatal {
+        return if recipient == "guest" {
+            verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Likely)
+        } else {
+            verdict(Outcome::VmmExited, Cause::VmmOwnMemory, Confidence::Certain)
+        };
+    }
+    if l.own_fatal {
+        // The same words stand for a guest without software error recovery.
+        return verdict(Outcome::VmmExited, Cause::VmmOwnMemory, Confidence::Likely);
+    }
+    None
+}
+
+/// A physical machine's kernel took a machine check that it could not outlive.
+/// - `kernel_access`: its own reason states that its kernel consumed the error;
+/// - `not_poison`: the processor's context was corrupt (PCC): no page is at fault.
+///
+/// Certain where the log shows a physical machine: DMI, EDAC, PPIN.
+fn host_panic(l: &Logged) -> Verdict {
+    let reasons: Vec<String> = l
+        .host_mces
+        .iter()
+        .filter_map(|mce| mce.reason.as_ref().map(|reason| reason.to_ascii_lowercase()))
+        .collect();
+    let states = |words: &str| reasons.iter().any(|reason| reason.contains(words));
+    let corrupt = |mce: &MceReport| mce.status.is_some_and(|status| status.0 & mca::PCC != 0);
+    let cause = if states("processor context corrupt") || l.host_mces.iter().any(corrupt) {
+        Cause::NotPoison
+    } else if states("area of kernel") || states("in kernel") {
+        Cause::KernelAccess
+    } else {
+        Cause::Unknown
+    };
+    Verdict {
+        outcome: Outcome::HostPanicked,
+        cause,
+        confidence: match l.physical && cause != Cause::Unknown {
+            true => Confidence::Certain,
+            false => Confidence::Likely,
+        },
+    }
+}
+
+/// Windows: MACHINE_CHECK_EXCEPTION and WHEA_UNCORRECTABLE_ERROR.
+fn is_machine_check(bug_check: u64) -> bool {
+    matches!(bug_check, 0x9c | 0x124)
+}
+
+/// The guest outlived its poison: it was migrated, shut down or died of something else long after.
+fn lived_on(l: &Logged) -> Option<Verdict> {
+    let handled = l.guest_signal.as_ref().is_some_and(|(_, pid)| *pid != 1);
+    if l.late_end && handled {
+        return verdict(Outcome::Survived, Cause::Contained, Confidence::Likely);
+    }
+    if l.late_end {
+        return verdict(Outcome::Survived, Cause::Unknown, Confidence::Likely);
+    }
+    if l.other_panic.is_some() {
+        return match handled {
+            true => verdict(Outcome::Survived, Cause::Contained, Confidence::Likely),
+            false => verdict(Outcome::GuestPanicked, Cause::NotPoison, Confidence::Possible),
+        };
+    }
+    match l.shutdown.as_ref()? {
+        Shutdown { reason, .. } if reason == "migrated" => {
+            verdict(Outcome::Survived, Cause::Unknown, Confidence::Likely)
+        }
+        Shutdown { late: true, .. } => verdict(Outcome::Survived, Cause::Unknown, Confidence::Likely),
+        // The VMM died, or the guest panicked and libvirt ended it: one word for both.
+        Shutdown { reason, .. } if reason == "crashed" => {
+            verdict(Outcome::VmmExited, Cause::Unknown, Confidence::Possible)
+        }
+        Shutdown { .. } => None,
+    }
+}
+
+/// What logs make of an incident of which nothing else is known.
+pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
+    let l = &e.logged;
+    if let Some(code) = l.bug_check.filter(|_| !l.late_end) {
+        // A machine check of another kind, or of another page, has the same code; any other code is another matter.
+        let sure = match is_machine_check(code) {
+            true => Confidence::Likely,
+            false => Confidence::Possible,
+        };
+        return verdict(Outcome::GuestPanicked, Cause::Unknown, sure);
+    }
+    if l.qmp_panicked || l.panic.is_some() {
+        // Without a machine check in its words it may have died of something else.
+        return verdict(Outcome::GuestPanicked, Cause::Unknown, Confidence::Possible);
+    }
+    if l.own_access {
+        return verdict(Outcome::Unknown, Cause::VmmOwnMemory, Confidence::Possible);
+    }
+    if l.guest_reset {
+        return verdict(Outcome::GuestReset, Cause::Unknown, Confidence::Possible);
+    }
+    let recovered = l
+        .guest_result
+        .as_deref()
+        .is_some_and(|result| result == "Recovered");
+    if recovered && l.guest_signal.as_ref().is_none_or(|(_, pid)| *pid != 1) {
+        return verdict(Outcome::Survived, Cause::Contained, Confidence::Likely);
+    }
+    if let Some(v) = lived_on(l) {
+        return Some(v);
+    }
+    // Gone at once, and never reported: the VMM did not survive its SIGBUS.
+    let gone = e.sign(|sign| *sign == Termination::VmmGone);
+    if let Some(end) = gone
+        && l.trace
+        && e.exit_signals > 0
+        && e.delivered == 0
+        && end.t.saturating_sub(e.last_poison) < SIGBUS_KILLS_WITHIN_NS
+    {
+        return verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Likely);
+    }
+    // The guest went on after every exit, and nothing was notified to it.
+    let x = &total.page;
+    if l.trace && x.exits > 0 && e.delivered == 0 && l.machine_checks.is_empty() && e.ends.is_empty() {
+        let went_on = x.exit_to_entry.count == x.exits;
+        return went_on
+            .then(|| verdict(Outcome::Running, Cause::Unknown, Confidence::Possible))
+            .flatten();
+    }
+    None
+}
+
+/// Why the guest panicked, in its kernel's own words (`arch/x86/kernel/cpu/mce/severity.c`), else by the bank.
+fn panic(e: &Evidence) -> Verdict {
+    let l = &e.logged;
+    let reason = l.reason().unwrap_or_default().to_ascii_lowercase();
+    let states = |words: &str| reason.contains(words);
+    let in_kernel = l.mce().and_then(|mce| mce.cs).map(|cs| cs & 3 == 0);
+    let status = l.mce().and_then(|mce| mce.status).map_or(0, |status| status.0);
+    let host_told = e.pfn.is_some()
+        || !l.machine_checks.is_empty()
+        || e.ao_signals + e.ar_signals + e.exit_signals > 0
+        || !e.machine_checks.is_empty();
+    let corrupt = states("processor context corrupt") || status & mca::PCC != 0;
+    let (cause, confidence) = if corrupt && !host_told {
+        (Cause::NotPoison, Confidence::Likely)
+    } else if states("overflowed uncorrected") || states("lost events") {
+        (Cause::MceOverflow, Confidence::Certain)
+    } else if l.flusher().is_some() {
+        (Cause::Clflush, Confidence::Likely)
+    } else if states("unrecoverable area of kernel")
+        || states("in kernel context")
+        || states("fetch error in kernel")
+        || states("in kernel and no restart")
+    {
+        (Cause::KernelAccess, Confidence::Certain)
+    } else if states("without mca recovery") {
+        (Cause::FatalNotification, Confidence::Likely)
+    } else {
+        match (mca::severity(status), status & mca::OVER != 0, in_kernel) {
+            (Severity::Ar, true, _) => (Cause::MceOverflow, Confidence::Likely),
+            (Severity::Ar, false, Some(true)) => (Cause::KernelAccess, Confidence::Likely),
+            (Severity::Ao, ..) => (Cause::FatalNotification, Confidence::Likely),
+            _ => (Cause::Unknown, Confidence::Possible),
+        }
+    };
+    Verdict {
+        outcome: Outcome::GuestPanicked,
+        cause,
+        confidence,
+    }
+}

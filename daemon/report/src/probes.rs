@@ -1,0 +1,207 @@
+//! The probe table in words: what a probe is attached to, why it is not, and what cannot be reported without it.
+
+use std::borrow::Cow;
+
+use poisontrace_model::event::probe::{
+    Hook, MissingField, ProbeBinding, ProbeId, ProbeReason, ProbeStatus, Signature,
+};
+
+/// What cannot be reported without a probe; `None`: another version's, of which only its own text is known.
+pub fn unavailable(probe: &ProbeId) -> Option<&'static str> {
+    use ProbeId as P;
+    Some(match probe {
+        P::MemoryFailure => {
+            "which pfn was poisoned, and the arming at that instant: exits before the first SIGBUS may be missed"
+        }
+        P::MemoryFailureEvent => "the page's type and what the host kernel did about it",
+        P::SendSigMceerr => "which VMM was signalled and at which address, and that a guest touched poison",
+        P::ForceSigMceerr => "which SIGBUS the kernel forced on a thread for an access of its own",
+        P::KvmExit => "exits, their RIP and latency",
+        P::KvmPageFault => "the GPA and the line that was touched",
+        P::Gup => {
+            "the host-side gup: its time (what is shown in its place is a bound, from the fault to the signal) and its -EHWPOISON"
+        }
+        P::KvmUserspaceExit => "when an exit leaves the kernel, and KVM's own end of a guest",
+        P::KvmEntry => "exit-to-entry latency, and resets of a vCPU",
+        P::KvmNestedVmexit => {
+            "which exits are those of a guest's own guest, whose addresses are not the guest's"
+        }
+        P::VcpuIoctlMce => "the injected machine checks: bank, STATUS, ADDR, MISC",
+        P::KvmInjException => "whether a machine check entered the guest",
+        P::KvmMsr => "whether the guest's #MC handler finished: survived and died look alike",
+        P::KvmPio => "the guest's panic device and reset ports",
+        P::SchedProcessExit => "when and how the VMM ended",
+        P::VmDestroyed => "when the VM was destroyed",
+        P::Instruction => "the bytes of the instruction that touched the page: whether it was a CLFLUSH",
+        P::GuestCode => "the guest's page tables, and with them its code (--read-guest-code)",
+        P::Memslots => {
+            "where the guest's memory lies outside the poisoned page's own mapping in the VMM: its code may be there"
+        }
+        P::Other(_) => return None,
+    })
+}
+
+/// What cannot be reported without the probe of this row.
+pub fn unavailable_info(status: &ProbeStatus) -> &str {
+    unavailable(&status.probe).unwrap_or_else(|| super::or(status.lost.as_deref()))
+}
+
+/// What a probe is attached to.
+pub fn binding(binding: &ProbeBinding) -> Cow<'_, str> {
+    let joined = |hooks: &[Hook]| {
+        let hooks: Vec<String> = hooks.iter().map(ToString::to_string).collect();
+        hooks.join(", ")
+    };
+    match binding {
+        ProbeBinding::Attached(hooks) => joined(hooks).into(),
+        ProbeBinding::Standby(hooks) if hooks.is_empty() => "until there is poison nothing".into(),
+        ProbeBinding::Standby(hooks) => format!("until there is poison {}", joined(hooks)).into(),
+        ProbeBinding::Imported => "imported".into(),
+        ProbeBinding::Text(text) => text.into(),
+    }
+}
+
+/// All reasons of a row on one line; empty if it has none.
+pub fn reasons(all: &[ProbeReason]) -> String {
+    let all: Vec<Cow<'_, str>> = all.iter().map(reason).collect();
+    all.join("; ")
+}
+
+/// Why a probe is not attached, or what it cannot read.
+pub fn reason(reason: &ProbeReason) -> Cow<'_, str> {
+    use ProbeReason as R;
+    match reason {
+        R::NoTracepoint(name) => format!("this kernel has no tracepoint {name}").into(),
+        R::NoTracepointFields { tracepoints, fields } => no_fields(tracepoints, fields).into(),
+        R::NoTracepointBtf(name) => format!("no BTF describes the tracepoint {name}").into(),
+        R::NoFunctionBtf(name) => format!("vmlinux BTF has no function {name}").into(),
+        R::NoKprobes => "this kernel has no kprobes".into(),
+        R::NoSymbol(name) => format!("kallsyms lists no function {name}").into(),
+        R::Prototype {
+            function,
+            known,
+            expected,
+        } => prototype(function, known, expected).into(),
+        R::PrototypeAssumed(name) => {
+            format!("no BTF describes {name}: its arguments are taken to be those of 4.19 to 7.3").into()
+        }
+        R::ShownBy { tracepoint, of } => {
+            format!("{tracepoint}, which stands in for {of}, shows these signals too").into()
+        }
+        R::SvmOnly => "only SVM hands out the bytes of an instruction that faults".into(),
+        R::NoField(field) => no_field(field).into(),
+        R::NoMember { of, field } => format!("struct {of} has {}", no_field(field)).into(),
+        R::LockedDown => "the kernel is locked down (confidentiality), so that no BPF program may read its memory: boot with lockdown=integrity".into(),
+        R::KvmAbsent => "KVM is not loaded".into(),
+        R::KvmUnloaded => "KVM is unloaded".into(),
+        R::Disabled(way) => format!("{way} disabled (--disable-attach-type)").into(),
+        R::NotInFiles => "not in the files".into(),
+        R::Text(text) => text.into(),
+    }
+}
+
+/// `syscalls:sys_enter_ioctl with cmd and arg`.
+fn no_fields(tracepoints: &[String], fields: &[String]) -> String {
+    let fields = match fields {
+        [all @ .., last] if !all.is_empty() => format!("{} and {last}", all.join(", ")),
+        _ => fields.join(", "),
+    };
+    match tracepoints {
+        [one] => format!("this kernel has no tracepoint {one} with {fields}"),
+        many => format!(
+            "this kernel has no tracepoints {} with {fields}",
+            many.join(" and ")
+        ),
+    }
+}
+
+fn prototype(function: &str, known: &Signature, expected: &Signature) -> String {
+    let returns = |returns: &Option<String>| super::or(returns.as_deref()).to_owned();
+    let expected_returns = expected.returns.as_ref().map(|returns| format!(" and {returns}"));
+    format!(
+        "{function} takes ({}) and returns {} on this kernel, expected ({}){}",
+        known.takes.join(", "),
+        returns(&known.returns),
+        expected.takes.join(", "),
+        expected_returns.unwrap_or_default()
+    )
+}
+
+fn no_field(field: &MissingField) -> String {
+    format!(
+        "no {} as {}: {}",
+        field.name,
+        field.shapes.join(" or "),
+        cost(&field.global).unwrap_or("its use is another version's")
+    )
+}
+
+/// What it costs where a tracepoint or structure does not have a field as the programs read it, by the global of the BPF
+/// object that holds its offset.
+fn cost(global: &str) -> Option<&'static str> {
+    Some(match global {
+        "EXIT_REASON" => "lost is the exit reason, and with it a triple fault",
+        "EXIT_RIP" => "lost is the guest's RIP",
+        "EXIT_ISA" => "lost is whether it was VMX or SVM, and with it the kind of access",
+        "EXIT_VCPU" => "lost is the vCPU's number, until it enters the guest",
+        "FAULT_ADDRESS" => "lost is the GPA",
+        "FAULT_CODE_U64" | "FAULT_CODE_U32" => "lost is the kind of access",
+        "FAULT_RIP" => "it is that of kvm_exit",
+        "FAULT_VCPU" => "it is that of kvm_exit",
+        "USER_REASON" => "lost is KVM's own end of a guest",
+        "USER_ERRNO" => "lost is why KVM_RUN failed",
+        "ENTRY_VCPU" => "the vCPU's number is that of kvm_exit",
+        "ENTRY_RIP" => "lost is that a vCPU starts anew at the reset vector",
+        "INJ_VECTOR" => "lost is which exception is injected",
+        "INJ_REINJECTED" => {
+            "such kernels trace no repeated injection (a kernel that does would have each counted)"
+        }
+        "MSR_WRITE" => "lost is that the guest's #MC handler finished",
+        "MSR_INDEX" => "lost is which MSR, so nothing is seen of the guest's #MC handler",
+        "MSR_DATA" => "lost is the value, so the end of the guest's #MC handler is not known",
+        "PIO_WRITE" => "lost is that the guest wrote, so nothing is seen of its panic device",
+        "PIO_PORT" => "lost is which port, so nothing is seen of its panic device",
+        "PIO_SIZE" => "lost is the size of what was written",
+        "PIO_VALUE" => "lost is the value, so nothing is seen of its panic device",
+        "MFE_PFN" => "lost is the pfn, and so the event",
+        "MFE_TYPE" => "lost is the page's type, and so the event",
+        "MFE_RESULT" => "lost is the result, and so the event",
+        "SIGNAL_NUMBER" => "lost is which signal, and so all of them",
+        "SIGNAL_CODE" => "lost is whether it is for poison, and so all signals",
+        "SIGNAL_TID" => "lost is whom the signal is for",
+        "SIGNAL_COMM" => "lost is the name of the thread that the signal is for",
+        "IOCTL_CMD" => "lost is which ioctl",
+        "IOCTL_ARG" => "lost is what the ioctl was given",
+        "IOCTL_RET" => "lost is what the ioctl answered",
+        "TASK_PID" => "lost is which thread was signalled",
+        "TASK_TGID" => "lost is which process was signalled, unless it is the current one",
+        "TASK_COMM" => "lost is the name of the thread that was signalled",
+        "TASK_EXIT_CODE" => "lost is the exit status of a single thread",
+        "TASK_SIGNAL" => "lost is how the process ended, and how many of its threads are left",
+        "SIGNAL_LIVE" => "lost is how many threads of the process are left",
+        "SIGNAL_GROUP_EXIT_CODE" => "lost is how the process ended",
+        "FILE_PRIVATE" | "VCPU_KVM" | "KVM_MEMSLOTS" | "KVM_MEMSLOTS_ONE" | "SLOTS_TREE" | "SLOTS_SET"
+        | "SLOT_NODES" | "SLOT_GFN" | "SLOT_PAGES" | "SLOT_HVA" => "a VM's memslots are not found",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use poisontrace_probes::layout::FIELDS;
+
+    #[test]
+    fn every_field_that_is_read_has_a_cost_in_words() {
+        for field in FIELDS {
+            assert!(cost(field.global).is_some(), "{}", field.global);
+        }
+    }
+
+    #[test]
+    fn every_probe_has_its_effect_in_words() {
+        for probe in ProbeId::ALL {
+            assert!(unavailable(probe).is_some(), "{probe}");
+        }
+    }
+}
