@@ -1,0 +1,198 @@
+//! English of ours is written in the report crate, in errors and in log messages, and is for people: no code branches on
+//! it, cuts it or looks for it. The import crate is left out, as it reads what others wrote.
+
+use super::source::{Literal, Source, sources};
+
+/// Crates that may contain messages, but may not compare them.
+const MESSAGES: [&str; 3] = ["daemon/src", "daemon/kernel-facts/src", "daemon/recording/src"];
+/// Crates without messages: no words at all.
+const NO_WORDS: [&str; 1] = ["daemon/model/src"];
+
+/// What looks like English of ours and is somebody else's.
+const FOREIGN: [(&str, &str); 11] = [
+    ("daemon/model/src/hex.rs", "serde's errors about a number"),
+    (
+        "daemon/model/src/event/decode.rs",
+        "stands in the event where the kernel has no text for a type of page",
+    ),
+    (
+        "daemon/model/src/event/totals.rs",
+        "names of exits, as JSON has them",
+    ),
+    (
+        "daemon/model/src/event/log_statement.rs",
+        "vendors and products of DMI",
+    ),
+    (
+        "daemon/kernel-facts/src/format.rs",
+        "a heading of tracefs' format files",
+    ),
+    (
+        "daemon/recording/src/compat/probe_texts.rs",
+        "texts of recordings that are kept: released versions wrote them",
+    ),
+    (
+        "daemon/model/src/correlate/memory_failures.rs",
+        "names that the kernel gives to types of pages (mm/memory-failure.c)",
+    ),
+    (
+        "daemon/model/src/correlate/by_process.rs",
+        "names that the kernel gives to types of pages (mm/memory-failure.c)",
+    ),
+    (
+        "daemon/model/src/incident/log_evidence.rs",
+        "what the guest's kernel writes when it panics (arch/x86/kernel/cpu/mce/core.c)",
+    ),
+    (
+        "daemon/model/src/incident/verdict/log_evidence.rs",
+        "reasons that kernels give for a machine check (arch/x86/kernel/cpu/mce/severity.c)",
+    ),
+    ("daemon/src/host/machine.rs", "the vendor of a BIOS"),
+];
+
+/// Functions that compare or cut a text.
+const COMPARE: [&str; 18] = [
+    "starts_with",
+    "ends_with",
+    "contains",
+    "strip_prefix",
+    "strip_suffix",
+    "find",
+    "rfind",
+    "split",
+    "rsplit",
+    "split_once",
+    "rsplit_once",
+    "splitn",
+    "split_terminator",
+    "matches",
+    "trim_start_matches",
+    "trim_end_matches",
+    "eq_ignore_ascii_case",
+    "replace",
+];
+
+/// Two words, or one with a space at its end.
+fn is_english(text: &str) -> bool {
+    let is_word = |word: &&str| word.len() > 1 && word.bytes().all(|b| b.is_ascii_alphabetic());
+    let words = text
+        .split([' ', ',', ';', ':', '.', '!', '?'])
+        .filter(is_word)
+        .count();
+    text.contains(' ') && (words > 1 || words == 1 && text.trim() != text && text.len() > 3)
+}
+
+/// Whether the code compares something with this literal: by a function, an operator or as a pattern.
+fn is_compared(source: &Source, literal: &Literal) -> bool {
+    let (before, after) = source.around(literal);
+    let before = before.trim_end().trim_end_matches('&').trim_end();
+    if before.ends_with("==") || before.ends_with("!=") {
+        return true;
+    }
+    let after = after.trim_start();
+    if after.starts_with("==") || after.starts_with("!=") || is_pattern(after) {
+        return true;
+    }
+    // `contains("")`, and a list of patterns: `contains(["", ""])`.
+    let open = before.trim_end_matches(|c: char| c == '"' || c == ',' || c == '[' || c.is_whitespace());
+    let function = open.strip_suffix('(').unwrap_or_default();
+    let name = function
+        .rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .next();
+    name.is_some_and(|name| COMPARE.contains(&name)) && function.ends_with(name.unwrap_or_default())
+}
+
+/// `"" | "" if … =>`.
+fn is_pattern(after: &str) -> bool {
+    let mut rest = after;
+    while let Some(next) = rest.strip_prefix('|').map(str::trim_start) {
+        let Some(next) = next.strip_prefix("\"\"") else {
+            return false;
+        };
+        rest = next.trim_start();
+    }
+    rest.starts_with("=>") || rest.starts_with("if ")
+}
+
+fn is_foreign(source: &Source) -> bool {
+    FOREIGN.iter().any(|(path, _)| source.path == *path)
+}
+
+#[test]
+fn no_code_branches_on_english_of_ours() {
+    for folder in MESSAGES {
+        for source in sources(folder).iter().filter(|source| !is_foreign(source)) {
+            for literal in &source.literals {
+                assert!(
+                    !(is_english(&literal.text) && is_compared(source, literal)),
+                    "{}: {:?}: make it a type",
+                    source.path,
+                    literal.text
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_model_has_no_words() {
+    for folder in NO_WORDS {
+        for source in sources(folder).iter().filter(|source| !is_foreign(source)) {
+            for literal in &source.literals {
+                // An error is worded where it arises.
+                let is_error = source.around(literal).0.ends_with("#[error(");
+                assert!(
+                    is_error || !is_english(&literal.text),
+                    "{}: {:?}: the report crate words it",
+                    source.path,
+                    literal.text
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_exception_is_needed() {
+    for (path, reason) in FOREIGN {
+        let folder = path.rsplit_once('/').unwrap().0;
+        let source = sources(folder).into_iter().find(|source| source.path == path);
+        let source = source.unwrap_or_else(|| panic!("{path} is gone ({reason})"));
+        let needed = source.literals.iter().any(|literal| is_english(&literal.text));
+        assert!(needed, "{path} has no words any more ({reason})");
+    }
+}
+
+#[test]
+fn comparisons_are_found_in_every_shape() {
+    for code in [
+        "if text.starts_with(\"the guest\") {}",
+        "text.split_once(&\" as \")",
+        "text.contains([\"no kprobes here\", \"x\"])",
+        "if kind == \"lost records\" {}",
+        "match text { \"a b\" | \"the end\" => {} }",
+        "match text { \"the end\" if late => {} }",
+        "text.strip_prefix(r#\"no \"x\" as \"#)",
+    ] {
+        let source = Source::of(code);
+        let found = source
+            .literals
+            .iter()
+            .any(|l| is_english(&l.text) && is_compared(&source, l));
+        assert!(found, "{code}");
+    }
+    for code in [
+        "format!(\"the guest {x}\")",
+        "tracing::warn!(\"cannot read\")",
+        "text.starts_with(\"kvm_exit\")",
+        "text.strip_prefix(\"Tgid:\")",
+        "push((\"a word\", contains))",
+    ] {
+        let source = Source::of(code);
+        let found = source
+            .literals
+            .iter()
+            .any(|l| is_english(&l.text) && is_compared(&source, l));
+        assert!(!found, "{code}");
+    }
+}

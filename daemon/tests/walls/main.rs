@@ -1,0 +1,10 @@
+//! The walls inside the house: which module may know which, and that no code reads our own English back.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; its helper functions too"
+)]
+
+mod english;
+mod modules;
+mod source;
