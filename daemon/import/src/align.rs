@@ -41,7 +41,7 @@ pub enum Mark {
 pub struct Offset {
     /// To be added for the base's time, nanoseconds.
     pub ns: i128,
-    /// Events that both reported; 0: the source itself shows both times.
+    /// Events that both show; 0: the source itself shows both times.
     pub by: usize,
     /// How far those lie apart, nanoseconds.
     pub spread: u64,
@@ -51,7 +51,7 @@ pub struct Offset {
 #[derive(Default)]
 pub struct Alignment {
     marks: BTreeMap<Clock, Vec<(Mark, u64)>>,
-    /// Two clocks that one line reported: boot to wall.
+    /// Two clocks on one line: boot to wall.
     pairs: BTreeMap<(Clock, Clock), i128>,
     offsets: BTreeMap<Clock, Offset>,
     pub base: Option<Clock>,

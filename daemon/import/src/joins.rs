@@ -1,4 +1,4 @@
-//! Which speakers speak of one VM. Two are joined by a key that both have: a pid, unit, domain or uuid of one host, or
+//! Which speakers belong to one VM. Two are joined by a key that both have: a pid, unit, domain or uuid of one host, or
 //! an address of the page; without one only where their wall clocks agree and nothing else happened at that time,
 //! and what rests on that is never certain.
 
@@ -26,11 +26,11 @@ pub struct Turn<'a> {
     pub of: &'a [(u32, Option<JoinKey>)],
 }
 
-/// Without a key: how long after the host lost the page its guest or VMM may speak of it.
+/// Without a key: how long after the host lost the page its guest or VMM may mention it.
 const CLOCK_WITHIN_NS: i64 = 60_000_000_000;
 /// How exactly wall clocks agree.
 const CLOCK_GRAIN_NS: i64 = 2_000_000_000;
-/// A page's address of statements further apart is not that of one event: time zones are often not reported.
+/// A page's address of statements further apart is not that of one event: time zones are often not given.
 const SAME_PAGE_WITHIN_NS: i64 = 26 * 3600 * 1_000_000_000;
 /// A unit's end that comes of a lost page comes at once.
 const UNIT_WITHIN_NS: i64 = 5_000_000_000;
@@ -55,12 +55,12 @@ enum Part {
     Fact,
 }
 
-/// A speaker, or what it states of one process.
+/// A speaker, or its statements about one process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Name {
     stream: Stream,
     part: Part,
-    /// Process, domain or unit of which it speaks.
+    /// The process, domain or unit that it names.
     of: Option<String>,
 }
 
@@ -91,7 +91,7 @@ pub struct Vm {
     pub vmm: Vmm,
 }
 
-/// All VMs, and of which each statement speaks.
+/// All VMs, and the one of each statement.
 #[derive(Default)]
 pub struct Joined {
     pub vms: Vec<Vm>,
@@ -342,7 +342,7 @@ impl Graph {
     }
 }
 
-/// What a statement's speaker is to a VM, and of which process or domain it speaks; `None`: to none by itself.
+/// What a statement's speaker is to a VM, and the process or domain that it names; `None`: none by itself.
 fn part(entry: &Attributed<'_>, sender: &Sender) -> Option<(Part, Option<String>)> {
     let text = |pid: &u32| Some(pid.to_string());
     Some(match &entry.statement {

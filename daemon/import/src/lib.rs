@@ -42,7 +42,7 @@ use poisontrace_model::{
 use poisontrace_recording::Reader;
 pub use reformat::LooksCut;
 
-/// What the files reported.
+/// What the files show.
 pub struct Imported {
     pub session: Session,
     pub incidents: Vec<Incident>,
@@ -63,7 +63,7 @@ pub struct CutLine {
 const PROGRESS_EVERY: u64 = 65_536;
 
 /// Reads the files ("-": standard input). `attribution_window_s`: how long after the poison a guest's death still counts as
-/// its, seconds. `progress` is notified how far the reading is.
+/// its, seconds. `progress` is called with how far the reading is.
 ///
 /// # Errors
 /// Where none of the files can be used: the problems.
@@ -298,7 +298,7 @@ impl Import {
         }
     }
 
-    /// What the trace itself states that it lacks.
+    /// What the trace itself counts as lost.
     fn trace_notes(&mut self, assembler: &trace::Assembler, overwritten: u64) {
         if assembler.gaps {
             let lost = (assembler.lost > 0).then_some(assembler.lost);

@@ -93,7 +93,7 @@ fn host_kernel(logs: &[Log], all: &[Attributed<'_>]) -> Option<String> {
     })
 }
 
-/// The order in which the speakers of one VM are heard.
+/// The order of the speakers of one VM.
 fn rank(entry: &Attributed<'_>) -> u8 {
     match (&entry.statement, entry.role) {
         (LogStatement::GuestMce(_) | LogStatement::GuestPanic { .. }, _) | (_, Role::GuestKernel) => 3,
@@ -256,7 +256,7 @@ fn shared(clock: Clock) -> Clock {
     }
 }
 
-/// Lets the correlator know of the VMs, and hear the statements.
+/// Feeds the VMs and the statements to the correlator.
 pub fn feed(correlator: &mut Correlator, logged: &Logged) {
     for (vm, number) in logged.vms.iter().zip(1..) {
         correlator.learn_vm(number, &vm.pids, &vm.vmm);

@@ -26,7 +26,7 @@ pub struct Source<R> {
     records: u64,
     over: bool,
     problem: Option<String>,
-    /// Since the record before: events that the tracer lost, where it states that it did.
+    /// Since the record before: events that the tracer lost, where it counts them.
     gap: Option<u64>,
     /// Events that the ring had overwritten when the trace was read.
     overwritten: u64,

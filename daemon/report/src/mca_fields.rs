@@ -205,7 +205,7 @@ fn error_code(code: u64) -> String {
             .copied()
             .unwrap_or("reserved")
     };
-    // Bit 12 states only that corrected errors are counted no further (Intel).
+    // Bit 12 shows only that corrected errors are counted no further (Intel).
     match code & !(1 << 12) {
         0 => "no code".to_owned(),
         0x10..0x20 => format!("TLB: {}, {}", field(&WHAT, 2, 2), field(&LEVEL, 0, 2)),

@@ -20,7 +20,7 @@ struct Kernel<'a> {
     guest: bool,
     host: bool,
     relay: bool,
-    /// Frames of which it signalled a VMM: these are the host's, whoever else speaks of them.
+    /// Frames for which it signalled a VMM: these are the host's, whoever else names them.
     of_vmms: HashSet<u64>,
     known: &'a Known,
     /// Frames of machine checks as a VMM injects them.

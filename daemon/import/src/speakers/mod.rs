@@ -33,7 +33,7 @@ pub struct Attributed<'a> {
     pub stream: Stream,
     pub item: &'a Item,
     pub role: Role,
-    /// The host's kernel speaks of a process that runs a guest.
+    /// The host's kernel names a process that runs a guest.
     pub of_vmm: bool,
     pub statement: LogStatement,
 }

@@ -7,7 +7,7 @@ use poisontrace_model::{event::log_statement::LogStatement, text::sanitise};
 /// Words that `ps` puts before a command.
 const MAX_COLUMNS: usize = 12;
 
-/// What libvirt states of the host when it starts a domain.
+/// What libvirt logs about the host when it starts a domain.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Header {
     pub kernel: Option<String>,

@@ -70,7 +70,7 @@ pub struct Scanner {
     pub dropped: u64,
     /// Lines that were some log's.
     pub known: u64,
-    /// What libvirt states of the host.
+    /// What libvirt logs about the host.
     pub host_kernel: Option<String>,
     pub hostname: Option<String>,
     reports: BTreeMap<usize, Report>,
@@ -416,7 +416,7 @@ impl Scanner {
 
     fn keep(&mut self, item: Item) {
         self.known += 1;
-        // What a kernel states of its machine states it once.
+        // A kernel logs its machine once.
         let again = |other: &Item| other.sender == item.sender && other.statement == item.statement;
         if matches!(&item.statement, LogStatement::Machine { .. })
             && self.items.iter().rev().take(64).any(again)

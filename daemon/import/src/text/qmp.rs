@@ -33,7 +33,7 @@ struct Data {
     info: Option<Info>,
 }
 
-/// What a guest states of its own panic (qapi/run-state.json, GuestPanicInformation).
+/// What a guest reports about its own panic (qapi/run-state.json, GuestPanicInformation).
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Info {
@@ -93,7 +93,7 @@ fn python(line: &[u8]) -> Option<Vec<u8>> {
     Some(text.into_bytes())
 }
 
-/// `virsh event`: a memory failure is notified on several lines (tools/virsh-domain-event.c).
+/// `virsh event`: a memory failure takes several lines (tools/virsh-domain-event.c).
 #[derive(Default)]
 pub struct Virsh {
     failure: Option<(Option<i64>, String, Data)>,

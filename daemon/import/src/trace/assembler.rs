@@ -39,7 +39,7 @@ pub struct Assembler {
     pub(super) groups: Groups,
     /// Kinds of events that the trace has shown.
     pub seen: BTreeSet<Kind>,
-    /// Whether the tracer lost events, and how many as far as it states.
+    /// Whether the tracer lost events, and how many where it counts them.
     pub gaps: bool,
     pub lost: u64,
     /// Records taken.
@@ -113,7 +113,7 @@ impl Assembler {
         }
     }
 
-    /// The trace is over: what was under way is stated as far as it is known.
+    /// The trace is over: what was under way becomes events as far as it is known.
     pub fn finish(&mut self) {
         for tid in std::mem::take(&mut self.waiting) {
             self.say_signals(tid, None);
@@ -151,7 +151,7 @@ impl Assembler {
         thread
     }
 
-    /// The process of a thread, which is introduced when first spoken of.
+    /// The process of a thread, which is identified at its first event.
     pub(super) fn pid(&mut self, tid: u32) -> u32 {
         let Some(thread) = self.threads.get_mut(&tid) else {
             return tid;
@@ -336,7 +336,7 @@ impl Assembler {
         }
     }
 
-    /// States the exit under way, if it met poison and was not stated yet.
+    /// Emits the exit under way, if it hit poison and was not emitted yet.
     pub(super) fn say_exit(&mut self, tid: u32, entry_ns: Option<u64>) {
         let Some(exit) = self.threads.get_mut(&tid).and_then(|thread| thread.exit.as_mut()) else {
             return;

@@ -1,4 +1,4 @@
-//! Which threads are one VM's. A trace shows threads; what is a process must be reported (the TGID column,
+//! Which threads are one VM's. A trace shows threads; what is a process must be given (the TGID column,
 //! `pid/tid` of perf) or is inferred: vCPU threads are numbered soon after their process, no VM has two vCPUs
 //! of the same number, and the process that was signalled AO is the nearest below with the same name.
 

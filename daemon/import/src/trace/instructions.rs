@@ -16,7 +16,7 @@ pub struct Instructions(BTreeMap<(u32, u64), String>);
 
 impl Instructions {
     /// Takes the fields of a `kvm_emulate_insn` of the thread. Only 64-bit code is taken: an address of the
-    /// other modes states little without its segment.
+    /// other modes shows little without its segment.
     pub fn emulated(&mut self, tid: u32, fields: &[u8]) {
         let Some((rip, bytes)) = parse(fields) else {
             return;

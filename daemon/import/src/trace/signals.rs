@@ -14,7 +14,7 @@ use poisontrace_model::{
     text::from_c,
 };
 
-/// SIGBUS that waits longer for its memory_failure_event is stated without.
+/// A SIGBUS that waits longer for its memory_failure_event becomes an event without it.
 const SIGNAL_WAITS_NS: u64 = 2_000_000_000;
 const MAX_WAITING: usize = 64;
 const MAX_LOOSE: usize = 4096;

@@ -17,7 +17,7 @@ pub struct Thread {
     pub tgid: Option<u32>,
     pub comm: Vec<u8>,
     pub vcpu: Option<u32>,
-    /// The VM's process, once something had to be stated of it.
+    /// The VM's process, once an event needed it.
     pub pid: Option<u32>,
     /// KVM's events have fired on it.
     pub kvm: bool,
@@ -96,7 +96,7 @@ impl Thread {
         self.gup_begin = None;
     }
 
-    /// An exit of which the trace has the signal alone.
+    /// An exit that left only its signal in the trace.
     pub fn signalled(&mut self, t: u64) {
         self.exited(t, b"");
         if let Some(exit) = &mut self.exit {
@@ -142,7 +142,7 @@ impl Thread {
         user && self.in_kernel && self.touched_rip != Some(rip)
     }
 
-    /// A probe on another function of the lookup stated what it returned.
+    /// The return value of another function of the lookup, by a probe.
     pub fn lookup_ended(&mut self, ret: Option<i64>) {
         if let Some(exit) = &mut self.exit
             && ret == Some(KVM_PFN_ERR_HWPOISON)
@@ -171,7 +171,7 @@ impl Thread {
 }
 
 impl Exit {
-    /// Poison: SIGBUS answered the fault, or gup stated so.
+    /// Poison: SIGBUS followed the fault, or gup returned -EHWPOISON.
     pub fn is_poison(&self) -> bool {
         self.signal_ns.is_some() || self.gup_ret == Some(EHWPOISON)
     }

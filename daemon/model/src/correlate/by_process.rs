@@ -1,4 +1,4 @@
-//! Incidents of one VMM by what is asked of them at each event: without a search through all of its pages.
+//! Incidents of one VMM by what each event looks up: without a search through all of its pages.
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;

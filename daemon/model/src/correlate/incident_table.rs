@@ -208,7 +208,7 @@ impl IncidentTable {
         self.lives(no, pid).is_some_and(around).then_some(no)
     }
 
-    /// The incident of this VM with the latest sign of poison. Private memory is not reported.
+    /// The incident of this VM with the latest sign of poison. Errors of private memory are not injected.
     pub fn latest_of(&self, pid: u32) -> Option<IncidentNo> {
         let is_one = |e: &Evidence| e.private_fault().is_none();
         if let Some(no) = self.by_process.latest(pid)
@@ -222,7 +222,7 @@ impl IncidentTable {
             .map(|(no, _)| no)
     }
 
-    /// The only incident of which that is so.
+    /// The only such incident.
     pub fn only(&self, wanted: impl Fn(&Evidence) -> bool) -> Option<IncidentNo> {
         let mut all = self.iter().filter(|(_, e)| wanted(e)).map(|(no, _)| no);
         let first = all.next()?;

@@ -1,5 +1,5 @@
-//! What the guest was notified. QEMU writes the banks with KVM_SET_MSRS, again and again with the rest of the
-//! state; it is notified once, when #MC is queued for a bank that changed, or queued anew after a delivery.
+//! Machine checks that the VMM injects. QEMU writes the banks with KVM_SET_MSRS, again and again with the rest of the
+//! state; an error counts once, when #MC is queued for a bank that changed, or queued anew after a delivery.
 
 use super::{Correlator, IncidentNo, thread_table::Pending};
 use crate::{
@@ -83,7 +83,7 @@ impl Correlator {
         let thread = self.threads.of(event);
         if thread.pending.is_empty() {
             // The state was put again with the #MC still in it (outstanding), or caught in the middle of its
-            // delivery (injected): nothing new. Otherwise the same banks were reported a second time.
+            // delivery (injected): nothing new. Otherwise the same banks were injected a second time.
             if thread.outstanding || injected || !pending {
                 return;
             }
@@ -113,7 +113,7 @@ impl Correlator {
     pub(super) fn delivered(&mut self, event: &Event) {
         self.guest_got_injection(event);
         if !self.threads.of(event).pending.is_empty() {
-            // KVM_SET_VCPU_EVENTS went unseen; the delivery proves the telling.
+            // KVM_SET_VCPU_EVENTS went unseen; the delivery proves the injection.
             self.record_pending(event);
         }
         let thread = self.threads.of(event);
@@ -199,9 +199,9 @@ impl Correlator {
         evidence.record_injection(injection);
     }
 
-    /// Which incident a bank speaks of: that of its address; else, of the pages whose GPA is not known yet, the one at
+    /// The incident of a bank: that of its address; else, of the pages whose GPA is not known yet, the one at
     /// the same place within its 2 MiB (VMMs align guest memory so), else the one that was signalled first: SIGBUS is
-    /// answered in the order in which it comes. A bank without an address follows the last telling.
+    /// answered in the order in which it comes. A bank without an address follows the last injection.
     fn incident_injected(&self, pid: u32, bank: &Bank, severity: Severity) -> Option<IncidentNo> {
         const ALIGNED: u64 = (2 << 20) - 1;
         if severity == Severity::Broadcast || bank.status.0 & mca::ADDRV == 0 {

@@ -1,6 +1,6 @@
 //! Imported evidence: signals without an address, and statements of logs. Of which VM a statement is was decided before
 //! (`import::joins`); within that VM it is of the page that it names, by pfn, hva or GPA; what names none goes on about
-//! the page that its speaker spoke of last.
+//! the page that its speaker named last.
 
 use alloc::{borrow::ToOwned as _, boxed::Box, format, string::String, vec::Vec};
 use alloc::{
@@ -48,11 +48,11 @@ struct Names {
 pub(super) struct LoggedVm {
     pids: BTreeSet<u32>,
     vmm: Vmm,
-    /// Its incidents that logs spoke of.
+    /// Its incidents in logs.
     incidents: Vec<IncidentNo>,
 }
 
-/// All VMs of the logs, and of which incident each speaker spoke last.
+/// All VMs of the logs, and the incident that each speaker named last.
 #[derive(Default)]
 pub(super) struct LoggedVms {
     vms: BTreeMap<u32, LoggedVm>,
@@ -221,7 +221,7 @@ impl Correlator {
         seen.map(|e| e.pid).collect()
     }
 
-    /// A VM of which statements will follow, by its number.
+    /// A VM with statements to come, by its number.
     pub fn learn_vm(&mut self, number: u32, pids: &BTreeSet<u32>, vmm: &Vmm) {
         let vm = LoggedVm {
             pids: pids.clone(),
@@ -352,7 +352,7 @@ impl Correlator {
         all
     }
 
-    /// The incident of which the VMM `pid` speaks itself: that of the page that it names, else its latest. It opens
+    /// The incident that a message of the VMM `pid` itself is of: that of the page that it names, else its latest. It opens
     /// none: what happens is seen.
     fn spoken_of_by(&self, pid: u32, names: Names) -> Option<IncidentNo> {
         let page = |e: &Evidence| {
@@ -364,7 +364,7 @@ impl Correlator {
             let by_gpa = names.gpa.zip(e.gpa).map(|(gpa, known)| (gpa ^ known) < size);
             by_hva.or(by_gpa)
         };
-        // The latest first; a VMM's last words may come when it is gone.
+        // The latest first; a VMM's last message may come when it is gone.
         let mut all = self.incidents.iter().rev().filter(|(_, e)| e.pid == pid);
         if names.hva.is_none() && names.gpa.is_none() {
             return all.next().map(|(no, _)| no);

@@ -1,4 +1,4 @@
-//! `memory_failure()` as the host runs it: those under way by thread, and the losses of which no process was notified.
+//! `memory_failure()` as the host runs it: those under way by thread, and those that signalled no process.
 
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::{borrow::ToOwned as _, string::String};
@@ -20,7 +20,7 @@ pub(super) struct Failure {
     incidents: BTreeSet<IncidentNo>,
 }
 
-/// A page whose loss was notified to no process: its VMMs learn of it when they touch it. Either they did not ask for early
+/// A poisoned page for which no process was signalled: its VMMs learn of it when they touch it. Either they did not ask for early
 /// notice, or no VM had the page yet (a memory file that outlives its VMs).
 pub(super) struct Silent {
     pub t: u64,
@@ -65,7 +65,7 @@ impl MemoryFailures {
         self.any = true;
     }
 
-    /// Under way, and those that notified no process.
+    /// Under way, and those that signalled no process.
     pub fn sizes(&self) -> [usize; 2] {
         [self.by_thread.len(), self.silent.len()]
     }
@@ -86,7 +86,7 @@ impl MemoryFailures {
         only.then(|| self.silent.pop_front()).flatten()
     }
 
-    /// Keeps a failure that has ended, if it notified no process of a page in use.
+    /// Keeps a failure that has ended, if it signalled no process about a page in use.
     fn keep_silent(&mut self, failure: Failure) {
         let (true, Some(pfn), Some(page_type), Some(result)) = (
             failure.incidents.is_empty(),

@@ -97,7 +97,7 @@ pub struct Correlator {
     signals_without_address: bool,
     /// The host's exits that touch no guest memory.
     floor: BTreeMap<FloorKind, DurationTotals>,
-    /// VMs of which logs speak.
+    /// VMs that logs name.
     logged: log_correlation::LoggedVms,
 }
 
@@ -124,7 +124,7 @@ impl Correlator {
         }
     }
 
-    /// Sets [`Limits::attribution_window_ns`], for what is stated from now on.
+    /// Sets [`Limits::attribution_window_ns`], for ends from now on.
     pub fn attribution_window(&mut self, ns: u64) {
         self.attribution_window_ns = ns;
     }
@@ -187,7 +187,7 @@ impl Correlator {
         }
     }
 
-    /// Whether all probes were at work at `t`, so that what none of them reported did not happen.
+    /// Whether all probes were at work at `t`, so that what none of them saw did not happen.
     fn all_seen(&self, t: u64) -> bool {
         !self.session.standby || self.engaged_ns.is_some_and(|engaged| engaged <= t)
     }
@@ -285,7 +285,7 @@ impl Correlator {
             EventKind::McgStatus { write, data } => self.mcg_status(event, *write, data.0),
             EventKind::GuestCode { rip, bytes } => self.guest_code(event, rip.0, bytes),
             EventKind::Sregs(sregs) => self.registers(event, sregs),
-            // Only what is read with it speaks of the page.
+            // Only the instruction that is read with it is of the page.
             EventKind::MemSlot { .. } => {}
             EventKind::Vmm(vmm) => self.identity(event.pid, vmm),
             EventKind::Lost { records } => self.lost(event, *records),
@@ -419,7 +419,7 @@ impl Correlator {
     }
 }
 
-/// A process that could not be asked whether it is a VMM, and for which KVM never spoke, is none.
+/// Processes without KVM evidence, and of which /proc shows nothing, are not VMMs.
 fn is_of_a_guest(evidence: &Evidence) -> bool {
     evidence.vmm.is_vmm == Some(true) || evidence.kvm_seen()
 }

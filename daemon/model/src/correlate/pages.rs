@@ -87,7 +87,7 @@ impl Correlator {
 
     pub(super) fn sigbus(&mut self, event: &Event, signal: Signal) {
         let pid = signal.target_pid;
-        // pid 0: the target could not be read; without a process there is no VM to speak of.
+        // pid 0: the target could not be read; without a process there is no VM.
         if pid == 0 || signal.lsb > MAX_LSB {
             return;
         }
@@ -177,7 +177,7 @@ impl Correlator {
         no
     }
 
-    /// A second piece of what is one huge page, if the host lost one of which no process was notified: QEMU asks for early
+    /// A second piece of what is one huge page, if the host lost one for which no process was signalled: QEMU asks for early
     /// notice, others learn of their page 4 KiB by 4 KiB. Only where there is one such page is it this one.
     fn piece_of_silent(&mut self, pid: u32, hva: u64) -> Option<IncidentNo> {
         let base = hva & !((1u64 << LSB_2M) - 1);
@@ -196,8 +196,8 @@ impl Correlator {
         Some(no)
     }
 
-    /// The incident of a page that a VM meets as the first to hear of its loss, if the host lost one page of which no process
-    /// was notified, and none before anybody looked: it can be no other.
+    /// The incident of a page that a VM is the first to access, if the host lost one page for which no process was
+    /// signalled, and none before the probes were attached: it can be no other.
     fn open_silent(&mut self, event: &Event, pid: u32, hva: u64) -> Option<IncidentNo> {
         if self.session.hardware_corrupted_kb != Some(0) {
             return None;
@@ -257,7 +257,7 @@ impl Correlator {
         let no = match found {
             Some(no) => no,
             None => {
-                // Poison met by gup without a signal that we saw: still an incident.
+                // gup hit the poison, and the signal was not seen: still an incident.
                 let new = New {
                     t0: exit.exit_ns,
                     hva: exit.hva.map(|hva| hva.0 & !(PAGE_SIZE - 1)),

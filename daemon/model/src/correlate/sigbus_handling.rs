@@ -103,7 +103,7 @@ impl Correlator {
         }
     }
 
-    /// The VMM reported its guest of an error: it has a handler.
+    /// The VMM injected an error into its guest: it has a handler.
     pub(super) fn guest_got_injection(&mut self, event: &Event) {
         if let Some(answers) = self.answers.get_mut(&event.pid) {
             answers.injected(event.tid);

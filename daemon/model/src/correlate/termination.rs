@@ -147,7 +147,7 @@ impl Correlator {
                 refused: Some(Refused { nested }),
             };
         }
-        // How the VMM ends, and that the guest turns itself off, is reported each page.
+        // The end of the VMM, and a guest that turns itself off, concern each page.
         let everyones = matches!(
             sign,
             Termination::VmmExit(_) | Termination::VmmGone | Termination::VmDestroyed | Termination::PowerOff
@@ -173,7 +173,7 @@ impl Correlator {
     /// The page, the vCPU thread, and whether a #MC was open there, if this end is that of a guest which could not be
     /// reported. KVM ends KVM_RUN with KVM_EXIT_SHUTDOWN where KVM_X86_SET_MCE met MCIP or CR4.MCE = 0
     /// (`kvm_vcpu_ioctl_x86_set_mce`); QEMU makes the same test itself before it shows anything, and resets
-    /// (`do_inject_x86_mce`), or ends with status 0 where it was notified not to reboot. A VMM that has let one pass before
+    /// (`do_inject_x86_mce`), or ends with status 0 with `-no-reboot`. A VMM that has let one pass before
     /// does not do that. What the guest did itself must have been visible.
     fn refusal(&self, event: &Event, sign: &Termination) -> Option<(IncidentNo, u32, bool)> {
         let by_kvm = match sign {

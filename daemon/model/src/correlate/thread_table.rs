@@ -23,7 +23,7 @@ pub struct Thread {
     pub outstanding: bool,
     /// Its exit status, once it has ended with another than 0.
     pub exit_code: i32,
-    /// The incident that this vCPU was last reported.
+    /// The incident of the last error injected into this vCPU.
     pub machine_checks: Option<IncidentNo>,
     /// The incident of its last exit on poison.
     pub exited: Option<IncidentNo>,

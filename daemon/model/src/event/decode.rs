@@ -31,7 +31,7 @@ pub enum DecodeError {
 pub struct Decoder {
     /// `enum mf_action_page_type`, from `print fmt` of memory_failure_event.
     pub page_types: BTreeMap<i64, String>,
-    /// `enum mf_result`, likewise.
+    /// The same of `enum mf_result`.
     pub results: BTreeMap<i64, String>,
 }
 

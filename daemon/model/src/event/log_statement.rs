@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::SigbusSeverity;
 use crate::hex::Hex;
 
-/// One statement: where it stands, who made it, and what it states.
+/// One statement: its place, its speaker, its content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LogRecord {
     /// The file, as the answer names it.
@@ -124,7 +124,7 @@ pub enum LogStatement {
     },
     /// The host's kernel: a process touched lost memory by itself.
     OwnAccess { comm: String, pid: u32, hva: Hex },
-    /// The VMM: it reported its guest.
+    /// The VMM: it injected the error into its guest.
     VmmTold {
         hva: Option<Hex>,
         gpa: Option<Hex>,
@@ -157,7 +157,7 @@ pub enum LogStatement {
     },
     /// libvirt: the domain is gone, and why.
     VmShutdown { reason: String },
-    /// The guest's kernel: a machine check, as far as its lines reported.
+    /// The guest's kernel: a machine check, as far as its lines show it.
     GuestMce(MceReport),
     /// The guest's kernel: panic.
     GuestPanic { text: String },
@@ -342,7 +342,7 @@ pub struct MceReport {
     pub apic: Option<Hex>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub microcode: Option<Hex>,
-    /// The kernel states that a process touched the page ("in user-access").
+    /// The kernel logs that a process accessed the page ("in user-access").
     #[serde(default, skip_serializing_if = "is_default")]
     pub user_access: bool,
     /// Printed for an exception ("Machine Check Exception"), not for a polled bank.

@@ -57,7 +57,7 @@ pub enum EventKind {
         forced: bool,
         comm: String,
     },
-    /// A VM exit met poison.
+    /// A VM exit on a poisoned page.
     PoisonExit(PoisonExit),
     /// The kernel's own totals of a page, replacing those before of this thread and page.
     PageTotals(totals::PageTotals),

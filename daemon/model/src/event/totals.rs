@@ -267,7 +267,7 @@ impl PageTotals {
         entry.fetches += u64::from(exit.access == Access::Fetch);
     }
 
-    /// The same exits, of which no address is known.
+    /// The same exits, without an address.
     pub fn without_lines(&self) -> Self {
         let mut totals = self.clone();
         totals.lines = Hex(0);

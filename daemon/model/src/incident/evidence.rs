@@ -51,7 +51,7 @@ pub struct Evidence {
     pub t0: u64,
     /// Latest event that belongs to it.
     pub last: u64,
-    /// Latest event that is the poison's own (signal, exit, telling, delivery), not an end.
+    /// Latest event that is the poison's own (signal, exit, injection, delivery), not an end.
     pub last_poison: u64,
     pub pid: u32,
     /// All of a VMM's incidents share it.
@@ -78,7 +78,7 @@ pub struct Evidence {
     /// AR signals that were forced on a thread outside `memory_failure()`: its own user-mode access.
     pub own_access: u64,
     pub exits: Exits,
-    /// AR signals that KVM sent for an exit, as events reported; the exits' totals may know of more.
+    /// AR signals that KVM sent for an exit, as events show them; the exits' totals may know of more.
     pub exit_signals: u64,
     #[serde(alias = "told")]
     pub machine_checks: Vec<McInjection>,
@@ -95,7 +95,7 @@ pub struct Evidence {
     /// Handlers that finished (MCG_STATUS written 0), and the last one's time.
     pub finished: u64,
     pub last_finished: Option<u64>,
-    /// Action-required signals that the VMM has not answered by telling the guest, by the thread they were sent to.
+    /// Action-required signals that the VMM has not answered by an injection, by the thread they were sent to.
     #[serde(alias = "asked")]
     pub pending_sigbus: CompactMap<u32, PendingSigbus>,
     /// RIP of each thread's last exit on the page.
@@ -117,7 +117,7 @@ pub struct Evidence {
     pub lost: u64,
     /// The pfn is that of a page whose loss named no process, and fits by time.
     pub joined_by_time: bool,
-    /// For so long the guest's own ways to end were not visible, though it was notified or ended in that time, ns.
+    /// For so long the guest's own ways to end were not visible, though an error was injected or it ended in that time, ns.
     #[serde(default)]
     pub blind_ns: u64,
     /// Poisoned before the probes were attached, and found afterwards.
@@ -125,13 +125,13 @@ pub struct Evidence {
     pub predates: bool,
     /// Events that belong to it.
     pub events: u64,
-    /// Its id and `started_at` by the daemon that first notified of it, whose wall clock may have been another.
+    /// Its id and `started_at` by the daemon that first reported it, whose wall clock may have been another.
     pub known_as: Option<(String, Option<String>)>,
-    /// What logs notified of it.
+    /// What logs show of it.
     pub logged: LogEvidence,
 }
 
-/// A machine check as the VMM reported it.
+/// A machine check as the VMM injected it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct McInjection {
     pub t: u64,
@@ -157,7 +157,7 @@ pub struct PendingSigbus {
     pub t: u64,
     /// A #MC was open on that thread, of whichever page.
     pub mc_open: bool,
-    /// KVM_X86_SET_MCE notified of it, and no #MC has come yet.
+    /// KVM_X86_SET_MCE injected it, and no #MC has come yet.
     #[serde(alias = "told")]
     pub injected: bool,
     /// The vCPU entered the guest again, untold.
@@ -170,7 +170,7 @@ pub struct LastSigbus {
     pub t: u64,
     /// It was of this incident's page.
     pub of_this_page: bool,
-    /// The thread that it was sent to went on, or the guest was notified: the VMM outlived it.
+    /// The thread that it was sent to went on, or injected an error: the VMM outlived it.
     pub outlived: bool,
     /// The VMM had outlived one before: it has a handler.
     pub handled_before: bool,
@@ -198,7 +198,7 @@ pub struct End {
     pub refused: Option<Refused>,
 }
 
-/// An error that could not be reported: neither QEMU nor KVM gives a #MC to a vCPU whose MCG_STATUS.MCIP is set, or whose
+/// An error that could not be injected: neither QEMU nor KVM gives a #MC to a vCPU whose MCG_STATUS.MCIP is set, or whose
 /// CR4.MCE is clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {

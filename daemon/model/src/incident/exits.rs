@@ -1,4 +1,4 @@
-//! The exits of one incident: per page and vCPU thread, as the kernel totalled them or as events reported them,
+//! The exits of one incident: per page and vCPU thread, as the kernel totalled them or as events show them,
 //! whichever has seen more.
 
 use alloc::{

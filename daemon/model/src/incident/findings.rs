@@ -15,7 +15,7 @@ pub struct Findings {
     pub overflowed_bank: Option<u32>,
     /// The VMM skipped injections for a vCPU whose #MC handler had not finished.
     pub injections_skipped: bool,
-    /// A #MC for this page was open when the guest met another poisoned page.
+    /// A #MC for this page was open when the guest accessed another poisoned page.
     pub met_another_page: bool,
     /// Injections could have been seen, so that their absence is a fact.
     pub injection_visible: bool,
@@ -41,7 +41,7 @@ pub struct Findings {
 /// What logs show beside the verdict.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LogFindings {
-    /// Any log speaks of it.
+    /// Any log mentions it.
     pub any: bool,
     /// An action-required injection was logged.
     pub injected: bool,

@@ -87,7 +87,7 @@ pub struct Shutdown {
     pub late: bool,
 }
 
-/// The same, where there is any: most incidents are never spoken of, and a flood has ten thousand.
+/// The same, where there is any: most incidents are in no log, and a flood has ten thousand.
 #[derive(Clone, Debug, Default)]
 pub struct LogEvidence(Option<Box<Logged>>);
 
@@ -123,19 +123,19 @@ impl<'de> Deserialize<'de> for LogEvidence {
     }
 }
 
-/// What a log states that the VMM reported.
+/// An injection by the VMM, as a log shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogInjection {
     pub t: u64,
     pub gpa: Option<u64>,
     pub severity: Severity,
-    /// QMP reported it, which names no page: the VMM's log may show the same.
+    /// Seen by QMP, which names no page: the VMM's log may show the same one.
     #[serde(default)]
     pub by_qmp: bool,
 }
 
 impl Logged {
-    /// Whether any log speaks of it.
+    /// Whether any log mentions it.
     pub fn any(&self) -> bool {
         !self.sources.is_empty()
     }
@@ -201,7 +201,7 @@ impl Logged {
         }
     }
 
-    /// The machine check that speaks of the error: one with a reason, else one with an address, else the last.
+    /// The machine check of the error: one with a reason, else one with an address, else the last.
     pub fn mce(&self) -> Option<&MceReport> {
         let all = || self.mces.iter().rev().map(|(_, mce)| mce);
         all()
@@ -214,7 +214,7 @@ impl Logged {
         self.mces.iter().rev().find_map(|(_, mce)| mce.reason.as_deref())
     }
 
-    /// The function of the guest's kernel that met the poison, if it is one that flushes.
+    /// The function of the guest's kernel that accessed the page, if it is one that flushes.
     pub fn flusher(&self) -> Option<&str> {
         self.mces
             .iter()
@@ -280,7 +280,7 @@ pub fn opens(statement: &LogStatement) -> bool {
     }
 }
 
-/// A corrected error is nobody's death.
+/// Corrected errors never open an incident.
 fn is_of_poison(mce: &MceReport) -> bool {
     mce.status
         .is_none_or(|status| mca::raises_mc(status.0) || status.0 & mca::DEFERRED != 0)

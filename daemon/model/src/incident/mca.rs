@@ -34,7 +34,7 @@ pub fn raises_mc(status: u64) -> bool {
     status & UC != 0
 }
 
-/// What the guest was notified. A bank without an address is a copy for the other vCPUs (QEMU's broadcast writes
+/// The kind of an injected machine check. A bank without an address is a copy for the other vCPUs (QEMU's broadcast writes
 /// VAL and UC alone).
 pub fn severity(status: u64) -> Severity {
     if status & ADDRV == 0 {

@@ -28,7 +28,7 @@ pub enum MissingEvidence {
     WalkLines { rip: Hex, lines: u64 },
     /// Addresses of exits of the walk by `rip`: not recorded, or contradicted by their neighbours.
     WalkAddresses { rip: Hex, exits: u64 },
-    /// What the VMM injected before the host's first SIGBUS.
+    /// Injections before the host's first SIGBUS.
     EarlierInjections,
     /// `memory_failure()` of this page; the pfn is not known.
     MemoryFailure,
@@ -50,7 +50,7 @@ pub enum MissingEvidence {
     VmNameInFiles,
     /// Whether the process that the kernel log names is a VMM.
     IsVmm { process: String },
-    /// The exit that met the poison.
+    /// The exit on the poisoned page.
     PoisonExit,
     /// Exit reasons, resets and ports until the probes that show them were attached, nanoseconds.
     EarlyTermination { ns: u64 },

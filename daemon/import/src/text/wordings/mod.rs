@@ -81,7 +81,7 @@ static INDEX: LazyLock<Index> = LazyLock::new(|| {
     }
 });
 
-/// What a message states, and in which wording.
+/// The statement of a message, and its wording.
 pub fn read(message: &[u8]) -> Option<(&'static Wording, LogStatement)> {
     let index = &*INDEX;
     let first = usize::from(*message.first()?);

@@ -237,7 +237,7 @@ fn migration_refused(_: &Fields<'_>) -> Option<LogStatement> {
 }
 
 fn shutdown(f: &Fields<'_>) -> Option<LogStatement> {
-    let reason = f.text("reason", 32).unwrap_or_else(|| "not told".to_owned());
+    let reason = f.text("reason", 32).unwrap_or_else(|| "not given".to_owned());
     Some(LogStatement::VmShutdown { reason })
 }
 

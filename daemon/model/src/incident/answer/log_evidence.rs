@@ -32,7 +32,7 @@ pub fn apply(incident: &mut model::Incident, e: &Evidence) {
     }
     let n = &mut incident.injections;
     if e.machine_checks.is_empty() && !(l.machine_checks.is_empty() && l.mces.is_empty()) {
-        // That nothing more was notified no log shows.
+        // No log shows that nothing more was injected.
         n.action_optional = (l.ao_injections > 0).then_some(l.ao_injections);
         n.action_required = (l.ar_injections > 0).then_some(l.ar_injections);
         n.events = injections(e);
@@ -89,7 +89,7 @@ fn of_logs_alone(incident: &mut model::Incident, e: &Evidence) {
     }
 }
 
-/// The tellings of the log; the machine check on the console is what became of the last one with its address.
+/// The injections of the log; the machine check on the console is what became of the last one with its address.
 fn injections(e: &Evidence) -> Vec<model::InjectionEvent> {
     let l = &e.logged;
     let offset = |t: u64| i64::try_from(i128::from(t) - i128::from(e.t0)).unwrap_or(0);

@@ -36,7 +36,7 @@ pub fn verdict(case: &VerdictInput, end: &End) -> Verdict {
     if let Some(refused) = end.refused {
         return not_told(case, end, refused);
     }
-    // A triple fault of a vCPU that met errors again and again, and was reported none, is no way of its own out of them.
+    // A triple fault of a vCPU that hit errors again and again, none of which was injected, is no way of its own out of them.
     let by_itself = matches!(end.sign, Termination::Panic | Termination::CrashLoaded);
     if case.e.skips_injections() && !by_itself {
         return of(Outcome::GuestReset, Cause::MceNested, Confidence::Likely);
@@ -52,19 +52,19 @@ pub fn verdict(case: &VerdictInput, end: &End) -> Verdict {
             let why = panic(case, end, Confidence::Likely);
             of(Outcome::GuestReset, why.cause, why.confidence)
         }
-        // The VMM ended while the guest was in its handler: the guest's last words are not known.
+        // The VMM ended while the guest was in its handler: the guest's last messages are not known.
         _ => panic(case, end, Confidence::Possible),
     }
 }
 
-/// An error met a vCPU that could not be reported.
+/// An error that could not be injected into the vCPU that hit it.
 /// - `mce_nested`: must see an action-required signal to a vCPU on which a #MC was open (delivered, MCG_STATUS not
-///   written 0 since), which was not reported, and then: the vCPU at the reset vector without a reset by the guest (QEMU),
+///   written 0 since), nothing was injected for it, and then: the vCPU at the reset vector without a reset by the guest (QEMU),
 ///   or KVM_EXIT_SHUTDOWN without a triple-fault exit (KVM_X86_SET_MCE).
 /// - `mce_disabled`: the same where none was open. Should see CR4.MCE = 0, which a VMM reads after the exit; a guest
-///   that had been reported before had machine checks on, unless that is seen.
+///   with an earlier injection had machine checks on, unless that is seen.
 ///
-/// Denied by a reset port, a triple fault, or a telling in between: then it is not refused at all.
+/// Denied by a reset port, a triple fault, or an injection in between: then nothing was refused.
 fn not_told(case: &VerdictInput, end: &End, refused: Refused) -> Verdict {
     let by_exit = matches!(end.sign, Termination::VmmExit(_));
     let outcome = if by_exit {
@@ -90,13 +90,13 @@ fn not_told(case: &VerdictInput, end: &End, refused: Refused) -> Verdict {
     of(outcome, cause, weaker(seen, sure))
 }
 
-/// Why the guest panicked, by the last thing it was notified and where it was. `seen`: how sure the death is.
-/// - `mce_overflow`: the bank stated OVER and action required: an error before this one had not been read. Certain with
-///   a user-space RIP, where nothing else in the telling is fatal; with a kernel RIP the access itself may be.
+/// Why the guest panicked, by its last machine check and where it was. `seen`: how sure the death is.
+/// - `mce_overflow`: the bank had OVER and action required: an error before this one had not been read. Certain with
+///   a user-space RIP, where nothing else in the machine check is fatal; with a kernel RIP the access itself may be.
 /// - `clflush`: action required, a kernel RIP touched the page, and its instruction (certain) or its walk over the
 ///   lines (possible) was a flush;
 /// - `kernel_access`: the same, and not known for a flush; certain where the instruction is known for none.
-/// - `fatal_notification`: nothing but an action-optional #MC was ever reported, and one was delivered; likely where the
+/// - `fatal_notification`: nothing but action-optional #MCs was ever injected, and one was delivered; likely where the
 ///   page was touched as well.
 /// - `not_poison`: nothing touched the page, and no #MC entered the guest: it died of something else.
 ///
@@ -145,7 +145,7 @@ fn panic(case: &VerdictInput, end: &End, seen: Confidence) -> Verdict {
                 (Cause::FatalNotification, Confidence::Certain)
             }
         }
-        // What it was notified was not seen, but the signals were, and where it was.
+        // Its machine checks were not seen, but the signals were, and where it was.
         None if e.exit_signals > 0 && e.delivered > 0 && kernel => access(case),
         None if e.ao_signals > 0 && e.delivered > 0 && !e.accessed_by_guest() && e.ar_signals == 0 => {
             (Cause::FatalNotification, Confidence::Likely)

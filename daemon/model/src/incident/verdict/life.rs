@@ -9,7 +9,7 @@ use crate::incident::{
 
 /// The guest had ended, or this page's time was over, before it died of anything: what followed is of another life.
 /// - `contained`, if all was handled until then;
-/// - `not_touched`, if the guest turned itself off and nothing had met the page.
+/// - `not_touched`, if the guest turned itself off and nothing had accessed the page.
 ///
 /// Certain, unless records were lost.
 pub fn closed(case: &VerdictInput) -> Option<Verdict> {
@@ -40,8 +40,8 @@ pub fn contained(case: &VerdictInput) -> Option<Verdict> {
     Some(of(Outcome::Survived, Cause::Contained, Confidence::Likely))
 }
 
-/// `sigbus_spin`: signals and exits go on at one line, and the guest is never notified. Certain once the VMM has ended, where
-/// the exits did not even return to user space (SIGBUS is blocked or ignored in the vCPU's thread). Denied by a telling of an action-required
+/// `sigbus_spin`: signals and exits go on at one line, and nothing is injected. Certain once the VMM has ended, where
+/// the exits did not even return to user space (SIGBUS is blocked or ignored in the vCPU's thread). Denied by an injected action-required
 /// error, and by a #MC.
 pub fn spin(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;
@@ -58,7 +58,7 @@ pub fn spin(case: &VerdictInput) -> Option<Verdict> {
     Some(of(vmm::outcome_or_running(e), Cause::SigbusSpin, confidence))
 }
 
-/// `mce_nested` without a reset: errors met a vCPU on which a #MC was open, the VMM reported none of them, and the vCPU meets
+/// `mce_nested` without a reset: errors hit a vCPU on which a #MC was open, the VMM injected none of them, and the vCPU accesses
 /// them again and again. QEMU does so for guests with AMD's machine checks: their STATUS has no AR bit, by which
 /// `do_inject_x86_mce` shows what must not be left out while MCG_STATUS.MCIP is set; and a Linux guest whose machine
 /// checks are turned off (mce=off) returns from its handler and leaves MCIP set. Likely while the VMM lives: it may still
@@ -69,7 +69,7 @@ pub fn injections_skipped(case: &VerdictInput) -> Option<Verdict> {
         return None;
     }
     let confidence = if e.injections_skipped == 0 {
-        // QMP alone: early notices are left out in the same words.
+        // QMP alone: it names skipped early notices in the same way.
         Confidence::Possible
     } else if case.coverage.handler_end && case.coverage.telling && e.lost == 0 && e.vmm_gone() {
         Confidence::Certain
@@ -88,7 +88,7 @@ pub fn dropped(case: &VerdictInput) -> Option<Verdict> {
         .then(|| of(vmm::outcome_or_running(e), Cause::MceDropped, Confidence::Likely))
 }
 
-/// `clflush` without a death: one RIP went over the page's lines and the guest was not notified, as where the VMM steps over
+/// `clflush` without a death: one RIP went over the page's lines and nothing was injected, as where the VMM steps over
 /// each instruction. As sure as the flush; while the VMM lives, likely at most.
 pub fn walked(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;

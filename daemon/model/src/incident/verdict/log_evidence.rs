@@ -91,7 +91,7 @@ fn shown(e: &Evidence) -> Option<Verdict> {
 }
 
 /// A physical machine's kernel took a machine check that it could not outlive.
-/// - `kernel_access`: its own reason states that its kernel consumed the error;
+/// - `kernel_access`: its own reason names its kernel as the consumer of the error;
 /// - `not_poison`: the processor's context was corrupt (PCC): no page is at fault.
 ///
 /// Certain where the log shows a physical machine: DMI, EDAC, PPIN.
@@ -153,7 +153,7 @@ fn lived_on(l: &Logged) -> Option<Verdict> {
     }
 }
 
-/// What logs make of an incident of which nothing else is known.
+/// The verdict of logs about an incident of which nothing else is known.
 pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
     let l = &e.logged;
     if let Some(code) = l.bug_check.filter(|_| !l.late_end) {
@@ -184,7 +184,7 @@ pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
     if let Some(v) = lived_on(l) {
         return Some(v);
     }
-    // Gone at once, and never reported: the VMM did not survive its SIGBUS.
+    // Gone at once, and nothing was injected: the VMM did not survive its SIGBUS.
     let gone = e.sign(|sign| *sign == Termination::VmmGone);
     if let Some(end) = gone
         && l.trace
@@ -194,7 +194,7 @@ pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
     {
         return verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Likely);
     }
-    // The guest went on after every exit, and nothing was notified to it.
+    // The guest went on after every exit, and nothing was injected.
     let x = &total.page;
     if l.trace && x.exits > 0 && e.delivered == 0 && l.machine_checks.is_empty() && e.ends.is_empty() {
         let went_on = x.exit_to_entry.count == x.exits;

@@ -1,5 +1,5 @@
 //! The verdict: from what was seen to what became of the guest and why. Pure rules, one file a family of causes; each
-//! states what it must have seen, what it should see, what denies it, and how sure that makes it.
+//! names what it must have seen, what it should see, what denies it, and how sure that makes it.
 //!
 //! | family | causes |
 //! |---|---|
@@ -36,7 +36,7 @@ pub struct ProbeCoverage {
     pub handler_end: bool,
     /// `kvm_inj_exception`: that a #MC entered the guest.
     pub delivery: bool,
-    /// The ioctls by which a VMM shows.
+    /// The ioctls by which a VMM injects.
     pub telling: bool,
 }
 
@@ -87,7 +87,7 @@ fn by_rules(case: &VerdictInput) -> Verdict {
     let VerdictInput { e, total, .. } = *case;
     let seen = observed(case);
     match log_evidence::death(e) {
-        // What was seen for certain needs no witness; where a certain one states otherwise, one of them is wrong.
+        // What was seen for certain needs no witness; where a certain one contradicts it, one of them is wrong.
         Some(logged) => match seen {
             Some(seen) if seen.confidence == Confidence::Certain && seen.cause != Cause::Unknown => {
                 if logged.confidence == Confidence::Certain && logged.cause != seen.cause {

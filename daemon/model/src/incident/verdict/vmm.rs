@@ -25,7 +25,7 @@ const fn killed(status: i32) -> bool {
     status & 0x7f != 0
 }
 
-/// What the VMM's own end states, where nothing shows more of the guest.
+/// What the VMM's end shows, where nothing shows more of the guest.
 pub fn outcome(e: &Evidence) -> Outcome {
     match exit(e) {
         Some((_, status)) if killed(status) => Outcome::VmmKilled,
@@ -57,8 +57,8 @@ pub fn was_killed(e: &Evidence) -> bool {
 /// | killed by signal 7 | one to the same thread had not been answered | `second_sigbus`, of the page of either: QEMU raises it again (`sigbus_reraise`) |
 /// | killed by signal 7 | for its own access, and no exit touched the page | `vmm_own_memory`, likely |
 /// | killed by signal 7 | the last SIGBUS had been outlived | `not_poison`: SIGBUS has other reasons (BUS_ADRERR) |
-/// | exit status 149 | not reported | `sigbus_unhandled`, certain: Firecracker's handler |
-/// | another exit status but 0, at once | not reported | the same, likely: QEMU's `exit(1)` for a guest without MCG_SER_P |
+/// | exit status 149 | nothing injected | `sigbus_unhandled`, certain: Firecracker's handler |
+/// | another exit status but 0, at once | nothing injected | the same, likely: QEMU's `exit(1)` for a guest without MCG_SER_P |
 pub fn by_sigbus(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;
     let (t, status) = exit(e)?;
@@ -121,8 +121,8 @@ pub fn private_memory(case: &VerdictInput) -> Option<Verdict> {
     Some(of(outcome(case.e), Cause::GuestMemfd, Confidence::Certain))
 }
 
-/// The VMM's own user-mode access met the poison, and it lives on or ended otherwise. Must see: a SIGBUS forced on a
-/// thread outside memory_failure(). Denied by an exit on the page, by a telling, and by a known guest address: then the
+/// The VMM's own user-mode access hit the poisoned page, and it lives on or ended otherwise. Must see: a SIGBUS forced on a
+/// thread outside memory_failure(). Denied by an exit on the page, by an injection, and by a known guest address: then the
 /// page is the guest's.
 pub fn own_memory(case: &VerdictInput) -> Option<Verdict> {
     let e = case.e;
