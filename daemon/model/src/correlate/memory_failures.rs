@@ -1,7 +1,7 @@
 //! `memory_failure()` as the host runs it: those under way by thread, and those that signalled no process.
 
 use alloc::collections::{BTreeSet, VecDeque};
-use alloc::{borrow::ToOwned as _, string::String};
+use alloc::{borrow::ToOwned as _, string::String, vec::Vec};
 
 use super::{Correlator, IncidentNo, bounded::BoundedMap, by_process::HUGE};
 use crate::{
@@ -113,7 +113,32 @@ impl MemoryFailures {
     }
 }
 
+/// How long before the kernel's counters showed it a memory_failure() that no probe saw may have been, nanoseconds: they
+/// are read every ten seconds.
+const UNSEEN_NS: u64 = 30_000_000_000;
+
 impl Correlator {
+    /// Takes note that the kernel's own counters show lost memory at time `t`: what was a claim shortly before may have been
+    /// of it.
+    pub fn host_lost_memory(&mut self, t: u64) {
+        if self.failures.any {
+            return;
+        }
+        self.failures.note_loss();
+        let since = t.saturating_sub(UNSEEN_NS);
+        let recent: Vec<IncidentNo> = self
+            .incidents
+            .iter()
+            .filter(|(_, e)| e.host_loss == HostLoss::Nothing && e.last_poison >= since)
+            .map(|(no, _)| no)
+            .collect();
+        for no in recent {
+            if let Some(evidence) = self.incidents.change(no) {
+                evidence.host_loss = HostLoss::OtherMemory;
+            }
+        }
+    }
+
     /// What the kernel has reported of lost memory until now.
     pub(super) fn host_loss(&self) -> HostLoss {
         let watched =

@@ -98,6 +98,23 @@ fn what_the_kernel_reports_is_no_claim() {
 }
 
 #[test]
+fn what_the_kernels_counters_show_shortly_after_may_have_been_no_claim() {
+    let mut story = Story::new();
+    forged(story.vm(), 1);
+    let mut correlator = Correlator::new(session());
+    story.events.iter().for_each(|event| correlator.feed(event));
+    let how = |correlator: &mut Correlator| documents(correlator)[0].origin.how;
+    assert_eq!(how(&mut correlator), OriginKind::Claimed);
+    correlator.host_lost_memory(story.now + 10_000 * MS);
+    assert_eq!(how(&mut correlator), OriginKind::Unknown);
+
+    let mut correlator = Correlator::new(session());
+    story.events.iter().for_each(|event| correlator.feed(event));
+    correlator.host_lost_memory(story.now + 3_600_000 * MS);
+    assert_eq!(how(&mut correlator), OriginKind::Claimed, "an hour before");
+}
+
+#[test]
 fn claims_of_one_process_are_few_incidents() {
     let mut story = Story::new();
     forged(story.vm(), 3000);

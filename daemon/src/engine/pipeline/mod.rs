@@ -221,7 +221,11 @@ impl Pipeline {
 
     /// Compares with the kernel's own counters; not more often than events need to arrive.
     pub fn reconcile(&mut self) {
-        let unseen = self.outputs.metrics.kernel(&KernelCounters::read(Path::new("/")));
+        let counters = KernelCounters::read(Path::new("/"));
+        if counters.hardware_corrupted.is_some_and(|bytes| bytes > 0) {
+            self.correlator.host_lost_memory(clock_pair().monotonic_ns);
+        }
+        let unseen = self.outputs.metrics.kernel(&counters);
         if unseen > 0 {
             tracing::error!(
                 failures = unseen,
