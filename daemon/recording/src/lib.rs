@@ -55,9 +55,8 @@ pub fn is_recording(head: &[u8]) -> bool {
 /// Whether the line is an event of a recording.
 pub fn is_event(line: &[u8]) -> bool {
     begins_with_key(line, b"\"t\"")
-        && serde_json::from_slice::<Value>(line).is_ok_and(|line| {
-            serde_json::from_value::<Event>(line.clone()).is_ok() || v1::event(line).is_ok()
-        })
+        && serde_json::from_slice::<Value>(line)
+            .is_ok_and(|line| clean::from_value::<Event>(&line).is_ok() || v1::event(line).is_ok())
 }
 
 /// Whether the text is an object whose first key is `key`, in its quotes.

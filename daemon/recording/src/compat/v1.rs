@@ -1,9 +1,10 @@
 //! Version 1 (poisontrace 0.1.0): an event's kind and its fields lie beside its time (`{"t":5,…,"event":"sigbus","hva":…}`),
 //! a statement of a log likewise under `said`. Each line is brought to version 2 and read as such.
 
+use poisontrace_model::event::{Event, probe::ProbeId, session::Session};
 use serde_json::{Map, Value};
 
-use poisontrace_model::event::{Event, probe::ProbeId, session::Session};
+use crate::clean;
 
 /// The version's number in the header.
 pub const VERSION: u32 = 1;
@@ -42,7 +43,7 @@ pub fn event(mut line: Value) -> serde_json::Result<Event> {
     if let Some(fields) = line.as_object_mut() {
         upgrade(fields);
     }
-    serde_json::from_value(line)
+    clean::from_value(&line)
 }
 
 fn upgrade(fields: &mut Map<String, Value>) {
