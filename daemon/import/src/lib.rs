@@ -8,6 +8,7 @@ mod clock_notes;
 mod detect;
 mod gzip;
 mod host_events;
+pub mod immutable;
 mod joins;
 mod log;
 mod logs;

@@ -1,15 +1,16 @@
 //! rasdaemon's SQLite database, read only.
 
 use std::{
-    ffi::OsStr,
-    os::unix::ffi::OsStrExt as _,
     path::Path,
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, limits::Limit};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, limits::Limit};
 
-use super::text::{Item, clock};
+use super::{
+    immutable,
+    text::{Item, clock},
+};
 use poisontrace_model::{
     event::log_statement::{LogStatement, Role},
     hex::Hex,
@@ -26,19 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const STEPS: std::ffi::c_int = 10_000;
 const TABLE: &str = "memory_failure_event";
 
-/// Opens the file as it stands: without locks, without a journal beside it, and without making one.
 fn open(path: &Path) -> rusqlite::Result<Connection> {
-    let mut uri = b"file:".to_vec();
-    for byte in path.as_os_str().as_bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' => uri.push(*byte),
-            other => uri.extend_from_slice(format!("%{other:02x}").as_bytes()),
-        }
-    }
-    uri.extend_from_slice(b"?immutable=1");
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let db = Connection::open_with_flags(OsStr::from_bytes(&uri), flags)?;
+    let db = immutable::open(path)?;
     db.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE)?;
     db.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;")?;
     let until = Instant::now() + PATIENCE;

@@ -120,6 +120,9 @@ impl Pipeline {
     /// The last flush, and the store's end.
     fn close(&mut self) {
         let until = Instant::now() + CLOSE;
+        if let Some(store) = &self.outputs.store {
+            store.hurry();
+        }
         while self.flush() && Instant::now() < until {
             if let (Some(store), false) = (&self.outputs.store, self.unstored.is_empty()) {
                 store.settle(Duration::from_millis(100));

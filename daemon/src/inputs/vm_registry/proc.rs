@@ -84,13 +84,22 @@ pub fn read(proc: &Path, pid: u32, is_vmm: Option<bool>) -> Vmm {
         .map(|name| name.to_string_lossy());
     let comm = || fs::read_to_string(dir.join("comm")).ok();
     let clean = |text: &str| sanitise(text.trim_end(), MAX_NAME);
+    let machine = cmdline::libvirt_machine(&cgroup);
+    if let (Some(machine), Some(name)) = (&machine, &named.name)
+        && machine != name
+    {
+        let (machine, name) = (clean(machine), clean(name));
+        tracing::warn!(
+            pid,
+            machine,
+            name,
+            "a VM's command line has another name than libvirt's cgroup, which holds"
+        );
+    }
     Vmm {
         is_vmm,
         // libvirt's cgroup first: a command line is its owner's to choose.
-        name: cmdline::libvirt_machine(&cgroup)
-            .or(named.name)
-            .as_deref()
-            .map(clean),
+        name: machine.or(named.name).as_deref().map(clean),
         uuid: named.uuid.as_deref().map(clean),
         // A deleted executable (an upgrade under a running VMM) is still its name.
         vmm: executable

@@ -267,7 +267,7 @@ impl Vm {
                     Vec::new()
                 }
             };
-            if !self.say("QMP", heard, true).await {
+            if !self.report("QMP", heard, true).await {
                 return;
             }
         }
@@ -292,11 +292,11 @@ impl Vm {
         };
         let items = std::mem::take(&mut scanner.items);
         self.log = Some((name.clone(), tail, scanner));
-        self.say(&name, items, !old).await
+        self.report(&name, items, !old).await
     }
 
     /// `new`: it was written while the VM was followed.
-    async fn say(&self, source: &str, items: Vec<Item>, new: bool) -> bool {
+    async fn report(&self, source: &str, items: Vec<Item>, new: bool) -> bool {
         let now = machine::clock_pair();
         for item in items.into_iter().filter(|item| new || self.of_now(item)) {
             let event = Event {

@@ -16,6 +16,7 @@ use super::{
     queue::Verdict,
     schema::{BUSY, tables, version},
 };
+use poisontrace_import::immutable;
 use poisontrace_model::host::Host;
 use poisontrace_report::document::{Incident, SCHEMA_VERSION};
 
@@ -78,7 +79,12 @@ impl Stored {
             Err(err) => return Err(StoreError::Unreadable(path, err)),
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&path, flags).map_err(|err| failed(&path, err))?;
+        // Without a log beside it no daemon has it open, and reading it must not leave one there.
+        let connection = match fs::exists(dir.join(format!("{FILE}-wal"))) {
+            Ok(false) => immutable::open(&path),
+            _ => Connection::open_with_flags(&path, flags),
+        }
+        .map_err(|err| failed(&path, err))?;
         connection.busy_timeout(BUSY).map_err(|err| failed(&path, err))?;
         match version(&connection).map_err(|err| failed(&path, err))? {
             layout @ 1..=LAYOUT => Ok(Self {

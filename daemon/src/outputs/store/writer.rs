@@ -73,6 +73,8 @@ struct State {
     /// When the oldest change of the batch that is being written came.
     writing_since: Option<Instant>,
     ended: bool,
+    /// The end is near: no pace is kept any more.
+    hurrying: bool,
     closing: bool,
 }
 
@@ -204,6 +206,12 @@ impl Store {
         }
     }
 
+    /// Gives up the pace: the daemon ends, and what it holds is to be written.
+    pub fn hurry(&self) {
+        self.shared.state().hurrying = true;
+        self.shared.work.notify_one();
+    }
+
     /// Waits until all that was put is written, or a write has failed, or `patience` is over. Returns whether all
     /// is written.
     pub fn settle(&self, patience: Duration) -> bool {
@@ -299,7 +307,7 @@ impl Writer {
         let Some(pace) = self.pace else { return };
         let until = Instant::now() + Duration::from_secs_f64(bytes as f64 / pace as f64);
         let mut state = self.shared.state();
-        while !state.closing {
+        while !state.closing && !state.hurrying {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
