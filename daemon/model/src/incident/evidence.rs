@@ -318,7 +318,6 @@ impl Evidence {
             .is_some()
     }
 
-    /// Whether KVM itself has shown that this process runs a guest on this page.
     /// Whether the kernel, watched from the start, has lost no memory that this page can be: then the sign of poison is a
     /// claim of its process. userfaultfd marks pages as poisoned (UFFDIO_POISON, Linux 6.6; live migration does), a page that
     /// cannot be read from swap looks the same, and a process may send itself the signal (rt_sigqueueinfo(2)).
@@ -339,6 +338,7 @@ impl Evidence {
         self.vcpu_signalled || self.exits.any() || !self.machine_checks.is_empty() || self.delivered > 0
     }
 
+    /// Whether KVM itself has shown that this process runs a guest on this page.
     pub fn kvm_seen(&self) -> bool {
         self.exits.any()
             || self.sign(|sign| *sign == Termination::VmDestroyed).is_some()
