@@ -2,6 +2,7 @@
 //! streamed through the correlator; what logs say is little, and is put to it afterwards, on one clock.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod align;
 mod clock_notes;
@@ -45,8 +46,11 @@ pub use reformat::LooksCut;
 
 /// What the files show.
 pub struct Imported {
+    /// Host, clocks and probes.
     pub session: Session,
+    /// One per poisoned page and VM.
     pub incidents: Vec<Incident>,
+    /// Losses of the host outside of known VMs.
     pub host_events: Vec<HostEvent>,
     /// Files that could not be used, or not to their end: one line each.
     pub problems: Vec<String>,
@@ -56,7 +60,9 @@ pub struct Imported {
 
 /// A line that looks cut or wrapped, and its file.
 pub struct CutLine {
+    /// The file.
     pub file: String,
+    /// The line, and why it looks cut.
     pub line: LooksCut,
 }
 

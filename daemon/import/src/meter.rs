@@ -17,6 +17,7 @@ struct Counts {
 /// How far the reading is, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
+    /// Bytes read so far.
     pub done: u64,
     /// `None` where an input is a pipe.
     pub total: Option<u64>,

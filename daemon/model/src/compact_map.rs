@@ -34,14 +34,17 @@ impl<K: Ord, V> CompactMap<K, V> {
         self.0.binary_search_by(|(known, _)| known.cmp(key))
     }
 
+    /// The value of a key.
     pub fn get(&self, key: &K) -> Option<&V> {
         self.place(key).ok().map(|n| &self.0[n].1)
     }
 
+    /// The value of a key, to be changed.
     pub fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         self.place(key).ok().map(|n| &mut self.0[n].1)
     }
 
+    /// Whether the key is there.
     pub fn contains_key(&self, key: &K) -> bool {
         self.place(key).is_ok()
     }
@@ -73,6 +76,7 @@ impl<K: Ord, V> CompactMap<K, V> {
         }
     }
 
+    /// Removes a key and returns its value.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let value = self.place(key).ok().map(|n| self.0.remove(n).1);
         if self.0.is_empty() {
@@ -88,26 +92,32 @@ impl<K: Ord, V> CompactMap<K, V> {
         }
     }
 
+    /// Removes all.
     pub fn clear(&mut self) {
         self.0 = Vec::new();
     }
 
+    /// Entries.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// Whether it has none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// All entries, in order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.0.iter().map(|(key, value)| (key, value))
     }
 
+    /// All values, in order of their keys.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.0.iter().map(|(_, value)| value)
     }
 
+    /// All values, to be changed.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
         self.0.iter_mut().map(|(_, value)| value)
     }

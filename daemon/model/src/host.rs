@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 /// The traced host, as the answer names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
+    /// Name of the host.
     pub hostname: Option<String>,
     /// `uname -r`.
     pub kernel: Option<String>,

@@ -3,6 +3,7 @@
 // Whoever reaches for std::fs, std::net, a clock or the environment here does not compile: tests/walls.rs.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 extern crate alloc;
 

@@ -3,6 +3,7 @@
 //! line, so that a torn file is known for one.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 use std::io::{self, BufRead, Write};
 
@@ -42,6 +43,7 @@ struct Foot {
 /// The last line's count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
+    /// How many.
     pub events: u64,
 }
 
@@ -68,24 +70,41 @@ fn begins_with_key(text: &[u8], key: &[u8]) -> bool {
 /// Why a recording cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordingError {
+    /// The file cannot be read.
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error(
         "line 1: not a poisontrace recording (its first line is no recording header): `poisontrace record -o FILE` makes one"
     )]
+    /// Another kind of file.
     NotARecording,
     #[error(
         "line 1: a recording of version {found}; this poisontrace reads versions 1 to {VERSION}: use the poisontrace that wrote it"
     )]
-    Version { found: u32 },
+    /// A version that this program does not read.
+    Version {
+        /// Version of the recording.
+        found: u32,
+    },
+    /// A header that is no session.
     #[error("line 1: the recording's header is damaged: {0}")]
     Header(serde_json::Error),
+    /// A line that is no event.
     #[error("line {line}: {problem}")]
-    Line { line: u64, problem: String },
+    Line {
+        /// Number of the line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        problem: String,
+    },
     #[error(
         "line {line}: the recording is truncated (it has no closing line): take a whole copy, or use --allow-truncated to explain what is there"
     )]
-    Truncated { line: u64 },
+    /// The last line is cut.
+    Truncated {
+        /// Number of the line, from 1.
+        line: u64,
+    },
 }
 
 /// Writes a recording.
@@ -206,6 +225,7 @@ impl<R: BufRead> Reader<R> {
         })
     }
 
+    /// The session of the events.
     pub fn session(&self) -> &Session {
         &self.session
     }

@@ -19,8 +19,11 @@ pub const SCHEMA_VERSION: u32 = 2;
 /// Incidents of one host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
+    /// Version of the schema.
     pub schema_version: u32,
+    /// The host.
     pub host: Host,
+    /// One per poisoned page and VM.
     pub incidents: Vec<Incident>,
     /// What the host lost that is no incident of a known VM.
     #[serde(default)]
@@ -28,6 +31,7 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// The answer about this host.
     pub fn new(host: Host, incidents: Vec<Incident>) -> Self {
         Self {
             schema_version: SCHEMA_VERSION,
@@ -41,14 +45,23 @@ impl Answer {
 /// One incident. Field meanings are the schema's.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Incident {
+    /// Stable id of the incident.
     pub id: String,
+    /// Wall-clock time of the poisoning, RFC 3339.
     pub started_at: Option<String>,
+    /// The guest and its VMM.
     pub vm: Vm,
+    /// The page in its three address spaces.
     pub page: Page,
+    /// What became of the guest.
     pub outcome: Outcome,
+    /// Why.
     pub cause: Cause,
+    /// How sure the verdict is.
     pub confidence: Confidence,
+    /// One sentence for a ticket.
     pub summary: String,
+    /// Where the error came from.
     pub origin: Origin,
     /// Ids of the incidents of other VMs that held the same page of the host (ksm, shared memory).
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -56,19 +69,29 @@ pub struct Incident {
     /// All of them, where more than these.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub related_total: Option<u64>,
+    /// What to do now, most urgent first.
     pub next_steps: Vec<String>,
+    /// SIGBUS to the VMM.
     pub signals: Signals,
+    /// Exits on the page.
     pub exits: Exits,
+    /// Single exits on the page.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exit_samples: Vec<ExitSample>,
+    /// Repeated exits, if there are many.
     pub storm: Option<Storm>,
+    /// Whether the accesses are flushes.
     pub flush: Flush,
+    /// Durations of the exits, nanoseconds.
     pub latency_ns: Latency,
+    /// Machine checks that the VMM injected.
     pub injections: Injections,
     /// By what the sources of an answer from logs were joined.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub joins: Vec<Join>,
+    /// What happened when.
     pub timeline: Vec<TimelineEntry>,
+    /// Evidence that was absent.
     pub missing: Vec<Missing>,
     /// `explain --why`: the statements that the answer rests on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -78,12 +101,17 @@ pub struct Incident {
 /// A statement of a log, and the rule that it supports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
+    /// File that it is from.
     pub source: String,
+    /// The line in it, from 1.
     pub line: Option<u64>,
+    /// Role of who wrote it.
     pub speaker: String,
     /// The key by which its speaker is joined to the others; null: the first of them.
     pub joined_by: Option<String>,
+    /// The rule that it supports.
     pub supports: String,
+    /// In words.
     pub message: String,
     /// The line of the file.
     pub text: String,
@@ -94,7 +122,9 @@ pub struct Why {
 pub struct TimelineEntry {
     /// From the poisoning, nanoseconds; may be negative. Null: the trace's clock has no unit.
     pub t_ns: Option<i64>,
+    /// Stable name of its kind.
     pub kind: String,
+    /// In words.
     pub message: String,
     /// The file that the event is read from, with its own time where its clock is not aligned; null: the probes.
     pub source: Option<String>,
@@ -103,7 +133,9 @@ pub struct TimelineEntry {
 /// Evidence that was absent, and what it would have settled.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missing {
+    /// Stable name of its kind.
     pub kind: String,
+    /// In words.
     pub message: String,
 }
 

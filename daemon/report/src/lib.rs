@@ -2,6 +2,7 @@
 //! for a browser and for paper, and as JSON. No other crate words an incident, and none reads these words back.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod compat;
 pub mod document;

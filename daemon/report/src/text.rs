@@ -24,6 +24,7 @@ const NAMES: usize = 14;
 pub struct Look {
     /// Columns.
     pub width: usize,
+    /// Colour is wanted.
     pub colour: bool,
 }
 

@@ -35,7 +35,9 @@ const MAX_SHOWN: usize = 120;
 /// A known wording that is not whole: its line looks cut or wrapped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LooksCut {
+    /// Number of the line, from 1.
     pub line: u64,
+    /// In its own words.
     pub text: String,
 }
 
@@ -56,6 +58,7 @@ pub struct Reader<R> {
 }
 
 impl<R: BufRead> Reader<R> {
+    /// Reads records of `input`.
     pub fn new(input: R) -> Self {
         Self {
             source: Source::new(input),

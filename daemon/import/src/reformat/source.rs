@@ -30,6 +30,7 @@ impl Marks {
     /// A known wording of it is not whole.
     pub const CUT: Self = Self(8);
 
+    /// Whether all of the other are in it.
     pub fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }

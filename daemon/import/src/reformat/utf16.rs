@@ -5,7 +5,9 @@ use std::io::{self, BufRead, Read};
 /// How the two bytes of a unit stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
+    /// Little endian.
     Little,
+    /// Big endian.
     Big,
 }
 
@@ -47,6 +49,7 @@ pub struct Utf8<R> {
 }
 
 impl<R: BufRead> Utf8<R> {
+    /// Reads `input`, in this order of bytes.
     pub fn new(input: R, order: Order) -> Self {
         Self {
             input,

@@ -11,8 +11,11 @@ const MAX_NAME: usize = 128;
 /// A line without what was put before its message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Envelope<'a> {
+    /// Name of the host.
     pub host: Option<&'a [u8]>,
+    /// Tag of syslog, or the program's name.
     pub tag: Option<&'a [u8]>,
+    /// The process.
     pub pid: Option<u32>,
     /// Name that QEMU puts before its messages (`-msg guest-name=on`).
     pub guest: Option<&'a [u8]>,
@@ -24,6 +27,7 @@ pub struct Envelope<'a> {
     pub printk: bool,
     /// Where the message begins in the line.
     pub at: usize,
+    /// In words.
     pub message: &'a [u8],
 }
 
@@ -33,6 +37,7 @@ impl Envelope<'_> {
         self.tag == Some(b"kernel") && self.relay.is_none()
     }
 
+    /// Who sent the line.
     pub fn sender(&self) -> Sender {
         let text = |bytes: Option<&[u8]>| {
             bytes.map(|bytes| poisontrace_model::text::sanitise(&String::from_utf8_lossy(bytes), MAX_NAME))

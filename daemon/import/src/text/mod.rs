@@ -37,9 +37,11 @@ const MAX_TEXT: usize = 200;
 /// A statement, where it stands, who sent it and when it was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
+    /// Number of the line, from 1.
     pub line: u64,
     /// Among the statements of one line of the file: a post's markup may hold a whole log on one line.
     pub order: u64,
+    /// Its time stamps.
     pub stamp: Stamp,
     /// Index into [`Scanner::senders`].
     pub sender: usize,
@@ -47,6 +49,7 @@ pub struct Item {
     pub role: Role,
     /// The line, as it can be shown.
     pub text: String,
+    /// Its content.
     pub statement: LogStatement,
 }
 
@@ -63,7 +66,9 @@ struct Report {
 /// Reads the lines of one file.
 #[derive(Default)]
 pub struct Scanner {
+    /// Statements.
     pub items: Vec<Item>,
+    /// Senders, to which statements refer by index.
     pub senders: Vec<Sender>,
     known_senders: HashMap<Sender, usize>,
     /// Statements that found no room.
@@ -72,6 +77,7 @@ pub struct Scanner {
     pub known: u64,
     /// What libvirt logs about the host.
     pub host_kernel: Option<String>,
+    /// Name of the host.
     pub hostname: Option<String>,
     reports: BTreeMap<usize, Report>,
     /// Records of firmware and of mcelog under way, by sender.
@@ -123,6 +129,7 @@ impl Line<'_> {
 }
 
 impl Scanner {
+    /// Reads the line of this number.
     pub fn line(&mut self, number: u64, line: &[u8]) {
         let line = &*escapes::strip(line);
         if let Some(entry) = journal::json(number, line) {

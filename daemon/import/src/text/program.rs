@@ -50,6 +50,7 @@ pub fn vmm_prefix(message: &[u8]) -> Option<&[u8]> {
     (qemu && !words && !path.iter().any(u8::is_ascii_whitespace)).then_some(rest)
 }
 
+/// Whether a message begins as those of a VMM do.
 pub fn is_vmm_prefix(message: &[u8]) -> bool {
     vmm_prefix(message).is_some()
 }

@@ -41,6 +41,7 @@ pub struct Assembler {
     pub seen: BTreeSet<Kind>,
     /// Whether the tracer lost events, and how many where it counts them.
     pub gaps: bool,
+    /// How many.
     pub lost: u64,
     /// Records taken.
     pub records: u64,
@@ -95,6 +96,7 @@ impl Assembler {
         self.out.drain(..)
     }
 
+    /// Whether nothing is under way.
     pub fn is_idle(&self) -> bool {
         self.out.is_empty()
     }

@@ -20,9 +20,11 @@ pub struct Record<'a> {
     pub t: u64,
     /// Whether the clock counts seconds: `counter` and `x86-tsc` do not.
     pub unit: bool,
+    /// The thread.
     pub tid: u32,
     /// Its process, where the dialect shows.
     pub tgid: Option<u32>,
+    /// Name of the thread, as the kernel has it (15 bytes at most).
     pub comm: &'a [u8],
     /// The event's name, without its group.
     pub name: &'a [u8],

@@ -47,9 +47,13 @@ pub type IncidentNo = u64;
 /// counted in [`Correlator::forgotten`].
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// One per poisoned page and VM.
     pub incidents: usize,
+    /// vCPU and VMM threads.
     pub threads: usize,
+    /// VMMs.
     pub processes: usize,
+    /// memory_failure() under way.
     pub failures: usize,
     /// How long after the last sign of poison a guest's end still belongs to the incident, nanoseconds.
     pub attribution_window_ns: u64,
@@ -102,10 +106,12 @@ pub struct Correlator {
 }
 
 impl Correlator {
+    /// One with the usual limits.
     pub fn new(session: Session) -> Self {
         Self::with_limits(session, Limits::default())
     }
 
+    /// One with other limits.
     pub fn with_limits(session: Session, limits: Limits) -> Self {
         Self {
             session,
@@ -129,6 +135,7 @@ impl Correlator {
         self.attribution_window_ns = ns;
     }
 
+    /// The session of the events.
     pub fn session(&self) -> &Session {
         &self.session
     }

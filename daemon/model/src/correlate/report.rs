@@ -22,6 +22,7 @@ use alloc::{borrow::ToOwned as _, format, string::String, string::ToString as _,
 /// An incident as it stands, with what its sinks need and its report does not hold.
 #[derive(Clone, Debug)]
 pub struct Update {
+    /// The answer.
     pub incident: model::Incident,
     /// All its exits, with their durations' histograms.
     pub exits: PageTotals,

@@ -34,6 +34,7 @@ pub enum TotalsContinuity {
 }
 
 impl State {
+    /// The VMM.
     pub fn pid(&self) -> u32 {
         self.evidence.pid
     }

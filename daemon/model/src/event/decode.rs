@@ -16,12 +16,23 @@ use crate::{hex::Hex, text};
 /// A record that cannot be decoded.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum DecodeError {
+    /// Fewer bytes than a header has.
     #[error("a record of {0} bytes is shorter than a record's header")]
     Short(usize),
+    /// A body of another length than its kind has.
     #[error("a record of kind {kind} has {len} bytes, expected {expected}")]
-    Length { kind: u32, len: usize, expected: usize },
+    Length {
+        /// Its kind.
+        kind: u32,
+        /// Its bytes.
+        len: usize,
+        /// Bytes of that kind.
+        expected: usize,
+    },
+    /// A kind that this version does not know.
     #[error("a record of kind {0}, which this version does not know")]
     Kind(u32),
+    /// A `si_code` that no SIGBUS for poison has.
     #[error("SIGBUS with si_code {0}, expected 4 (AR) or 5 (AO)")]
     SigCode(u32),
 }

@@ -15,6 +15,7 @@ pub struct LogRecord {
     /// Line of the file, from 1; 0 where the source has none.
     #[serde(default, skip_serializing_if = "is_default")]
     pub line: u64,
+    /// Who wrote it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub speaker: Speaker,
     /// Which of the VMs that were distinguished it is about, from 1; 0: of none that is known.
@@ -29,6 +30,7 @@ pub struct LogRecord {
     /// Its time on its own clock, where that clock could not be aligned and the event's `t` is only its order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_clock: Option<String>,
+    /// Its content.
     pub statement: LogStatement,
 }
 
@@ -40,6 +42,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Speaker {
+    /// Whose message it is.
     pub role: Role,
     /// Host that logged it (`_HOSTNAME`, the syslog header).
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -65,13 +68,21 @@ pub struct Speaker {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "key", content = "value", rename_all = "snake_case")]
 pub enum JoinKey {
+    /// Process number.
     Pid(u32),
+    /// Unit of systemd.
     Unit(String),
+    /// Tag of syslog.
     Tag(String),
+    /// Domain of libvirt.
     Domain(String),
+    /// UUID of the VM.
     Uuid(String),
+    /// Address in the VMM.
     Hva(Hex),
+    /// Page frame of the host.
     Pfn(Hex),
+    /// Guest page address.
     Gpa(Hex),
     /// No key: wall clocks that agree, and nothing else at that time.
     Clock,
@@ -88,16 +99,21 @@ impl JoinKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
+    /// The host's kernel.
     HostKernel,
     /// A kernel; nothing shows whether it is the host's or a guest's.
     Kernel,
+    /// The VMM.
     Vmm,
+    /// libvirt.
     Libvirt,
+    /// QEMU's QMP.
     Qmp,
     /// The kernel of a guest, behind the speaker's tag, pid or unit.
     GuestKernel,
     /// systemd, auditd, rasdaemon, ps and the like.
     Tool,
+    /// Not known.
     #[default]
     Unknown,
 }
@@ -107,44 +123,86 @@ pub enum Role {
 #[serde(rename_all = "snake_case")]
 pub enum LogStatement {
     /// The host's kernel: SIGBUS (or, long ago, "Killing") for this page to this process.
-    HostSignal { pfn: Hex, comm: String, pid: u32 },
+    HostSignal {
+        /// Page frame of the host.
+        pfn: Hex,
+        /// Name of the thread, as the kernel has it (15 bytes at most).
+        comm: String,
+        /// The process.
+        pid: u32,
+    },
     /// The host's kernel: what it did about the page.
     HostAction {
+        /// Page frame of the host.
         pfn: Hex,
+        /// Type of the page, in the kernel's terms (`mm/memory-failure.c`).
         page_type: String,
+        /// Result of the recovery, in the kernel's terms.
         result: String,
     },
     /// The host's kernel: SIGKILL, because the page could not be unmapped.
-    HostKilled { pfn: Hex, comm: String, pid: u32 },
+    HostKilled {
+        /// Page frame of the host.
+        pfn: Hex,
+        /// Name of the thread, as the kernel has it (15 bytes at most).
+        comm: String,
+        /// The process.
+        pid: u32,
+    },
     /// The audit subsystem or systemd: how a process ended.
     ProcessEnded {
+        /// Command or unit.
         who: String,
+        /// The process.
         pid: Option<u32>,
+        /// How it ended.
         how: Ended,
     },
     /// The host's kernel: a process touched lost memory by itself.
-    OwnAccess { comm: String, pid: u32, hva: Hex },
+    OwnAccess {
+        /// Name of the thread, as the kernel has it (15 bytes at most).
+        comm: String,
+        /// The process.
+        pid: u32,
+        /// Address in the VMM.
+        hva: Hex,
+    },
     /// The VMM: it injected the error into its guest.
     VmmTold {
+        /// Address in the VMM.
         hva: Option<Hex>,
+        /// Guest page address.
         gpa: Option<Hex>,
+        /// Action required or optional.
         severity: Option<SigbusSeverity>,
         /// Bytes of the lost large page ("on lost large page SIZE@ADDRESS").
         #[serde(default, skip_serializing_if = "Option::is_none")]
         size: Option<u64>,
     },
     /// QEMU: lost memory that is not its guest's; it ends itself where `fatal`.
-    VmmOwnMemory { fatal: bool },
+    VmmOwnMemory {
+        /// The VMM ends.
+        fatal: bool,
+    },
     /// QEMU: it resets its guest, because a #MC met one in progress, or machine checks turned off.
-    VmmReset { recursive: bool },
+    VmmReset {
+        /// Because a machine check was in progress.
+        recursive: bool,
+    },
     /// QEMU: KVM_RUN failed with -EHWPOISON.
     RunFailed,
     /// Firecracker: it ends because of SIGBUS.
-    VmmSigbus { code: Option<i32> },
+    VmmSigbus {
+        /// `si_code`, if the VMM logs it.
+        code: Option<i32>,
+    },
     /// libvirt, or a VMM's command line: who the VM is.
     VmName {
+        /// Name of the VM.
         name: Option<String>,
+        /// UUID of the VM.
         uuid: Option<String>,
+        /// Executable of the VMM.
         vmm: Option<String>,
         /// Of a line of `ps` or the like.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -152,69 +210,126 @@ pub enum LogStatement {
     },
     /// libvirt: a domain is started; what follows in its log is of another process.
     VmStarted {
+        /// Name of the host.
         #[serde(default)]
         host: Option<String>,
     },
     /// libvirt: the domain is gone, and why.
-    VmShutdown { reason: String },
+    VmShutdown {
+        /// libvirt's reason.
+        reason: String,
+    },
     /// The guest's kernel: a machine check, as far as its lines show it.
     GuestMce(MceReport),
     /// The guest's kernel: panic.
-    GuestPanic { text: String },
+    GuestPanic {
+        /// The message.
+        text: String,
+    },
     /// The host's kernel: a machine check of a physical processor.
     HostMce(MceReport),
     /// The host's kernel: panic. `physical`: its log shows that it ran on a physical machine.
-    HostPanic { text: String, physical: bool },
+    HostPanic {
+        /// The message.
+        text: String,
+        /// The log shows a physical machine.
+        physical: bool,
+    },
     /// A kernel's word on the machine that it runs on.
-    Machine { about: Machine },
+    Machine {
+        /// Its content.
+        about: Machine,
+    },
     /// A kernel: the process on the processor that panicked.
-    OnCpu { comm: String, pid: u32 },
+    OnCpu {
+        /// Name of the thread, as the kernel has it (15 bytes at most).
+        comm: String,
+        /// The process.
+        pid: u32,
+    },
     /// EDAC, APEI or a decoder of machine checks: an error of a DIMM.
     MemoryError {
         /// Page frame of the host.
         pfn: Option<Hex>,
         /// The DIMM as the machine labels it.
         dimm: Option<String>,
+        /// The error was corrected.
         corrected: bool,
+        /// How many errors it stands for.
         count: Option<u64>,
     },
     /// QEMU's monitor (`gpa2hpa`, `gpa2hva`) or a tool: one page's addresses.
     AddressMap {
+        /// Guest page address.
         gpa: Option<Hex>,
+        /// Address in the VMM.
         hva: Option<Hex>,
+        /// Page frame of the host.
         pfn: Option<Hex>,
+        /// The process.
         pid: Option<u32>,
     },
     /// QEMU: it does not migrate a guest with poisoned memory.
     MigrationRefused,
     /// A Windows guest's bug check, by the panic device of Hyper-V.
-    BugCheck { domain: Option<String>, args: Vec<Hex> },
+    BugCheck {
+        /// Name of the libvirt domain.
+        domain: Option<String>,
+        /// Code and parameters.
+        args: Vec<Hex>,
+    },
     /// A known line that is no evidence.
     Other,
     /// The guest's kernel: its own memory_failure() signalled a process.
-    GuestSignal { pfn: Hex, comm: String, pid: u32 },
+    GuestSignal {
+        /// Page frame of the guest.
+        pfn: Hex,
+        /// Name of the process of the guest.
+        comm: String,
+        /// Its number in the guest.
+        pid: u32,
+    },
     /// The guest's kernel: what its own memory_failure() did.
     GuestAction {
+        /// Page frame of the host.
         pfn: Hex,
+        /// Type of the page, in the kernel's terms (`mm/memory-failure.c`).
         page_type: String,
+        /// Result of the recovery, in the kernel's terms.
         result: String,
     },
     /// QMP MEMORY_FAILURE.
     QmpMemoryFailure {
+        /// Name of the libvirt domain.
         domain: Option<String>,
+        /// `guest` or `hypervisor`.
         recipient: String,
+        /// `ignore`, `inject`, `fatal` or `reset`.
         action: String,
+        /// Action required (AR).
         action_required: bool,
+        /// Because a machine check was in progress.
         recursive: bool,
     },
     /// QMP GUEST_PANICKED or GUEST_CRASHLOADED.
-    QmpPanicked { domain: Option<String> },
+    QmpPanicked {
+        /// Name of the libvirt domain.
+        domain: Option<String>,
+    },
     /// QMP RESET.
-    QmpReset { domain: Option<String>, guest: bool },
+    QmpReset {
+        /// Name of the libvirt domain.
+        domain: Option<String>,
+        /// On the guest's own request.
+        guest: bool,
+    },
     /// QMP SHUTDOWN.
     QmpShutdown {
+        /// Name of the libvirt domain.
         domain: Option<String>,
+        /// On the guest's own request.
         guest: bool,
+        /// QEMU's reason.
         reason: Option<String>,
     },
 }
@@ -291,7 +406,9 @@ fn is_virtual(dmi: &str) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ended {
+    /// By this signal.
     Signal(u32),
+    /// With this status.
     Exit(u32),
 }
 
@@ -324,11 +441,17 @@ impl MceReport {
 /// A machine check as a kernel printed it, gathered from its lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MceReport {
+    /// Number of the processor.
     pub cpu: Option<u32>,
+    /// MCG_STATUS.
     pub mcg_status: Option<Hex>,
+    /// Number of the bank.
     pub bank: Option<u32>,
+    /// MCi_STATUS.
     pub status: Option<Hex>,
+    /// MCi_ADDR.
     pub addr: Option<Hex>,
+    /// MCi_MISC.
     pub misc: Option<Hex>,
     /// Protected processor inventory number: no VMM gives a guest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -336,10 +459,13 @@ pub struct MceReport {
     /// Identity of a bank of AMD's scalable MCA, which guests do not have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipid: Option<Hex>,
+    /// Number of the socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<u32>,
+    /// APIC id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub apic: Option<Hex>,
+    /// Revision of the microcode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub microcode: Option<Hex>,
     /// The kernel logs that a process accessed the page ("in user-access").
@@ -348,7 +474,9 @@ pub struct MceReport {
     /// Printed for an exception ("Machine Check Exception"), not for a polled bank.
     #[serde(default, skip_serializing_if = "is_default")]
     pub exception: bool,
+    /// Code segment selector: its low bits are the privilege.
     pub cs: Option<u32>,
+    /// The guest's RIP.
     pub rip: Option<Hex>,
     /// Function of the RIP, as the kernel printed it.
     pub symbol: Option<String>,

@@ -23,6 +23,7 @@ pub struct Event {
     /// vCPU of that thread, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpu: Option<u32>,
+    /// What happened.
     #[serde(rename = "event")]
     pub what: EventKind,
 }
@@ -33,28 +34,49 @@ pub struct Event {
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// `memory_failure(pfn, flags)` entered.
-    FailureBegin { pfn: Hex, flags: u64 },
+    FailureBegin {
+        /// Page frame of the host.
+        pfn: Hex,
+        /// `MF_*` flags of the call.
+        flags: u64,
+    },
     /// `memory_failure_event`, in the running kernel's own words.
     FailureAction {
+        /// Page frame of the host.
         pfn: Hex,
+        /// Type of the page, in the kernel's terms (`mm/memory-failure.c`).
         page_type: String,
+        /// Result of the recovery, in the kernel's terms.
         result: String,
     },
     /// `memory_failure` returned (0 or negative errno).
-    FailureEnd { ret: i64 },
+    FailureEnd {
+        /// Return value.
+        ret: i64,
+    },
     /// A lost page of a running VMM's (`pid` of the event), found when the daemon started.
     #[serde(rename = "preexisting")]
-    Preexisting { pfn: Hex, hva: Hex },
+    Preexisting {
+        /// Page frame of the host.
+        pfn: Hex,
+        /// Address in the VMM.
+        hva: Hex,
+    },
     /// SIGBUS for poison was sent.
     Sigbus {
+        /// Address in the VMM.
         hva: Hex,
+        /// Action required or optional.
         severity: SigbusSeverity,
         /// log2 of the lost range (`si_addr_lsb`).
         lsb: u32,
+        /// Thread that is signalled.
         target_tid: u32,
+        /// Its process.
         target_pid: u32,
         /// `force_sig_mceerr`.
         forced: bool,
+        /// Name of the thread, as the kernel has it (15 bytes at most).
         comm: String,
     },
     /// A VM exit on a poisoned page.
@@ -64,43 +86,92 @@ pub enum EventKind {
     /// Exit to entry of the host's exits that touch no guest memory, since the arming, replacing that before.
     #[serde(rename = "baseline_exit")]
     Floor {
+        /// Kind of the exits.
         kind: totals::FloorKind,
+        /// Their durations.
         time: totals::DurationTotals,
     },
     /// The vCPU entered the guest again after the poison exit that began at `exit_ns`.
-    Reentry { exit_ns: u64, entry_ns: u64 },
+    Reentry {
+        /// Time of the exit, monotonic nanoseconds.
+        exit_ns: u64,
+        /// Time of the entry into the guest, monotonic nanoseconds.
+        entry_ns: u64,
+    },
     /// KVM_SET_MSRS with machine-check MSRs: the banks whose STATUS is valid.
     #[serde(rename = "set_msrs")]
     SetMsrs {
+        /// MCG_STATUS.
         mcg_status: Option<Hex>,
+        /// Valid banks.
         banks: Vec<Bank>,
+        /// The list was longer than a record holds.
         #[serde(default)]
         truncated: bool,
+        /// The list could not be read from the VMM.
         #[serde(default)]
         unreadable: bool,
     },
     /// KVM_X86_SET_MCE.
     #[serde(rename = "set_mce")]
-    SetMce { mcg_status: Hex, bank: Bank },
+    SetMce {
+        /// MCG_STATUS.
+        mcg_status: Hex,
+        /// The bank.
+        bank: Bank,
+    },
     /// KVM_SET_VCPU_EVENTS with #MC.
-    QueueException { pending: bool, injected: bool },
+    QueueException {
+        /// It waits for its injection.
+        pending: bool,
+        /// It is being injected.
+        injected: bool,
+    },
     /// #MC entered the guest (`kvm_inj_exception` 18, not reinjected).
     #[serde(rename = "mc_injected")]
     Delivered,
     /// The guest read or wrote MCG_STATUS.
-    McgStatus { write: bool, data: Hex },
+    McgStatus {
+        /// Whether the guest wrote.
+        write: bool,
+        /// The value.
+        data: Hex,
+    },
     /// KVM_RUN returned to the VMM with a reason that ends a guest.
-    UserspaceExit { reason: u32, errno: i32 },
+    UserspaceExit {
+        /// `kvm_run.exit_reason`.
+        reason: u32,
+        /// Error of KVM_RUN; 0: none.
+        errno: i32,
+    },
     /// The guest wrote to a port that shows its end.
-    Pio { port: Hex, size: u32, value: Hex },
+    Pio {
+        /// The I/O port.
+        port: Hex,
+        /// Bytes.
+        size: u32,
+        /// The value.
+        value: Hex,
+    },
     /// A vCPU entered the guest at the reset vector.
-    VcpuReset { rip: Hex },
+    VcpuReset {
+        /// The guest's RIP.
+        rip: Hex,
+    },
     /// Exit by triple fault (VMX) or shutdown (SVM).
-    TripleFault { rip: Hex, reason: u32 },
+    TripleFault {
+        /// The guest's RIP.
+        rip: Hex,
+        /// Exit reason.
+        reason: u32,
+    },
     /// A thread of the VMM ended; `live` threads are left.
     TaskExit {
+        /// Wait status.
         exit_code: i32,
+        /// Threads of the process that are left; `None`: not known.
         live: Option<i32>,
+        /// Name of the thread, as the kernel has it (15 bytes at most).
         comm: String,
     },
     /// The VM was destroyed.
@@ -108,13 +179,30 @@ pub enum EventKind {
     /// Registers that the VMM read of its vCPU after a poison exit.
     Sregs(Sregs),
     /// A memslot of the VM, of those that such a read goes by; `n` 0: the first of them.
-    MemSlot { n: u32, gpa: Hex, bytes: u64, hva: Hex },
+    MemSlot {
+        /// Number of the slot.
+        n: u32,
+        /// Guest address of its first byte.
+        gpa: Hex,
+        /// Its size.
+        bytes: u64,
+        /// Address of its first byte in the VMM.
+        hva: Hex,
+    },
     /// Bytes at the RIP of a poison exit, read from the guest's memory (`--read-guest-code`), as hex digits.
-    GuestCode { rip: Hex, bytes: String },
+    GuestCode {
+        /// The guest's RIP.
+        rip: Hex,
+        /// Hex digits, in the order of memory.
+        bytes: String,
+    },
     /// Who the process is (read from /proc by the live source; `pid` of the event).
     Vmm(Vmm),
     /// Records that the probes could not hand over since the last such event.
-    Lost { records: u64 },
+    Lost {
+        /// How many.
+        records: u64,
+    },
     /// From here on all probes are at work: exit reasons, triple faults, resets and ports of guests were not seen
     /// before, where the session began on stand-by.
     #[serde(rename = "all_probes_attached")]
@@ -123,19 +211,28 @@ pub enum EventKind {
     /// answers; `pfn`: of the `memory_failure()` that sent it. `target_pid` 0: whose thread it is is not known.
     #[serde(rename = "sigbus_no_address")]
     SigbusNoAddress {
+        /// Action required or optional.
         severity: SigbusSeverity,
+        /// Thread that is signalled.
         target_tid: u32,
+        /// Its process.
         target_pid: u32,
+        /// Name of the thread, as the kernel has it (15 bytes at most).
         comm: String,
+        /// Guest page address.
         #[serde(default)]
         gpa: Option<Hex>,
+        /// Page frame of the host.
         #[serde(default)]
         pfn: Option<Hex>,
     },
     /// All threads of the VMM that ran its guest have ended; how is not known.
     VmmGone,
     /// The guest's last exit wrote to a reset port (the value was not traced), and it never ran again.
-    ResetAsked { port: Hex },
+    ResetAsked {
+        /// The I/O port.
+        port: Hex,
+    },
     /// A statement of a log.
     LogStatement(log_statement::LogRecord),
 }
@@ -153,25 +250,38 @@ pub enum SigbusSeverity {
 /// A VM exit on poison. Times are CLOCK_MONOTONIC nanoseconds; `None` where no probe saw the moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PoisonExit {
+    /// Time of the exit, monotonic nanoseconds.
     pub exit_ns: Option<u64>,
+    /// Time of the page fault in KVM, monotonic nanoseconds.
     pub fault_ns: Option<u64>,
     /// In `get_user_pages_unlocked`, summed over its calls in this exit, nanoseconds.
     pub gup_ns: Option<u64>,
+    /// Return value of `get_user_pages_unlocked()`.
     pub gup_ret: Option<i64>,
+    /// Time of the SIGBUS, monotonic nanoseconds.
     pub signal_ns: Option<u64>,
+    /// Time of the exit to user space, monotonic nanoseconds.
     pub user_ns: Option<u64>,
+    /// Time of the entry into the guest, monotonic nanoseconds.
     pub entry_ns: Option<u64>,
+    /// The guest's RIP.
     pub rip: Option<Hex>,
     /// With its low bits: which line was touched. Only this guest's own: see `other_address`.
     pub gpa: Option<Hex>,
     /// The address of the fault, where it is not a GPA of this guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other_address: Option<OtherAddress>,
+    /// Address in the VMM.
     pub hva: Option<Hex>,
+    /// Kind of the access.
     pub access: Access,
+    /// VMX or SVM: which exit reasons hold.
     pub isa: Isa,
+    /// Exit reason.
     pub reason: u32,
+    /// `kvm_run.exit_reason`.
     pub user_reason: Option<u32>,
+    /// Error of KVM_RUN; 0: none.
     pub user_errno: Option<i32>,
     /// Bytes of the instruction, from the VMCB of a processor with decode assists, as hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -206,9 +316,13 @@ pub enum OtherAddress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
+    /// A read.
     Read,
+    /// A write.
     Write,
+    /// An instruction fetch.
     Fetch,
+    /// Not known.
     Unknown,
 }
 
@@ -216,26 +330,37 @@ pub enum Access {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Isa {
+    /// Intel.
     Vmx,
+    /// AMD.
     Svm,
+    /// Not known.
     Unknown,
 }
 
 /// A machine-check bank as the VMM wrote it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bank {
+    /// Number of the bank.
     pub bank: u32,
+    /// MCi_STATUS.
     pub status: Hex,
+    /// MCi_ADDR.
     pub addr: Hex,
+    /// MCi_MISC.
     pub misc: Hex,
 }
 
 /// What a walk of the guest's page tables begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sregs {
+    /// CR0.
     pub cr0: Hex,
+    /// CR3: root of the page tables.
     pub cr3: Hex,
+    /// CR4.
     pub cr4: Hex,
+    /// IA32_EFER.
     pub efer: Hex,
     /// CS.L: 64-bit code.
     pub long_code: bool,
@@ -246,7 +371,9 @@ pub struct Sregs {
 pub struct Vmm {
     /// Whether it holds a KVM VM; `None` where that could not be read any more.
     pub is_vmm: Option<bool>,
+    /// Name of the VM.
     pub name: Option<String>,
+    /// UUID of the VM.
     pub uuid: Option<String>,
     /// Executable's file name, else comm.
     pub vmm: Option<String>,

@@ -99,6 +99,7 @@ impl<'de> Deserialize<'de> for ProbeId {
 /// One row of the probe table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeStatus {
+    /// The row.
     #[serde(rename = "name")]
     pub probe: ProbeId,
     /// `None`: not attached.
@@ -119,6 +120,7 @@ pub struct ProbeStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProbeBinding {
+    /// These, from the start.
     Attached(Vec<Hook>),
     /// Held by these until there is poison; by nothing, if there is none.
     Standby(Vec<Hook>),
@@ -133,11 +135,17 @@ pub enum ProbeBinding {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Hook {
+    /// A tracepoint.
     Tracepoint(String),
+    /// A raw tracepoint: arguments by BTF.
     RawTracepoint(String),
+    /// Entry of a function, by trampoline.
     Fentry(String),
+    /// Return of a function, by trampoline.
     Fexit(String),
+    /// Entry of a function, by breakpoint.
     Kprobe(String),
+    /// Return of a function, by breakpoint.
     Kretprobe(String),
 }
 
@@ -170,27 +178,35 @@ pub enum ProbeReason {
     NoTracepoint(String),
     /// It has them, if at all, without these fields.
     NoTracepointFields {
+        /// `group:name`.
         tracepoints: Vec<String>,
+        /// Fields that are missing.
         fields: Vec<String>,
     },
     /// No BTF describes the arguments of this tracepoint.
     NoTracepointBtf(String),
     /// The BTF of vmlinux has no such function.
     NoFunctionBtf(String),
+    /// This kernel has no kprobes.
     NoKprobes,
     /// kallsyms does not list this function.
     NoSymbol(String),
     /// A function has other parameters than the programs read.
     Prototype {
+        /// The function.
         function: String,
+        /// As this kernel has it.
         known: Signature,
+        /// As the programs read it.
         expected: Signature,
     },
     /// No BTF describes the function: its arguments are taken on trust.
     PrototypeAssumed(String),
     /// Another row's stand-in (a tracepoint) shows the same events.
     ShownBy {
+        /// The tracepoint.
         tracepoint: String,
+        /// The row that it stands in for.
         of: ProbeId,
     },
     /// Only SVM hands out the bytes of an instruction that faults.
@@ -199,7 +215,9 @@ pub enum ProbeReason {
     NoField(MissingField),
     /// A structure without that field: the row is not offered at all.
     NoMember {
+        /// The structure.
         of: String,
+        /// The field.
         field: MissingField,
     },
     /// Lockdown in confidentiality mode.
@@ -220,7 +238,9 @@ pub enum ProbeReason {
 /// Parameters and return value of a function, as far as the programs read them (`u64`, `pointer`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signature {
+    /// Parameters, in order.
     pub takes: Vec<String>,
+    /// Return value; `None`: not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub returns: Option<String>,
 }
@@ -230,6 +250,7 @@ pub struct Signature {
 pub struct MissingField {
     /// Global of the BPF object that holds its offset.
     pub global: String,
+    /// Name in the structure or tracepoint.
     pub name: String,
     /// Shapes in which the programs can read it (`u64`).
     pub shapes: Vec<String>,

@@ -9,8 +9,11 @@ use crate::host::{ClockPair, Host};
 /// The host, its clocks and the probes that were at work.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Session {
+    /// The host.
     pub host: Host,
+    /// Its two clocks at one instant.
     pub clock: ClockPair,
+    /// The probe table.
     pub probes: Vec<ProbeStatus>,
     /// kB in /proc/meminfo HardwareCorrupted when the probes were attached: poison that predates them.
     #[serde(default)]

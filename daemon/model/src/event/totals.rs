@@ -13,10 +13,15 @@ use crate::{compact_map, hex::Hex};
 pub struct PageTotals {
     /// The page, low bits zero.
     pub gpa: Hex,
+    /// Exits on the page.
     pub exits: u64,
+    /// SIGBUS sent for them.
     pub signals: u64,
+    /// Exits for a read.
     pub reads: u64,
+    /// Exits for a write.
     pub writes: u64,
+    /// Exits for an instruction fetch.
     pub fetches: u64,
     /// Bit n: line n was touched.
     pub lines: Hex,
@@ -24,26 +29,40 @@ pub struct PageTotals {
     pub same_line: u64,
     /// Exits without a return to user space.
     pub in_kernel: u64,
+    /// Times that gup returned -EHWPOISON.
     pub gup_poison: u64,
     /// Exits by RIPs that are not among `rips`.
     pub other_rips: u64,
+    /// Time of the first exit, monotonic nanoseconds.
     pub first_ns: u64,
+    /// Time of the last exit, monotonic nanoseconds.
     pub last_ns: u64,
+    /// Time of the last entry, monotonic nanoseconds.
     pub last_entry_ns: u64,
+    /// From the exit to the next entry.
     pub exit_to_entry: DurationTotals,
+    /// The part of it in the kernel.
     pub in_kernel_time: DurationTotals,
+    /// In `get_user_pages_unlocked()`.
     pub gup: DurationTotals,
+    /// In user space: the VMM.
     pub vmm: DurationTotals,
+    /// The same by RIP.
     pub rips: Vec<RipTotals>,
 }
 
 /// Exact count, sum and extremes, nanoseconds; `buckets[n]` counts 2^n to 2^(n+1) - 1 ns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DurationTotals {
+    /// How many.
     pub count: u64,
+    /// Their sum, nanoseconds.
     pub sum: u64,
+    /// The least, nanoseconds.
     pub min: u64,
+    /// The greatest, nanoseconds.
     pub max: u64,
+    /// `buckets[n]`: how many of 2^n to 2^(n+1) - 1 ns.
     pub buckets: Vec<u32>,
     /// How many were of at most [`page_totals::CLAIM_NS`]; not known of recordings that were made before it was counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,16 +72,25 @@ pub struct DurationTotals {
 /// What one RIP did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RipTotals {
+    /// The guest's RIP.
     pub rip: Hex,
+    /// Exits on the page.
     pub exits: u64,
+    /// 64-byte lines of the page that were accessed, bit n: line n.
     pub lines: Hex,
+    /// Exits for a write.
     pub writes: u64,
+    /// Exits for an instruction fetch.
     pub fetches: u64,
     /// Exits on the line after this RIP's line before.
     pub ascending: u64,
+    /// Time of the first exit, monotonic nanoseconds.
     pub first_ns: u64,
+    /// Time of the last exit, monotonic nanoseconds.
     pub last_ns: u64,
+    /// Line of the first exit, 0 to 63.
     pub first_line: u32,
+    /// Line of the last exit, 0 to 63.
     pub last_line: u32,
 }
 
@@ -70,9 +98,13 @@ pub struct RipTotals {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FloorKind {
+    /// CPUID.
     Cpuid,
+    /// Reads and writes of MSRs.
     Msr,
+    /// Interrupt windows.
     InterruptWindow,
+    /// The VMX preemption timer.
     PreemptionTimer,
 }
 
@@ -131,6 +163,7 @@ impl PageTotals {
 }
 
 impl DurationTotals {
+    /// From the kernel's map.
     pub fn new(d: &page_totals::Duration) -> Self {
         let used = d
             .buckets
@@ -344,10 +377,12 @@ impl Default for DurationTotals {
 }
 
 impl DurationTotals {
+    /// `None` without any, nanoseconds.
     pub fn mean(&self) -> Option<u64> {
         self.sum.checked_div(self.count)
     }
 
+    /// Adds one duration, nanoseconds.
     pub fn add(&mut self, ns: u64) {
         self.min = if self.count == 0 { ns } else { self.min.min(ns) };
         self.max = self.max.max(ns);
@@ -363,6 +398,7 @@ impl DurationTotals {
         }
     }
 
+    /// Adds what another counted.
     pub fn merge(&mut self, other: &Self) {
         if other.count == 0 {
             return;

@@ -53,10 +53,13 @@ pub struct Evidence {
     pub last: u64,
     /// Latest event that is the poison's own (signal, exit, injection, delivery), not an end.
     pub last_poison: u64,
+    /// The process.
     pub pid: u32,
     /// All of a VMM's incidents share it.
     pub vmm: Arc<Vmm>,
+    /// Page frame of the host.
     pub pfn: Option<u64>,
+    /// What the kernel had reported when the incident began.
     #[serde(default)]
     pub host_loss: HostLoss,
     /// A signal went to a thread that runs a vCPU.
@@ -66,24 +69,35 @@ pub struct Evidence {
     pub hva: Option<u64>,
     /// `hva` as it was when the incident got its name, where more is known now.
     pub named_hva: Option<u64>,
+    /// Guest page address.
     pub gpa: Option<u64>,
+    /// 4 KiB pages of a huge page that were accessed.
     pub gpas: BTreeSet<u64>,
     /// The address of the last exit that was no GPA of this guest.
     pub other_address: Option<OtherAddress>,
+    /// log2 of the size of the page.
     pub lsb: Option<u32>,
+    /// Type of the page, in the kernel's terms (`mm/memory-failure.c`).
     pub page_type: Option<String>,
+    /// Result of the recovery, in the kernel's terms.
     pub recovery: Option<String>,
+    /// AO signals to the VMM.
     pub ao_signals: u64,
+    /// AR signals to the VMM.
     pub ar_signals: u64,
     /// AR signals that were forced on a thread outside `memory_failure()`: its own user-mode access.
     pub own_access: u64,
+    /// Exits on the page.
     pub exits: Exits,
     /// AR signals that KVM sent for an exit, as events show them; the exits' totals may know of more.
     pub exit_signals: u64,
+    /// Injected machine checks, in order.
     #[serde(alias = "told")]
     pub machine_checks: Vec<McInjection>,
+    /// AO injections.
     #[serde(alias = "told_ao")]
     pub ao_injections: u64,
+    /// AR injections.
     #[serde(alias = "told_ar")]
     pub ar_injections: u64,
     /// #MC entries into the guest.
@@ -94,6 +108,7 @@ pub struct Evidence {
     pub open_mc: BTreeMap<u32, u64>,
     /// Handlers that finished (MCG_STATUS written 0), and the last one's time.
     pub finished: u64,
+    /// When the guest's #MC handler last finished.
     pub last_finished: Option<u64>,
     /// Action-required signals that the VMM has not answered by an injection, by the thread they were sent to.
     #[serde(alias = "asked")]
@@ -111,7 +126,9 @@ pub struct Evidence {
     pub mce_enabled: Option<bool>,
     /// Set when the VMM has ended: the SIGBUS that it was sent last.
     pub last_sigbus: Option<LastSigbus>,
+    /// Signs that the guest or the VMM ended.
     pub ends: Vec<End>,
+    /// What happened when.
     pub timeline: Timeline,
     /// Records lost while this incident was open.
     pub lost: u64,
@@ -134,18 +151,26 @@ pub struct Evidence {
 /// A machine check as the VMM injected it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct McInjection {
+    /// Monotonic nanoseconds.
     pub t: u64,
+    /// The thread.
     pub tid: u32,
+    /// Number of the vCPU.
     pub vcpu: Option<u32>,
+    /// By which ioctl, or that a log shows it.
     pub via: Via,
+    /// The bank as it was injected.
     pub bank: Bank,
+    /// MCG_STATUS.
     pub mcg_status: Option<u64>,
+    /// Action required or optional.
     pub severity: Severity,
     /// Where that vCPU had last touched the page.
     pub rip: Option<u64>,
 }
 
 impl McInjection {
+    /// Whether the bank had STATUS.OVER.
     pub fn overflow(&self) -> bool {
         self.bank.status.0 & mca::OVER != 0
     }
@@ -154,6 +179,7 @@ impl McInjection {
 /// An action-required signal that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PendingSigbus {
+    /// Monotonic nanoseconds.
     pub t: u64,
     /// A #MC was open on that thread, of whichever page.
     pub mc_open: bool,
@@ -167,6 +193,7 @@ pub struct PendingSigbus {
 /// The SIGBUS that a VMM was sent last before it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastSigbus {
+    /// Monotonic nanoseconds.
     pub t: u64,
     /// It was of this incident's page.
     pub of_this_page: bool,
@@ -183,18 +210,21 @@ pub struct LastSigbus {
 /// A sign of the guest's or the VMM's end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
+    /// Monotonic nanoseconds.
     pub t: u64,
+    /// What was seen.
     pub sign: Termination,
     /// A #MC of this page was open (delivered, handler not finished) at that time.
     pub mc_open: bool,
     /// All that had entered the guest until then was handled to its end, and no signal waited for an answer.
     pub handled: bool,
-    /// The page had been met ([`Evidence::met`]) until then.
+    /// The page had been accessed until then.
     pub met: bool,
     /// It may be of this page: not, where another page's #MC was open and this one's was not.
     pub mine: bool,
     /// It came later after the poison than a death still counts as its.
     pub late: bool,
+    /// Why it could not be injected, if that is why it ended.
     pub refused: Option<Refused>,
 }
 
@@ -214,6 +244,7 @@ fn keep<V>(values: &mut CompactMap<u32, V>, tid: u32, value: V) {
 }
 
 impl Evidence {
+    /// That of a page of the VMM `pid`, poisoned at `t0` (monotonic nanoseconds).
     pub fn new(t0: u64, pid: u32, vmm: Arc<Vmm>) -> Self {
         Self {
             t0,
@@ -285,6 +316,7 @@ impl Evidence {
         wider
     }
 
+    /// Whether an exit or an AR signal shows an access.
     pub fn touched(&self) -> bool {
         self.exits.any() || self.own_access > 0 || self.private_fault().is_some()
     }
@@ -313,6 +345,7 @@ impl Evidence {
         self.touched() || self.ar_signals + self.exit_signals + self.ar_injections + self.delivered > 0
     }
 
+    /// Whether the VMM has ended.
     pub fn vmm_gone(&self) -> bool {
         self.sign(|sign| matches!(sign, Termination::VmmExit(_) | Termination::VmmGone))
             .is_some()
@@ -347,6 +380,7 @@ impl Evidence {
             || self.logged.proves_guest()
     }
 
+    /// A sign of the poison itself, at time `t`.
     pub fn poison_at(&mut self, t: u64) {
         self.last = self.last.max(t);
         self.last_poison = self.last_poison.max(t);
@@ -497,6 +531,7 @@ impl Evidence {
         }
     }
 
+    /// Keeps an injection.
     pub fn record_injection(&mut self, mut injection: McInjection) {
         injection.rip = self.rips.get(&injection.tid).copied();
         if injection.via == Via::SetMsrs {
@@ -560,6 +595,7 @@ impl Evidence {
         true
     }
 
+    /// The first end that is `wanted`.
     pub fn sign(&self, wanted: impl Fn(&Termination) -> bool) -> Option<&End> {
         self.ends.iter().find(|end| wanted(&end.sign))
     }

@@ -32,6 +32,7 @@ struct Kept {
 }
 
 impl ExitSamples {
+    /// Keeps an exit, if it is among those that are kept.
     pub fn add(&mut self, tid: u32, vcpu: Option<u32>, exit: &PoisonExit) {
         let no = self.seen;
         self.seen += 1;

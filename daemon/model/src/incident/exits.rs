@@ -35,11 +35,13 @@ pub struct Exits {
     /// By thread and page (`None`: the exit's GPA is not known).
     pages: CompactMap<(u32, Option<u64>), Box<Page>>,
     open: CompactMap<(u32, u64), Open>,
+    /// Durations of single exits.
     pub samples: Samples,
     /// They were SVM's.
     pub svm: bool,
     /// What a bare exit and entry cost on this host, when the totals were read last.
     pub floor: Option<Floor>,
+    /// Single exits on the page.
     #[serde(alias = "singles")]
     pub exit_samples: ExitSamples,
     /// Bytes of the instruction by RIP, hex digits.
@@ -88,6 +90,7 @@ struct Open {
 }
 
 impl Exits {
+    /// Adds an exit that an event shows.
     pub fn add(&mut self, tid: u32, vcpu: Option<u32>, exit: &PoisonExit) {
         self.exit_samples.add(tid, vcpu, exit);
         let page = exit.gpa.map(|gpa| gpa.0 & PAGE_MASK);
@@ -224,6 +227,7 @@ impl Exits {
         threads.all(|tid| tid == first).then_some(first)
     }
 
+    /// Whether there was any.
     pub fn any(&self) -> bool {
         !self.pages.is_empty()
     }
@@ -380,17 +384,20 @@ impl Walking<'_> {
 /// Sum over pages and threads.
 #[derive(Clone, Debug, Default)]
 pub struct Total {
+    /// Totals over all threads.
     pub page: PageTotals,
     /// Lines touched of each 4 KiB page; `None`: of those whose GPA is not known.
     pub lines_by_page: BTreeMap<Option<u64>, u64>,
     /// Exits whose line is known.
     pub located: u64,
+    /// The walk, if the exits are one.
     pub walk: Option<Walk>,
     /// Pages whose exits are those of a walk on another page, with a misread address.
     pub misread: BTreeSet<u64>,
 }
 
 impl Total {
+    /// 64-byte lines that were accessed.
     pub fn distinct_lines(&self) -> u64 {
         self.lines_by_page
             .values()

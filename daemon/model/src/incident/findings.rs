@@ -31,6 +31,7 @@ pub struct Findings {
     pub killed_by_signal: Option<i32>,
     /// Exits on the page, and its 64-byte lines that were accessed.
     pub exits: u64,
+    /// 64-byte lines of the page that were accessed.
     pub lines: u64,
     /// AR signals to the VMM, where nothing shows that the host lost the page.
     pub signals_alone: u64,

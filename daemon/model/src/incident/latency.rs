@@ -21,6 +21,7 @@ const MAX_SAMPLES: usize = 4096;
 pub struct Sample(Vec<u64>);
 
 impl Sample {
+    /// Adds one duration, nanoseconds.
     pub fn add(&mut self, ns: u64) {
         if self.0.len() < MAX_SAMPLES {
             compact_map::push(&mut self.0, ns);
@@ -32,12 +33,17 @@ impl Sample {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Samples {
+    /// From the exit to the next entry.
     pub exit_to_entry: Sample,
+    /// The part of it in the kernel.
     pub in_kernel: Sample,
+    /// In `get_user_pages_unlocked()`.
     pub gup: Sample,
+    /// In user space: the VMM.
     pub vmm: Sample,
     /// Fault to signal of exits whose gup was not measured: it lies within.
     pub bound: Sample,
+    /// Upper bounds of gup where it was not measured.
     pub bound_total: DurationTotals,
 }
 
@@ -70,6 +76,7 @@ pub struct Floor {
 }
 
 impl Floor {
+    /// The kind with the least mean.
     pub fn cheapest(kinds: &BTreeMap<FloorKind, DurationTotals>) -> Option<Self> {
         let (kind, time) = kinds
             .iter()

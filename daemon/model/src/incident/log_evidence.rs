@@ -26,22 +26,32 @@ pub struct Logged {
     pub trace: bool,
     /// A log opened it: what was observed is of other incidents.
     pub alone: bool,
+    /// Files that mention it.
     pub sources: BTreeSet<String>,
+    /// Injected machine checks, in order.
     #[serde(alias = "told")]
     pub machine_checks: Vec<LogInjection>,
+    /// AO injections.
     #[serde(alias = "told_ao")]
     pub ao_injections: u64,
+    /// AR injections.
     #[serde(alias = "told_ar")]
     pub ar_injections: u64,
+    /// Machine checks that the guest logged, with their time.
     pub mces: Vec<(u64, MceReport)>,
+    /// The guest's panic message, if it died of a machine check.
     pub panic: Option<String>,
     /// The guest's own memory_failure(): whom it signalled, and how it ended.
     pub guest_signal: Option<(String, u32)>,
+    /// How its memory_failure() ended.
     pub guest_result: Option<String>,
     /// The host's kernel named this process; whether it is a VMM nothing shows.
     pub process: Option<String>,
+    /// The VMM accessed the page itself.
     pub own_access: bool,
+    /// The VMM ended because of its own memory.
     pub own_fatal: bool,
+    /// The VMM logged a SIGBUS that it does not handle.
     pub vmm_sigbus: bool,
     /// The process was killed by SIGBUS.
     pub died_by_sigbus: bool,
@@ -56,8 +66,11 @@ pub struct Logged {
     pub injections_skipped: u64,
     /// QMP: the VMM ends; who the error was for.
     pub qmp_fatal: Option<String>,
+    /// QMP: the guest panicked.
     pub qmp_panicked: bool,
+    /// QMP: the guest reset itself.
     pub guest_reset: bool,
+    /// libvirt: the domain is gone.
     pub shutdown: Option<Shutdown>,
     /// The guest panicked of something else, in its own words.
     pub other_panic: Option<String>,
@@ -65,9 +78,11 @@ pub struct Logged {
     pub bug_check: Option<u64>,
     /// It ended, or its end was, long after its last sign of poison.
     pub late_end: bool,
+    /// QEMU refused to migrate it.
     pub migration_refused: bool,
     /// The host's kernel: machine checks of physical processors, and its panic.
     pub host_mces: Vec<MceReport>,
+    /// The host's panic message.
     pub host_panic: Option<String>,
     /// The host's log shows a physical machine.
     pub physical: bool,
@@ -82,6 +97,7 @@ pub struct Logged {
 /// libvirt: the domain is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shutdown {
+    /// libvirt's reason.
     pub reason: String,
     /// Long after the last sign of poison.
     pub late: bool,
@@ -126,8 +142,11 @@ impl<'de> Deserialize<'de> for LogEvidence {
 /// An injection by the VMM, as a log shows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogInjection {
+    /// Monotonic nanoseconds.
     pub t: u64,
+    /// Guest page address.
     pub gpa: Option<u64>,
+    /// Action required or optional.
     pub severity: Severity,
     /// Seen by QMP, which names no page: the VMM's log may show the same one.
     #[serde(default)]
@@ -154,6 +173,7 @@ impl Logged {
             || self.qmp_fatal.is_some()
     }
 
+    /// Keeps an injection.
     pub fn record_injection(&mut self, injection: LogInjection) {
         match injection.severity {
             Severity::Ao => self.ao_injections += 1,
@@ -189,12 +209,14 @@ impl Logged {
         }
     }
 
+    /// Keeps a machine check of the host's kernel.
     pub fn host_machine_check(&mut self, mce: MceReport) {
         if self.host_mces.len() < MAX_MCES {
             self.host_mces.push(mce);
         }
     }
 
+    /// Keeps a machine check of the guest's kernel.
     pub fn machine_check(&mut self, t: u64, mce: MceReport) {
         if self.mces.len() < MAX_MCES {
             self.mces.push((t, mce));
@@ -210,6 +232,7 @@ impl Logged {
             .or_else(|| all().next())
     }
 
+    /// The kernel's reason of the last machine check that has one.
     pub fn reason(&self) -> Option<&str> {
         self.mces.iter().rev().find_map(|(_, mce)| mce.reason.as_deref())
     }
@@ -224,6 +247,7 @@ impl Logged {
             })
     }
 
+    /// The bank whose STATUS had OVER last.
     pub fn overflowed_bank(&self) -> Option<u32> {
         self.mces
             .iter()

@@ -25,9 +25,19 @@ pub enum MissingEvidence {
     /// Bytes of the instruction that walked the page.
     WalkInstructionBytes,
     /// Exits on these lines (bit n: line n), which the walk by `rip` passed.
-    WalkLines { rip: Hex, lines: u64 },
+    WalkLines {
+        /// RIP of the walk.
+        rip: Hex,
+        /// Bit n: line n.
+        lines: u64,
+    },
     /// Addresses of exits of the walk by `rip`: not recorded, or contradicted by their neighbours.
-    WalkAddresses { rip: Hex, exits: u64 },
+    WalkAddresses {
+        /// RIP of the walk.
+        rip: Hex,
+        /// How many.
+        exits: u64,
+    },
     /// Injections before the host's first SIGBUS.
     EarlierInjections,
     /// `memory_failure()` of this page; the pfn is not known.
@@ -49,13 +59,22 @@ pub enum MissingEvidence {
     /// The VM's name: none of the files has one.
     VmNameInFiles,
     /// Whether the process that the kernel log names is a VMM.
-    IsVmm { process: String },
+    IsVmm {
+        /// Command and process number.
+        process: String,
+    },
     /// The exit on the poisoned page.
     PoisonExit,
     /// Exit reasons, resets and ports until the probes that show them were attached, nanoseconds.
-    EarlyTermination { ns: u64 },
+    EarlyTermination {
+        /// Nanoseconds.
+        ns: u64,
+    },
     /// Records that the probes could not hand over.
-    Records { count: u64 },
+    Records {
+        /// How many.
+        count: u64,
+    },
     /// All probes: the evidence is logs alone.
     Probes,
     /// A probe that this kernel does not offer.
@@ -69,19 +88,38 @@ pub enum MissingEvidence {
     /// The rest of a recording that was cut off.
     RecordingEnd,
     /// Events that the tracer itself lost; `None`: it does not count them.
-    TraceEvents { lost: Option<u64> },
+    TraceEvents {
+        /// How many; `None`: the tracer does not count them.
+        lost: Option<u64>,
+    },
     /// The beginning of a trace, overwritten in the tracer's ring.
-    TraceBeginning { events: u64 },
+    TraceBeginning {
+        /// How many.
+        events: u64,
+    },
     /// Durations: the trace's clock has no unit.
     TraceClock,
     /// A trace beside a recording of the same events was not used.
     TraceBesideRecording,
     /// The page's type: rasdaemon numbers the types as one kernel did.
-    PageType { source: String },
+    PageType {
+        /// File that it is from.
+        source: String,
+    },
     /// Later statements of a log that has too many to keep.
-    Statements { count: u64, source: String },
+    Statements {
+        /// How many.
+        count: u64,
+        /// File that it is from.
+        source: String,
+    },
     /// More lines of a file that look cut or wrapped.
-    CutLines { count: u64, source: String },
+    CutLines {
+        /// How many.
+        count: u64,
+        /// File that it is from.
+        source: String,
+    },
     /// How well the clock of a source is aligned to the others.
     Clock(ClockNote),
 }
@@ -89,7 +127,9 @@ pub enum MissingEvidence {
 /// How well the clock of a source is known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClockNote {
+    /// File that it is from.
     pub source: String,
+    /// How well it is known.
     pub alignment: ClockAlignment,
 }
 
@@ -98,8 +138,11 @@ pub struct ClockNote {
 pub enum ClockAlignment {
     /// By this many events that both sources show, within so many nanoseconds.
     Aligned {
+        /// Whose clock it is.
         clock: ClockKind,
+        /// Events that both sources show.
         events: u64,
+        /// Their largest difference.
         spread_ns: u64,
     },
     /// It shows no event that another source shows.
@@ -111,11 +154,17 @@ pub enum ClockAlignment {
 /// Whose clock stamps a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClockKind {
+    /// That of the trace.
     Trace,
+    /// The host's, since boot.
     HostBoot,
+    /// The host's wall clock.
     HostWall,
+    /// The host's wall clock, without a year.
     HostWallWithoutYear,
+    /// The guest's, since boot.
     GuestBoot,
+    /// The guest's wall clock.
     GuestWall,
 }
 

@@ -6,7 +6,9 @@ use alloc::{string::String, vec::Vec};
 /// One step for an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextStep {
+    /// The guest or its VMM is down.
     StartGuest {
+        /// Name of the VM.
         name: Option<String>,
     },
     /// The guest holds a poisoned page: migration fails or kills the VMM.
@@ -17,26 +19,41 @@ pub enum NextStep {
     AddOverflowRecovery,
     /// Every notice is fatal to the guest's CPU model.
     UseErrorRecovery,
+    /// Further pages of the guest may be poisoned.
     FindOtherPages,
+    /// The guest's machine checks are off.
     EnableMachineChecks,
+    /// This VMM has no handler.
     AvoidVmm,
+    /// Two errors came at a time.
     FindSimultaneousErrors,
+    /// The page is the VMM's own.
     LeaveGuestAlone,
+    /// MCG_CAP or the bank controls drop errors.
     FixMceControls,
+    /// Private memory is lost.
     RestartPrivateGuest,
+    /// The guest's kernel consumed the error.
     KeepConsole,
+    /// The guest flushes a poisoned page.
     UpdateGuestKernel,
+    /// The vCPU spins on the page.
     KillVmm,
+    /// Poison is not the cause.
     LookElsewhere,
     /// Other guests used the same page: ids of their incidents.
     ExplainRelated {
+        /// Ids of the first few.
         ids: Vec<String>,
         /// Incidents that are not named.
         more: u64,
     },
+    /// The module of this page.
     FindDimm {
+        /// Page frame of the host.
         pfn: Hex,
     },
+    /// No page frame is known.
     SearchKernelLog,
     /// The host has lost no memory.
     CheckClaim,

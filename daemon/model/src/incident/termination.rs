@@ -13,6 +13,7 @@ pub enum Termination {
     ResetPort(u64),
     /// The guest turned itself off by ACPI.
     PowerOff,
+    /// A triple fault.
     TripleFault,
     /// KVM_EXIT_SHUTDOWN.
     KvmShutdown,
@@ -26,6 +27,7 @@ pub enum Termination {
     VcpuReset,
     /// The VMM's last thread ended with this wait status.
     VmmExit(i32),
+    /// KVM destroyed the VM.
     VmDestroyed,
     /// The threads that ran the guest ended; how is not known.
     VmmGone,

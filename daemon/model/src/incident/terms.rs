@@ -6,9 +6,17 @@ macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $name { $(#[serde(rename = $word)] $variant),+ }
+        pub enum $name {
+            $(
+                #[doc = concat!("`", $word, "` in JSON, metrics and store; see the glossary.")]
+                #[serde(rename = $word)]
+                $variant
+            ),+
+        }
         impl $name {
+            /// All values, in the order of their definition.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
+            /// The stable word.
             pub const fn word(self) -> &'static str { match self { $(Self::$variant => $word),+ } }
         }
         impl core::fmt::Display for $name {
@@ -61,14 +69,17 @@ words! {
 }
 
 words! {
+    /// What repeated exits on one page are.
     StormKind { LineWalk = "line_walk", SameLineSpin = "same_line_spin", PageTouches = "page_touches" }
 }
 
 words! {
+    /// Where a vCPU spins on one line.
     Spin { Bounced = "bounced", InKernel = "in_kernel" }
 }
 
 words! {
+    /// Whether the accesses are cache-line flushes.
     FlushVerdict {
         FlushOnly = "flush_only", FlushThenAccess = "flush_then_access", NoFlush = "no_flush",
         Undetermined = "undetermined",
@@ -76,6 +87,7 @@ words! {
 }
 
 words! {
+    /// The evidence of that.
     FlushBasis {
         InstructionBytes = "instruction_bytes", LineWalk = "line_walk", SingleExit = "single_exit",
         GuestConsole = "guest_console", None = "none",
@@ -83,13 +95,16 @@ words! {
 }
 
 words! {
+    /// How the time of gup is known.
     GupBasis { Exact = "exact", Bound = "bound" }
 }
 
 words! {
+    /// How an injection was seen.
     Via { SetMsrs = "set_msrs", SetMce = "set_mce", Log = "log" }
 }
 
 words! {
+    /// Kind of an injected machine check.
     Severity { Ao = "ao", Ar = "ar", Broadcast = "broadcast", Other = "other" }
 }

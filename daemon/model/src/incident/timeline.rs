@@ -28,68 +28,89 @@ pub struct Timeline {
 pub enum TimelineEvent {
     /// `memory_failure()` entered.
     FailureBegin {
+        /// Page frame of the host.
         pfn: Hex,
+        /// `MF_*` flags of the call, if known.
         flags: Option<u64>,
     },
     /// A poisoned page that poisontrace found when it started.
     Preexisting {
+        /// Page frame of the host.
         pfn: Hex,
+        /// The process.
         pid: u32,
+        /// Address in the VMM.
         hva: Hex,
     },
     /// `memory_failure()` was called for the page again.
     FailureAgain {
+        /// Page frame of the host.
         pfn: Hex,
     },
     /// The kernel's recovery action, in its own terms.
     FailureAction {
+        /// Type of the page, in the kernel's terms (`mm/memory-failure.c`).
         page_type: Box<str>,
+        /// Result of the recovery, in the kernel's terms.
         result: Box<str>,
     },
     /// `memory_failure()` returned a negative errno.
     FailureEnd {
+        /// Return value.
         ret: i64,
     },
+    /// A SIGBUS to the VMM.
     Signal(Box<Signal>),
+    /// An exit on the page.
     Exit(Box<Exit>),
     /// The VMM wrote a machine-check bank of a vCPU.
     Injection(Box<Injection>),
     /// The VMM set MSRs whose list was not read to its end.
     MsrsUnread {
+        /// The list was longer than a record holds.
         truncated: bool,
     },
     /// Bytes of the instruction at the guest's RIP, as hex digits.
     GuestCode {
+        /// The guest's RIP.
         rip: Hex,
+        /// Hex digits, in the order of memory.
         bytes: Box<str>,
     },
     /// #MC entered the guest.
     McDelivered {
+        /// Number of the vCPU.
         vcpu: Option<u32>,
     },
     /// The guest wrote 0 to MCG_STATUS.
     HandlerFinished {
+        /// Number of the vCPU.
         vcpu: Option<u32>,
     },
+    /// A sign that the guest or its VMM ended.
     Termination(Box<TerminationEntry>),
     /// A line of a log.
     Statement(Box<Statement>),
     /// Records that the probes could not hand over.
     RecordsMissed {
+        /// How many.
         records: u64,
     },
     /// The daemon was restarted; it knew of the incident up to `known_ns` after the poisoning.
     Restarted {
+        /// From the poisoning to the last known event.
         known_ns: Option<u64>,
         /// The probes stayed attached and counted on.
         counted: bool,
     },
     /// Entries before this one that were not kept.
     Omitted {
+        /// How many.
         entries: u64,
     },
     /// An entry as an earlier version stored it: text.
     Text {
+        /// In its own words.
         text: Box<str>,
     },
 }
@@ -97,9 +118,13 @@ pub enum TimelineEvent {
 /// SIGBUS to the VMM.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Signal {
+    /// Action required or optional.
     pub severity: SigbusSeverity,
+    /// The process.
     pub pid: u32,
+    /// The thread.
     pub tid: u32,
+    /// Number of the vCPU.
     pub vcpu: Option<u32>,
     /// `None`: `signal_generate` does not show it.
     pub hva: Option<Hex>,
@@ -108,11 +133,17 @@ pub struct Signal {
 /// A VM exit on the poisoned page.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Exit {
+    /// Number of the vCPU.
     pub vcpu: Option<u32>,
+    /// Kind of the access.
     pub access: Access,
+    /// Guest page address.
     pub gpa: Option<Hex>,
+    /// An address that is none of the guest.
     pub other_address: Option<OtherAddress>,
+    /// The guest's RIP.
     pub rip: Option<Hex>,
+    /// Return value of `get_user_pages_unlocked()`.
     pub gup_ret: Option<i64>,
     /// Nanoseconds.
     pub gup_ns: Option<u64>,
@@ -121,15 +152,20 @@ pub struct Exit {
 /// A machine check as the VMM wrote it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Injection {
+    /// Number of the vCPU.
     pub vcpu: Option<u32>,
+    /// Action required or optional.
     pub severity: Severity,
+    /// The bank as it was injected.
     pub bank: Bank,
 }
 
 /// The guest's or the VMM's end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TerminationEntry {
+    /// What was seen.
     pub sign: Termination,
+    /// Number of the vCPU.
     pub vcpu: Option<u32>,
     /// It concerns another poisoned page of the same guest.
     pub other_page: bool,
@@ -144,6 +180,7 @@ pub struct Statement {
     pub source: String,
     /// Its time on its own clock, where that clock is not aligned; empty where it has none.
     pub own_clock: Option<String>,
+    /// Its content.
     pub statement: LogStatement,
 }
 
@@ -210,6 +247,7 @@ impl Timeline {
 }
 
 impl TimelineEvent {
+    /// The entry of an exit.
     pub fn exit(exit: &PoisonExit, vcpu: Option<u32>) -> Self {
         Self::Exit(Box::new(Exit {
             vcpu,
@@ -222,6 +260,7 @@ impl TimelineEvent {
         }))
     }
 
+    /// The entry of `memory_failure_event`.
     pub fn action(page_type: &str, result: &str) -> Self {
         Self::FailureAction {
             page_type: page_type.into(),

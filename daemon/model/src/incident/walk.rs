@@ -23,15 +23,19 @@ const NEAR_STEPS: u64 = 16;
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walk {
+    /// The thread.
     pub tid: u32,
     /// `None`: its address is not the guest's own.
     pub page: Option<u64>,
+    /// The guest's RIP.
     pub rip: u64,
     /// Bit n: line n was seen.
     pub lines: u64,
     /// Bit n: the walk must have passed line n.
     pub expected: u64,
+    /// Exits for a write.
     pub writes: u64,
+    /// Exits for an instruction fetch.
     pub fetches: u64,
     /// Exits of the walk without an address, or with one that the walk contradicts.
     pub unplaced: u64,

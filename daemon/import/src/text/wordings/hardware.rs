@@ -1,5 +1,5 @@
 //! Errors of memory as the host's hardware drivers and daemons print them in one line: EDAC, rasdaemon. Those that
-//! stand on several lines are gathered in [`super::super::hardware_report`].
+//! stand on several lines are gathered in `hardware_report`.
 
 use super::{Fields, Wording};
 use poisontrace_model::{
@@ -30,6 +30,7 @@ const fn row(
 const EDAC: &str = "Linux, drivers/edac/edac_mc.c";
 const RASDAEMON: &str = "rasdaemon, ras-mc-handler.c, its journal and its standard output";
 
+/// All of them.
 pub const WORDINGS: &[Wording] = &[
     row(
         EDAC,

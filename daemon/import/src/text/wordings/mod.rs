@@ -16,12 +16,15 @@ pub use shape::{Fields, Shape};
 
 /// One wording of one program.
 pub struct Wording {
+    /// Program that writes it.
     pub program: &'static str,
+    /// Versions in which the wording holds.
     pub versions: &'static str,
     /// Who prints it: a [`Role::Kernel`] may turn out to be the host's or a guest's.
     pub role: Role,
     /// See [`Shape`]. The message alone: what loggers put before it is cut off already.
     pub shape: &'static str,
+    /// Reads the fields.
     pub read: fn(&Fields<'_>) -> Option<LogStatement>,
     /// A line as the program prints it.
     pub line: &'static str,

@@ -33,6 +33,7 @@ pub struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// The bytes of a field.
     pub fn bytes(&self, name: &str) -> Option<&'a [u8]> {
         let mut all = self.found.iter();
         all.find(|(known, _)| *known == name).map(|(_, value)| *value)
@@ -44,14 +45,17 @@ impl<'a> Fields<'a> {
         Some(poisontrace_model::text::sanitise(value.trim(), max))
     }
 
+    /// A decimal number.
     pub fn dec(&self, name: &str) -> Option<u64> {
         crate::trace::record::decimal(self.bytes(name)?)
     }
 
+    /// A decimal number of 32 bits.
     pub fn u32(&self, name: &str) -> Option<u32> {
         u32::try_from(self.dec(name)?).ok()
     }
 
+    /// A hexadecimal number.
     pub fn hex(&self, name: &str) -> Option<poisontrace_model::hex::Hex> {
         crate::trace::hex(self.bytes(name)?).map(poisontrace_model::hex::Hex)
     }

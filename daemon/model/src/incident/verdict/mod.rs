@@ -3,9 +3,9 @@
 //!
 //! | family | causes |
 //! |---|---|
-//! | [`death`] | the guest died: `mce_overflow`, `kernel_access`, `clflush`, `fatal_notification`, `mce_nested`, `mce_disabled`, `not_poison` |
-//! | [`vmm`] | the VMM ended: `sigbus_unhandled`, `second_sigbus`, `vmm_own_memory`, `guest_memfd`, `not_poison` |
-//! | [`life`] | the guest lives, or nothing shows that it died: `contained`, `sigbus_spin`, `mce_nested`, `mce_dropped`, `clflush`, `not_touched` |
+//! | `death` | the guest died: `mce_overflow`, `kernel_access`, `clflush`, `fatal_notification`, `mce_nested`, `mce_disabled`, `not_poison` |
+//! | `vmm` | the VMM ended: `sigbus_unhandled`, `second_sigbus`, `vmm_own_memory`, `guest_memfd`, `not_poison` |
+//! | `life` | the guest lives, or nothing shows that it died: `contained`, `sigbus_spin`, `mce_nested`, `mce_dropped`, `clflush`, `not_touched` |
 //!
 //! The first sign of an end decides: what a dead guest's crash kernel or its VMM do afterwards changes nothing.
 
@@ -24,8 +24,11 @@ use super::{
 /// What became of the guest, why, and how sure that is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verdict {
+    /// What became of the guest.
     pub outcome: Outcome,
+    /// Why.
     pub cause: Cause,
+    /// How sure the verdict is.
     pub confidence: Confidence,
 }
 
