@@ -87,7 +87,7 @@ shared! {
     }
 }
 
-const _: () = assert!(core::mem::size_of::<PageKey>() == 16);
-const _: () = assert!(core::mem::size_of::<Duration>() == 168);
-const _: () = assert!(core::mem::size_of::<ByRip>() == 72);
-const _: () = assert!(core::mem::size_of::<PageTotals>() == 13 * 8 + 4 * 168 + RIPS * 72 + 8);
+const _: () = assert!(size_of::<PageKey>() == 16);
+const _: () = assert!(size_of::<Duration>() == 168);
+const _: () = assert!(size_of::<ByRip>() == 72);
+const _: () = assert!(size_of::<PageTotals>() == 13 * 8 + 4 * 168 + RIPS * 72 + 8);

@@ -217,4 +217,4 @@ kinds! {
     20 MEM_SLOT => MemSlot [56],
 }
 
-const _: () = assert!(core::mem::size_of::<Msr>() == 16);
+const _: () = assert!(size_of::<Msr>() == 16);

@@ -42,7 +42,7 @@ pub fn open(path: &Path, meter: &Meter) -> Result<Opened, String> {
     let size = file
         .metadata()
         .ok()
-        .filter(|meta| meta.is_file())
+        .filter(std::fs::Metadata::is_file)
         .map(|meta| meta.len());
     sort(meter.of(file, size), 0)
 }

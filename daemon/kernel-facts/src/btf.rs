@@ -79,7 +79,7 @@ pub struct Btf<'a> {
     strings: &'a [u8],
     /// Where each type begins in `types`.
     begins: Vec<u32>,
-    base: Option<&'a Btf<'a>>,
+    base: Option<&'a Self>,
 }
 
 #[derive(Clone, Copy)]
@@ -107,11 +107,11 @@ impl<'a> Btf<'a> {
     ///
     /// # Errors
     /// As [`Btf::parse`].
-    pub fn parse_module(bytes: &'a [u8], kernel: &'a Btf<'a>) -> Result<Self, BtfError> {
+    pub fn parse_module(bytes: &'a [u8], kernel: &'a Self) -> Result<Self, BtfError> {
         Self::parse_on(bytes, Some(kernel))
     }
 
-    fn parse_on(bytes: &'a [u8], base: Option<&'a Btf<'a>>) -> Result<Self, BtfError> {
+    fn parse_on(bytes: &'a [u8], base: Option<&'a Self>) -> Result<Self, BtfError> {
         let word = |at: usize| read_u32(bytes, at).ok_or(BtfError::Header("shorter than its header"));
         let magic = bytes.get(..2).map(|b| u16::from_le_bytes([b[0], b[1]]));
         if magic != Some(MAGIC) {

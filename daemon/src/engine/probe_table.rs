@@ -82,7 +82,7 @@ pub fn print_limits(facts: &Facts) -> Result<(), Failure> {
     let mut text = String::new();
     match facts.kvm() {
         Kvm::Absent => {
-            text += "note         KVM is not loaded: modprobe kvm_intel or kvm_amd; `run` waits for it\n"
+            text += "note         KVM is not loaded: modprobe kvm_intel or kvm_amd; `run` waits for it\n";
         }
         Kvm::Idle => text += "note         KVM is loaded without kvm_intel or kvm_amd: no guest can run\n",
         Kvm::Ready => {}

@@ -182,7 +182,7 @@ impl Certificates {
         Self { dir }
     }
 
-    fn file(&self, name: &str) -> std::path::PathBuf {
+    fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 

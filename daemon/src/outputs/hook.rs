@@ -326,7 +326,7 @@ mod tests {
 
     fn incident_of(pid: u32, name: &str) -> Incident {
         let mut e = Evidence::new(1, pid, Default::default());
-        std::sync::Arc::make_mut(&mut e.vmm).name = Some(name.into());
+        Arc::make_mut(&mut e.vmm).name = Some(name.into());
         poisontrace_report::document(&poisontrace_model::correlate::report::incident(
             &e,
             &Session::default(),

@@ -56,7 +56,7 @@ impl Replay {
             }
         };
         std::thread::spawn(move || {
-            forward(&mut BufReader::new(stdout).lines().map_while(Result::ok), &sender)
+            forward(&mut BufReader::new(stdout).lines().map_while(Result::ok), &sender);
         });
         std::thread::spawn(move || forward(&mut BufReader::new(stderr).lines().map_while(Result::ok), &also));
         let mut replay = Self {

@@ -294,7 +294,7 @@ fn events_in_either_group_and_without_any_order_of_the_cpus_blocks() {
         fs::write(&file, of(cpu)).unwrap();
         file
     });
-    let i = crate::only(&files);
+    let i = only(&files);
     for key in [
         "outcome",
         "cause",
@@ -311,7 +311,7 @@ fn events_in_either_group_and_without_any_order_of_the_cpus_blocks() {
 #[test]
 fn function_traces_between_the_events_change_nothing() {
     let file = trace("intel-tiny-vmm/clflushopt-stepped-over.ftrace.txt");
-    let expected = &crate::only(std::slice::from_ref(&file));
+    let expected = &only(std::slice::from_ref(&file));
     let text = fs::read_to_string(file).unwrap();
     let noisy: String = text
         .lines()

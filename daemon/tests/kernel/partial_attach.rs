@@ -63,7 +63,7 @@ fn pinned(facts: &Facts) {
     };
     let root = fs.folder().join("poisontrace");
     let foreign = root.join("layout-0/daemon-1");
-    std::fs::create_dir_all(&foreign).unwrap();
+    fs::create_dir_all(&foreign).unwrap();
     let pins = Pins::take(&root).unwrap();
     assert!(!foreign.exists(), "maps of another layout are replaced");
     assert!(Pins::take(&root).is_none(), "one daemon at a time");

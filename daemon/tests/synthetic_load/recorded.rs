@@ -114,7 +114,7 @@ impl Recorded {
                             *value = (n.saturating_sub(self.first_ns) + at_ns).into();
                         }
                         Some(n) if THREADS.contains(&name.as_str()) => {
-                            *value = (n + u64::from(offset)).into()
+                            *value = (n + u64::from(offset)).into();
                         }
                         Some(_) => {}
                     }

@@ -24,6 +24,6 @@ pub fn run(paths: &Paths, lab: &LabOptions, tally: &mut Tally, progress: &Progre
             "lab::cost",
             "exits_are_no_dearer_than_the_committed_table",
             outcome,
-        )
+        );
     });
 }

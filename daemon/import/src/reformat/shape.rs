@@ -15,7 +15,7 @@ enum Part {
     Any,
     OneOf(Vec<&'static [u8]>),
     /// May be missing.
-    Optional(Vec<Part>),
+    Optional(Vec<Self>),
     /// The line's end, blanks aside.
     End,
 }

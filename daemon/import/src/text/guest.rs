@@ -195,7 +195,7 @@ fn find(line: &[u8], words: &[u8]) -> Option<usize> {
 }
 
 fn word(text: &[u8]) -> &[u8] {
-    text.split(|b| b.is_ascii_whitespace()).next().unwrap_or_default()
+    text.split(u8::is_ascii_whitespace).next().unwrap_or_default()
 }
 
 #[cfg(test)]

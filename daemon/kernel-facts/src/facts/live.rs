@@ -157,7 +157,7 @@ fn symbols(root: &Path, tracefs: &Path) -> BTreeSet<String> {
 }
 
 fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    line.split(|byte| byte.is_ascii_whitespace())
+    line.split(u8::is_ascii_whitespace)
 }
 
 /// Those of the functions that a line names; streamed, as there are 200,000 lines.

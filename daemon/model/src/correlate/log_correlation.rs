@@ -515,7 +515,7 @@ fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bool) {
         LogStatement::VmmOwnMemory { fatal } => l.own_fatal |= *fatal,
         LogStatement::VmmSigbus { .. } => l.vmm_sigbus = true,
         LogStatement::VmName { name, uuid, vmm, .. } => {
-            merge_name(Arc::make_mut(&mut e.vmm), name, uuid, vmm)
+            merge_name(Arc::make_mut(&mut e.vmm), name, uuid, vmm);
         }
         LogStatement::VmShutdown { reason } => {
             l.shutdown = Some(Shutdown {
@@ -543,7 +543,7 @@ fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bool) {
                     gpa: None,
                     severity: severity(*action_required),
                     by_qmp: true,
-                })
+                });
             }
             "reset" => l.qmp_reset = Some(*recursive),
             "ignore" if *recursive => l.injections_skipped += 1,

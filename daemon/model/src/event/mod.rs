@@ -294,9 +294,10 @@ impl PoisonExit {
     pub fn line(&self) -> Option<u32> {
         const LINE_SHIFT: u32 = 6;
         const LINES: u64 = 64;
-        let at = match (self.gpa, self.other_address) {
-            (Some(at), _) | (None, Some(OtherAddress::Virtual(at) | OtherAddress::Nested(at))) => at,
-            (None, None) => return None,
+        let ((Some(at), _) | (None, Some(OtherAddress::Virtual(at) | OtherAddress::Nested(at)))) =
+            (self.gpa, self.other_address)
+        else {
+            return None;
         };
         u32::try_from((at.0 >> LINE_SHIFT) % LINES).ok()
     }

@@ -24,10 +24,10 @@ pub fn upgrade(incident: &mut Value) {
     }
     within(incident, "page", |page| rename(page, "recovery", "action_result"));
     within(incident, "injections", |injections| {
-        rename(injections, "told", "events")
+        rename(injections, "told", "events");
     });
     within(incident, "latency_ns", |latency| {
-        rename(latency, "floor", "baseline_exit")
+        rename(latency, "floor", "baseline_exit");
     });
     each(incident, "timeline", |entry| {
         let t_ns = entry.get("t_ns").cloned().unwrap_or(json!(0));

@@ -1,7 +1,7 @@
 use super::*;
 use poisontrace_model::{correlate::report::incident, event::session::Session, incident::evidence::Evidence};
 
-fn named(name: &str) -> crate::document::Incident {
+fn named(name: &str) -> Incident {
     let mut evidence = Evidence::new(1, 7, Default::default());
     std::sync::Arc::make_mut(&mut evidence.vmm).name = Some(name.to_owned());
     crate::document(&incident(&evidence, &Session::default()))

@@ -206,7 +206,7 @@ mod tests {
                 proc.path().join("loadavg"),
                 format!("0.00 0.01 0.05 1/99 {last}\n"),
             )
-            .unwrap()
+            .unwrap();
         };
         loadavg(12);
         fake(proc.path(), 10, b"qemu\0", &["anon_inode:kvm-vm"]);

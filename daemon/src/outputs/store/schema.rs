@@ -156,8 +156,7 @@ pub fn open(dir: &Path) -> Result<Connection, StoreError> {
     connection.execute_batch(INDICES).map_err(wrap)?;
     connection
         .execute_batch(&format!(
-            "CREATE INDEX IF NOT EXISTS incident_process ON incident (boot_id, {})",
-            PROCESS
+            "CREATE INDEX IF NOT EXISTS incident_process ON incident (boot_id, {PROCESS})"
         ))
         .map_err(wrap)?;
     Ok(connection)

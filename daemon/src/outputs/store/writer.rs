@@ -118,7 +118,7 @@ impl Store {
             .name("store".to_owned())
             .spawn(move || {
                 privileges::only_write();
-                writer.run()
+                writer.run();
             })
             .map_err(|err| tracing::error!(error = %err, "no thread for the store: nothing will be stored"))
             .ok();
@@ -436,7 +436,7 @@ impl Writer {
                 );
             }
             Err(err) => {
-                tracing::warn!(error = %err, "retention could not be applied; it is tried again in an hour")
+                tracing::warn!(error = %err, "retention could not be applied; it is tried again in an hour");
             }
         }
         let too_large =

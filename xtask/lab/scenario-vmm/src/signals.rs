@@ -67,7 +67,7 @@ fn act(handler: libc::sighandler_t) -> Result<()> {
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
     action.sa_sigaction = handler;
     // SAFETY: the handlers touch atomics, and call what is async-signal-safe.
-    let set = unsafe { libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()) };
+    let set = unsafe { libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) };
     checked(set, "sigaction(SIGBUS)")
 }
 
@@ -86,10 +86,10 @@ pub fn block(seconds: u32) -> Result<()> {
     // SAFETY: an all-zero set is one that sigemptyset makes valid; the calls write nothing else.
     let blocked = unsafe {
         let mut set: libc::sigset_t = mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGBUS);
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGBUS);
         libc::alarm(seconds);
-        libc::sigprocmask(libc::SIG_BLOCK, &set, ptr::null_mut())
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut())
     };
     checked(blocked, "sigprocmask(SIGBUS)")
 }

@@ -72,7 +72,7 @@ fn main() -> Result<()> {
 fn keep_the_processor() -> Result<()> {
     let first = libc::sched_param { sched_priority: 1 };
     // SAFETY: the kernel reads the structure only.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &first) } != 0 {
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) } != 0 {
         return Err(std::io::Error::last_os_error()).context("sched_setscheduler(SCHED_FIFO)");
     }
     Ok(())
@@ -142,7 +142,7 @@ impl Run {
                 }
                 Call::Port(port) => bail!("the guest wrote to port {port:#x}"),
                 Call::Other(exit) => {
-                    let rip = self.machine.vcpu.get_regs().map(|regs| regs.rip).unwrap_or(0);
+                    let rip = self.machine.vcpu.get_regs().map_or(0, |regs| regs.rip);
                     bail!("unexpected {exit} at RIP {rip:#x}");
                 }
             }
