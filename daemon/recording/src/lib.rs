@@ -56,9 +56,11 @@ pub fn is_recording(head: &[u8]) -> bool {
 
 /// Whether the line is an event of a recording.
 pub fn is_event(line: &[u8]) -> bool {
-    begins_with_key(line, b"\"t\"")
-        && serde_json::from_slice::<Value>(line)
-            .is_ok_and(|line| clean::from_value::<Event>(&line).is_ok() || v1::event(line).is_ok())
+    let Ok(text) = str::from_utf8(line) else {
+        return false;
+    };
+    let of_version_1 = || serde_json::from_str::<Value>(text).is_ok_and(|line| v1::event(line).is_ok());
+    begins_with_key(line, b"\"t\"") && (serde_json::from_str::<Event>(text).is_ok() || of_version_1())
 }
 
 /// Whether the text is an object whose first key is `key`, in its quotes.

@@ -1,4 +1,4 @@
-//! The event loop: waits for the next thing to do ([`EventLoop::next`]), then does it ([`EventLoop::handle`]).
+//! The event loop: waits for the next thing to do (`EventLoop::next`), then does it (`EventLoop::handle`).
 
 use std::{ops::ControlFlow, time::Duration};
 

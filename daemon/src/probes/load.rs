@@ -1,7 +1,7 @@
 //! Carries an attach plan out.
 //!
-//! [`Loaded::new`] is the one place that loads the object, [`Loaded::attach_row`] the one that attaches a row (also
-//! once more), [`Loaded::detach_row`] the one that detaches it.
+//! [`Loaded::new`] is the one place that loads the object, `Loaded::attach_row` the one that attaches a row (also
+//! once more), `Loaded::detach_row` the one that detaches it.
 
 use std::collections::BTreeMap;
 

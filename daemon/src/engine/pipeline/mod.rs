@@ -3,7 +3,7 @@
 //! | step | function |
 //! |---|---|
 //! | who its process is, the guest's code | [`Pipeline::take`] |
-//! | outputs that take events; the model; the store's sample | [`Pipeline::feed`] |
+//! | outputs that take events; the model; the store's sample | `Pipeline::feed` |
 //! | changed incidents to the outputs | [`Pipeline::flush`] |
 
 mod flush;

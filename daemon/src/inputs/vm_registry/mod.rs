@@ -2,7 +2,7 @@
 //!
 //! | part | does |
 //! |---|---|
-//! | [`proc`] | reads what /proc shows of one process |
+//! | `proc` | reads what /proc shows of one process |
 //! | [`scan`] | looks for VMs, on a thread of its own |
 //! | [`VmRegistry`] | knows them, for the event loop |
 

@@ -49,7 +49,7 @@ impl Metrics {
     /// times the wall clock's.
     ///
     /// # Errors
-    /// As [`Families::new`].
+    /// As `Families::new`.
     pub fn new(session: &Session, clock: ClockPair, max_vms: Option<usize>) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let families = Families::new(&registry)?;

@@ -8,7 +8,7 @@ const AN_OCTAVE: u64 = 64;
 /// From here on one a doubling.
 const MANY: u64 = 1 << 20;
 
-/// Most events of one incident: [`ALL`], 64 for each of 12 doublings, one for each of the rest.
+/// Most events of one incident: `ALL`, 64 for each of 12 doublings, one for each of the rest.
 pub const MAX_EVENTS: u64 = ALL + 12 * AN_OCTAVE + 44;
 
 /// Whether event number `n` (from 0) of an incident is kept.
