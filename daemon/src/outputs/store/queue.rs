@@ -155,13 +155,12 @@ impl Queue {
 
     /// Takes an event; false: no room.
     pub fn event(&mut self, event: EventRow) -> bool {
-        let share = self.shares.entry(vm_of(&event.incident)).or_default();
-        if !may_take(
-            share.event_bytes,
-            MAX_EVENT_BYTES.saturating_sub(self.event_bytes),
-        ) {
+        let vm = vm_of(&event.incident);
+        let own = self.shares.get(&vm).map_or(0, |share| share.event_bytes);
+        if !may_take(own, MAX_EVENT_BYTES.saturating_sub(self.event_bytes)) {
             return false;
         }
+        let share = self.shares.entry(vm).or_default();
         share.event_bytes += event.bytes();
         self.event_bytes += event.bytes();
         self.events.push(event);
