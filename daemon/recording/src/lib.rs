@@ -12,9 +12,11 @@ use serde_json::Value;
 
 mod clean;
 mod compat;
+mod written;
 
 use compat::{probe_texts, v1};
 use poisontrace_model::event::{Event, session::Session};
+use written::Layout;
 
 /// Version of the format that is written: an event is what serde makes of it. Version 1 is read too.
 pub const VERSION: u32 = 2;
@@ -260,17 +262,31 @@ impl<R: BufRead> Reader<R> {
         if !complete {
             return self.torn();
         }
-        let event = match (self.version, clean::is_clean(&self.buffer)) {
-            (v1::VERSION, _) => clean::from_line(&self.buffer).and_then(v1::event),
-            (_, true) => serde_json::from_str(&self.buffer),
-            (_, false) => clean::from_line(&self.buffer),
-        };
+        let event = self.parsed();
         match event {
             Ok(event) => {
                 self.events += 1;
                 Ok(Some(event))
             }
             Err(problem) => Err(self.damaged(format!("not an event: {problem}"))),
+        }
+    }
+
+    /// The event of the line that was read.
+    fn parsed(&self) -> serde_json::Result<Event> {
+        let is_old = self.version == v1::VERSION;
+        let is_clean = clean::is_clean(&self.buffer);
+        let layout = match is_old {
+            true => Layout::Flat,
+            false => Layout::Nested,
+        };
+        if is_clean && let Some(event) = written::event(&self.buffer, layout) {
+            return Ok(event);
+        }
+        match (is_old, is_clean) {
+            (true, _) => clean::from_line(&self.buffer).and_then(v1::event),
+            (false, true) => serde_json::from_str(&self.buffer),
+            (false, false) => clean::from_line(&self.buffer),
         }
     }
 
