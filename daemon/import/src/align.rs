@@ -1,7 +1,7 @@
 //! Clocks. Where two sources show the same event, the difference of their times is the offset of their
 //! clocks; several such events say how well. What shares no event with another keeps its order and no more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::text::clock::Stamp;
 use poisontrace_model::event::{Event, EventKind, SigbusSeverity, log_statement::LogStatement};
@@ -36,6 +36,17 @@ pub enum Mark {
     Gone,
 }
 
+/// Whose event a mark is. A clock is aligned by events of one VM: those of two lie apart by chance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Whose {
+    /// The host's, or nobody's that is known.
+    Host,
+    /// Of a process of the trace.
+    Process(u32),
+    /// Of a VM of the logs.
+    Vm(u32),
+}
+
 /// How a clock lies to the base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Offset {
@@ -50,31 +61,42 @@ pub struct Offset {
 /// See the module.
 #[derive(Default)]
 pub struct Alignment {
-    marks: BTreeMap<Clock, Vec<(Mark, u64)>>,
+    marks: BTreeMap<Clock, Vec<(Mark, Whose, u64)>>,
     /// Two clocks on one line: boot to wall.
     pairs: BTreeMap<(Clock, Clock), i128>,
     offsets: BTreeMap<Clock, Offset>,
+    /// The VM of the logs that a process runs.
+    vms: BTreeMap<u32, u32>,
     pub base: Option<Clock>,
 }
 
 impl Alignment {
     /// Notes an event of a trace or recording.
     pub fn event(&mut self, event: &Event) {
-        let mark = match &event.what {
-            EventKind::Sigbus { severity, .. } | EventKind::SigbusNoAddress { severity, .. } => {
-                signal(*severity)
+        let of = Whose::Process;
+        let (mark, whose) = match &event.what {
+            EventKind::Sigbus {
+                severity, target_pid, ..
             }
-            EventKind::FailureAction { pfn, .. } => Mark::Action(pfn.0),
-            EventKind::Delivered => Mark::MachineCheck,
-            EventKind::Pio { port, .. } if port.0 == 0x505 => Mark::Panic,
-            EventKind::VmmGone | EventKind::TaskExit { live: Some(0), .. } => Mark::Gone,
+            | EventKind::SigbusNoAddress {
+                severity, target_pid, ..
+            } => (signal(*severity), of(*target_pid)),
+            EventKind::FailureAction { pfn, .. } => (Mark::Action(pfn.0), Whose::Host),
+            EventKind::Delivered => (Mark::MachineCheck, of(event.pid)),
+            EventKind::Pio { port, .. } if port.0 == 0x505 => (Mark::Panic, of(event.pid)),
+            EventKind::VmmGone | EventKind::TaskExit { live: Some(0), .. } => (Mark::Gone, of(event.pid)),
             _ => return,
         };
-        self.mark(Clock::Trace, mark, event.t);
+        self.mark(Clock::Trace, mark, whose, event.t);
     }
 
-    /// Notes a statement, and both of its times.
-    pub fn entry(&mut self, clocks: Clocks, stamp: Stamp, entry: &LogStatement) {
+    /// Notes which VM of the logs runs in these processes.
+    pub fn learn_vm(&mut self, vm: u32, pids: &BTreeSet<u32>) {
+        self.vms.extend(pids.iter().map(|pid| (*pid, vm)));
+    }
+
+    /// Notes a statement about `vm` (0: about none that is known), and both of its times.
+    pub fn entry(&mut self, clocks: Clocks, stamp: Stamp, entry: &LogStatement, vm: u32) {
         if let (Some(boot), Some(wall)) = (stamp.boot, stamp.wall) {
             // What is logged late has the wall clock's time of the logging: the least difference is the nearest.
             let difference = i128::from(wall) - i128::from(boot);
@@ -87,16 +109,21 @@ impl Alignment {
             return;
         };
         if let Some(mark) = mark_of(entry) {
-            self.mark(clock, mark, t);
+            let whose = match (&mark, vm) {
+                (Mark::Action(_), _) | (_, 0) => Whose::Host,
+                _ => Whose::Vm(vm),
+            };
+            self.mark(clock, mark, whose, t);
         } else {
             self.marks.entry(clock).or_default();
         }
     }
 
-    fn mark(&mut self, clock: Clock, mark: Mark, t: u64) {
+    fn mark(&mut self, clock: Clock, mark: Mark, whose: Whose, t: u64) {
         let marks = self.marks.entry(clock).or_default();
-        if marks.len() < MAX_MARKS && !marks.contains(&(mark.clone(), t)) {
-            marks.push((mark, t));
+        let new = (mark, whose, t);
+        if marks.len() < MAX_MARKS && !marks.contains(&new) {
+            marks.push(new);
         }
     }
 
@@ -145,11 +172,11 @@ impl Alignment {
     }
 
     fn best(&self, clock: &Clock) -> Option<Offset> {
-        let mine = self.marks.get(clock)?;
+        let mine = self.of_vms(self.marks.get(clock)?);
         self.offsets
             .iter()
             .filter_map(|(other, known)| {
-                let shared = differences(self.marks.get(other)?, mine);
+                let shared = differences(&self.of_vms(self.marks.get(other)?), &mine);
                 let mut sorted = shared;
                 sorted.sort_unstable();
                 let median = *sorted.get(sorted.len() / 2)?;
@@ -165,6 +192,18 @@ impl Alignment {
             .max_by_key(|offset| offset.by)
     }
 
+    /// The marks with the VMs of their processes.
+    fn of_vms(&self, marks: &[(Mark, Whose, u64)]) -> Vec<(Mark, Whose, u64)> {
+        let vm = |whose: Whose| match whose {
+            Whose::Process(pid) => self.vms.get(&pid).map_or(whose, |vm| Whose::Vm(*vm)),
+            other => other,
+        };
+        marks
+            .iter()
+            .map(|(mark, whose, t)| (mark.clone(), vm(*whose), *t))
+            .collect()
+    }
+
     /// The base's time of a stamp.
     pub fn place(&self, clocks: &Clocks, stamp: Stamp) -> Option<u64> {
         let (clock, t) = clocks.time(stamp)?;
@@ -172,12 +211,19 @@ impl Alignment {
         u64::try_from(i128::from(t) + offset.ns).ok()
     }
 
-    /// A statement without a clock that shows an event of the base has that event's time.
-    pub fn same_event(&self, entry: &LogStatement, nth: usize) -> Option<u64> {
+    /// A statement about `vm` without a clock that shows an event of the base has that event's time.
+    pub fn same_event(&self, entry: &LogStatement, vm: u32, nth: usize) -> Option<u64> {
         let mark = mark_of(entry)?;
-        let marks = self.marks.get(self.base.as_ref()?)?;
-        let mut same = marks.iter().filter(|(other, _)| *other == mark);
-        same.nth(nth).map(|(_, t)| *t)
+        let marks = self.of_vms(self.marks.get(self.base.as_ref()?)?);
+        let alone = only(&marks) != Only::Several;
+        let whose = match (&mark, vm) {
+            (Mark::Action(_), _) | (_, 0) => Whose::Host,
+            _ => Whose::Vm(vm),
+        };
+        let mut same = marks
+            .iter()
+            .filter(|(other, of, _)| *other == mark && (alone || *of == whose));
+        same.nth(nth).map(|(_, _, t)| *t)
     }
 
     pub fn offset(&self, clock: &Clock) -> Option<Offset> {
@@ -235,17 +281,49 @@ fn mark_of(entry: &LogStatement) -> Option<Mark> {
     })
 }
 
-/// Differences base minus mine of the marks that both have, the k-th with the k-th.
-fn differences(base: &[(Mark, u64)], mine: &[(Mark, u64)]) -> Vec<i128> {
-    let mut times: BTreeMap<&Mark, Vec<u64>> = BTreeMap::new();
-    for (mark, t) in base {
-        times.entry(mark).or_default().push(*t);
+/// Of how many VMs some marks are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Only {
+    None,
+    One(Whose),
+    Several,
+}
+
+fn only(marks: &[(Mark, Whose, u64)]) -> Only {
+    let of_vms = marks.iter().map(|(_, whose, _)| *whose);
+    of_vms
+        .filter(|whose| *whose != Whose::Host)
+        .fold(Only::None, |only, whose| match only {
+            Only::None => Only::One(whose),
+            Only::One(one) if one == whose => only,
+            _ => Only::Several,
+        })
+}
+
+/// Whether all marks of both are, as far as known, of one VM. Two VMs of the logs are two; which of them a process of a
+/// trace runs, where nothing names it, only its being alone shows.
+fn one_vm(base: Only, mine: Only) -> bool {
+    match (base, mine) {
+        (Only::Several, _) | (_, Only::Several) => false,
+        (Only::One(Whose::Vm(a)), Only::One(Whose::Vm(b))) => a == b,
+        _ => true,
     }
-    let mut used: BTreeMap<&Mark, usize> = BTreeMap::new();
+}
+
+/// Differences base minus mine of the marks that both have, the k-th of a VM with its k-th.
+fn differences(base: &[(Mark, Whose, u64)], mine: &[(Mark, Whose, u64)]) -> Vec<i128> {
+    let alone = one_vm(only(base), only(mine));
+    let key = |mark: &Mark, whose: Whose| (mark.clone(), if alone { Whose::Host } else { whose });
+    let mut times: BTreeMap<(Mark, Whose), Vec<u64>> = BTreeMap::new();
+    for (mark, whose, t) in base {
+        times.entry(key(mark, *whose)).or_default().push(*t);
+    }
+    let mut used: BTreeMap<(Mark, Whose), usize> = BTreeMap::new();
     let mut found = Vec::new();
-    for (mark, t) in mine {
-        let nth = used.entry(mark).or_default();
-        if let Some(other) = times.get(mark).and_then(|times| times.get(*nth)) {
+    for (mark, whose, t) in mine {
+        let key = key(mark, *whose);
+        let nth = used.entry(key.clone()).or_default();
+        if let Some(other) = times.get(&key).and_then(|times| times.get(*nth)) {
             found.push(i128::from(*other) - i128::from(*t));
         }
         *nth += 1;
@@ -294,8 +372,8 @@ mod tests {
                 },
             });
         }
-        alignment.entry(HOST, boot(1_500), &action(1));
-        alignment.entry(HOST, boot(2_600), &action(2));
+        alignment.entry(HOST, boot(1_500), &action(1), 0);
+        alignment.entry(HOST, boot(2_600), &action(2), 0);
         alignment.settle(true);
         let offset = alignment.offset(&Clock::HostBoot).unwrap();
         assert_eq!((offset.by, offset.spread), (2, 100));
@@ -305,15 +383,34 @@ mod tests {
     #[test]
     fn clocks_without_a_common_event_are_not_aligned() {
         let mut alignment = Alignment::default();
-        alignment.entry(HOST, boot(1_500), &action(1));
+        alignment.entry(HOST, boot(1_500), &action(1), 0);
         let guest = Clocks {
             boot: Clock::GuestBoot((1, 0)),
             wall: Clock::GuestWall((1, 0)),
         };
         let panic = LogStatement::GuestPanic { text: String::new() };
-        alignment.entry(guest.clone(), boot(9), &panic);
+        alignment.entry(guest.clone(), boot(9), &panic, 1);
         alignment.settle(false);
         assert_eq!(alignment.base, Some(Clock::HostBoot));
         assert_eq!(alignment.place(&guest, boot(9)), None);
+    }
+    #[test]
+    fn the_panic_of_one_vm_aligns_no_clock_with_the_panic_of_another() {
+        let panic = LogStatement::GuestPanic { text: String::new() };
+        let guest = |file| Clocks {
+            boot: Clock::GuestBoot((file, 0)),
+            wall: Clock::GuestWall((file, 0)),
+        };
+        let mut alignment = Alignment::default();
+        alignment.entry(guest(1), boot(9), &panic, 1);
+        alignment.entry(guest(2), boot(700), &panic, 2);
+        alignment.settle(false);
+        assert_eq!(alignment.place(&guest(2), boot(700)), None);
+        // The same VM's console in another file shows the same event.
+        let mut alignment = Alignment::default();
+        alignment.entry(guest(1), boot(9), &panic, 1);
+        alignment.entry(guest(2), boot(700), &panic, 1);
+        alignment.settle(false);
+        assert_eq!(alignment.place(&guest(2), boot(700)), Some(9));
     }
 }

@@ -69,6 +69,8 @@ struct Node {
     parts: BTreeSet<Part>,
     hosts: BTreeSet<String>,
     boots: BTreeSet<String>,
+    /// Boots of its host that files show, by file.
+    runs: BTreeSet<(usize, u32)>,
     pids: BTreeSet<u32>,
     units: BTreeSet<String>,
     tags: BTreeSet<String>,
@@ -107,7 +109,7 @@ pub fn join(logs: &[Log], all: &[Attributed<'_>]) -> Joined {
     graph.by_names();
     graph.by_addresses();
     graph.by_clocks();
-    graph.number(all, &nodes)
+    graph.number(logs, all, &nodes)
 }
 
 #[derive(Default)]
@@ -304,7 +306,7 @@ impl Graph {
         key
     }
 
-    fn number(&self, all: &[Attributed<'_>], nodes: &[Option<usize>]) -> Joined {
+    fn number(&self, logs: &[Log], all: &[Attributed<'_>], nodes: &[Option<usize>]) -> Joined {
         let mut numbers: HashMap<usize, u32> = HashMap::new();
         let mut joined = Joined::default();
         let mut by_pfn: HashMap<u64, BTreeSet<usize>> = HashMap::new();
@@ -330,16 +332,33 @@ impl Graph {
             } else if let Some(pfn) = super::speakers::frame(&entry.statement)
                 && entry.role != Role::GuestKernel
             {
-                // What the host did about a page concerns all that had it.
+                // What the host did about a page concerns all of that host that had it.
                 const MAX_OF_PAGE: usize = 64;
-                let roots = by_pfn.get(&pfn).into_iter().flatten().take(MAX_OF_PAGE);
+                let hosts = hosts(logs, entry);
+                let roots = by_pfn.get(&pfn).into_iter().flatten();
+                let roots = roots.filter(|root| {
+                    let of_node = &self.nodes[**root].hosts;
+                    hosts.is_empty() || of_node.is_empty() || !hosts.is_disjoint(of_node)
+                });
                 let key = Some(JoinKey::Pfn(Hex(pfn)));
+                let roots = roots.take(MAX_OF_PAGE);
                 of.extend(roots.filter_map(|root| Some((*numbers.get(root)?, key.clone()))));
             }
             joined.of.push(of);
         }
         joined
     }
+}
+
+/// The hosts that a statement's sender or its file names.
+fn hosts(logs: &[Log], entry: &Attributed<'_>) -> BTreeSet<String> {
+    let log = logs.get(entry.stream.file);
+    let sender = log.and_then(|log| log.senders.get(entry.stream.sender));
+    let of_sender = sender.and_then(|sender| sender.host.clone());
+    of_sender
+        .or_else(|| log.and_then(|log| log.hostname.clone()))
+        .into_iter()
+        .collect()
 }
 
 /// What a statement's speaker is to a VM, and the process or domain that it names; `None`: none by itself.
@@ -396,8 +415,15 @@ impl Node {
         self.hosts
             .extend(sender.host.clone().or_else(|| log.hostname.clone()));
         self.boots.extend(sender.boot.clone());
+        self.runs.insert((entry.stream.file, entry.boot));
         self.opens |= opens(part, entry);
-        self.clock(entry.item.stamp);
+        let of_identity = matches!(
+            &entry.statement,
+            LogStatement::VmStarted { .. } | LogStatement::VmName { .. }
+        );
+        if !of_identity {
+            self.clock(entry.item.stamp);
+        }
         let of_process = matches!(part, Part::Vmm | Part::Guest);
         if of_process {
             self.units
@@ -510,7 +536,21 @@ impl Node {
         let hosts = differ(&self.hosts, &other.hosts) || differ(&self.boots, &other.boots);
         let far = matches!(key, JoinKey::Gpa(_) | JoinKey::Hva(_))
             && self.apart(other).is_some_and(|apart| apart > SAME_PAGE_WITHIN_NS);
-        machine || names || hosts || pids || far
+        machine || names || hosts || pids || far || self.other_boot(other)
+    }
+
+    /// Whether a file that shows both shows them in different boots of their host.
+    fn other_boot(&self, other: &Self) -> bool {
+        self.runs.iter().any(|(file, run)| {
+            let of_file = |node: &Self| {
+                node.runs
+                    .range((*file, 0)..=(*file, u32::MAX))
+                    .map(|(_, run)| *run)
+                    .collect::<Vec<_>>()
+            };
+            let (mine, theirs) = (of_file(self), of_file(other));
+            !theirs.is_empty() && !theirs.contains(run) && !mine.iter().any(|run| theirs.contains(run))
+        })
     }
 
     /// How far apart the nearest of their statements are.
@@ -539,6 +579,7 @@ impl Node {
             parts,
             hosts,
             boots,
+            runs,
             pids,
             units,
             tags,
@@ -554,6 +595,7 @@ impl Node {
         self.parts.extend(parts);
         self.hosts.extend(hosts);
         self.boots.extend(boots);
+        self.runs.extend(runs);
         self.pids.extend(pids);
         self.units.extend(units);
         self.tags.extend(tags);

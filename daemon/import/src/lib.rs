@@ -35,9 +35,10 @@ pub use meter::Reading;
 use poisontrace_model::{
     correlate::Correlator,
     event::session::Session,
+    hex::Hex,
     incident::{
         missing::MissingEvidence,
-        model::{HostEvent, Incident, Latency},
+        model::{Confidence, HostEvent, Incident, Latency},
     },
     text::sanitise,
 };
@@ -133,6 +134,9 @@ struct Import {
     meter: Meter,
 }
 
+/// Lines of one file that look cut, of which each incident's page shows the text.
+const SHOWN_CUT: usize = 3;
+
 /// A file as the answer names it.
 fn name(path: &Path) -> String {
     if path.as_os_str() == "-" {
@@ -155,6 +159,25 @@ fn without_times(incident: &mut Incident) {
     for injection in &mut incident.injections.events {
         injection.t_ns = None;
     }
+}
+
+/// Whether the rest of a line could have changed what is known of an incident: it stands in a file that speaks of it, and
+/// does not name another page.
+fn may_change(cut: &CutLine, incident: &Incident) -> bool {
+    if !incident.records.iter().any(|record| record.source == cut.file) {
+        return false;
+    }
+    let page = &incident.page;
+    let mine: Vec<u64> = [page.gpa, page.hva, page.pfn.map(|pfn| Hex(pfn.0 << 12))]
+        .into_iter()
+        .flatten()
+        .map(|at| at.0 >> 12)
+        .collect();
+    let named: Vec<u64> = cut.line.addresses().collect();
+    named.is_empty()
+        || named
+            .iter()
+            .any(|at| mine.contains(at) || mine.contains(&(at >> 12)))
 }
 
 impl Import {
@@ -276,9 +299,17 @@ impl Import {
             self.notes.push(MissingEvidence::TraceBesideRecording);
         }
         for (file, lines, more) in merged.looks_cut() {
-            if more > 0 {
+            for line in lines.iter().take(SHOWN_CUT) {
+                self.notes.push(MissingEvidence::CutLine {
+                    source: file.clone(),
+                    line: line.line,
+                    text: line.text.clone(),
+                });
+            }
+            let count = more + lines.len().saturating_sub(SHOWN_CUT) as u64;
+            if count > 0 {
                 let source = file.clone();
-                self.notes.push(MissingEvidence::CutLines { count: more, source });
+                self.notes.push(MissingEvidence::CutLines { count, source });
             }
             self.looks_cut.extend(lines.into_iter().map(|line| CutLine {
                 file: file.clone(),
@@ -362,12 +393,27 @@ impl Import {
             if self.unitless {
                 without_times(incident);
             }
+            if self.looks_cut.iter().any(|cut| may_change(cut, incident)) {
+                incident.confidence = match incident.confidence {
+                    Confidence::Certain => Confidence::Likely,
+                    other => other,
+                };
+            }
             incident.missing.extend(self.notes.iter().cloned());
+        }
+        let mut host_events = logged.host_events;
+        for event in self.correlator.other_processes() {
+            let same = |known: &&mut HostEvent| {
+                known.pfn.is_some() && (known.pfn, known.pid) == (event.pfn, event.pid)
+            };
+            if host_events.iter_mut().find(same).is_none() {
+                host_events.push(event);
+            }
         }
         Ok(Imported {
             session: self.correlator.session().clone(),
             incidents,
-            host_events: logged.host_events,
+            host_events,
             problems: self.problems,
             looks_cut: self.looks_cut,
         })

@@ -41,13 +41,26 @@ pub fn read(
     let all = speakers::attribute(logs, seen);
     let joined = joins::join(logs, &all);
     let mut turns = once(logs, &all, &joined.of);
+    for (vm, number) in joined.vms.iter().zip(1..) {
+        alignment.learn_vm(number, &vm.pids);
+    }
     for turn in &turns {
-        alignment.entry(turn.clocks.clone(), turn.entry.item.stamp, &turn.entry.statement);
+        let vm = turn.of.first().map_or(0, |(vm, _)| *vm);
+        alignment.entry(
+            turn.clocks.clone(),
+            turn.entry.item.stamp,
+            &turn.entry.statement,
+            vm,
+        );
     }
     alignment.settle(traced);
     // What opens an incident comes before what only adds to one.
-    let adds =
-        |entry: &LogStatement| matches!(entry, LogStatement::HostAction { .. } | LogStatement::HostMce(_));
+    let adds = |entry: &LogStatement| {
+        matches!(
+            entry,
+            LogStatement::HostAction { .. } | LogStatement::HostMce(_) | LogStatement::MemoryError { .. }
+        )
+    };
     let order = |turn: &Turn<'_>| {
         let entry = turn.entry;
         let vm = turn.of.first().map_or(0, |(vm, _)| *vm);
@@ -110,7 +123,7 @@ fn events(
     alignment: &Alignment,
     notes: &mut Vec<MissingEvidence>,
 ) -> Vec<Event> {
-    let mut kinds: HashMap<(u8, std::mem::Discriminant<LogStatement>, String), usize> = HashMap::new();
+    let mut kinds: HashMap<(u32, u8, std::mem::Discriminant<LogStatement>, String), usize> = HashMap::new();
     let mut unplaced: BTreeMap<usize, bool> = BTreeMap::new();
     let mut events = Vec::with_capacity(turns.len());
     for turn in turns {
@@ -118,8 +131,10 @@ fn events(
         if silent(&entry.statement) {
             continue;
         }
+        let vm = turn.of.first().map_or(0, |(vm, _)| *vm);
         let nth = kinds
             .entry((
+                vm,
                 rank(entry),
                 std::mem::discriminant(&entry.statement),
                 kind(&entry.statement),
@@ -127,7 +142,7 @@ fn events(
             .or_default();
         let placed = alignment.place(&turn.clocks, item.stamp).or_else(|| {
             alignment
-                .same_event(&entry.statement, *nth)
+                .same_event(&entry.statement, vm, *nth)
                 .filter(|_| turn.clocks.time(item.stamp).is_none())
         });
         *nth += 1;
@@ -164,10 +179,12 @@ fn events(
 
 /// What shows nothing of an incident.
 fn silent(statement: &LogStatement) -> bool {
-    matches!(
-        statement,
-        LogStatement::Machine { .. } | LogStatement::MemoryError { .. } | LogStatement::Other
-    )
+    match statement {
+        // A corrected error is of no page that was lost.
+        LogStatement::MemoryError { corrected, .. } => *corrected,
+        LogStatement::Machine { .. } | LogStatement::Other => true,
+        _ => false,
+    }
 }
 
 fn speaker(logs: &[Log], entry: &Attributed<'_>) -> Speaker {

@@ -56,6 +56,16 @@ fn stories() -> Vec<Vec<Vec<u8>>> {
     for case in field_cases::CASES {
         stories.push(case.files.iter().map(|text| text.as_bytes().to_vec()).collect());
     }
+    let strangers: serde_json::Value =
+        serde_json::from_slice(&fs::read(tests.join("field/strangers.json")).unwrap()).unwrap();
+    for case in strangers.as_array().unwrap() {
+        let lines = |file: &serde_json::Value| -> Vec<u8> {
+            let lines = file.as_array().unwrap().iter();
+            let lines: Vec<&str> = lines.map(|line| line.as_str().unwrap()).collect();
+            lines.join("\n").into_bytes()
+        };
+        stories.push(case["files"].as_array().unwrap().iter().map(lines).collect());
+    }
     for file in [
         "amd-linux-guest-panic/console.txt",
         "amd-linux-guest-panic/qemu.log",
@@ -94,8 +104,23 @@ fn is_strange(i: &Incident) -> bool {
         || i.vm.pid.is_some_and(|pid| (91_001..=91_005).contains(&pid))
 }
 
+/// Cases of one run; `PROPTEST_CASES` sets more.
+fn config() -> Config {
+    let by_environment = std::env::var_os("PROPTEST_CASES").is_some();
+    let cases = if by_environment {
+        Config::default().cases
+    } else {
+        1000
+    };
+    Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    }
+}
+
 proptest! {
-    #![proptest_config(Config { cases: 1000, failure_persistence: None, ..Config::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn strangers_join_nothing_and_change_no_verdict(

@@ -28,6 +28,9 @@ pub struct Answer {
     /// What the host lost that is no incident of a known VM.
     #[serde(default)]
     pub host_events: Vec<HostEvent>,
+    /// Lines of the files that look cut or wrapped, whether or not an incident could be made of the rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<Missing>,
 }
 
 impl Answer {
@@ -38,6 +41,7 @@ impl Answer {
             host,
             incidents,
             host_events: Vec::new(),
+            missing: Vec::new(),
         }
     }
 }
@@ -98,7 +102,7 @@ pub struct Incident {
     pub why: Vec<Why>,
 }
 
-/// A statement of a log, and the rule that it supports.
+/// A statement of a log, an event or a total, and the rule that it supports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
     /// File that it is from.

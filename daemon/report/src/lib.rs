@@ -24,9 +24,9 @@ mod why;
 
 pub use host_events::line as host_event;
 pub use html::html;
-pub use render::document;
+pub use render::{absent, document};
 pub use text::{Look, text};
-pub use why::why;
+pub use why::{observed, why};
 
 use poisontrace_model::hex::Hex;
 

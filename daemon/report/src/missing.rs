@@ -46,6 +46,9 @@ pub fn message(what: &MissingEvidence) -> Cow<'static, str> {
         )
         .into(),
         M::Statements { count, source } => format!("{count} later statements of {source}: too many to keep").into(),
+        M::CutLine { source, line, text } => {
+            format!("the rest of line {line} of {source}, which looks cut or wrapped: {text}").into()
+        }
         M::CutLines { count, source } => format!("{count} more lines of {source} that look cut or wrapped").into(),
         M::Clock(note) => clock(note).into(),
         M::GuestConsole => "guest console log (panic message)".into(),

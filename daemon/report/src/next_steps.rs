@@ -26,6 +26,9 @@ pub fn message(step: &NextStep) -> Cow<'static, str> {
             "Find the DIMM of physical address {:#x} (`ras-mc-ctl --errors`, EDAC in `journalctl -k`, or `ipmitool sel list`) and have it replaced unless this is its first error.",
             pfn.0.saturating_mul(4096)
         ).into(),
+        NextStep::ReplaceDimm { label } => format!(
+            "Have DIMM {label} replaced unless this is its first error (`ras-mc-ctl --errors` counts them): the host's hardware log names it for this page.",
+        ).into(),
         NextStep::DoNotMigrate => "Do not live-migrate the guest before it has been reset: QEMU refuses while the guest holds a poisoned page (9.0 and later), and an older QEMU dies when it reads the page. Agree on a reboot with its owner; it frees the page.".into(),
         NextStep::ResetStuckGuest => "Reset the guest: its vCPU cannot get past this page. Check its kernel's command line (mce=off, nomce) and its other poisoned pages (`poisontrace incidents`).".into(),
         NextStep::AddOverflowRecovery => "Give the guest's CPU model MCA overflow recovery and SUCCOR (QEMU: +overflow-recov,+succor on AMD) so that its kernel can survive the next error.".into(),

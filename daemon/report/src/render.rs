@@ -1,6 +1,6 @@
 //! From the model's incident to its document: the one place where its text is made.
 
-use poisontrace_model::incident::model;
+use poisontrace_model::incident::{missing::MissingEvidence, model};
 
 use crate::{
     document::{Incident, Missing, TimelineEntry},
@@ -36,15 +36,16 @@ pub fn document(incident: &model::Incident) -> Incident {
         injections: i.injections.clone(),
         joins: i.joins.clone(),
         timeline: i.timeline.iter().map(entry).collect(),
-        missing: i
-            .missing
-            .iter()
-            .map(|what| Missing {
-                kind: what.kind().to_owned(),
-                message: missing::message(what).into_owned(),
-            })
-            .collect(),
+        missing: i.missing.iter().map(absent).collect(),
         why: Vec::new(),
+    }
+}
+
+/// Absent evidence with its text.
+pub fn absent(what: &MissingEvidence) -> Missing {
+    Missing {
+        kind: what.kind().to_owned(),
+        message: missing::message(what).into_owned(),
     }
 }
 

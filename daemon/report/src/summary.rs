@@ -95,6 +95,9 @@ pub fn summary(i: &Incident) -> String {
                 fate
             }
         ),
+        Cause::InitKilled => format!(
+            "{guest} {fate}: its init accessed {page} and was killed by SIGBUS, and Linux panics when init dies."
+        ),
         Cause::SigbusSpin => format!(
             "{guest} {fate}: it accessed one line of {page} again and again, and {} ({} exits).",
             uninjected(f),

@@ -1,11 +1,15 @@
-//! `explain --why`: the statements that an answer from logs rests on, line by line, and the rule that each supports.
+//! `explain --why`: the statements, events and totals that an answer rests on, and the rule that each supports.
 
 use poisontrace_model::{
     event::log_statement::{LogRecord, LogStatement, Role, Speaker},
     incident::{answer::log_evidence as joins, log_evidence, model},
 };
 
-use crate::{document::Why, log_statements};
+use crate::{
+    count,
+    document::{Incident, Why},
+    log_statements, many, offset,
+};
 
 /// What a statement is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,4 +126,82 @@ pub fn why(incident: &model::Incident) -> Vec<Why> {
             text: record.text.clone(),
         })
         .collect()
+}
+
+/// Events of one kind that are shown one by one; the totals have all.
+const MAX_OF_KIND: usize = 4;
+
+/// The rule that an event of the timeline supports, by its kind.
+fn rule_of_event(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "failure_begin" | "failure_again" | "preexisting" => Rule::PagePoisoned.word(),
+        "failure_action" | "failure_end" => Rule::KernelAction.word(),
+        "signal" => "signal",
+        "exit" | "guest_code" => "access",
+        "injection" | "msrs_unread" => Rule::Injection.word(),
+        "mc_delivered" => Rule::GuestMachineCheck.word(),
+        "handler_finished" => Rule::GuestHandled.word(),
+        "termination" => "end",
+        "records_missed" | "restarted" => Rule::Context.word(),
+        _ => return None,
+    })
+}
+
+/// The events and totals of a trace, a recording or the probes.
+pub fn observed(incident: &Incident) -> Vec<Why> {
+    let one = |speaker: &str, supports: &str, message: String| Why {
+        source: "events".to_owned(),
+        line: None,
+        speaker: speaker.to_owned(),
+        joined_by: None,
+        supports: supports.to_owned(),
+        message,
+        text: String::new(),
+    };
+    let mut shown = std::collections::BTreeMap::<&str, usize>::new();
+    let mut all = Vec::new();
+    for entry in incident.timeline.iter().filter(|entry| entry.source.is_none()) {
+        let Some(rule) = rule_of_event(&entry.kind) else {
+            continue;
+        };
+        let before = shown.entry(entry.kind.as_str()).or_default();
+        *before += 1;
+        if *before <= MAX_OF_KIND {
+            let at = entry.t_ns.map(|t| format!("{} ", offset(t))).unwrap_or_default();
+            all.push(one("event", rule, format!("{at}{}", entry.message)));
+        }
+    }
+    let (x, signals, injections) = (&incident.exits, &incident.signals, &incident.injections);
+    if x.count.is_some_and(|n| n > 0) {
+        let text = format!(
+            "{} on this page, {} of 64",
+            many(x.count, "exit"),
+            many(x.distinct_lines, "line")
+        );
+        all.push(one("total", "access", text));
+    }
+    if signals.action_optional.or(signals.action_required).is_some() && !all.is_empty() {
+        let (optional, required) = (count(signals.action_optional), count(signals.action_required));
+        let text = format!("SIGBUS to the VMM: {optional} action optional, {required} action required");
+        all.push(one("total", "signal", text));
+    }
+    if injections.delivered.is_some() && !all.is_empty() {
+        let text = format!(
+            "{} action optional, {} action required injected; #MC entered the guest {}",
+            count(injections.action_optional),
+            count(injections.action_required),
+            many(injections.delivered, "time")
+        );
+        all.push(one("total", Rule::Injection.word(), text));
+    }
+    if let Some(storm) = &incident.storm {
+        let text = format!(
+            "{}: {} over {}",
+            storm.kind,
+            many(Some(storm.exits), "exit"),
+            many(Some(storm.lines), "line")
+        );
+        all.push(one("total", "storm", text));
+    }
+    all
 }

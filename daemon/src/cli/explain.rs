@@ -10,7 +10,7 @@ use crate::{
     outputs::store::{Stored, Wanted},
     terminal,
 };
-use poisontrace_model::text::sanitise;
+use poisontrace_model::{incident::missing::MissingEvidence, text::sanitise};
 use poisontrace_report::document::{Answer, Incident};
 
 pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
@@ -69,7 +69,10 @@ fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Answer, bool),
     let host = found
         .first()
         .map_or_else(crate::host::machine::this_host, |(host, _)| host.clone());
-    let incidents = found.into_iter().map(|(_, incident)| incident).collect();
+    let mut incidents: Vec<Incident> = found.into_iter().map(|(_, incident)| incident).collect();
+    for incident in incidents.iter_mut().filter(|_| args.why) {
+        incident.why = poisontrace_report::observed(incident);
+    }
     Ok((Answer::new(host, incidents), false))
 }
 
@@ -91,7 +94,13 @@ fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Answer, bool), F
         }
     };
     say(&imported.problems);
+    let mut missing = Vec::new();
     for poisontrace_import::CutLine { file, line } in &imported.looks_cut {
+        missing.push(poisontrace_report::absent(&MissingEvidence::CutLine {
+            source: file.clone(),
+            line: line.line,
+            text: line.text.clone(),
+        }));
         eprintln!(
             "poisontrace: {file}: line {} looks cut or wrapped: {}",
             line.line, line.text
@@ -104,6 +113,7 @@ fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Answer, bool), F
             let mut document = poisontrace_report::document(incident);
             if args.why {
                 document.why = poisontrace_report::why(incident);
+                document.why.extend(poisontrace_report::observed(&document));
             }
             document
         })
@@ -120,6 +130,7 @@ fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Answer, bool), F
     let cut = !imported.looks_cut.is_empty();
     let mut answer = Answer::new(imported.session.host, incidents);
     answer.host_events = imported.host_events;
+    answer.missing = missing;
     Ok((answer, cut))
 }
 

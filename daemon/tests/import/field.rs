@@ -114,20 +114,44 @@ fn evidence_of_the_field_is_explained_as_what_its_lines_are() {
 
 #[test]
 fn evidence_of_the_same_kinds_with_other_senders_orders_and_values() {
-    let dir = tempfile::tempdir().unwrap();
     for case in field_cases::CASES {
-        let files: Vec<PathBuf> = case
-            .files
-            .iter()
-            .zip(1..)
-            .map(|(text, n)| {
-                let path = dir.path().join(format!("{}-{n}", case.name));
-                fs::write(&path, text).unwrap();
-                path
-            })
-            .collect();
         let mut wanted: Value = serde_json::from_str(case.holds).unwrap();
         wanted["name"] = case.name.into();
-        check(&wanted, &files);
+        check_texts(&wanted, case.files.iter().map(|text| (*text).to_owned()));
     }
+}
+
+/// `strangers.json`: as `cases.json`, with the lines of each file. Its kinds are those of the host's own death (1), joins (2),
+/// speakers (3), phrases (4), names (5), processes (6), sentences (7), late deaths (8), formats (9), silence (10), noise (11)
+/// and traces (12).
+#[test]
+fn evidence_of_strangers() {
+    let cases = fs::read(folder().join("strangers.json")).unwrap();
+    let cases: Value = serde_json::from_slice(&cases).unwrap();
+    let lines = |file: &Value| -> String {
+        let lines: Vec<&str> = file
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|line| line.as_str().unwrap())
+            .collect();
+        lines.join("\n")
+    };
+    for case in cases.as_array().unwrap() {
+        check_texts(case, case["files"].as_array().unwrap().iter().map(lines));
+    }
+}
+
+#[track_caller]
+fn check_texts(case: &Value, texts: impl Iterator<Item = String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let files: Vec<PathBuf> = texts
+        .zip(1..)
+        .map(|(text, n)| {
+            let path = dir.path().join(format!("file{n}"));
+            fs::write(&path, text).unwrap();
+            path
+        })
+        .collect();
+    check(case, &files);
 }

@@ -268,10 +268,70 @@ fn all(story: &str) -> Vec<(String, Vec<u8>)> {
         "indented".to_owned(),
         lines(story, |_, line| format!("    {line}\n")),
     ));
+    all.extend(dressed(story));
     all.push((
         "viewer's columns".to_owned(),
         lines(story, |_, line| columns(line)),
     ));
+    all
+}
+
+/// Each line with what posts, tables and tools put around it.
+fn dressed(story: &str) -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    // An object in an object, and the lines of an event, which no clock and no known word begins, are not taken out.
+    if story.contains("{\"")
+        || story.starts_with('{')
+        || ["event '", "MESSAGE="].iter().any(|of| story.contains(of))
+    {
+        return all;
+    }
+    for (name, before, after) in [
+        ("a list", "- ", ""),
+        ("a list of YAML", "- '", "'"),
+        ("inline code", "`", "`"),
+        ("a table", "| 7 | ", " |"),
+        ("an old mailer's quotes", "| ", ""),
+        ("cat -A", "", "$"),
+        ("cat -A with returns", "", "^M$"),
+    ] {
+        // A line with such marks of its own is another's.
+        if story.contains(['`', '|', '\'', '$']) {
+            continue;
+        }
+        all.push((
+            name.to_owned(),
+            lines(story, |_, line| format!("{before}{line}{after}\n")),
+        ));
+    }
+    let values: Vec<String> = story.lines().map(json).collect();
+    all.push((
+        "a list of JSON".to_owned(),
+        format!("[\n  {}\n]\n", values.join(",\n  ")).into_bytes(),
+    ));
+    all.push((
+        "a collector with other keys".to_owned(),
+        lines(story, |_, line| {
+            format!(
+                "{{\"version\":\"1.1\",\"level\":6,\"short_message\":{}}}\n",
+                json(line)
+            )
+        }),
+    ));
+    all.push((
+        "blanks of a browser".to_owned(),
+        story.replace(' ', "\u{a0}").into_bytes(),
+    ));
+    all.push((
+        "a mark of the byte order".to_owned(),
+        format!("\u{feff}{story}").into_bytes(),
+    ));
+    for width in [76, 100] {
+        all.push((
+            format!("indented, broken at {width}"),
+            lines(story, |_, line| by_words(line, width, "    ", "")),
+        ));
+    }
     all
 }
 

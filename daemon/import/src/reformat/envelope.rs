@@ -23,6 +23,7 @@ struct Record<'a> {
         borrow,
         default,
         alias = "msg",
+        alias = "short_message",
         alias = "textPayload",
         alias = "line",
         alias = "text",
@@ -86,7 +87,56 @@ pub fn json(line: &[u8]) -> Option<Content> {
         // A journal may have been logged by Docker: then the entry is inside.
         return has(b"\"log\"").then(|| record(line)).flatten();
     }
-    record(line)
+    record(line).or_else(|| inside(line))
+}
+
+/// Longest document that is looked through.
+const MAX_DOCUMENT: usize = 1 << 20;
+/// Lines that are taken out of one document.
+const MAX_LINES: usize = 4096;
+
+/// The lines of a document whose keys are unknown: all its texts that are lines of a log.
+fn inside(line: &[u8]) -> Option<Content> {
+    if line.len() > MAX_DOCUMENT || !super::wordings::any(line) {
+        return None;
+    }
+    let mut texts = Vec::new();
+    collect(&serde_json::from_slice(line).ok()?, &mut texts);
+    let text = texts.join("\n");
+    (!text.is_empty()).then(|| Content {
+        text: text.into_bytes(),
+        partial: false,
+    })
+}
+
+fn collect(value: &serde_json::Value, texts: &mut Vec<String>) {
+    if texts.len() >= MAX_LINES {
+        return;
+    }
+    match value {
+        serde_json::Value::String(text) => {
+            let bytes = text.as_bytes();
+            let line = super::start::begins_record(bytes)
+                || super::wordings::hits(bytes).next().is_some_and(|hit| hit.at < 32);
+            if line {
+                texts.push(text.trim_end().to_owned());
+            }
+        }
+        serde_json::Value::Array(all) => all.iter().for_each(|one| collect(one, texts)),
+        serde_json::Value::Object(all) => all.values().for_each(|one| collect(one, texts)),
+        _ => {}
+    }
+}
+
+/// `2026-11-22 18:02:12 +0000 TAG: {"log":"LINE"}`: a collector's record behind its own date.
+pub fn dated_json(line: &[u8]) -> Option<Content> {
+    const WITHIN: usize = 128;
+    let begin = memchr::memmem::find(&line[..line.len().min(WITHIN)], b": {\"")? + 2;
+    let content = super::start::date(line).then(|| json(&line[begin..])).flatten()?;
+    Some(Content {
+        partial: false,
+        ..content
+    })
 }
 
 fn record(line: &[u8]) -> Option<Content> {

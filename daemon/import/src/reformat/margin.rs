@@ -1,10 +1,18 @@
 //! What others put before each line: marks of quoting, numbers of a list, a file's name from grep.
 
-use super::{start::begins_record, wordings};
+use super::{
+    start::{begins_record, date},
+    wordings,
+};
 
-/// Marks of quoting before a line, and its rest: `> > `, `>> `, `| > `.
+/// Marks of quoting before a line, and its rest: `> > `, `>> `, `| > `. A row of a table ends in a bar too.
 pub fn unquote(line: &[u8]) -> (bool, &[u8]) {
     let mut rest = line;
+    if let Some(after) = rest.strip_prefix(b"| ")
+        && memchr::memchr(b'|', after).is_none()
+    {
+        return (true, unquote(after).1);
+    }
     let mut quoted = false;
     loop {
         let inner = rest.trim_ascii_start();
@@ -94,7 +102,7 @@ fn of_grep(line: &[u8]) -> Option<(&[u8], &[u8])> {
     }
     let rest = &line[end + 1..];
     let digits = rest.iter().take(8).take_while(|b| b.is_ascii_digit()).count();
-    let numbered = digits > 0 && matches!(rest.get(digits), Some(b':' | b'-'));
+    let numbered = digits > 0 && matches!(rest.get(digits), Some(b':' | b'-')) && !date(rest);
     Some((name, if numbered { &rest[digits + 1..] } else { rest }))
 }
 
@@ -123,6 +131,8 @@ mod tests {
         assert_eq!(unquote(b"> > [ 1.0] x"), (true, &b"[ 1.0] x"[..]));
         assert_eq!(unquote(b">>[ 1.0] x"), (true, &b"[ 1.0] x"[..]));
         assert_eq!(unquote(b">    [ 1.0] x"), (true, &b"   [ 1.0] x"[..]));
+        assert_eq!(unquote(b"| > [ 1.0] x"), (true, &b"[ 1.0] x"[..]));
+        assert!(!unquote(b"| 1 | [ 1.0] x |").0);
         assert_eq!(unquote(b"  [ 1.0] x > y"), (false, &b"  [ 1.0] x > y"[..]));
     }
 

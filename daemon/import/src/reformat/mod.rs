@@ -2,6 +2,7 @@
 //! them, each with the lines of the file that it stands on. A plain log passes through as it is.
 
 mod columns;
+mod dress;
 mod envelope;
 mod escapes;
 mod json;
@@ -39,6 +40,16 @@ pub struct LooksCut {
     pub line: u64,
     /// In its own words.
     pub text: String,
+}
+
+impl LooksCut {
+    /// The addresses and page frames that it shows as a whole: the last word may be cut.
+    pub fn addresses(&self) -> impl Iterator<Item = u64> + '_ {
+        let shown = self.text.trim_end();
+        let end = shown.rfind(' ').unwrap_or(0);
+        let words = shown[..end].split(|c: char| c.is_whitespace() || matches!(c, ',' | ':'));
+        words.filter_map(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
+    }
 }
 
 /// The lines of one source.
@@ -132,6 +143,7 @@ impl<R: BufRead> Reader<R> {
                 last: next.last,
                 width: next.width,
                 starts: line.starts,
+                dressed: line.dressed,
                 traced: false,
                 marks: line.marks | next.marks | Marks::REJOINED,
             };
@@ -152,6 +164,7 @@ impl<R: BufRead> Reader<R> {
             }
             line = first;
         }
+        line.undress();
         self.look_for_cuts(&mut line);
         self.spare = std::mem::replace(&mut self.current, line);
         Ok(true)
@@ -172,7 +185,7 @@ impl<R: BufRead> Reader<R> {
                 whole: true,
             });
         }
-        if line.traced || next.text.is_empty() {
+        if line.traced || next.dressed || next.text.is_empty() {
             return None;
         }
         unwrap::join(&line.text, line.width, &next.text, &mut self.widths)

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    columns,
+    columns, dress,
     envelope::{self, Content},
     escapes,
     json::{Next, Object},
@@ -54,6 +54,8 @@ pub struct Piece {
     pub width: usize,
     /// A record begins with it.
     pub starts: bool,
+    /// A record begins inside of what somebody put around the line.
+    pub dressed: bool,
     /// It is a record of a trace.
     pub traced: bool,
     pub marks: Marks,
@@ -64,7 +66,33 @@ impl Piece {
         self.text.clear();
         self.marks = Marks::default();
         self.starts = false;
+        self.dressed = false;
         self.traced = false;
+    }
+
+    /// Takes off what stands around a whole line, once no other line goes on with it.
+    pub fn undress(&mut self) {
+        if self.traced || self.starts && !dress::may_end(&self.text) {
+            return;
+        }
+        // An object, or a record of firmware: `{1}[Hardware Error]: …`.
+        if self.text.first() == Some(&b'{') && !self.text.get(1).is_some_and(u8::is_ascii_alphabetic) {
+            return;
+        }
+        if let Some(line) = dress::undress(&self.text, self.starts) {
+            self.text = line;
+        } else {
+            let end = match self.starts {
+                true => dress::without_end(&self.text).len(),
+                false => dress::without_line_end(&self.text).len(),
+            };
+            if end == self.text.trim_ascii_end().len() {
+                return;
+            }
+            self.text.truncate(end);
+        }
+        self.marks = self.marks | Marks::DECODED;
+        self.classify();
     }
 
     fn classify(&mut self) {
@@ -240,7 +268,11 @@ impl<R: BufRead> Source<R> {
 
     fn plain(&mut self, piece: &mut Piece) {
         escapes::strip_in_place(&mut piece.text);
-        if piece.text.first() == Some(&b'>') || piece.text.starts_with(b" >") {
+        dress::plain_blanks(&mut piece.text);
+        if piece.text.first() == Some(&b'\\') {
+            dress::unescape_marks(&mut piece.text);
+        }
+        if matches!(piece.text.first(), Some(b'>' | b'|')) || piece.text.starts_with(b" >") {
             let (quoted, rest) = margin::unquote(&piece.text);
             if quoted {
                 let from = piece.text.len() - rest.len();
@@ -270,6 +302,7 @@ impl<R: BufRead> Source<R> {
         } else {
             piece.starts = margin::relayed(&piece.text);
         }
+        piece.dressed = !piece.starts && dress::begins_dressed(&piece.text);
     }
 
     /// Gathers the object of JSON that begins in `piece`, of lines that `read` gives.
@@ -313,7 +346,12 @@ impl<R: BufRead> Source<R> {
     /// Takes a line out of a container's record, or out of columns; `false`: it goes on in the next record.
     fn contained(&mut self, piece: &mut Piece) -> bool {
         let mut contained = false;
-        if piece.starts || piece.text.first().is_some_and(|b| matches!(b, b'|' | b'"')) {
+        if piece.starts
+            || piece
+                .text
+                .first()
+                .is_some_and(|b| matches!(b, b'|' | b'"' | b'{'))
+        {
             for _ in 0..2 {
                 match envelope_of(&piece.text) {
                     Some(content) => {
@@ -404,6 +442,9 @@ fn opens(line: &[u8]) -> bool {
 fn envelope_of(line: &[u8]) -> Option<Content> {
     match line.first()? {
         b'{' => envelope::json(line),
+        b'0'..=b'9' if line.last() == Some(&b'}') => {
+            envelope::dated_json(line).or_else(|| envelope::cri(line))
+        }
         b'0'..=b'9' => envelope::cri(line),
         _ => None,
     }

@@ -75,9 +75,20 @@ pub fn join(line: &[u8], width: usize, next: &[u8], widths: &mut Widths) -> Opti
         });
     }
     let trimmed = line.trim_ascii_end();
-    let hard = [line, next].concat();
+    // Between the parts of a name with a hyphen some break it as between words.
+    let hyphen = trimmed.ends_with(b"-") && trimmed.last() == line.last();
+    let hard = match hyphen {
+        true => [trimmed, next.trim_ascii_start()].concat(),
+        false => [line, next].concat(),
+    };
     let words = [trimmed, b" ", next.trim_ascii_start()].concat();
-    let of_hard = spans(&hard, line, line.len(), next.len(), widths.breaks_words(width));
+    let of_hard = spans(
+        &hard,
+        line,
+        line.len(),
+        next.len(),
+        hyphen || widths.breaks_words(width),
+    );
     let full = fills(width, next);
     let of_words = spans(&words, trimmed, trimmed.len() + 1, next.len(), full);
     let best = of_hard.max(of_words);
@@ -87,7 +98,7 @@ pub fn join(line: &[u8], width: usize, next: &[u8], widths: &mut Widths) -> Opti
     let take_hard = match of_hard.cmp(&of_words) {
         Ordering::Greater => true,
         Ordering::Less => false,
-        Ordering::Equal => hard == words || widths.breaks_words(width),
+        Ordering::Equal => hard == words || hyphen || widths.breaks_words(width),
     };
     let is_whole = matches!(best, Spans::Whole(_));
     if is_whole && of_hard != of_words {

@@ -54,6 +54,7 @@ pub fn attribute<'a>(
             item,
             role,
             of_vmm: kernel.speaks_of_vmm(&item.statement),
+            boot: 0,
             statement: spoken_by(role, kernel.host, &item.statement),
         });
     }

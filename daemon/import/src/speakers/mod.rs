@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{log::Log, text::Item};
 use poisontrace_model::{
-    event::log_statement::{LogStatement, MceReport, Role},
+    event::log_statement::{LogStatement, Machine, MceReport, Role},
     hex::Hex,
 };
 
@@ -35,6 +35,8 @@ pub struct Attributed<'a> {
     pub role: Role,
     /// The host's kernel names a process that runs a guest.
     pub of_vmm: bool,
+    /// Boots of the host that logged it, as its file shows them before.
+    pub boot: u32,
     pub statement: LogStatement,
 }
 
@@ -57,7 +59,10 @@ pub fn attribute<'a>(logs: &'a [Log], seen: &std::collections::BTreeSet<u32>) ->
         let mut streams: HashMap<Stream, Vec<&Item>> = HashMap::new();
         let mut order = Vec::new();
         let mut runs = Runs::default();
+        let mut boots = Boots::default();
+        let first = all.len();
         for item in &log.items {
+            boots.item(log, item);
             let stream = runs.stream(file, item);
             let items = streams.entry(stream).or_default();
             if items.is_empty() {
@@ -76,12 +81,51 @@ pub fn attribute<'a>(logs: &'a [Log], seen: &std::collections::BTreeSet<u32>) ->
                     item,
                     role: item.role,
                     of_vmm: false,
+                    boot: 0,
                     statement: item.statement.clone(),
                 }));
             }
         }
+        for entry in all.iter_mut().skip(first) {
+            entry.boot = boots.of(entry.item);
+        }
     }
     all
+}
+
+/// The boots of the hosts in one file: a host's kernel begins with its version, and what is logged later is of that boot.
+#[derive(Default)]
+struct Boots {
+    /// By host: how often its kernel has begun.
+    begun: HashMap<String, u32>,
+    /// Boot of the host that logged it, by line and order within it; the first has none.
+    items: HashMap<(u64, u64), u32>,
+}
+
+impl Boots {
+    fn item(&mut self, log: &Log, item: &Item) {
+        let Some(sender) = log.senders.get(item.sender) else {
+            return;
+        };
+        let Some(host) = &sender.host else { return };
+        let of_host = sender.tag.as_deref() == Some("kernel") && !sender.relay;
+        let boots = matches!(
+            &item.statement,
+            LogStatement::Machine {
+                about: Machine::Boot(_)
+            }
+        );
+        if of_host && boots {
+            *self.begun.entry(host.clone()).or_default() += 1;
+        }
+        if let Some(boot) = self.begun.get(host) {
+            self.items.insert((item.line, item.order), *boot);
+        }
+    }
+
+    fn of(&self, item: &Item) -> u32 {
+        self.items.get(&(item.line, item.order)).copied().unwrap_or(0)
+    }
 }
 
 /// A console that somebody else relays.
@@ -121,7 +165,7 @@ impl Runs {
     fn stream(&mut self, file: usize, item: &Item) -> Stream {
         let kernel = item.role == Role::Kernel;
         let run = if kernel {
-            let boots = matches!(&item.statement, LogStatement::Machine { about } if matches!(about, poisontrace_model::event::log_statement::Machine::Boot(_)));
+            let boots = matches!(&item.statement, LogStatement::Machine { about } if matches!(about, Machine::Boot(_)));
             let known = self.kernels.get(&item.sender).copied();
             let (run, latest) = known.unwrap_or_default();
             let boot = item.stamp.boot;
@@ -159,6 +203,11 @@ pub fn frame(statement: &LogStatement) -> Option<u64> {
         | LogStatement::HostKilled { pfn, .. }
         | LogStatement::GuestSignal { pfn, .. }
         | LogStatement::GuestAction { pfn, .. } => Some(pfn.0),
+        LogStatement::MemoryError {
+            pfn,
+            corrected: false,
+            ..
+        } => pfn.map(|pfn| pfn.0),
         LogStatement::GuestMce(mce) | LogStatement::HostMce(mce) => of(mce),
         _ => None,
     }

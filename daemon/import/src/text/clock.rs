@@ -15,6 +15,44 @@ pub struct Stamp {
     pub no_year: bool,
 }
 
+/// The clock of `dmesg -H`: a date to the minute where one begins, then the time since the line before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Human {
+    /// In the year of [`Stamp::no_year`], nanoseconds.
+    now: Option<i64>,
+}
+
+impl Human {
+    /// The time of a line, to the minute; `None` for lines of another clock.
+    pub fn line(&mut self, line: &[u8]) -> Option<i64> {
+        let inner = line.strip_prefix(b"[")?;
+        match inner.trim_ascii_start().first()? {
+            b'+' => {
+                let close = memchr::memchr(b']', &inner[..inner.len().min(32)])?;
+                let since = seconds(inner[..close].trim_ascii().strip_prefix(b"+")?)?;
+                self.now = self.now?.checked_add(i64::try_from(since).ok()?);
+            }
+            b'A'..=b'Z' => self.now = Some(to_the_minute(inner)?),
+            _ => return None,
+        }
+        self.now
+    }
+}
+
+/// `Nov30 04:41]`.
+fn to_the_minute(inner: &[u8]) -> Option<i64> {
+    let close = memchr::memchr(b']', &inner[..inner.len().min(16)])?;
+    let text = std::str::from_utf8(&inner[..close]).ok()?;
+    let (date, time) = text.split_once(' ')?;
+    let time = format!("{}:00", time.trim());
+    parts(
+        Some(1970),
+        date.get(..3),
+        date.get(3..).map(str::trim),
+        Some(&time),
+    )
+}
+
 /// How far into a line a date can begin and end.
 const DATE_WITHIN: usize = 64;
 
@@ -197,6 +235,25 @@ mod tests {
 
     fn of(line: &str) -> Stamp {
         stamp(line.as_bytes(), line.find("Memory").unwrap())
+    }
+
+    #[test]
+    fn dmesg_counts_on_from_the_line_before() {
+        const MINUTE: i64 = 60_000_000_000;
+        let mut human = Human::default();
+        assert_eq!(
+            human.line(b"[  +0.000013] x"),
+            None,
+            "since nothing that is known"
+        );
+        let begin = human.line(b"[May19 19:57] x").unwrap();
+        assert_eq!(human.line(b"[  +0.000013] x"), Some(begin + 13_000));
+        assert_eq!(human.line(b"[   34.181197] x"), None);
+        assert_eq!(human.line(b"[ +62.000000] x"), Some(begin + 62_000_013_000));
+        assert_eq!(human.line(b"[May19 19:58] x"), Some(begin + MINUTE));
+        for other in ["[", "[+", "[Sun Nov 22 15:45:34 2026] x", "[  T211] x", "[+1"] {
+            assert_eq!(human.line(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[test]

@@ -59,6 +59,15 @@ pub fn open(line: &[u8]) -> Envelope<'_> {
     let mut rest = line.trim_ascii_start();
     let (mut dated, mut dates) = (false, 0);
     for _ in 0..MAX_LAYERS {
+        // Cut out of a longer line, or syslogd's message to all terminals.
+        if e.tag.is_none()
+            && !dated
+            && let Some(next) = rest.strip_prefix(b"kernel:")
+        {
+            e.tag = Some(b"kernel");
+            rest = next.trim_ascii_start();
+            continue;
+        }
         let next = priority(rest).or_else(|| kmsg(rest)).or_else(|| facility(rest));
         if let Some(next) = next {
             rest = next;
@@ -88,6 +97,16 @@ pub fn open(line: &[u8]) -> Envelope<'_> {
                 }
                 None => header(next, &mut e, false).unwrap_or(next),
             };
+            continue;
+        }
+        // A VMM's own date in the message of a unit that relays its output.
+        if e.tag.is_some()
+            && dates < 2
+            && let Some((Dater::Qemu | Dater::Libvirt, next)) = date(rest)
+            && (super::program::is_vmm_prefix(next) || super::wordings::is_stem(next))
+        {
+            dates = 2;
+            rest = next;
             continue;
         }
         if let Some((name, next)) = relay(rest, &e) {
@@ -225,7 +244,7 @@ fn bracket(rest: &[u8]) -> Option<(Bracket, &[u8])> {
         && text[1..].iter().all(u8::is_ascii_digit)
     {
         Bracket::Thread
-    } else if memchr::memchr(b':', text).is_some() && month(text).is_some() {
+    } else if memchr::memchr(b':', text).is_some() && (month(text).is_some() || iso(text).is_some()) {
         Bracket::Date
     } else {
         return None;

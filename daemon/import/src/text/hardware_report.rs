@@ -28,6 +28,10 @@ struct Record {
     dimm: Option<String>,
     /// mcelog's STATUS.
     status: Option<u64>,
+    /// mcelog: numbers of the channel and, on it, of the DIMM.
+    channel: Option<u64>,
+    slot: Option<u64>,
+    over: bool,
 }
 
 /// A statement, and where and when its record begins.
@@ -48,7 +52,7 @@ pub fn is_part(message: &[u8]) -> bool {
 }
 
 /// How lines of mcelog begin.
-const MCELOG: [&[u8]; 15] = [
+const MCELOG: [&[u8]; 19] = [
     b"Hardware event. This is not a software error.",
     b"MCE ",
     b"CPU ",
@@ -64,7 +68,14 @@ const MCELOG: [&[u8]; 15] = [
     b"ADDR ",
     b"STATUS ",
     b"CPUID Vendor",
+    b"Memory DIMM ID of error: ",
+    b"Memory channel ID of error: ",
+    LOCATOR,
+    b"Bank Locator: ",
 ];
+
+/// The DIMM by SMBIOS; mcelog prints it behind a record (`dump_memdev()` of dmi.c).
+const LOCATOR: &[u8] = b"Device Locator: ";
 
 /// Gathers the records of one source.
 #[derive(Default)]
@@ -123,16 +134,12 @@ impl Reports {
             return Some(before.and_then(Record::finish));
         }
         let record = self.mcelog.as_mut()?;
-        if !record.mcelog(message) {
+        // Behind a record's last line only its DIMM may follow.
+        if record.over && !message.starts_with(LOCATOR) || !record.mcelog(message) {
             return None;
         }
-        // The last line of a record.
-        let over = message.starts_with(b"CPUID Vendor");
-        Some(
-            over.then(|| self.mcelog.take())
-                .flatten()
-                .and_then(Record::finish),
-        )
+        record.over |= message.starts_with(b"CPUID Vendor");
+        Some(None)
     }
 }
 
@@ -169,9 +176,13 @@ impl Record {
         if !of_status.unwrap_or(self.memory) {
             return None;
         }
+        let by_number = self.slot.map(|slot| match self.channel {
+            Some(channel) => format!("channel {channel} DIMM {slot}"),
+            None => format!("DIMM {slot}"),
+        });
         let statement = LogStatement::MemoryError {
             pfn: self.address.map(|address| Hex(address >> PAGE_SHIFT)),
-            dimm: self.dimm,
+            dimm: self.dimm.or(by_number),
             corrected: self.corrected && of_status.is_none(),
             count: None,
         };
@@ -209,6 +220,13 @@ impl Record {
 
     /// `dump_mce()` of mcelog.c: whether `text` is one of its lines.
     fn mcelog(&mut self, text: &[u8]) -> bool {
+        let number = |key: &[u8]| text.strip_prefix(key).and_then(|rest| decimal(rest.trim_ascii()));
+        if let Some(locator) = text.strip_prefix(LOCATOR).filter(|locator| !locator.is_empty()) {
+            self.dimm = Some(sanitise(&String::from_utf8_lossy(locator), MAX_LABEL));
+            return true;
+        }
+        self.slot = number(b"Memory DIMM ID of error: ").or(self.slot);
+        self.channel = number(b"Memory channel ID of error: ").or(self.channel);
         let words: Vec<&[u8]> = text
             .split(|b| *b == b' ')
             .filter(|word| !word.is_empty())
@@ -306,6 +324,13 @@ mod tests {
                     STATUS fc00010001010092 MCGSTATUS 0\nMCGCAP f000814 APICID 20 SOCKETID 1 \nPPIN 7\n\
                     CPUID Vendor Intel Family 6 Model 85 Step 7\n";
         assert_eq!(of(text), [(1, Some(0xb75_7589), None, false)]);
+        let numbered = text.replace(
+            "MCG status:",
+            "Memory DIMM ID of error: 1\nMemory channel ID of error: 2\nMCG status:",
+        );
+        assert_eq!(of(&numbered)[0].2.as_deref(), Some("channel 2 DIMM 1"));
+        let located = format!("{text}WARNING: SMBIOS data is often unreliable.\nDevice Locator: P1-DIMMA1\n");
+        assert_eq!(of(&located)[0].2.as_deref(), Some("P1-DIMMA1"));
         assert_eq!(of(&text.replace("STATUS fc", "STATUS 9c")), []);
         assert_eq!(of(&text.replacen("Hardware event", "An event", 1)), []);
     }

@@ -3,6 +3,7 @@
 
 pub mod clock;
 mod command;
+mod coredumpctl;
 pub mod envelope;
 mod escapes;
 mod guest;
@@ -88,6 +89,8 @@ pub struct Scanner {
     journal: journal::Gatherer,
     virsh: qmp::Virsh,
     command: command::Block,
+    crash: coredumpctl::Info,
+    human: clock::Human,
 }
 
 /// A line on its way through the scanner.
@@ -98,10 +101,19 @@ struct Line<'a> {
     /// Times and names of the journal's entry that holds it.
     entry: Option<&'a journal::Entry>,
     envelope: Envelope<'a>,
+    /// Its time by `dmesg -H`, which counts on from the line before.
+    human: Option<i64>,
 }
 
 impl Line<'_> {
     fn stamp(&self) -> Stamp {
+        if let Some(wall) = self.human {
+            return Stamp {
+                wall: Some(wall),
+                no_year: true,
+                ..Stamp::default()
+            };
+        }
         let own = clock::stamp(self.whole, self.envelope.at);
         let Some(entry) = self.entry else { return own };
         Stamp {
@@ -173,6 +185,7 @@ impl Scanner {
             whole,
             entry,
             envelope,
+            human: self.human.line(whole),
         };
         if self.statement(&line) || self.report(&line) || self.hardware(&line) || self.others(&line) {
             return;
@@ -192,7 +205,9 @@ impl Scanner {
                 return;
             }
         }
-        let dated = envelope.at > 0 && (envelope.printk || envelope.of_kernel());
+        let logged = envelope.host.is_some() && envelope.tag.is_some();
+        let dated =
+            envelope.at > 0 && (envelope.printk || envelope.of_kernel() || logged || envelope.libvirt);
         self.known += u64::from(dated);
     }
 
@@ -320,6 +335,10 @@ impl Scanner {
                 _ => Role::Libvirt,
             };
             self.add(line, role, statement);
+            return true;
+        }
+        if let Some(statement) = self.crash.line(message) {
+            self.add(line, Role::Tool, statement);
             return true;
         }
         let Some((wall, statement)) = qmp::read(message).or_else(|| self.virsh.line(message)) else {

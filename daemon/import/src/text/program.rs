@@ -2,12 +2,13 @@
 //! put before their messages.
 
 /// Names of processes and threads that run guests with KVM; a name that ends in `*` may go on.
-const COMMS: [&str; 24] = [
+const COMMS: [&str; 25] = [
     "qemu-system-*",
     "qemu-kvm*",
     "qemu",
     "qemu:*",
     "kvm",
+    "kvm-spice",
     "CPU */KVM",
     "firecracker*",
     "fc_vcpu*",

@@ -11,7 +11,7 @@ use alloc::{
 use super::{Correlator, IncidentNo, sigbus_handling::ToThread};
 use crate::{
     event::{
-        Event, PoisonExit, SigbusSeverity, Vmm,
+        Event, EventKind, PoisonExit, SigbusSeverity, Vmm,
         log_statement::{Ended, LogRecord, LogStatement, Speaker},
         probe::{Hook, ProbeBinding, ProbeId},
         session::Session,
@@ -21,7 +21,7 @@ use crate::{
         evidence::Evidence,
         limits::PAGE_SIZE,
         log_evidence::{self, LogInjection, Shutdown},
-        model::Severity,
+        model::{HostEvent, Severity},
         timeline::{self, TimelineEvent},
     },
 };
@@ -141,6 +141,11 @@ impl Correlator {
         }
         let Some(e) = self.incidents.touch(no) else { return };
         e.logged.trace |= !live;
+        if let EventKind::SigbusNoAddress { comm, .. } = &event.what
+            && !live
+        {
+            e.logged.signalled.get_or_insert_with(|| comm.clone());
+        }
         if let Some(gpa) = seen.gpa {
             e.gpa.get_or_insert(gpa & !(PAGE_SIZE - 1));
         }
@@ -219,6 +224,28 @@ impl Correlator {
         let all = self.incidents.iter().map(|(_, e)| e);
         let seen = all.filter(|e| e.pid != 0 && super::is_of_a_guest(e));
         seen.map(|e| e.pid).collect()
+    }
+
+    /// What a trace shows of processes that run no guest.
+    pub fn other_processes(&self) -> Vec<HostEvent> {
+        /// Entries of one answer.
+        const MAX: usize = 256;
+        let others = self
+            .incidents
+            .iter()
+            .map(|(_, e)| e)
+            .filter(|e| e.logged.trace && e.pid != 0 && !super::is_of_a_guest(e));
+        others
+            .take(MAX)
+            .map(|e| HostEvent {
+                pfn: e.pfn.map(Hex),
+                process: e.logged.signalled.clone(),
+                pid: Some(e.pid),
+                action_result: e.recovery.clone(),
+                dimm: None,
+                source: "trace".to_owned(),
+            })
+            .collect()
     }
 
     /// A VM with statements to come, by its number.
@@ -409,7 +436,7 @@ fn names(statement: &LogStatement) -> Names {
             pfn: Some(pfn.0),
             ..Names::default()
         },
-        LogStatement::HostAction { pfn, .. } => Names {
+        LogStatement::HostAction { pfn, .. } | LogStatement::MemoryError { pfn: Some(pfn), .. } => Names {
             pfn: Some(pfn.0),
             ..Names::default()
         },
@@ -573,6 +600,9 @@ fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bool) {
             l.on_cpu.get_or_insert_with(|| (comm.clone(), *pid));
         }
         LogStatement::MigrationRefused => l.migration_refused = true,
+        LogStatement::MemoryError { dimm: Some(dimm), .. } => {
+            l.dimm.get_or_insert_with(|| dimm.clone());
+        }
         LogStatement::AddressMap { pfn, .. } => e.pfn = e.pfn.or(pfn.map(|pfn| pfn.0)),
         LogStatement::HostAction { .. }
         | LogStatement::Machine { .. }

@@ -17,7 +17,9 @@ use crate::{
         verdict::{ProbeCoverage, decide},
     },
 };
-use alloc::{borrow::ToOwned as _, format, string::String, string::ToString as _, vec::Vec};
+use alloc::{
+    borrow::ToOwned as _, collections::BTreeSet, format, string::String, string::ToString as _, vec::Vec,
+};
 
 /// An incident as it stands, with what its sinks need and its report does not hold.
 #[derive(Clone, Debug)]
@@ -80,7 +82,7 @@ pub fn update(e: &Evidence, session: &Session, related: Related) -> Update {
         injections: injections(e, session),
         joins: log_evidence::joins(e),
         records: e.logged.records.clone(),
-        timeline: timeline(e),
+        timeline: timeline(e, &total.misread),
     };
     let kernel = session.host.kernel.as_deref();
     if latency::exit_is_late(e.exits.svm, kernel) {
@@ -227,15 +229,19 @@ fn origin(e: &Evidence) -> model::Origin {
     }
 }
 
-fn timeline(e: &Evidence) -> Vec<model::TimelineEntry> {
-    e.timeline
-        .entries()
-        .into_iter()
-        .map(|(t, event)| model::TimelineEntry {
+/// `misread`: pages whose addresses are none.
+fn timeline(e: &Evidence, misread: &BTreeSet<u64>) -> Vec<model::TimelineEntry> {
+    let known = |gpa: &Hex| !misread.contains(&(gpa.0 & !(PAGE_SIZE - 1)));
+    let entries = e.timeline.entries().into_iter().map(|(t, mut event)| {
+        if let TimelineEvent::Exit(exit) = &mut event {
+            exit.gpa = exit.gpa.filter(known);
+        }
+        model::TimelineEntry {
             t_ns: Some(offset(t, e.t0)),
             event,
-        })
-        .collect()
+        }
+    });
+    entries.collect()
 }
 
 /// Nanoseconds from the poisoning.

@@ -88,6 +88,10 @@ pub struct Logged {
     pub physical: bool,
     /// The process on the processor that panicked.
     pub on_cpu: Option<(String, u32)>,
+    /// The trace shows whom it signalled.
+    pub signalled: Option<String>,
+    /// The DIMM of the page, as the host's hardware drivers or firmware label it.
+    pub dimm: Option<String>,
     /// The evidence, statement by statement.
     pub records: Vec<LogRecord>,
     /// Something of it was joined without a key.
@@ -257,19 +261,23 @@ impl Logged {
     }
 }
 
+/// Whether the kernel panicked because its init was killed by SIGBUS (do_exit(); the wait status is the signal).
+pub fn init_was_killed(panic: &str) -> bool {
+    const WORDS: &str = "attempted to kill init! exitcode=0x00000007";
+    panic.to_ascii_lowercase().starts_with(WORDS)
+}
+
 /// Whether the kernel panicked of a machine check, in its own words.
 pub fn by_machine_check(panic: &str) -> bool {
-    const WORDS: [&str; 6] = [
+    const WORDS: [&str; 5] = [
         "machine check",
         "mce",
         "not all cpus entered broadcast exception handler",
         "failed kernel mode recovery",
         "memory failure",
-        // init was killed by SIGBUS.
-        "attempted to kill init! exitcode=0x00000007",
     ];
-    let panic = panic.to_ascii_lowercase();
-    WORDS.iter().any(|words| panic.contains(words))
+    let lower = panic.to_ascii_lowercase();
+    init_was_killed(panic) || WORDS.iter().any(|words| lower.contains(words))
 }
 
 /// Whether a panic names a reason that no machine check is.

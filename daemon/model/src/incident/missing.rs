@@ -113,6 +113,15 @@ pub enum MissingEvidence {
         /// File that it is from.
         source: String,
     },
+    /// A line with a known wording that is not whole.
+    CutLine {
+        /// File that it is from.
+        source: String,
+        /// Line of the file, from 1.
+        line: u64,
+        /// The line, as it can be shown.
+        text: String,
+    },
     /// More lines of a file that look cut or wrapped.
     CutLines {
         /// How many.
@@ -209,6 +218,7 @@ impl MissingEvidence {
             Self::TraceBesideRecording => "trace_beside_recording",
             Self::PageType { .. } => "page_type",
             Self::Statements { .. } => "statements",
+            Self::CutLine { .. } => "cut_line",
             Self::CutLines { .. } => "cut_lines",
             Self::Clock(_) => "clock",
         }

@@ -53,6 +53,11 @@ pub enum NextStep {
         /// Page frame of the host.
         pfn: Hex,
     },
+    /// The hardware named the DIMM.
+    ReplaceDimm {
+        /// The DIMM, as the machine labels it.
+        label: String,
+    },
     /// No page frame is known.
     SearchKernelLog,
     /// The host has lost no memory.

@@ -113,6 +113,22 @@ pub const WORDINGS: &[Wording] = &[
         "memory_failure_event: 2026-11-22 15:45:34 +0000 pfn=0xf7eb page_type=dirty LRU page action_result=Recovered",
     ),
     row(
+        "ras-mc-ctl --errors",
+        "0.4 on",
+        Role::Tool,
+        "{count:dec} {kind:word} error(s): {msg} at {label} location: {location}, addr {addr:dec}, grain {detail}",
+        of_kind,
+        "1 Uncorrected error(s): memory read error at CPU_SrcID#1_MC#1_Chan#2_DIMM#0 location: 3:2:0:-1, addr 787444440512, grain 5, syndrome 0x00000000",
+    ),
+    row(
+        "ras-mc-ctl --errors",
+        "0.6.6 on",
+        Role::Tool,
+        "error: pfn={pfn:hex}, page_type={type}, action_result={result:word}",
+        failure,
+        "error: pfn=0xb757589, page_type=dirty LRU page, action_result=Recovered",
+    ),
+    row(
         "rasdaemon, ras-mce-handler.c, its journal and its standard output",
         "0.4 on",
         Role::Tool,
@@ -143,6 +159,7 @@ fn error(f: &Fields<'_>, corrected: bool) -> Option<LogStatement> {
     let of_page = value(detail, b"page:");
     let of_address = value(detail, b"address: ").or_else(|| value(detail, b"address:"));
     let page = f.hex("pfn").map(|pfn| pfn.0).or(of_page);
+    let of_address = of_address.or_else(|| f.dec("addr"));
     let page = page.or(of_address.map(|address| address >> PAGE_SHIFT));
     Some(LogStatement::MemoryError {
         // Drivers that know no address give 0.
@@ -255,7 +272,7 @@ mod tests {
         let dimm = |label: &str| Some(label.to_owned());
         let lines = WORDINGS.iter().map(|wording| wording.line);
         let lines: Vec<_> = lines
-            .filter(|line| !line.starts_with("memory_failure"))
+            .filter(|line| !line.starts_with("memory_failure") && !line.starts_with("error:"))
             .map(error_of)
             .collect();
         assert_eq!(
@@ -288,7 +305,16 @@ mod tests {
         );
         assert_eq!(lines[7], (None, dimm("DIMM_A1"), true, Some(7)));
         assert_eq!(lines[8].0, Some(0xb75_7589));
-        assert_eq!(lines[9], (Some(0xb75_7589), None, false, None));
+        assert_eq!(
+            lines[9],
+            (
+                Some(0xb75_7589),
+                dimm("CPU_SrcID#1_MC#1_Chan#2_DIMM#0"),
+                false,
+                Some(1)
+            )
+        );
+        assert_eq!(lines[10], (Some(0xb75_7589), None, false, None));
     }
 
     #[test]

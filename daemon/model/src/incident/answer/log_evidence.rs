@@ -23,6 +23,10 @@ pub fn apply(incident: &mut model::Incident, e: &Evidence) {
     if !l.any() {
         return;
     }
+    if let Some(label) = &l.dimm {
+        let label = label.clone();
+        incident.origin.dimm = Some(model::Dimm { label });
+    }
     if l.alone && !l.trace && !e.touched() && e.machine_checks.is_empty() && e.delivered == 0 {
         // The trace beside it is silent about this one: that is not known to be nothing.
         incident.signals = model::Signals::default();
@@ -47,7 +51,8 @@ pub fn apply(incident: &mut model::Incident, e: &Evidence) {
     }
     let spoken = l.panic.is_some();
     incident.missing.retain(|what| match what {
-        M::GuestConsole | M::PanicDevice => !spoken,
+        M::GuestConsole => !spoken,
+        M::PanicDevice => !spoken && !l.qmp_panicked && l.bug_check.is_none(),
         M::VmmProcess | M::VmName => false,
         _ => true,
     });

@@ -27,12 +27,13 @@ pub fn next_steps(e: &Evidence, v: Verdict, origin: OriginKind, related: &Relate
             more: related.total.saturating_sub(related.named.len() as u64),
         });
     }
-    match (e.pfn, v.cause) {
-        (_, Cause::NotPoison) => {}
+    match (&e.logged.dimm, e.pfn) {
+        _ if v.cause == Cause::NotPoison => {}
         // No DIMM is at fault where software poisoned the page.
         _ if software => {}
-        (Some(pfn), _) => steps.push(NextStep::FindDimm { pfn: Hex(pfn) }),
-        (None, _) => steps.push(NextStep::SearchKernelLog),
+        (Some(label), _) => steps.push(NextStep::ReplaceDimm { label: label.clone() }),
+        (None, Some(pfn)) => steps.push(NextStep::FindDimm { pfn: Hex(pfn) }),
+        (None, None) => steps.push(NextStep::SearchKernelLog),
     }
     steps
 }
@@ -67,6 +68,6 @@ fn for_the_cause(e: &Evidence, v: Verdict) -> Option<NextStep> {
         Cause::Clflush => NextStep::UpdateGuestKernel,
         Cause::SigbusSpin => NextStep::KillVmm,
         Cause::NotPoison => NextStep::LookElsewhere,
-        Cause::Contained | Cause::NotTouched | Cause::Unknown => return None,
+        Cause::InitKilled | Cause::Contained | Cause::NotTouched | Cause::Unknown => return None,
     })
 }

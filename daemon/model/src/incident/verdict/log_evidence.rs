@@ -10,7 +10,7 @@ use crate::{
     incident::{
         evidence::Evidence,
         exits::Total,
-        log_evidence::{Logged, Shutdown, by_machine_check},
+        log_evidence::{Logged, Shutdown, by_machine_check, init_was_killed},
         mca,
         model::{Cause, Confidence, Outcome, Severity},
         termination::Termination,
@@ -45,6 +45,15 @@ fn shown(e: &Evidence) -> Option<Verdict> {
     let l = &e.logged;
     if l.host_panic.is_some() {
         return Some(host_panic(l));
+    }
+    if l.panic.as_deref().is_some_and(init_was_killed) {
+        let signalled = l.guest_signal.as_ref().is_some_and(|(_, pid)| *pid == 1);
+        let confidence = if signalled {
+            Confidence::Certain
+        } else {
+            Confidence::Likely
+        };
+        return verdict(Outcome::GuestPanicked, Cause::InitKilled, confidence);
     }
     if l.panic.is_some() && (!l.mces.is_empty() || l.panic.as_deref().is_some_and(by_machine_check)) {
         return Some(panic(e));
