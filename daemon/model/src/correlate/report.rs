@@ -46,7 +46,7 @@ pub fn update(e: &Evidence, session: &Session, related: Related) -> Update {
     let coverage = ProbeCoverage {
         handler_end: session.has(&ProbeId::KvmMsr),
         delivery: session.has(&ProbeId::KvmInjException),
-        telling: session.has(&ProbeId::VcpuIoctlMce),
+        injection: session.has(&ProbeId::VcpuIoctlMce),
     };
     let v = decide(e, &total, &flush, coverage);
     let wall = session.clock.wall_at(e.t0);

@@ -291,7 +291,7 @@ pub enum LogStatement {
     },
     /// The guest's kernel: what its own memory_failure() did.
     GuestAction {
-        /// Page frame of the host.
+        /// Page frame of the guest.
         pfn: Hex,
         /// Type of the page, in the kernel's terms (`mm/memory-failure.c`).
         page_type: String,

@@ -40,7 +40,7 @@ pub fn findings(e: &Evidence, total: &Total, v: Verdict, coverage: ProbeCoverage
         overflowed_bank: overflowed_bank(e),
         injections_skipped: e.skips_injections(),
         met_another_page: e.skips_injections() && e.delivered > 0 && total.page.exits < SPIN_EXITS,
-        injection_visible: coverage.delivery || coverage.telling,
+        injection_visible: coverage.delivery || coverage.injection,
         shut_down_by_kvm: e.sign(|sign| *sign == Termination::KvmShutdown).is_some(),
         handled: e.finished > 0,
         handler_open: !e.open_mc.is_empty(),

@@ -50,7 +50,7 @@ pub fn spin(case: &VerdictInput) -> Option<Verdict> {
         return None;
     }
     let in_kernel = storm.spin == Some(Spin::InKernel);
-    let confidence = if in_kernel && case.coverage.telling && e.vmm_gone() {
+    let confidence = if in_kernel && case.coverage.injection && e.vmm_gone() {
         Confidence::Certain
     } else {
         Confidence::Likely
@@ -71,7 +71,7 @@ pub fn injections_skipped(case: &VerdictInput) -> Option<Verdict> {
     let confidence = if e.injections_skipped == 0 {
         // QMP alone: it names skipped early notices in the same way.
         Confidence::Possible
-    } else if case.coverage.handler_end && case.coverage.telling && e.lost == 0 && e.vmm_gone() {
+    } else if case.coverage.handler_end && case.coverage.injection && e.lost == 0 && e.vmm_gone() {
         Confidence::Certain
     } else {
         Confidence::Likely

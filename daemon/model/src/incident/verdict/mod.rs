@@ -40,7 +40,7 @@ pub struct ProbeCoverage {
     /// `kvm_inj_exception`: that a #MC entered the guest.
     pub delivery: bool,
     /// The ioctls by which a VMM injects.
-    pub telling: bool,
+    pub injection: bool,
 }
 
 /// Everything that the rules read.
