@@ -224,6 +224,26 @@ fn guest_kernel_recovers_where_it_copies_from_an_application() {
 }
 
 #[test]
+fn deferred_error_of_the_hosts_processor_is_the_origin() {
+    ends("machine-check", "guest_panicked", "mce_overflow", "certain");
+    let json = answer(&recording("machine-check-amd-6.12.ptrace"));
+    let incident = &json["incidents"][0];
+    let origin = &incident["origin"];
+    assert_eq!(origin["how"], "found_by_scrubbing");
+    let bank = &origin["machine_check"];
+    assert_eq!(
+        (&bank["bank"], &bank["status"]),
+        (&1.into(), &"0x9c00180000000000".into())
+    );
+    assert_eq!(
+        (&bank["addr"], &incident["page"]["pfn"]),
+        (&"0x12dd0000".into(), &"0x12dd0".into())
+    );
+    let steps = incident["next_steps"].to_string();
+    assert!(steps.contains("DIMM"), "{steps}");
+}
+
+#[test]
 fn guest_whose_machine_check_handler_is_poisoned_hangs_in_it() {
     // Two pages with an incident each: the one that was accessed, and the handler's own.
     ends("nested", "vmm_killed", "mce_nested", "certain");

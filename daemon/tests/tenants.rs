@@ -20,7 +20,7 @@ use poisontrace::{
     engine::pipeline::Pipeline,
     outputs::{
         Outputs,
-        metrics::Metrics,
+        metrics::{KernelTables, Metrics},
         store::{Retention, Store, Stored, Wanted},
     },
 };
@@ -47,7 +47,7 @@ fn pipeline(state: &Path) -> Pipeline {
 }
 
 fn metric(pipeline: &mut Pipeline, name: &str) -> f64 {
-    synthetic_load::metric(&pipeline.scraped(&[], &[], 0), name)
+    synthetic_load::metric(&pipeline.scraped(&[], &[], KernelTables::default()), name)
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn incidents_of_one_vm_that_change_all_the_time_keep_no_other_vms_out() {
         flood(&mut pipeline, &mut load, line);
         pipeline.flush();
     }
-    let text = pipeline.scraped(&[], &[], 0);
+    let text = pipeline.scraped(&[], &[], KernelTables::default());
     let dead = r#"poisontrace_incident_verdicts_total{cause="unknown",outcome="guest_panicked"} 1"#;
     let verdicts: Vec<&str> = text
         .lines()
@@ -172,7 +172,7 @@ impl Arrivals {
             self.hooked = text.lines().any(|vm| vm == "vm1").then(|| since.elapsed());
         }
         if self.scraped.is_none() {
-            let text = pipeline.scraped(&[], &[], 0);
+            let text = pipeline.scraped(&[], &[], KernelTables::default());
             let dead = text.lines().any(|line| {
                 line.starts_with("poisontrace_incident_verdicts_total")
                     && line.contains("guest_panicked")

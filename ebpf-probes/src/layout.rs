@@ -14,6 +14,10 @@ pub enum Shape {
     Struct(u32),
     /// An array of so many of anything else.
     Array(u32),
+    /// `__data_loc char[]` of a tracepoint.
+    DynamicText,
+    /// Anything: only its place is of interest.
+    Any,
 }
 
 /// A type that a field can be read as.
@@ -30,6 +34,21 @@ macro_rules! readable {
 #[repr(transparent)]
 pub struct Address(pub u64);
 
+/// Something that lies within what is read, whatever its size.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Place(u8);
+
+/// `struct hlist_head`: its first node.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct List(pub u64);
+
+/// `unsigned long regs[NR_VCPU_REGS]` as far as RIP is its last (`enum kvm_reg`).
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Registers(pub [u64; 17]);
+
 /// `atomic_t`.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
@@ -39,6 +58,11 @@ pub struct Atomic(pub i32);
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Tree(pub u64);
+
+/// `__data_loc`: where in the event a text of any length lies (low 16 bits), and its length.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct DynamicText(pub u32);
 
 /// A pointer for each address space of a VM; the first is that outside SMM. Without CONFIG_KVM_SMM there is one.
 #[derive(Clone, Copy)]
@@ -59,6 +83,10 @@ readable! {
     [u8; 16] => Shape::Bytes(16),
     Address => Shape::Pointer,
     Atomic => Shape::Struct(4),
+    Place => Shape::Any,
+    List => Shape::Struct(8),
+    Registers => Shape::Array(17),
+    DynamicText => Shape::DynamicText,
     Tree => Shape::Struct(8),
     Spaces<2> => Shape::Array(2),
     Spaces<1> => Shape::Array(1),
@@ -85,6 +113,7 @@ macro_rules! with_fields {
             EXIT_RIP: u64 = "kvm/kvm_exit" "guest_rip";
             EXIT_ISA: u32 = "kvm/kvm_exit" "isa";
             EXIT_VCPU: u32 = "kvm/kvm_exit" "vcpu_id";
+            EXIT_INTR_INFO: u32 = "kvm/kvm_exit" "intr_info";
             FAULT_ADDRESS: u64 = "kvm/kvm_page_fault" "fault_address";
             FAULT_CODE_U64: u64 = "kvm/kvm_page_fault" "error_code";
             FAULT_CODE_U32: u32 = "kvm/kvm_page_fault" "error_code";
@@ -106,6 +135,20 @@ macro_rules! with_fields {
             MFE_PFN: u64 = "ras/memory_failure_event" "pfn";
             MFE_TYPE: i32 = "ras/memory_failure_event" "type";
             MFE_RESULT: i32 = "ras/memory_failure_event" "result";
+            MCE_MCG_STATUS: u64 = "mce/mce_record" "mcgstatus";
+            MCE_STATUS: u64 = "mce/mce_record" "status";
+            MCE_ADDR: u64 = "mce/mce_record" "addr";
+            MCE_MISC: u64 = "mce/mce_record" "misc";
+            MCE_IP: u64 = "mce/mce_record" "ip";
+            MCE_CPU: u32 = "mce/mce_record" "cpu";
+            MCE_BANK: u8 = "mce/mce_record" "bank";
+            MCE_CS: u8 = "mce/mce_record" "cs";
+            MCE_VENDOR: u8 = "mce/mce_record" "cpuvendor";
+            EDAC_TYPE: u32 = "ras/mc_event" "error_type";
+            EDAC_ADDRESS: i64 = "ras/mc_event" "address";
+            EDAC_LABEL: DynamicText = "ras/mc_event" "label";
+            EXTLOG_ADDRESS: u64 = "ras/extlog_mem_event" "pa";
+            EXTLOG_SEVERITY: u8 = "ras/extlog_mem_event" "sev";
             SIGNAL_NUMBER: i32 = "signal/signal_generate" "sig";
             SIGNAL_CODE: i32 = "signal/signal_generate" "code";
             SIGNAL_TID: i32 = "signal/signal_generate" "pid";
@@ -118,10 +161,15 @@ macro_rules! with_fields {
             TASK_COMM: [u8; 16] = "task_struct" "comm";
             TASK_EXIT_CODE: i32 = "task_struct" "exit_code";
             TASK_SIGNAL: Address = "task_struct" "signal";
+            TASK_NOTIFIERS: List = "task_struct" "preempt_notifiers";
             SIGNAL_LIVE: Atomic = "signal_struct" "live";
             SIGNAL_GROUP_EXIT_CODE: i32 = "signal_struct" "group_exit_code";
             FILE_PRIVATE: Address = "file" "private_data";
             VCPU_KVM: Address = "kvm_vcpu" "kvm";
+            VCPU_NOTIFIER: Place = "kvm_vcpu" "preempt_notifier";
+            VCPU_ARCH: Place = "kvm_vcpu" "arch";
+            ARCH_REGS: Registers = "kvm_vcpu_arch" "regs";
+            ARCH_REGS_AVAILABLE: u32 = "kvm_vcpu_arch" "regs_avail";
             KVM_MEMSLOTS: Spaces<2> = "kvm" "memslots";
             KVM_MEMSLOTS_ONE: Spaces<1> = "kvm" "memslots";
             SLOTS_TREE: Tree = "kvm_memslots" "gfn_tree";

@@ -30,7 +30,7 @@ pub const ABSENT: u32 = u32::MAX;
 
 /// Version of the maps that outlive the daemon (names, keys, values, sizes) and of the records. Pinned maps of another
 /// version are replaced, not read; raise it with every such change.
-pub const MAP_LAYOUT: u32 = 3;
+pub const MAP_LAYOUT: u32 = 4;
 
 /// Values of the global `ARMED`.
 pub mod arming {
@@ -55,7 +55,9 @@ pub mod lost {
     pub const RECORDS: u32 = 0;
     /// Exits on pages that the totals had no room for; each was sent as a record.
     pub const TOTALS: u32 = 1;
-    pub const ENTRIES: u32 = 2;
+    /// Exits under way whose place another thread took: their times are lost.
+    pub const SLOTS: u32 = 2;
+    pub const ENTRIES: u32 = 3;
 }
 
 /// The vCPU of a record whose thread had not been seen in `kvm_exit` or `kvm_entry` yet.

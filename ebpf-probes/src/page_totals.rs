@@ -62,6 +62,10 @@ shared! {
         pub reads: u64,
         pub writes: u64,
         pub fetches: u64,
+        /// Accesses by the walk of the guest's page tables.
+        pub page_walks: u64,
+        /// Writes, or accesses by such a walk: the kernel does not hand out the bit that shows which.
+        pub writes_or_walks: u64,
         /// Bit n: line n was touched.
         pub lines: u64,
         /// Exits on the line of the exit before.
@@ -90,4 +94,50 @@ shared! {
 const _: () = assert!(size_of::<PageKey>() == 16);
 const _: () = assert!(size_of::<Duration>() == 168);
 const _: () = assert!(size_of::<ByRip>() == 72);
-const _: () = assert!(size_of::<PageTotals>() == 13 * 8 + 4 * 168 + RIPS * 72 + 8);
+const _: () = assert!(size_of::<PageTotals>() == 15 * 8 + 4 * 168 + RIPS * 72 + 8);
+
+/// Kinds of access that a fault's code shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultAccess {
+    Read,
+    Write,
+    Fetch,
+    /// The walk of the guest's page tables met the page: the instruction did not address it.
+    PageWalk,
+    /// The bit that shows which was not handed out.
+    WriteOrPageWalk,
+}
+
+/// Kind of access from `kvm_page_fault.error_code` on VMX, the raw exit qualification: bit 1 write, bit 2 fetch; with bit 7
+/// (a linear address is valid) bit 8 is clear where a paging structure was accessed, which counts as a write where EPT
+/// has accessed and dirty flags (Intel SDM, "Exit Qualification for EPT Violations").
+#[inline(always)]
+pub const fn vmx_access(qualification: u64) -> FaultAccess {
+    if qualification & (1 << 7 | 1 << 8) == 1 << 7 {
+        FaultAccess::PageWalk
+    } else if qualification & 4 != 0 {
+        FaultAccess::Fetch
+    } else if qualification & 2 != 0 {
+        FaultAccess::Write
+    } else {
+        FaultAccess::Read
+    }
+}
+
+/// The same on SVM, the NPF error code: bit 1 write, bit 4 fetch; bit 32 final translation, bit 33 page-table walk, which
+/// counts as a write (AMD APM volume 2, "Nested Page Faults"). The processor sets one of these two; kernels before 6.1
+/// hand out 32 bits.
+#[inline(always)]
+pub const fn svm_access(code: u64) -> FaultAccess {
+    if code >> 33 & 1 != 0 {
+        FaultAccess::PageWalk
+    } else if code & 0x10 != 0 {
+        FaultAccess::Fetch
+    } else if code & 2 == 0 {
+        FaultAccess::Read
+    } else if code >> 32 & 1 != 0 {
+        FaultAccess::Write
+    } else {
+        FaultAccess::WriteOrPageWalk
+    }
+}

@@ -11,6 +11,16 @@ pub mod address {
     pub const NESTED: u32 = 3;
 }
 
+/// Values of [`FailureBegin::in_kvm_run`].
+pub mod in_kvm_run {
+    /// No vCPU is loaded on the thread.
+    pub const NO: u32 = 0;
+    /// The thread is within KVM_RUN, or another ioctl of a vCPU.
+    pub const YES: u32 = 1;
+    /// This kernel's BTF does not lead there.
+    pub const UNKNOWN: u32 = 2;
+}
+
 macro_rules! kinds {
     ($($(#[$doc:meta])* $value:literal $konst:ident => $record:ident [$size:literal]),+ $(,)?) => {
         /// Values of [`Header::kind`].
@@ -44,7 +54,14 @@ shared! {
     }
 
     /// `memory_failure(pfn, flags)` was entered.
-    pub struct FailureBegin { pub h: Header, pub pfn: u64, pub flags: u64, }
+    pub struct FailureBegin {
+        pub h: Header,
+        pub pfn: u64,
+        pub flags: u64,
+        /// One of [`in_kvm_run`].
+        pub in_kvm_run: u32,
+        pub pad: u32,
+    }
 
     /// Tracepoint `memory_failure_event`; the numbers are those of the running kernel's `format`.
     pub struct FailureAction { pub h: Header, pub pfn: u64, pub page_type: i32, pub result: i32, }
@@ -146,14 +163,22 @@ shared! {
     /// KVM_SET_VCPU_EVENTS with exception 18 pending or injected.
     pub struct QueueException { pub h: Header, pub pending: u32, pub injected: u32, }
 
-    /// `kvm_inj_exception` 18, not reinjected: #MC enters the guest.
-    pub struct Delivered { pub h: Header, }
+    /// `kvm_inj_exception` 18, not reinjected: #MC enters the guest, which it interrupts at `rip` (0: not known).
+    pub struct Delivered { pub h: Header, pub rip: u64, }
 
     /// The guest reads or writes MCG_STATUS (`kvm_msr`).
     pub struct McgStatus { pub h: Header, pub data: u64, pub write: u32, pub pad: u32, }
 
     /// KVM_RUN returns with `reason`; `errno` is its (negative) return value.
-    pub struct UserspaceExit { pub h: Header, pub reason: u32, pub errno: i32, }
+    pub struct UserspaceExit {
+        pub h: Header,
+        pub reason: u32,
+        pub errno: i32,
+        /// GPA of the page fault that the exit began with; valid if `located` is 1.
+        pub gpa: u64,
+        pub located: u32,
+        pub pad: u32,
+    }
 
     /// The guest writes to a port that reports its end.
     pub struct Pio { pub h: Header, pub port: u32, pub size: u32, pub value: u64, }
@@ -192,10 +217,51 @@ shared! {
         pub n: u32,
         pub pad: u32,
     }
+
+    /// `kvm_exit` by #MC (VMX exception exit with vector 18, SVM 0x52): the processor reported an error while the guest
+    /// ran.
+    pub struct McExit { pub h: Header, pub rip: u64, pub exit_reason: u32, pub isa: u32, }
+
+    /// Tracepoint `mce_record`: a bank of the host's processor, of an error that was not corrected.
+    pub struct HostMce {
+        pub h: Header,
+        pub mcg_status: u64,
+        pub status: u64,
+        pub addr: u64,
+        pub misc: u64,
+        /// Of the interrupted context; with `cs` 3 and 0 here it is KVM's, of a guest (`kvm_machine_check`).
+        pub ip: u64,
+        pub cpu: u32,
+        pub bank: u32,
+        pub cs: u32,
+        /// `X86_VENDOR_…` (arch/x86/include/asm/processor.h).
+        pub vendor: u32,
+    }
+
+    /// Tracepoint `mc_event` of EDAC, of an error that was not corrected.
+    pub struct EdacEvent {
+        pub h: Header,
+        /// Physical address.
+        pub address: u64,
+        /// `enum hw_event_mc_err_type`.
+        pub error_type: u32,
+        pub pad: u32,
+        /// The memory module, as the board labels it; ends with 0 where it is shorter.
+        pub label: [u8; 64],
+    }
+
+    /// Tracepoint `extlog_mem_event`: the firmware's own record of a memory error.
+    pub struct FirmwareError {
+        pub h: Header,
+        pub address: u64,
+        /// CPER severity.
+        pub severity: u32,
+        pub pad: u32,
+    }
 }
 
 kinds! {
-    1 FAILURE_BEGIN => FailureBegin [40],
+    1 FAILURE_BEGIN => FailureBegin [48],
     2 FAILURE_ACTION => FailureAction [40],
     3 FAILURE_END => FailureEnd [32],
     4 SIGBUS => Sigbus [72],
@@ -204,9 +270,9 @@ kinds! {
     7 SET_MSRS => SetMsrs [40],
     8 SET_MCE => SetMce [64],
     9 QUEUE_EXCEPTION => QueueException [32],
-    10 DELIVERED => Delivered [24],
+    10 DELIVERED => Delivered [32],
     11 MCG_STATUS => McgStatus [40],
-    12 USERSPACE_EXIT => UserspaceExit [32],
+    12 USERSPACE_EXIT => UserspaceExit [48],
     13 PIO => Pio [40],
     14 VCPU_RESET => VcpuReset [32],
     15 TRIPLE_FAULT => TripleFault [40],
@@ -215,6 +281,10 @@ kinds! {
     18 SREGS => Sregs [64],
     19 SIGBUS_NO_ADDRESS => SigbusNoAddress [64],
     20 MEM_SLOT => MemSlot [56],
+    21 MC_EXIT => McExit [40],
+    22 HOST_MCE => HostMce [80],
+    23 EDAC_EVENT => EdacEvent [104],
+    24 FIRMWARE_ERROR => FirmwareError [40],
 }
 
 const _: () = assert!(size_of::<Msr>() == 16);

@@ -2,9 +2,12 @@
 //! no hashing. An exit that turns out to be more than a bare one gets a [`Vcpu`] besides.
 
 use aya_ebpf::{macros::map, maps::Array};
-use poisontrace_probes::NO_VCPU;
+use poisontrace_probes::{NO_VCPU, lost};
 
-use crate::state::{VCPUS, Vcpu, current_is_victim, current_tid, victims_changed_ns};
+use crate::{
+    emit::count,
+    state::{VCPUS, Vcpu, current_is_victim, current_tid, since_arming, victims_changed_ns},
+};
 
 /// A thread's last exit. Two threads can share a place: each takes it over in turn and finds what it needs again.
 #[derive(Clone, Copy)]
@@ -68,6 +71,9 @@ pub fn take() -> Option<&'static mut Slot> {
     let tid = current_tid();
     let slot = at(tid)?;
     if slot.tid != tid {
+        if slot.tid != 0 && slot.in_exit != 0 && since_arming(slot.exit_ns) {
+            count(lost::SLOTS);
+        }
         let open = u32::from(state().is_some_and(|vcpu| vcpu.in_exit != 0));
         *slot = Slot {
             tid,
@@ -114,6 +120,8 @@ pub fn free() {
     if let Some(slot) = mine() {
         slot.tid = 0;
     }
+    // What it has not finished is none of its successor's.
+    let _ = VCPUS.remove(current_tid());
 }
 
 impl Slot {
@@ -187,7 +195,7 @@ pub fn open_vcpu() -> Option<&'static mut Vcpu> {
     };
     vcpu.nested = slot.nested;
     // Where the exit came before the arming there is no time of it.
-    if slot.in_exit != 0 {
+    if slot.in_exit != 0 && since_arming(slot.exit_ns) {
         vcpu.exit_ns = slot.exit_ns;
         vcpu.rip = slot.rip;
         vcpu.exit_reason = slot.exit_reason;

@@ -3,10 +3,12 @@
 use core::cell::UnsafeCell;
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns},
+    EbpfContext,
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated::bpf_get_current_task},
     macros::map,
     maps::{Array, LruHashMap, PerCpuArray, RingBuf},
 };
+use aya_log_ebpf::debug;
 
 use poisontrace_probes::{arming, lost, reported};
 
@@ -44,17 +46,34 @@ pub fn held() -> bool {
 #[inline(always)]
 pub fn arm() {
     if arming() == arming::IDLE {
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_ns() };
         // SAFETY: as in arming().
-        unsafe { core::ptr::write_volatile(ARMED.0.get(), arming::ARMED) }
+        unsafe {
+            core::ptr::write_volatile(ARMED_NS.0.get(), now);
+            core::ptr::write_volatile(ARMED.0.get(), arming::ARMED);
+        }
     }
 }
 
-/// When [`VICTIMS`] last got a new one, CLOCK_MONOTONIC ns: no two have the same.
+/// When the programs last armed themselves, CLOCK_MONOTONIC ns. The daemon disarms them once no VM holds poison: what was noted
+/// before is of exits that have long ended.
+static ARMED_NS: Time = Time(UnsafeCell::new(0));
+
+/// Whether something that was noted at `ns` has been noted since the arming.
+#[inline(always)]
+pub fn since_arming(ns: u64) -> bool {
+    // SAFETY: as in arming().
+    ns >= unsafe { core::ptr::read_volatile(ARMED_NS.0.get()) }
+}
+
+/// A time that programs on all CPUs read and write whole, CLOCK_MONOTONIC ns.
 struct Time(UnsafeCell<u64>);
 
 // SAFETY: as for Flag.
 unsafe impl Sync for Time {}
 
+/// When [`VICTIMS`] last got a new one: no two have the same.
 static VICTIMS_CHANGED: Time = Time(UnsafeCell::new(0));
 
 #[inline(always)]
@@ -63,9 +82,23 @@ pub fn victims_changed_ns() -> u64 {
     unsafe { core::ptr::read_volatile(VICTIMS_CHANGED.0.get()) }
 }
 
+/// Remembers a process as one whose other doings are of interest.
+#[inline(always)]
+pub fn victim<C: EbpfContext>(ctx: &C, pid: u32) {
+    if VICTIMS.get_ptr(pid).is_some() {
+        return;
+    }
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if VICTIMS.insert(pid, now, 0).is_err() {
+        debug!(ctx, "no room to remember pid {}", pid);
+    }
+    victims_changed(now);
+}
+
 /// After the new one is in [`VICTIMS`], never before.
 #[inline(always)]
-pub fn victims_changed(now_ns: u64) {
+fn victims_changed(now_ns: u64) {
     // SAFETY: as in armed().
     unsafe { core::ptr::write_volatile(VICTIMS_CHANGED.0.get(), now_ns) }
 }
@@ -181,6 +214,13 @@ impl Vcpu {
             nested: 0,
         }
     }
+}
+
+/// The current thread's `struct task_struct`.
+#[inline(always)]
+pub fn current_task() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_current_task() }
 }
 
 #[inline(always)]

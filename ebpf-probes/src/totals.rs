@@ -6,7 +6,10 @@ use aya_ebpf::{
 };
 use poisontrace_probes::{
     baseline, lost,
-    page_totals::{BUCKETS, ByRip, CLAIM_NS, Duration, EVENTS_PER_PAGE, PageKey, PageTotals, RIPS},
+    page_totals::{
+        BUCKETS, ByRip, CLAIM_NS, Duration, EVENTS_PER_PAGE, FaultAccess, PageKey, PageTotals, RIPS,
+        svm_access, vmx_access,
+    },
     record::address,
 };
 
@@ -133,13 +136,13 @@ pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> bool {
     if vcpu.gup_ret == EHWPOISON {
         page.gup_poison += 1;
     }
-    let (write, fetch) = access(vcpu);
-    if fetch {
-        page.fetches += 1;
-    } else if write {
-        page.writes += 1;
-    } else {
-        page.reads += 1;
+    let access = access(vcpu);
+    match access {
+        FaultAccess::Read => page.reads += 1,
+        FaultAccess::Write => page.writes += 1,
+        FaultAccess::Fetch => page.fetches += 1,
+        FaultAccess::PageWalk => page.page_walks += 1,
+        FaultAccess::WriteOrPageWalk => page.writes_or_walks += 1,
     }
     if vcpu.exit_ns != 0 {
         add(&mut page.in_kernel_time, left_ns - vcpu.exit_ns);
@@ -154,7 +157,7 @@ pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> bool {
             add(&mut page.exit_to_entry, left_ns - vcpu.exit_ns);
         }
     }
-    let new_rip = by_rip(page, vcpu, line as u32, write, fetch);
+    let new_rip = by_rip(page, vcpu, line as u32, access);
     new_rip || page.exits <= EVENTS_PER_PAGE || page.exits & (page.exits - 1) == 0
 }
 
@@ -197,16 +200,18 @@ fn floor_kind(slot: &Slot) -> Option<u32> {
     }
 }
 
-/// Whether the access was a write, or a fetch: VMX exit qualification bits 1 and 2, NPF error code bits 1 and 4.
 #[inline(always)]
-fn access(vcpu: &Vcpu) -> (bool, bool) {
-    let fetch = if vcpu.isa == ISA_VMX { 1 << 2 } else { 1 << 4 };
-    (vcpu.fault_code & 2 != 0, vcpu.fault_code & fetch != 0)
+fn access(vcpu: &Vcpu) -> FaultAccess {
+    if vcpu.isa == ISA_VMX {
+        vmx_access(vcpu.fault_code)
+    } else {
+        svm_access(vcpu.fault_code)
+    }
 }
 
 /// Adds to the counts of this RIP; returns whether it is new on the page.
 #[inline(always)]
-fn by_rip(page: &mut PageTotals, vcpu: &Vcpu, line: u32, write: bool, fetch: bool) -> bool {
+fn by_rip(page: &mut PageTotals, vcpu: &Vcpu, line: u32, access: FaultAccess) -> bool {
     let used = page.rips_used;
     for n in 0..RIPS {
         let entry = &mut page.rips[n];
@@ -235,8 +240,11 @@ fn by_rip(page: &mut PageTotals, vcpu: &Vcpu, line: u32, write: bool, fetch: boo
         entry.lines |= 1 << line;
         entry.last_line = line;
         entry.last_ns = vcpu.exit_ns;
-        entry.writes += u64::from(write);
-        entry.fetches += u64::from(fetch);
+        entry.writes += u64::from(matches!(
+            access,
+            FaultAccess::Write | FaultAccess::WriteOrPageWalk
+        ));
+        entry.fetches += u64::from(matches!(access, FaultAccess::Fetch));
         return new;
     }
     page.other_rips += 1;

@@ -93,6 +93,7 @@ fn vmms(run: &Run, daemon: &Path) -> Result<()> {
 fn judge(out: &Path, options: &Demo, daemon: &Path) -> Result<()> {
     let incidents = verdict_check::incidents(daemon, &out.join("recording.ptrace"))?;
     verdict_check::judge(&options.scenario.accepted_verdicts(), &incidents)
+        .and_then(|()| verdict_check::origin(options.scenario, &incidents))
         .with_context(|| format!("files in {}", out.display()))
 }
 

@@ -36,6 +36,8 @@ pub fn shape_name(shape: Shape) -> String {
         Shape::Bytes(size) => format!("bytes {size}"),
         Shape::Struct(size) => format!("struct {size}"),
         Shape::Array(length) => format!("array of {length}"),
+        Shape::DynamicText => "text".to_owned(),
+        Shape::Any => "anything".to_owned(),
     }
 }
 

@@ -15,13 +15,17 @@ use serde::{Deserialize, Serialize};
 use super::{
     btf::{Member, Prototype},
     format::Format,
+    functions::MEM_ALLOC,
     kvm::Kvm,
 };
 
 /// Tracepoints that the plan may ask for, `group/name`.
-pub const EVENTS: [&str; 14] = [
+pub const EVENTS: [&str; 17] = [
     "ras/memory_failure_event",
     "memory_failure/memory_failure_event",
+    "mce/mce_record",
+    "ras/mc_event",
+    "ras/extlog_mem_event",
     "kvm/kvm_exit",
     "kvm/kvm_entry",
     "kvm/kvm_page_fault",
@@ -87,6 +91,10 @@ pub enum FactsError {
         "not root: reading the kernel's tracing files and loading BPF programs needs root (or CAP_BPF, CAP_PERFMON and CAP_DAC_READ_SEARCH); run it with sudo"
     )]
     NotRoot,
+    #[error(
+        "this is a PID namespace of its own: the kernel's process numbers are not those of /proc here, so no VM would be named, or a wrong one; run it in the host's (Kubernetes: `hostPID: true`; Docker, Podman: `--pid=host`)"
+    )]
+    PidNamespace,
     #[error("tracefs is not mounted: mount -t tracefs tracefs /sys/kernel/tracing")]
     NoTracefs,
     #[error(
@@ -130,6 +138,13 @@ impl Facts {
         [("kvm_intel", 1), ("kvm_amd", 2)]
             .iter()
             .find_map(|(module, isa)| self.modules.contains_key(*module).then_some(*isa))
+    }
+
+    /// Whether tracing programs may use hash maps that allocate an entry when it is inserted: from 6.1 on, where BPF has an
+    /// allocator of its own for them. Before, the verifier warns of such a map with a call trace in the kernel's log
+    /// (`check_map_prealloc`, kernel/bpf/verifier.c), and refuses it with PREEMPT_RT.
+    pub fn maps_may_allocate(&self) -> bool {
+        self.functions.contains_key(MEM_ALLOC.name) || self.symbols.contains(MEM_ALLOC.name)
     }
 
     /// Whether kvm_amd is there: its processors can deliver the bytes of an instruction that faults.

@@ -13,6 +13,8 @@ pub struct Field {
     pub size: u32,
     pub signed: bool,
     pub array: bool,
+    /// `__data_loc`: the field itself is only the place of a text.
+    pub dynamic: bool,
 }
 
 /// A tracepoint's layout.
@@ -86,6 +88,9 @@ impl Field {
             Shape::Bytes(size) => self.array && self.size == size,
             // A format does not distinguish a pointer or a structure from a number.
             Shape::Pointer | Shape::Struct(_) | Shape::Array(_) => false,
+            // Whether it is signed is that of its characters.
+            Shape::DynamicText => self.dynamic && !self.array && self.size == 4,
+            Shape::Any => true,
         }
     }
 }
@@ -120,6 +125,7 @@ fn field(line: &str) -> Option<(String, Field)> {
             size: size?,
             signed: signed?,
             array,
+            dynamic: declaration.starts_with("__data_loc "),
         },
     ))
 }

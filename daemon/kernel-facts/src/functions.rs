@@ -45,6 +45,8 @@ functions! {
     DESTROY_VM "kvm_arch_destroy_vm" [POINTER] None;
     /// `(vcpu, cr2_or_gpa, error_code, insn, insn_len)`, 4.19 to 7.3.
     MMU_PAGE_FAULT "kvm_mmu_page_fault" [POINTER, ULONG, ULONG, POINTER, INT] None;
+    /// `(ma, size, percpu)`, from 6.1 on. Nothing binds to it: see [`super::facts::Facts::maps_may_allocate`].
+    MEM_ALLOC "bpf_mem_alloc_init" [POINTER, INT, Shape::Unsigned(1)] None;
 }
 
 /// Tracepoint `signal_generate(sig, info, task, group, result)`.

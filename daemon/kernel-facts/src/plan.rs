@@ -89,7 +89,12 @@ pub struct Plan {
     pub isa: Option<u32>,
     /// Pages by vCPU thread that the kernel has totals of, where the object's number does not apply.
     pub page_totals: Option<u32>,
+    /// The memory of the pages' totals is taken at load: see [`Facts::maps_may_allocate`].
+    pub preallocated_totals: bool,
 }
+
+/// Pages by vCPU thread where their totals are preallocated: 5 MiB.
+const PREALLOCATED_PAGES: u32 = 4096;
 
 /// Rows without which no verdict is possible.
 const NEEDED: [ProbeId; 4] = [
@@ -128,7 +133,8 @@ impl Plan {
                 .collect(),
             shadow_paging: facts.nested_paging() == Some(false),
             isa: facts.isa(),
-            page_totals: None,
+            page_totals: (!facts.maps_may_allocate()).then_some(PREALLOCATED_PAGES),
+            preallocated_totals: !facts.maps_may_allocate(),
         };
         rows::add(&mut plan, facts, guest_code);
         for row in &mut plan.rows {

@@ -14,6 +14,7 @@ mod log_statements;
 mod mca_fields;
 mod missing;
 mod next_steps;
+mod origin;
 mod plots;
 pub mod probes;
 mod render;

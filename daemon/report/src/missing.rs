@@ -19,6 +19,10 @@ pub fn message(what: &MissingEvidence) -> Cow<'static, str> {
         M::Records { count } => {
             format!("{count} records of the probes, which were missed: counts are lower bounds").into()
         }
+        M::Runs { count } => format!(
+            "what {count} runs of the probes would have shown, which the kernel skipped because another program was at work on that processor: counts are lower bounds"
+        )
+        .into(),
         M::Probe(status) => {
             let why = match status.why.as_slice() {
                 [] => "reason unknown".to_owned(),
@@ -63,7 +67,7 @@ pub fn message(what: &MissingEvidence) -> Cow<'static, str> {
         M::EarlierInjections => "machine checks that the VMM injected before the host's first SIGBUS (QEMU: `mce` of its monitor): its calls are traced from then on, so the reason for the flush is unknown".into(),
         M::MemoryFailure => "memory_failure() of this page: it was poisoned before the probes were attached, or is not joined; the pfn is unknown".into(),
         M::EarlierMemoryFailure => "memory_failure() of this page: it was poisoned before the probes were attached; its earlier effects on the guest are unknown".into(),
-        M::PrivatePageAddress => "the address of the private page: KVM sends no signal that names it".into(),
+        M::PrivatePageAddress => "the address of the private page: no page fault of the exit was seen, and KVM sends no signal that names it".into(),
         M::GpaUnderShadowPaging => "guest page address: under shadow paging (ept=0, npt=0) KVM reports guest-virtual addresses, which share only the line with the page".into(),
         M::GpaOfNestedGuest => "guest page address: a nested (L2) guest took the exits, and KVM reports its addresses, which share only the line with the page".into(),
         M::Gpa => "guest page address: no exit and no injection names it".into(),

@@ -42,6 +42,7 @@ pub fn message(step: &NextStep) -> Cow<'static, str> {
         NextStep::RestartPrivateGuest => "Restart the guest: private memory has no way yet to report a poisoned page to it, and its state cannot be saved.".into(),
         NextStep::KeepConsole => "Keep the guest's console log of the panic (libvirt: /var/log/libvirt/qemu, or its console): the backtrace shows which kernel function accessed the page.".into(),
         NextStep::UpdateGuestKernel => "Check the guest's kernel version: from 5.19, and with QEMU from 5.8, 5.4.y and 4.19.y, Linux unmaps a poisoned page without flushing it.".into(),
+        NextStep::EvacuateHost => "Move the guests off this host and reboot it: the kernel could not take the page out of use (a split of a huge page or an unmapping failed, as with pages that VFIO has pinned), so the next access kills another process or panics the host.".into(),
         NextStep::KillVmm => "Kill the VMM: its vCPU cannot get past this page.".into(),
         NextStep::LookElsewhere => "Look elsewhere for the cause: the VMM's own log, `coredumpctl list`, and `journalctl -k --grep 'Out of memory'`.".into(),
         NextStep::CheckClaim => "Leave the memory of this host alone: its kernel has lost none. After a live migration look at the host that the guest came from (QEMU marks the pages that were poisoned there); otherwise ask who runs this VMM, and look for failed reads of the swap device (`journalctl -k --grep 'swap|I/O error'`).".into(),

@@ -14,6 +14,9 @@ pub fn unavailable(probe: &ProbeId) -> Option<&'static str> {
             "which pfn was poisoned, and the arming at that instant: exits before the first SIGBUS may be missed"
         }
         P::MemoryFailureEvent => "the page's type and what the host kernel did about it",
+        P::MceRecord => "the bank of the host's processor that reported the error: where it came from",
+        P::McEvent => "the memory module that EDAC names",
+        P::ExtlogMemEvent => "memory errors that the firmware reports to the extended log",
         P::SendSigMceerr => "which VMM was signalled and at which address, and that a guest touched poison",
         P::ForceSigMceerr => "which SIGBUS the kernel forced on a thread for an access of its own",
         P::KvmExit => "exits, their RIP and latency",
@@ -144,6 +147,7 @@ fn cost(global: &str) -> Option<&'static str> {
         "EXIT_RIP" => "lost is the guest's RIP",
         "EXIT_ISA" => "lost is whether it was VMX or SVM, and with it the kind of access",
         "EXIT_VCPU" => "lost is the vCPU's number, until it enters the guest",
+        "EXIT_INTR_INFO" => "on VMX lost is that the guest was left by a machine check",
         "FAULT_ADDRESS" => "lost is the GPA",
         "FAULT_CODE_U64" | "FAULT_CODE_U32" => "lost is the kind of access",
         "FAULT_RIP" => "it is that of kvm_exit",
@@ -166,6 +170,17 @@ fn cost(global: &str) -> Option<&'static str> {
         "MFE_PFN" => "lost is the pfn, and so the event",
         "MFE_TYPE" => "lost is the page's type, and so the event",
         "MFE_RESULT" => "lost is the result, and so the event",
+        "MCE_STATUS" => "lost is what the processor reported, and so the event",
+        "MCE_MCG_STATUS" => "lost is whether the interrupted context can go on (RIPV)",
+        "MCE_ADDR" => "lost is which page the processor reported",
+        "MCE_MISC" => "lost is MISC",
+        "MCE_IP" | "MCE_CS" => "lost is whether it was a guest that consumed the error",
+        "MCE_VENDOR" => "bits of STATUS that differ between vendors are taken for AMD's",
+        "MCE_CPU" => "lost is which processor reported it",
+        "MCE_BANK" => "lost is which bank reported it",
+        "EDAC_TYPE" | "EXTLOG_SEVERITY" => "lost is whether the error was corrected, and so the event",
+        "EDAC_ADDRESS" | "EXTLOG_ADDRESS" => "lost is which page it is about",
+        "EDAC_LABEL" => "lost is the memory module's label",
         "SIGNAL_NUMBER" => "lost is which signal, and so all of them",
         "SIGNAL_CODE" => "lost is whether it is for poison, and so all signals",
         "SIGNAL_TID" => "lost is whom the signal is for",
@@ -180,6 +195,12 @@ fn cost(global: &str) -> Option<&'static str> {
         "TASK_SIGNAL" => "lost is how the process ended, and how many of its threads are left",
         "SIGNAL_LIVE" => "lost is how many threads of the process are left",
         "SIGNAL_GROUP_EXIT_CODE" => "lost is how the process ended",
+        "TASK_NOTIFIERS" | "VCPU_NOTIFIER" => {
+            "whether memory_failure() works for a thread that runs a guest is not known"
+        }
+        "VCPU_ARCH" | "ARCH_REGS" | "ARCH_REGS_AVAILABLE" => {
+            "the RIP at which a machine check enters the guest is not known"
+        }
         "FILE_PRIVATE" | "VCPU_KVM" | "KVM_MEMSLOTS" | "KVM_MEMSLOTS_ONE" | "SLOTS_TREE" | "SLOTS_SET"
         | "SLOT_NODES" | "SLOT_GFN" | "SLOT_PAGES" | "SLOT_HVA" => "a VM's memslots are not found",
         _ => return None,

@@ -103,6 +103,13 @@ pub fn summary(i: &Incident) -> String {
             uninjected(f),
             f.exits
         ),
+        Cause::UnmapFailed if i.outcome == Outcome::Running => format!(
+            "{guest} {fate} and is at risk: it accessed {page}, which the host's kernel could not take out of use; the next access meets the error again."
+        ),
+        Cause::UnmapFailed => format!(
+            "{guest} {fate}{}: it accessed {page}, which the host's kernel could not take out of use, so it killed the VMM without a notification that a guest can be told of.",
+            killed_by(f, i.outcome)
+        ),
         Cause::NotTouched if f.preexisting => format!(
             "{guest} {fate} and is at risk: {page} was poisoned before poisontrace started, and no access to it has been seen since."
         ),

@@ -5,10 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use console::{Style, StyledObject};
 
 use super::document::{Incident, Missing, TimelineEntry};
-use super::{at, count, duration, hex, latency, lines, many, or, size};
+use super::{
+    at, count, duration, hex, latency, lines, many, or,
+    origin::{origin, page_walks},
+    size,
+};
 use poisontrace_model::{
     host::Host,
-    incident::model::{Confidence, Distribution, FlushBasis, InjectionEvent, Outcome},
+    incident::model::{Confidence, Distribution, FlushBasis, InjectionEvent, OriginKind, Outcome},
 };
 
 /// Entries of the timeline that one screen holds, with as many between that occur once; the JSON has them all.
@@ -120,6 +124,11 @@ impl Page {
                 or(i.page.action_result.as_deref())
             ),
         );
+        self.fact_if(
+            !matches!(i.origin.how, OriginKind::Claimed | OriginKind::Unknown) || i.origin.dimm.is_some(),
+            "origin",
+            &origin(&i.origin),
+        );
         let more = match i.page.gpas.len() {
             0 | 1 => String::new(),
             n => format!(" and {} more 4 KiB pages touched", n - 1),
@@ -202,13 +211,14 @@ impl Page {
             x.count.is_some(),
             "exits",
             &format!(
-                "{} on this page: {} of 64, {}; {}, {}, {}",
+                "{} on this page: {} of 64, {}; {}, {}, {}{}",
                 count(x.count),
                 many(x.distinct_lines, "line"),
                 many(x.distinct_rips, "RIP"),
                 many(x.by_access.read, "read"),
                 many(x.by_access.write, "write"),
                 many(x.by_access.fetch, "fetch"),
+                page_walks(&x.by_access),
             ),
         );
         if let Some(touched) = lines::touched(x) {

@@ -1,7 +1,7 @@
 //! Events of an incident in words.
 
 use poisontrace_model::{
-    event::{Access, OtherAddress, SigbusSeverity, totals::EHWPOISON},
+    event::{Access, HostMce, McContext, OtherAddress, SigbusSeverity, totals::EHWPOISON},
     incident::{
         mca,
         model::Severity,
@@ -44,6 +44,15 @@ pub fn message(event: &TimelineEvent) -> String {
             bytes.len() / 2
         ),
         TimelineEvent::McDelivered { vcpu } => format!("#MC enters the guest on {}", on(*vcpu)),
+        TimelineEvent::McExit { vcpu, rip } => {
+            let at = rip.map(|rip| format!(" at RIP {rip}")).unwrap_or_default();
+            format!(
+                "{} left its guest by #MC{at}: the guest consumed the error",
+                on(*vcpu)
+            )
+        }
+        TimelineEvent::HostMce(mce) => host_mce(mce),
+        TimelineEvent::Dimm { label } => format!("EDAC reports an error of memory module {label}"),
         TimelineEvent::HandlerFinished { vcpu } => {
             format!("guest's #MC handler on {} finished (MCG_STATUS = 0)", on(*vcpu))
         }
@@ -67,6 +76,34 @@ pub fn source(event: &TimelineEvent) -> Option<String> {
         None | Some("") => statement.source.clone(),
         Some(clock) => format!("{} {clock}", statement.source),
     })
+}
+
+fn host_mce(mce: &HostMce) -> String {
+    let cpu = mce.cpu.map_or_else(String::new, |cpu| format!("CPU {cpu}, "));
+    let bank = mce
+        .bank
+        .map_or_else(|| "firmware".to_owned(), |bank| format!("bank {bank}"));
+    let code = mca_fields::status(mce.status.0)
+        .pop()
+        .map(|code| format!(" ({})", code.meaning))
+        .unwrap_or_default();
+    let context = match mce.context {
+        McContext::Guest => "; a guest ran",
+        McContext::User => "; a process of the host ran",
+        McContext::Kernel => "; the host's kernel ran",
+        McContext::None => "",
+    };
+    let go_on = match (mce.context, mce.mcg_status.0 & 3) {
+        (McContext::None, _) => "",
+        (_, 0) => " (RIPV 0, EIPV 0)",
+        (_, 1) => " (RIPV 1, EIPV 0)",
+        (_, 2) => " (RIPV 0, EIPV 1)",
+        _ => " (RIPV 1, EIPV 1)",
+    };
+    format!(
+        "host's processor: {cpu}{bank} STATUS {} ADDR {} MISC {}{code}{context}{go_on}",
+        mce.status, mce.addr, mce.misc
+    )
 }
 
 fn on(vcpu: Option<u32>) -> String {
@@ -94,6 +131,8 @@ fn poison_exit(exit: &Exit) -> String {
         Access::Read => "read",
         Access::Write => "write",
         Access::Fetch => "instruction fetch",
+        Access::PageWalk => "page-table walk",
+        Access::WriteOrPageWalk => "write or page-table walk",
         Access::Unknown => "access",
     };
     let address = match (exit.gpa, exit.other_address) {

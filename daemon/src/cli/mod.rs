@@ -147,7 +147,8 @@ struct WebArgs {
 #[derive(Args, Clone, Copy)]
 struct GuestArgs {
     /// Read the instruction that accessed a poisoned page from guest memory (at most 15 bytes, and the page-table entries
-    /// on the way); off by default, noted in the report
+    /// on the way); off by default, noted in the report. The read is a plain copy by the kernel: if memory beside the poisoned
+    /// page is bad too, and not yet reported, it can panic the host
     #[arg(long)]
     read_guest_code: bool,
 }

@@ -83,11 +83,21 @@ pub fn probes(
     guest_code: bool,
     pins: Option<Pins>,
 ) -> Result<Attached, Failure> {
-    let facts = facts(args)?;
+    let mut facts = facts(args)?;
     let mut plan = Plan::new(&facts, guest_code);
-    plan.page_totals = args.page_totals;
+    plan.page_totals = args.page_totals.or(plan.page_totals);
     let predates = facts.hardware_corrupted_kb.is_some_and(|kb| kb > 0);
-    let loaded = Loaded::new(plan, &facts, predates, log_level, pins)?;
+    let mut loaded = Loaded::new(plan, &facts, predates, log_level, pins)?;
+    // Poison that came while nothing saw it yet: after the facts were read, and before the programs were at work.
+    let predates = predates || {
+        facts.hardware_corrupted_kb = Facts::hardware_corrupted_kb_now();
+        facts.hardware_corrupted_kb.is_some_and(|kb| kb > 0)
+    };
+    if predates && loaded.on_standby() {
+        for failed in loaded.arm() {
+            tracing::warn!(probe = %failed, "cannot attach a probe in full");
+        }
+    }
     let session = Session {
         host: machine::this_host(),
         clock: machine::clock_pair(),

@@ -26,7 +26,7 @@ use crate::{
         poison_scan::{Found, PoisonScan},
         vm_registry::scan::{Look, Looks, VmScan},
     },
-    outputs::store::survive_file_size_limit,
+    outputs::{metrics::KernelTables, store::survive_file_size_limit},
     probes::{memory::forget_start, source::Source},
     service::notify::{self, ProbeHealth, ProbeWatchdog},
     terminal,
@@ -104,6 +104,10 @@ struct EventLoop<'a> {
     pipeline: Pipeline,
     serving: Serving,
     settings: Option<Settings>,
+    /// Runs of the programs that the kernel had skipped when they were last looked at.
+    runs_missed: Option<u64>,
+    /// No VM held poison when that was last looked at.
+    was_quiet: bool,
     watchdog: ProbeWatchdog,
     timers: Timers,
     signals: Signals,
@@ -211,6 +215,8 @@ impl<'a> EventLoop<'a> {
             serving,
             settings,
             watchdog,
+            runs_missed: None,
+            was_quiet: false,
             timers: Timers::new(),
             signals,
         })
@@ -333,11 +339,63 @@ impl<'a> EventLoop<'a> {
         }
         self.vms.ask();
         self.pipeline.reconcile();
+        self.look_for_missed_runs();
+        self.disarm_if_quiet();
         flush_logger(&mut self.logger);
         if self.pipeline.store_is_behind() && self.pipeline.flush() {
             self.timers.flush_soon();
         }
         Ok(())
+    }
+
+    /// Before there is poison nothing is missed by a run that is skipped.
+    fn look_for_missed_runs(&mut self) {
+        if self.attached.loaded.on_standby() {
+            return;
+        }
+        let all: u64 = self.attached.loaded.costs().iter().map(|cost| cost.missed).sum();
+        let before = self.runs_missed.replace(all).unwrap_or(all);
+        let runs = all.saturating_sub(before);
+        if runs > 0 {
+            tracing::warn!(
+                runs,
+                "the kernel skipped runs of the probes: another program was at work on that processor"
+            );
+            self.pipeline.take(&[Event {
+                t: clock_pair().monotonic_ns,
+                tid: 0,
+                pid: 0,
+                vcpu: None,
+                what: EventKind::RunsMissed { runs },
+            }]);
+            self.timers.flush_soon();
+        }
+    }
+
+    /// Twice in a row no VM holds poison: the host is to pay no more than before the first.
+    fn disarm_if_quiet(&mut self) {
+        let loaded = &self.attached.loaded;
+        let quiet = self.poison_scan.is_none()
+            && loaded.armed()
+            && !self.pipeline.holds_poison(clock_pair().monotonic_ns);
+        if !quiet || !std::mem::replace(&mut self.was_quiet, quiet) {
+            self.was_quiet = quiet;
+            return;
+        }
+        self.was_quiet = false;
+        if let Err(why) = self.attached.loaded.disarm() {
+            tracing::warn!("cannot disarm the probes: {why}");
+            return;
+        }
+        // Poison that came meanwhile found them armed, and did not arm them again.
+        if take_all(&mut self.pipeline, self.source.get_mut()) {
+            for failed in self.attached.loaded.arm() {
+                tracing::error!("cannot arm the probes again: {failed}");
+            }
+            self.timers.flush_soon();
+            return;
+        }
+        tracing::info!("no VM holds poison any more: the probes are disarmed");
     }
 
     fn heartbeat(&mut self) {
@@ -354,10 +412,12 @@ impl<'a> EventLoop<'a> {
         let rows = loaded.rows().iter();
         self.pipeline
             .reattached(rows.map(|row| (row.status().probe.name(), row.reattached())));
-        let untotalled = self.source.get_ref().untotalled();
-        let text = self
-            .pipeline
-            .scraped(&loaded.probes(), &loaded.costs(), untotalled);
+        let source = self.source.get_ref();
+        let tables = KernelTables {
+            untotalled: source.untotalled(),
+            displaced: source.displaced(),
+        };
+        let text = self.pipeline.scraped(&loaded.probes(), &loaded.costs(), tables);
         // A client that has gone away does not want it any more.
         let _ = scrape.send(text);
     }
@@ -415,11 +475,16 @@ async fn next_found(poison_scan: &mut Option<mpsc::Receiver<Found>>) -> Found {
     std::future::pending().await
 }
 
-/// Whether only the kernel can have made this: signals for poison a process can send itself (`hooks/signals.rs`).
+/// Whether only the kernel can have made this: signals for poison a process can send itself (`hooks/signals.rs`). What the
+/// host's hardware reports is poison only where `memory_failure()` follows.
 fn shows_poison(event: &Event) -> bool {
     !matches!(
         event.what,
-        EventKind::Sigbus { forced: true, .. } | EventKind::SigbusNoAddress { .. }
+        EventKind::Sigbus { forced: true, .. }
+            | EventKind::SigbusNoAddress { .. }
+            | EventKind::HostMce(_)
+            | EventKind::EdacError { .. }
+            | EventKind::FirmwareError { .. }
     )
 }
 

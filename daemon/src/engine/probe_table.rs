@@ -85,6 +85,9 @@ pub fn print_limits(facts: &Facts) -> Result<(), Failure> {
             text += "note         KVM is not loaded: modprobe kvm_intel or kvm_amd; `run` waits for it\n";
         }
         Kvm::Idle => text += "note         KVM is loaded without kvm_intel or kvm_amd: no guest can run\n",
+        Kvm::Ready if facts.isa().is_none() => {
+            text += "note         KVM runs its guests without VMX and SVM here (kvm_pvm, for one): exits, page faults and entries are not traced, so no access of a guest is seen; signals and memory_failure() are\n";
+        }
         Kvm::Ready => {}
     }
     if facts.nested_paging() == Some(false) {

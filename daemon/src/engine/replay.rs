@@ -27,7 +27,7 @@ use crate::{
     http::{Ready, Server},
     outputs::{
         Outputs,
-        metrics::Metrics,
+        metrics::{KernelTables, Metrics},
         store::{Retention, Store, survive_file_size_limit},
     },
     terminal,
@@ -201,7 +201,7 @@ impl Outside {
                 done = &mut work => return Some(done),
                 scrape = self.serving.next() => {
                     // A client that has gone away does not want it any more.
-                    let _ = scrape.send(pipeline.scraped(&[], &[], 0));
+                    let _ = scrape.send(pipeline.scraped(&[], &[], KernelTables::default()));
                 }
                 _ = self.interrupt.recv() => return None,
                 _ = self.terminate.recv() => return None,

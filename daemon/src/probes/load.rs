@@ -5,14 +5,17 @@
 
 use std::collections::BTreeMap;
 
-use aya::{Btf, Ebpf, EbpfLoader, maps::PerCpuArray};
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Array, Map, MapData, PerCpuArray},
+};
 use poisontrace_probes::arming;
 
 use super::{
     attach::attach_all,
     binding::{self, Link, Size, chain},
     bpffs::{self, PinnedTotals, Pins},
-    fentry_btf, memory,
+    fentry_btf, memory, preallocated,
     probe::{Probe, ProbeState},
 };
 use poisontrace_kernel_facts::{btf::Prototype, facts::Facts, plan::Plan};
@@ -52,6 +55,8 @@ pub struct Loaded {
     pinned_totals: PinnedTotals,
     /// There is no poison yet: some rows are held by what stands by for them.
     pub(super) standby: bool,
+    /// The flag that the programs go by, once they are at work.
+    pub(super) flag: Option<Array<MapData, u32>>,
     /// To the daemon that comes next.
     left: bool,
 }
@@ -136,8 +141,12 @@ impl Loaded {
         for (name, offset) in &plan.offsets {
             loader.override_global(name, offset, true);
         }
+        let preallocated = match plan.preallocated_totals {
+            true => Some(preallocated::object(object).map_err(LoadError::Object)?),
+            false => None,
+        };
         let ebpf = loader
-            .load(object)
+            .load(preallocated.as_deref().unwrap_or(object))
             .map_err(|err| LoadError::Object(chain(&err)))?;
         let rows = plan.rows.iter().map(Probe::new).collect();
         Ok(Self {
@@ -148,6 +157,7 @@ impl Loaded {
             pinned_totals: pins.as_ref().map_or(PinnedTotals::Absent, Pins::totals),
             pins,
             standby: !armed,
+            flag: None,
             left: false,
         })
     }
@@ -164,10 +174,14 @@ impl Loaded {
             let first = why.filter(|why| !why.is_empty()).map(reasons).next();
             return Err(LoadError::Nothing(first.unwrap_or_default()));
         }
-        if let Some(pins) = &mut self.pins {
-            pins.take_over(&mut self.ebpf, armed)
-                .map_err(LoadError::TakeOver)?;
-        }
+        self.flag = Some(match &mut self.pins {
+            Some(pins) => pins
+                .take_over(&mut self.ebpf, armed)
+                .map_err(LoadError::TakeOver)?,
+            None => bpffs::flag(&mut self.ebpf)
+                .and_then(|data| Array::try_from(Map::Array(data)).map_err(|err| chain(&err)))
+                .map_err(LoadError::Object)?,
+        });
         Ok(())
     }
 

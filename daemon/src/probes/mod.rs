@@ -9,6 +9,7 @@ mod fentry_btf;
 mod kvm;
 pub mod load;
 pub mod memory;
+mod preallocated;
 pub mod probe;
 pub mod source;
 mod standby;

@@ -140,6 +140,11 @@ impl Source {
         self.no_room(lost::TOTALS).unwrap_or(0)
     }
 
+    /// Exits under way whose place in the kernel another thread took, so that their times are lost.
+    pub fn displaced(&self) -> u64 {
+        self.no_room(lost::SLOTS).unwrap_or(0)
+    }
+
     fn no_room(&self, what: u32) -> Option<u64> {
         match self.lost.get(&what, 0) {
             Ok(per_cpu) => Some(per_cpu.iter().sum()),

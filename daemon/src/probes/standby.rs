@@ -9,11 +9,41 @@ use super::{
     tracepoint::TracepointEvent,
 };
 use poisontrace_kernel_facts::plan::Binding;
+use poisontrace_probes::arming;
 
 impl Loaded {
     /// Whether some rows are held by what stands by for them, until [`Loaded::engage`].
     pub fn on_standby(&self) -> bool {
         self.standby && self.plan.rows.iter().any(|row| row.standby.is_some())
+    }
+
+    /// Arms the programs for poison that none of them saw, and attaches the full probes. As [`Loaded::engage`].
+    pub fn arm(&mut self) -> Vec<String> {
+        if let Err(why) = self.set_arming(arming::ARMED) {
+            return vec![why];
+        }
+        self.engage()
+    }
+
+    /// Whether the programs count and send.
+    pub fn armed(&self) -> bool {
+        let flag = self.flag.as_ref().and_then(|flag| flag.get(&0, 0).ok());
+        flag == Some(arming::ARMED)
+    }
+
+    /// No VM holds poison any more: a program on a hot path is one load and one branch again, until the next poison arms it.
+    /// What was attached in full stays so.
+    ///
+    /// # Errors
+    /// If the flag cannot be set.
+    pub fn disarm(&mut self) -> Result<(), String> {
+        self.set_arming(arming::IDLE)
+    }
+
+    /// Sets the flag that the programs go by.
+    fn set_arming(&mut self, value: u32) -> Result<(), String> {
+        let flag = self.flag.as_mut().ok_or("the programs are not at work yet")?;
+        flag.set(0, value, 0).map_err(|err| chain(&err))
     }
 
     /// There is poison: attaches the full probes, and detaches those that stood by. Returns why a row could not

@@ -115,7 +115,15 @@ impl Load {
     pub fn poison(&mut self, page: Page, lsb: u32) {
         let worker = (WORKER, WORKER);
         let pfn = Hex(page.pfn());
-        self.at(WORKER, WORKER, EventKind::FailureBegin { pfn, flags: 0 });
+        self.at(
+            WORKER,
+            WORKER,
+            EventKind::FailureBegin {
+                pfn,
+                flags: 0,
+                in_kvm_run: None,
+            },
+        );
         self.sigbus(worker, page.pid(), page, SigbusSeverity::ActionOptional, lsb);
         let action = EventKind::FailureAction {
             pfn,

@@ -9,17 +9,17 @@ use aya_ebpf::{
 };
 use poisontrace_probes::{
     NO_VCPU,
-    record::{PoisonExit, Reentry, TripleFault, UserspaceExit, VcpuReset, address},
+    record::{McExit, PoisonExit, Reentry, TripleFault, UserspaceExit, VcpuReset, address},
 };
 
 use super::fields::{
-    ENTRY_RIP, ENTRY_VCPU, EXIT_ISA, EXIT_REASON, EXIT_RIP, EXIT_VCPU, FAULT_ADDRESS, FAULT_CODE_U32,
-    FAULT_CODE_U64, FAULT_RIP, FAULT_VCPU, USER_ERRNO, USER_REASON, read,
+    ENTRY_RIP, ENTRY_VCPU, EXIT_INTR_INFO, EXIT_ISA, EXIT_REASON, EXIT_RIP, EXIT_VCPU, FAULT_ADDRESS,
+    FAULT_CODE_U32, FAULT_CODE_U64, FAULT_RIP, FAULT_VCPU, USER_ERRNO, USER_REASON, read,
 };
 use crate::{
     emit::{emit, header},
     slot::{self, Slot, current_vcpu, open_vcpu},
-    state::{COUNTED, SENT, Vcpu, armed, current_is_victim},
+    state::{COUNTED, SENT, Vcpu, armed, current_is_victim, since_arming},
     totals,
 };
 
@@ -33,10 +33,20 @@ static HOST_ISA: Global<u32> = Global::new(0);
 
 const ISA_VMX: u32 = 1;
 const ISA_SVM: u32 = 2;
+const VMX_EXCEPTION: u32 = 0;
+/// VM-exit interruption information (Intel SDM volume 3, "Information for VM Exits Due to Vectored Events").
+const INTR_INFO_VALID: u32 = 1 << 31;
+const INTR_INFO_TYPE: u32 = 7 << 8;
+const HARD_EXCEPTION: u32 = 3 << 8;
+const MC_VECTOR: u32 = 18;
+/// #MC intercept: SVM_EXIT_EXCP_BASE + 18.
+const SVM_MC: u32 = 0x52;
 const VMX_TRIPLE_FAULT: u32 = 2;
 const VMX_EPT_VIOLATION: u32 = 48;
 const SVM_NPF: u32 = 0x400;
 const SVM_SHUTDOWN: u32 = 0x7f;
+/// KVM_EXIT_MEMORY_FAULT (uapi `linux/kvm.h`).
+const MEMORY_FAULT: u32 = 39;
 const RESET_VECTOR: u64 = 0xfff0;
 /// `-EHWPOISON`.
 pub const EHWPOISON: i64 = -133;
@@ -71,6 +81,14 @@ fn at_kvm_exit(ctx: TracePointContext) {
         return;
     }
     slot.exit_reason = read(&ctx, &EXIT_REASON).unwrap_or(0);
+    if machine_check(&ctx, slot) {
+        emit(McExit {
+            h: header::<McExit>(),
+            rip: read(&ctx, &EXIT_RIP).unwrap_or(0),
+            exit_reason: slot.exit_reason,
+            isa: slot.isa,
+        });
+    }
     let dead = (slot.isa == ISA_VMX && slot.exit_reason & 0xffff == VMX_TRIPLE_FAULT)
         || (slot.isa == ISA_SVM && slot.exit_reason == SVM_SHUTDOWN);
     if dead {
@@ -84,6 +102,20 @@ fn at_kvm_exit(ctx: TracePointContext) {
 }
 
 tracepoint!(kvm_exit, at_kvm_exit);
+
+/// Whether the guest was left because the processor reported an error. EXIT_REASON 0 is also what a missing field gives; the
+/// vector is then asked for.
+#[inline(always)]
+fn machine_check(ctx: &TracePointContext, slot: &Slot) -> bool {
+    match slot.isa {
+        ISA_SVM => slot.exit_reason == SVM_MC,
+        ISA_VMX if slot.exit_reason & 0xffff == VMX_EXCEPTION => {
+            let info = read(ctx, &EXIT_INTR_INFO).unwrap_or(0);
+            info & (INTR_INFO_VALID | INTR_INFO_TYPE | 0xff) == INTR_INFO_VALID | HARD_EXCEPTION | MC_VECTOR
+        }
+        _ => false,
+    }
+}
 
 /// `kvm_exit` and `kvm_entry` until there is poison, and from then until the daemon has attached the programs that read
 /// their fields: the times of the exits between are not missed. A raw tracepoint costs a fraction of one whose fields
@@ -280,19 +312,30 @@ tracepoint!(kvm_userspace_exit, at_kvm_userspace_exit);
 
 #[inline(always)]
 fn leave(reason: u32, errno: i32) {
+    // Private memory (guest_memfd), whose poison sends no SIGBUS, so there is no victim to ask for. Pages that are to change
+    // between private and shared end with the same reason and another errno.
+    let private = reason == MEMORY_FAULT && errno == EHWPOISON as i32;
+    let gpa = match private {
+        true => current_vcpu()
+            .filter(|vcpu| vcpu.in_exit != 0 && vcpu.address == address::GPA)
+            .map(|vcpu| vcpu.gpa),
+        false => None,
+    };
     match slot::mine() {
         // A bare exit, as nearly all are.
         Some(slot) if slot.open == 0 => slot.in_exit = 0,
         _ => leave_open(reason, errno),
     }
-    // FAIL_ENTRY, INTERNAL_ERROR, SHUTDOWN, SYSTEM_EVENT: ends of a guest. MEMORY_FAULT (39): private
-    // memory, whose poison sends no SIGBUS, so there is no victim to ask for.
+    // SHUTDOWN, FAIL_ENTRY, INTERNAL_ERROR, SYSTEM_EVENT: ends of a guest.
     let end = reason == 8 || reason == 9 || reason == 17 || reason == 24;
-    if reason == 39 || (end && current_is_victim()) {
+    if private || (end && current_is_victim()) {
         emit(UserspaceExit {
             h: header::<UserspaceExit>(),
             reason,
             errno,
+            gpa: gpa.unwrap_or(0),
+            located: u32::from(gpa.is_some()),
+            pad: 0,
         });
     }
 }
@@ -355,7 +398,7 @@ fn at_kvm_entry(ctx: TracePointContext) {
     if slot.vcpu == NO_VCPU {
         slot.vcpu = read(&ctx, &ENTRY_VCPU).unwrap_or(NO_VCPU);
     }
-    let bare = slot.in_exit != 0 && slot.open == 0;
+    let bare = slot.in_exit != 0 && slot.open == 0 && since_arming(slot.exit_ns);
     enter(slot);
     if !slot.victim() {
         return;

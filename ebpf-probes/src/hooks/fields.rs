@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use aya_ebpf::{Global, programs::TracePointContext};
 use poisontrace_probes::{
     ABSENT,
-    layout::{Address, Atomic, Nodes, Readable, Spaces, Tree},
+    layout::{Address, Atomic, DynamicText, List, Nodes, Place, Readable, Registers, Spaces, Tree},
 };
 
 /// Where a field of type `T` lies; [`ABSENT`] where this kernel has none. The daemon sets it before load, and only

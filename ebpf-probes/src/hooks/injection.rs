@@ -15,7 +15,10 @@ use poisontrace_probes::{
     record::{Bank, Delivered, McgStatus, Msr, QueueException, SetMce, SetMsrs},
 };
 
-use super::fields::{INJ_REINJECTED, INJ_VECTOR, IOCTL_ARG, IOCTL_CMD, MSR_DATA, MSR_INDEX, MSR_WRITE, read};
+use super::{
+    fields::{INJ_REINJECTED, INJ_VECTOR, IOCTL_ARG, IOCTL_CMD, MSR_DATA, MSR_INDEX, MSR_WRITE, read},
+    vcpu,
+};
 use crate::{
     emit::{emit, emit_bytes, header},
     slot,
@@ -178,6 +181,7 @@ fn at_kvm_inj_exception(ctx: TracePointContext) {
     if read(&ctx, &INJ_VECTOR) == Some(MC_VECTOR) && read(&ctx, &INJ_REINJECTED).unwrap_or(0) == 0 {
         emit(Delivered {
             h: header::<Delivered>(),
+            rip: vcpu::rip().unwrap_or(0),
         });
     }
 }

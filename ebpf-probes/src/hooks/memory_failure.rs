@@ -6,24 +6,41 @@ use aya_ebpf::{
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext, TracePointContext},
 };
 use aya_log_ebpf::debug;
-use poisontrace_probes::record::{FailureAction, FailureBegin, FailureEnd};
+use poisontrace_probes::record::{FailureAction, FailureBegin, FailureEnd, in_kvm_run};
 
-use super::fields::{MFE_PFN, MFE_RESULT, MFE_TYPE, read};
+use super::{
+    fields::{MFE_PFN, MFE_RESULT, MFE_TYPE, read},
+    vcpu,
+};
 use crate::{
     emit::{emit, header},
-    state::arm,
+    state::{arm, current_pid, held, victim},
 };
 
 #[inline(always)]
 fn begin<C: EbpfContext>(ctx: &C, pfn: u64, flags: u32) {
     arm();
     debug!(ctx, "memory_failure(pfn {:x}, flags {:x}): armed", pfn, flags);
+    let in_kvm_run = match vcpu::loaded() {
+        None => in_kvm_run::UNKNOWN,
+        Some(0) => in_kvm_run::NO,
+        Some(_) => in_kvm_run::YES,
+    };
+    // The thread's own access met the error, and its process may be killed without a word of it (kill_me_now, kill_procs).
+    if flags & MF_ACTION_REQUIRED != 0 && in_kvm_run != in_kvm_run::NO && !held() {
+        victim(ctx, current_pid());
+    }
     emit(FailureBegin {
         h: header::<FailureBegin>(),
         pfn,
         flags: u64::from(flags),
+        in_kvm_run,
+        pad: 0,
     });
 }
+
+/// MF_ACTION_REQUIRED (include/linux/mm.h).
+const MF_ACTION_REQUIRED: u32 = 1 << 1;
 
 #[inline(always)]
 fn end(ret: i32) {

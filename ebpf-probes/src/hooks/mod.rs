@@ -17,11 +17,13 @@ macro_rules! tracepoint {
 mod exits;
 mod fields;
 mod gup;
+mod hardware;
 mod injection;
 mod memory_failure;
 mod memslots;
 mod outcome;
 mod registers;
 mod signals;
+mod vcpu;
 
 pub use exits::EHWPOISON;

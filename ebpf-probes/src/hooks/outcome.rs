@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     Global,
-    helpers::{bpf_get_current_comm, generated::bpf_get_current_task},
+    helpers::bpf_get_current_comm,
     macros::kprobe,
     programs::{ProbeContext, TracePointContext},
 };
@@ -15,7 +15,7 @@ use super::fields::{
 use crate::{
     emit::{emit, header},
     slot,
-    state::{armed, current_is_victim, current_pid},
+    state::{VICTIMS, armed, current_is_victim, current_pid, current_task},
 };
 
 /// QEMU's pvpanic-isa.
@@ -69,8 +69,7 @@ fn at_process_exit(_ctx: TracePointContext) {
         }
         return;
     }
-    // SAFETY: a helper without arguments.
-    let task = unsafe { bpf_get_current_task() };
+    let task = current_task();
     let signal = member(task, &TASK_SIGNAL).map_or(0, |signal| signal.0);
     // How the process ends (exit_group, a fatal signal) is in signal_struct; a thread that ends by itself, and a
     // kernel worker of the process, has its own status.
@@ -94,6 +93,12 @@ pub fn vm_destroyed(_ctx: ProbeContext) -> u32 {
         emit(VmDestroyed {
             h: header::<VmDestroyed>(),
         });
+        let task = current_task();
+        let signal = member(task, &TASK_SIGNAL).map_or(0, |signal| signal.0);
+        // The process ends: its number may come again, of a process that never met poison.
+        if member(signal, &SIGNAL_LIVE).is_some_and(|live| live.0 == 0) {
+            let _ = VICTIMS.remove(current_pid());
+        }
     }
     0
 }

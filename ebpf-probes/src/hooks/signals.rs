@@ -15,7 +15,7 @@ use super::fields::{
 use crate::{
     emit::{emit, header},
     slot::{current_vcpu, exit_under_way},
-    state::{VICTIMS, arm, armed, current_pid, current_tid, held, unproved_may_pass, victims_changed},
+    state::{arm, armed, current_pid, current_tid, held, unproved_may_pass, victim},
     totals,
 };
 
@@ -73,19 +73,12 @@ impl Target {
 /// another process or for an exit of a vCPU. Of all others a process can make as many as it likes, by rt_sigqueueinfo(2) or
 /// UFFDIO_POISON: they arm nothing.
 #[inline(always)]
-fn victim<C: EbpfContext>(ctx: &C, pid: u32, proved: bool) {
+fn poison_seen<C: EbpfContext>(ctx: &C, pid: u32, proved: bool) {
     if proved {
         arm();
     }
     if pid != 0 && armed() {
-        // SAFETY: a helper without arguments.
-        let now = unsafe { bpf_ktime_get_ns() };
-        if VICTIMS.get_ptr(pid).is_none() {
-            if VICTIMS.insert(pid, now, 0).is_err() {
-                debug!(ctx, "no room to remember pid {}", pid);
-            }
-            victims_changed(now);
-        }
+        victim(ctx, pid);
     }
 }
 
@@ -121,8 +114,10 @@ fn signal<C: EbpfContext>(
     if held() || !proved && !unproved_may_pass() {
         return;
     }
-    victim(ctx, target.pid, proved);
-    if answers_exit(code, target.tid, hva) {
+    poison_seen(ctx, target.pid, proved);
+    // A signal that is forced is not KVM's answer to a fault: the processor reported an error while the guest ran, and
+    // memory_failure() works on this thread before the vCPU goes on (kill_me_maybe).
+    if !forced && answers_exit(code, target.tid, hva) {
         return;
     }
     debug!(
@@ -234,7 +229,7 @@ fn at_signal_generate(ctx: TracePointContext) {
         return;
     }
     // The number of its process is that of the thread, if it is the process's first.
-    victim(&ctx, if current { current_pid() } else { target_tid }, in_fault);
+    poison_seen(&ctx, if current { current_pid() } else { target_tid }, in_fault);
     if in_fault && answers_exit(code, target_tid, 0) {
         return;
     }

@@ -14,7 +14,8 @@ use lab_harness::scenarios::{Lab, Run, verdict_check};
 use xtask_support::progress::Progress;
 
 /// Those that were seen to pass, in one boot.
-pub const ALL: [Story; 10] = [
+pub const ALL: [Story; 11] = [
+    Story::MachineCheck,
     Story::KernelAccess,
     Story::CopyFromUser,
     Story::Nested,
@@ -35,9 +36,12 @@ pub fn run(stories: &[Story], lab: &Lab, daemon: &Path, tally: &mut Tally, progr
         Ok(run) => run,
         Err(error) => return progress.aside(|| tally.check(NAME, "runs", Err(error))),
     };
-    let mut verdict = |what: &str, file: &str, accepted: &[Verdict], guest: Option<&str>| {
+    let mut verdict = |what: &str, file: &str, accepted: &[Verdict], guest: Option<&str>, story: Story| {
         let outcome = verdict_check::incidents(daemon, &run.out.join(file))
-            .and_then(|incidents| verdict_check::judge(accepted, &incidents))
+            .and_then(|incidents| {
+                verdict_check::judge(accepted, &incidents)?;
+                verdict_check::origin(story, &incidents)
+            })
             .map_err(|why| match guest {
                 Some(prefix) => why.context(became_of(&run, prefix)),
                 None => why,
@@ -47,10 +51,22 @@ pub fn run(stories: &[Story], lab: &Lab, daemon: &Path, tally: &mut Tally, progr
     for story in stories.iter().filter(|story| **story != Story::Vmms) {
         let prefix = story.prefix();
         let file = format!("{prefix}recording.ptrace");
-        verdict(story.name(), &file, &story.accepted_verdicts(), Some(&prefix));
+        verdict(
+            story.name(),
+            &file,
+            &story.accepted_verdicts(),
+            Some(&prefix),
+            *story,
+        );
     }
     for fate in scenario.fates {
-        verdict(fate.name(), &recording(fate), of_fate(fate).as_slice(), None);
+        verdict(
+            fate.name(),
+            &recording(fate),
+            of_fate(fate).as_slice(),
+            None,
+            Story::Vmms,
+        );
     }
     if stories.contains(&Story::HugePage) {
         let files = Files { out: &run.out };

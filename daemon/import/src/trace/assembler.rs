@@ -334,7 +334,15 @@ impl Assembler {
         }
         self.say_exit(r.tid, None);
         if matches!(reason, 8 | 9 | 17 | 24 | 39) {
-            self.say_on(r.t, r.tid, EventKind::UserspaceExit { reason, errno });
+            self.say_on(
+                r.t,
+                r.tid,
+                EventKind::UserspaceExit {
+                    reason,
+                    errno,
+                    gpa: None,
+                },
+            );
         }
     }
 

@@ -5,7 +5,7 @@ use super::{
     reason::{self, Kind},
 };
 use poisontrace_model::{
-    event::{Access, Isa, PoisonExit},
+    event::{Access, Isa, PoisonExit, decode::access},
     hex::Hex,
 };
 
@@ -214,22 +214,20 @@ impl Exit {
     }
 
     fn error_code(&self) -> Option<u64> {
+        /// Kernels before 6.1 print 32 bits of it in kvm_page_fault, and all of it in kvm_exit.
+        const SHOWN: u64 = u32::MAX as u64;
         let of_fault = self.fault.as_ref().and_then(|fault| fault.error_code);
-        of_fault.or_else(|| reason::info1(&self.fields))
+        let of_exit = reason::info1(&self.fields);
+        match (of_fault, of_exit) {
+            (Some(fault), Some(exit)) if self.isa() == Isa::Svm && exit & SHOWN == fault => Some(exit),
+            (fault, exit) => fault.or(exit),
+        }
     }
 
     fn access(&self) -> Access {
-        match (self.isa(), self.error_code()) {
-            // Exit qualification: read, write, fetch.
-            (Isa::Vmx, Some(q)) if q & 2 != 0 => Access::Write,
-            (Isa::Vmx, Some(q)) if q & 4 != 0 => Access::Fetch,
-            (Isa::Vmx, Some(q)) if q & 1 != 0 => Access::Read,
-            // Page-fault error code: W/R and I/D.
-            (Isa::Svm, Some(e)) if e & 0x10 != 0 => Access::Fetch,
-            (Isa::Svm, Some(e)) if e & 2 != 0 => Access::Write,
-            (Isa::Svm, Some(_)) => Access::Read,
-            _ => Access::Unknown,
-        }
+        // Exit qualification, or page-fault error code.
+        self.error_code()
+            .map_or(Access::Unknown, |code| access(self.isa(), code))
     }
 
     /// The port that the guest wrote to in this exit (I/O exit information of either vendor).

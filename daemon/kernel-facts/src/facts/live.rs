@@ -47,6 +47,9 @@ impl Facts {
         if !(may("sys_admin") || may("bpf") || may("perfmon")) {
             return Err(FactsError::NotRoot);
         }
+        if !in_first_pid_namespace(root) {
+            return Err(FactsError::PidNamespace);
+        }
         Self::read(root)
     }
 
@@ -70,6 +73,11 @@ impl Facts {
         };
         facts.read_btf(&root.join(BTF))?;
         Ok(facts)
+    }
+
+    /// HardwareCorrupted of /proc/meminfo as it is now, kB.
+    pub fn hardware_corrupted_kb_now() -> Option<u64> {
+        hardware_corrupted_kb(Path::new("/"))
     }
 
     fn read_btf(&mut self, folder: &Path) -> Result<(), FactsError> {
@@ -114,6 +122,13 @@ impl Facts {
         }
         Ok(())
     }
+}
+
+/// Whether process numbers are the kernel's own, as BPF programs have them. Without /proc/self/ns/pid there are no namespaces.
+fn in_first_pid_namespace(root: &Path) -> bool {
+    /// PROC_PID_INIT_INO (include/linux/proc_ns.h).
+    const FIRST: &str = "pid:[4026531836]";
+    fs::read_link(root.join("proc/self/ns/pid")).map_or(true, |name| name.as_os_str() == FIRST)
 }
 
 /// Where tracefs is mounted.
@@ -333,5 +348,20 @@ mod tests {
         );
         let without = Facts::read(root(&["tracefs", "btf"]).path()).unwrap();
         assert_eq!(without.kvm(), Kvm::Absent);
+    }
+
+    #[test]
+    fn process_numbers_of_another_namespace_are_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("proc/self/ns");
+        assert!(in_first_pid_namespace(root.path()));
+        fs::create_dir_all(&folder).unwrap();
+        for (name, first) in [("pid:[4026531836]", true), ("pid:[4026532281]", false)] {
+            let link = folder.join("pid");
+            fs::remove_file(&link).ok();
+            std::os::unix::fs::symlink(name, &link).unwrap();
+            assert_eq!(in_first_pid_namespace(root.path()), first, "{name}");
+        }
+        assert!(FactsError::PidNamespace.to_string().contains("hostPID: true"));
     }
 }

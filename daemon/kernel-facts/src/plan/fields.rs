@@ -1,7 +1,7 @@
 //! The fields that the programs read: where they lie on this kernel, and those that are missing.
 
 use poisontrace_model::event::probe::MissingField;
-use poisontrace_probes::layout::{FIELDS, Field};
+use poisontrace_probes::layout::{FIELDS, Field, Shape};
 
 use crate::{btf::shape_name, facts::Facts};
 
@@ -11,7 +11,8 @@ pub fn offset(facts: &Facts, field: &Field) -> Option<u32> {
         return facts.event(field.of)?.1.offset(field.name, field.shape);
     }
     let member = facts.members.get(&format!("{}.{}", field.of, field.name))?;
-    (member.is == shape_name(field.shape)).then_some(member.offset)
+    let fits = field.shape == Shape::Any || member.is == shape_name(field.shape);
+    fits.then_some(member.offset)
 }
 
 /// Fields of which either one is enough: it is missing only if both are.

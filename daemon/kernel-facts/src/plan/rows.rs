@@ -1,6 +1,6 @@
 //! The rows of the plan: what is asked of a kernel, best first.
 
-use poisontrace_model::event::probe::{ProbeId, ProbeReason};
+use poisontrace_model::event::probe::{MissingField, ProbeId, ProbeReason};
 use poisontrace_probes::ABSENT;
 
 use super::{Attach, Binding, Plan, ProbeSpec, fields};
@@ -24,10 +24,18 @@ pub fn add(plan: &mut Plan, facts: &Facts, guest_code: bool) {
         ["failure_enter", "failure_exit"],
         ["failure_enter_kprobe", "failure_exit_kprobe"],
     );
+    rows.limitations(&["task_struct.preempt_notifiers", "kvm_vcpu.preempt_notifier"]);
     rows.tracepoint(
         ProbeId::MemoryFailureEvent,
         MEMORY_FAILURE_EVENTS[0],
         "failure_action",
+    );
+    rows.tracepoint(ProbeId::MceRecord, "mce/mce_record", "mce_record");
+    rows.tracepoint(ProbeId::McEvent, "ras/mc_event", "mc_event");
+    rows.tracepoint(
+        ProbeId::ExtlogMemEvent,
+        "ras/extlog_mem_event",
+        "extlog_mem_event",
     );
     rows.signals();
     rows.tracepoint(ProbeId::KvmExit, "kvm/kvm_exit", "kvm_exit");
@@ -53,6 +61,12 @@ pub fn add(plan: &mut Plan, facts: &Facts, guest_code: bool) {
         "kvm/kvm_inj_exception",
         "kvm_inj_exception",
     );
+    rows.limitations(&[
+        "task_struct.preempt_notifiers",
+        "kvm_vcpu.preempt_notifier",
+        "kvm_vcpu.arch",
+        "kvm_vcpu_arch",
+    ]);
     rows.raw_or_tracepoint(ProbeId::KvmMsr, (&MSR, "kvm_msr_raw"), ("kvm/kvm_msr", "kvm_msr"));
     rows.tracepoint(ProbeId::KvmPio, "kvm/kvm_pio", "kvm_pio");
     rows.standby(Vec::new());
@@ -96,11 +110,7 @@ impl Rows<'_> {
     fn limitations(&mut self, of: &[&str]) {
         let missing: Vec<ProbeReason> = of
             .iter()
-            .flat_map(|of| {
-                let (of, member) = of.split_once('.').map_or((*of, None), |(of, m)| (of, Some(m)));
-                let missing = fields::missing(self.facts, of).into_iter();
-                missing.filter(move |field| member.is_none_or(|m| field.name == m))
-            })
+            .flat_map(|of| members_missing(self.facts, of))
             .map(ProbeReason::NoField)
             .collect();
         self.last().limitations.extend(missing);
@@ -304,11 +314,11 @@ impl Rows<'_> {
 
     /// Where guest memory lies in the VMM. Memslots are in a tree from 5.17 on.
     fn memslots(&mut self) {
-        let problem = ["file", "kvm_vcpu", "kvm", "kvm_memslots", "kvm_memory_slot"]
+        let problem = ["file", "kvm_vcpu.kvm", "kvm", "kvm_memslots", "kvm_memory_slot"]
             .iter()
             .find_map(|of| {
-                let field = fields::missing(self.facts, of).into_iter().next()?;
-                let of = (*of).to_owned();
+                let field = members_missing(self.facts, of).into_iter().next()?;
+                let of = of.split_once('.').map_or(*of, |(of, _)| of).to_owned();
                 Some(ProbeReason::NoMember { of, field })
             })
             .or_else(|| {
@@ -357,4 +367,12 @@ fn no_ioctl_fields(events: &[&str], fields: &[&str]) -> ProbeReason {
 
 fn attach(program: &'static str, binding: Binding) -> Attach {
     Attach { program, binding }
+}
+
+/// Fields of a structure, or a single member of it, that this kernel does not have as the programs read them.
+fn members_missing(facts: &Facts, of: &str) -> Vec<MissingField> {
+    let (of, member) = of.split_once('.').map_or((of, None), |(of, m)| (of, Some(m)));
+    let mut missing = fields::missing(facts, of);
+    missing.retain(|field| member.is_none_or(|m| field.name == m));
+    missing
 }

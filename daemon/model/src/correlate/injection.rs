@@ -110,7 +110,8 @@ impl Correlator {
         }
     }
 
-    pub(super) fn delivered(&mut self, event: &Event) {
+    /// `rip`: where the #MC interrupts the guest.
+    pub(super) fn delivered(&mut self, event: &Event, rip: Option<u64>) {
         self.guest_got_injection(event);
         if !self.threads.of(event).pending.is_empty() {
             // KVM_SET_VCPU_EVENTS went unseen; the delivery proves the injection.
@@ -130,6 +131,9 @@ impl Correlator {
         if let Some(evidence) = self.incidents.touch(no) {
             evidence.poison_at(event.t);
             evidence.deliver(event.t, event.tid);
+            if let Some(rip) = rip {
+                evidence.interrupted_at(event.tid, rip);
+            }
             evidence
                 .timeline
                 .add(event.t, TimelineEvent::McDelivered { vcpu });

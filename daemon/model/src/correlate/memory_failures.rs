@@ -3,7 +3,13 @@
 use alloc::collections::{BTreeSet, VecDeque};
 use alloc::{borrow::ToOwned as _, string::String, vec::Vec};
 
-use super::{Correlator, IncidentNo, bounded::BoundedMap, by_process::HUGE};
+use super::{
+    Correlator, IncidentNo,
+    bounded::BoundedMap,
+    by_process::HUGE,
+    hardware::Caller,
+    pages::{New, failure_begin},
+};
 use crate::{
     event::{Event, SigbusSeverity, probe::ProbeId},
     hex::Hex,
@@ -18,6 +24,7 @@ pub(super) struct Failure {
     page_type: Option<String>,
     result: Option<String>,
     incidents: BTreeSet<IncidentNo>,
+    caller: Caller,
 }
 
 /// A poisoned page for which no process was signalled: its VMMs learn of it when they touch it. Either they did not ask for early
@@ -36,6 +43,10 @@ impl Silent {
     }
 }
 
+/// Flag of `memory_failure()` (include/linux/mm.h): the thread's own access met the error.
+const MF_ACTION_REQUIRED: u64 = 1 << 1;
+/// `-EHWPOISON`: the page was known, and the thread is signalled (`kill_me_maybe`).
+const EHWPOISON: i64 = -133;
 /// Silent losses that are kept: the latest.
 const MAX_SILENT: usize = 64;
 /// The kernel's name of a page that a process may still come to ends so; a free page, for one, nobody gets any more.
@@ -78,6 +89,11 @@ impl MemoryFailures {
     /// The one that this thread is in.
     pub fn on_thread(&self, tid: u32) -> Option<&Failure> {
         self.by_thread.get(&tid)
+    }
+
+    /// Whether a page was lost since `t`, of which no process was notified.
+    pub fn silent_since(&self, t: u64) -> bool {
+        self.silent.back().is_some_and(|silent| silent.t >= t)
     }
 
     /// The silent loss, where there is one alone and of this kind.
@@ -150,8 +166,9 @@ impl Correlator {
         }
     }
 
-    pub(super) fn failure_begin(&mut self, event: &Event, pfn: u64, flags: u64) {
+    pub(super) fn failure_begin(&mut self, event: &Event, pfn: u64, flags: u64, in_kvm_run: Option<bool>) {
         self.failures.note_loss();
+        let caller = self.caller(event, flags & MF_ACTION_REQUIRED != 0, in_kvm_run);
         let failure = Failure {
             t: event.t,
             pfn: Some(pfn),
@@ -159,6 +176,7 @@ impl Correlator {
             page_type: None,
             result: None,
             incidents: BTreeSet::new(),
+            caller,
         };
         self.failures.by_thread.insert(event.tid, failure);
         for no in self.known_by_pfn(pfn) {
@@ -201,6 +219,10 @@ impl Correlator {
         let Some(failure) = self.failures.by_thread.remove(&event.tid) else {
             return;
         };
+        self.access_not_contained(event, &failure, ret);
+        if let (Some(_), Some(pfn)) = (failure.caller.consumed, failure.pfn) {
+            self.threads.of(event).consumed = Some((event.t, pfn));
+        }
         for no in &failure.incidents {
             if let Some(evidence) = self.incidents.touch(*no) {
                 evidence.poison_at(event.t);
@@ -212,10 +234,45 @@ impl Correlator {
         self.failures.keep_silent(failure);
     }
 
+    /// Of an access within KVM_RUN that sent no signal: the page could not be taken out of use, and the VMM is killed for it.
+    fn access_not_contained(&mut self, event: &Event, failure: &Failure, ret: i64) {
+        let required = failure.flags.is_some_and(|flags| flags & MF_ACTION_REQUIRED != 0);
+        let ignored = ret != 0 && ret != EHWPOISON;
+        if !required || failure.caller.in_kvm_run != Some(true) || !ignored || !failure.incidents.is_empty() {
+            return;
+        }
+        let Some(pfn) = failure.pfn else { return };
+        let known = self.of_pfn(event.pid, pfn);
+        let no = known.unwrap_or_else(|| {
+            let new = New {
+                t0: Some(failure.t),
+                pfn: Some(pfn),
+                ..New::default()
+            };
+            self.open_new(event, event.pid, new)
+        });
+        if let (None, Some(evidence)) = (known, self.incidents.touch(no)) {
+            evidence
+                .timeline
+                .add(failure.t, failure_begin(pfn, failure.flags));
+            if let (Some(page_type), Some(result)) = (&failure.page_type, &failure.result) {
+                evidence.page_type = Some(page_type.clone());
+                evidence.recovery = Some(result.clone());
+                evidence
+                    .timeline
+                    .add(event.t, TimelineEvent::action(page_type, result));
+            }
+        }
+        self.caused_by(no, event, failure.flags, failure.t, failure.caller);
+        self.not_isolated(no, event, ret);
+    }
+
     /// Ties a signal to the `memory_failure()` that sent it, on the same thread.
     pub(super) fn signalled_in_failure(&mut self, event: &Event, severity: SigbusSeverity, no: IncidentNo) {
         if let Some(failure) = self.failures.by_thread.get_mut(&event.tid) {
             failure.incidents.insert(no);
+            let (flags, began, caller) = (failure.flags, failure.t, failure.caller);
+            self.caused_by(no, event, flags, began, caller);
         } else if severity == SigbusSeverity::ActionOptional && !self.session.has(&ProbeId::MemoryFailure) {
             // No probe on memory_failure(): its event on this thread still names the pfn.
             let failure = Failure {
@@ -225,6 +282,7 @@ impl Correlator {
                 page_type: None,
                 result: None,
                 incidents: BTreeSet::from([no]),
+                caller: Caller::default(),
             };
             self.failures.by_thread.insert(event.tid, failure);
         }

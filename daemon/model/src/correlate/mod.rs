@@ -4,6 +4,7 @@
 use alloc::{boxed::Box, string::String, vec::Vec};
 mod bounded;
 mod by_process;
+mod hardware;
 mod incident_table;
 mod injection;
 mod log_correlation;
@@ -103,6 +104,7 @@ pub struct Correlator {
     floor: BTreeMap<FloorKind, DurationTotals>,
     /// VMs that logs name.
     logged: log_correlation::LoggedVms,
+    host_reports: hardware::HostReports,
 }
 
 impl Correlator {
@@ -127,6 +129,7 @@ impl Correlator {
             signals_without_address: false,
             floor: BTreeMap::new(),
             logged: log_correlation::LoggedVms::default(),
+            host_reports: hardware::HostReports::default(),
         }
     }
 
@@ -218,7 +221,15 @@ impl Correlator {
     fn dispatch(&mut self, event: &Event) {
         self.learn_vcpu(event);
         match &event.what {
-            EventKind::FailureBegin { pfn, flags } => self.failure_begin(event, pfn.0, *flags),
+            EventKind::FailureBegin {
+                pfn,
+                flags,
+                in_kvm_run,
+            } => self.failure_begin(event, pfn.0, *flags, *in_kvm_run),
+            EventKind::McExit { rip } => self.mc_exit(event, *rip),
+            EventKind::HostMce(mce) => self.host_mce(event, mce),
+            EventKind::EdacError { addr, label } => self.edac_error(event, addr.0, label),
+            EventKind::FirmwareError { addr } => self.firmware_error(event, addr.0),
             EventKind::FailureAction {
                 pfn,
                 page_type,
@@ -288,7 +299,8 @@ impl Correlator {
             }
             EventKind::SetMce { mcg_status, bank } => self.set_mce(event, mcg_status.0, bank),
             EventKind::QueueException { pending, injected } => self.queued(event, *pending, *injected),
-            EventKind::Delivered => self.delivered(event),
+            EventKind::Delivered => self.delivered(event, None),
+            EventKind::DeliveredAt { rip } => self.delivered(event, Some(rip.0)),
             EventKind::McgStatus { write, data } => self.mcg_status(event, *write, data.0),
             EventKind::GuestCode { rip, bytes } => self.guest_code(event, rip.0, bytes),
             EventKind::Sregs(sregs) => self.registers(event, sregs),
@@ -296,6 +308,7 @@ impl Correlator {
             EventKind::MemSlot { .. } => {}
             EventKind::Vmm(vmm) => self.identity(event.pid, vmm),
             EventKind::Lost { records } => self.lost(event, *records),
+            EventKind::RunsMissed { runs } => self.runs_missed(*runs),
             EventKind::AllProbesAttached => self.engaged(event),
             EventKind::UserspaceExit { .. }
             | EventKind::Pio { .. }
@@ -390,6 +403,24 @@ impl Correlator {
                 evidence
                     .timeline
                     .add(event.t, TimelineEvent::RecordsMissed { records });
+            }
+        }
+    }
+
+    /// Whether a VM holds poison, or may come to hold a page that the host lost lately (a memory file). `now`: CLOCK_MONOTONIC,
+    /// nanoseconds.
+    pub fn holds_poison(&self, now: u64) -> bool {
+        const LATELY_NS: u64 = 3_600_000_000_000;
+        let held = |e: &Evidence| is_of_a_guest(e) && !e.vmm_gone();
+        self.incidents.iter().any(|(_, e)| held(e))
+            || self.failures.silent_since(now.saturating_sub(LATELY_NS))
+    }
+
+    fn runs_missed(&mut self, runs: u64) {
+        let open: Vec<IncidentNo> = self.pages.incidents().collect();
+        for no in open {
+            if let Some(evidence) = self.incidents.change(no) {
+                evidence.runs_missed += runs;
             }
         }
     }

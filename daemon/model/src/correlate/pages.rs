@@ -41,7 +41,7 @@ const MAX_LSB: u32 = 30;
 const LSB_2M: u32 = 21;
 pub(super) const LSB_4K: u32 = 12;
 
-fn failure_begin(pfn: u64, flags: Option<u64>) -> TimelineEvent {
+pub(super) fn failure_begin(pfn: u64, flags: Option<u64>) -> TimelineEvent {
     TimelineEvent::FailureBegin { pfn: Hex(pfn), flags }
 }
 
@@ -94,7 +94,14 @@ impl Correlator {
         let in_failure = self.failures.on_thread(event.tid).is_some();
         let no = self.incident_signalled(event, &signal);
         self.signalled_in_failure(event, signal.severity, no);
-        let own_access = signal.forced && !in_failure;
+        // What a guest consumed is no access of the VMM's own, though 5.10 signals it only after memory_failure().
+        let of_guest = self
+            .consumed_lately(event)
+            .filter(|_| signal.forced && !in_failure);
+        if let Some(pfn) = of_guest {
+            self.name_pfn(no, pfn);
+        }
+        let own_access = signal.forced && !in_failure && of_guest.is_none();
         let to = ToThread {
             pid,
             tid: signal.target_tid,
@@ -213,6 +220,7 @@ impl Correlator {
         let evidence = self.incidents.touch(no)?;
         let begin = failure_begin(silent.pfn, silent.flags);
         let action = TimelineEvent::action(&silent.page_type, &silent.result);
+        evidence.hardware.flags = silent.flags;
         evidence.timeline.add(silent.t, begin);
         evidence.timeline.add(silent.t, action);
         evidence.page_type = Some(silent.page_type);

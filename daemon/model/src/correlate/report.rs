@@ -170,9 +170,10 @@ fn exits(e: &Evidence, total: &Total, session: &Session) -> model::Exits {
         distinct_rips: (seen && x.other_rips == 0).then_some(x.rips.len() as u64),
         by_access: model::ByAccess {
             read: located.then_some(x.reads),
-            write: located.then_some(x.writes),
+            // Each of the others may be either.
+            write: (located && x.writes_or_walks == 0).then_some(x.writes),
             fetch: located.then_some(x.fetches),
-            page_walk: None,
+            page_walk: (located && x.writes_or_walks == 0).then_some(x.page_walks),
         },
     }
 }
@@ -205,12 +206,15 @@ fn injections(e: &Evidence, session: &Session) -> model::Injections {
     }
 }
 
-/// MF_SW_SIMULATED of `memory_failure()`'s flags (include/linux/mm.h).
-const MF_SW_SIMULATED: u64 = 1 << 5;
-
+/// A store of an earlier version has the flags of `memory_failure()` in the timeline alone.
 fn origin(e: &Evidence) -> model::Origin {
-    let simulated = e.timeline.events().any(|event| {
-        matches!(event, TimelineEvent::FailureBegin { flags: Some(flags), .. } if flags & MF_SW_SIMULATED != 0)
+    if e.hardware.flags.is_some() {
+        return e.hardware.origin();
+    }
+    let mut hardware = e.hardware.clone();
+    hardware.flags = e.timeline.events().find_map(|event| match event {
+        TimelineEvent::FailureBegin { flags, .. } => *flags,
+        _ => None,
     });
     if e.claimed() {
         return model::Origin {
@@ -219,14 +223,7 @@ fn origin(e: &Evidence) -> model::Origin {
             ..model::Origin::default()
         };
     }
-    if !simulated {
-        return model::Origin::default();
-    }
-    model::Origin {
-        how: model::OriginKind::SoftwareInjection,
-        basis: model::OriginBasis::FailureFlags,
-        ..model::Origin::default()
-    }
+    hardware.origin()
 }
 
 /// `misread`: pages whose addresses are none.

@@ -8,6 +8,7 @@ use crate::{
     event::{Event, EventKind},
     incident::{
         evidence::{End, Evidence, Refused},
+        limits::PAGE_SIZE,
         termination::Termination,
         timeline::{TerminationEntry, TimelineEvent},
     },
@@ -107,7 +108,12 @@ impl Correlator {
             return;
         };
         let entry = entry(&end, vcpu);
+        let page = match &event.what {
+            EventKind::UserspaceExit { gpa, .. } => gpa.map(|gpa| gpa.0 & !(PAGE_SIZE - 1)),
+            _ => None,
+        };
         if let Some(evidence) = self.incidents.touch(no) {
+            evidence.gpa = evidence.gpa.or(page);
             evidence.poison_at(event.t);
             if evidence.end(end) {
                 evidence.timeline.add(event.t, entry);
@@ -227,7 +233,7 @@ struct Attribution {
 
 fn sign(what: &EventKind) -> Option<Termination> {
     Some(match what {
-        EventKind::UserspaceExit { reason, errno } => match *reason {
+        EventKind::UserspaceExit { reason, errno, .. } => match *reason {
             KVM_EXIT_SHUTDOWN => Termination::KvmShutdown,
             KVM_EXIT_SYSTEM_EVENT => Termination::SystemEvent,
             KVM_EXIT_FAIL_ENTRY | KVM_EXIT_INTERNAL_ERROR => Termination::InternalError,

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::{Correlator, IncidentNo, bounded::BoundedMap};
 use crate::{
     event::{Bank, Event},
-    incident::model::Via,
+    incident::{model::Via, origin::Consumed},
 };
 
 /// What is known of one thread of a VMM.
@@ -27,6 +27,10 @@ pub struct Thread {
     pub machine_checks: Option<IncidentNo>,
     /// The incident of its last exit on poison.
     pub exited: Option<IncidentNo>,
+    /// Its guest was left by #MC, and nothing has shown yet of which page.
+    pub mc_exit: Option<Consumed>,
+    /// When `memory_failure()` for what its guest consumed returned, and of which page it was.
+    pub consumed: Option<(u64, u64)>,
     /// Incidents whose #MC its guest's handler has not finished.
     pub in_mc: Vec<IncidentNo>,
 }
@@ -76,6 +80,10 @@ impl ThreadTable {
             };
         }
         thread
+    }
+
+    pub fn get_mut(&mut self, tid: u32) -> Option<&mut Thread> {
+        self.threads.get_mut(&tid)
     }
 
     pub fn vcpu_of(&self, tid: u32) -> Option<u32> {

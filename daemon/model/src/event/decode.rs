@@ -6,11 +6,15 @@ use alloc::{format, string::String};
 
 use poisontrace_probes::{
     NO_VCPU, ioctl,
-    record::{self, Header, address, kind},
+    page_totals::{self, FaultAccess},
+    record::{self, Header, address, in_kvm_run, kind},
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use super::{Access, Bank, Event, EventKind, Isa, OtherAddress, PoisonExit, SigbusSeverity};
+use super::{
+    Access, Bank, Event, EventKind, HostMce, Isa, McContext, McVendor, OtherAddress, PoisonExit,
+    SigbusSeverity,
+};
 use crate::{hex::Hex, text};
 
 /// A record that cannot be decoded.
@@ -73,6 +77,11 @@ impl Decoder {
                 EventKind::FailureBegin {
                     pfn: Hex(r.pfn),
                     flags: r.flags,
+                    in_kvm_run: match r.in_kvm_run {
+                        in_kvm_run::NO => Some(false),
+                        in_kvm_run::YES => Some(true),
+                        _ => None,
+                    },
                 }
             }
             kind::FAILURE_ACTION => {
@@ -111,10 +120,26 @@ impl Decoder {
                     injected: r.injected != 0,
                 }
             }
-            kind::DELIVERED => {
-                body::<record::Delivered>(kind, bytes)?;
-                EventKind::Delivered
+            kind::DELIVERED => match body::<record::Delivered>(kind, bytes)?.rip {
+                0 => EventKind::Delivered,
+                rip => EventKind::DeliveredAt { rip: Hex(rip) },
+            },
+            kind::MC_EXIT => EventKind::McExit {
+                rip: Some(body::<record::McExit>(kind, bytes)?.rip)
+                    .filter(|rip| *rip != 0)
+                    .map(Hex),
+            },
+            kind::HOST_MCE => EventKind::HostMce(host_mce(&body(kind, bytes)?)),
+            kind::EDAC_EVENT => {
+                let r: record::EdacEvent = body(kind, bytes)?;
+                EventKind::EdacError {
+                    addr: Hex(r.address),
+                    label: text::from_c(&r.label),
+                }
             }
+            kind::FIRMWARE_ERROR => EventKind::FirmwareError {
+                addr: Hex(body::<record::FirmwareError>(kind, bytes)?.address),
+            },
             kind::MCG_STATUS => {
                 let r: record::McgStatus = body(kind, bytes)?;
                 EventKind::McgStatus {
@@ -127,6 +152,7 @@ impl Decoder {
                 EventKind::UserspaceExit {
                     reason: r.reason,
                     errno: r.errno,
+                    gpa: (r.located != 0).then_some(Hex(r.gpa)),
                 }
             }
             kind::PIO => {
@@ -276,25 +302,59 @@ fn instruction(r: &record::PoisonExit) -> Option<String> {
     Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Kind of access from `kvm_page_fault.error_code`: on VMX the raw exit qualification (bit 0 read, 1 write,
-/// 2 fetch; Intel SDM, "Exit Qualification for EPT Violations"), on SVM the NPF error code (bit 1 write,
-/// bit 4 fetch; AMD APM volume 2, "Nested Page Faults").
+/// Kind of access from `kvm_page_fault.error_code`: on VMX the raw exit qualification, on SVM the NPF error code.
 pub fn access(isa: Isa, code: u64) -> Access {
-    match isa {
-        Isa::Vmx if code & 0b100 != 0 => Access::Fetch,
-        Isa::Vmx if code & 0b010 != 0 => Access::Write,
-        Isa::Vmx if code & 0b001 != 0 => Access::Read,
-        Isa::Svm if code & 0x10 != 0 => Access::Fetch,
-        Isa::Svm if code & 0x2 != 0 => Access::Write,
-        Isa::Svm => Access::Read,
-        _ => Access::Unknown,
+    let access = match isa {
+        Isa::Vmx => page_totals::vmx_access(code),
+        Isa::Svm => page_totals::svm_access(code),
+        Isa::Unknown => return Access::Unknown,
+    };
+    match access {
+        // Bit 0 is clear where the qualification is not one of an EPT violation.
+        FaultAccess::Read if isa == Isa::Vmx && code & 1 == 0 => Access::Unknown,
+        FaultAccess::Read => Access::Read,
+        FaultAccess::Write => Access::Write,
+        FaultAccess::Fetch => Access::Fetch,
+        FaultAccess::PageWalk => Access::PageWalk,
+        FaultAccess::WriteOrPageWalk => Access::WriteOrPageWalk,
     }
 }
 
 /// Kind of access from the error code of #PF, which KVM gives under shadow paging (bit 1 write, bit 4 fetch; Intel SDM
-/// volume 3, "Page-Fault Exceptions").
+/// volume 3, "Page-Fault Exceptions"). KVM walks the guest's page tables itself then.
 fn access_by_page_fault(code: u64) -> Access {
-    access(Isa::Svm, code)
+    match (code & 0x10 != 0, code & 2 != 0) {
+        (true, _) => Access::Fetch,
+        (false, true) => Access::Write,
+        (false, false) => Access::Read,
+    }
+}
+
+fn host_mce(r: &record::HostMce) -> HostMce {
+    /// `struct mce.bank` of the firmware's errors (arch/x86/kernel/cpu/mce/apei.c: -1).
+    const NO_BANK: u32 = 0xff;
+    /// kvm_machine_check() hands in CS 3 and nothing else.
+    const KVM_CS: u32 = 3;
+    HostMce {
+        cpu: (r.cpu != u32::MAX).then_some(r.cpu),
+        bank: (r.bank != NO_BANK).then_some(r.bank),
+        status: Hex(r.status),
+        addr: Hex(r.addr),
+        misc: Hex(r.misc),
+        mcg_status: Hex(r.mcg_status),
+        context: match (r.cs, r.ip) {
+            (KVM_CS, 0) => McContext::Guest,
+            (0, _) => McContext::None,
+            (cs, _) if cs & 3 == 3 => McContext::User,
+            _ => McContext::Kernel,
+        },
+        vendor: match r.vendor {
+            // arch/x86/include/asm/processor.h: Intel; AMD, Hygon.
+            0 => McVendor::Intel,
+            2 | 9 => McVendor::Amd,
+            _ => McVendor::Other,
+        },
+    }
 }
 
 fn bank(b: &record::Bank) -> Bank {
@@ -407,14 +467,14 @@ mod tests {
     #[test]
     fn torn_and_foreign_records_are_refused() {
         let decoder = Decoder::default();
-        let record = record::Delivered {
-            h: header(record::Delivered::KIND),
+        let record = record::VmDestroyed {
+            h: header(record::VmDestroyed::KIND),
         };
         assert_eq!(
             decoder.decode(&record.as_bytes()[..20]),
             Err(DecodeError::Short(20))
         );
-        let wrong = record::Delivered {
+        let wrong = record::VmDestroyed {
             h: header(kind::SIGBUS),
         };
         assert_eq!(
@@ -425,7 +485,7 @@ mod tests {
                 expected: 72
             })
         );
-        let unknown = record::Delivered { h: header(999) };
+        let unknown = record::VmDestroyed { h: header(999) };
         assert_eq!(decoder.decode(unknown.as_bytes()), Err(DecodeError::Kind(999)));
     }
 
@@ -484,6 +544,61 @@ mod tests {
         assert_eq!(access(Isa::Svm, 0x1_0000_0004), Access::Read);
         assert_eq!(access(Isa::Svm, 0x1_0000_0006), Access::Write);
         assert_eq!(access(Isa::Svm, 0x1_0000_0014), Access::Fetch);
+        // KVM's handler of EPT violations (vmx.c): bit 7 without bit 8 is a paging structure, read or written.
+        assert_eq!(access(Isa::Vmx, 0x081), Access::PageWalk);
+        assert_eq!(access(Isa::Vmx, 0x083), Access::PageWalk);
+        assert_eq!(access(Isa::Svm, 0x2_0000_0006), Access::PageWalk);
+        // 5.10 to 6.0 hand out 32 bits.
+        assert_eq!(access(Isa::Svm, 0x6), Access::WriteOrPageWalk);
+        assert_eq!(access(Isa::Svm, 0x4), Access::Read);
+        assert_eq!(access(Isa::Vmx, 0), Access::Unknown);
         assert_eq!(access(Isa::Unknown, 0), Access::Unknown);
+    }
+
+    fn mce(cs: u32, ip: u64, bank: u32) -> record::HostMce {
+        record::HostMce {
+            h: header(record::HostMce::KIND),
+            mcg_status: 0,
+            status: 0x9c00_1800_0000_0000,
+            addr: 0x10_9d30_0000,
+            misc: 0x8c,
+            ip,
+            cpu: 0,
+            bank,
+            cs,
+            vendor: 2,
+        }
+    }
+
+    #[test]
+    fn what_ran_on_the_processor_is_in_the_banks_record() {
+        let context = |cs, ip| {
+            let event = Decoder::default().decode(mce(cs, ip, 1).as_bytes()).unwrap();
+            let EventKind::HostMce(mce) = event.what else {
+                panic!("{event:?}")
+            };
+            (mce.context, mce.bank)
+        };
+        assert_eq!(context(3, 0), (McContext::Guest, Some(1)));
+        assert_eq!(context(0, 0).0, McContext::None);
+        assert_eq!(context(0x33, 0x7f00_0000_1000).0, McContext::User);
+        assert_eq!(context(0x10, 0xffff_ffff_8100_0000).0, McContext::Kernel);
+        let firmware = Decoder::default().decode(mce(0, 0, 0xff).as_bytes()).unwrap();
+        assert!(matches!(
+            firmware.what,
+            EventKind::HostMce(HostMce { bank: None, .. })
+        ));
+    }
+
+    #[test]
+    fn a_machine_check_enters_the_guest_at_its_rip_where_kvm_has_it() {
+        let record = |rip| record::Delivered {
+            h: header(record::Delivered::KIND),
+            rip,
+        };
+        let decode = |rip| Decoder::default().decode(record(rip).as_bytes()).unwrap().what;
+        assert_eq!(decode(0), EventKind::Delivered);
+        let rip = 0xffff_ffff_8100_0000;
+        assert_eq!(decode(rip), EventKind::DeliveredAt { rip: Hex(rip) });
     }
 }

@@ -39,6 +39,9 @@ pub enum EventKind {
         pfn: Hex,
         /// `MF_*` flags of the call.
         flags: u64,
+        /// Whether the thread had a vCPU loaded, as within KVM_RUN; `None`: not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        in_kvm_run: Option<bool>,
     },
     /// `memory_failure_event`, in the running kernel's own words.
     FailureAction {
@@ -130,6 +133,31 @@ pub enum EventKind {
     /// #MC entered the guest (`kvm_inj_exception` 18, not reinjected).
     #[serde(rename = "mc_injected")]
     Delivered,
+    /// The same, with the RIP that it interrupts.
+    #[serde(rename = "mc_injected_at")]
+    DeliveredAt {
+        /// The guest's RIP.
+        rip: Hex,
+    },
+    /// The guest was left by #MC: the processor reported an error while it ran.
+    McExit {
+        /// The guest's RIP.
+        rip: Option<Hex>,
+    },
+    /// A bank of the host's processor, of an error that was not corrected.
+    HostMce(HostMce),
+    /// EDAC reports an error that was not corrected.
+    EdacError {
+        /// Physical address.
+        addr: Hex,
+        /// The memory module, as the board labels it.
+        label: String,
+    },
+    /// The firmware reports an error that was not corrected.
+    FirmwareError {
+        /// Physical address.
+        addr: Hex,
+    },
     /// The guest read or wrote MCG_STATUS.
     McgStatus {
         /// Whether the guest wrote.
@@ -143,6 +171,9 @@ pub enum EventKind {
         reason: u32,
         /// Error of KVM_RUN; 0: none.
         errno: i32,
+        /// Of the page fault that the exit began with, where it is of private memory.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gpa: Option<Hex>,
     },
     /// The guest wrote to a port that shows its end.
     Pio {
@@ -203,6 +234,12 @@ pub enum EventKind {
         /// How many.
         records: u64,
     },
+    /// Runs of the BPF programs that the kernel skipped since the last such event, because another was at work on that
+    /// processor (`recursion_misses`).
+    RunsMissed {
+        /// How many.
+        runs: u64,
+    },
     /// From here on all probes are at work: exit reasons, triple faults, resets and ports of guests were not seen
     /// before, where the session began on stand-by.
     #[serde(rename = "all_probes_attached")]
@@ -235,6 +272,53 @@ pub enum EventKind {
     },
     /// A statement of a log.
     LogStatement(log_statement::LogRecord),
+}
+
+/// What the host's own processor reported (`mce_record`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostMce {
+    /// The processor, by the kernel's number.
+    pub cpu: Option<u32>,
+    /// `None`: the firmware's report, which the kernel hands on under no bank.
+    pub bank: Option<u32>,
+    /// MCi_STATUS.
+    pub status: Hex,
+    /// MCi_ADDR.
+    pub addr: Hex,
+    /// MCi_MISC.
+    pub misc: Hex,
+    /// MCG_STATUS of the host's processor: bit 0 RIPV, bit 1 EIPV.
+    pub mcg_status: Hex,
+    /// What ran on it.
+    pub context: McContext,
+    /// Whose layout STATUS has.
+    pub vendor: McVendor,
+}
+
+/// Whose layout STATUS has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum McVendor {
+    /// Intel.
+    Intel,
+    /// AMD and Hygon.
+    Amd,
+    /// Any other, or not known.
+    Other,
+}
+
+/// What ran on the processor that reported an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum McContext {
+    /// A guest: KVM hands the #MC of its guests on with CS 3 and no RIP (`kvm_machine_check`).
+    Guest,
+    /// A process of the host.
+    User,
+    /// The host's kernel.
+    Kernel,
+    /// None was interrupted, as when a bank is polled.
+    None,
 }
 
 /// `si_code` of the SIGBUS.
@@ -323,6 +407,10 @@ pub enum Access {
     Write,
     /// An instruction fetch.
     Fetch,
+    /// By the walk of the guest's page tables: the instruction did not address the page.
+    PageWalk,
+    /// A write, or such a walk: SVM counts both as writes, and kernels before 6.1 do not hand out which.
+    WriteOrPageWalk,
     /// Not known.
     Unknown,
 }

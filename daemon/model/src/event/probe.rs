@@ -42,6 +42,12 @@ probes! {
     MemoryFailure "memory_failure",
     /// The tracepoint of its result.
     MemoryFailureEvent "memory_failure_event",
+    /// A bank of the host's processor.
+    MceRecord "mce_record",
+    /// Errors that EDAC reports.
+    McEvent "mc_event",
+    /// Errors that the firmware reports to the extended log.
+    ExtlogMemEvent "extlog_mem_event",
     /// SIGBUS for poison to another thread, or what stands in for it.
     SendSigMceerr "send_sig_mceerr",
     /// SIGBUS that the kernel forces on a thread for its own access.

@@ -23,6 +23,12 @@ pub struct PageTotals {
     pub writes: u64,
     /// Exits for an instruction fetch.
     pub fetches: u64,
+    /// Accesses by the walk of the guest's page tables.
+    #[serde(default)]
+    pub page_walks: u64,
+    /// Writes or page walks: which is not known.
+    #[serde(default)]
+    pub writes_or_walks: u64,
     /// Bit n: line n was touched.
     pub lines: Hex,
     /// Exits on the line of the exit before.
@@ -145,6 +151,8 @@ impl PageTotals {
             reads: t.reads,
             writes: t.writes,
             fetches: t.fetches,
+            page_walks: t.page_walks,
+            writes_or_walks: t.writes_or_walks,
             lines: Hex(t.lines),
             same_line: t.same_line,
             in_kernel: t.in_kernel,
@@ -225,6 +233,8 @@ impl PageTotals {
             Access::Read => self.reads += 1,
             Access::Write => self.writes += 1,
             Access::Fetch => self.fetches += 1,
+            Access::PageWalk => self.page_walks += 1,
+            Access::WriteOrPageWalk => self.writes_or_walks += 1,
             Access::Unknown => {}
         }
         if let Some(start) = exit.exit_ns {
@@ -296,7 +306,7 @@ impl PageTotals {
         }
         entry.exits += 1;
         entry.last_ns = at;
-        entry.writes += u64::from(exit.access == Access::Write);
+        entry.writes += u64::from(matches!(exit.access, Access::Write | Access::WriteOrPageWalk));
         entry.fetches += u64::from(exit.access == Access::Fetch);
     }
 
@@ -327,6 +337,8 @@ impl PageTotals {
         self.reads = self.reads.saturating_add(other.reads);
         self.writes = self.writes.saturating_add(other.writes);
         self.fetches = self.fetches.saturating_add(other.fetches);
+        self.page_walks = self.page_walks.saturating_add(other.page_walks);
+        self.writes_or_walks = self.writes_or_walks.saturating_add(other.writes_or_walks);
         self.lines.0 |= other.lines.0;
         self.same_line = self.same_line.saturating_add(other.same_line);
         self.in_kernel = self.in_kernel.saturating_add(other.in_kernel);

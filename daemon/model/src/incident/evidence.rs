@@ -14,6 +14,7 @@ use super::{
     log_evidence::LogEvidence,
     mca,
     model::{Severity, Via},
+    origin::{Consumed, HardwareEvidence},
     termination::Termination,
     timeline::Timeline,
 };
@@ -146,6 +147,25 @@ pub struct Evidence {
     pub known_as: Option<(String, Option<String>)>,
     /// What logs show of it.
     pub logged: LogEvidence,
+    /// What was seen of the error itself.
+    #[serde(default)]
+    pub hardware: HardwareEvidence,
+    /// Runs of the programs that the kernel skipped while it was open.
+    #[serde(default)]
+    pub runs_missed: u64,
+    /// `memory_failure()` for an access of the VMM's own thread, which sent it no SIGBUS that names the page.
+    #[serde(default)]
+    pub unisolated: Option<Unisolated>,
+}
+
+/// Memory that could not be taken out of use: the kernel ends the process that accessed it, without BUS_MCEERR
+/// (`kill_me_now`, `kill_procs` where unmapping fails), and whoever accesses it next meets the error again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unisolated {
+    /// When `memory_failure()` returned.
+    pub t: u64,
+    /// What it returned: a negative errno.
+    pub ret: i64,
 }
 
 /// A machine check as the VMM injected it.
@@ -291,6 +311,9 @@ impl Evidence {
             events: 0,
             known_as: None,
             logged: LogEvidence::default(),
+            hardware: HardwareEvidence::default(),
+            runs_missed: 0,
+            unisolated: None,
         }
     }
 
@@ -318,7 +341,10 @@ impl Evidence {
 
     /// Whether an exit or an AR signal shows an access.
     pub fn touched(&self) -> bool {
-        self.exits.any() || self.own_access > 0 || self.private_fault().is_some()
+        self.exits.any()
+            || self.own_access > 0
+            || self.private_fault().is_some()
+            || self.hardware.consumed.is_some()
     }
 
     /// KVM_RUN gave up with EHWPOISON: guest_memfd.
@@ -337,7 +363,10 @@ impl Evidence {
 
     /// Whether the guest itself touched it.
     pub fn accessed_by_guest(&self) -> bool {
-        self.exits.any() || self.exit_signals > 0 || self.private_fault().is_some()
+        self.exits.any()
+            || self.exit_signals > 0
+            || self.private_fault().is_some()
+            || self.hardware.consumed.is_some()
     }
 
     /// Whether the guest, its VMM or KVM had to do with the page after it was lost.
@@ -368,7 +397,11 @@ impl Evidence {
 
     /// Whether KVM has shown a vCPU of this process.
     pub fn vcpu_seen(&self) -> bool {
-        self.vcpu_signalled || self.exits.any() || !self.machine_checks.is_empty() || self.delivered > 0
+        self.vcpu_signalled
+            || self.hardware.consumed.is_some()
+            || self.exits.any()
+            || !self.machine_checks.is_empty()
+            || self.delivered > 0
     }
 
     /// Whether KVM itself has shown that this process runs a guest on this page.
@@ -377,6 +410,7 @@ impl Evidence {
             || self.sign(|sign| *sign == Termination::VmDestroyed).is_some()
             || !self.machine_checks.is_empty()
             || self.delivered > 0
+            || self.hardware.consumed.is_some()
             || self.logged.proves_guest()
     }
 
@@ -421,6 +455,25 @@ impl Evidence {
         }
         self.other_address = exit.other_address.or(self.other_address);
         self.exits.add(tid, vcpu, exit);
+    }
+
+    /// The guest's own access met the error: where it was is where a #MC for it interrupts it.
+    pub fn consume(&mut self, consumed: Consumed) {
+        if let Some(rip) = consumed.rip {
+            keep(&mut self.rips, consumed.tid, rip);
+        }
+        self.hardware.consumed.get_or_insert(consumed);
+    }
+
+    /// #MC entered the guest at `rip`, which KVM did not have when the guest consumed the error.
+    pub fn interrupted_at(&mut self, tid: u32, rip: u64) {
+        let Some(consumed) = &mut self.hardware.consumed else {
+            return;
+        };
+        if consumed.tid == tid && consumed.rip.is_none() {
+            consumed.rip = Some(rip);
+            keep(&mut self.rips, tid, rip);
+        }
     }
 
     /// The vCPU entered the guest again after an exit on the page. Returns whether it did so with a #MC open on it, and
@@ -491,6 +544,9 @@ impl Evidence {
         self.blind_ns = self.blind_ns.max(other.blind_ns);
         self.predates |= other.predates;
         self.logged.trace |= other.logged.trace;
+        self.runs_missed = self.runs_missed.max(other.runs_missed);
+        self.hardware.absorb(other.hardware);
+        self.unisolated = self.unisolated.or(other.unisolated);
     }
 
     /// Whether nothing but its exits shows its page: no failure of the host, no signal that names an address, no word of

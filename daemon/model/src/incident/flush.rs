@@ -6,6 +6,9 @@
 //! - a walk of the page's lines from line 0 upwards by one RIP, reads only (`line_walk`, possible: a loop of CLWB,
 //!   or of loads with a stride of 64, looks the same);
 //! - nothing (`single_exit`, `none`): undetermined. A write or a fetch is no flush in any case.
+//!
+//! The walk of the guest's page tables is none of these: the instruction at the RIP addressed another page, and may have
+//! flushed that one.
 
 use alloc::{string::String, vec::Vec};
 use iced_x86::{Decoder, DecoderOptions, Formatter as _, Mnemonic, NasmFormatter};
@@ -34,7 +37,8 @@ pub fn flush(exits: &Exits, total: &Total) -> Flush {
             confidence: Some(Confidence::Certain),
         };
     }
-    if let Some(walk) = total.walk.as_ref().filter(|walk| is_flush_like(walk)) {
+    let walked = total.walk.as_ref().filter(|walk| is_flush_like(walk));
+    if let Some(walk) = walked.filter(|_| page_walks(total) == 0) {
         let verdict = if other_access(total, |rip| rip.rip.0 == walk.rip) {
             FlushVerdict::FlushThenAccess
         } else {
@@ -68,6 +72,11 @@ const fn is_flush_like(walk: &Walk) -> bool {
     walk.expected & 1 != 0 && walk.writes == 0 && walk.fetches == 0
 }
 
+/// Accesses that may have been the processor's, on its way through the guest's page tables.
+const fn page_walks(total: &Total) -> u64 {
+    total.page.page_walks + total.page.writes_or_walks
+}
+
 /// Whether anything but the flushing RIPs touched the page, or one of them wrote.
 fn other_access(total: &Total, flushes: impl Fn(&RipTotals) -> bool) -> bool {
     let page = &total.page;
@@ -76,7 +85,8 @@ fn other_access(total: &Total, flushes: impl Fn(&RipTotals) -> bool) -> bool {
 
 /// What the bytes say; `None` where there are none for an exit that matters.
 fn by_bytes(exits: &Exits, total: &Total) -> Option<Flush> {
-    if exits.instructions.is_empty() {
+    // Of such an access the instruction shows nothing.
+    if exits.instructions.is_empty() || page_walks(total) >= total.page.exits {
         return None;
     }
     let decoded: Vec<(&RipTotals, Option<Decoded>)> = total
@@ -112,7 +122,11 @@ fn by_bytes(exits: &Exits, total: &Total) -> Option<Flush> {
         verdict,
         basis: FlushBasis::InstructionBytes,
         instruction: Some(instruction.clone()),
-        confidence: Some(Confidence::Certain),
+        // Which of the RIPs a walk was for is not counted.
+        confidence: Some(match page_walks(total) {
+            0 => Confidence::Certain,
+            _ => Confidence::Possible,
+        }),
     })
 }
 

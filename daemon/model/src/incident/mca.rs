@@ -1,7 +1,7 @@
 //! Machine-check bank registers: Intel SDM volume 3, "Machine-Check Architecture" (IA32_MCi_STATUS), and
 //! AMD APM volume 2, "Machine Check Architecture" (MCi_STATUS); `arch/x86/include/asm/mce.h`.
 
-use crate::incident::terms::Severity;
+use crate::{event::McVendor, incident::terms::Severity};
 
 /// The register is valid.
 pub const VAL: u64 = 1 << 63;
@@ -28,6 +28,16 @@ pub const POISON: u64 = 1 << 43;
 
 /// MCG_STATUS: a machine check is in progress.
 pub const MCIP: u64 = 1 << 2;
+
+/// Whether what ran on the processor consumed the error, so that it came with a #MC: on Intel action is required (SRAR; UCNA and
+/// SRAO, of scrubbing and explicit writebacks, are none), on AMD poison was used and the error not deferred.
+pub fn consumed(vendor: McVendor, status: u64) -> bool {
+    match vendor {
+        McVendor::Intel => status & UC != 0 && status & (AR | PCC) != 0,
+        McVendor::Amd => status & UC != 0 && status & DEFERRED == 0,
+        McVendor::Other => status & UC != 0 && status & (AR | PCC | POISON) != 0 && status & DEFERRED == 0,
+    }
+}
 
 /// Whether writing this STATUS comes with a #MC.
 pub fn raises_mc(status: u64) -> bool {
@@ -61,6 +71,19 @@ pub fn severity(status: u64) -> Severity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_is_consumed_where_action_is_required_or_poison_was_used() {
+        let intel = VAL | UC | EN | MISCV | ADDRV | S;
+        assert!(consumed(McVendor::Intel, intel | AR | 0x134));
+        // SRAO: patrol scrub, writeback. UCNA: neither S nor AR. Bits 52 to 38 count corrected errors.
+        assert!(!consumed(McVendor::Intel, intel | 0xc3));
+        assert!(!consumed(McVendor::Intel, intel | 0x17a | POISON));
+        assert!(!consumed(McVendor::Intel, VAL | UC | EN | MISCV | ADDRV | 0x9f));
+        // Bit 56 is ErrCoreIdVal on AMD.
+        assert!(consumed(McVendor::Amd, VAL | UC | EN | ADDRV | POISON | S));
+        assert!(!consumed(McVendor::Amd, VAL | EN | ADDRV | DEFERRED | POISON | S));
+    }
 
     #[test]
     fn qemu_injects_into_an_amd_and_an_intel_guest() {

@@ -75,6 +75,11 @@ pub enum MissingEvidence {
         /// How many.
         count: u64,
     },
+    /// Runs of the probes that the kernel skipped.
+    Runs {
+        /// How many.
+        count: u64,
+    },
     /// All probes: the evidence is logs alone.
     Probes,
     /// A probe that this kernel does not offer.
@@ -206,6 +211,7 @@ impl MissingEvidence {
             Self::PoisonExit => "poison_exit",
             Self::EarlyTermination { .. } => "early_termination",
             Self::Records { .. } => "records",
+            Self::Runs { .. } => "runs",
             Self::Probes => "probes",
             Self::Probe { .. } => "probe",
             Self::LateSvmExit => "late_svm_exit",

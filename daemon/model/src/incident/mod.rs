@@ -13,6 +13,7 @@ pub mod mca;
 pub mod missing;
 pub mod model;
 pub mod next_steps;
+pub mod origin;
 pub mod storm;
 pub mod termination;
 pub mod terms;

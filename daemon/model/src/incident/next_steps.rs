@@ -39,6 +39,8 @@ pub enum NextStep {
     UpdateGuestKernel,
     /// The vCPU spins on the page.
     KillVmm,
+    /// The page is still in use: whoever accesses it next is killed, or the host panics.
+    EvacuateHost,
     /// Poison is not the cause.
     LookElsewhere,
     /// Other guests used the same page: ids of their incidents.

@@ -59,7 +59,7 @@ words! {
         MceDisabled = "mce_disabled", FatalNotification = "fatal_notification",
         SigbusUnhandled = "sigbus_unhandled", SecondSigbus = "second_sigbus",
         VmmOwnMemory = "vmm_own_memory", MceDropped = "mce_dropped", GuestMemfd = "guest_memfd",
-        SigbusSpin = "sigbus_spin", InitKilled = "init_killed", NotPoison = "not_poison", Unknown = "unknown",
+        SigbusSpin = "sigbus_spin", UnmapFailed = "unmap_failed", InitKilled = "init_killed", NotPoison = "not_poison", Unknown = "unknown",
     }
 }
 

@@ -6,7 +6,9 @@ use alloc::{boxed::Box, string::String, vec::Vec};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{termination::Termination, terms::Severity};
-use crate::event::{Access, Bank, OtherAddress, PoisonExit, SigbusSeverity, log_statement::LogStatement};
+use crate::event::{
+    Access, Bank, HostMce, OtherAddress, PoisonExit, SigbusSeverity, log_statement::LogStatement,
+};
 use crate::hex::Hex;
 
 /// This many first entries are kept, and as many last ones.
@@ -81,6 +83,20 @@ pub enum TimelineEvent {
     McDelivered {
         /// Number of the vCPU.
         vcpu: Option<u32>,
+    },
+    /// The guest was left by #MC: it consumed the error itself.
+    McExit {
+        /// The vCPU, where it is known.
+        vcpu: Option<u32>,
+        /// The guest's RIP.
+        rip: Option<Hex>,
+    },
+    /// A bank of the host's processor.
+    HostMce(Box<HostMce>),
+    /// EDAC named the memory module.
+    Dimm {
+        /// As the board labels it.
+        label: Box<str>,
     },
     /// The guest wrote 0 to MCG_STATUS.
     HandlerFinished {
@@ -282,6 +298,9 @@ impl TimelineEvent {
             Self::MsrsUnread { .. } => "msrs_unread",
             Self::GuestCode { .. } => "guest_code",
             Self::McDelivered { .. } => "mc_delivered",
+            Self::McExit { .. } => "mc_exit",
+            Self::HostMce(_) => "host_mce",
+            Self::Dimm { .. } => "dimm",
             Self::HandlerFinished { .. } => "handler_finished",
             Self::Termination(_) => "termination",
             Self::Statement(_) => "statement",

@@ -2,7 +2,7 @@
 
 use maud::{Markup, PreEscaped, html};
 
-use crate::{count, document::Incident, duration, latency, lines, many, plots};
+use crate::{count, document::Incident, duration, latency, lines, many, origin::page_walks, plots};
 
 pub fn section(i: &Incident) -> Markup {
     let x = &i.exits;
@@ -16,7 +16,7 @@ pub fn section(i: &Incident) -> Markup {
                     Some(_) => {
                         (many(x.count, "exit")) " on " (many(x.distinct_lines, "line")) " by "
                         (many(x.distinct_rips, "RIP")) ": " (many(x.by_access.read, "read")) ", "
-                        (many(x.by_access.write, "write")) ", " (many(x.by_access.fetch, "fetch")) "."
+                        (many(x.by_access.write, "write")) ", " (many(x.by_access.fetch, "fetch")) (page_walks(&x.by_access)) "."
                     }
                 }
                 @if let Some(storm) = &i.storm {

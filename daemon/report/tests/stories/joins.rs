@@ -77,6 +77,7 @@ fn a_huge_page_touched_piece_by_piece_is_one_incident_with_its_gpas() {
         EventKind::FailureBegin {
             pfn: Hex(PFN),
             flags: 0,
+            in_kvm_run: None,
         },
     );
     story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, hva, 21);
@@ -196,6 +197,7 @@ fn two_pages_of_one_vm_are_told_apart() {
         EventKind::FailureBegin {
             pfn: Hex(0x999),
             flags: 0,
+            in_kvm_run: None,
         },
     );
     story.sigbus(WORKER, QEMU, SigbusSeverity::ActionOptional, HVA + 0x5000, 12);

@@ -138,7 +138,15 @@ fn a_page_that_is_reported_again_as_already_poisoned_is_one_incident() {
     let pfn = Hex(PFN);
     // 6.11 on states it each time; 5.15 on sends AR to who touched it.
     story
-        .at(VCPU0, QEMU, EventKind::FailureBegin { pfn, flags: 2 })
+        .at(
+            VCPU0,
+            QEMU,
+            EventKind::FailureBegin {
+                pfn,
+                flags: 2,
+                in_kvm_run: None,
+            },
+        )
         .sigbus(VCPU0, VCPU0, SigbusSeverity::ActionRequired, HVA, 12);
     let (page_type, result) = ("already poisoned".into(), "Failed".into());
     let action = EventKind::FailureAction {
@@ -243,7 +251,15 @@ fn silent_huge_page() -> Story {
         result: "Recovered".into(),
     };
     story
-        .at(WORKER, WORKER, EventKind::FailureBegin { pfn, flags: 0 })
+        .at(
+            WORKER,
+            WORKER,
+            EventKind::FailureBegin {
+                pfn,
+                flags: 0,
+                in_kvm_run: None,
+            },
+        )
         .at(WORKER, WORKER, action)
         .at(WORKER, WORKER, EventKind::FailureEnd { ret: 0 });
     story
@@ -287,7 +303,15 @@ fn met_as_the_first(losses: &[(u64, &str)]) -> Story {
             result: "Recovered".into(),
         };
         story
-            .at(WORKER, WORKER, EventKind::FailureBegin { pfn, flags: 0 })
+            .at(
+                WORKER,
+                WORKER,
+                EventKind::FailureBegin {
+                    pfn,
+                    flags: 0,
+                    in_kvm_run: None,
+                },
+            )
             .at(WORKER, WORKER, action)
             .at(WORKER, WORKER, EventKind::FailureEnd { ret: 0 });
     }

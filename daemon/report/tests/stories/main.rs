@@ -9,6 +9,7 @@
 mod claims;
 mod fates;
 mod found;
+mod hardware;
 mod injections_skipped;
 mod joins;
 mod kernels;
@@ -144,7 +145,15 @@ impl Story {
     /// memory_failure() of a page, in whose course `signals` are sent.
     pub fn lose(&mut self, pfn: u64, signals: impl FnOnce(&mut Self)) -> &mut Self {
         let pfn = Hex(pfn);
-        self.at(WORKER, WORKER, EventKind::FailureBegin { pfn, flags: 0 });
+        self.at(
+            WORKER,
+            WORKER,
+            EventKind::FailureBegin {
+                pfn,
+                flags: 0,
+                in_kvm_run: None,
+            },
+        );
         signals(self);
         let (page_type, result) = ("dirty LRU page".into(), "Recovered".into());
         self.at(
@@ -207,7 +216,15 @@ impl Story {
 
     /// KVM_RUN returns with this exit reason.
     pub fn leaves(&mut self, tid: u32, reason: u32, errno: i32) -> &mut Self {
-        self.at(tid, QEMU, EventKind::UserspaceExit { reason, errno })
+        self.at(
+            tid,
+            QEMU,
+            EventKind::UserspaceExit {
+                reason,
+                errno,
+                gpa: None,
+            },
+        )
     }
 
     /// QEMU writes bank 9 and, where that raises #MC, queues it; the state is put twice, as QEMU does.

@@ -332,6 +332,7 @@ fn memory_is_bounded_however_many_pages_are_poisoned() {
             EventKind::FailureBegin {
                 pfn: Hex(page),
                 flags: 0,
+                in_kvm_run: None,
             },
         );
         story.sigbus(tid, QEMU, SigbusSeverity::ActionOptional, HVA + page * 4096, 12);
@@ -370,7 +371,15 @@ fn memory_is_bounded_however_many_silent_losses_and_vmms_there_are() {
             comm: "vmm".into(),
         };
         story
-            .at(WORKER, WORKER, EventKind::FailureBegin { pfn, flags: 0 })
+            .at(
+                WORKER,
+                WORKER,
+                EventKind::FailureBegin {
+                    pfn,
+                    flags: 0,
+                    in_kvm_run: None,
+                },
+            )
             .at(WORKER, WORKER, action)
             .at(WORKER, WORKER, EventKind::FailureEnd { ret: 0 })
             .at(pid, pid, signal);

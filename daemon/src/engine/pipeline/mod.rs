@@ -28,7 +28,7 @@ use crate::{
         vm_registry::{VmRegistry, identity_event, scan::Look},
         vmm_log::VmmWatcher,
     },
-    outputs::{Outputs, hook::Hook},
+    outputs::{Outputs, hook::Hook, metrics::KernelTables},
 };
 use poisontrace_model::{
     correlate::{Correlator, IncidentNo},
@@ -174,9 +174,8 @@ impl Pipeline {
         }
     }
 
-    /// The text of /metrics as things stand. `probes`, `costs`: of the BPF programs, where they are this machine's;
-    /// `untotalled`: exits on pages that the kernel's totals had no room for.
-    pub fn scraped(&mut self, probes: &[ProbeStatus], costs: &[ProgramCost], untotalled: u64) -> String {
+    /// The text of /metrics as things stand. `probes`, `costs`, `tables`: of the BPF programs, where they are this machine's.
+    pub fn scraped(&mut self, probes: &[ProbeStatus], costs: &[ProgramCost], tables: KernelTables) -> String {
         self.flush();
         let metrics = &mut self.outputs.metrics;
         match &self.live {
@@ -187,7 +186,7 @@ impl Pipeline {
                     self.correlator.forgotten(),
                     &self.correlator.dropped(),
                 );
-                metrics.tables_beside(untotalled, live.registry.no_room());
+                metrics.tables_beside(tables, live.registry.no_room());
                 metrics.probes(probes);
                 metrics.programs(costs);
             }
@@ -217,6 +216,11 @@ impl Pipeline {
     /// How often each row of the probe table was attached again.
     pub fn reattached<'a>(&self, rows: impl Iterator<Item = (&'a str, u64)>) {
         self.outputs.metrics.reattached(rows);
+    }
+
+    /// See [`Correlator::holds_poison`].
+    pub fn holds_poison(&self, now_ns: u64) -> bool {
+        self.correlator.holds_poison(now_ns)
     }
 
     /// Compares with the kernel's own counters; not more often than events need to arrive.

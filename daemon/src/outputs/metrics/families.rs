@@ -10,7 +10,7 @@ use super::histogram::Histogram;
 use crate::outputs::hook::Ended;
 use poisontrace_model::{
     correlate::TABLES,
-    incident::model::{Cause, Outcome},
+    incident::model::{Cause, OriginKind, Outcome},
 };
 
 /// `memory_failure_event`'s results (mm/memory-failure.c, MF_RESULT).
@@ -18,20 +18,21 @@ pub const RESULTS: [&str; 4] = ["Ignored", "Failed", "Delayed", "Recovered"];
 /// Types of pages that guests are made of, in the kernel's words; others join as they come.
 pub const PAGE_TYPES: [&str; 3] = ["dirty LRU page", "clean LRU page", "huge page"];
 /// Kinds of access of a poison exit.
-pub const ACCESSES: [&str; 4] = ["read", "write", "fetch", "unknown"];
+pub const ACCESSES: [&str; 5] = ["read", "write", "fetch", "page_walk", "unknown"];
 pub const SEVERITIES: [&str; 2] = ["action_optional", "action_required"];
 pub const STORMS: [&str; 3] = ["line_walk", "same_line_spin", "page_touches"];
 /// Tables that are not the correlator's: the kernel's totals, and what is known of the host's processes.
-pub const OTHER_TABLES: [&str; 2] = ["page_totals", "directory"];
+pub const OTHER_TABLES: [&str; 3] = ["page_totals", "vcpu_slots", "directory"];
 /// The one ring buffer's name.
 pub const RING: &str = "events";
 
 /// Verdicts that are there from the start.
-pub const VERDICTS: [(Outcome, Cause); 25] = [
+pub const VERDICTS: [(Outcome, Cause); 27] = [
     (Outcome::Running, Cause::NotTouched),
     (Outcome::Running, Cause::SigbusSpin),
     (Outcome::Running, Cause::MceNested),
     (Outcome::Running, Cause::VmmOwnMemory),
+    (Outcome::Running, Cause::UnmapFailed),
     (Outcome::Running, Cause::Unknown),
     (Outcome::Unaffected, Cause::NotTouched),
     (Outcome::Survived, Cause::Contained),
@@ -46,6 +47,7 @@ pub const VERDICTS: [(Outcome, Cause); 25] = [
     (Outcome::VmmKilled, Cause::SigbusUnhandled),
     (Outcome::VmmKilled, Cause::SecondSigbus),
     (Outcome::VmmKilled, Cause::VmmOwnMemory),
+    (Outcome::VmmKilled, Cause::UnmapFailed),
     (Outcome::VmmKilled, Cause::NotPoison),
     (Outcome::VmmExited, Cause::SigbusUnhandled),
     (Outcome::VmmExited, Cause::VmmOwnMemory),
@@ -155,8 +157,8 @@ impl Families {
         let families = Self {
             memory_failures: make.counters(
                 "memory_failures_total",
-                "Pages handled by the host's memory_failure(), by the kernel's page type and result",
-                &["type", "result"],
+                "Pages handled by the host's memory_failure(), by the kernel's page type and result, and by the error's origin",
+                &["type", "result", "origin"],
             )?,
             poisoned_pages: make.gauge(
                 "poisoned_pages",
@@ -317,7 +319,9 @@ impl Families {
         };
         for page_type in PAGE_TYPES {
             for result in RESULTS {
-                families.memory_failures.with_label_values(&[page_type, result]);
+                families
+                    .memory_failures
+                    .with_label_values(&[page_type, result, OriginKind::Unknown.word()]);
             }
         }
         for (outcome, cause) in VERDICTS {

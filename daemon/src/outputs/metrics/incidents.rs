@@ -55,7 +55,7 @@ struct Seen {
     pid: u32,
     verdict: Option<(Outcome, Cause)>,
     /// Exits by access: read, write, fetch, unknown.
-    exits: [u64; 4],
+    exits: [u64; 5],
     /// SIGBUS, and machine checks injected: optional, required.
     signals: [u64; 2],
     injected: [u64; 2],
@@ -145,11 +145,12 @@ impl Incidents {
 impl Seen {
     fn exits(&mut self, update: &Update, to: &Families) -> u64 {
         let page = &update.exits;
-        let known = page.reads + page.writes + page.fetches;
+        let known = page.reads + page.writes + page.fetches + page.page_walks;
         let now = [
             page.reads,
             page.writes,
             page.fetches,
+            page.page_walks,
             page.exits.saturating_sub(known),
         ];
         let mut all = 0;

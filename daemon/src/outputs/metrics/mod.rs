@@ -4,6 +4,7 @@
 mod families;
 mod histogram;
 mod incidents;
+mod origins;
 mod reconciler;
 mod vms;
 
@@ -19,19 +20,31 @@ use crate::host::{
 };
 use families::{Families, OTHER_TABLES, PAGE_TYPES, RESULTS, RING};
 use incidents::Incidents;
+use origins::Origins;
 use poisontrace_model::{
     correlate::report::Update,
     event::{Event, EventKind, probe::ProbeStatus, session::Session},
     host::ClockPair,
+    incident::model::OriginKind,
     text::sanitise,
 };
 use reconciler::Reconciler;
 use vms::Vms;
 
-/// Pairs of type and result with a series of their own: the kernel's words, but a recording's may be anybody's.
+/// Series by type, result and origin beside those that are known from the start: the kernel's words, but a recording's may be
+/// anybody's.
 const MAX_FAILURE_KINDS: usize = 48;
 /// Longest label, characters.
 const MAX_LABEL: usize = 64;
+
+/// What the programs' tables had no room for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KernelTables {
+    /// Exits on pages beyond the totals.
+    pub untotalled: u64,
+    /// Exits whose place another thread took.
+    pub displaced: u64,
+}
 
 /// See the module.
 pub struct Metrics {
@@ -39,7 +52,8 @@ pub struct Metrics {
     families: Families,
     incidents: Incidents,
     vms: Option<Vms>,
-    failure_kinds: HashSet<(String, String)>,
+    failure_kinds: HashSet<(String, String, &'static str)>,
+    origins: Origins,
     reconciler: Reconciler,
     clock: ClockPair,
 }
@@ -70,6 +84,7 @@ impl Metrics {
             vms,
             failure_kinds: HashSet::new(),
             reconciler: Reconciler::default(),
+            origins: Origins::default(),
             clock,
         };
         metrics.probes(&session.probes);
@@ -102,6 +117,7 @@ impl Metrics {
 
     /// Counts one event.
     pub fn event(&mut self, event: &Event) {
+        self.origins.event(event);
         match &event.what {
             // Made by the daemon, not received.
             EventKind::Vmm(_)
@@ -117,7 +133,7 @@ impl Metrics {
             }
             EventKind::FailureAction {
                 page_type, result, ..
-            } => self.failure(page_type, result),
+            } => self.failure(page_type, result, self.origins.of(event.tid)),
             EventKind::FailureEnd { ret: 0 } => self.reconciler.saw_end(),
             _ => {}
         }
@@ -127,20 +143,22 @@ impl Metrics {
         }
     }
 
-    fn failure(&mut self, page_type: &str, result: &str) {
+    fn failure(&mut self, page_type: &str, result: &str, origin: OriginKind) {
         self.reconciler.saw();
         let mut kind = (sanitise(page_type, MAX_LABEL), sanitise(result, MAX_LABEL));
         let known = PAGE_TYPES.contains(&kind.0.as_str()) && RESULTS.contains(&kind.1.as_str());
-        if !known && !self.failure_kinds.contains(&kind) {
+        let key = (kind.0.clone(), kind.1.clone(), origin.word());
+        let expected = known && origin == OriginKind::Unknown;
+        if !expected && !self.failure_kinds.contains(&key) {
             if self.failure_kinds.len() >= MAX_FAILURE_KINDS {
                 kind = ("other".to_owned(), "other".to_owned());
             } else {
-                self.failure_kinds.insert(kind.clone());
+                self.failure_kinds.insert(key);
             }
         }
         self.families
             .memory_failures
-            .with_label_values(&[kind.0, kind.1])
+            .with_label_values(&[kind.0.as_str(), kind.1.as_str(), origin.word()])
             .inc();
     }
 
@@ -237,9 +255,13 @@ impl Metrics {
     }
 
     /// What the kernel's totals and the directory of processes had no room for.
-    pub fn tables_beside(&self, totals: u64, directory: u64) {
-        let [in_kernel, processes] = OTHER_TABLES;
-        self.no_room(&[(in_kernel, totals), (processes, directory)]);
+    pub fn tables_beside(&self, kernel: KernelTables, directory: u64) {
+        let [totals, slots, processes] = OTHER_TABLES;
+        self.no_room(&[
+            (totals, kernel.untotalled),
+            (slots, kernel.displaced),
+            (processes, directory),
+        ]);
     }
 
     fn no_room(&self, dropped: &[(&str, u64)]) {

@@ -61,7 +61,9 @@ fn a_guest_that_panics_is_counted_on_its_way_there() {
         1.0
     );
     assert_eq!(
-        value("memory_failures_total{result=\"Recovered\",type=\"dirty LRU page\"}"),
+        value(
+            "memory_failures_total{origin=\"software_injection\",result=\"Recovered\",type=\"dirty LRU page\"}"
+        ),
         1.0
     );
     assert_eq!(value("poison_exits_total{access=\"read\"}"), 1.0);
@@ -160,7 +162,9 @@ fn flooded() -> Metrics {
 fn a_host_has_at_most_400_series_whatever_happens() {
     let all = series(&flooded().exposition());
     assert!(all.len() <= 400, "{} series", all.len());
-    assert!(all.contains_key("poisontrace_memory_failures_total{result=\"other\",type=\"other\"}"));
+    assert!(all.contains_key(
+        "poisontrace_memory_failures_total{origin=\"unknown\",result=\"other\",type=\"other\"}"
+    ));
 }
 
 #[test]

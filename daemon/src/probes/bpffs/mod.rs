@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/poisontrace/
-//!   layout-3/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
+//!   layout-4/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
 //!     PAGES EVENTS LOST VICTIMS VCPUS REPORTED
 //!     daemon-4711/       one daemon's programs
 //!       ARMED            its flag
@@ -157,15 +157,12 @@ impl Pins {
         self.mine.join(program)
     }
 
-    /// Makes the new programs the ones at work, and detaches those of daemons before.
+    /// Makes the new programs the ones at work, and detaches those of daemons before. Returns the new ones' flag.
     ///
     /// # Errors
     /// If the flag cannot be set: the old programs are then left at work.
-    pub fn take_over(&mut self, ebpf: &mut aya::Ebpf, predates: bool) -> Result<(), String> {
-        let flag = ebpf.take_map(SECTION).ok_or("the object has no flag")?;
-        let Map::Array(data) = flag else {
-            return Err("the object's flag is no array".to_owned());
-        };
+    pub fn take_over(&mut self, ebpf: &mut aya::Ebpf, predates: bool) -> Result<Array<MapData, u32>, String> {
+        let data = flag(ebpf)?;
         data.pin(self.mine.join(FLAG)).map_err(|err| err.to_string())?;
         let mut mine: Array<MapData, u32> =
             Array::try_from(Map::Array(data)).map_err(|err| err.to_string())?;
@@ -188,7 +185,19 @@ impl Pins {
         for daemon in self.before.drain(..) {
             folder::remove(&daemon, Level::Daemon).map_err(|err| format!("{}: {err}", daemon.display()))?;
         }
-        Ok(())
+        Ok(mine)
+    }
+}
+
+/// The map of the flag that the programs go by ([`arming`]).
+///
+/// # Errors
+/// An object without it.
+pub fn flag(ebpf: &mut aya::Ebpf) -> Result<MapData, String> {
+    match ebpf.take_map(SECTION) {
+        Some(Map::Array(data)) => Ok(data),
+        Some(_) => Err("the object's flag is no array".to_owned()),
+        None => Err("the object has no flag".to_owned()),
     }
 }
 

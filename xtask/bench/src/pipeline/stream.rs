@@ -39,6 +39,8 @@ pub fn beginning() -> Vec<Vec<u8>> {
             h: header::<FailureBegin>(1, 0),
             pfn: 0x10_0000 + u64::from(vm),
             flags: 0,
+            in_kvm_run: 0,
+            pad: 0,
         };
         let end = FailureEnd {
             h: header::<FailureEnd>(1, 0),

@@ -5,6 +5,7 @@
 
 mod emulators;
 pub mod exit_costs;
+mod host_log;
 mod images;
 pub mod install;
 mod kernels;

@@ -10,12 +10,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use lab_protocol::{MODULE_ORDER_FILE, SHARE_TAG, TREE_TAG};
+use lab_protocol::{KERNEL_LOG, MODULE_ORDER_FILE, SHARE_TAG, TAINT, TREE_TAG};
 use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::system::{RebootCommand, delete_module, finit_module, reboot, sethostname};
 
-use crate::log::Log;
+use crate::log::{Log, uptime};
 
 pub const SHARE: &str = "/lab";
 const TREE: &str = "/tree";
@@ -234,9 +234,16 @@ pub fn forget_poison(pfn: u64, log: &Log) {
     }
 }
 
+/// Notes the kernel's taint, which a warning changes.
+pub fn log_taint(log: &Log) {
+    let taint = fs::read_to_string("/proc/sys/kernel/tainted").unwrap_or_default();
+    log.line(&format!("[{:9.3}] {TAINT}{}", uptime(), taint.trim()));
+}
+
 /// Copies the kernel's log to the end of `log`.
 pub fn append_kernel_log(log: &Log) -> Result<()> {
-    log.line("--- kernel log");
+    log_taint(log);
+    log.line(KERNEL_LOG);
     for line in kernel_log()? {
         log.line(&line);
     }

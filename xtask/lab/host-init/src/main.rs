@@ -57,6 +57,7 @@ fn work() -> Result<()> {
     }
     machine::mount_share()?;
     let log = Log::create(&format!("{SHARE}/out/host.log"))?;
+    machine::log_taint(&log);
     let result = perform(&log);
     if let Err(error) = &result {
         log.line(&format!("lab: failed: {error:#}"));

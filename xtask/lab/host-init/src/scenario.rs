@@ -8,8 +8,8 @@ use lab_protocol::daemon_cli::READ_GUEST_CODE;
 use lab_protocol::daemon_lines;
 use lab_protocol::{
     AT_RISK, AT_RISK_FILE, Before, Fate, GUEST_FTRACE_FILE, GUEST_HANDLER_PAGE, GUEST_PAGE_READY,
-    GUEST_PANICS, GuestPlan, GuestResult, LAST_METRICS, LabResult, REATTACHED, RELOADED_METRICS, Scenario,
-    UNSEEN, UNSEEN_METRICS, words,
+    GUEST_PANICS, GuestPlan, GuestResult, LAST_METRICS, LabResult, MACHINE_CHECK, REATTACHED,
+    RELOADED_METRICS, Scenario, UNSEEN, UNSEEN_METRICS, words,
 };
 
 use crate::daemon::{self, Daemon};
@@ -27,6 +27,8 @@ const BOOT_LIMIT: Duration = Duration::from_secs(150);
 const END_LIMIT: Duration = Duration::from_secs(90);
 /// Between the poison and the touch, so that the two notifications cannot be taken for one.
 const BEFORE_TOUCH: Duration = Duration::from_secs(2);
+/// For the kernel to find what its processor reports: seen within 3 s.
+const POLLED_WITHIN: Duration = Duration::from_secs(30);
 /// For the daemon to look at the host's pages and the VMM's.
 const SURVEY_LIMIT: Duration = Duration::from_secs(30);
 /// For a reset to be seen.
@@ -218,6 +220,10 @@ fn run_guest(
             poison_frame(pfn, gpa, &mut result, log)?;
             touch(&mut vmm, log);
         }
+        Fate::MachineCheck => {
+            machine_check(&mut vmm, gpa, &mut result, log)?;
+            touch(&mut vmm, log);
+        }
         Fate::SoftOffline => {
             let address = vmm.page_frame(gpa)? << 12;
             log.step("soft-offlining the guest's page");
@@ -309,6 +315,30 @@ fn poison_frame(pfn: u64, gpa: u64, result: &mut GuestResult, log: &Log) -> Resu
     result.poisoned_s = Some(uptime());
     fs::write("/sys/kernel/debug/hwpoison/corrupt-pfn", format!("{pfn:#x}"))
         .context("the kernel did not poison the page")?;
+    std::thread::sleep(BEFORE_TOUCH);
+    Ok(())
+}
+
+/// Lets the developer's machine write the error into a bank of this one's processor, which the kernel looks at from time to
+/// time; and waits until it has.
+fn machine_check(vmm: &mut Vmm, gpa: u64, result: &mut GuestResult, log: &Log) -> Result<()> {
+    const INTERVAL: &str = "/sys/devices/system/machinecheck/machinecheck0/check_interval";
+    let pfn = vmm.page_frame(gpa)?;
+    result.pfn = Some(pfn);
+    fs::write(INTERVAL, "1").context("the kernel does not poll its machine-check banks")?;
+    result.poisoned_s = Some(uptime());
+    log.step(&format!("{MACHINE_CHECK}{:#x}", pfn << 12));
+    let deadline = Instant::now() + POLLED_WITHIN;
+    while !fs::read_to_string("/proc/meminfo")
+        .context("no /proc/meminfo")?
+        .lines()
+        .any(|line| line.starts_with("HardwareCorrupted:") && !line.ends_with(" 0 kB"))
+    {
+        if Instant::now() > deadline {
+            bail!("the kernel did not take the page out of use");
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
     std::thread::sleep(BEFORE_TOUCH);
     Ok(())
 }

@@ -37,6 +37,7 @@ pub fn ship_what_comes_of(perform: impl FnOnce(&Log) -> Result<()>) -> Result<()
     machine::quiet_console()?;
     let out = format!("{SHARE}/out");
     let log = Log::create(&format!("{out}/host.log"))?;
+    machine::log_taint(&log);
     let result = perform(&log);
     if let Err(error) = &result {
         log.line(&format!("lab: failed: {error:#}"));

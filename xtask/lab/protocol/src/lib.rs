@@ -40,6 +40,18 @@ pub const FAILED: &str = "LAB FAILED: ";
 /// Steps that the emulated host announces on its console start with this.
 pub const STEP: &str = "lab: ";
 
+/// In the emulated host's log: the first time that poisontrace is started there, also to say what the kernel offers.
+pub const DAEMON_BEGINS: &str = "poisontrace";
+/// The kernel's taint (/proc/sys/kernel/tainted), at the log's beginning and before the kernel's own log.
+pub const TAINT: &str = "lab: kernel taint ";
+/// What follows this line is the kernel's own log.
+pub const KERNEL_LOG: &str = "--- kernel log";
+
+/// A step of the emulated host at which its own processor is to report a deferred error, of the physical address that follows.
+pub const MACHINE_CHECK: &str = "machine check of the host at ";
+/// MCi_STATUS of it: VAL EN MISCV ADDRV DEFERRED POISON.
+pub const DEFERRED_STATUS: u64 = 0x9c00_1800_0000_0000;
+
 /// Lines that the guest prints and the emulated host waits for.
 pub const GUEST_PAGE_READY: &str = "guest: page ready gpa=";
 /// The page of the guest kernel's own #MC handler; before the line above.
@@ -161,6 +173,8 @@ pub enum Fate {
     PoisonHandlerToo,
     /// The same, after another VM, which is not run, has mapped the guest's memory file.
     PoisonShared,
+    /// The host's processor reports the page, as a scrubber's find, then let the application touch it.
+    MachineCheck,
     /// Soft-offline the page, then let the application touch it: no poison.
     SoftOffline,
     /// Kill the VMM; no poison.

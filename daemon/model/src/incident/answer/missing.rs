@@ -71,7 +71,10 @@ pub fn missing(
     );
     note(e.pfn.is_none() && v.cause != Cause::GuestMemfd, M::MemoryFailure);
     note(e.predates, M::EarlierMemoryFailure);
-    note(v.cause == Cause::GuestMemfd, M::PrivatePageAddress);
+    note(
+        v.cause == Cause::GuestMemfd && e.gpa.is_none(),
+        M::PrivatePageAddress,
+    );
     match e.other_address {
         Some(OtherAddress::Virtual(_)) => note(true, M::GpaUnderShadowPaging),
         Some(OtherAddress::Nested(_)) => note(true, M::GpaOfNestedGuest),
@@ -80,11 +83,12 @@ pub fn missing(
     note(e.vmm.is_vmm != Some(true), M::VmmProcess);
     note(e.vmm.is_vmm == Some(true) && e.vmm.name.is_none(), M::VmName);
     note(
-        !e.exits.any() && e.action_required(total) > e.own_access,
+        !e.exits.any() && e.hardware.consumed.is_none() && e.action_required(total) > e.own_access,
         M::PoisonExit,
     );
     note(e.blind_ns > 0, M::EarlyTermination { ns: e.blind_ns });
     note(e.lost > 0, M::Records { count: e.lost });
+    note(e.runs_missed > 0, M::Runs { count: e.runs_missed });
     // What the instruction's probe would have shown is known in another way.
     let known = |status: &ProbeStatus| {
         status.probe == ProbeId::Instruction && flush.basis == FlushBasis::InstructionBytes

@@ -67,6 +67,7 @@ fn for_the_cause(e: &Evidence, v: Verdict) -> Option<NextStep> {
         Cause::KernelAccess => NextStep::KeepConsole,
         Cause::Clflush => NextStep::UpdateGuestKernel,
         Cause::SigbusSpin => NextStep::KillVmm,
+        Cause::UnmapFailed => NextStep::EvacuateHost,
         Cause::NotPoison => NextStep::LookElsewhere,
         Cause::InitKilled | Cause::Contained | Cause::NotTouched | Cause::Unknown => return None,
     })

@@ -130,7 +130,8 @@ fn panic(case: &VerdictInput, end: &End, seen: Confidence) -> Verdict {
         .rfind(|injection| injection.t <= end.t && matches!(injection.severity, Severity::Ao | Severity::Ar));
     let rip = last
         .and_then(|injection| injection.rip)
-        .or_else(|| case.total.last_rip_before(end.t));
+        .or_else(|| case.total.last_rip_before(end.t))
+        .or_else(|| e.hardware.consumed.and_then(|consumed| consumed.rip));
     let kernel = place(rip) == Place::Kernel;
     let (cause, sure) = match last {
         Some(injection) if injection.severity == Severity::Ar && injection.overflow() => match place(rip) {
@@ -146,7 +147,9 @@ fn panic(case: &VerdictInput, end: &End, seen: Confidence) -> Verdict {
             }
         }
         // Its machine checks were not seen, but the signals were, and where it was.
-        None if e.exit_signals > 0 && e.delivered > 0 && kernel => access(case),
+        None if (e.exit_signals > 0 || e.hardware.consumed.is_some()) && e.delivered > 0 && kernel => {
+            access(case)
+        }
         None if e.ao_signals > 0 && e.delivered > 0 && !e.accessed_by_guest() && e.ar_signals == 0 => {
             (Cause::FatalNotification, Confidence::Likely)
         }

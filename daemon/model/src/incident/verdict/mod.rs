@@ -4,7 +4,7 @@
 //! | family | causes |
 //! |---|---|
 //! | `death` | the guest died: `mce_overflow`, `kernel_access`, `clflush`, `fatal_notification`, `mce_nested`, `mce_disabled`, `not_poison` |
-//! | `vmm` | the VMM ended: `sigbus_unhandled`, `second_sigbus`, `vmm_own_memory`, `guest_memfd`, `not_poison` |
+//! | `vmm` | the VMM ended: `sigbus_unhandled`, `second_sigbus`, `vmm_own_memory`, `guest_memfd`, `unmap_failed`, `not_poison` |
 //! | `life` | the guest lives, or nothing shows that it died: `contained`, `sigbus_spin`, `mce_nested`, `mce_dropped`, `clflush`, `not_touched` |
 //!
 //! The first sign of an end decides: what a dead guest's crash kernel or its VMM do afterwards changes nothing.
@@ -115,6 +115,9 @@ fn observed(case: &VerdictInput) -> Option<Verdict> {
     if let Some(verdict) = vmm::private_memory(case) {
         return Some(verdict);
     }
+    if let Some(verdict) = vmm::unisolated(case) {
+        return Some(verdict);
+    }
     let end = deciding(case.e);
     if let Some(end) = end.filter(|end| !of_vmm(&end.sign)) {
         return Some(death::verdict(case, end));
@@ -138,6 +141,7 @@ fn observed(case: &VerdictInput) -> Option<Verdict> {
         .or_else(|| life::dropped(case))
         .or_else(|| life::contained(case))
         .or_else(|| life::spin(case))
+        .or_else(|| vmm::still_in_use(case))
 }
 
 /// The sign by which the guest died, if it died of anything that may be this page.

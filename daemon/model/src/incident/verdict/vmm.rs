@@ -21,6 +21,34 @@ fn exit(e: &Evidence) -> Option<(u64, i32)> {
     })
 }
 
+/// The kernel ends the process at once: later than this it ended for other reasons, nanoseconds.
+const KILLED_WITHIN_NS: u64 = 5_000_000_000;
+const SIGKILL: i32 = 9;
+
+/// `unmap_failed`: the host could not take the page out of use for an access of the VMM's own thread, and the kernel killed
+/// the VMM without BUS_MCEERR: SIGBUS (`kill_me_now`), or SIGKILL (`kill_procs`). Must see: `memory_failure()` on a thread of
+/// the VMM that failed and sent no such signal, and the VMM's end by one of these within [`KILLED_WITHIN_NS`]. Certain for
+/// SIGBUS; a SIGKILL may be anybody's.
+pub fn unisolated(case: &VerdictInput) -> Option<Verdict> {
+    let failed = case.e.unisolated?;
+    let (t, status) = exit(case.e)?;
+    if t.saturating_sub(failed.t) > KILLED_WITHIN_NS {
+        return None;
+    }
+    let confidence = match status & 0x7f {
+        SIGBUS if case.e.lost == 0 => Confidence::Certain,
+        SIGBUS | SIGKILL => Confidence::Likely,
+        _ => return None,
+    };
+    Some(of(Outcome::VmmKilled, Cause::UnmapFailed, confidence))
+}
+
+/// The same while the VMM lives: the page is still in use, and its next access meets the error again.
+pub fn still_in_use(case: &VerdictInput) -> Option<Verdict> {
+    case.e.unisolated?;
+    (!case.e.vmm_gone()).then(|| of(Outcome::Running, Cause::UnmapFailed, Confidence::Likely))
+}
+
 const fn killed(status: i32) -> bool {
     status & 0x7f != 0
 }

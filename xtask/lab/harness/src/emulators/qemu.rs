@@ -1,6 +1,6 @@
 //! The emulated host: QEMU's software emulation of an AMD processor with nested virtualization.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::process::{End, Running};
-use lab_protocol::{DONE, FAILED, SHARE_TAG, STEP, TREE_TAG};
+use lab_protocol::{DEFERRED_STATUS, DONE, FAILED, MACHINE_CHECK, SHARE_TAG, STEP, TREE_TAG};
 use xtask_support::progress::Progress;
 use xtask_support::unpacked;
 
@@ -41,6 +41,7 @@ impl Host<'_> {
         progress.step("lab: booting the host's kernel");
         let console = self.share.join("out/host-console.txt");
         let mut child = Running(self.command()?.spawn().context("cannot start QEMU")?);
+        let mut monitor = child.0.stdin.take().context("QEMU has no standard input")?;
         let stdout = child.0.stdout.take().context("QEMU has no standard output")?;
         let stderr = child.0.stderr.take().context("QEMU has no standard error")?;
         let (sender, lines) = mpsc::channel();
@@ -55,6 +56,12 @@ impl Host<'_> {
                     seen.push(line.clone());
                     if let Some(step) = line.find(STEP) {
                         progress.step(&line[step..]);
+                    }
+                    if let Some((_, address)) = line.split_once(MACHINE_CHECK) {
+                        monitor
+                            .write_all(machine_check(address.trim()).as_bytes())
+                            .and_then(|()| monitor.flush())
+                            .context("QEMU's monitor does not listen")?;
                     }
                     if line.contains(DONE) {
                         break End::Done;
@@ -98,7 +105,8 @@ impl Host<'_> {
             "-cpu",
             "EPYC,+svm",
         ])
-        .args(["-smp", "2", "-m", "2048", "-serial", "stdio"])
+        // The monitor shares the standard streams with the console.
+        .args(["-smp", "2", "-m", "2048", "-serial", "mon:stdio"])
         .arg("-kernel")
         .arg(self.kernel)
         .arg("-initrd")
@@ -119,7 +127,7 @@ impl Host<'_> {
             qemu.arg("-drive")
                 .arg(format!("file={path},format=raw,if=virtio,cache=unsafe"));
         }
-        qemu.stdin(Stdio::null())
+        qemu.stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         Ok(qemu)
@@ -133,6 +141,15 @@ fn qemu(tree: &Path) -> Result<Command> {
         command.arg("-L").arg(tree.join(firmware));
     }
     Ok(command)
+}
+
+/// What makes QEMU's monitor write an error of this address into a bank of the host's first processor. Control-A c leads from
+/// the console to the monitor and back. Bank 4 is not taken for one with a usable address (`amd_mce_usable_address()`).
+fn machine_check(address: &str) -> String {
+    const SWITCH: &str = "\u{1}c";
+    const BANK: u32 = 1;
+    const MISC: u64 = 0x8c;
+    format!("{SWITCH}mce 0 {BANK} {DEFERRED_STATUS:#x} 0 {address} {MISC:#x}\n{SWITCH}")
 }
 
 fn follow(mut from: impl BufRead, mut to: impl FnMut(String) -> bool) {

@@ -14,6 +14,7 @@ use xtask_support::stamp;
 
 use crate::emulators::process::End;
 use crate::emulators::qemu::{self, Host};
+use crate::host_log;
 use crate::images::initramfs;
 use crate::packages::qemu::{self as packages, Packages};
 
@@ -91,6 +92,7 @@ impl Lab {
             let log = share.join("out/host.log");
             match progress.task(&format!("lab: {name}"), || host.boot(progress))? {
                 End::Done => {
+                    host_log::check(&log)?;
                     let result = fs::read_to_string(share.join(RESULT_FILE))
                         .context("the emulated host left no result")?;
                     let result = serde_json::from_str(&result).context("the lab's result is not readable")?;

@@ -18,6 +18,8 @@ pub enum Story {
     /// The guest's processor lacks succor and overflow recovery: the second notification of the same page is an
     /// overflow, and the guest panics.
     Panic,
+    /// As panic, but the host's own processor reports the page: a deferred error, as a scrubber finds it
+    MachineCheck,
     /// The guest's processor has both: its application is killed, the guest lives on.
     Survive,
     /// The guest's kernel reads the page from its page cache, in read()
@@ -59,6 +61,7 @@ impl Story {
     pub fn name(self) -> &'static str {
         match self {
             Self::Panic => "panic",
+            Self::MachineCheck => "machine-check",
             Self::Survive => "survive",
             Self::KernelAccess => "kernel-access",
             Self::CopyFromUser => "copy-from-user",
@@ -76,7 +79,7 @@ impl Story {
     /// None: there must be no incident. The VMMs have their own ([`of_fate`]).
     pub fn verdict(self) -> Option<Verdict> {
         match self {
-            Self::Panic => verdict("guest_panicked", "mce_overflow"),
+            Self::Panic | Self::MachineCheck => verdict("guest_panicked", "mce_overflow"),
             Self::Survive | Self::CopyFromUser | Self::SharedMemory => verdict("survived", "contained"),
             Self::KernelAccess | Self::HugePage => verdict("guest_panicked", "kernel_access"),
             // QEMU resets a guest with Intel's machine checks; one with AMD's hangs, until the lab kills its VMM.
@@ -121,6 +124,11 @@ impl Story {
         match self {
             Self::Panic => GuestPlan {
                 cpu: "host,-succor,-overflow-recov".to_owned(),
+                ..plan
+            },
+            Self::MachineCheck => GuestPlan {
+                cpu: "host,-succor,-overflow-recov".to_owned(),
+                fate: Fate::MachineCheck,
                 ..plan
             },
             Self::KernelAccess => GuestPlan {

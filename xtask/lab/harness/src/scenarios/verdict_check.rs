@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use lab_protocol::DEFERRED_STATUS;
 use serde_json::Value;
 
-use super::story::Verdict;
+use super::story::{Story, Verdict};
 use xtask_support::command;
 
 /// The incidents of a recording.
@@ -68,5 +69,31 @@ pub fn judge(accepted: &[Verdict], incidents: &[Value]) -> Result<()> {
         first.outcome,
         first.cause
     );
+    Ok(())
+}
+
+/// The error that the host's processor reported must be named, with its bank, and as nothing that software did.
+pub fn origin(story: Story, incidents: &[Value]) -> Result<()> {
+    if story != Story::MachineCheck {
+        return Ok(());
+    }
+    let incident = incidents.first().context("no incident")?;
+    let hex = |pointer: &str| -> Result<u64> {
+        let text = incident
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .and_then(|text| text.strip_prefix("0x"))
+            .with_context(|| format!("{pointer} is no address: {}", incident["origin"]))?;
+        Ok(u64::from_str_radix(text, 16)?)
+    };
+    ensure!(
+        incident["origin"]["how"] == "found_by_scrubbing",
+        "the origin is {}",
+        incident["origin"]
+    );
+    let status = hex("/origin/machine_check/status")?;
+    ensure!(status == DEFERRED_STATUS, "STATUS is {status:#x}");
+    let (addr, pfn) = (hex("/origin/machine_check/addr")?, hex("/page/pfn")?);
+    ensure!(addr == pfn << 12, "ADDR is {addr:#x}, of pfn {pfn:#x}");
     Ok(())
 }

@@ -17,7 +17,7 @@ use crate::emulators::bochs::{DISC, Host, SHIPPED};
 use crate::emulators::process::End;
 use crate::packages::bochs_host::{self, Packages};
 use crate::packages::{bochs, perf};
-use crate::{HOSTNAME, Processor};
+use crate::{HOSTNAME, Processor, host_log};
 
 /// A boot takes a quarter of a minute on two idle cores, a storm under poisontrace as long.
 const DEADLINE: Duration = Duration::from_secs(240);
@@ -108,7 +108,10 @@ pub fn boot(host: &Host, out: &Path, progress: &Progress) -> Result<()> {
         stamp::start_over(out)?;
         let name = host.folder.file_name().unwrap_or_default().to_string_lossy();
         match progress.task(&format!("lab: {name}"), || host.boot(progress))? {
-            End::Done => return serial_files::unpack(&shipped, out),
+            End::Done => {
+                serial_files::unpack(&shipped, out)?;
+                return host_log::check(&out.join("host.log"));
+            }
             End::Failed(reason) => {
                 // Without them there is the reason, at least.
                 serial_files::unpack(&shipped, out).ok();

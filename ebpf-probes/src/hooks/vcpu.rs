@@ -1,0 +1,33 @@
+//! The vCPU that is loaded on the current thread. `vcpu_load()` registers its preempt notifier, which
+//! `task_struct.preempt_notifiers` then leads to, 5.10 to 7.3 (virt/kvm/kvm_main.c).
+
+use super::fields::{ARCH_REGS, ARCH_REGS_AVAILABLE, TASK_NOTIFIERS, VCPU_ARCH, VCPU_NOTIFIER, member};
+use crate::state::current_task;
+
+/// `enum kvm_reg`: VCPU_REGS_RIP.
+const RIP: u64 = 16;
+
+/// The `struct kvm_vcpu`, 0 if none is loaded; `None` where the kernel's BTF does not show.
+#[inline(always)]
+pub fn loaded() -> Option<u64> {
+    let task = current_task();
+    let first = member(task, &TASK_NOTIFIERS)?.0;
+    if first == 0 {
+        return Some(0);
+    }
+    // The node is the first member of `struct preempt_notifier`.
+    Some(first - u64::from(VCPU_NOTIFIER.get()?))
+}
+
+/// The guest's RIP, where KVM has it in memory: on VMX only if it was read since the exit (`regs_avail`).
+#[inline(always)]
+pub fn rip() -> Option<u64> {
+    let vcpu = loaded().filter(|vcpu| *vcpu != 0)?;
+    let arch = vcpu + u64::from(VCPU_ARCH.get()?);
+    if member(arch, &ARCH_REGS_AVAILABLE)? & 1 << RIP == 0 {
+        return None;
+    }
+    let regs = arch + u64::from(ARCH_REGS.get()?);
+    // SAFETY: fault-safe read of kernel memory, within the array whose length the layout has checked.
+    unsafe { aya_ebpf::helpers::bpf_probe_read_kernel((regs + RIP * 8) as *const u64) }.ok()
+}
