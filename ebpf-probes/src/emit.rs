@@ -8,7 +8,7 @@ use poisontrace_probes::{
 
 use crate::{
     slot,
-    state::{EVENTS, LOST, VCPUS, held},
+    state::{EVENTS, VCPUS, count, held},
 };
 
 /// A header for the current thread, with its vCPU where that is known.
@@ -59,14 +59,5 @@ pub fn emit_bytes(record: *const u8, len: usize) {
     let bytes = unsafe { core::slice::from_raw_parts(record, len) };
     if EVENTS.output::<[u8]>(bytes, 0).is_err() {
         count(lost::RECORDS);
-    }
-}
-
-/// Counts what there was no room for.
-#[inline(always)]
-pub fn count(what: u32) {
-    if let Some(lost) = LOST.get_ptr_mut(what) {
-        // SAFETY: a per-CPU map value; tracing programs do not nest on one CPU.
-        unsafe { *lost += 1 };
     }
 }

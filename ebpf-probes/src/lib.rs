@@ -57,7 +57,9 @@ pub mod lost {
     pub const TOTALS: u32 = 1;
     /// Exits under way whose place another thread took: their times are lost.
     pub const SLOTS: u32 = 2;
-    pub const ENTRIES: u32 = 3;
+    /// Signals for poison that a process may have made itself, beyond those that are reported.
+    pub const UNPROVED: u32 = 3;
+    pub const ENTRIES: u32 = 4;
 }
 
 /// The vCPU of a record whose thread had not been seen in `kvm_exit` or `kvm_entry` yet.

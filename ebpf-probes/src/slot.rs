@@ -4,10 +4,7 @@
 use aya_ebpf::{macros::map, maps::Array};
 use poisontrace_probes::{NO_VCPU, lost};
 
-use crate::{
-    emit::count,
-    state::{VCPUS, Vcpu, current_is_victim, current_tid, since_arming, victims_changed_ns},
-};
+use crate::state::{VCPUS, Vcpu, count, current_is_victim, current_tid, since_arming, victims_changed_ns};
 
 /// A thread's last exit. Two threads can share a place: each takes it over in turn and finds what it needs again.
 #[derive(Clone, Copy)]

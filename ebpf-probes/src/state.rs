@@ -103,24 +103,29 @@ fn victims_changed(now_ns: u64) {
     unsafe { core::ptr::write_volatile(VICTIMS_CHANGED.0.get(), now_ns) }
 }
 
-/// Between two signals that any process may have made, ns: a flood of them must leave room in the ring for the others.
+/// Between two signals that a process may have made itself, ns: a flood of them must leave room in the ring for others.
 const UNPROVED_EVERY_NS: u64 = 1_000_000;
 
-static UNPROVED: Time = Time(UnsafeCell::new(0));
+/// When a signal that a process may have made itself was last reported, by process (ns). By process, so that one's flood
+/// does not cover the signal of another.
+#[map]
+static UNPROVED: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
 
-/// Whether one more signal that any process may have made is reported now.
+/// Whether one more such signal of the current process is reported now; one that is not is counted.
 #[inline(always)]
 pub fn unproved_may_pass() -> bool {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: as in armed(). Two processors that pass at once do no harm.
-    let last = unsafe { core::ptr::read_volatile(UNPROVED.0.get()) };
-    let passes = now.wrapping_sub(last) >= UNPROVED_EVERY_NS;
-    if passes {
-        // SAFETY: as above.
-        unsafe { core::ptr::write_volatile(UNPROVED.0.get(), now) }
+    let pid = current_pid();
+    if let Some(last) = UNPROVED.get_ptr(pid) {
+        // SAFETY: a map value of this size, checked by the verifier.
+        if now.wrapping_sub(unsafe { *last }) < UNPROVED_EVERY_NS {
+            count(lost::UNPROVED);
+            return false;
+        }
     }
-    passes
+    let _ = UNPROVED.insert(pid, now, 0);
+    true
 }
 
 /// Records to the daemon. 1 MiB holds some 7,000 poison exits.
@@ -130,6 +135,15 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 /// What there was no room for ([`poisontrace_probes::lost`]), per CPU. Never reset: the daemon reports the difference.
 #[map]
 pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(lost::ENTRIES, 0);
+
+/// Counts what there was no room for.
+#[inline(always)]
+pub fn count(what: u32) {
+    if let Some(lost) = LOST.get_ptr_mut(what) {
+        // SAFETY: a per-CPU map value; tracing programs do not nest on one CPU.
+        unsafe { *lost += 1 };
+    }
+}
 
 /// Notes of daemons for their successors; see [`poisontrace_probes::reported`].
 #[map]

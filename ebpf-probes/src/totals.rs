@@ -14,10 +14,9 @@ use poisontrace_probes::{
 };
 
 use crate::{
-    emit::count,
     hooks::EHWPOISON,
     slot::Slot,
-    state::{Vcpu, current_pid, current_tid},
+    state::{Vcpu, count, current_pid, current_tid},
 };
 
 /// Entries are not to be taken before there is poison: 16,384 of them are 20 MiB.

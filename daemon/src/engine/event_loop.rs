@@ -416,6 +416,7 @@ impl<'a> EventLoop<'a> {
         let tables = KernelTables {
             untotalled: source.untotalled(),
             displaced: source.displaced(),
+            unproved: source.unproved(),
         };
         let text = self.pipeline.scraped(&loaded.probes(), &loaded.costs(), tables);
         // A client that has gone away does not want it any more.

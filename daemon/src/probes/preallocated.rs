@@ -46,8 +46,8 @@ mod tests {
 
     #[test]
     fn an_object_without_the_map_is_refused() {
-        assert!(super::object(b"").is_err());
-        assert!(super::object(b"\x7fELF").is_err());
+        assert!(object(b"").is_err());
+        assert!(object(b"\x7fELF").is_err());
     }
 
     #[test]

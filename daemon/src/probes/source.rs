@@ -145,6 +145,11 @@ impl Source {
         self.no_room(lost::SLOTS).unwrap_or(0)
     }
 
+    /// Signals for poison that a process may have made itself, beyond the one a millisecond that is reported.
+    pub fn unproved(&self) -> u64 {
+        self.no_room(lost::UNPROVED).unwrap_or(0)
+    }
+
     fn no_room(&self, what: u32) -> Option<u64> {
         match self.lost.get(&what, 0) {
             Ok(per_cpu) => Some(per_cpu.iter().sum()),

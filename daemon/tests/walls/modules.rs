@@ -61,14 +61,15 @@ const NEVER: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// Crates, each a tree of modules. Not the BPF programs: they are one object, whose modules share its maps.
-const TREES: [&str; 7] = [
+/// Crates and programs, each a tree of modules.
+const TREES: [&str; 8] = [
     "daemon/model/src",
     "daemon/recording/src",
     "daemon/kernel-facts/src",
     "daemon/import/src",
     "daemon/report/src",
     "daemon/src",
+    "ebpf-probes/src",
     "xtask/src",
 ];
 

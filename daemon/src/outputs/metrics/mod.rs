@@ -44,6 +44,8 @@ pub struct KernelTables {
     pub untotalled: u64,
     /// Exits whose place another thread took.
     pub displaced: u64,
+    /// Signals that a process may have sent itself, beyond those that are reported.
+    pub unproved: u64,
 }
 
 /// See the module.
@@ -256,10 +258,11 @@ impl Metrics {
 
     /// What the kernel's totals and the directory of processes had no room for.
     pub fn tables_beside(&self, kernel: KernelTables, directory: u64) {
-        let [totals, slots, processes] = OTHER_TABLES;
+        let [totals, slots, unproved, processes] = OTHER_TABLES;
         self.no_room(&[
             (totals, kernel.untotalled),
             (slots, kernel.displaced),
+            (unproved, kernel.unproved),
             (processes, directory),
         ]);
     }
