@@ -119,7 +119,7 @@ fn set_msrs<C: EbpfContext>(ctx: &C, arg: u64) {
     let read = unsafe {
         probe_read_user_raw(
             record.entries.as_mut_ptr().cast(),
-            used * core::mem::size_of::<Msr>() as u32,
+            used * size_of::<Msr>() as u32,
             (arg + 8) as *const _,
         )
     };
@@ -141,7 +141,7 @@ fn set_msrs<C: EbpfContext>(ctx: &C, arg: u64) {
         unreadable: 0,
         pad: 0,
     };
-    let bytes = core::mem::size_of::<SetMsrs>() + used as usize * core::mem::size_of::<Msr>();
+    let bytes = size_of::<SetMsrs>() + used as usize * size_of::<Msr>();
     emit_bytes(core::ptr::from_mut(record).cast(), bytes);
 }
 
