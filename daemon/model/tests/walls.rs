@@ -97,3 +97,22 @@ fn no_dependency_brings_io() {
         assert!(!FOREIGN.contains(&name), "{line}");
     }
 }
+
+/// The one dependency that has a clock: other crates' features bring it in, so the compiler does not refuse it.
+#[test]
+fn the_clock_of_the_calendars_library_is_not_asked() {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap();
+            for clock in ["Timestamp::now", "Zoned::now", "TimeZone::system"] {
+                assert!(!source.contains(clock), "{}: {clock}", path.display());
+            }
+        }
+    }
+}

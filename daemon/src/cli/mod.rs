@@ -230,8 +230,9 @@ struct ExplainArgs {
     /// Accept a recording whose end is missing
     #[arg(long, requires = "from")]
     allow_truncated: bool,
-    /// Print the lines of logs that an answer rests on, by what they are joined, and the rule that each supports
-    #[arg(long, requires = "from")]
+    /// Print the evidence that the answer rests on (lines of logs, events, totals), the key by which each source was joined,
+    /// and the rule that each supports
+    #[arg(long)]
     why: bool,
     /// html: one self-contained page, for screen and paper
     #[arg(long, default_value = "text")]

@@ -62,7 +62,7 @@ const NEVER: [(&str, &[&str]); 3] = [
 ];
 
 /// Crates and programs, each a tree of modules.
-const TREES: [&str; 8] = [
+const TREES: [&str; 16] = [
     "daemon/model/src",
     "daemon/recording/src",
     "daemon/kernel-facts/src",
@@ -71,6 +71,14 @@ const TREES: [&str; 8] = [
     "daemon/src",
     "ebpf-probes/src",
     "xtask/src",
+    "xtask/bench/src",
+    "xtask/support/src",
+    "xtask/lab/guest-init/src",
+    "xtask/lab/harness/src",
+    "xtask/lab/host-init/src",
+    "xtask/lab/protocol/src",
+    "xtask/lab/scenario-vmm/src",
+    "xtask/lab/storm-vmm/src",
 ];
 
 /// `a::{b, c::d}` as paths.

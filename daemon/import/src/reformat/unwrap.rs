@@ -198,7 +198,9 @@ fn before_message(text: &[u8]) -> bool {
         }
         Some(b']') => {
             // The time since boot ends the line.
-            let open = memchr::memrchr(b'[', text).unwrap_or_default();
+            let Some(open) = memchr::memrchr(b'[', text) else {
+                return false;
+            };
             let time = text[open + 1..text.len() - 1].trim_ascii();
             let of_time = !time.is_empty() && time.iter().all(|b| b.is_ascii_digit() || *b == b'.');
             of_time && words <= 7 && begins_record(text)
@@ -310,6 +312,12 @@ mod tests {
         for at in 20..line.len() - 1 {
             one(&line[..at], &line[at..], line);
         }
+    }
+
+    #[test]
+    fn a_bracket_alone_is_no_time() {
+        assert_eq!(two("]", "type=1701 audit("), None);
+        assert!(!before_message(b"]") && !before_message(b"x]"));
     }
 
     #[test]
