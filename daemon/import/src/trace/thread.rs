@@ -218,8 +218,14 @@ impl Exit {
         const SHOWN: u64 = u32::MAX as u64;
         let of_fault = self.fault.as_ref().and_then(|fault| fault.error_code);
         let of_exit = reason::info1(&self.fields);
+        // By the reason alone: isa() asks for this code.
+        let is_svm = |exit: u64| match reason::read(&self.fields).0 {
+            Isa::Svm => true,
+            Isa::Unknown => exit >> 32 & 3 != 0,
+            Isa::Vmx => false,
+        };
         match (of_fault, of_exit) {
-            (Some(fault), Some(exit)) if self.isa() == Isa::Svm && exit & SHOWN == fault => Some(exit),
+            (Some(fault), Some(exit)) if exit & SHOWN == fault && is_svm(exit) => Some(exit),
             (fault, exit) => fault.or(exit),
         }
     }
