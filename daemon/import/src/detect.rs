@@ -25,7 +25,7 @@ pub enum Opened {
 /// Opens `path` ("-": standard input) and looks what it is.
 ///
 /// # Errors
-/// What cannot be read, in words that say what to do.
+/// The file cannot be read; the message names the remedy.
 pub fn open(path: &Path, meter: &Meter) -> Result<Opened, String> {
     if path.as_os_str() == "-" {
         if io::stdin().is_terminal() {

@@ -30,9 +30,10 @@ pub struct Turn<'a> {
 const CLOCK_WITHIN_NS: i64 = 60_000_000_000;
 /// How exactly wall clocks agree.
 const CLOCK_GRAIN_NS: i64 = 2_000_000_000;
-/// A page's address of statements further apart is not that of one event: time zones are often not given.
+/// Statements that name one page's address belong to one event only within this time; it is wide because logs often
+/// omit the time zone.
 const SAME_PAGE_WITHIN_NS: i64 = 26 * 3600 * 1_000_000_000;
-/// A unit's end that comes of a lost page comes at once.
+/// A unit that ends because of a poisoned page ends within this time.
 const UNIT_WITHIN_NS: i64 = 5_000_000_000;
 /// Pairs without a key that are looked at.
 const MAX_CLOCK_PAIRS: usize = 1 << 20;

@@ -1,6 +1,6 @@
 //! Events, evidence, the correlator and its verdicts. Pure: no clock, no I/O, no environment; time comes from events.
 
-// Whoever reaches for std::fs, std::net, a clock or the environment here does not compile: tests/walls.rs.
+// std::fs, std::net, clocks and the environment do not compile here; daemon/model/tests/walls.rs tries them.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

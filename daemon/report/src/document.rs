@@ -63,14 +63,14 @@ pub struct Incident {
     pub cause: Cause,
     /// How sure the verdict is.
     pub confidence: Confidence,
-    /// One sentence for a ticket.
+    /// Outcome, cause and reason, one or two sentences.
     pub summary: String,
     /// Where the error came from.
     pub origin: Origin,
     /// Ids of the incidents of other VMs that held the same page of the host (ksm, shared memory).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub related_incidents: Vec<String>,
-    /// All of them, where more than these.
+    /// Number of all related incidents, where it exceeds the list.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub related_total: Option<u64>,
     /// What to do now, most urgent first.
@@ -105,7 +105,7 @@ pub struct Incident {
 /// A statement of a log, an event or a total, and the rule that it supports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Why {
-    /// File that it is from.
+    /// File, or `events`: those of a trace, a recording, the store or the probes.
     pub source: String,
     /// The line in it, from 1.
     pub line: Option<u64>,
@@ -115,9 +115,9 @@ pub struct Why {
     pub joined_by: Option<String>,
     /// The rule that it supports.
     pub supports: String,
-    /// In words.
+    /// The statement in English.
     pub message: String,
-    /// The line of the file.
+    /// The line of the file, as it can be shown; empty for events and totals.
     pub text: String,
 }
 

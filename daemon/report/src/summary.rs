@@ -6,7 +6,7 @@ use poisontrace_model::incident::{
     model::{Cause, Incident, OriginKind, Outcome},
 };
 
-/// The answer in one sentence, for a ticket.
+/// Outcome, cause and reason, one or two sentences.
 pub fn summary(i: &Incident) -> String {
     if i.outcome == Outcome::HostPanicked {
         return host(i);

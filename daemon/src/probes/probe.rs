@@ -22,7 +22,7 @@ pub struct Probe {
     pub(super) status: ProbeStatus,
     pub(super) reattached: u64,
     pub(super) links: Vec<(&'static str, Link)>,
-    /// For what takes the place of that which stands by.
+    /// Perf events opened in advance for the full probes.
     pub(super) reserved: Vec<(&'static str, TracepointEvent)>,
 }
 

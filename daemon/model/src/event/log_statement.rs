@@ -1,5 +1,4 @@
-//! What the logs of others say: the host's kernel, the VMM, QMP, the guest's console. LogEvidence, where the
-//! other events are observation.
+//! Statements of logs: host kernel, VMM, QMP, guest console. Reports by others, not observations of the probes.
 
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
@@ -162,9 +161,9 @@ pub enum LogStatement {
     OwnAccess {
         /// Name of the thread, as the kernel has it (15 bytes at most).
         comm: String,
-        /// The process.
+        /// Process on the host that accessed the page.
         pid: u32,
-        /// Address in the VMM.
+        /// Virtual address in that process.
         hva: Hex,
     },
     /// The VMM: it injected the error into its guest.
@@ -244,7 +243,7 @@ pub enum LogStatement {
     OnCpu {
         /// Name of the thread, as the kernel has it (15 bytes at most).
         comm: String,
-        /// The process.
+        /// Its process number in the kernel that logged it (the host's or the guest's).
         pid: u32,
     },
     /// EDAC, APEI or a decoder of machine checks: an error of a DIMM.
@@ -476,7 +475,7 @@ pub struct MceReport {
     pub exception: bool,
     /// Code segment selector: its low bits are the privilege.
     pub cs: Option<u32>,
-    /// The guest's RIP.
+    /// RIP that the kernel printed: the host's or the guest's, by the speaker.
     pub rip: Option<Hex>,
     /// Function of the RIP, as the kernel printed it.
     pub symbol: Option<String>,

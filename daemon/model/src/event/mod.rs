@@ -256,7 +256,7 @@ pub enum EventKind {
         target_pid: u32,
         /// Name of the thread, as the kernel has it (15 bytes at most).
         comm: String,
-        /// Guest page address.
+        /// GPA of the exit that the signal answers, as KVM has it.
         #[serde(default)]
         gpa: Option<Hex>,
         /// Page frame of the host.

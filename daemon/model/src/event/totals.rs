@@ -53,7 +53,7 @@ pub struct PageTotals {
     pub gup: DurationTotals,
     /// In user space: the VMM.
     pub vmm: DurationTotals,
-    /// The same by RIP.
+    /// Exits by RIP: of one thread at most [`page_totals::RIPS`]; the rest is in `other_rips`.
     pub rips: Vec<RipTotals>,
 }
 

@@ -54,7 +54,7 @@ pub struct Evidence {
     pub last: u64,
     /// Latest event that is the poison's own (signal, exit, injection, delivery), not an end.
     pub last_poison: u64,
-    /// The process.
+    /// Process (thread group) of the VMM on the host.
     pub pid: u32,
     /// All of a VMM's incidents share it.
     pub vmm: Arc<Vmm>,
@@ -107,7 +107,7 @@ pub struct Evidence {
     pub delivered_to: BTreeSet<u32>,
     /// Threads with a delivered #MC whose handler has not cleared MCG_STATUS, and since when.
     pub open_mc: BTreeMap<u32, u64>,
-    /// Handlers that finished (MCG_STATUS written 0), and the last one's time.
+    /// Number of #MC handlers that finished (MCG_STATUS written 0).
     pub finished: u64,
     /// When the guest's #MC handler last finished.
     pub last_finished: Option<u64>,
@@ -118,8 +118,8 @@ pub struct Evidence {
     rips: CompactMap<u32, u64>,
     /// Machine checks that KVM_X86_SET_MCE took, and with which the vCPU went on without a #MC.
     pub dropped: u64,
-    /// Action-required signals to a vCPU on which a #MC was open, of this page or of another, and with which it went on
-    /// untold.
+    /// Action-required signals to a vCPU on which a #MC was open, of this page or of another, and which entered the guest
+    /// without an injection.
     #[serde(default)]
     #[serde(alias = "passed_over")]
     pub injections_skipped: u64,
@@ -133,9 +133,9 @@ pub struct Evidence {
     pub timeline: Timeline,
     /// Records lost while this incident was open.
     pub lost: u64,
-    /// The pfn is that of a page whose loss named no process, and fits by time.
+    /// The pfn was joined by time alone: it is of a memory failure that signalled no process.
     pub joined_by_time: bool,
-    /// For so long the guest's own ways to end were not visible, though an error was injected or it ended in that time, ns.
+    /// Nanoseconds during which guest termination was not traced, though an error was injected or the guest ended.
     #[serde(default)]
     pub blind_ns: u64,
     /// Poisoned before the probes were attached, and found afterwards.
@@ -206,7 +206,7 @@ pub struct PendingSigbus {
     /// KVM_X86_SET_MCE injected it, and no #MC has come yet.
     #[serde(alias = "told")]
     pub injected: bool,
-    /// The vCPU entered the guest again, untold.
+    /// When the vCPU entered the guest again without an injection.
     pub ran_on: Option<u64>,
 }
 
@@ -242,7 +242,7 @@ pub struct End {
     pub met: bool,
     /// It may be of this page: not, where another page's #MC was open and this one's was not.
     pub mine: bool,
-    /// It came later after the poison than a death still counts as its.
+    /// It came after the attribution window.
     pub late: bool,
     /// Why it could not be injected, if that is why it ended.
     pub refused: Option<Refused>,
@@ -477,7 +477,7 @@ impl Evidence {
     }
 
     /// The vCPU entered the guest again after an exit on the page. Returns whether it did so with a #MC open on it, and
-    /// untold of this one.
+    /// without an injection for this access.
     pub fn reentered(&mut self, tid: u32, entry_ns: u64) -> bool {
         let Some(pending_sigbus) = self.pending_sigbus.get_mut(&tid) else {
             return false;

@@ -67,7 +67,7 @@ pub enum MissingEvidence {
     PoisonExit,
     /// Exit reasons, resets and ports until the probes that show them were attached, nanoseconds.
     EarlyTermination {
-        /// Nanoseconds.
+        /// Time before all probes were attached, nanoseconds.
         ns: u64,
     },
     /// Records that the probes could not hand over.

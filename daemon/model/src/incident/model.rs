@@ -140,9 +140,9 @@ pub struct Dimm {
 pub struct HostEvent {
     /// Page frame of the host.
     pub pfn: Option<Hex>,
-    /// Process that was signalled.
+    /// Name of the process that was signalled; not known to be a VMM.
     pub process: Option<String>,
-    /// The process.
+    /// Its process number.
     pub pid: Option<u32>,
     /// Result of the recovery, in the kernel's terms.
     pub action_result: Option<String>,
@@ -161,7 +161,7 @@ pub struct Vm {
     pub uuid: Option<String>,
     /// Executable of the VMM.
     pub vmm: Option<String>,
-    /// The process.
+    /// Process (thread group) of the VMM on the host.
     pub pid: Option<u32>,
 }
 
@@ -289,20 +289,20 @@ pub struct Flush {
 pub struct Latency {
     /// From the exit to the next entry.
     pub exit_to_entry: Option<Distribution>,
-    /// The part of it in the kernel.
+    /// From the exit to the return to user space, or to the next entry where there is none.
     pub in_kernel: Option<Distribution>,
     /// In `get_user_pages_unlocked()`.
     pub gup: Option<Distribution>,
-    /// In user space: the VMM.
+    /// From the return to user space to the next entry: time in the VMM.
     pub vmm: Option<Distribution>,
-    /// Share of gup in the whole.
+    /// `gup.sum / in_kernel.sum`: share of the host-side gup in the in-kernel time.
     pub gup_share: Option<f64>,
     /// Whether the time of gup is exact.
     pub gup_basis: Option<GupBasis>,
-    /// in_kernel.sum / exit_to_entry.sum, over the exits that went back into the guest; vmm.sum likewise.
+    /// `in_kernel.sum / exit_to_entry.sum`, over exits that went back into the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_kernel_share: Option<f64>,
-    /// vmm.sum / exit_to_entry.sum.
+    /// `vmm.sum / exit_to_entry.sum`, over the same exits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmm_share: Option<f64>,
     /// The host's exits that touch no guest memory: the bare way out of the guest and back.
@@ -341,12 +341,12 @@ pub struct Distribution {
     pub buckets: Vec<u32>,
 }
 
-/// 63 exits beside 50 µs, nanoseconds.
+/// 63 times the mean exit of this incident, compared with the 50 µs claimed on LKML; nanoseconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Claim {
-    /// Time in the kernel.
+    /// 63 × the mean in-kernel time.
     pub in_kernel_ns: u64,
-    /// The same with the time in the VMM.
+    /// 63 × the mean exit-to-entry time.
     pub with_vmm_ns: Option<u64>,
     /// Whether `in_kernel_ns` is within 50 µs.
     pub within_50us: bool,
@@ -358,15 +358,15 @@ pub struct Claim {
 /// Machine checks that the VMM injected; `None`: not observable.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Injections {
-    /// Action optional (AO).
+    /// Errors injected as AO; broadcast copies not counted.
     pub action_optional: Option<u64>,
-    /// Action required (AR).
+    /// Errors injected as AR.
     pub action_required: Option<u64>,
-    /// #MCs that entered the guest.
+    /// Entries of #MC into the guest, all vCPUs.
     pub delivered: Option<u64>,
-    /// vCPUs that got one.
+    /// vCPUs that received at least one #MC.
     pub vcpus: Option<u64>,
-    /// Each of them.
+    /// The first 256 injections.
     pub events: Vec<InjectionEvent>,
 }
 

@@ -153,7 +153,7 @@ pub struct Exit {
     pub vcpu: Option<u32>,
     /// Kind of the access.
     pub access: Access,
-    /// Guest page address.
+    /// GPA of the access, with its low bits (the line).
     pub gpa: Option<Hex>,
     /// An address that is none of the guest.
     pub other_address: Option<OtherAddress>,
@@ -161,7 +161,7 @@ pub struct Exit {
     pub rip: Option<Hex>,
     /// Return value of `get_user_pages_unlocked()`.
     pub gup_ret: Option<i64>,
-    /// Nanoseconds.
+    /// Time in `get_user_pages_unlocked()`, nanoseconds.
     pub gup_ns: Option<u64>,
 }
 
