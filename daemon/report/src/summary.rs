@@ -107,7 +107,7 @@ pub fn summary(i: &Incident) -> String {
             "{guest} {fate} and is at risk: it accessed {page}, which the host's kernel could not take out of use; the next access meets the error again."
         ),
         Cause::UnmapFailed => format!(
-            "{guest} {fate}{}: it accessed {page}, which the host's kernel could not take out of use, so it killed the VMM without a notification that a guest can be told of.",
+            "{guest} {fate}{}: it accessed {page}, which the host's kernel could not take out of use, so it killed the VMM without a SIGBUS that the VMM could have passed on.",
             killed_by(f, i.outcome)
         ),
         Cause::NotTouched if f.preexisting => format!(
