@@ -87,15 +87,15 @@ fn prune(dir: &Path, older_than: Option<Duration>, max_size: Option<u64>) -> Out
 /// `90d`, `12h`, `30m`, `45s`.
 pub fn age(text: &str) -> Result<Duration, String> {
     let seconds = scaled(text, &[("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)]);
-    seconds.map(Duration::from_secs).ok_or_else(|| {
-        "a number with d, h, m or s (days, hours, minutes, seconds) is wanted, as in 90d".to_owned()
-    })
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| "expected a duration such as 90d (units d, h, m, s)".to_owned())
 }
 
 /// `500K`, `64M`, `2G`, bytes.
 pub fn size(text: &str) -> Result<u64, String> {
     scaled(text, &[("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30), ("", 1)])
-        .ok_or_else(|| "a number of bytes is wanted, with K, M or G if you like, as in 64M".to_owned())
+        .ok_or_else(|| "expected a size such as 64M (units K, M, G)".to_owned())
 }
 
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {

@@ -272,8 +272,8 @@ enum IncidentsAction {
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Delete incidents by the age of their last change, then the oldest while the store is too large; the daemon
-    /// may be running
+    /// Delete incidents by the age of their last change, then, while the store is too large, those of the VM that has
+    /// most; the daemon may be running
     Prune {
         /// 12h, 90d
         #[arg(long, value_name = "AGE", value_parser = incidents::age, required_unless_present = "max_size")]

@@ -267,7 +267,7 @@ impl<'a> EventLoop<'a> {
             },
             Wake::HandOver => {
                 if self.attached.loaded.hand_over() {
-                    tracing::info!("what is pinned is left to the daemon that comes next");
+                    tracing::info!("pinned maps and links are left to the next daemon");
                 }
                 return Ok(ControlFlow::Break(()));
             }

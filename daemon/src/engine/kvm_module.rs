@@ -43,7 +43,7 @@ pub fn wait(waiting: impl FnOnce()) -> Result<(), Failure> {
         }
         now = Kvm::of(Path::new(ROOT));
     }
-    tracing::info!("KVM is there");
+    tracing::info!("KVM is loaded");
     Ok(())
 }
 

@@ -62,7 +62,7 @@ impl Serving {
     /// Reads certificates and users again.
     pub fn reload(&self) {
         if let Some(Err(err)) = self.controls.as_ref().map(Controls::reload) {
-            tracing::error!(error = %err, "the web configuration is not taken over; the one before holds");
+            tracing::error!(error = %err, "cannot apply the new web configuration; the previous one stays in effect");
         }
     }
 }

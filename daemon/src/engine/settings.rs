@@ -20,7 +20,7 @@ impl Settings {
         let new = match self.layers.read() {
             Ok(new) => new,
             Err(err) => {
-                tracing::error!(error = %err, "the configuration is not taken over; the one before holds");
+                tracing::error!(error = %err, "cannot apply the new configuration; the previous one stays in effect");
                 return;
             }
         };

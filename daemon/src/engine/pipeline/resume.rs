@@ -41,7 +41,7 @@ impl Pipeline {
             tracing::info!(
                 incidents = states.len(),
                 ?continuity,
-                "goes on with the incidents that were open"
+                "resumes the open incidents of the store"
             );
         }
     }

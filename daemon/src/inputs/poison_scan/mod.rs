@@ -46,7 +46,7 @@ impl PoisonScan {
                 tracing::warn!(
                     pages = lost,
                     reason = %err,
-                    "which pages were lost before the start cannot be looked for: /proc/kpageflags is not readable"
+                    "cannot scan for poisoned pages that predate the daemon: /proc/kpageflags is not readable"
                 );
                 return None;
             }
@@ -84,7 +84,7 @@ impl PoisonScan {
         tracing::info!(
             pages = self.lost,
             vms = self.vmms.len(),
-            "memory was lost before the start: looking for its pages and for the VMs that hold them"
+            "memory was poisoned before the start: scanning for its pages and their VMs"
         );
         let pages = match Pages::read(&self.flags, self.lost) {
             Ok(pages) => pages,
@@ -105,7 +105,7 @@ impl PoisonScan {
         tracing::info!(
             pages = pages.len(),
             of_vms = held,
-            "the pages that were lost before the start are looked up"
+            "scan for preexisting poisoned pages done"
         );
     }
 }

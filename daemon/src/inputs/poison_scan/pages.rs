@@ -38,13 +38,13 @@ impl Pages {
                     looked_at_gib = pfn >> 18,
                     found = pages.len(),
                     of = wanted,
-                    "looking for lost pages"
+                    "scanning for poisoned pages"
                 );
             }
             pages.len() < limit
         })?;
         if pages.len() == MAX {
-            tracing::warn!(pages = MAX, "more pages are lost than are looked up");
+            tracing::warn!(pages = MAX, "more pages are poisoned than are looked up");
         }
         Ok(Self(pages))
     }

@@ -58,7 +58,7 @@ impl Vmm {
             if end - first > left {
                 tracing::warn!(
                     pid = self.pid,
-                    "this VMM has more than 4 TiB of addresses: not all are looked at for lost pages"
+                    "this VMM has more than 4 TiB of addresses: not all are scanned for poisoned pages"
                 );
             }
             let end = end.min(first.saturating_add(left));
@@ -83,7 +83,7 @@ impl Vmm {
         if present && !shown {
             tracing::warn!(
                 pid = self.pid,
-                "the kernel does not show this VMM's page frames (CAP_SYS_ADMIN is wanted): whether it holds lost pages is not known"
+                "cannot see this VMM's page frames; give CAP_SYS_ADMIN: whether it holds poisoned pages is unknown"
             );
         }
         found
