@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::{gzip::Members, meter::Meter, reformat::utf16};
+use super::{gzip::Members, progress::Meter, reformat::utf16};
 
 /// First bytes that are looked at.
 const HEAD: usize = 4096;

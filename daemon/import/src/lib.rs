@@ -5,7 +5,7 @@
 #![warn(missing_docs)]
 
 mod align;
-mod clock_notes;
+mod alignment_notes;
 mod detect;
 mod gzip;
 mod host_events;
@@ -14,7 +14,7 @@ mod joins;
 mod log;
 mod logs;
 mod merge;
-mod meter;
+mod progress;
 mod rasdaemon;
 pub mod reformat;
 mod session;
@@ -30,8 +30,6 @@ use std::{
 use align::Alignment;
 use detect::Opened;
 use log::Log;
-use meter::Meter;
-pub use meter::Reading;
 use poisontrace_model::{
     correlate::Correlator,
     event::session::Session,
@@ -43,6 +41,8 @@ use poisontrace_model::{
     text::sanitise,
 };
 use poisontrace_recording::Reader;
+use progress::Meter;
+pub use progress::Reading;
 pub use reformat::LooksCut;
 
 /// What the files show.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     align::{Alignment, Clock, Clocks},
-    clock_notes,
+    alignment_notes,
     joins::{self, Turn, Vm},
     log::Log,
     speakers::{self, Attributed},
@@ -173,7 +173,7 @@ fn events(
             });
         }
     }
-    clock_notes::note(logs, turns, alignment, &unplaced, notes);
+    alignment_notes::note(logs, turns, alignment, &unplaced, notes);
     events
 }
 
