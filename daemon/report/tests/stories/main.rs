@@ -8,17 +8,17 @@
 
 mod claims;
 mod fates;
-mod found;
 mod hardware;
 mod injections_skipped;
 mod joins;
 mod kernels;
 mod late;
-mod links;
 mod look_alikes;
+mod preexisting;
 mod properties;
 mod refused;
 mod restarts;
+mod shared_pages;
 mod storms;
 mod vmm_ends;
 mod walks;

@@ -133,12 +133,12 @@ mod tests {
     use super::{scan::VmScan, *};
 
     /// The registry and its looks, as the event loop has them.
-    struct Directory {
+    struct TestRegistry {
         scan: VmScan,
         registry: VmRegistry,
     }
 
-    impl Directory {
+    impl TestRegistry {
         fn new(proc: &std::path::Path) -> Self {
             Self {
                 scan: VmScan::new(proc),
@@ -173,7 +173,7 @@ mod tests {
             &["/dev/null", "anon_inode:kvm-vm"],
         );
         fake(proc.path(), 11, b"cat\0", &["/dev/null"]);
-        let mut registry = Directory::new(proc.path());
+        let mut registry = TestRegistry::new(proc.path());
         let found = registry.scan();
         assert_eq!(found.len(), 1);
         assert_eq!(
@@ -194,7 +194,7 @@ mod tests {
         );
         let cgroup = "0::/machine.slice/machine-qemu\\x2d1\\x2dweb.scope/libvirt/emulator\n";
         fs::write(proc.path().join("10/cgroup"), cgroup).unwrap();
-        let found = Directory::new(proc.path()).scan();
+        let found = TestRegistry::new(proc.path()).scan();
         assert_eq!(found[0].1.name.as_deref(), Some("web"));
     }
 
@@ -211,7 +211,7 @@ mod tests {
         loadavg(12);
         fake(proc.path(), 10, b"qemu\0", &["anon_inode:kvm-vm"]);
         fake(proc.path(), 11, b"cat\0", &["/dev/null"]);
-        let mut registry = Directory::new(proc.path());
+        let mut registry = TestRegistry::new(proc.path());
         for _ in 0..scan::LOOKS {
             registry.scan();
         }
@@ -233,7 +233,7 @@ mod tests {
     fn an_idle_host_is_listed_now_and_then_all_the_same() {
         let proc = tempfile::tempdir().unwrap();
         fs::write(proc.path().join("loadavg"), "0.00 0.01 0.05 1/99 12\n").unwrap();
-        let mut registry = Directory::new(proc.path());
+        let mut registry = TestRegistry::new(proc.path());
         registry.scan();
         fake(proc.path(), 9, b"qemu\0", &["anon_inode:kvm-vm"]);
         let looks = (0..).take_while(|_| registry.scan().is_empty()).count();
@@ -295,28 +295,28 @@ mod tests {
             fake(proc.path(), pid, b"hog\0", &many);
         }
         fake(proc.path(), 200, b"qemu\0", &["anon_inode:kvm-vm"]);
-        let mut directory = Directory::new(proc.path());
-        directory.scan.budget(Duration::from_millis(5));
+        let mut registry = TestRegistry::new(proc.path());
+        registry.scan.budget(Duration::from_millis(5));
         let (mut found, mut looks) = (BTreeSet::new(), 0);
         while found.is_empty() {
             let began = Instant::now();
-            found.extend(directory.scan().into_iter().map(|(pid, _)| pid));
+            found.extend(registry.scan().into_iter().map(|(pid, _)| pid));
             assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
             looks += 1;
             assert!(looks < 200, "it has its turn");
         }
         assert_eq!(found, BTreeSet::from([200]));
-        assert!(directory.registry.no_room() > 0, "what was left out is counted");
+        assert!(registry.registry.no_room() > 0, "what was left out is counted");
     }
 
     #[test]
     fn a_process_that_was_no_vmm_when_a_signal_named_it_is_one_when_it_is_found() {
         let proc = tempfile::tempdir().unwrap();
-        let mut directory = Directory::new(proc.path());
-        directory.registry.remember(10, &Vmm::default());
+        let mut registry = TestRegistry::new(proc.path());
+        registry.registry.remember(10, &Vmm::default());
         fake(proc.path(), 10, b"qemu\0", &["anon_inode:kvm-vm"]);
-        assert_eq!(directory.scan().len(), 1);
-        assert_eq!(directory.registry.vms(), 1);
-        assert!(directory.scan().is_empty());
+        assert_eq!(registry.scan().len(), 1);
+        assert_eq!(registry.registry.vms(), 1);
+        assert!(registry.scan().is_empty());
     }
 }
