@@ -79,7 +79,7 @@ impl Run {
             );
             look(&incident);
         }
-        assert_eq!(self.correlator.forgotten(), 0);
+        assert_eq!(self.correlator.incidents_evicted(), 0);
         eprintln!(
             "{:<40} {:>9} events in {:>8.2?}, reported in {:>8.2?}; RSS {:>6} KiB",
             self.name,
@@ -241,7 +241,7 @@ fn more_incidents_than_are_kept() {
         }
     }
     assert_eq!(
-        correlator.forgotten(),
+        correlator.incidents_evicted(),
         40_000 - correlator.incident_count() as u64
     );
     assert!(correlator.incident_count() <= 16_384);

@@ -186,7 +186,7 @@ impl<'a> EventLoop<'a> {
         let signals = Signals::new()?;
         let kvm = KvmModuleWatcher::open();
         if take_all(&mut pipeline, source.get_mut()) && attached.loaded.on_standby() {
-            pipeline.take(&[engage(attached)]);
+            pipeline.take(&[attach_all(attached)]);
         }
         pipeline.unwatched(attached.totals_continuity());
         pipeline.close_exited();
@@ -288,9 +288,9 @@ impl<'a> EventLoop<'a> {
         drop(ready);
         // Before all else: what it attaches is not seen until then.
         let poison = self.attached.loaded.on_standby() && events.iter().any(shows_poison);
-        let engaged = poison.then(|| engage(self.attached));
+        let all_attached = poison.then(|| attach_all(self.attached));
         self.pipeline.take(&events);
-        self.pipeline.take(engaged.as_slice());
+        self.pipeline.take(all_attached.as_slice());
         flush_logger(&mut self.logger);
         // A flood leaves no moment in which nothing is ready; the connections are tasks of this thread too.
         yield_now().await;
@@ -448,10 +448,10 @@ async fn at(deadline: Option<Instant>) {
 }
 
 /// There is poison: nothing but the daemon's own proof of life is sent before.
-fn engage(attached: &mut Attached) -> Event {
-    let failed = attached.loaded.engage();
+fn attach_all(attached: &mut Attached) -> Event {
+    let failed = attached.loaded.attach_reserved();
     for why in &failed {
-        tracing::error!("a probe that was held back for poison cannot be attached: {why}");
+        tracing::error!("cannot attach a probe that was on stand-by: {why}");
     }
     if failed.is_empty() {
         tracing::info!("there is poison: all probes are at work");

@@ -12,17 +12,17 @@ use poisontrace_kernel_facts::plan::Binding;
 use poisontrace_probes::arming;
 
 impl Loaded {
-    /// Whether some rows are held by what stands by for them, until [`Loaded::engage`].
+    /// Whether some rows are held by what stands by for them, until [`Loaded::attach_reserved`].
     pub fn on_standby(&self) -> bool {
         self.standby && self.plan.rows.iter().any(|row| row.standby.is_some())
     }
 
-    /// Arms the programs for poison that none of them saw, and attaches the full probes. As [`Loaded::engage`].
+    /// Arms the programs for poison that none of them saw, and attaches the full probes. As [`Loaded::attach_reserved`].
     pub fn arm(&mut self) -> Vec<String> {
         if let Err(why) = self.set_arming(arming::ARMED) {
             return vec![why];
         }
-        self.engage()
+        self.attach_reserved()
     }
 
     /// Whether the programs count and send.
@@ -48,21 +48,21 @@ impl Loaded {
 
     /// There is poison: attaches the full probes, and detaches those that stood by. Returns why a row could not
     /// be; it is then left as it was.
-    pub fn engage(&mut self) -> Vec<String> {
+    pub fn attach_reserved(&mut self) -> Vec<String> {
         self.standby = false;
         let mut failed = Vec::new();
         for n in 0..self.rows.len() {
             if self.rows[n].row.standby.is_none() || self.rows[n].state != ProbeState::Attached {
                 continue;
             }
-            if let Err(why) = self.engage_row(n) {
+            if let Err(why) = self.attach_reserved_row(n) {
                 failed.push(format!("{}: {why}", self.rows[n].row.probe));
             }
         }
         failed
     }
 
-    fn engage_row(&mut self, n: usize) -> Result<(), String> {
+    fn attach_reserved_row(&mut self, n: usize) -> Result<(), String> {
         let Some(programs) = self.rows[n].row.offered().next().cloned() else {
             return Ok(());
         };

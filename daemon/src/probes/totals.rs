@@ -11,7 +11,7 @@ use poisontrace_probes::page_totals::{Duration, PageKey, PageTotals};
 use super::load::{LoadError, Loaded};
 use poisontrace_model::event::{
     Event, EventKind,
-    totals::{self, DurationTotals, FloorKind},
+    totals::{self, BaselineKind, DurationTotals},
 };
 
 #[derive(Clone, Copy)]
@@ -40,7 +40,7 @@ type Page = (u32, u32, u64);
 /// See the module.
 pub struct Totals {
     map: HashMap<MapData, Key, Value>,
-    floor: PerCpuArray<MapData, Time>,
+    baseline: PerCpuArray<MapData, Time>,
     /// Pages that records spoke of, and what was read of them last: exits and time of the last entry.
     pages: BTreeMap<Page, (u64, u64)>,
     /// VMMs whose VM is destroyed: read once more, then forgotten, as the numbers may be used again.
@@ -57,7 +57,7 @@ impl Totals {
             .ebpf
             .take_map("PAGES")
             .and_then(|map| HashMap::try_from(map).ok());
-        let floor = loaded
+        let baseline = loaded
             .ebpf
             .take_map("BASELINE")
             .and_then(|map| PerCpuArray::try_from(map).ok());
@@ -70,7 +70,7 @@ impl Totals {
             .collect();
         Ok(Self {
             map,
-            floor: floor.ok_or(LoadError::Map("BASELINE"))?,
+            baseline: baseline.ok_or(LoadError::Map("BASELINE"))?,
             pages,
             dying: BTreeSet::new(),
         })
@@ -110,9 +110,9 @@ impl Totals {
     }
 
     /// The bare exits so far, of all CPUs: where any were seen.
-    fn floor(&self, t: u64) -> impl Iterator<Item = Event> + '_ {
-        FloorKind::ALL.into_iter().filter_map(move |(number, kind)| {
-            let per_cpu = self.floor.get(&number, 0).ok()?;
+    fn baseline_exits(&self, t: u64) -> impl Iterator<Item = Event> + '_ {
+        BaselineKind::ALL.into_iter().filter_map(move |(number, kind)| {
+            let per_cpu = self.baseline.get(&number, 0).ok()?;
             let mut time = DurationTotals::default();
             for Time(one) in per_cpu.iter() {
                 time.merge(&DurationTotals::new(one));
@@ -122,7 +122,7 @@ impl Totals {
                 tid: 0,
                 pid: 0,
                 vcpu: None,
-                what: EventKind::Floor { kind, time },
+                what: EventKind::BaselineExit { kind, time },
             })
         })
     }
@@ -159,7 +159,7 @@ impl Totals {
         if events.is_empty() {
             return events;
         }
-        self.floor(t).chain(events).collect()
+        self.baseline_exits(t).chain(events).collect()
     }
 
     /// Whether there are pages to look at.

@@ -1,4 +1,4 @@
-//! Programs that wait for poison: reserved, not running until they are engaged.
+//! Programs that wait for poison: reserved, not running until they are attached.
 
 use std::{
     thread,
@@ -41,7 +41,7 @@ fn seen(source: &mut Source, within: Duration) -> bool {
 }
 
 #[test]
-fn a_waiting_program_runs_once_it_is_engaged() {
+fn a_waiting_program_runs_once_it_is_attached() {
     common::where_there_is_tracefs("standby::waits");
 }
 
@@ -55,7 +55,7 @@ fn waits() {
     assert!(loaded.on_standby());
     let mut source = Source::new(&mut loaded, Decoder::default()).unwrap();
     assert!(!seen(&mut source, Duration::from_millis(300)));
-    assert_eq!(loaded.engage(), Vec::<String>::new());
+    assert_eq!(loaded.attach_reserved(), Vec::<String>::new());
     assert!(!loaded.on_standby());
     assert!(seen(&mut source, Duration::from_secs(10)));
 }

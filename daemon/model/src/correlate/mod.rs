@@ -29,7 +29,7 @@ use crate::{
     event::{
         Event, EventKind, Vmm,
         session::Session,
-        totals::{DurationTotals, FloorKind},
+        totals::{BaselineKind, DurationTotals},
     },
     incident::{evidence::Evidence, model::Incident, next_steps::Related, timeline::TimelineEvent},
 };
@@ -38,14 +38,14 @@ use incident_table::IncidentTable;
 use memory_failures::MemoryFailures;
 use page_index::PageIndex;
 use report::Update;
-use sigbus_handling::Answers;
+use sigbus_handling::SigbusHandling;
 use thread_table::ThreadTable;
 
 /// Number of an incident within one correlator.
 pub type IncidentNo = u64;
 
-/// Limits of the tables. Each table that is full drops its oldest entry; incidents that were dropped are
-/// counted in [`Correlator::forgotten`].
+/// Limits of the tables. A full table evicts an entry (the oldest incident of the process with most; elsewhere the lowest
+/// key) and counts it: [`Correlator::incidents_evicted`], [`Correlator::table_evictions`].
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// One per poisoned page and VM.
@@ -93,15 +93,15 @@ pub struct Correlator {
     processes: BoundedMap<u32, Arc<Vmm>>,
     failures: MemoryFailures,
     /// By process.
-    answers: BoundedMap<u32, Answers>,
+    sigbus_handling: BoundedMap<u32, SigbusHandling>,
     /// Incidents that may be another's.
     waiting: walks::Waiting,
     /// Since when all probes have been at work, of a session that began on stand-by.
-    engaged_ns: Option<u64>,
+    all_attached_ns: Option<u64>,
     /// A trace reported signals without their address.
     signals_without_address: bool,
     /// The host's exits that touch no guest memory.
-    floor: BTreeMap<FloorKind, DurationTotals>,
+    baseline_exits: BTreeMap<BaselineKind, DurationTotals>,
     /// VMs that logs name.
     logged: log_correlation::LoggedVms,
     host_reports: hardware::HostReports,
@@ -123,11 +123,11 @@ impl Correlator {
             threads: ThreadTable::new(limits.threads),
             processes: BoundedMap::new(limits.processes),
             failures: MemoryFailures::new(limits.failures),
-            answers: BoundedMap::new(limits.processes),
+            sigbus_handling: BoundedMap::new(limits.processes),
             waiting: walks::Waiting::default(),
-            engaged_ns: None,
+            all_attached_ns: None,
             signals_without_address: false,
-            floor: BTreeMap::new(),
+            baseline_exits: BTreeMap::new(),
             logged: log_correlation::LoggedVms::default(),
             host_reports: hardware::HostReports::default(),
         }
@@ -144,18 +144,18 @@ impl Correlator {
     }
 
     /// Incidents that were evicted because the table was full.
-    pub fn forgotten(&self) -> u64 {
+    pub fn incidents_evicted(&self) -> u64 {
         self.incidents.evicted()
     }
 
     /// Entries that had to make room, by table ([`TABLES`]).
-    pub fn dropped(&self) -> [(&'static str, u64); TABLES.len()] {
+    pub fn table_evictions(&self) -> [(&'static str, u64); TABLES.len()] {
         let [failures, silent] = self.failures.evicted();
         let counts = [
             self.threads.evicted(),
             self.processes.evicted(),
             failures,
-            self.answers.evicted(),
+            self.sigbus_handling.evicted(),
             silent,
         ];
         core::array::from_fn(|n| (TABLES[n], counts[n]))
@@ -168,7 +168,7 @@ impl Correlator {
             self.threads.len(),
             self.processes.len(),
             failures,
-            self.answers.len(),
+            self.sigbus_handling.len(),
             silent,
         ]
     }
@@ -178,11 +178,11 @@ impl Correlator {
         self.incidents.len()
     }
 
-    fn engaged(&mut self, event: &Event) {
-        if self.engaged_ns.is_some() {
+    fn all_probes_attached(&mut self, event: &Event) {
+        if self.all_attached_ns.is_some() {
             return;
         }
-        self.engaged_ns = Some(event.t);
+        self.all_attached_ns = Some(event.t);
         let notified_or_ended = |e: &Evidence| !e.machine_checks.is_empty() || !e.ends.is_empty();
         let partly_seen: Vec<IncidentNo> = self
             .incidents
@@ -199,7 +199,7 @@ impl Correlator {
 
     /// Whether all probes were at work at `t`, so that what none of them saw did not happen.
     fn all_seen(&self, t: u64) -> bool {
-        !self.session.standby || self.engaged_ns.is_some_and(|engaged| engaged <= t)
+        !self.session.standby || self.all_attached_ns.is_some_and(|attached| attached <= t)
     }
 
     /// Takes one event.
@@ -285,8 +285,8 @@ impl Correlator {
             ),
             EventKind::LogStatement(record) => self.stated(event, record),
             EventKind::PageTotals(totals) => self.page_totals(event, totals),
-            EventKind::Floor { kind, time } => {
-                self.floor.insert(*kind, time.clone());
+            EventKind::BaselineExit { kind, time } => {
+                self.baseline_exits.insert(*kind, time.clone());
             }
             EventKind::Reentry { exit_ns, entry_ns } => self.reentry(event, *exit_ns, *entry_ns),
             EventKind::SetMsrs {
@@ -309,7 +309,7 @@ impl Correlator {
             EventKind::Vmm(vmm) => self.identity(event.pid, vmm),
             EventKind::Lost { records } => self.lost(event, *records),
             EventKind::RunsMissed { runs } => self.runs_missed(*runs),
-            EventKind::AllProbesAttached => self.engaged(event),
+            EventKind::AllProbesAttached => self.all_probes_attached(event),
             EventKind::UserspaceExit { .. }
             | EventKind::Pio { .. }
             | EventKind::VcpuReset { .. }

@@ -298,10 +298,10 @@ impl Correlator {
                 .copied()
                 .find(|no| self.incidents.get(*no).is_some_and(|e| e.gpas.contains(&gpa)))
         });
-        let floor = latency::Floor::cheapest(&self.floor);
+        let baseline_exit = latency::BaselineExit::cheapest(&self.baseline_exits);
         if let Some(evidence) = found.and_then(|no| self.incidents.touch(no)) {
             evidence.totals(event.tid, totals);
-            evidence.exits.floor = floor.or(evidence.exits.floor.take());
+            evidence.exits.baseline_exit = baseline_exit.or(evidence.exits.baseline_exit.take());
         }
     }
 

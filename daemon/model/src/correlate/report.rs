@@ -78,7 +78,7 @@ pub fn update(e: &Evidence, session: &Session, related: Related) -> Update {
         storm: storm::storm(&total, e.size()),
         missing: missing(e, &total, &flush, v, session),
         flush,
-        latency_ns: latency::report(&total.page, &e.exits.samples, e.exits.floor.as_ref()),
+        latency_ns: latency::report(&total.page, &e.exits.samples, e.exits.baseline_exit.as_ref()),
         injections: injections(e, session),
         joins: log_evidence::joins(e),
         records: e.logged.records.clone(),

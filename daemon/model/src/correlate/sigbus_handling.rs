@@ -13,7 +13,7 @@ const OUTLIVED_NS: u64 = 1_000_000_000;
 
 /// See the module.
 #[derive(Default)]
-pub struct Answers {
+pub struct SigbusHandling {
     /// By thread; whether it was sent for an access of the VMM's own.
     pending: BTreeMap<u32, bool>,
     handled: bool,
@@ -38,7 +38,7 @@ pub struct ToThread {
     pub own_access: bool,
 }
 
-impl Answers {
+impl SigbusHandling {
     fn sent(&mut self, t: u64, signal: &ToThread) {
         if let Some(last) = &self.last {
             self.handled |= last.outlived || t.saturating_sub(last.t) > OUTLIVED_NS;
@@ -87,7 +87,9 @@ impl Answers {
 impl Correlator {
     /// A SIGBUS was sent to a thread of a VMM.
     pub(super) fn signal_sent(&mut self, event: &Event, signal: &ToThread) {
-        self.answers.get_or_default(signal.pid).sent(event.t, signal);
+        self.sigbus_handling
+            .get_or_default(signal.pid)
+            .sent(event.t, signal);
         if signal.required {
             let mc_open = self.mc_open_on(signal.pid, signal.tid);
             if let Some(evidence) = self.incidents.get_mut(signal.no) {
@@ -98,20 +100,20 @@ impl Correlator {
 
     /// The thread entered its guest, or spoke to KVM of it: it has outlived its SIGBUS.
     pub(super) fn thread_goes_on(&mut self, event: &Event) {
-        if let Some(answers) = self.answers.get_mut(&event.pid) {
-            answers.goes_on(event.tid);
+        if let Some(handling) = self.sigbus_handling.get_mut(&event.pid) {
+            handling.goes_on(event.tid);
         }
     }
 
     /// The VMM injected an error into its guest: it has a handler.
     pub(super) fn guest_got_injection(&mut self, event: &Event) {
-        if let Some(answers) = self.answers.get_mut(&event.pid) {
-            answers.injected(event.tid);
+        if let Some(handling) = self.sigbus_handling.get_mut(&event.pid) {
+            handling.injected(event.tid);
         }
     }
 
     pub(super) fn last_sigbus(&self, pid: u32, no: IncidentNo) -> Option<LastSigbus> {
-        self.answers.get(&pid)?.at_end(no)
+        self.sigbus_handling.get(&pid)?.at_end(no)
     }
 
     /// Whether a #MC is open on a thread, of whichever page.

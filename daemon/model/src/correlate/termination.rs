@@ -92,7 +92,7 @@ impl Correlator {
             self.pages.remove_process(pid);
             self.threads.remove_process(pid);
             self.processes.remove(&pid);
-            self.answers.remove(&pid);
+            self.sigbus_handling.remove(&pid);
         }
     }
 
@@ -133,7 +133,7 @@ impl Correlator {
             sign: sign.clone(),
             mc_open: false,
             handled: false,
-            met: false,
+            accessed: false,
             mine: attribution.of.is_empty() || attribution.of.contains(&no),
             late: t.saturating_sub(evidence.last_poison) > self.attribution_window_ns,
             refused: attribution.refused.filter(|_| attribution.of.contains(&no)),

@@ -88,9 +88,9 @@ pub enum EventKind {
     PageTotals(totals::PageTotals),
     /// Exit to entry of the host's exits that touch no guest memory, since the arming, replacing that before.
     #[serde(rename = "baseline_exit")]
-    Floor {
+    BaselineExit {
         /// Kind of the exits.
-        kind: totals::FloorKind,
+        kind: totals::BaselineKind,
         /// Their durations.
         time: totals::DurationTotals,
     },

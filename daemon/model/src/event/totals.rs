@@ -103,7 +103,7 @@ pub struct RipTotals {
 /// Exits that touch no guest memory and stay in the kernel, by kind: what a bare exit and entry costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FloorKind {
+pub enum BaselineKind {
     /// CPUID.
     Cpuid,
     /// Reads and writes of MSRs.
@@ -114,7 +114,7 @@ pub enum FloorKind {
     PreemptionTimer,
 }
 
-impl FloorKind {
+impl BaselineKind {
     /// With its number in the kernel's table.
     pub const ALL: [(u32, Self); baseline::KINDS as usize] = [
         (baseline::CPUID, Self::Cpuid),
@@ -124,7 +124,7 @@ impl FloorKind {
     ];
 }
 
-impl core::fmt::Display for FloorKind {
+impl core::fmt::Display for BaselineKind {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {
             Self::Cpuid => "CPUID",

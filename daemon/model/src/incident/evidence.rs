@@ -239,8 +239,9 @@ pub struct End {
     /// All that had entered the guest until then was handled to its end, and no signal waited for an answer.
     pub handled: bool,
     /// The page had been accessed until then.
-    pub met: bool,
-    /// It may be of this page: not, where another page's #MC was open and this one's was not.
+    #[serde(rename = "met")]
+    pub accessed: bool,
+    /// It may concern this page: false where another page's #MC was open and this one's was not.
     pub mine: bool,
     /// It came after the attribution window.
     pub late: bool,
@@ -638,7 +639,7 @@ impl Evidence {
         self.last = self.last.max(end.t);
         end.mc_open = !self.open_mc.is_empty();
         end.handled = self.handled();
-        end.met = self.accessed();
+        end.accessed = self.accessed();
         // The same sign again (a vCPU each, a port written twice) is no news.
         let again = |other: &End| {
             let state = |end: &End| (end.mc_open, end.mine, end.late, end.refused);

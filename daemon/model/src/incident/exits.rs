@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     exit_samples::ExitSamples,
-    latency::{Floor, Samples},
+    latency::{BaselineExit, Samples},
     walk::Walk,
 };
 use crate::{
@@ -40,7 +40,8 @@ pub struct Exits {
     /// They were SVM's.
     pub svm: bool,
     /// What a bare exit and entry cost on this host, when the totals were read last.
-    pub floor: Option<Floor>,
+    #[serde(rename = "floor")]
+    pub baseline_exit: Option<BaselineExit>,
     /// Single exits on the page.
     #[serde(alias = "singles")]
     pub exit_samples: ExitSamples,
@@ -192,7 +193,7 @@ impl Exits {
         }
         self.samples.absorb(other.samples);
         self.svm |= other.svm;
-        self.floor = self.floor.take().or(other.floor);
+        self.baseline_exit = self.baseline_exit.take().or(other.baseline_exit);
         self.exit_samples.absorb(other.exit_samples);
         for (rip, bytes) in other.instructions {
             if self.instructions.len() < MAX_INSTRUCTIONS {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::model::{BaselineTimes, Claim, Distribution, GupBasis, Latency};
 use crate::{
     compact_map,
-    event::totals::{DurationTotals, FloorKind, PageTotals},
+    event::totals::{BaselineKind, DurationTotals, PageTotals},
 };
 
 /// Samples kept for the percentiles, each kind.
@@ -70,14 +70,14 @@ const CLAIM_EXITS: u64 = 63;
 /// What a bare exit and entry cost on the host: of the kind that costs least, so that others' work in the kernel is not
 /// taken for it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Floor {
-    kind: FloorKind,
+pub struct BaselineExit {
+    kind: BaselineKind,
     time: DurationTotals,
 }
 
-impl Floor {
+impl BaselineExit {
     /// The kind with the least mean.
-    pub fn cheapest(kinds: &BTreeMap<FloorKind, DurationTotals>) -> Option<Self> {
+    pub fn cheapest(kinds: &BTreeMap<BaselineKind, DurationTotals>) -> Option<Self> {
         let (kind, time) = kinds
             .iter()
             .filter(|(_, time)| time.count > 0)
@@ -90,7 +90,7 @@ impl Floor {
 }
 
 /// The contract's latencies.
-pub fn report(total: &PageTotals, samples: &Samples, floor: Option<&Floor>) -> Latency {
+pub fn report(total: &PageTotals, samples: &Samples, baseline: Option<&BaselineExit>) -> Latency {
     let in_kernel = &total.in_kernel_time;
     let bound = total.gup.count == 0 && samples.bound_total.count == total.exits;
     let (gup, gup_sample) = if bound {
@@ -103,7 +103,7 @@ pub fn report(total: &PageTotals, samples: &Samples, floor: Option<&Floor>) -> L
         in_kernel_ns,
         with_vmm_ns: mean_times(&total.exit_to_entry, CLAIM_EXITS),
         within_50us: in_kernel_ns <= CLAIM_NS,
-        floor_ns: floor.and_then(|floor| mean_times(&floor.time, CLAIM_EXITS)),
+        floor_ns: baseline.and_then(|baseline| mean_times(&baseline.time, CLAIM_EXITS)),
     });
     // Of the exits that went back into the guest: the last one of a guest that died has no way back.
     let (back, vmm) = (&total.exit_to_entry, &total.vmm);
@@ -117,10 +117,10 @@ pub fn report(total: &PageTotals, samples: &Samples, floor: Option<&Floor>) -> L
         gup_basis: (gup.count > 0).then_some(if bound { GupBasis::Bound } else { GupBasis::Exact }),
         in_kernel_share: vmm_share.map(|share| rounded(1.0 - share)),
         vmm_share,
-        baseline_exit: floor.and_then(|floor| {
-            let exit_to_entry = distribution(&floor.time, &Sample::default())?;
+        baseline_exit: baseline.and_then(|baseline| {
+            let exit_to_entry = distribution(&baseline.time, &Sample::default())?;
             Some(BaselineTimes {
-                exits_of: floor.kind,
+                exits_of: baseline.kind,
                 exit_to_entry,
             })
         }),
@@ -208,11 +208,11 @@ mod tests {
             total.vmm.add(1_500);
         }
         let mut kinds = BTreeMap::new();
-        for (kind, ns) in [(FloorKind::Msr, 900), (FloorKind::Cpuid, 300)] {
+        for (kind, ns) in [(BaselineKind::Msr, 900), (BaselineKind::Cpuid, 300)] {
             kinds.entry(kind).or_insert_with(DurationTotals::default).add(ns);
         }
-        let floor = Floor::cheapest(&kinds).unwrap();
-        let report = report(&total, &Samples::default(), Some(&floor));
+        let baseline = BaselineExit::cheapest(&kinds).unwrap();
+        let report = report(&total, &Samples::default(), Some(&baseline));
         let claim = report.claim_63_exits.unwrap();
         assert_eq!(
             (claim.in_kernel_ns, claim.with_vmm_ns, claim.within_50us),
@@ -223,7 +223,7 @@ mod tests {
             (Some(0.5), Some(0.25), Some(0.75))
         );
         assert_eq!(claim.floor_ns, Some(63 * 300));
-        assert_eq!(report.baseline_exit.unwrap().exits_of, FloorKind::Cpuid);
+        assert_eq!(report.baseline_exit.unwrap().exits_of, BaselineKind::Cpuid);
         assert_eq!(report.in_kernel.unwrap().sum, 64 * 790);
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::terms::*;
 use crate::{
-    event::{Access, log_statement::LogRecord, totals::FloorKind},
+    event::{Access, log_statement::LogRecord, totals::BaselineKind},
     hex::Hex,
     incident::{findings::Findings, missing::MissingEvidence, next_steps::NextStep, timeline::TimelineEvent},
 };
@@ -316,7 +316,7 @@ pub struct Latency {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BaselineTimes {
     /// The cheapest kind of them that was seen.
-    pub exits_of: FloorKind,
+    pub exits_of: BaselineKind,
     /// From the exit to the next entry.
     pub exit_to_entry: Distribution,
 }

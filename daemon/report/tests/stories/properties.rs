@@ -339,8 +339,13 @@ fn memory_is_bounded_however_many_pages_are_poisoned() {
     }
     story.events.iter().for_each(|event| correlator.feed(event));
     assert_eq!(correlator.incidents().len(), 100);
-    assert_eq!(correlator.forgotten(), 900);
-    assert!(correlator.dropped().iter().any(|(_, dropped)| *dropped > 0));
+    assert_eq!(correlator.incidents_evicted(), 900);
+    assert!(
+        correlator
+            .table_evictions()
+            .iter()
+            .any(|(_, evicted)| *evicted > 0)
+    );
     let [threads, _, failures, ..] = correlator.table_sizes();
     assert!(threads <= 100 && failures <= 10);
 }
@@ -385,10 +390,10 @@ fn memory_is_bounded_however_many_silent_losses_and_vmms_there_are() {
             .at(pid, pid, signal);
     }
     story.events.iter().for_each(|event| correlator.feed(event));
-    let [.., answers, silent] = correlator.table_sizes();
+    let [.., signals, silent] = correlator.table_sizes();
     // `MAX_SILENT` of the correlator.
     assert_eq!(silent, 64);
-    assert!(answers <= 10);
+    assert!(signals <= 10);
 }
 
 proptest! {

@@ -208,11 +208,11 @@ fn kvm_shuts_a_vcpu_down_whose_handler_meets_another_error() {
 
 #[test]
 fn what_no_probe_showed_before_all_were_at_work_is_not_taken_for_absent() {
-    let shut_down = |engaged_at: u64| {
+    let shut_down = |attached_at: u64| {
         let mut story = shut_down_in_the_handler();
         let end = story.now;
         story.events.push(Event {
-            t: engaged_at,
+            t: attached_at,
             tid: 0,
             pid: 0,
             vcpu: None,

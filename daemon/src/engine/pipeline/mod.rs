@@ -183,8 +183,8 @@ impl Pipeline {
                 metrics.tick(clock_pair().monotonic_ns);
                 metrics.tables(
                     live.registry.vms(),
-                    self.correlator.forgotten(),
-                    &self.correlator.dropped(),
+                    self.correlator.incidents_evicted(),
+                    &self.correlator.table_evictions(),
                 );
                 metrics.tables_beside(tables, live.registry.no_room());
                 metrics.probes(probes);

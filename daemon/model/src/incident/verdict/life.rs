@@ -22,7 +22,7 @@ pub fn closed(case: &VerdictInput) -> Option<Verdict> {
     if end.handled {
         return Some(of(Outcome::Survived, Cause::Contained, confidence));
     }
-    (end.sign == Termination::PowerOff && !end.met)
+    (end.sign == Termination::PowerOff && !end.accessed)
         .then(|| of(Outcome::Unaffected, Cause::NotTouched, confidence))
 }
 
