@@ -382,7 +382,7 @@ impl Import {
         }
         logs::feed(&mut self.correlator, &logged);
         let mut incidents = self.correlator.incidents();
-        let evicted = self.correlator.forgotten();
+        let evicted = self.correlator.incidents_evicted();
         if evicted > 0 {
             self.problems.push(format!(
                 "the first {evicted} incidents are left out: an answer holds the last {}; give a shorter span of time",
