@@ -50,9 +50,18 @@ fn a_store_of_0_1_0_is_opened_and_its_incidents_shown() {
     );
     assert!(text.contains("still held an earlier one"), "{text}");
     assert!(text.contains("the VMM tells vCPU 0"), "{text}");
-    let why = poisontrace(["explain", "--state-dir", state, "--why", "20261122T152731Z-140-7ffa751d3000"]);
+    let why = poisontrace([
+        "explain",
+        "--state-dir",
+        state,
+        "--why",
+        "20261122T152731Z-140-7ffa751d3000",
+    ]);
     let why = String::from_utf8(why.stdout).unwrap();
-    assert!(why.len() > text.len() && why.contains("totals"), "{why}");
+    assert!(
+        why.len() > text.len() && why.contains("total: 1 exit on this page"),
+        "{why}"
+    );
 
     let export = incidents(dir.path(), &["export"]);
     for line in String::from_utf8(export.stdout).unwrap().lines() {

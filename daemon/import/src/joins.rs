@@ -104,13 +104,30 @@ pub struct Joined {
 
 /// Groups the statements by VM.
 pub fn join(logs: &[Log], all: &[Attributed<'_>]) -> Joined {
-    let mut graph = Graph::default();
+    let mut graph = Graph {
+        relays: relays(logs),
+        ..Graph::default()
+    };
     let nodes: Vec<Option<usize>> = all.iter().map(|entry| graph.take(logs, entry)).collect();
     graph.by_copies(all, &nodes);
     graph.by_names();
     graph.by_addresses();
     graph.by_clocks();
     graph.number(logs, all, &nodes)
+}
+
+/// Processes that log under several names, as console servers and container engines do.
+fn relays(logs: &[Log]) -> BTreeSet<u32> {
+    let mut tags: BTreeMap<u32, BTreeSet<&str>> = BTreeMap::new();
+    for sender in logs.iter().flat_map(|log| &log.senders) {
+        if let (Some(pid), Some(tag)) = (sender.pid, &sender.tag)
+            && !program::is_vmm(tag)
+        {
+            tags.entry(pid).or_default().insert(tag);
+        }
+    }
+    let several = tags.into_iter().filter(|(_, tags)| tags.len() > 1);
+    several.map(|(pid, _)| pid).collect()
 }
 
 #[derive(Default)]
@@ -120,6 +137,8 @@ struct Graph {
     /// Union-find: parent, and the key of the join.
     parent: Vec<usize>,
     keys: Vec<Option<JoinKey>>,
+    /// Processes that log under several names: none of them is one VM's.
+    relays: BTreeSet<u32>,
 }
 
 impl Graph {
@@ -143,7 +162,7 @@ impl Graph {
                 no
             }
         };
-        self.nodes[no].learn(part, entry, &sender, log);
+        self.nodes[no].learn(part, entry, &sender, log, &self.relays);
         Some(no)
     }
 
@@ -411,7 +430,15 @@ fn part(entry: &Attributed<'_>, sender: &Sender) -> Option<(Part, Option<String>
 }
 
 impl Node {
-    fn learn(&mut self, part: Part, entry: &Attributed<'_>, sender: &Sender, log: &Log) {
+    /// `relays`: processes that log under several names.
+    fn learn(
+        &mut self,
+        part: Part,
+        entry: &Attributed<'_>,
+        sender: &Sender,
+        log: &Log,
+        relays: &BTreeSet<u32>,
+    ) {
         self.parts.insert(part);
         self.hosts
             .extend(sender.host.clone().or_else(|| log.hostname.clone()));
@@ -431,7 +458,10 @@ impl Node {
                 .extend(sender.unit.clone().filter(|unit| of_a_vm(unit)));
             self.domains.extend(sender.domain.clone());
             let tag = sender.tag.as_deref().unwrap_or_default();
-            if part == Part::Guest || program::is_vmm(tag) || tag == "QEMU" {
+            // The process of a console server or a container engine relays the consoles of many.
+            let runs_it =
+                part == Part::Guest && !sender.relay && sender.pid.is_some_and(|pid| !relays.contains(&pid));
+            if runs_it || program::is_vmm(tag) || tag == "QEMU" {
                 self.pids.extend(sender.pid);
             }
             if part == Part::Guest && !tag.is_empty() && tag != "kernel" && !program::is_vmm(tag) {

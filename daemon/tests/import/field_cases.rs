@@ -86,6 +86,54 @@ pub const CASES: &[Case] = &[
         ],
         holds: r#"{"n": [1, 1], "want": [{"outcome": ["guest_panicked"], "pfn": "0x1f7a3c", "gpa": "0x7654000"}]}"#,
     },
+    Case {
+        name: "one-engine-logs-two-containers",
+        files: &[
+            "Nov 12 03:14:07 hv c1[55]: [  157.390000] mce: Uncorrected hardware memory error in user-access at 283c4000\n\
+             Nov 12 03:14:07 hv c1[55]: [  157.390100] Memory failure: 0x283c4: Sending SIGBUS to systemd:1 due to hardware memory corruption\n\
+             Nov 12 03:14:07 hv c1[55]: [  157.390200] Memory failure: 0x283c4: recovery action for dirty LRU page: Recovered\n\
+             Nov 12 03:14:07 hv c2[55]: [  157.391000] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000007\n",
+        ],
+        holds: r#"{"never": [{"outcome": ["guest_panicked"], "gpa": "0x283c4000"}, {"confidence": ["certain"]}]}"#,
+    },
+    Case {
+        name: "one-console-server-logs-two-guests",
+        files: &[
+            "Nov 12 03:14:07 con1 conserver[900]: [vmA] [  157.392905] mce: [Hardware Error]: CPU 0: Machine Check Exception: 5 Bank 9: bd80000000000134\n\
+             Nov 12 03:14:07 con1 conserver[900]: [vmA] [  157.392919] mce: [Hardware Error]: TSC 1 ADDR 283c4000 MISC 8c\n\
+             Nov 12 03:14:07 con1 conserver[900]: [vmB] [  157.392930] Kernel panic - not syncing: Fatal local machine check\n",
+        ],
+        holds: r#"{"never": [{"outcome": ["guest_panicked"], "gpa": "0x283c4000"}, {"confidence": ["certain"]}]}"#,
+    },
+    Case {
+        name: "a-hosts-console-by-a-console-server",
+        files: &[
+            "Nov 12 03:14:07 con1 conserver[900]: [hv7] [  157.392905] mce: [Hardware Error]: CPU 0: Machine Check Exception: 5 Bank 1: bd80000000100134\n\
+             Nov 12 03:14:07 con1 conserver[900]: [hv7] [  157.392919] mce: [Hardware Error]: TSC 1 ADDR 283c4000 MISC 86 PPIN 2be2b2b5b2c2d2e2\n\
+             Nov 12 03:14:07 con1 conserver[900]: [hv7] [  157.392925] mce: [Hardware Error]: Machine check: Data load in unrecoverable area of kernel\n\
+             Nov 12 03:14:07 con1 conserver[900]: [hv7] [  157.392930] Kernel panic - not syncing: Fatal local machine check\n",
+        ],
+        holds: r#"{"n": [1, 1], "want": [{"outcome": ["host_panicked"]}], "never": [{"outcome": ["guest_panicked"]}]}"#,
+    },
+    Case {
+        name: "a-guest-with-names-of-its-own",
+        files: &["[  157.3] Hardware name: Acme Corp VM100/VM100, BIOS 1.0\n\
+             [  157.392905] mce: [Hardware Error]: CPU 0: Machine Check Exception: 5 Bank 9: bd80000000000134\n\
+             [  157.392919] mce: [Hardware Error]: TSC 1 ADDR 283c4000 MISC 8c\n\
+             [  157.392930] Kernel panic - not syncing: Fatal local machine check\n"],
+        holds: r#"{"n": [1, 1], "want": [{"outcome": ["guest_panicked"]}], "never": [{"outcome": ["host_panicked"]}]}"#,
+    },
+    Case {
+        name: "a-memory-controller-with-a-corrupt-context",
+        files: &[
+            "[  157.1] DMI: Dell Inc. PowerEdge R650/0WJ2V5, BIOS 1.5.5 02/10/2022\n\
+             [  157.392905] mce: [Hardware Error]: CPU 0: Machine Check Exception: 5 Bank 7: be00000000800091\n\
+             [  157.392919] mce: [Hardware Error]: TSC 1 ADDR 283c4000 MISC 86 PPIN 2be2b2b5b2c2d2e2\n\
+             [  157.392925] mce: [Hardware Error]: Machine check: Processor context corrupt\n\
+             [  157.392930] Kernel panic - not syncing: Fatal machine check\n",
+        ],
+        holds: r#"{"n": [1, 1], "want": [{"outcome": ["host_panicked"]}], "never": [{"cause": ["not_poison"]}]}"#,
+    },
     // Speakers.
     Case {
         name: "a-container-per-guest",

@@ -62,7 +62,7 @@ const NEVER: [(&str, &[&str]); 3] = [
 ];
 
 /// Crates and programs, each a tree of modules.
-const TREES: [&str; 16] = [
+const TREES: [&str; 15] = [
     "daemon/model/src",
     "daemon/recording/src",
     "daemon/kernel-facts/src",
@@ -73,7 +73,6 @@ const TREES: [&str; 16] = [
     "xtask/src",
     "xtask/bench/src",
     "xtask/support/src",
-    "xtask/lab/guest-init/src",
     "xtask/lab/harness/src",
     "xtask/lab/host-init/src",
     "xtask/lab/protocol/src",

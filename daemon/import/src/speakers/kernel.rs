@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use super::{Attributed, Known, Stream, frame};
 use crate::text::{Item, program};
 use poisontrace_model::{
-    event::log_statement::{LogStatement, MceReport, Role},
+    event::log_statement::{LogStatement, Machine, MceReport, Role},
     incident::mca,
 };
 
@@ -68,15 +68,23 @@ fn fatal(mce: &MceReport) -> bool {
 impl<'a> Kernel<'a> {
     fn of(items: &[&Item], relay: bool, known: &'a Known) -> Self {
         let mut kernel = Kernel {
-            guest: relay,
+            guest: false,
             host: false,
             relay,
             of_vmms: HashSet::new(),
             known,
             injected: HashSet::new(),
         };
+        // What DMI alone shows: a VM may carry its host's names, or any other.
+        let mut named_physical = false;
         for item in items {
             match &item.statement {
+                LogStatement::Machine {
+                    about: about @ Machine::Dmi(_),
+                } => match about.is_guest() {
+                    Some(true) => kernel.guest = true,
+                    _ => named_physical = true,
+                },
                 LogStatement::Machine { about } => match about.is_guest() {
                     Some(true) => kernel.guest = true,
                     Some(false) => kernel.host = true,
@@ -99,6 +107,10 @@ impl<'a> Kernel<'a> {
                 _ => {}
             }
         }
+        // A machine check as QEMU injects it is a guest's, whatever its DMI names.
+        kernel.host |= named_physical && kernel.injected.is_empty();
+        // A console that somebody relays is a guest's, unless it shows a physical machine.
+        kernel.guest |= relay && !kernel.host;
         // A guest may show parts of its host's processor, a host nothing of a hypervisor.
         kernel.host &= !kernel.guest;
         kernel
@@ -152,7 +164,7 @@ impl<'a> Kernel<'a> {
     }
 
     fn machine_check(&self, mce: &MceReport, page: Option<u64>) -> Option<Role> {
-        if mce.by_hardware() && !self.relay {
+        if mce.by_hardware() && !(self.relay && self.guest) {
             return Some(Role::HostKernel);
         }
         if mce.by_qemu() && !self.host {

@@ -19,7 +19,7 @@ pub struct Envelope<'a> {
     pub pid: Option<u32>,
     /// Name that QEMU puts before its messages (`-msg guest-name=on`).
     pub guest: Option<&'a [u8]>,
-    /// The name of a relay of consoles: `vm1 | …`, `[pod/…] …`, `vmconsole="…"`.
+    /// The name of a relayed console: `vm1 | …`, `[pod/…] …`, `vmconsole="…"`, `conserver[900]: [vm1] …`.
     pub relay: Option<&'a [u8]>,
     /// Dated as libvirt dates the log of a domain.
     pub libvirt: bool,
@@ -450,9 +450,17 @@ fn relay<'a>(rest: &'a [u8], e: &Envelope<'a>) -> Option<(&'a [u8], &'a [u8])> {
         });
         return Some((name, &inner[..end]));
     }
-    let end = run(rest, |b| {
-        b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'@')
-    });
+    let of_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'@');
+    // The console's name behind the tag of a console server: `conserver[900]: [vm1] …`.
+    if e.tag.is_some_and(|tag| tag != b"kernel")
+        && let Some(inner) = rest.strip_prefix(b"[")
+    {
+        let end = run(inner, of_name);
+        let after = inner[end..].strip_prefix(b"] ")?;
+        let is_name = end <= MAX_NAME && inner[..end].iter().any(u8::is_ascii_alphabetic);
+        return is_name.then(|| (&inner[..end], after.trim_ascii_start()));
+    }
+    let end = run(rest, of_name);
     let after = rest[end..].trim_ascii_start().strip_prefix(b"|")?;
     (end > 0 && end <= MAX_NAME && after.starts_with(b" ")).then(|| (&rest[..end], after.trim_ascii_start()))
 }
@@ -492,6 +500,10 @@ mod tests {
             (
                 "[pod/launcher-a/guest-console-log] [ 1.5] W",
                 (None, Some("pod/launcher-a/guest-console-log"), None),
+            ),
+            (
+                "Oct 24 10:52:07 host conserver[900]: [vm1] [  157.39] W",
+                (Some("host"), Some("vm1"), Some(900)),
             ),
             (
                 "Oct 24 10:52:07 host kata[12]: time=\"x\" sandbox=ab12 vmconsole=\"[ 1.5] W\"",

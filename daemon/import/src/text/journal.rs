@@ -34,6 +34,9 @@ struct Fields {
     syslog_pid: Option<String>,
     #[serde(rename = "_SYSTEMD_UNIT")]
     unit: Option<String>,
+    /// Docker's, whose one process logs all containers.
+    #[serde(rename = "CONTAINER_NAME")]
+    container: Option<String>,
 }
 
 impl Fields {
@@ -46,8 +49,10 @@ impl Fields {
         Sender {
             host: text(&self.host),
             boot: text(&self.boot_id),
+            relay: !kernel && self.container.is_some(),
             tag: match kernel {
                 true => Some("kernel".to_owned()),
+                false if self.container.is_some() => text(&self.container),
                 false if claims => Some(NO_KERNEL.to_owned()),
                 false => text(&self.tag),
             },
@@ -149,6 +154,7 @@ impl Gatherer {
             "_TRANSPORT" => self.fields.transport = Some(text()),
             "SYSLOG_IDENTIFIER" => self.fields.tag = Some(text()),
             "_PID" => self.fields.pid = Some(text()),
+            "CONTAINER_NAME" => self.fields.container = Some(text()),
             "SYSLOG_PID" => self.fields.syslog_pid = Some(text()),
             "_SYSTEMD_UNIT" => self.fields.unit = Some(text()),
             _ => {}

@@ -128,7 +128,7 @@ impl Line<'_> {
         let Some(entry) = self.entry else { return own };
         Sender {
             domain: own.domain,
-            relay: own.relay,
+            relay: own.relay || entry.sender.relay,
             tag: own.tag.filter(|_| own.relay).or_else(|| entry.sender.tag.clone()),
             ..entry.sender.clone()
         }

@@ -363,10 +363,11 @@ impl Machine {
 
 /// Whether DMI's text is that of a virtual machine.
 fn is_virtual(dmi: &str) -> bool {
-    const HYPERVISORS: [&str; 30] = [
+    const HYPERVISORS: [&str; 31] = [
         "qemu",
         "bochs",
         "kvm",
+        "kubevirt",
         "standard pc",
         "google compute engine",
         "virtual",
@@ -417,6 +418,16 @@ impl MceReport {
         const BANK: u32 = 9;
         const MISC: u64 = 0x8c;
         self.bank == Some(BANK) && self.misc.is_none_or(|misc| misc.0 == MISC)
+    }
+
+    /// Whether a memory controller reports the error: by its code, or AMD's unified memory controller (hardware id 0x96 in
+    /// MCA_IPID; `smca_hwid_mcatypes`, arch/x86/kernel/cpu/mce/amd.c).
+    pub fn of_memory(&self) -> bool {
+        let umc = |ipid: Hex| ipid.0 >> 32 & 0xfff == 0x96;
+        self.ipid.is_some_and(umc)
+            || self
+                .status
+                .is_some_and(|status| crate::incident::mca::of_memory_controller(status.0))
     }
 
     /// What only a physical processor reports.

@@ -29,6 +29,12 @@ pub const POISON: u64 = 1 << 43;
 /// MCG_STATUS: a machine check is in progress.
 pub const MCIP: u64 = 1 << 2;
 
+/// Whether a memory controller reports the error: compound code 000F 0000 1MMM CCCC (Intel SDM volume 3, "Compound Error
+/// Codes").
+pub const fn of_memory_controller(status: u64) -> bool {
+    status & 0xef80 == 0x80
+}
+
 /// Whether what ran on the processor consumed the error, so that it came with a #MC: on Intel action is required (SRAR; UCNA and
 /// SRAO, of scrubbing and explicit writebacks, are none), on AMD poison was used and the error not deferred.
 pub fn consumed(vendor: McVendor, status: u64) -> bool {

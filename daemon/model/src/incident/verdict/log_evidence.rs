@@ -101,9 +101,10 @@ fn shown(e: &Evidence) -> Option<Verdict> {
 
 /// A physical machine's kernel took a machine check that it could not outlive.
 /// - `kernel_access`: its own reason names its kernel as the consumer of the error;
-/// - `not_poison`: the processor's context was corrupt (PCC): no page is at fault.
+/// - `not_poison`: the processor's context was corrupt (PCC), and no bank shows an error of memory.
 ///
-/// Certain where the log shows a physical machine: DMI, EDAC, PPIN.
+/// Certain where the log shows a physical machine (DMI, EDAC, PPIN) and the kernel states the reason: another bank may have
+/// been the one that it died of. A corrupt context says nothing without the code of the error, which may be memory's.
 fn host_panic(l: &Logged) -> Verdict {
     let reasons: Vec<String> = l
         .host_mces
@@ -111,18 +112,20 @@ fn host_panic(l: &Logged) -> Verdict {
         .filter_map(|mce| mce.reason.as_ref().map(|reason| reason.to_ascii_lowercase()))
         .collect();
     let states = |words: &str| reasons.iter().any(|reason| reason.contains(words));
-    let corrupt = |mce: &MceReport| mce.status.is_some_and(|status| status.0 & mca::PCC != 0);
-    let cause = if states("processor context corrupt") || l.host_mces.iter().any(corrupt) {
-        Cause::NotPoison
-    } else if states("area of kernel") || states("in kernel") {
-        Cause::KernelAccess
+    let mut codes = l.host_mces.iter().filter_map(|mce| mce.status).peekable();
+    let coded = codes.peek().is_some();
+    let corrupt = states("processor context corrupt") || codes.any(|status| status.0 & mca::PCC != 0);
+    let (cause, stated) = if states("area of kernel") || states("in kernel") {
+        (Cause::KernelAccess, true)
+    } else if corrupt && !l.host_mces.iter().any(MceReport::of_memory) {
+        (Cause::NotPoison, coded && states("processor context corrupt"))
     } else {
-        Cause::Unknown
+        (Cause::Unknown, false)
     };
     Verdict {
         outcome: Outcome::HostPanicked,
         cause,
-        confidence: match l.physical && cause != Cause::Unknown {
+        confidence: match l.physical && stated {
             true => Confidence::Certain,
             false => Confidence::Likely,
         },
