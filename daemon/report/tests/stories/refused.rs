@@ -164,7 +164,7 @@ fn guest_with_machine_checks_turned_off_is_reset_without_being_told() {
 }
 
 #[test]
-fn a_vmm_that_lets_its_guest_run_on_untold_did_not_refuse() {
+fn a_vmm_that_lets_its_guest_run_on_without_an_injection_did_not_refuse() {
     let mut story = Story::new();
     story
         .vm()

@@ -3,11 +3,11 @@
 use super::*;
 use poisontrace_model::{
     correlate::resume::{State, TotalsContinuity},
-    event::totals::PageTotals,
+    event::totals::{BaselineKind, DurationTotals, PageTotals},
 };
 
-/// The states that the store would hold after these events.
-fn killed_after(events: &[Event]) -> Vec<State> {
+/// The states that the store would hold after these events, as it holds them.
+fn stored_after(events: &[Event]) -> Vec<String> {
     let mut correlator = Correlator::new(session());
     for event in events {
         correlator.feed(event);
@@ -17,7 +17,13 @@ fn killed_after(events: &[Event]) -> Vec<State> {
         let incident = correlator.report(no)?.incident;
         correlator.state(no, &incident.id, incident.started_at.as_deref())
     });
-    states.map(|json| serde_json::from_str(&json).unwrap()).collect()
+    states.collect()
+}
+
+fn killed_after(events: &[Event]) -> Vec<State> {
+    let states = stored_after(events);
+    let states = states.iter().map(|json| serde_json::from_str(json).unwrap());
+    states.collect()
 }
 
 /// Another daemon, whose wall clock has been set since, goes on.
@@ -93,6 +99,27 @@ fn an_incident_goes_on_under_its_id_whoever_sets_the_clock() {
         "the gap is in the timeline: {:?}",
         after[0].timeline
     );
+}
+
+#[test]
+fn a_stored_incident_keeps_the_names_of_the_daemons_before() {
+    let mut time = DurationTotals::default();
+    time.add(300);
+    let kind = BaselineKind::Cpuid;
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true)
+        .at(VCPU0, QEMU, EventKind::BaselineExit { kind, time })
+        .at(VCPU0, QEMU, totals(VCPU0, 1))
+        .pio(VCPU0, 0x505, 1);
+    let state: serde_json::Value = serde_json::from_str(&stored_after(&story.events)[0]).unwrap();
+    let evidence = &state["evidence"];
+    assert_eq!(evidence["exits"]["floor"]["kind"], "cpuid");
+    assert_eq!(evidence["ends"][0]["met"], true);
+    let event = serde_json::to_value(&story.events[story.events.len() - 3]).unwrap();
+    assert_eq!(event["event"]["baseline_exit"]["kind"], "cpuid");
 }
 
 #[test]
