@@ -58,7 +58,7 @@ impl Pipeline {
     fn release(&mut self) {
         for _ in ENDED..self.ended.len() {
             let Some(no) = self.ended.pop_front() else { break };
-            if self.changed.contains(no) || self.unstored.contains(no) {
+            if self.changed.contains(no) || self.unstored.contains(no) || self.unstored_named.contains(no) {
                 self.ended.push_back(no);
             } else if let Some(id) = self.correlator.release(no) {
                 self.outputs.forget(&id);
@@ -69,12 +69,18 @@ impl Pipeline {
     fn keep(&mut self, no: IncidentNo, incident: &Incident) {
         let Some(store) = &self.outputs.store else { return };
         let vm = self.correlator.process_of(no);
+        // Pages that the kernel has named do not wait for all others: no user makes those as he likes.
+        let named = incident.page.pfn.is_some();
+        let waiting = match named {
+            true => &mut self.unstored_named,
+            false => &mut self.unstored,
+        };
         // Past those that wait there is no way: their VMs take turns.
-        if self.unstored.is_empty() && store.room(vm) > 0 {
+        if waiting.is_empty() && store.room(vm, named) > 0 {
             self.store(no, incident);
         } else {
             // It stays where it is, in the correlator, until the store has room.
-            self.unstored.insert(vm, no);
+            waiting.insert(vm, no);
         }
     }
 
@@ -96,19 +102,19 @@ impl Pipeline {
             if n > 0 && Instant::now() > until {
                 break;
             }
-            let Some(no) = self.unstored.pop_of(|vm| store.room(vm) > 0) else {
-                break;
-            };
+            let named = self.unstored_named.pop_of(|vm| store.room(vm, true) > 0);
+            let next = named.or_else(|| self.unstored.pop_of(|vm| store.room(vm, false) > 0));
+            let Some(no) = next else { break };
             if let Some(update) = self.correlator.report(no) {
                 self.store(no, &poisontrace_report::document(&update.incident));
             }
         }
-        !self.unstored.is_empty() && store.health().failing.is_none()
+        self.store_is_behind() && store.health().failing.is_none()
     }
 
     /// Whether incidents wait for a store that could not take them.
     pub fn store_is_behind(&self) -> bool {
-        !self.unstored.is_empty()
+        !self.unstored.is_empty() || !self.unstored_named.is_empty()
     }
 
     /// Of a replay, once its recording has ended: the sinks, for the next one.
@@ -124,7 +130,7 @@ impl Pipeline {
             store.hurry();
         }
         while self.flush() && Instant::now() < until {
-            if let (Some(store), false) = (&self.outputs.store, self.unstored.is_empty()) {
+            if let (Some(store), true) = (&self.outputs.store, self.store_is_behind()) {
                 store.settle(Duration::from_millis(100));
             }
         }

@@ -47,6 +47,8 @@ pub struct Pipeline {
     changed: Waiting,
     /// Incidents that the store had no room for.
     unstored: Waiting,
+    /// The same, of pages that the kernel has named.
+    unstored_named: Waiting,
     /// Incidents of which nothing more is expected, in the order of their ends: one that lasted long was opened early, and
     /// its last totals are still to come.
     ended: VecDeque<IncidentNo>,
@@ -91,6 +93,7 @@ impl Pipeline {
             outputs,
             changed: Waiting::default(),
             unstored: Waiting::default(),
+            unstored_named: Waiting::default(),
             ended: VecDeque::new(),
             resumed: BTreeMap::new(),
             latest_ns: 0,
@@ -192,7 +195,11 @@ impl Pipeline {
             }
             None => metrics.tick(self.latest_ns),
         }
-        let mut waited = self.changed.longest().max(self.unstored.longest());
+        let mut waited = self
+            .changed
+            .longest()
+            .max(self.unstored.longest())
+            .max(self.unstored_named.longest());
         if let Some(store) = &self.outputs.store {
             let health = store.health();
             metrics.store(store.size_bytes(), &health);

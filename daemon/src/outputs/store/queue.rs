@@ -10,10 +10,10 @@ use super::vm_of;
 use crate::fair::may_take;
 use poisontrace_report::document::Incident;
 
-/// Bytes of incidents that wait.
-const MAX_BYTES: usize = 2 << 20;
+/// Bytes of incidents that wait. All that waits is one batch, so that it is also how long a change waits for the one before.
+const MAX_BYTES: usize = 1 << 20;
 /// Bytes of events that wait: a flood of them must not keep incidents out.
-const MAX_EVENT_BYTES: usize = 1 << 20;
+const MAX_EVENT_BYTES: usize = 512 << 10;
 /// Incidents that wait.
 const MAX_INCIDENTS: usize = 512;
 /// Verdicts of one incident between two writes.
@@ -110,12 +110,14 @@ impl Queue {
         self.row_bytes + self.event_bytes
     }
 
-    /// Incidents of this VM that may still come in.
-    pub fn room(&self, vm: u32) -> usize {
+    /// Incidents of this VM that may still come in. A quarter is kept for pages that the kernel has `named`: others may be
+    /// of as many VMMs as a user likes to start.
+    pub fn room(&self, vm: u32, named: bool) -> usize {
         let own = self.shares.get(&vm).copied().unwrap_or_default();
-        let free = MAX_INCIDENTS.saturating_sub(self.rows.len());
+        let of = |all: usize| if named { all } else { all / 4 * 3 };
+        let free = of(MAX_INCIDENTS).saturating_sub(self.rows.len());
         let fits =
-            may_take(own.row_bytes, MAX_BYTES.saturating_sub(self.row_bytes)) && may_take(own.rows, free);
+            may_take(own.row_bytes, of(MAX_BYTES).saturating_sub(self.row_bytes)) && may_take(own.rows, free);
         if fits { free - own.rows } else { 0 }
     }
 

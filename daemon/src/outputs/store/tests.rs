@@ -326,7 +326,7 @@ fn what_waits_for_a_disk_is_bounded() {
     let store = start(&dir.path().join("state"));
     assert!(store.health().failing.is_some());
     let mut taken = 0;
-    while store.room(taken + 1) > 0 {
+    while store.room(taken + 1, true) > 0 {
         taken += 1;
         store.put(&incident(taken, "web"), None, 0);
     }
@@ -408,7 +408,7 @@ fn a_flood_is_written_at_a_bounded_rate_and_another_vm_is_stored_within_two_seco
     let mut stored_after = None;
     while began.elapsed() < Duration::from_secs(6) {
         let i = flood(n);
-        if store.room(7) > 0 {
+        if store.room(7, true) > 0 {
             bytes += 4000;
             store.put(&i, None, 0);
             n += 1;
@@ -416,7 +416,7 @@ fn a_flood_is_written_at_a_bounded_rate_and_another_vm_is_stored_within_two_seco
             std::thread::sleep(Duration::from_millis(5));
         }
         if put_at.is_none() && began.elapsed() > Duration::from_secs(2) {
-            assert!(store.room(8) > 0, "the flood has left room");
+            assert!(store.room(8, true) > 0, "the flood has left room");
             store.put(&incident(8, "web"), None, 0);
             put_at = Some(Instant::now());
         }
@@ -452,7 +452,7 @@ fn what_is_too_much_is_the_flooders_and_nobodys_open_incident() {
     };
     let store = start(dir.path());
     let put = |incident: &Incident, open: bool| {
-        while store.room(incident.vm.pid.unwrap()) == 0 {
+        while store.room(incident.vm.pid.unwrap(), true) == 0 {
             store.settle(SOON);
         }
         store.put(incident, open.then(|| "{}".to_owned()), 0);

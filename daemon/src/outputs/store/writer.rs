@@ -22,7 +22,7 @@ use poisontrace_report::document::Incident;
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(15);
 /// Bytes of incidents and events that a paced store writes a second; SQLite makes three to four times as much of them. A
-/// change waits for what was written before it: of a full queue, two seconds at most.
+/// change waits for what was written before it: of a full queue, a second at most.
 const PACE: usize = 2 << 20;
 /// How often the age limit is applied.
 const PRUNE: Duration = Duration::from_secs(3600);
@@ -138,9 +138,9 @@ impl Store {
             .sum()
     }
 
-    /// Incidents of this VM (process number) that [`Store::put`] will take now.
-    pub fn room(&self, vm: u32) -> usize {
-        self.shared.state().queue.room(vm)
+    /// Incidents of this VM (process number) that [`Store::put`] will take now; `named`: of pages that the kernel has named.
+    pub fn room(&self, vm: u32, named: bool) -> usize {
+        self.shared.state().queue.room(vm, named)
     }
 
     /// Takes an incident as it stands now, with what is needed to go on with it; never waits.
