@@ -144,6 +144,11 @@ impl Story {
 
     /// memory_failure() of a page, in whose course `signals` are sent.
     pub fn lose(&mut self, pfn: u64, signals: impl FnOnce(&mut Self)) -> &mut Self {
+        self.lose_of_type(pfn, "dirty LRU page", signals)
+    }
+
+    /// The same of a page of another type, as the kernel names it.
+    pub fn lose_of_type(&mut self, pfn: u64, page_type: &str, signals: impl FnOnce(&mut Self)) -> &mut Self {
         let pfn = Hex(pfn);
         self.at(
             WORKER,
@@ -155,14 +160,13 @@ impl Story {
             },
         );
         signals(self);
-        let (page_type, result) = ("dirty LRU page".into(), "Recovered".into());
         self.at(
             WORKER,
             WORKER,
             EventKind::FailureAction {
                 pfn,
-                page_type,
-                result,
+                page_type: page_type.into(),
+                result: "Recovered".into(),
             },
         )
         .at(WORKER, WORKER, EventKind::FailureEnd { ret: 0 })

@@ -244,24 +244,7 @@ fn two_pages_that_are_lost_at_once_are_told_apart_by_their_place() {
 fn silent_huge_page() -> Story {
     let mut story = Story::new();
     story.vm();
-    let pfn = Hex(0x4_0000);
-    let action = EventKind::FailureAction {
-        pfn,
-        page_type: "huge page".into(),
-        result: "Recovered".into(),
-    };
-    story
-        .at(
-            WORKER,
-            WORKER,
-            EventKind::FailureBegin {
-                pfn,
-                flags: 0,
-                in_kvm_run: None,
-            },
-        )
-        .at(WORKER, WORKER, action)
-        .at(WORKER, WORKER, EventKind::FailureEnd { ret: 0 });
+    story.lose_of_type(0x4_0000, "huge page", |_| {});
     story
 }
 
@@ -296,24 +279,7 @@ fn pieces_of_a_huge_page_are_one_incident_though_no_signal_named_it() {
 fn met_as_the_first(losses: &[(u64, &str)]) -> Story {
     let mut story = Story::new();
     for (pfn, page_type) in losses {
-        let pfn = Hex(*pfn);
-        let action = EventKind::FailureAction {
-            pfn,
-            page_type: (*page_type).into(),
-            result: "Recovered".into(),
-        };
-        story
-            .at(
-                WORKER,
-                WORKER,
-                EventKind::FailureBegin {
-                    pfn,
-                    flags: 0,
-                    in_kvm_run: None,
-                },
-            )
-            .at(WORKER, WORKER, action)
-            .at(WORKER, WORKER, EventKind::FailureEnd { ret: 0 });
+        story.lose_of_type(*pfn, page_type, |_| {});
     }
     story
         .wait(2_000 * MS)

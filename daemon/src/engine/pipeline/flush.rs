@@ -69,7 +69,7 @@ impl Pipeline {
     fn keep(&mut self, no: IncidentNo, incident: &Incident) {
         let Some(store) = &self.outputs.store else { return };
         let vm = self.correlator.process_of(no);
-        // Pages that the kernel has named do not wait for all others: no user makes those as he likes.
+        // Pages that the kernel has named do not wait for all others: no user can make those at will.
         let named = incident.page.pfn.is_some();
         let waiting = match named {
             true => &mut self.unstored_named,
