@@ -180,8 +180,8 @@ pub fn add_reentry(vcpu: &Vcpu, entry_ns: u64) {
 /// Adds an exit of a victim that met no page fault and did not leave the kernel, if it is of a kind that is a measure of the bare
 /// way out of the guest and back. An exit that waits (HLT, PAUSE) or runs the host's own interrupts is none.
 #[inline(always)]
-pub fn add_floor(slot: &Slot, entry_ns: impl FnOnce() -> u64) {
-    let Some(kind) = floor_kind(slot) else { return };
+pub fn add_baseline(slot: &Slot, entry_ns: impl FnOnce() -> u64) {
+    let Some(kind) = baseline_kind(slot) else { return };
     if let Some(duration) = BASELINE.get_ptr_mut(kind) {
         // SAFETY: a per-CPU map value; tracing programs do not nest on one CPU.
         add(unsafe { &mut *duration }, entry_ns() - slot.exit_ns);
@@ -189,7 +189,7 @@ pub fn add_floor(slot: &Slot, entry_ns: impl FnOnce() -> u64) {
 }
 
 #[inline(always)]
-fn floor_kind(slot: &Slot) -> Option<u32> {
+fn baseline_kind(slot: &Slot) -> Option<u32> {
     match (slot.isa, slot.exit_reason) {
         (ISA_VMX, 10) | (ISA_SVM, 0x72) => Some(baseline::CPUID),
         (ISA_VMX, 31 | 32) | (ISA_SVM, 0x7c) => Some(baseline::MSR),

@@ -266,7 +266,7 @@ fn mark_of(entry: &LogStatement) -> Option<Mark> {
         // It was sent by memory_failure(), which finds an owner that did not touch the page.
         LogStatement::HostSignal { .. } => Mark::Optional,
         LogStatement::HostAction { pfn, .. } => Mark::Action(pfn.0),
-        LogStatement::VmmTold { severity, .. } => signal((*severity)?),
+        LogStatement::VmmInjected { severity, .. } => signal((*severity)?),
         LogStatement::QmpMemoryFailure { action_required, .. } => {
             if *action_required {
                 Mark::Required

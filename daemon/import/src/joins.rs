@@ -202,7 +202,7 @@ impl Graph {
             };
             let stamp = entry.item.stamp;
             let key = match &entry.statement {
-                LogStatement::VmmTold { hva: Some(hva), .. } => JoinKey::Hva(*hva),
+                LogStatement::VmmInjected { hva: Some(hva), .. } => JoinKey::Hva(*hva),
                 LogStatement::GuestMce(mce) if stamp != Stamp::default() => match mce.addr {
                     Some(addr) => JoinKey::Gpa(addr),
                     None => continue,
@@ -211,7 +211,7 @@ impl Graph {
                 _ => continue,
             };
             let stamp = match entry.statement {
-                LogStatement::VmmTold { .. } => Stamp::default(),
+                LogStatement::VmmInjected { .. } => Stamp::default(),
                 _ => stamp,
             };
             let file = entry.stream.file;
@@ -417,7 +417,7 @@ fn part(entry: &Attributed<'_>, sender: &Sender) -> Option<(Part, Option<String>
         | LogStatement::QmpShutdown { domain, .. } => {
             (Part::Vmm, domain.clone().or_else(|| sender.domain.clone()))
         }
-        LogStatement::VmmTold { .. }
+        LogStatement::VmmInjected { .. }
         | LogStatement::VmmOwnMemory { .. }
         | LogStatement::VmmReset { .. }
         | LogStatement::RunFailed
@@ -501,7 +501,7 @@ impl Node {
                 self.hvas.extend(hva.map(page));
                 self.pfns.extend(pfn.map(|pfn| pfn.0));
             }
-            LogStatement::VmmTold { hva, gpa, .. } => {
+            LogStatement::VmmInjected { hva, gpa, .. } => {
                 self.gpas.extend(gpa.map(page));
                 self.hvas.extend(hva.map(page));
             }

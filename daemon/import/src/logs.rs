@@ -286,7 +286,7 @@ pub fn feed(correlator: &mut Correlator, logged: &Logged) {
 /// Statements that may show the same event are counted together.
 fn kind(entry: &LogStatement) -> String {
     match entry {
-        LogStatement::VmmTold { severity, .. } => format!("{severity:?}"),
+        LogStatement::VmmInjected { severity, .. } => format!("{severity:?}"),
         LogStatement::QmpMemoryFailure { action_required, .. } => action_required.to_string(),
         _ => String::new(),
     }

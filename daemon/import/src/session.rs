@@ -33,7 +33,7 @@ pub fn session(
                     true => Vec::new(),
                     false => vec![ProbeReason::NotInFiles],
                 },
-                lost: None,
+                unavailable_info: None,
             }
         })
         .collect();

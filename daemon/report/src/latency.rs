@@ -48,7 +48,7 @@ fn baseline(l: &Latency) -> Option<String> {
     Some(format!(
         "63 bare exits ({}, no memory touched) take {} on this host",
         baseline.exits_of,
-        duration(l.claim_63_exits.as_ref()?.floor_ns?)
+        duration(l.claim_63_exits.as_ref()?.baseline_exit_ns?)
     ))
 }
 

@@ -46,7 +46,7 @@ pub fn message(statement: &LogStatement) -> String {
         LogStatement::OwnAccess { comm, pid, hva } => {
             format!("host kernel: {comm} (pid {pid}) itself accessed poisoned memory at {hva}")
         }
-        LogStatement::VmmTold {
+        LogStatement::VmmInjected {
             hva, gpa, severity, ..
         } => {
             let kind = match severity {

@@ -46,7 +46,7 @@ pub fn unavailable(probe: &ProbeId) -> Option<&'static str> {
 
 /// What cannot be reported without the probe of this row.
 pub fn unavailable_info(status: &ProbeStatus) -> &str {
-    unavailable(&status.probe).unwrap_or_else(|| super::or(status.lost.as_deref()))
+    unavailable(&status.probe).unwrap_or_else(|| super::or(status.unavailable_info.as_deref()))
 }
 
 /// What a probe is attached to.

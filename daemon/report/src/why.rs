@@ -59,7 +59,7 @@ fn rule(record: &LogRecord) -> Rule {
     match &record.statement {
         LogStatement::HostSignal { .. } | LogStatement::HostKilled { .. } => Rule::PagePoisoned,
         LogStatement::HostAction { .. } => Rule::KernelAction,
-        LogStatement::VmmTold { .. } | LogStatement::QmpMemoryFailure { .. } => Rule::Injection,
+        LogStatement::VmmInjected { .. } | LogStatement::QmpMemoryFailure { .. } => Rule::Injection,
         LogStatement::GuestMce(_) => Rule::GuestMachineCheck,
         LogStatement::GuestPanic { text } if log_evidence::by_machine_check(text) => Rule::GuestDeath,
         LogStatement::GuestPanic { .. } | LogStatement::BugCheck { .. } => Rule::OtherDeath,

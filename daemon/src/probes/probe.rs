@@ -49,7 +49,7 @@ impl Probe {
                 probe: row.probe.clone(),
                 binding: None,
                 why: Vec::new(),
-                lost: None,
+                unavailable_info: None,
             },
             reattached: 0,
             links: Vec::new(),

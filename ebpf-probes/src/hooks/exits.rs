@@ -404,7 +404,7 @@ fn at_kvm_entry(ctx: TracePointContext) {
         return;
     }
     if bare {
-        totals::add_floor(slot, now);
+        totals::add_baseline(slot, now);
     }
     if let Some(rip) = read(&ctx, &ENTRY_RIP) {
         if rip == RESET_VECTOR {

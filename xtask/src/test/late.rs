@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 use lab_protocol::daemon_lines::MISSED_FAILURES;
-use lab_protocol::{AT_RISK_FILE, GuestResult, LabResult, UNSEEN, UNSEEN_METRICS};
+use lab_protocol::{AT_RISK_FILE, GuestResult, LabResult, MISSED, MISSED_METRICS};
 use serde_json::Value;
 
 use super::schema::Schema;
@@ -33,7 +33,7 @@ pub fn examine(result: &LabResult, files: &Files, schema: &Schema, tally: &mut T
         NAME,
         "missed_failure_is_counted_and_logged",
         files
-            .contains(UNSEEN_METRICS, UNSEEN)
+            .contains(MISSED_METRICS, MISSED)
             .and_then(|()| files.contains("host.log", MISSED_FAILURES)),
     );
     tally.check(NAME, "first_touch_is_seen", first_touch(files, &file, guest));

@@ -138,7 +138,7 @@ fn pages_told(logs: &[Log]) -> HashSet<u64> {
     let items = logs.iter().flat_map(|log| &log.items);
     items
         .filter_map(|item| match &item.statement {
-            LogStatement::VmmTold { gpa: Some(gpa), .. } => Some(gpa.0 >> PAGE_SHIFT),
+            LogStatement::VmmInjected { gpa: Some(gpa), .. } => Some(gpa.0 >> PAGE_SHIFT),
             _ => None,
         })
         .collect()

@@ -309,7 +309,7 @@ impl Correlator {
             };
             e.timeline.add(t, TimelineEvent::Statement(Box::new(statement)));
         }
-        if let LogStatement::GuestMce(_) | LogStatement::VmmTold { .. } = record.statement {
+        if let LogStatement::GuestMce(_) | LogStatement::VmmInjected { .. } = record.statement {
             e.last_poison = e.last_poison.max(t);
         }
     }
@@ -449,7 +449,7 @@ fn names(statement: &LogStatement) -> Names {
             hva: Some(hva.0),
             ..Names::default()
         },
-        LogStatement::VmmTold { hva, gpa, .. } => Names {
+        LogStatement::VmmInjected { hva, gpa, .. } => Names {
             hva: hex(hva),
             gpa: hex(gpa),
             ..Names::default()
@@ -522,7 +522,7 @@ fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bool) {
             e.recovery = Some(result.clone());
         }
         LogStatement::OwnAccess { .. } => l.own_access = true,
-        LogStatement::VmmTold {
+        LogStatement::VmmInjected {
             gpa, severity, size, ..
         } => {
             if let Some(size) = size {

@@ -167,7 +167,8 @@ pub enum LogStatement {
         hva: Hex,
     },
     /// The VMM: it injected the error into its guest.
-    VmmTold {
+    #[serde(alias = "vmm_told")]
+    VmmInjected {
         /// Address in the VMM.
         hva: Option<Hex>,
         /// Guest page address.

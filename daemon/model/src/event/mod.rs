@@ -131,10 +131,10 @@ pub enum EventKind {
         injected: bool,
     },
     /// #MC entered the guest (`kvm_inj_exception` 18, not reinjected).
-    #[serde(rename = "mc_injected")]
+    #[serde(rename = "mc_delivered", alias = "mc_injected")]
     Delivered,
     /// The same, with the RIP that it interrupts.
-    #[serde(rename = "mc_injected_at")]
+    #[serde(rename = "mc_delivered_at", alias = "mc_injected_at")]
     DeliveredAt {
         /// The guest's RIP.
         rip: Hex,

@@ -118,8 +118,8 @@ pub struct ProbeStatus {
     )]
     pub why: Vec<ProbeReason>,
     /// Text of another version: what cannot be reported without a probe that this version does not know.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost: Option<String>,
+    #[serde(default, alias = "lost", skip_serializing_if = "Option::is_none")]
+    pub unavailable_info: Option<String>,
 }
 
 /// What a probe is attached to.

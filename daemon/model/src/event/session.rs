@@ -31,7 +31,7 @@ impl Session {
             probe: probe.clone(),
             binding: Some(ProbeBinding::Attached(Vec::new())),
             why: Vec::new(),
-            lost: None,
+            unavailable_info: None,
         };
         Self {
             host: Host {

@@ -239,7 +239,7 @@ pub struct End {
     /// All that had entered the guest until then was handled to its end, and no signal waited for an answer.
     pub handled: bool,
     /// The page had been accessed until then.
-    #[serde(rename = "met")]
+    #[serde(alias = "met")]
     pub accessed: bool,
     /// It may concern this page: false where another page's #MC was open and this one's was not.
     pub mine: bool,

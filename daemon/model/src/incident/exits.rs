@@ -40,7 +40,7 @@ pub struct Exits {
     /// They were SVM's.
     pub svm: bool,
     /// What a bare exit and entry cost on this host, when the totals were read last.
-    #[serde(rename = "floor")]
+    #[serde(alias = "floor")]
     pub baseline_exit: Option<BaselineExit>,
     /// Single exits on the page.
     #[serde(alias = "singles")]

@@ -103,7 +103,7 @@ pub fn report(total: &PageTotals, samples: &Samples, baseline: Option<&BaselineE
         in_kernel_ns,
         with_vmm_ns: mean_times(&total.exit_to_entry, CLAIM_EXITS),
         within_50us: in_kernel_ns <= CLAIM_NS,
-        floor_ns: baseline.and_then(|baseline| mean_times(&baseline.time, CLAIM_EXITS)),
+        baseline_exit_ns: baseline.and_then(|baseline| mean_times(&baseline.time, CLAIM_EXITS)),
     });
     // Of the exits that went back into the guest: the last one of a guest that died has no way back.
     let (back, vmm) = (&total.exit_to_entry, &total.vmm);
@@ -222,7 +222,7 @@ mod tests {
             (report.gup_share, report.in_kernel_share, report.vmm_share),
             (Some(0.5), Some(0.25), Some(0.75))
         );
-        assert_eq!(claim.floor_ns, Some(63 * 300));
+        assert_eq!(claim.baseline_exit_ns, Some(63 * 300));
         assert_eq!(report.baseline_exit.unwrap().exits_of, BaselineKind::Cpuid);
         assert_eq!(report.in_kernel.unwrap().sum, 64 * 790);
     }

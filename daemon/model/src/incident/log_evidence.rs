@@ -302,7 +302,7 @@ pub fn opens(statement: &LogStatement) -> bool {
         LogStatement::HostSignal { .. }
         | LogStatement::HostKilled { .. }
         | LogStatement::RunFailed
-        | LogStatement::VmmTold { .. }
+        | LogStatement::VmmInjected { .. }
         | LogStatement::VmmSigbus { .. }
         | LogStatement::HostPanic { .. }
         | LogStatement::QmpMemoryFailure { .. } => true,

@@ -351,8 +351,8 @@ pub struct Claim {
     /// Whether `in_kernel_ns` is within 50 µs.
     pub within_50us: bool,
     /// 63 times the mean of `baseline_exit`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub floor_ns: Option<u64>,
+    #[serde(default, alias = "floor_ns", skip_serializing_if = "Option::is_none")]
+    pub baseline_exit_ns: Option<u64>,
 }
 
 /// Machine checks that the VMM injected; `None`: not observable.

@@ -15,7 +15,7 @@ pub fn upgrade(session: &mut Session) {
             status.binding = Some(binding);
         }
         if !matches!(status.probe, ProbeId::Other(_)) {
-            status.lost = None;
+            status.unavailable_info = None;
         }
     }
 }
@@ -82,9 +82,13 @@ mod tests {
         let other = read(row);
         assert_eq!(other.probe, ProbeId::Other("mmu_notifier".to_owned()));
         assert_eq!(other.binding, Some(ProbeBinding::Text("uprobe x".to_owned())));
-        assert_eq!(serde_json::to_string(&other).unwrap(), row);
+        assert_eq!(
+            serde_json::to_string(&other).unwrap(),
+            row.replace("lost", "unavailable_info")
+        );
+        assert_eq!(read(&serde_json::to_string(&other).unwrap()), other);
         let absent = read(r#"{"name":"gup","binding":null,"why":"no kprobes","lost":"its time"}"#);
-        assert_eq!((absent.binding, absent.lost), (None, None));
+        assert_eq!((absent.binding, absent.unavailable_info), (None, None));
     }
 
     #[test]
@@ -105,7 +109,7 @@ mod tests {
                 ProbeReason::NoField(field),
                 ProbeReason::Text("cannot attach: EPERM".to_owned()),
             ],
-            lost: None,
+            unavailable_info: None,
         };
         assert_eq!(read(&serde_json::to_string(&status).unwrap()), status);
     }

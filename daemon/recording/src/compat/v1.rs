@@ -18,7 +18,7 @@ const RECORD: [&str; 4] = ["source", "line", "speaker", "own_clock"];
 const RENAMED: [(&str, &str); 8] = [
     ("told_msrs", "set_msrs"),
     ("told_mce", "set_mce"),
-    ("delivered", "mc_injected"),
+    ("delivered", "mc_delivered"),
     ("engaged", "all_probes_attached"),
     ("sigbus_seen", "sigbus_no_address"),
     ("poison_found", "preexisting"),

@@ -28,6 +28,9 @@ pub fn upgrade(incident: &mut Value) {
     });
     within(incident, "latency_ns", |latency| {
         rename(latency, "floor", "baseline_exit");
+        within(latency, "claim_63_exits", |claim| {
+            rename(claim, "floor_ns", "baseline_exit_ns");
+        });
     });
     each(incident, "timeline", |entry| {
         let t_ns = entry.get("t_ns").cloned().unwrap_or(json!(0));

@@ -48,7 +48,7 @@ fn what_its_vmm_says_of_the_poison_makes_it_no_more_than_at_risk() {
         joined: None,
         text: String::new(),
         own_clock: None,
-        statement: LogStatement::VmmTold {
+        statement: LogStatement::VmmInjected {
             hva: Some(Hex(HVA)),
             gpa: Some(Hex(GPA)),
             severity: Some(SigbusSeverity::ActionOptional),

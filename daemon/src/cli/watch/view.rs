@@ -85,7 +85,7 @@ fn numbers(frame: &mut Frame<'_>, area: Rect, state: &State) {
                 number(get("poisoned_pages"))
             )));
             spans.extend(alarming("events lost", get("events_lost_total")));
-            spans.extend(alarming("unseen", get("memory_failures_missed_total")));
+            spans.extend(alarming("missed", get("memory_failures_missed_total")));
             if get("store_up") == Some(0.0) {
                 spans.push(Span::styled(
                     " the store cannot be written to",

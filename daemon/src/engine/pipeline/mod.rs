@@ -236,10 +236,10 @@ impl Pipeline {
         if counters.hardware_corrupted.is_some_and(|bytes| bytes > 0) {
             self.correlator.host_lost_memory(clock_pair().monotonic_ns);
         }
-        let unseen = self.outputs.metrics.kernel(&counters);
-        if unseen > 0 {
+        let missed = self.outputs.metrics.kernel(&counters);
+        if missed > 0 {
             tracing::error!(
-                failures = unseen,
+                failures = missed,
                 "the kernel has counted memory failures that no probe saw: their guests have no incident (`journalctl -k -g 'Memory failure'` names the pages)"
             );
         }

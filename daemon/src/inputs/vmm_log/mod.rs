@@ -331,7 +331,7 @@ impl Vm {
         match (&item.statement, item.stamp.wall, self.since_wall) {
             (LogStatement::VmName { .. }, ..) => true,
             (_, Some(wall), Some(since)) if !item.stamp.no_year => wall >= since - BEFORE_NS,
-            (LogStatement::VmmTold { gpa: Some(_), .. }, ..) => true,
+            (LogStatement::VmmInjected { gpa: Some(_), .. }, ..) => true,
             _ => false,
         }
     }

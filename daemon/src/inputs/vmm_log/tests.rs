@@ -127,7 +127,7 @@ fn the_vmms_log_is_heard_from_the_incidents_beginning_and_joins_it() {
         matches!(
             &first.what,
             EventKind::LogStatement(LogRecord {
-                statement: LogStatement::VmmTold {
+                statement: LogStatement::VmmInjected {
                     gpa: Some(Hex(0x5000)),
                     ..
                 },

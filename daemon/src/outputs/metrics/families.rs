@@ -22,7 +22,7 @@ pub const ACCESSES: [&str; 5] = ["read", "write", "fetch", "page_walk", "unknown
 pub const SEVERITIES: [&str; 2] = ["action_optional", "action_required"];
 pub const STORMS: [&str; 3] = ["line_walk", "same_line_spin", "page_touches"];
 /// Tables that are not the correlator's: the kernel's totals, and what is known of the host's processes.
-pub const OTHER_TABLES: [&str; 4] = ["page_totals", "vcpu_slots", "unproved_signals", "directory"];
+pub const OTHER_TABLES: [&str; 4] = ["page_totals", "vcpu_slots", "unproved_signals", "vm_registry"];
 /// The one ring buffer's name.
 pub const RING: &str = "events";
 

@@ -256,14 +256,14 @@ impl Metrics {
         counter.inc_by(forgotten.saturating_sub(counter.get()));
     }
 
-    /// What the kernel's totals and the directory of processes had no room for.
-    pub fn tables_beside(&self, kernel: KernelTables, directory: u64) {
-        let [totals, slots, unproved, processes] = OTHER_TABLES;
+    /// Entries for which the kernel's totals and the VM registry had no room.
+    pub fn tables_beside(&self, kernel: KernelTables, vm_registry: u64) {
+        let [totals, slots, unproved, registry] = OTHER_TABLES;
         self.no_room(&[
             (totals, kernel.untotalled),
             (slots, kernel.displaced),
             (unproved, kernel.unproved),
-            (processes, directory),
+            (registry, vm_registry),
         ]);
     }
 

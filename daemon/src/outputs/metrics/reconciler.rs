@@ -8,7 +8,7 @@ pub struct Reconciler {
     actions: u64,
     /// Calls that returned 0: what there is where memory_failure_event is not attached.
     ends: u64,
-    unseen: u64,
+    missed: u64,
     /// What was missing at the last look: an event on its way is not missing.
     missing: u64,
 }
@@ -31,16 +31,16 @@ impl Reconciler {
         }
     }
 
-    /// Compares with the kernel's count, and returns how many more are known to be unseen: those that were
+    /// Compares with the kernel's count, and returns how many more are known to be missed: those that were
     /// missing at the last look as well.
     pub fn look(&mut self, kernel: Option<u64>) -> u64 {
         let Some(kernel) = kernel else { return 0 };
         let seen = self.seen();
         let base = *self.base.get_or_insert(kernel.saturating_sub(seen));
         let counted = kernel.saturating_sub(base);
-        let missing = counted.saturating_sub(seen + self.unseen);
+        let missing = counted.saturating_sub(seen + self.missed);
         let new = missing.min(self.missing);
-        self.unseen += new;
+        self.missed += new;
         self.missing = missing - new;
         new
     }

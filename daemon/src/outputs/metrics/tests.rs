@@ -113,7 +113,7 @@ fn flooded() -> Metrics {
             probe: ProbeId::Other(format!("probe{n}")),
             binding: None,
             why: Vec::new(),
-            lost: None,
+            unavailable_info: None,
         })
     };
     let session = Session {

@@ -145,7 +145,7 @@ fn events_are_kept_with_their_number_and_a_storm_of_them_is_sampled() {
     );
     assert_eq!(dossier.events[255].n, 255);
     assert!(dossier.events.last().unwrap().n > 4900);
-    assert_eq!(dossier.events[0].event["event"], "mc_injected");
+    assert_eq!(dossier.events[0].event["event"], "mc_delivered");
 }
 
 #[test]

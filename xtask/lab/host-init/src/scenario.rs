@@ -9,7 +9,7 @@ use lab_protocol::daemon_lines;
 use lab_protocol::{
     AT_RISK, AT_RISK_FILE, Before, Fate, GUEST_FTRACE_FILE, GUEST_HANDLER_PAGE, GUEST_PAGE_READY,
     GUEST_PANICS, GuestPlan, GuestResult, LAST_METRICS, LabResult, MACHINE_CHECK, REATTACHED,
-    RELOADED_METRICS, Scenario, UNSEEN, UNSEEN_METRICS, words,
+    RELOADED_METRICS, Scenario, MISSED, MISSED_METRICS, words,
 };
 
 use crate::daemon::{self, Daemon};
@@ -243,7 +243,7 @@ fn run_guest(
             let blind = Daemon::start_blind("blind-recording.ptrace", log)?;
             poison(&mut vmm, gpa, &mut result, log)?;
             machine::loopback_up()?;
-            fs::write(format!("{SHARE}/out/{UNSEEN_METRICS}"), blind.metrics(UNSEEN)?)
+            fs::write(format!("{SHARE}/out/{MISSED_METRICS}"), blind.metrics(MISSED)?)
                 .context("cannot keep the metrics")?;
             blind.stop()?;
             log.step("starting poisontrace after the poison");

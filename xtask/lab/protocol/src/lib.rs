@@ -153,10 +153,10 @@ pub const REATTACHED: &str = "poisontrace_probe_reattached_total{probe=\"kvm_exi
 pub const RELOADED_METRICS: &str = "metrics-reloaded.txt";
 
 /// Metrics of a daemon that missed one memory failure, and the file that keeps them.
-pub const UNSEEN: &str = "poisontrace_memory_failures_missed_total 1\n";
+pub const MISSED: &str = "poisontrace_memory_failures_missed_total 1\n";
 /// The last metrics of a daemon with options of its own, behind the guest's prefix.
 pub const LAST_METRICS: &str = "metrics.txt";
-pub const UNSEEN_METRICS: &str = "metrics-unseen.txt";
+pub const MISSED_METRICS: &str = "metrics-missed.txt";
 /// After the guest's prefix: the incidents while its page was lost and nothing had touched it.
 pub const AT_RISK_FILE: &str = "at-risk.json";
 /// The verdict on such a page.

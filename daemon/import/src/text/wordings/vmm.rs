@@ -196,7 +196,7 @@ fn injected(f: &Fields<'_>) -> Option<LogStatement> {
     if f.bytes("si").is_some() && severity(f).is_none() {
         return None;
     }
-    Some(LogStatement::VmmTold {
+    Some(LogStatement::VmmInjected {
         hva: f.hex("hva"),
         gpa: f.hex("gpa"),
         severity: severity(f),
