@@ -24,7 +24,8 @@ pub fn examine(result: &LabResult, files: &Files, tally: &mut Tally) {
 }
 
 fn killed(guest: &GuestResult) -> Result<()> {
-    ensure!(guest.vmm_end == "killed by signal 9", "QEMU {}", guest.vmm_end);
+    const SIGKILL: i32 = 9;
+    ensure!(guest.vmm_signal == Some(SIGKILL), "QEMU {}", guest.vmm_end);
     Ok(())
 }
 

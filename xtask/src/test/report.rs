@@ -8,7 +8,7 @@ use lab_harness::run_files::{Files, expect, number};
 use lab_harness::scenarios::Run;
 use lab_harness::scenarios::story::{GUEST_NAME, GUEST_UUID, Story};
 use lab_protocol::daemon_lines::PROBES_ARMED;
-use lab_protocol::{GUEST_ALIVE, GUEST_PAGE_READY, GuestResult};
+use lab_protocol::{GUEST_ALIVE, GUEST_APPLICATION_KILLED, GUEST_PAGE_READY, GuestResult};
 
 /// The bank's MISC as QEMU writes it: a physical address, of 2^12 bytes.
 const MISC: &str = "0x8c";
@@ -94,7 +94,7 @@ fn guest_words(story: Story, files: &Files) -> Result<()> {
             files.contains("console.txt", "Kernel panic - not syncing")
         }
         Story::Survive => {
-            files.contains("console.txt", "guest: application killed by SIGBUS")?;
+            files.contains("console.txt", GUEST_APPLICATION_KILLED)?;
             files.contains("console.txt", GUEST_ALIVE)
         }
         _ => Ok(()),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab_protocol::daemon_cli::{LISTEN_ADDRESS, NO_PINS, STATE_DIR};
+use lab_protocol::daemon_lines::READY;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 
@@ -203,7 +204,7 @@ impl Daemon {
                     .take_while(|c| c.is_ascii_digit() || ".:".contains(*c))
                     .collect();
             }
-            if line.contains("poisontrace: ready") {
+            if line.contains(READY) {
                 break;
             }
             output.push(line);

@@ -1,17 +1,13 @@
 //! The application whose memory is poisoned: one locked page, read line by line on the host's command.
 
-use std::io;
-
 use anyhow::{Context, Result, bail};
-use lab_protocol::pagemap::page_frame;
-use lab_protocol::{GUEST_PAGE_READY, GUEST_READ_ALL, words};
+use lab_protocol::{GUEST_READ_ALL, words};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mlock, mmap_anonymous};
 
 use crate::kernel;
+use crate::page::{FILL, PAGE, guest_physical_address, ready};
 
-pub const PAGE: usize = 4096;
 const LINE: usize = 64;
-pub const FILL: u8 = 0x5a;
 const HUGE: usize = 2 << 20;
 /// Pages of 4 KiB that are touched of a huge one.
 const HUGE_TOUCHES: usize = 4;
@@ -24,20 +20,6 @@ pub fn run(how: &str) -> Result<()> {
         words::HUGE => kernel::pages(HUGE_TOUCHES, huge_page()?),
         _ => loads(),
     }
-}
-
-/// Prints the page's address, and waits for the host's command.
-pub fn ready(page: *const u8) -> Result<()> {
-    println!("{GUEST_PAGE_READY}{:#x}", guest_physical_address(page)?);
-    let mut word = String::new();
-    while word.trim() != "g" {
-        word.clear();
-        if io::stdin().read_line(&mut word)? == 0 {
-            bail!("the console was closed before the host's command");
-        }
-    }
-    println!("guest: touching");
-    Ok(())
 }
 
 fn loads() -> Result<()> {
@@ -95,13 +77,4 @@ fn locked_page() -> Result<*mut u8> {
     // SAFETY: the same mapping; locking does not change what it holds.
     unsafe { mlock(page.cast(), PAGE) }.context("cannot lock the page")?;
     Ok(page)
-}
-
-fn guest_physical_address(page: *const u8) -> Result<u64> {
-    let frame = page_frame(page.addr() as u64).context("cannot read /proc/self/pagemap")?;
-    // It is 0 for those who may not know.
-    frame
-        .filter(|frame| *frame != 0)
-        .map(|frame| frame * PAGE as u64)
-        .context("/proc/self/pagemap hides the page's frame")
 }

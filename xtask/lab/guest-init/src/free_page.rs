@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab_protocol::GUEST_PAGE_READY;
 
-use crate::application::PAGE;
+use crate::page::PAGE;
 
 /// In /proc/kpageflags: the page is free, in the allocator's lists (linux/kernel-page-flags.h).
 const BUDDY: u64 = 1 << 10;

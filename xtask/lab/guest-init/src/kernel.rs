@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, Result};
 use rustix::mm::{MapFlags, ProtFlags, mlock, mmap};
 
-use crate::application::{FILL, PAGE, ready};
+use crate::page::{FILL, PAGE, ready};
 
 /// MCi_STATUS of the bank in which QEMU reports lost memory: IA32_MC9_STATUS.
 const BANK_STATUS: u64 = 0x425;

@@ -4,6 +4,7 @@
 mod application;
 mod free_page;
 mod kernel;
+mod page;
 
 use std::ffi::CStr;
 use std::fs::{self, File};
@@ -12,7 +13,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use lab_protocol::{GUEST_ALIVE, GUEST_HANDLER_PAGE, GUEST_PANICS, MODULE_ORDER_FILE, words};
+use lab_protocol::{
+    GUEST_ALIVE, GUEST_APPLICATION_KILLED, GUEST_HANDLER_PAGE, GUEST_PANICS, MODULE_ORDER_FILE, words,
+};
 use rustix::mount::{MountFlags, mount};
 use rustix::process::Signal;
 use rustix::system::{RebootCommand, finit_module, reboot};
@@ -69,7 +72,7 @@ fn init() -> Result<()> {
     let status = child.wait()?;
     match status.signal() {
         Some(signal) if signal == Signal::BUS.as_raw() => {
-            println!("guest: application killed by SIGBUS");
+            println!("{GUEST_APPLICATION_KILLED}");
         }
         Some(signal) => println!("guest: application killed by signal {signal}"),
         None => println!("guest: application ended: {status}"),

@@ -111,7 +111,7 @@ impl Daemon {
         let (sender, words) = mpsc::channel();
         let also = sender.clone();
         let forward = move |sender: &mpsc::Sender<String>, line: &str| {
-            if line.starts_with("poisontrace: ") || line.contains("KVM") {
+            if line.starts_with(daemon_lines::PREFIX) || line.contains("KVM") {
                 // Nobody may listen any more.
                 sender.send(line.to_owned()).ok();
             }

@@ -1,6 +1,7 @@
 //! Drives one scenario: the daemon, then one guest after the other.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -8,8 +9,8 @@ use lab_protocol::daemon_cli::READ_GUEST_CODE;
 use lab_protocol::daemon_lines;
 use lab_protocol::{
     AT_RISK, AT_RISK_FILE, Before, Fate, GUEST_FTRACE_FILE, GUEST_HANDLER_PAGE, GUEST_PAGE_READY,
-    GUEST_PANICS, GuestPlan, GuestResult, LAST_METRICS, LabResult, MACHINE_CHECK, REATTACHED,
-    RELOADED_METRICS, Scenario, MISSED, MISSED_METRICS, words,
+    GUEST_PANICS, GuestPlan, GuestResult, LAST_METRICS, LabResult, MACHINE_CHECK, MISSED, MISSED_METRICS,
+    REATTACHED, RELOADED_METRICS, Scenario, words,
 };
 
 use crate::daemon::{self, Daemon};
@@ -274,6 +275,7 @@ fn run_guest(
     result.ended_s = uptime();
     result.vmm_end = in_words(status);
     result.vmm_exit = status.code();
+    result.vmm_signal = status.signal();
     log.step(&format!("QEMU {}", result.vmm_end));
     Ok(result)
 }

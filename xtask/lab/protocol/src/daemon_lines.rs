@@ -1,6 +1,8 @@
 //! The daemon's log lines and the report's phrases that the lab waits for and the tests look for. They are written here
 //! only; `xtask/tests/daemon_lines.rs` finds each in the daemon's sources.
 
+/// Begins the daemon's lines on standard output.
+pub const PREFIX: &str = "poisontrace: ";
 /// Everything that can be attached is attached.
 pub const READY: &str = "poisontrace: ready";
 /// KVM is a module that is not loaded.

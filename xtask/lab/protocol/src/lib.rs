@@ -57,6 +57,7 @@ pub const GUEST_PAGE_READY: &str = "guest: page ready gpa=";
 /// The page of the guest kernel's own #MC handler; before the line above.
 pub const GUEST_HANDLER_PAGE: &str = "guest: handler page gpa=";
 pub const GUEST_READ_ALL: &str = "guest: read it all";
+pub const GUEST_APPLICATION_KILLED: &str = "guest: application killed by SIGBUS";
 pub const GUEST_ALIVE: &str = "guest: still alive after poison";
 /// The guest is about to panic, as [`words::THEN_PANIC`] has it.
 pub const GUEST_PANICS: &str = "guest: panics by sysrq";
@@ -207,9 +208,11 @@ pub struct GuestResult {
     /// Of the guest kernel's #MC handler, where that was poisoned too.
     #[serde(default)]
     pub handler_gpa: Option<u64>,
-    /// How the VMM ended, in words, and its exit status where it had one.
+    /// How the VMM ended, in words; its exit status, or the signal that killed it.
     pub vmm_end: String,
     pub vmm_exit: Option<i32>,
+    #[serde(default)]
+    pub vmm_signal: Option<i32>,
     pub attempts: u32,
     /// Exit statuses of `poisontrace explain --last` and `poisontrace incidents` after this guest.
     pub explain_exit: Option<i32>,

@@ -22,6 +22,9 @@ pub const GUEST_VIRTUAL: u64 = 0x18_0000;
 /// For shadow paging: kvm_intel's parameter and kvm_amd's; each ignores the other's.
 pub const SHADOW_PAGING: &str = "ept=0 npt=0";
 
+/// In the VMM's error: the plan's instruction does not exist on this processor.
+pub const MISSING_INSTRUCTION: &str = "this processor has no";
+
 /// CPUIDs of the guest after the poisoning: exits that touch no memory.
 pub const BARE_EXITS: u64 = 64;
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region, kvm_x86_mce};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use lab_protocol::storm::Instruction;
+use lab_protocol::storm::{Instruction, MISSING_INSTRUCTION};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 
@@ -105,11 +105,11 @@ fn available(cpuid: &CpuId, instruction: Instruction) -> Result<()> {
         .iter()
         .find(|entry| entry.function == 7 && entry.index == 0);
     let Some(features) = features else {
-        bail!("this processor has no CPUID leaf 7, and so no {instruction}");
+        bail!("{MISSING_INSTRUCTION} CPUID leaf 7, and so no {instruction}");
     };
     ensure!(
         features.ebx >> bit & 1 == 1,
-        "this processor has no {instruction}: choose another --cpu or --instruction"
+        "{MISSING_INSTRUCTION} {instruction}: choose another --cpu or --instruction"
     );
     Ok(())
 }

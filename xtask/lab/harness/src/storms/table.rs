@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use lab_protocol::storm::MISSING_INSTRUCTION;
 use serde_json::Value;
 
 use xtask_support::progress::Progress;
@@ -70,7 +71,7 @@ fn describe(processor: Processor, case: &StormCase, run: Result<StormRun>) -> (S
         Ok((Ok(()), incident)) => (format!("{head}{}", summary(&incident)), true),
         Ok((Err(error), incident)) => (format!("{head}{}  WRONG: {error:#}", summary(&incident)), false),
         // A processor without the instruction has no such storm.
-        Err(error) if format!("{error:#}").contains("this processor has no") => {
+        Err(error) if format!("{error:#}").contains(MISSING_INSTRUCTION) => {
             (format!("{head}  not run: {error:#}"), true)
         }
         Err(error) => (format!("{head}  FAILED: {error:#}"), false),

@@ -47,12 +47,12 @@ Two boots, ns                      first        second  difference";
 /// `first` and `second`: the one incident of each boot.
 pub fn compare(first: &Value, second: &Value) -> Result<Vec<Pair>> {
     let mut pairs = Vec::new();
-    for distribution in [
-        "exit_to_entry",
-        "in_kernel",
-        "gup",
-        "vmm",
-        "baseline_exit/exit_to_entry",
+    for (name, distribution) in [
+        ("exit_to_entry", "exit_to_entry"),
+        ("in_kernel", "in_kernel"),
+        ("gup", "gup"),
+        ("vmm", "vmm"),
+        ("bare exit", "baseline_exit/exit_to_entry"),
     ] {
         for value in ["p50", "p99", "max", "sum"] {
             let pointer = format!("/latency_ns/{distribution}/{value}");
@@ -61,10 +61,7 @@ pub fn compare(first: &Value, second: &Value) -> Result<Vec<Pair>> {
                 ns.with_context(|| format!("the report has no {pointer}"))
             };
             pairs.push(Pair {
-                name: format!(
-                    "{} {value}",
-                    distribution.replace("baseline_exit/exit_to_entry", "bare exit")
-                ),
+                name: format!("{name} {value}"),
                 first: ns(first)?,
                 second: ns(second)?,
             });
