@@ -48,6 +48,13 @@ fn main() -> ExitCode {
 }
 
 fn perform(task: &Task, progress: &Progress) -> Result<ExitCode> {
+    // Needs nothing of the machine.
+    if let Task::Test(options) = task
+        && options.list
+    {
+        print!("{}", test::list::text());
+        return Ok(ExitCode::SUCCESS);
+    }
     let paths = Paths::find()?;
     if !preflight::ensure(&preflight::ALWAYS, progress)? {
         return Ok(ExitCode::from(2));

@@ -13,7 +13,7 @@ mod fuzz;
 mod killed;
 mod lab;
 mod late;
-mod list;
+pub mod list;
 mod look;
 mod miri;
 mod packages;
@@ -44,10 +44,6 @@ use crate::prometheus;
 use crate::tally::Tally;
 
 pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCode> {
-    if options.list {
-        print!("{}", list::text());
-        return Ok(ExitCode::SUCCESS);
-    }
     let (good, tally) = match options.only {
         Some(part) => {
             let tally = alone::run(paths, options, part, progress)?;
