@@ -111,7 +111,7 @@ fn answer(name: String, bytes: Vec<u8>) -> u64 {
         Ok(imported) => {
             let documents = imported
                 .incidents
-                .iter()
+                .into_iter()
                 .map(poisontrace_report::document)
                 .collect();
             let answer = Answer::new(imported.session.host.clone(), documents);
@@ -119,7 +119,7 @@ fn answer(name: String, bytes: Vec<u8>) -> u64 {
             let _: serde_json::Value = serde_json::from_str(&text).unwrap();
             text
         }
-        Err(problems) => problems.join("\n"),
+        Err(problems) => problems.iter().map(|problem| format!("{problem}\n")).collect(),
     };
     let mut digest = DefaultHasher::new();
     text.hash(&mut digest);

@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(40);
 
 fn incident(pid: u32, bytes: usize) -> Incident {
     let evidence = Evidence::new(1, pid, Default::default());
-    let mut incident = poisontrace_report::document(&report::incident(&evidence, &Session::default()));
+    let mut incident = poisontrace_report::document(report::incident(&evidence, &Session::default()));
     incident.summary = "x".repeat(bytes);
     incident
 }

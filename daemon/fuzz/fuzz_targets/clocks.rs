@@ -69,7 +69,7 @@ fuzz_target!(|data: &[u8]| {
     let files = [("trace", trace), ("host", host), ("vmm", vmm), ("guest", guest)]
         .map(|(name, text)| (name.to_owned(), Cursor::new(text)));
     if let Ok(imported) = import::read_inputs(files.into(), true) {
-        for incident in &imported.incidents {
+        for incident in imported.incidents {
             serde_json::to_string(&poisontrace_report::document(incident)).expect("an incident is JSON");
         }
     }

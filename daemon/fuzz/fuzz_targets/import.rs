@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Ok(imported) = import::read_inputs(files, true) {
         // The answer must be writable for any input.
-        for incident in &imported.incidents {
+        for incident in imported.incidents {
             serde_json::to_string(&poisontrace_report::document(incident)).expect("an incident is JSON");
         }
     }

@@ -15,6 +15,6 @@ fuzz_target!(|data: &[u8]| {
         correlator.feed(&event);
     }
     for incident in correlator.incidents() {
-        serde_json::to_string(&poisontrace_report::document(&incident)).expect("an incident is JSON");
+        serde_json::to_string(&poisontrace_report::document(incident)).expect("an incident is JSON");
     }
 });

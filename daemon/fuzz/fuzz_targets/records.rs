@@ -35,6 +35,6 @@ fuzz_target!(|data: &[u8]| {
         rest = &rest[taken.min(rest.len())..];
     }
     for incident in correlator.incidents() {
-        serde_json::to_string(&poisontrace_report::document(&incident)).expect("an incident is JSON");
+        serde_json::to_string(&poisontrace_report::document(incident)).expect("an incident is JSON");
     }
 });

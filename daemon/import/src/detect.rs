@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use super::{gzip::Members, progress::Meter, reformat::utf16};
+use super::{gzip::Members, problem::Cause, progress::Meter, reformat::utf16};
 
 /// First bytes that are looked at.
 const HEAD: usize = 4096;
@@ -26,19 +26,21 @@ pub enum Opened {
 ///
 /// # Errors
 /// The file cannot be read; the message names the remedy.
-pub fn open(path: &Path, meter: &Meter) -> Result<Opened, String> {
+pub fn open(path: &Path, meter: &Meter) -> Result<Opened, Cause> {
     if path.as_os_str() == "-" {
         if io::stdin().is_terminal() {
-            return Err("standard input is a terminal: pipe a file into it, or name one".to_owned());
+            return Err(Cause::Other(
+                "standard input is a terminal: pipe a file into it, or name one".to_owned(),
+            ));
         }
         return match sort(meter.of(io::stdin(), None), 0)? {
-            Opened::Sqlite => {
-                Err("a SQLite database cannot be read from standard input: name the file".to_owned())
-            }
+            Opened::Sqlite => Err(Cause::Other(
+                "a SQLite database cannot be read from standard input: name the file".to_owned(),
+            )),
             opened => Ok(opened),
         };
     }
-    let file = File::open(path).map_err(|err| err.to_string())?;
+    let file = File::open(path).map_err(|err| Cause::Other(err.to_string()))?;
     let size = file
         .metadata()
         .ok()
@@ -51,30 +53,30 @@ pub fn open(path: &Path, meter: &Meter) -> Result<Opened, String> {
 ///
 /// # Errors
 /// As [`open`].
-pub fn sort(mut input: impl Read + 'static, layers: u32) -> Result<Opened, String> {
+pub fn sort(mut input: impl Read + 'static, layers: u32) -> Result<Opened, Cause> {
     let mut head = Vec::with_capacity(HEAD);
     match input.by_ref().take(HEAD as u64).read_to_end(&mut head) {
         Ok(_) => {}
         // Torn: who reads on is given the error again.
         Err(err) if err.kind() == io::ErrorKind::UnexpectedEof && !head.is_empty() => {}
-        Err(err) if layers == 0 => return Err(err.to_string()),
-        Err(err) => return Err(format!("line 1: {err}")),
+        Err(err) if layers == 0 => return Err(err.to_string().into()),
+        Err(err) => return Err(format!("line 1: {err}").into()),
     }
-    if let Some(why) = unreadable(&head) {
-        return Err(why.to_owned());
+    if let Some(remedy) = other_program(&head) {
+        return Err(Cause::OtherProgram(remedy));
     }
     let sqlite = head.starts_with(b"SQLite format 3\0");
     if sqlite && layers == 0 {
         return Ok(Opened::Sqlite);
     }
     if sqlite {
-        return Err("a compressed SQLite database: unpack it".to_owned());
+        return Err(Cause::Other("a compressed SQLite database: unpack it".to_owned()));
     }
     let utf16 = utf16::order(&head);
     let gzip = head.starts_with(b"\x1f\x8b\x08");
     let recording = poisontrace_recording::is_recording(&head);
     if !recording && let Some(why) = parts_of_recording(&head) {
-        return Err(why);
+        return Err(why.into());
     }
     let whole = Cursor::new(head).chain(input);
     if gzip && layers < MAX_LAYERS {
@@ -114,35 +116,35 @@ fn parts_of_recording(head: &[u8]) -> Option<String> {
 }
 
 /// Formats that another program must turn into text first.
-fn unreadable(head: &[u8]) -> Option<&'static str> {
+fn other_program(head: &[u8]) -> Option<&'static str> {
     const MAGIC: [(&[u8], &str); 6] = [
         (
             b"\x28\xb5\x2f\xfd",
-            "line 1: compressed by zstd: unpack it, or pipe `zstdcat FILE` into --from -",
+            "compressed by zstd: unpack it, or pipe `zstdcat FILE` into --from -",
         ),
         (
             b"\xfd7zXZ",
-            "line 1: compressed by xz: unpack it, or pipe `xzcat FILE` into --from -",
+            "compressed by xz: unpack it, or pipe `xzcat FILE` into --from -",
         ),
         (
             b"BZh",
-            "line 1: compressed by bzip2: unpack it, or pipe `bzcat FILE` into --from -",
+            "compressed by bzip2: unpack it, or pipe `bzcat FILE` into --from -",
         ),
         (
             b"PERFILE2",
-            "line 1: a perf.data file: give the text of `perf script -i FILE`",
+            "a perf.data file: give the text of `perf script -i FILE`",
         ),
         (
             b"\x17\x08\x44tracing",
-            "line 1: a trace.dat file: give the text of `trace-cmd report -i FILE`",
+            "a trace.dat file: give the text of `trace-cmd report -i FILE`",
         ),
         (
             b"LPKSHHRH",
-            "line 1: a binary journal: give the text of `journalctl -k --file FILE`",
+            "a binary journal: give the text of `journalctl -k --file FILE`",
         ),
     ];
     MAGIC
         .iter()
         .find(|(magic, _)| head.starts_with(magic))
-        .map(|(_, why)| *why)
+        .map(|(_, remedy)| *remedy)
 }

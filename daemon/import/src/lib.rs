@@ -9,11 +9,11 @@ mod alignment_notes;
 mod detect;
 mod gzip;
 mod host_events;
-pub mod immutable;
 mod joins;
 mod log;
 mod logs;
 mod merge;
+mod problem;
 mod progress;
 mod rasdaemon;
 pub mod reformat;
@@ -41,6 +41,7 @@ use poisontrace_model::{
     text::sanitise,
 };
 use poisontrace_recording::Reader;
+pub use problem::{Cause, Problem};
 use progress::Meter;
 pub use progress::Reading;
 pub use reformat::LooksCut;
@@ -54,7 +55,7 @@ pub struct Imported {
     /// Losses of the host outside of known VMs.
     pub host_events: Vec<HostEvent>,
     /// Files that could not be used, or not to their end: one line each.
-    pub problems: Vec<String>,
+    pub problems: Vec<Problem>,
     /// Lines with a known wording that is not whole.
     pub looks_cut: Vec<CutLine>,
 }
@@ -80,7 +81,7 @@ pub fn read(
     allow_truncated: bool,
     attribution_window_s: u64,
     progress: &mut dyn FnMut(Reading),
-) -> Result<Imported, Vec<String>> {
+) -> Result<Imported, Vec<Problem>> {
     let mut import = Import::new(allow_truncated, files.len() == 1);
     import
         .correlator
@@ -88,7 +89,7 @@ pub fn read(
     for file in files {
         match detect::open(file, &import.meter) {
             Ok(opened) => import.take(file, opened, progress),
-            Err(problem) => import.problem(file, &problem),
+            Err(cause) => import.problem(file, cause),
         }
     }
     import.stream(progress);
@@ -102,14 +103,14 @@ pub fn read(
 pub fn read_inputs<R: Read + 'static>(
     inputs: Vec<(String, R)>,
     allow_truncated: bool,
-) -> Result<Imported, Vec<String>> {
+) -> Result<Imported, Vec<Problem>> {
     let mut import = Import::new(allow_truncated, inputs.len() == 1);
     for (name, input) in inputs {
         let name = PathBuf::from(name);
         match detect::sort(input, 0) {
-            Ok(Opened::Sqlite) => import.problem(&name, &"a SQLite database that is no file"),
+            Ok(Opened::Sqlite) => import.problem(&name, "a SQLite database that is no file".to_owned()),
             Ok(opened) => import.take(&name, opened, &mut |_| {}),
-            Err(problem) => import.problem(&name, &problem),
+            Err(cause) => import.problem(&name, cause),
         }
     }
     import.stream(&mut |_| {});
@@ -128,7 +129,7 @@ struct Import {
     sources: Vec<merge::Source<Box<dyn BufRead>>>,
     logs: Vec<Log>,
     seen: std::collections::BTreeSet<&'static str>,
-    problems: Vec<String>,
+    problems: Vec<Problem>,
     looks_cut: Vec<CutLine>,
     notes: Vec<MissingEvidence>,
     meter: Meter,
@@ -200,8 +201,11 @@ impl Import {
         }
     }
 
-    fn problem(&mut self, file: &Path, problem: &dyn std::fmt::Display) {
-        self.problems.push(format!("{}: {problem}", file.display()));
+    fn problem(&mut self, file: &Path, cause: impl Into<Cause>) {
+        self.problems.push(Problem::File {
+            file: file.to_owned(),
+            cause: cause.into(),
+        });
     }
 
     fn take(&mut self, file: &Path, opened: Opened, progress: &mut dyn FnMut(Reading)) {
@@ -211,11 +215,11 @@ impl Import {
                 return self.sources.push(source);
             }
             Opened::Recording(input) => self.recording(file, input, progress),
-            Opened::Sqlite => self.database(file),
+            Opened::Sqlite => self.database(file).map_err(Cause::Other),
         };
         match taken {
             Ok(()) => self.usable += 1,
-            Err(problem) => self.problem(file, &problem),
+            Err(cause) => self.problem(file, cause),
         }
     }
 
@@ -233,7 +237,7 @@ impl Import {
         file: &Path,
         input: Box<dyn BufRead>,
         progress: &mut dyn FnMut(Reading),
-    ) -> Result<(), String> {
+    ) -> Result<(), Cause> {
         // Among other files a torn recording is better than none; alone it is asked about.
         let torn_is_fine = self.allow_truncated || !self.alone;
         let input: Box<dyn BufRead> = if torn_is_fine {
@@ -241,7 +245,7 @@ impl Import {
         } else {
             input
         };
-        let mut reader = Reader::new(input, torn_is_fine).map_err(|err| err.to_string())?;
+        let mut reader = Reader::new(input, torn_is_fine)?;
         if !self.recorded {
             self.recorded = true;
             self.correlator.learn_session(reader.session().clone());
@@ -256,9 +260,9 @@ impl Import {
                     self.correlator.feed(&event);
                 }
                 Ok(None) => break,
-                Err(err) if self.alone => return Err(err.to_string()),
+                Err(err) if self.alone => return Err(err.into()),
                 Err(err) => {
-                    self.problem(file, &err);
+                    self.problem(file, err);
                     break;
                 }
             }
@@ -323,7 +327,7 @@ impl Import {
                     self.logs.push(log);
                 }
                 Err(problem) => {
-                    self.problem(&file, &problem);
+                    self.problem(&file, problem);
                     if log.useful() {
                         self.usable += 1;
                         self.logs.push(log);
@@ -361,7 +365,7 @@ impl Import {
         }
     }
 
-    fn settle(mut self) -> Result<Imported, Vec<String>> {
+    fn settle(mut self) -> Result<Imported, Vec<Problem>> {
         if self.usable == 0 {
             return Err(self.problems);
         }
@@ -384,10 +388,8 @@ impl Import {
         let mut incidents = self.correlator.incidents();
         let evicted = self.correlator.incidents_evicted();
         if evicted > 0 {
-            self.problems.push(format!(
-                "the first {evicted} incidents are left out: an answer holds the last {}; give a shorter span of time",
-                incidents.len()
-            ));
+            let kept = incidents.len();
+            self.problems.push(Problem::Evicted { evicted, kept });
         }
         for incident in &mut incidents {
             if self.unitless {

@@ -7,15 +7,13 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, limits::Limit};
 
-use super::{
-    immutable,
-    text::{Item, clock},
-};
+use super::text::{Item, clock};
 use poisontrace_model::{
     event::log_statement::{LogStatement, Role},
     hex::Hex,
     text::sanitise,
 };
+use poisontrace_sqlite::open_immutable;
 
 /// Rows that are read of it, the latest.
 const MAX_ROWS: u32 = 16_384;
@@ -28,7 +26,7 @@ const STEPS: std::ffi::c_int = 10_000;
 const TABLE: &str = "memory_failure_event";
 
 fn open(path: &Path) -> rusqlite::Result<Connection> {
-    let db = immutable::open(path)?;
+    let db = open_immutable(path)?;
     db.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE)?;
     db.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;")?;
     let until = Instant::now() + PATIENCE;

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
 use poisontrace_model::{
     event::{
         probe::{ProbeBinding, ProbeId, ProbeReason, ProbeStatus},
@@ -12,6 +11,15 @@ use poisontrace_model::{
     host::{ClockPair, Host},
 };
 
+/// Rows whose absence from a trace shows nothing: one event shows the signals of both functions, a trace without nested
+/// exits has none, and no trace has the guest's code.
+const NOT_IN_TRACES: [ProbeId; 4] = [
+    ProbeId::ForceSigMceerr,
+    ProbeId::KvmNestedVmexit,
+    ProbeId::GuestCode,
+    ProbeId::Memslots,
+];
+
 /// `seen`: kinds of trace events, by row.
 pub fn session(
     seen: &BTreeSet<&'static str>,
@@ -19,15 +27,13 @@ pub fn session(
     hostname: Option<String>,
     wall: Option<i128>,
 ) -> Session {
-    let probes = Plan::new(&Facts::default(), false)
-        .rows
-        .into_iter()
-        // One event shows the signals of both functions; and a trace without nested exits has none.
-        .filter(|row| !matches!(row.probe, ProbeId::ForceSigMceerr | ProbeId::KvmNestedVmexit))
-        .map(|row| {
-            let there = seen.contains(row.probe.name());
+    let probes = ProbeId::ALL
+        .iter()
+        .filter(|probe| !NOT_IN_TRACES.contains(probe))
+        .map(|probe| {
+            let there = seen.contains(probe.name());
             ProbeStatus {
-                probe: row.probe,
+                probe: probe.clone(),
                 binding: there.then_some(ProbeBinding::Imported),
                 why: match there {
                     true => Vec::new(),

@@ -51,17 +51,19 @@ pub fn unavailable_info(status: &ProbeStatus) -> &str {
 
 /// What a probe is attached to.
 pub fn binding(binding: &ProbeBinding) -> Cow<'_, str> {
-    let joined = |hooks: &[Hook]| {
-        let hooks: Vec<String> = hooks.iter().map(ToString::to_string).collect();
-        hooks.join(", ")
-    };
     match binding {
-        ProbeBinding::Attached(hooks) => joined(hooks).into(),
-        ProbeBinding::Standby(hooks) if hooks.is_empty() => "until there is poison nothing".into(),
-        ProbeBinding::Standby(hooks) => format!("until there is poison {}", joined(hooks)).into(),
+        ProbeBinding::Attached(all) => hooks(all).into(),
+        ProbeBinding::Standby(all) if all.is_empty() => "until there is poison nothing".into(),
+        ProbeBinding::Standby(all) => format!("until there is poison {}", hooks(all)).into(),
         ProbeBinding::Imported => "imported".into(),
         ProbeBinding::Text(text) => text.into(),
     }
+}
+
+/// Hooks, as a list.
+pub(crate) fn hooks(all: &[Hook]) -> String {
+    let hooks: Vec<String> = all.iter().map(ToString::to_string).collect();
+    hooks.join(", ")
 }
 
 /// All reasons of a row on one line; empty if it has none.

@@ -8,33 +8,33 @@ use crate::{
 };
 
 /// The incident with its text.
-pub fn document(incident: &model::Incident) -> Incident {
-    let i = incident;
+pub fn document(i: model::Incident) -> Incident {
+    let summary = summary::summary(&i);
     Incident {
-        id: i.id.clone(),
-        started_at: i.started_at.clone(),
-        vm: i.vm.clone(),
-        page: i.page.clone(),
+        id: i.id,
+        started_at: i.started_at,
+        vm: i.vm,
+        page: i.page,
         outcome: i.outcome,
         cause: i.cause,
         confidence: i.confidence,
-        summary: summary::summary(i),
-        origin: i.origin.clone(),
-        related_incidents: i.related_incidents.clone(),
+        summary,
+        origin: i.origin,
+        related_incidents: i.related_incidents,
         related_total: i.related_total,
         next_steps: i
             .next_steps
             .iter()
             .map(|step| next_steps::message(step).into_owned())
             .collect(),
-        signals: i.signals.clone(),
-        exits: i.exits.clone(),
-        exit_samples: i.exit_samples.clone(),
-        storm: i.storm.clone(),
-        flush: i.flush.clone(),
-        latency_ns: i.latency_ns.clone(),
-        injections: i.injections.clone(),
-        joins: i.joins.clone(),
+        signals: i.signals,
+        exits: i.exits,
+        exit_samples: i.exit_samples,
+        storm: i.storm,
+        flush: i.flush,
+        latency_ns: i.latency_ns,
+        injections: i.injections,
+        joins: i.joins,
         timeline: i.timeline.iter().map(entry).collect(),
         missing: i.missing.iter().map(absent).collect(),
         why: Vec::new(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use console::{Style, StyledObject};
 
-use super::document::{Incident, Missing, TimelineEntry};
+use super::document::{Answer, Incident, Missing, TimelineEntry};
 use super::{
     at, count, duration, hex, latency, lines, many, or,
     origin::{origin, page_walks},
@@ -62,6 +62,16 @@ pub fn text(host: &Host, incident: &Incident, look: Look) -> String {
     };
     page.incident(host, incident);
     page.out
+}
+
+/// That there is no incident of a VM. That nothing is poison is claimed only of files whose lines are whole (`cut`: some
+/// look cut).
+pub fn no_incident(answer: &Answer, cut: bool) -> &'static str {
+    match (answer.host_events.is_empty(), cut) {
+        (false, _) => "no incident of a VM; what the host lost besides:",
+        (true, true) => "no incident was recognised, but lines look cut or wrapped",
+        (true, false) => "no incident: nothing in these files is poison in a guest's memory",
+    }
 }
 
 struct Page {

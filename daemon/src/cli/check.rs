@@ -15,10 +15,11 @@ use crate::{
 };
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
 use poisontrace_model::event::probe::ProbeId;
+use poisontrace_report::check::verdict;
 
 #[derive(Args)]
 pub struct CheckArgs {
-    /// Also say how large the programs are, as the kernel counts
+    /// Also show how large the programs are, as the kernel counts
     #[arg(long)]
     verbose: bool,
     /// Write the facts of this kernel to a new folder (small text files), and print the plan made of them; attaches
@@ -51,7 +52,7 @@ pub fn check(args: &CheckArgs) -> Outcome {
     if !probe_table::print_verdict(&attached.session)? {
         return Ok(ExitCode::from(1));
     }
-    terminal::print("a verdict is possible on this kernel\n")?;
+    terminal::print(&verdict(&[]))?;
     Ok(ExitCode::SUCCESS)
 }
 

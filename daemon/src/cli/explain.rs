@@ -10,6 +10,7 @@ use crate::{
     outputs::store::{Stored, Wanted},
     terminal,
 };
+use poisontrace_import::Problem;
 use poisontrace_model::{incident::missing::MissingEvidence, text::sanitise};
 use poisontrace_report::document::{Answer, Incident};
 
@@ -24,7 +25,7 @@ pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
     match (none, args.format) {
         (true, ReportFormat::Text) if asked_for_one => eprintln!("poisontrace: {}", no_incident(args)),
         (true, ReportFormat::Text) => {
-            terminal::print(&format!("{}\n", nothing(&answer, cut)))?;
+            terminal::print(&format!("{}\n", poisontrace_report::no_incident(&answer, cut)))?;
             output::answer(args.format, &answer, args.output.as_deref())?;
         }
         _ => output::answer(args.format, &answer, args.output.as_deref())?,
@@ -34,15 +35,6 @@ pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
     } else {
         ExitCode::SUCCESS
     })
-}
-
-/// That nothing is poison is claimed only of files in which all is.
-fn nothing(answer: &Answer, cut: bool) -> String {
-    match (answer.host_events.is_empty(), !cut) {
-        (false, _) => "no incident of a VM; what the host lost besides:".to_owned(),
-        (true, false) => "no incident was recognised, but lines look cut or wrapped".to_owned(),
-        (true, true) => "no incident: nothing in these files is poison in a guest's memory".to_owned(),
-    }
 }
 
 fn no_incident(args: &ExplainArgs) -> String {
@@ -88,12 +80,14 @@ fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Answer, bool), F
     let imported = match imported {
         Ok(imported) => imported,
         Err(mut problems) => {
-            let last = problems.pop().unwrap_or_default();
-            say(&problems);
-            return Err(Failure::new(with_next_step(&last)));
+            let last = problems.pop();
+            warn(&problems);
+            return Err(Failure::new(
+                last.as_ref().map_or_else(String::new, with_next_step),
+            ));
         }
     };
-    say(&imported.problems);
+    warn(&imported.problems);
     let mut missing = Vec::new();
     for poisontrace_import::CutLine { file, line } in &imported.looks_cut {
         missing.push(poisontrace_report::absent(&MissingEvidence::CutLine {
@@ -108,11 +102,12 @@ fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Answer, bool), F
     }
     let mut incidents: Vec<Incident> = imported
         .incidents
-        .iter()
+        .into_iter()
         .map(|incident| {
+            let why = args.why.then(|| poisontrace_report::why(&incident));
             let mut document = poisontrace_report::document(incident);
-            if args.why {
-                document.why = poisontrace_report::why(incident);
+            if let Some(why) = why {
+                document.why = why;
                 document.why.extend(poisontrace_report::observed(&document));
             }
             document
@@ -134,16 +129,15 @@ fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Answer, bool), F
     Ok((answer, cut))
 }
 
-/// A problem of a file that does not name a way out itself.
-fn with_next_step(problem: &str) -> String {
-    if problem.contains("--allow-truncated") || problem.contains('`') {
-        return problem.to_owned();
+fn with_next_step(problem: &Problem) -> String {
+    match problem.names_a_remedy() {
+        true => problem.to_string(),
+        false => format!("{problem}; `poisontrace explain --help` lists the files that can be read"),
     }
-    format!("{problem}; `poisontrace explain --help` lists the files that can be read")
 }
 
-fn say(problems: &[String]) {
+fn warn(problems: &[Problem]) {
     for problem in problems {
-        eprintln!("poisontrace: {}", sanitise(problem, 2000));
+        eprintln!("poisontrace: {}", sanitise(&problem.to_string(), 2000));
     }
 }

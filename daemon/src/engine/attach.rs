@@ -8,7 +8,7 @@ use crate::{
     inputs::{poison_scan::PoisonScan, vm_registry::scan::VmScan},
     probes::{
         bpffs::{PinnedTotals, Pins},
-        load::Loaded,
+        load::{LoadError, Loaded},
     },
     service::{
         notify,
@@ -23,6 +23,7 @@ use poisontrace_model::{
     correlate::resume::TotalsContinuity,
     event::{decode::Decoder, session::Session},
 };
+use poisontrace_report::probes::reasons;
 
 /// How probes are attached.
 #[derive(Clone, Default)]
@@ -87,7 +88,7 @@ pub fn probes(
     let mut plan = Plan::new(&facts, guest_code);
     plan.page_totals = args.page_totals.or(plan.page_totals);
     let predates = facts.hardware_corrupted_kb.is_some_and(|kb| kb > 0);
-    let mut loaded = Loaded::new(plan, &facts, predates, log_level, pins)?;
+    let mut loaded = Loaded::new(plan, &facts, predates, log_level, pins).map_err(|err| failed(&err))?;
     // Poison that came while nothing saw it yet: after the facts were read, and before the programs were at work.
     let predates = predates || {
         facts.hardware_corrupted_kb = Facts::hardware_corrupted_kb_now();
@@ -113,6 +114,13 @@ pub fn probes(
         decoder,
         facts,
         poison_scan,
+    })
+}
+
+fn failed(err: &LoadError) -> Failure {
+    Failure::new(match err {
+        LoadError::Nothing(why) => format!("{err}; the first reason: {}", reasons(why)),
+        other => other.to_string(),
     })
 }
 

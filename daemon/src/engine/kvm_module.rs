@@ -7,10 +7,12 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::attach::Attached;
 use crate::{
     failure::Failure,
+    probes::kvm::Reattached,
     service::{notify, privileges},
     terminal,
 };
 use poisontrace_kernel_facts::{facts::Facts, kvm::Kvm, plan::Plan, uevent::Uevents};
+use poisontrace_report::probes::reasons;
 
 const ROOT: &str = "/";
 /// How often KVM is looked for where the kernel does not say when it comes.
@@ -106,15 +108,16 @@ impl KvmModuleWatcher {
                 );
             }
             (false, true) => {
-                let (probes, failed) = privileges::attaching(|| reattach(attached))?;
-                if !failed.is_empty() && notify::managed() {
+                let reattached = privileges::attaching(|| reattach(attached))?;
+                if !reattached.failed.is_empty() && notify::managed() {
                     return Err(Failure::new(
                         "KVM is back, and this process has given up the right to attach to it: started again, it goes on",
                     ));
                 }
+                let probes = reattached.probes;
                 tracing::info!(probes, "KVM is back: its probes are attached again");
-                for why in failed {
-                    tracing::error!("a probe did not come back: {why}");
+                for (probe, why) in reattached.failed {
+                    tracing::error!(%probe, why = reasons(&why), "a probe did not come back");
                 }
             }
             _ => {}
@@ -123,8 +126,7 @@ impl KvmModuleWatcher {
     }
 }
 
-/// Attaches KVM's probes again: how many came back, and why others did not.
-fn reattach(attached: &mut Attached) -> Result<(usize, Vec<String>), Failure> {
+fn reattach(attached: &mut Attached) -> Result<Reattached, Failure> {
     let facts = Facts::of_this_kernel()?;
     if !attached.loaded.fits(&Plan::new(&facts, false)) {
         return Err(Failure::new(

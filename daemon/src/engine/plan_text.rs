@@ -1,101 +1,60 @@
-//! The plan in words: the same on the kernel itself and from its stored facts.
-
-use std::fmt::Write as _;
+//! The plan as it is printed: the same on the kernel itself and from its stored facts.
 
 use poisontrace_kernel_facts::{
     btf::shape_name,
     facts::Facts,
     kvm::Kvm,
-    plan::{Plan, hooks},
+    plan::{Plan, ProbeSpec, hooks},
 };
-use poisontrace_model::event::probe::ProbeReason;
 use poisontrace_probes::{ABSENT, layout::FIELDS};
-use poisontrace_report::probes;
+use poisontrace_report::check;
 
 /// One line for the kernel, one a row, one a field.
 pub fn text(plan: &Plan, facts: &Facts) -> String {
-    let mut text = format!("kernel       {}\n", kernel(facts));
+    let mut text = kernel(facts);
     for row in &plan.rows {
-        let ways: Vec<String> = row
-            .offered()
-            .map(|alternative| {
-                let hooks: Vec<String> = hooks(alternative).iter().map(ToString::to_string).collect();
-                hooks.join(", ")
-            })
-            .collect();
-        let missing = row.alternatives.iter().filter_map(|a| a.as_ref().err());
-        let mut notes: Vec<ProbeReason> = missing.cloned().collect();
-        if ways.is_empty() {
-            let _ = writeln!(
-                text,
-                "unavailable  {:<22} {}; lost: {}",
-                row.probe,
-                probes::reasons(&notes),
-                probes::unavailable(&row.probe).unwrap_or_default()
-            );
-            continue;
-        }
-        notes.extend(row.limitations.iter().cloned());
-        let notes = match notes.is_empty() {
-            true => String::new(),
-            false => format!(" ({})", probes::reasons(&notes)),
-        };
-        let standby = row
-            .standby_binding()
-            .map_or_else(String::new, |held| format!("{}; then ", probes::binding(&held)));
-        let _ = writeln!(
-            text,
-            "planned      {:<22} {standby}{}{notes}",
-            row.probe,
-            ways.join("; else ")
-        );
+        text += &planned(row);
     }
     for field in FIELDS {
-        let at = match plan.offsets.get(field.global) {
-            Some(offset) if *offset != ABSENT => format!("at {offset}"),
-            _ => "absent".to_owned(),
-        };
-        let _ = writeln!(
-            text,
-            "field        {:<22} {}.{} as {}: {at}",
-            field.global,
-            field.of.replace('/', ":"),
-            field.name,
-            shape_name(field.shape)
-        );
+        let offset = plan.offsets.get(field.global).copied();
+        text += &check::field(&check::PlannedField {
+            global: field.global,
+            of: field.of,
+            name: field.name,
+            shape: &shape_name(field.shape),
+            offset: offset.filter(|offset| *offset != ABSENT),
+        });
     }
     text
 }
 
+fn planned(row: &ProbeSpec) -> String {
+    let alternatives: Vec<_> = row.offered().map(|alternative| hooks(alternative)).collect();
+    let refused = row.alternatives.iter().filter_map(|a| a.as_ref().err());
+    let limitations = row.limitations.iter().filter(|_| !alternatives.is_empty());
+    check::planned(&check::PlannedProbe {
+        probe: &row.probe,
+        standby: row.standby_binding(),
+        reasons: refused.chain(limitations).cloned().collect(),
+        alternatives,
+    })
+}
+
 fn kernel(facts: &Facts) -> String {
-    let btf: Vec<&str> = facts.btf.iter().map(String::as_str).collect();
-    let kvm = match facts.kvm() {
-        Kvm::Absent => "KVM not loaded".to_owned(),
-        Kvm::Idle => "KVM loaded, no processor's module on it".to_owned(),
-        Kvm::Ready => {
-            let users = facts.modules.get("kvm").and_then(|kvm| kvm.users.as_ref());
-            users.map_or_else(
-                || "KVM built in".to_owned(),
-                |users| format!("KVM loaded with {}", users.join(", ")),
-            )
-        }
-    };
-    let paging = match facts.nested_paging() {
-        Some(true) => "nested paging",
-        Some(false) => "shadow paging",
-        None => "kind of paging not known",
-    };
-    format!(
-        "{}; {kvm}, {paging}; BTF of {}; {}; lockdown {}",
-        facts.release,
-        if btf.is_empty() {
-            "nothing".to_owned()
-        } else {
-            btf.join(", ")
+    let users = facts.modules.get("kvm").and_then(|kvm| kvm.users.as_ref());
+    check::kernel(&check::Kernel {
+        release: &facts.release,
+        kvm: match (facts.kvm(), users) {
+            (Kvm::Absent, _) => check::Kvm::Absent,
+            (Kvm::Idle, _) => check::Kvm::Idle,
+            (Kvm::Ready, None) => check::Kvm::BuiltIn,
+            (Kvm::Ready, Some(users)) => check::Kvm::LoadedWith(users),
         },
-        if facts.kprobes { "kprobes" } else { "no kprobes" },
-        facts.lockdown.as_deref().unwrap_or("not seen")
-    )
+        nested_paging: facts.nested_paging(),
+        btf: facts.btf.iter().map(String::as_str).collect(),
+        kprobes: facts.kprobes,
+        lockdown: facts.lockdown.as_deref(),
+    })
 }
 
 #[cfg(test)]

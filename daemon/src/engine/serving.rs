@@ -6,12 +6,12 @@ use tokio::sync::mpsc;
 
 use crate::{
     config::Web,
-    engine::probe_table,
     failure::Failure,
     http::{Controls, HttpError, Ready, Scrape, Server},
 };
 use poisontrace_kernel_facts::plan::Plan;
 use poisontrace_model::event::probe::ProbeId;
+use poisontrace_report::check;
 
 /// Scrapes that come in; none where nothing listens.
 pub struct Serving {
@@ -69,13 +69,8 @@ impl Serving {
 
 /// Whether the probes that are `attached` now allow a verdict.
 pub fn readiness(attached: impl Fn(&ProbeId) -> bool) -> Ready {
-    match Plan::verdict_needs(attached).as_slice() {
-        [] => Ready::Yes,
-        missing => Ready::No(format!(
-            "no verdict is possible without: {}",
-            probe_table::names(missing)
-        )),
-    }
+    let missing = Plan::verdict_needs(attached);
+    check::not_ready(&missing).map_or(Ready::Yes, Ready::No)
 }
 
 /// Binds the configured address; where another program has it, the daemon runs without /metrics.

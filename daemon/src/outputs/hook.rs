@@ -327,7 +327,7 @@ mod tests {
     fn incident_of(pid: u32, name: &str) -> Incident {
         let mut e = Evidence::new(1, pid, Default::default());
         Arc::make_mut(&mut e.vmm).name = Some(name.into());
-        poisontrace_report::document(&poisontrace_model::correlate::report::incident(
+        poisontrace_report::document(poisontrace_model::correlate::report::incident(
             &e,
             &Session::default(),
         ))

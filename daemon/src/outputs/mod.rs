@@ -49,10 +49,14 @@ impl Outputs {
         self.metrics.event(event);
     }
 
-    /// Takes an incident as it stands now. The store takes it apart from this, as it may have no room.
-    pub fn incident(&mut self, update: &Update, incident: &Incident, now_ns: u64) {
+    /// Counts an incident as it stands now. Returns what changed since it was counted last.
+    pub fn update(&mut self, update: &Update) -> Change {
         self.metrics.update(update);
-        let change = self.changes.of(update);
+        self.changes.of(update)
+    }
+
+    /// Announces what changed of an incident. The store takes it apart from this, as it may have no room.
+    pub fn announce(&mut self, incident: &Incident, change: Change, now_ns: u64) {
         if change.any() {
             self.log.incident(incident, change, now_ns);
             self.trigger(incident, change);

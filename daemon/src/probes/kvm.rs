@@ -2,7 +2,13 @@
 
 use super::{fentry_btf, load::Loaded, probe::ProbeState};
 use poisontrace_kernel_facts::plan::Plan;
-use poisontrace_report::probes::reasons;
+use poisontrace_model::event::probe::{ProbeId, ProbeReason};
+
+/// What became of the detached rows.
+pub struct Reattached {
+    pub probes: usize,
+    pub failed: Vec<(ProbeId, Vec<ProbeReason>)>,
+}
 
 impl Loaded {
     /// Whether the programs, as they are loaded, read the fields of these facts.
@@ -28,31 +34,39 @@ impl Loaded {
         attached.len()
     }
 
-    /// Attaches the detached probes again. Returns how many came back, and why others did not.
-    pub fn reattach_kvm(&mut self) -> (usize, Vec<String>) {
+    /// Attaches the detached probes again.
+    pub fn reattach_kvm(&mut self) -> Reattached {
+        let mut reattached = Reattached {
+            probes: 0,
+            failed: Vec::new(),
+        };
         let waiting: Vec<usize> = (0..self.rows.len())
             .filter(|n| self.rows[*n].state == ProbeState::Waiting)
             .collect();
         if waiting.is_empty() {
-            return (0, Vec::new());
+            return reattached;
         }
         let btf = match fentry_btf::of(&self.functions) {
             Ok(btf) => btf,
-            Err(why) => return (0, vec![why]),
+            Err(why) => {
+                let failed = waiting.iter().map(|n| self.rows[*n].row.probe.clone());
+                reattached.failed = failed
+                    .map(|probe| (probe, vec![ProbeReason::Text(why.clone())]))
+                    .collect();
+                return reattached;
+            }
         };
-        let mut back = 0;
-        let mut failed = Vec::new();
         for n in waiting {
             self.attach_row(n, &btf);
             let bound = &mut self.rows[n];
             if bound.state == ProbeState::Attached {
                 bound.reattached += 1;
-                back += 1;
+                reattached.probes += 1;
             } else {
-                let why = reasons(&bound.status.why);
-                failed.push(format!("{}: {why}", bound.row.probe));
+                let why = bound.status.why.clone();
+                reattached.failed.push((bound.row.probe.clone(), why));
             }
         }
-        (back, failed)
+        reattached
     }
 }

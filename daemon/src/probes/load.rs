@@ -20,7 +20,6 @@ use super::{
 };
 use poisontrace_kernel_facts::{btf::Prototype, facts::Facts, plan::Plan};
 use poisontrace_model::event::probe::{ProbeId, ProbeReason, ProbeStatus};
-use poisontrace_report::probes::reasons;
 
 /// The object that `cargo xtask build` made; empty in a build without it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.o"));
@@ -34,8 +33,9 @@ pub enum LoadError {
     Object(String),
     #[error("cannot bind to functions by BTF: {0}")]
     Btf(String),
-    #[error("no probe could be attached; the first reason: {0}")]
-    Nothing(String),
+    /// Of the first row that has reasons: those.
+    #[error("no probe could be attached")]
+    Nothing(Vec<ProbeReason>),
     #[error("the BPF object has no map {0}: the binary and its probes do not belong together")]
     Map(&'static str),
     #[error("cannot take over from the daemon before: {0}; `poisontrace detach` removes what it left")]
@@ -170,9 +170,9 @@ impl Loaded {
         drop(btf);
         memory::give_back();
         if self.rows.iter().all(|row| row.state != ProbeState::Attached) {
-            let why = self.rows.iter().map(|row| row.status.why.as_slice());
-            let first = why.filter(|why| !why.is_empty()).map(reasons).next();
-            return Err(LoadError::Nothing(first.unwrap_or_default()));
+            let mut reasons = self.rows.iter().map(|row| &row.status.why);
+            let first = reasons.find(|why| !why.is_empty());
+            return Err(LoadError::Nothing(first.cloned().unwrap_or_default()));
         }
         self.flag = Some(match &mut self.pins {
             Some(pins) => pins

@@ -6,7 +6,7 @@ mod bpf;
 pub mod bpffs;
 pub mod cost;
 mod fentry_btf;
-mod kvm;
+pub mod kvm;
 pub mod load;
 pub mod memory;
 mod preallocated;

@@ -6,15 +6,16 @@ use std::io::Cursor;
 use serde_json::Value;
 
 /// What an answer states, without times and wordings.
-type Said = Vec<[String; 6]>;
+type Answer = Vec<[String; 6]>;
 
 /// The incidents of `text`, and whether lines of it look cut.
-fn answer(text: &[u8]) -> (Said, bool) {
+fn answer(text: &[u8]) -> (Answer, bool) {
     let read = poisontrace_import::read_inputs(vec![("text".to_owned(), Cursor::new(text.to_vec()))], true);
     let Ok(imported) = read else {
         return (Vec::new(), false);
     };
-    let said = imported.incidents.iter().map(|incident| {
+    let looks_cut = !imported.looks_cut.is_empty();
+    let incidents = imported.incidents.into_iter().map(|incident| {
         let value = serde_json::to_value(poisontrace_report::document(incident)).unwrap();
         let pointers = [
             "/outcome",
@@ -26,9 +27,9 @@ fn answer(text: &[u8]) -> (Said, bool) {
         ];
         pointers.map(|pointer| value.pointer(pointer).unwrap_or(&Value::Null).to_string())
     });
-    let mut said: Said = said.collect();
-    said.sort();
-    (said, !imported.looks_cut.is_empty())
+    let mut answer: Answer = incidents.collect();
+    answer.sort();
+    (answer, looks_cut)
 }
 
 fn sure(confidence: &str) -> usize {

@@ -157,7 +157,7 @@ impl Sink {
     fn flush(&mut self) -> Result<()> {
         for update in self.correlator.take_changed() {
             self.stored +=
-                serde_json::to_string(&poisontrace_report::document(&update.incident))?.len() as u64;
+                serde_json::to_string(&poisontrace_report::document(update.incident))?.len() as u64;
         }
         self.flushed = used();
         Ok(())

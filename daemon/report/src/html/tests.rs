@@ -4,7 +4,7 @@ use poisontrace_model::{correlate::report::incident, event::session::Session, in
 fn named(name: &str) -> Incident {
     let mut evidence = Evidence::new(1, 7, Default::default());
     std::sync::Arc::make_mut(&mut evidence.vmm).name = Some(name.to_owned());
-    crate::document(&incident(&evidence, &Session::default()))
+    crate::document(incident(&evidence, &Session::default()))
 }
 
 #[test]

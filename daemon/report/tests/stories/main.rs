@@ -371,7 +371,7 @@ impl Story {
 pub fn documents(correlator: &mut Correlator) -> Vec<Incident> {
     correlator
         .incidents()
-        .iter()
+        .into_iter()
         .map(poisontrace_report::document)
         .collect()
 }

@@ -38,11 +38,12 @@ impl Pipeline {
             let Some(update) = self.correlator.report(no) else {
                 continue;
             };
-            let document = poisontrace_report::document(&update.incident);
-            self.outputs.incident(&update, &document, self.latest_ns);
+            let change = self.outputs.update(&update);
             if let Some(live) = &mut self.live {
                 live.watcher.update(&update);
             }
+            let document = poisontrace_report::document(update.incident);
+            self.outputs.announce(&document, change, self.latest_ns);
             self.keep(no, &document);
             if update.closed && !self.ended.contains(&no) {
                 self.ended.push_back(no);
@@ -106,7 +107,7 @@ impl Pipeline {
             let next = named.or_else(|| self.unstored.pop_of(|vm| store.room(vm, false) > 0));
             let Some(no) = next else { break };
             if let Some(update) = self.correlator.report(no) {
-                self.store(no, &poisontrace_report::document(&update.incident));
+                self.store(no, &poisontrace_report::document(update.incident));
             }
         }
         self.store_is_behind() && store.health().failing.is_none()

@@ -16,9 +16,9 @@ use super::{
     queue::Verdict,
     schema::{BUSY, tables, version},
 };
-use poisontrace_import::immutable;
 use poisontrace_model::host::Host;
 use poisontrace_report::document::{Incident, SCHEMA_VERSION};
+use poisontrace_sqlite::open_immutable;
 
 /// Damaged incidents that are named in the log.
 const MAX_NAMED: u64 = 20;
@@ -81,7 +81,7 @@ impl Stored {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         // Without a log beside it no daemon has it open, and reading it must not leave one there.
         let connection = match fs::exists(dir.join(format!("{FILE}-wal"))) {
-            Ok(false) => immutable::open(&path),
+            Ok(false) => open_immutable(&path),
             _ => Connection::open_with_flags(&path, flags),
         }
         .map_err(|err| failed(&path, err))?;

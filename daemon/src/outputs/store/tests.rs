@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(20);
 fn incident(pid: u32, name: &str) -> Incident {
     let mut e = Evidence::new(1, pid, Default::default());
     std::sync::Arc::make_mut(&mut e.vmm).name = Some(name.to_owned());
-    poisontrace_report::document(&poisontrace_model::correlate::report::incident(
+    poisontrace_report::document(poisontrace_model::correlate::report::incident(
         &e,
         &Session::default(),
     ))
@@ -397,7 +397,7 @@ fn a_flood_is_written_at_a_bounded_rate_and_another_vm_is_stored_within_two_seco
     let flood = |n: u64| {
         let mut e = Evidence::new(n, 7, Default::default());
         e.hva = Some((n % 400) << 12);
-        let mut i = poisontrace_report::document(&poisontrace_model::correlate::report::incident(
+        let mut i = poisontrace_report::document(poisontrace_model::correlate::report::incident(
             &e,
             &Session::default(),
         ));
@@ -443,7 +443,7 @@ fn what_is_too_much_is_the_flooders_and_nobodys_open_incident() {
     let page = |pid: u32, n: u64, t: u64| {
         let mut e = Evidence::new(t, pid, Default::default());
         e.hva = Some(n << 12);
-        let mut i = poisontrace_report::document(&poisontrace_model::correlate::report::incident(
+        let mut i = poisontrace_report::document(poisontrace_model::correlate::report::incident(
             &e,
             &Session::default(),
         ));

@@ -1,0 +1,74 @@
+//! Why files cannot be used, as types: who prints them adds a next step where they name none.
+
+use std::{fmt, path::PathBuf};
+
+use poisontrace_recording::RecordingError;
+
+/// A file that cannot be used, or not to its end; or what an answer has no room for.
+#[derive(Debug)]
+pub enum Problem {
+    /// A file.
+    File {
+        /// As it was given.
+        file: PathBuf,
+        /// What is wrong with it.
+        cause: Cause,
+    },
+    /// Incidents beyond the number that an answer holds.
+    Evicted {
+        /// Incidents that are left out: the first.
+        evicted: u64,
+        /// Incidents of the answer.
+        kept: usize,
+    },
+}
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// A recording that cannot be read.
+    #[error(transparent)]
+    Recording(#[from] RecordingError),
+    /// A format that another program turns into text; the message names it.
+    #[error("line 1: {0}")]
+    OtherProgram(&'static str),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<String> for Cause {
+    fn from(message: String) -> Self {
+        Self::Other(message)
+    }
+}
+
+impl Problem {
+    /// Whether its text names the command or the flag that helps.
+    pub fn names_a_remedy(&self) -> bool {
+        let Self::File { cause, .. } = self else {
+            return true;
+        };
+        match cause {
+            Cause::Recording(
+                RecordingError::NotARecording
+                | RecordingError::Version { .. }
+                | RecordingError::Truncated { .. },
+            )
+            | Cause::OtherProgram(_) => true,
+            Cause::Recording(_) | Cause::Other(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { file, cause } => write!(f, "{}: {cause}", file.display()),
+            Self::Evicted { evicted, kept } => write!(
+                f,
+                "the first {evicted} incidents are left out: an answer holds the last {kept}; give a shorter span of time"
+            ),
+        }
+    }
+}
