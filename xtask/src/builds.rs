@@ -115,6 +115,10 @@ pub fn for_the_lab<T: Send>(
     progress: &Progress,
     beside: impl FnOnce(&Progress) -> Result<T> + Send,
 ) -> Result<(Built, T)> {
+    // A machine that lacks something learns that before a minute of building.
+    if env::var_os(OBJECT_VARIABLE).is_none() {
+        toolchain::possible()?;
+    }
     thread::scope(|scope| {
         let [downloads, crates] = [progress.beside(), progress.beside()];
         let beside = scope.spawn(move || beside(&downloads));

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab_protocol::GUEST_FTRACE_FILE;
 use lab_protocol::vmm_fate::VmmFate;
 
@@ -27,6 +27,9 @@ const KEPT: [&str; 7] = [
 ];
 
 pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
+    if let Some(reason) = lab_harness::unavailable() {
+        bail!("cannot boot the demo's host: {reason}; run it in a container of Debian 12 or 13");
+    }
     let host = &options.lab.kernel;
     let guest = options.guest_kernel.as_ref().unwrap_or(host);
     let (daemon, lab) = if options.no_daemon {

@@ -18,14 +18,23 @@ use xtask_support::stamp::{self, Stamp};
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
+/// Debian 12 has promtool in the first, later releases in a package of its own.
+const PACKAGES: [&str; 2] = ["prometheus", "promtool"];
+
 /// The folder of `prometheus` and `promtool`.
 pub fn set_up(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     let tree = paths.target.join("prometheus");
-    let wanted = vec!["prometheus".to_owned()];
+    let wanted = PACKAGES.map(str::to_owned).to_vec();
     if stamp::read(&tree, &wanted).is_none() {
         let apt = Apt::update(&paths.apt("tests"), progress)?;
         stamp::start_over(&tree)?;
-        let packages = apt.download(&wanted, progress)?;
+        let mut offered = wanted.clone();
+        for name in &wanted {
+            if apt.candidate(name)?.is_none() {
+                offered.retain(|offer| offer != name);
+            }
+        }
+        let packages = apt.download(&offered, progress)?;
         let installed = packages.iter().map(Package::label).collect();
         debian::unpack(&packages, &tree, progress)?;
         stamp::write(&tree, &Stamp { wanted, installed })?;

@@ -99,6 +99,11 @@ impl Machine {
     }
 }
 
+/// Fails where this machine has no way to build the BPF programs.
+pub fn possible() -> Result<()> {
+    Machine::this().way().map(drop)
+}
+
 /// Chooses, and sets up what is not there yet.
 pub fn set_up(paths: &Paths, progress: &Progress) -> Result<Toolchain> {
     Ok(match Machine::this().way()? {
