@@ -473,6 +473,7 @@ impl Evidence {
         };
         if consumed.tid == tid && consumed.rip.is_none() {
             consumed.rip = Some(rip);
+            self.timeline.left_at(consumed.t, rip);
             keep(&mut self.rips, tid, rip);
         }
     }

@@ -234,6 +234,20 @@ impl Timeline {
         self.last.push_back((t, event));
     }
 
+    /// The guest's RIP at the #MC exit of time `t`, where that was not seen then.
+    pub fn left_at(&mut self, t: u64, at: u64) {
+        for (_, event) in self
+            .first
+            .iter_mut()
+            .chain(&mut self.last)
+            .filter(|(entry, _)| *entry == t)
+        {
+            if let TimelineEvent::McExit { rip: rip @ None, .. } = event {
+                *rip = Some(Hex(at));
+            }
+        }
+    }
+
     /// Adds another incident's entries.
     pub fn absorb(&mut self, other: Self) {
         for (t, event) in other.first.into_iter().chain(other.last) {
