@@ -32,7 +32,7 @@ use detect::Opened;
 use log::Log;
 use poisontrace_model::{
     correlate::Correlator,
-    event::session::Session,
+    event::{log_statement::LogStatement, session::Session},
     hex::Hex,
     incident::{
         missing::MissingEvidence,
@@ -225,7 +225,8 @@ impl Import {
 
     fn database(&mut self, file: &Path) -> Result<(), String> {
         let items = rasdaemon::read(file)?;
-        if !items.is_empty() {
+        let of_pages = |item: &text::Item| matches!(item.statement, LogStatement::HostAction { .. });
+        if items.iter().any(of_pages) {
             self.notes.push(MissingEvidence::PageType { source: name(file) });
         }
         self.logs.push(Log::of_host(name(file), items));

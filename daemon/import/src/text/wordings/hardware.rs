@@ -171,7 +171,7 @@ fn error(f: &Fields<'_>, corrected: bool) -> Option<LogStatement> {
 }
 
 /// EDAC's words for a DIMM that it does not know.
-fn named(label: &str) -> bool {
+pub fn named(label: &str) -> bool {
     !matches!(label, "any memory" | "unknown memory" | ":" | "")
 }
 
