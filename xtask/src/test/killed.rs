@@ -18,10 +18,8 @@ const NAME: &str = "lab::killed";
 const KILLS: u32 = 1;
 /// Longer than a daemon takes to be ready again.
 const PLAN: StormPlan = StormPlan {
-    mode: Mode::Swallow,
-    instruction: Instruction::Clflush,
     exits: 100_000,
-    sregs2: false,
+    ..StormPlan::new(Mode::Swallow, Instruction::Clflush)
 };
 
 pub fn run(lab: &StormLab, daemon: &Path, tally: &mut Tally, progress: &Progress) {
@@ -43,11 +41,7 @@ fn examine(run: &StormRun, tally: &mut Tally) {
         "daemon_dies_and_is_replaced_in_the_storm",
         in_the_storm(run),
     );
-    tally.check(
-        NAME,
-        "counts_are_those_of_the_vmm",
-        storm::counts(run, PLAN.mode, &files),
-    );
+    tally.check(NAME, "counts_are_those_of_the_vmm", storm::counts(run, &files));
     tally.check(NAME, "timeline_has_the_gap", gap(&files));
     tally.check(
         NAME,

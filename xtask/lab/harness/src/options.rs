@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use lab_protocol::storm::{Instruction, Mode};
+use lab_protocol::storm::{Instruction, Mode, Page, Poison};
 
 use crate::Processor;
 use crate::storms::storm_cases::Watch;
@@ -22,7 +22,7 @@ pub struct StormOptions {
     pub cpu: Option<Processor>,
     /// Every kind of storm, one after the other, and a table of poisontrace's verdicts
     #[arg(long, conflicts_with_all = [
-        "mode", "instruction", "exits", "read_guest_code", "tracepoints", "shadow_paging", "ftrace", "format"
+        "mode", "instruction", "poison", "page", "pinned", "exits", "read_guest_code", "tracepoints", "shadow_paging", "ftrace", "format"
     ])]
     pub all: bool,
     /// The guest that accesses the page: a loop in a tiny VMM's guest, or Debian's Linux 5.10 in Debian's QEMU, which
@@ -36,6 +36,18 @@ pub struct StormOptions {
     /// The instruction that accesses each line of the page
     #[arg(long, value_parser = instructions(), default_value = Instruction::Clflush.name())]
     pub instruction: Instruction,
+    /// Where the poison comes from: the VMM's madvise(), or a line of the emulated machine's DRAM, which nobody knows of until
+    /// the guest loads it: its processor raises a machine check then, and the host's kernel takes the page out of use. Before
+    /// that the guest flushes every line of the page, which raises none
+    #[arg(long, value_parser = poisons(), default_value = Poison::Software.name())]
+    pub poison: Poison,
+    /// The page that is lost: the guest's data, or the page table that leads to it
+    #[arg(long, value_parser = pages(), default_value = Page::Data.name(), conflicts_with = "poison")]
+    pub page: Page,
+    /// The guest's memory is one huge page that the VMM has pinned, as VFIO does: the kernel cannot take it out of use. With
+    /// --poison dram: up to Linux 6.10 it kills the VMM by a SIGBUS that names no page
+    #[arg(long, hide = true, conflicts_with_all = ["page", "ftrace", "perf", "twice"])]
+    pub pinned: bool,
     /// Exits that the mode swallow ends after
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub exits: u64,
@@ -141,4 +153,14 @@ fn modes() -> impl TypedValueParser<Value = Mode> {
 fn instructions() -> impl TypedValueParser<Value = Instruction> {
     PossibleValuesParser::new(Instruction::ALL.map(Instruction::name))
         .try_map(|name| Instruction::named(&name).ok_or("no such instruction"))
+}
+
+fn poisons() -> impl TypedValueParser<Value = Poison> {
+    PossibleValuesParser::new(Poison::ALL.map(Poison::name))
+        .try_map(|name| Poison::named(&name).ok_or("no such poison"))
+}
+
+fn pages() -> impl TypedValueParser<Value = Page> {
+    PossibleValuesParser::new(Page::ALL.map(Page::name))
+        .try_map(|name| Page::named(&name).ok_or("no such page"))
 }

@@ -69,6 +69,66 @@ pub struct StormPlan {
     /// place of KVM_GET_SREGS.
     #[serde(default)]
     pub sregs2: bool,
+    #[serde(default)]
+    pub poison: Poison,
+    #[serde(default)]
+    pub page: Page,
+    /// The guest's memory is a huge page that the VMM has pinned, as VFIO does: the kernel cannot split it.
+    #[serde(default)]
+    pub pinned: bool,
+}
+
+impl StormPlan {
+    /// A walk of the guest over its page, which the VMM steps over; the page is lost by the VMM's word.
+    pub const fn new(mode: Mode, instruction: Instruction) -> Self {
+        Self {
+            mode,
+            instruction,
+            exits: 0,
+            sregs2: false,
+            poison: Poison::Software,
+            page: Page::Data,
+            pinned: false,
+        }
+    }
+}
+
+/// The page that is lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Page {
+    /// The one that the guest's instructions access.
+    #[default]
+    Data,
+    /// One of the guest's page tables, which leads to that: the processor's page walk accesses it.
+    Table,
+}
+
+/// The way in which the guest's page is lost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Poison {
+    /// By the VMM's word: `madvise(MADV_HWPOISON)`.
+    #[default]
+    Software,
+    /// The first line of the page is poisoned in the emulated machine's DRAM, and nobody knows. The guest first flushes every
+    /// line, then loads the first: that load consumes the error (#MC). The storm follows.
+    Dram,
+}
+
+/// The emulator's ports for poison in DRAM: a line's address in two halves, a command, and how often poison was consumed.
+pub mod dram_ports {
+    pub const FIRST: u16 = 0x8910;
+    pub const ADDRESS_LOW: u16 = FIRST;
+    pub const ADDRESS_HIGH: u16 = 0x8914;
+    pub const COMMAND: u16 = 0x8918;
+    pub const CONSUMED: u16 = 0x891c;
+    pub const COUNT: u16 = 16;
+
+    /// The line is poisoned from here on.
+    pub const POISON: u32 = 1;
+    /// It is no longer.
+    pub const HEAL: u32 = 2;
 }
 
 /// The VMM's reaction to a SIGBUS that demands action.
@@ -114,6 +174,19 @@ pub struct Counters {
     /// Times that KVM_GET_SREGS2 was answered.
     #[serde(default)]
     pub sregs2: u64,
+    /// SIGBUS for the error that the guest consumed by #MC, which is no exit on the page, and the guest's RIP then.
+    #[serde(default)]
+    pub consumed: u64,
+    #[serde(default)]
+    pub consumed_rip: u64,
+    /// SIGBUS with another code than those of poison: it names no page, and ends the VMM.
+    #[serde(default)]
+    pub sigbus_plain: u64,
+    /// By the emulator's own count: #MC that poison in DRAM raised while the guest flushed its page, and in all.
+    #[serde(default)]
+    pub flush_machine_checks: u32,
+    #[serde(default)]
+    pub machine_checks: u32,
     /// Machine checks given to KVM_X86_SET_MCE, and entries of the guest's handler.
     pub injected: u64,
     pub handled: u64,
@@ -183,6 +256,42 @@ pub struct Shipped {
     pub content: String,
 }
 
+impl Page {
+    pub const ALL: [Self; 2] = [Self::Data, Self::Table];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Table => "table",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|page| page.name() == name)
+    }
+}
+
+impl fmt::Display for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Poison {
+    pub const ALL: [Self; 2] = [Self::Software, Self::Dram];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Software => "software",
+            Self::Dram => "dram",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|poison| poison.name() == name)
+    }
+}
+
 impl Mode {
     pub const ALL: [Self; 6] = [
         Self::StepOver,
@@ -232,6 +341,12 @@ impl Instruction {
         Self::ALL
             .into_iter()
             .find(|instruction| instruction.name() == name)
+    }
+}
+
+impl fmt::Display for Poison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

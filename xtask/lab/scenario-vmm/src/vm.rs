@@ -36,19 +36,14 @@ pub struct Vm {
 impl Vm {
     pub fn new(fate: VmmFate) -> Result<Self> {
         let mut memory = Memory::map()?;
-        let plan = StormPlan {
-            mode: Mode::Inject,
-            instruction: Instruction::Load,
-            exits: 0,
-            sregs2: false,
-        };
+        let plan = StormPlan::new(Mode::Inject, Instruction::Load);
         Guest::write(&mut memory, plan)?;
         // KVM and the kernel know only pages that have been touched.
         memory.write(SECOND, &[1])?;
         if fate == VmmFate::Nested {
             memory.write(HANDLER, &TOUCH_SECOND)?;
         }
-        let machine = Machine::create(&memory, Instruction::Load)?;
+        let machine = Machine::create(&memory, plan)?;
         if fate == VmmFate::MachineChecksOff {
             let mut sregs = machine.vcpu.get_sregs().context("KVM_GET_SREGS")?;
             sregs.cr4 &= !CR4_MCE;

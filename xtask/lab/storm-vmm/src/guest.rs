@@ -1,19 +1,26 @@
 //! The guest: a few instructions in 64-bit mode, its page tables, and its handler of machine checks.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
-use lab_protocol::storm::{BARE_EXITS, GUEST_VIRTUAL, Instruction, LINE_SIZE, LINES, Mode, StormPlan};
+use lab_protocol::storm::{
+    BARE_EXITS, GUEST_VIRTUAL, Instruction, LINE_SIZE, LINES, Mode, Page, Poison, StormPlan,
+};
 
 use crate::memory::{Memory, PAGE};
 
-/// The page that is poisoned.
+/// The page that is poisoned, but where that is one of the page tables.
 pub const POISONED: u64 = 0x10_0000;
+/// A page table of its own for one more address of that page, beyond what the other page tables map.
+const LAST_TABLE: u64 = 0x5000;
+const BEYOND: u64 = 2 << 20;
 
 /// Ports that the guest speaks to the VMM by.
 pub const POISON_ME: u16 = 0x80;
 pub const DONE: u16 = 0x81;
 pub const MACHINE_CHECK: u16 = 0x82;
 pub const BARE_EXITS_DONE: u16 = 0x83;
+/// Every line of the page was flushed while it was in use.
+pub const FLUSHED: u16 = 0x84;
 
 const PAGE_TABLES: u64 = 0x1000;
 const CODE: u64 = 0x1_0000;
@@ -35,6 +42,8 @@ struct Touch {
 
 pub struct Guest {
     touches: Vec<Touch>,
+    /// The load that consumes poison in DRAM.
+    consumes: Option<Touch>,
 }
 
 impl Guest {
@@ -46,15 +55,17 @@ impl Guest {
         let mut touches = Vec::new();
         code.emit(&[0xc6, 0x07, 0x5a]); // movb $0x5a,(%rdi): KVM maps the page
         code.out(POISON_ME)?;
+        let mut consumes = None;
+        if plan.poison == Poison::Dram {
+            walk(&mut code, encoding(Instruction::Clflush))?;
+            code.out(FLUSHED)?;
+            code.emit(&[0x48, 0x81, 0xef]); // sub $4096,%rdi: the first line again
+            code.emit(&u32::try_from(PAGE)?.to_le_bytes());
+            consumes = Some(code.touch(encoding(Instruction::Load))?);
+        }
         bare_exits(&mut code)?;
         code.out(BARE_EXITS_DONE)?;
-        code.emit(&[0xb9]); // mov $64,%ecx
-        code.emit(&u32::try_from(LINES)?.to_le_bytes());
-        let top = code.0.len();
-        touches.push(code.touch(touch)?);
-        code.emit(&[0x48, 0x83, 0xc7, u8::try_from(LINE_SIZE)?]); // add $64,%rdi
-        code.emit(&[0xff, 0xc9]); // dec %ecx
-        code.jnz(top)?;
+        touches.push(walk(&mut code, touch)?);
         let afterwards = match plan.mode {
             Mode::WalkThenRead => Some(Instruction::Load),
             Mode::WalkThenWrite => Some(Instruction::Store),
@@ -67,8 +78,20 @@ impl Guest {
         code.out(DONE)?;
         code.emit(&[0xf4]); // hlt
         memory.write(CODE, &code.0)?;
-        memory.write(HANDLER, &handler(touch)?)?;
-        Ok(Self { touches })
+        let skipped = match (plan.mode, &consumes) {
+            (Mode::Inject, Some(load)) if load.length != u64::try_from(touch.len())? => {
+                bail!("the guest's handler steps over a load and over nothing longer")
+            }
+            (Mode::Inject, _) | (_, None) => touch,
+            (_, Some(_)) => encoding(Instruction::Load),
+        };
+        memory.write(HANDLER, &handler(skipped)?)?;
+        Ok(Self { touches, consumes })
+    }
+
+    /// Whether the load that consumes poison in DRAM is at `rip`.
+    pub fn consumes(&self, rip: u64) -> bool {
+        self.consumes.is_some_and(|load| load.rip == rip)
     }
 
     /// Where the guest goes on if the instruction at `rip` is left out.
@@ -79,11 +102,30 @@ impl Guest {
             .with_context(|| format!("SIGBUS at RIP {rip:#x}, where nothing touches the page"))
     }
 
-    pub fn registers() -> kvm_regs {
+    /// The page of this plan that is poisoned.
+    pub const fn poisoned(page: Page) -> u64 {
+        match page {
+            Page::Data => POISONED,
+            Page::Table => LAST_TABLE,
+        }
+    }
+
+    /// The line of that page that an access at the guest's address in RDI meets: of a page table that of its first entry.
+    pub const fn line(page: Page, rdi: u64) -> u64 {
+        match page {
+            Page::Data => rdi % PAGE / LINE_SIZE,
+            Page::Table => 0,
+        }
+    }
+
+    pub fn registers(page: Page) -> kvm_regs {
         kvm_regs {
             rip: CODE,
             rsp: STACK,
-            rdi: GUEST_VIRTUAL,
+            rdi: match page {
+                Page::Data => GUEST_VIRTUAL,
+                Page::Table => BEYOND,
+            },
             rflags: 2,
             ..kvm_regs::default()
         }
@@ -140,6 +182,18 @@ fn bare_exits(code: &mut Code) -> Result<()> {
     code.jnz(top)
 }
 
+/// One touch of each line, from RDI on.
+fn walk(code: &mut Code, touch: &[u8]) -> Result<Touch> {
+    code.emit(&[0xb9]); // mov $64,%ecx
+    code.emit(&u32::try_from(LINES)?.to_le_bytes());
+    let top = code.0.len();
+    let touch = code.touch(touch)?;
+    code.emit(&[0x48, 0x83, 0xc7, u8::try_from(LINE_SIZE)?]); // add $64,%rdi
+    code.emit(&[0xff, 0xc9]); // dec %ecx
+    code.jnz(top)?;
+    Ok(touch)
+}
+
 /// All of them with their address in RDI.
 fn encoding(instruction: Instruction) -> &'static [u8] {
     match instruction {
@@ -164,7 +218,7 @@ fn handler(touch: &[u8]) -> Result<Vec<u8>> {
     Ok(code.0)
 }
 
-/// Pages of 4 KiB, all but one at their own address.
+/// Pages of 4 KiB, all but one at their own address; and that one once more behind [`LAST_TABLE`].
 fn page_tables(memory: &mut Memory) -> Result<()> {
     const PRESENT_WRITABLE: u64 = 3;
     for level in 0..3 {
@@ -181,6 +235,11 @@ fn page_tables(memory: &mut Memory) -> Result<()> {
         let entry: u64 = at | 0x63;
         memory.write(PAGE_TABLES + 0x3000 + page * 8, &entry.to_le_bytes())?;
     }
+    memory.write(
+        PAGE_TABLES + 0x2000 + 8,
+        &(LAST_TABLE | PRESENT_WRITABLE).to_le_bytes(),
+    )?;
+    memory.write(LAST_TABLE, &(POISONED | 0x63).to_le_bytes())?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region, kvm_x86_mce};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use lab_protocol::storm::{Instruction, MISSING_INSTRUCTION};
+use lab_protocol::storm::{Instruction, MISSING_INSTRUCTION, StormPlan};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 
@@ -51,12 +51,12 @@ pub fn vm_over(kvm: &Kvm, memory: &Memory) -> Result<VmFd> {
 }
 
 impl Machine {
-    pub fn create(memory: &Memory, instruction: Instruction) -> Result<Self> {
+    pub fn create(memory: &Memory, plan: StormPlan) -> Result<Self> {
         let kvm = Kvm::new().context("cannot open /dev/kvm")?;
         let cpuid = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .context("KVM_GET_SUPPORTED_CPUID")?;
-        available(&cpuid, instruction)?;
+        available(&cpuid, plan.instruction)?;
         let vm = vm_over(&kvm, memory)?;
         let vcpu = vm.create_vcpu(0).context("KVM_CREATE_VCPU")?;
         vcpu.set_cpuid2(&cpuid).context("KVM_SET_CPUID2")?;
@@ -66,7 +66,8 @@ impl Machine {
         let mut sregs = vcpu.get_sregs().context("KVM_GET_SREGS")?;
         Guest::enter_long_mode(&mut sregs);
         vcpu.set_sregs(&sregs).context("KVM_SET_SREGS")?;
-        vcpu.set_regs(&Guest::registers()).context("KVM_SET_REGS")?;
+        vcpu.set_regs(&Guest::registers(plan.page))
+            .context("KVM_SET_REGS")?;
         Ok(Self { vcpu, _vm: vm })
     }
 

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use kvm_ioctls::VcpuExit;
-use lab_protocol::storm::{Counters, LINE_SIZE, Mode, StormPlan};
+use lab_protocol::storm::{Counters, Mode, Poison, StormPlan};
 
-use storm_vmm::guest::{BARE_EXITS_DONE, DONE, Guest, MACHINE_CHECK, POISON_ME, POISONED};
+use storm_vmm::dram;
+use storm_vmm::guest::{BARE_EXITS_DONE, DONE, FLUSHED, Guest, MACHINE_CHECK, POISON_ME};
 use storm_vmm::machine::Machine;
 use storm_vmm::memory::{Memory, PAGE};
 
@@ -41,9 +42,13 @@ fn main() -> Result<()> {
     }
     let ended = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(libc::SIGTERM, Arc::clone(&ended)).context("cannot handle SIGTERM")?;
-    let mut memory = Memory::map()?;
+    let mut memory = if plan.pinned {
+        Memory::pinned()?
+    } else {
+        Memory::map()?
+    };
     let guest = Guest::write(&mut memory, plan)?;
-    let machine = Machine::create(&memory, plan.instruction)?;
+    let machine = Machine::create(&memory, plan)?;
     let mut run = Run {
         plan,
         memory,
@@ -52,6 +57,7 @@ fn main() -> Result<()> {
         rips: BTreeSet::new(),
         run_ns: Vec::new(),
         counters: Counters::default(),
+        machine_checks_before: 0,
         ended,
     };
     let outcome = run.go_on();
@@ -86,6 +92,8 @@ struct Run {
     rips: BTreeSet<u64>,
     run_ns: Vec<u64>,
     counters: Counters,
+    /// Machine checks that poison in DRAM had raised before this storm.
+    machine_checks_before: u32,
     /// SIGTERM has come.
     ended: Arc<AtomicBool>,
 }
@@ -113,13 +121,16 @@ impl Run {
             };
             let took = started.elapsed();
             if let Some(signal) = sigbus::take() {
-                if self.run_ns.len() < TIMED {
-                    self.run_ns.push(u64::try_from(took.as_nanos())?);
-                }
                 ensure!(
                     matches!(call, Call::Interrupted),
                     "SIGBUS came while the guest did something else"
                 );
+                if self.consumed(&signal)? {
+                    continue;
+                }
+                if self.run_ns.len() < TIMED {
+                    self.run_ns.push(u64::try_from(took.as_nanos())?);
+                }
                 self.on_sigbus(signal)?;
                 if self.plan.mode == Mode::Swallow && self.counters.exits >= self.plan.exits {
                     return self.report();
@@ -134,6 +145,9 @@ impl Run {
                     if self.plan.mode != Mode::WalkThenRead {
                         std::thread::sleep(SETTLE);
                     }
+                }
+                Call::Port(FLUSHED) => {
+                    self.counters.flush_machine_checks = self.machine_checks()?;
                 }
                 Call::Port(MACHINE_CHECK) => self.counters.handled += 1,
                 Call::Port(DONE) => {
@@ -150,10 +164,15 @@ impl Run {
     }
 
     fn poison(&mut self) -> Result<()> {
-        self.counters.gpa = POISONED;
-        self.counters.hva = self.memory.host(POISONED);
-        self.counters.pfn = self.memory.page_frame(POISONED)?;
-        self.memory.poison(POISONED)?;
+        let page = Guest::poisoned(self.plan.page);
+        self.counters.gpa = page;
+        self.counters.hva = self.memory.host(page);
+        self.counters.pfn = self.memory.page_frame(page)?;
+        if self.plan.poison == Poison::Dram {
+            self.machine_checks_before = dram::consumed()?;
+            return dram::poison(self.counters.pfn * PAGE);
+        }
+        self.memory.poison(page)?;
         // Poisoning its own memory gets a process a signal at once: action optional up to Linux 6.9, required from 6.11.
         if let Some(signal) = sigbus::take() {
             let name = match signal.code {
@@ -164,6 +183,44 @@ impl Run {
             self.counters.sigbus_while_poisoning.push(name.to_owned());
         }
         Ok(())
+    }
+
+    fn machine_checks(&self) -> Result<u32> {
+        Ok(dram::consumed()? - self.machine_checks_before)
+    }
+
+    /// The guest has consumed the poison, if that is what the signal came of: then it gets the machine check that QEMU gives
+    /// it. There is poison from here on, and who looks on has time to see to it.
+    fn consumed(&mut self, signal: &Sigbus) -> Result<bool> {
+        let rip = self.machine.vcpu.get_regs().context("KVM_GET_REGS")?.rip;
+        if !self.guest.consumes(rip) {
+            return Ok(false);
+        }
+        if self.plan.pinned && matches!(signal.code, Code::Other(_)) {
+            self.counters.sigbus_plain += 1;
+            self.counters.consumed += 1;
+            self.counters.consumed_rip = rip;
+            self.counters.machine_checks = self.machine_checks()?;
+            self.report()?;
+            // The kernel gives the memory to somebody else, who is not to die of it.
+            dram::heal(self.counters.pfn * PAGE)?;
+            // As QEMU does with a SIGBUS that names no page.
+            sigbus::die()?;
+        }
+        ensure!(
+            signal.code == Code::ActionRequired
+                && signal.address - signal.address % PAGE == self.counters.hva,
+            "the guest consumed poison, and SIGBUS is of {:#x}",
+            signal.address
+        );
+        self.counters.sigbus_ar += 1;
+        self.counters.consumed += 1;
+        self.counters.consumed_rip = rip;
+        self.counters.injected += 1;
+        self.counters.machine_checks = self.machine_checks()?;
+        std::thread::sleep(SETTLE);
+        self.machine.inject(self.counters.gpa)?;
+        Ok(true)
     }
 
     fn on_sigbus(&mut self, signal: Sigbus) -> Result<()> {
@@ -183,7 +240,7 @@ impl Run {
             signal.address
         );
         self.counters.exits += 1;
-        self.counters.line_bitmap |= 1 << (regs.rdi % PAGE / LINE_SIZE);
+        self.counters.line_bitmap |= 1 << Guest::line(self.plan.page, regs.rdi);
         self.rips.insert(regs.rip);
         match self.plan.mode {
             Mode::StepOver | Mode::WalkThenRead | Mode::WalkThenWrite => {
@@ -192,7 +249,7 @@ impl Run {
             }
             Mode::Inject => {
                 self.counters.injected += 1;
-                self.machine.inject(POISONED)
+                self.machine.inject(self.counters.gpa)
             }
             Mode::Swallow => Ok(()),
             Mode::Die => {

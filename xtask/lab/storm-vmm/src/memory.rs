@@ -2,6 +2,8 @@
 //! is no clue to the other.
 
 use std::ffi::c_void;
+use std::fs;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr;
 
 use anyhow::{Context, Result, ensure};
@@ -18,7 +20,14 @@ const GAP: usize = 64 << 10;
 
 pub struct Memory {
     base: *mut c_void,
+    /// Between the two halves in the VMM, bytes.
+    gap: usize,
+    /// What pins it.
+    _pin: Option<OwnedFd>,
 }
+
+// SAFETY: the mapping is the process's; all access to it is through this structure, of which there is one.
+unsafe impl Send for Memory {}
 
 /// A memslot.
 pub struct Half {
@@ -44,7 +53,40 @@ impl Memory {
         unsafe { madvise(base, SIZE + GAP, Advice::LinuxNoHugepage) }.context("madvise(MADV_NOHUGEPAGE)")?;
         // SAFETY: the range lies inside the mapping above, and nothing is kept in it.
         unsafe { munmap(base.wrapping_byte_add(HALF), GAP) }.context("munmap")?;
-        Ok(Self { base })
+        Ok(Self {
+            base,
+            gap: GAP,
+            _pin: None,
+        })
+    }
+
+    /// The same as one huge page of the host, which io_uring holds for its fixed buffers: pinned for long, as VFIO pins a
+    /// guest's memory for a device. The kernel can neither split nor free it.
+    pub fn pinned() -> Result<Self> {
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let mapped = unsafe {
+            mmap_anonymous(
+                ptr::null_mut(),
+                2 * SIZE,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+        }
+        .context("no memory for the guest")?;
+        let base = mapped.wrapping_byte_add(mapped.addr().next_multiple_of(SIZE) - mapped.addr());
+        // SAFETY: the range lies inside the mapping above; the advice changes no content.
+        unsafe { madvise(base, SIZE, Advice::LinuxHugepage) }.context("madvise(MADV_HUGEPAGE)")?;
+        // SAFETY: the range lies inside the mapping above, and nothing else refers to it.
+        unsafe { ptr::write_bytes(base.cast::<u8>(), 0, SIZE) };
+        ensure!(
+            huge_pages()? > 0,
+            "the kernel gave no huge page for the guest's memory"
+        );
+        Ok(Self {
+            base,
+            gap: 0,
+            _pin: Some(fixed_buffer(base)?),
+        })
     }
 
     pub fn halves(&self) -> [Half; 2] {
@@ -57,7 +99,7 @@ impl Memory {
 
     /// Host address of a guest's.
     pub fn host(&self, gpa: u64) -> u64 {
-        let gap = if gpa < HALF as u64 { 0 } else { GAP as u64 };
+        let gap = if gpa < HALF as u64 { 0 } else { self.gap as u64 };
         self.base.addr() as u64 + gpa + gap
     }
 
@@ -69,7 +111,7 @@ impl Memory {
             end <= SIZE && (at < HALF) == (end <= HALF),
             "{gpa:#x} and the {length} bytes from there on are not in one half of the guest's memory"
         );
-        let gap = if at < HALF { 0 } else { GAP };
+        let gap = if at < HALF { 0 } else { self.gap };
         Ok(self.base.wrapping_byte_add(at + gap))
     }
 
@@ -107,4 +149,49 @@ impl Memory {
         }
         .context("madvise(MADV_HWPOISON): the kernel needs CONFIG_MEMORY_FAILURE, the process CAP_SYS_ADMIN")
     }
+}
+
+/// KiB of this process's anonymous memory that are huge pages.
+fn huge_pages() -> Result<u64> {
+    let text =
+        fs::read_to_string("/proc/self/smaps_rollup").context("cannot read /proc/self/smaps_rollup")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("AnonHugePages:"));
+    let number = line.and_then(|rest| rest.split_ascii_whitespace().next());
+    number
+        .and_then(|number| number.parse().ok())
+        .context("the kernel counts no huge pages")
+}
+
+/// Registers the guest's memory as a fixed buffer of an io_uring, and returns that.
+fn fixed_buffer(base: *mut c_void) -> Result<OwnedFd> {
+    /// io_uring_register(2): IORING_REGISTER_BUFFERS.
+    const REGISTER_BUFFERS: libc::c_uint = 0;
+    /// Of `struct io_uring_params` (linux/io_uring.h), for which all bytes zero are a value.
+    const PARAMS_BYTES: usize = 120;
+    let mut params = [0_u64; PARAMS_BYTES / 8];
+    // SAFETY: the kernel writes a structure of this size.
+    let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, params.as_mut_ptr()) };
+    if ring < 0 {
+        return Err(std::io::Error::last_os_error()).context("io_uring_setup");
+    }
+    // SAFETY: the kernel has just returned this descriptor, and nothing else owns it.
+    let ring = unsafe { OwnedFd::from_raw_fd(i32::try_from(ring)?) };
+    let buffer = libc::iovec {
+        iov_base: base,
+        iov_len: SIZE,
+    };
+    // SAFETY: the kernel reads one iovec; the memory that it names lives as long as the process.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_register,
+            std::os::fd::AsRawFd::as_raw_fd(&ring),
+            REGISTER_BUFFERS,
+            &raw const buffer,
+            1,
+        )
+    };
+    if done < 0 {
+        return Err(std::io::Error::last_os_error()).context("io_uring_register(IORING_REGISTER_BUFFERS)");
+    }
+    Ok(ring)
 }

@@ -195,7 +195,7 @@ impl Bench<'_> {
         let outcome = report(&run.out, "explain.json").and_then(|incident| {
             seen(&mut scenario, &incident);
             storm.holds(run, &incident)?;
-            let rows = compare(&run.counters, storm.mode, &incident, storm.watch.hidden());
+            let rows = compare(&run.counters, &incident, storm.watch.hidden());
             let wrong: Vec<&str> = rows
                 .iter()
                 .filter(|row| !Row::agrees(row))

@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::decode_assists;
+use super::{decode_assists, dram_poison};
 use xtask_support::command;
 use xtask_support::debian::Apt;
 use xtask_support::paths::Paths;
@@ -45,7 +45,7 @@ const OPTIONS: [&str; 18] = [
 pub fn set_up(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     let folder = paths.lab().join("bochs");
     let program = folder.join("bochs");
-    let wanted: Vec<String> = [VERSION, decode_assists::LABEL]
+    let wanted: Vec<String> = [VERSION, decode_assists::LABEL, dram_poison::LABEL]
         .iter()
         .chain(&OPTIONS)
         .map(|s| (*s).to_owned())
@@ -69,6 +69,7 @@ pub fn set_up(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
     let source = folder.join("source");
     unpack(&archive, &source)?;
     decode_assists::complete(&source)?;
+    dram_poison::complete(&source)?;
     let built = build(&source, &folder.join("log"), progress)?;
     fs::copy(&built, &program).with_context(|| format!("cannot copy {}", built.display()))?;
     // Hundreds of megabytes that nobody needs again.

@@ -2,16 +2,11 @@
 //! where AMD's manual (volume 2, "Nested and intercepted #PF") has hypervisors find them. This completes it, so that
 //! what poisontrace makes of the bytes can be tried.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
-struct Change {
-    file: &'static str,
-    from: &'static str,
-    to: &'static str,
-}
+use super::bochs_changes::{Change, make};
 
 const CHANGES: [Change; 2] = [
     Change {
@@ -41,16 +36,5 @@ const CHANGES: [Change; 2] = [
 pub const LABEL: &str = "decode assists of our own";
 
 pub fn complete(source: &Path) -> Result<()> {
-    for change in &CHANGES {
-        let path = source.join(change.file);
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        ensure!(
-            text.matches(change.from).count() == 1,
-            "{} is not the one that our change was made for: adapt packages/decode_assists.rs of the harness",
-            change.file
-        );
-        fs::write(&path, text.replace(change.from, change.to))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    make(source, &CHANGES, "decode_assists.rs")
 }

@@ -1,6 +1,6 @@
 //! poisontrace's counts, compared with the VMM's own.
 
-use lab_protocol::storm::{Counters, Mode};
+use lab_protocol::storm::Counters;
 use serde_json::Value;
 
 pub struct Row {
@@ -20,7 +20,7 @@ impl Row {
 }
 
 /// `incident` is one of `poisontrace explain --format json`; `hidden`: the rows that this kernel need not show.
-pub fn compare(counters: &Counters, mode: Mode, incident: &Value, hidden: &[&str]) -> Vec<Row> {
+pub fn compare(counters: &Counters, incident: &Value, hidden: &[&str]) -> Vec<Row> {
     let while_poisoning = |name: &str| {
         let signals = counters.sigbus_while_poisoning.iter();
         signals.filter(|signal| *signal == name).count() as u64
@@ -44,7 +44,7 @@ pub fn compare(counters: &Counters, mode: Mode, incident: &Value, hidden: &[&str
             counters.sigbus_ao + while_poisoning("AO"),
         ),
     ];
-    if mode == Mode::Inject {
+    if counters.injected > 0 {
         numbers.push((
             "machine checks injected",
             "/injections/action_required",
@@ -111,7 +111,7 @@ mod tests {
             "signals": {"action_required": 65, "action_optional": 0},
         });
         let wrong = |incident: &Value, hidden: &[&str]| -> Vec<&'static str> {
-            let rows = compare(&counters, Mode::StepOver, incident, hidden);
+            let rows = compare(&counters, incident, hidden);
             rows.iter()
                 .filter(|row| !row.agrees())
                 .map(|row| row.name)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use lab_protocol::daemon_lines;
-use lab_protocol::storm::{Storm, StormPlan};
+use lab_protocol::storm::{Page, Poison, Storm, StormPlan};
 use serde_json::Value;
 use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
@@ -13,7 +13,7 @@ use xtask_support::progress::Progress;
 use super::count_check::{Row, compare};
 use super::lab::{StormLab, StormRun};
 use super::reports::{KEPT, file, incident};
-use super::{flush_check, storm_cases, table, timing, two_boots};
+use super::{dram_check, flush_check, storm_cases, table, timing, two_boots};
 use crate::Processor;
 use crate::options::{Format, Guest, StormOptions};
 use crate::run_files::{keep, timeline_entries};
@@ -55,9 +55,10 @@ pub fn storm(
     }
     let processor = options.cpu.unwrap_or(Processor::Intel);
     let name = format!(
-        "storm-{}-{}-{}-{}",
+        "storm-{}-{}-{}-{}-{}",
         options.lab.kernel,
         processor.name(),
+        options.poison,
         options.mode,
         options.instruction
     );
@@ -66,6 +67,9 @@ pub fn storm(
         instruction: options.instruction,
         exits: options.exits,
         sregs2: options.sregs2,
+        poison: options.poison,
+        page: options.page,
+        pinned: options.pinned,
     };
     let mut storms = storm_cases::with_and_without(plan, options.watch(), options.ftrace());
     storms.iter_mut().for_each(|storm| storm.perf = options.perf);
@@ -83,12 +87,29 @@ pub fn storm(
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if options.pinned {
+        let mut runs = lab.run(&name, processor, &storms[1..], daemon, progress)?;
+        progress.finish();
+        let run = runs.pop().context("the storm is missing")??;
+        return pinned(&run, options);
+    }
     let (alone, run) = storm_cases::both(lab.run(&name, processor, &storms, daemon, progress)?)?;
     progress.finish();
     if let Some(folder) = &options.keep {
         keep(&run.out, &KEPT, folder)?;
     }
     answer(&alone, &run, options)
+}
+
+/// The VMM dies at once: there are no exits to count.
+fn pinned(run: &StormRun, options: &StormOptions) -> Result<ExitCode> {
+    if let Some(folder) = &options.keep {
+        keep(&run.out, &KEPT, folder)?;
+    }
+    let (incident, _) = incident(run)?;
+    print!("{}", file(run, "explain.txt")?);
+    dram_check::pinned(run, &incident).with_context(|| format!("files in {}", run.out.display()))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn in_two_boots(
@@ -129,7 +150,7 @@ fn in_two_boots(
 
 fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<ExitCode> {
     let (incident, json) = incident(run)?;
-    let rows = compare(&run.counters, options.mode, &incident, options.watch().hidden());
+    let rows = compare(&run.counters, &incident, options.watch().hidden());
     let times = if options.ftrace() {
         timing::compare(alone, run, &incident)?
     } else {
@@ -164,6 +185,12 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
                 reasons.iter().for_each(|row| println!("{row}"));
             }
         }
+    }
+    if options.poison == Poison::Dram {
+        dram_check::holds(run, &incident).with_context(|| format!("files in {}", run.out.display()))?;
+    }
+    if options.page == Page::Table {
+        storm_cases::page_walks(run, &incident).with_context(|| format!("files in {}", run.out.display()))?;
     }
     let mut survived = true;
     if options.kill_daemon > 0 {

@@ -2,6 +2,7 @@
 //! processor's does. The tiny VMM counts for itself, and poisontrace's counts are compared with its counts.
 
 pub mod count_check;
+pub mod dram_check;
 mod experiment;
 pub mod flush_check;
 mod image;

@@ -3,9 +3,12 @@
 use anyhow::{Result, bail, ensure};
 use lab_protocol::daemon_cli::{READ_GUEST_CODE, without};
 use lab_protocol::daemon_lines::{ATTACH_TYPE_DISABLED, GUEST_VIRTUAL_ADDRESS};
-use lab_protocol::storm::{GUEST_VIRTUAL, Instruction, LINES, Mode, SHADOW_PAGING, Storm, StormPlan};
+use lab_protocol::storm::{
+    GUEST_VIRTUAL, Instruction, LINES, Mode, Page, Poison, SHADOW_PAGING, Storm, StormPlan,
+};
 use serde_json::Value;
 
+use super::dram_check;
 use super::lab::StormRun;
 
 /// Bounces of the storm on one line.
@@ -30,6 +33,8 @@ pub struct StormCase {
     pub mode: Mode,
     pub instruction: Instruction,
     pub watch: Watch,
+    pub poison: Poison,
+    pub page: Page,
 }
 
 /// One CLFLUSH for each line of the page.
@@ -37,6 +42,19 @@ pub const WALK: StormCase = StormCase {
     mode: Mode::StepOver,
     instruction: Instruction::Clflush,
     watch: Watch::Plain,
+    poison: Poison::Software,
+    page: Page::Data,
+};
+/// The same after the guest has consumed an error of the host's DRAM.
+pub const CONSUMED: StormCase = StormCase {
+    poison: Poison::Dram,
+    ..WALK
+};
+/// One load for each line of a page whose page table is lost.
+pub const PAGE_TABLE: StormCase = StormCase {
+    instruction: Instruction::Load,
+    page: Page::Table,
+    ..WALK
 };
 /// The same with less evidence.
 pub const POORER: [StormCase; 2] = [
@@ -69,11 +87,13 @@ pub fn all() -> Vec<StormCase> {
         mode,
         instruction,
         watch,
+        ..WALK
     };
     kinds
         .into_iter()
         .flat_map(|kind| [case(kind, Watch::Plain), case(kind, Watch::GuestCode)])
         .chain(POORER)
+        .chain([CONSUMED, PAGE_TABLE])
         .collect()
 }
 
@@ -85,7 +105,15 @@ impl StormCase {
             Watch::Tracepoints => "-tracepoints",
             Watch::ShadowPaging => "-shadow",
         };
-        format!("{}-{}{watch}", self.instruction, self.mode)
+        let poison = match self.poison {
+            Poison::Software => "",
+            Poison::Dram => "-dram",
+        };
+        let page = match self.page {
+            Page::Data => "",
+            Page::Table => "-table",
+        };
+        format!("{}-{}{watch}{poison}{page}", self.instruction, self.mode)
     }
 
     pub fn storm(&self) -> Storm {
@@ -103,11 +131,12 @@ impl StormCase {
 
     fn plan(&self, exits: u64) -> StormPlan {
         StormPlan {
-            mode: self.mode,
-            instruction: self.instruction,
             exits,
             // Half of what may be read is read by the newer call.
             sregs2: self.watch == Watch::GuestCode && self.instruction != Instruction::Clflush,
+            poison: self.poison,
+            page: self.page,
+            ..StormPlan::new(self.mode, self.instruction)
         }
     }
 
@@ -124,6 +153,12 @@ impl StormCase {
             ensure!(value == wanted, "{pointer} is {value}, not {wanted}");
             Ok(())
         };
+        if self.poison == Poison::Dram {
+            dram_check::holds(run, incident)?;
+        }
+        if self.page == Page::Table {
+            return page_walks(run, incident);
+        }
         // A VMM that dies at once does not live until its guest's memory is read.
         let bytes = match self.watch {
             Watch::GuestCode if self.mode != Mode::Die => {
@@ -229,6 +264,28 @@ fn never_a_gpa(run: &StormRun, incident: &Value) -> Result<()> {
     ensure!(text.contains(&seen), "the timeline lacks {seen}");
     let wrong = format!("GPA {GUEST_VIRTUAL:#x}");
     ensure!(!text.contains(&wrong), "the report has {wrong}");
+    Ok(())
+}
+
+/// The processor's page walk accessed the page, and no instruction: none is called a write, and none a flush.
+///
+/// # Errors
+/// The answer has other counts than the VMM, or more than it can know.
+pub fn page_walks(run: &StormRun, incident: &Value) -> Result<()> {
+    let by_access = &incident["exits"]["by_access"];
+    ensure!(
+        by_access["page_walk"] == run.counters.exits
+            && ["read", "write", "fetch"]
+                .iter()
+                .all(|kind| by_access[*kind] == 0),
+        "the VMM counted {} exits, and poisontrace has {by_access}",
+        run.counters.exits
+    );
+    let flush = &incident["flush"];
+    ensure!(
+        flush["verdict"] == "undetermined" && flush["instruction"].is_null(),
+        "the flush is {flush}"
+    );
     Ok(())
 }
 

@@ -79,7 +79,7 @@ fn describe(processor: Processor, case: &StormCase, run: Result<StormRun>) -> (S
 }
 
 fn judge(case: &StormCase, run: &StormRun, incident: &Value) -> Result<()> {
-    let rows = compare(&run.counters, case.mode, incident, case.watch.hidden());
+    let rows = compare(&run.counters, incident, case.watch.hidden());
     let wrong = rows.iter().find(|row| !Row::agrees(row));
     if let Some(row) = wrong {
         anyhow::bail!("{}: VMM {}, poisontrace {}", row.name, row.vmm, row.poisontrace);
