@@ -7,7 +7,10 @@ use alloc::vec::Vec;
 use super::{Correlator, IncidentNo};
 use crate::{
     event::{Event, EventKind, PoisonExit},
-    incident::{evidence::Evidence, walk::WALK_LINES},
+    incident::{
+        evidence::Evidence,
+        walk::{WALK_LINES, WHOLE_PAGE},
+    },
 };
 
 /// So long an exit in the midst of a walk waits for what the walk does next, nanoseconds.
@@ -38,13 +41,20 @@ impl Correlator {
     ) {
         let tid = event.tid;
         if let Some(walk) = before.filter(|walk| *walk != no && !self.waiting.contains(*walk)) {
-            if self.interrupts(no, walk, tid, exit) {
+            if self.interrupts(no, walk, tid, exit) || self.may_begin_walk(no, exit) {
                 self.wait(no, event);
             } else if self.waiting.0.remove(&no).is_some() {
                 self.incidents.mark_changed(no);
             }
             return;
         }
+        if before.is_none() && self.may_begin_walk(no, exit) {
+            return self.wait(no, event);
+        }
+        if self.waiting.0.is_empty() {
+            return;
+        }
+        self.wait_longer(event, exit, no);
         let mine: Vec<IncidentNo> = self
             .waiting
             .0
@@ -59,11 +69,39 @@ impl Correlator {
         }
     }
 
+    /// Whether `no` is one exit and nothing else: the first of a walk, if its address was misread.
+    fn may_begin_walk(&self, no: IncidentNo, exit: &PoisonExit) -> bool {
+        let odd = self.incidents.get(no);
+        odd.is_some_and(|odd| {
+            odd.known_by_exits_alone() && exit.rip.is_some() && odd.exits.total().page.exits == 1
+        })
+    }
+
+    /// What waits on this thread waits on while the walk that may be its own has not come far enough to show it.
+    fn wait_longer(&mut self, event: &Event, exit: &PoisonExit, no: IncidentNo) {
+        let walked = self
+            .incidents
+            .get(no)
+            .map_or(0, |walk| walk.exits.lines_of(event.tid, exit.rip).count_ones());
+        if !(2..WHOLE_PAGE).contains(&walked) {
+            return;
+        }
+        for (odd, (tid, since)) in &mut self.waiting.0 {
+            if *tid == event.tid && *odd != no {
+                *since = (*since).max(event.t);
+            }
+        }
+    }
+
     /// A signal for an exit of this thread has opened the incident `no`; the exit itself is still to come.
     pub(super) fn signal_in_walk(&mut self, event: &Event, tid: u32, no: IncidentNo) {
         let exited = self.threads.get(tid).and_then(|thread| thread.exited);
-        let walk = exited.and_then(|walk| self.incidents.get(walk));
-        if walk.is_some_and(|walk| walk.pid == event.pid && walk.exits.lines_of(tid, None).count_ones() > 1) {
+        let in_walk = match exited.and_then(|walk| self.incidents.get(walk)) {
+            Some(walk) => walk.pid == event.pid && walk.exits.lines_of(tid, None).count_ones() > 1,
+            // The first of a walk, if its address was misread.
+            None => true,
+        };
+        if in_walk {
             self.wait(no, event);
         }
     }

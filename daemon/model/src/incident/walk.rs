@@ -14,7 +14,7 @@ use crate::event::totals::{PageTotals, RipTotals};
 /// Lines that make a walk.
 pub const WALK_LINES: u32 = 8;
 /// Lines from which on a walk is taken for one of the whole page.
-const WHOLE_PAGE: u32 = 48;
+pub const WHOLE_PAGE: u32 = 48;
 /// Lines at an end of the page that such a walk may lack.
 const EDGE: u32 = 2;
 /// Mean steps that an exit at the end of a walk may lie from it.

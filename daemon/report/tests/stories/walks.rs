@@ -420,3 +420,63 @@ fn an_exit_in_the_midst_of_a_walk_is_reported_once_the_walk_has_gone_on() {
     }
     assert!(pages.contains(&Some(Hex(0x7777_7000))), "{pages:x?}");
 }
+
+/// A walk of a processor of this kind, whose exits have holes.
+fn walk_of(isa: Isa, by: By, holes: &[(u64, Hole)]) -> Story {
+    const NESTED_PAGE_FAULT: u64 = 1024;
+    let mut story = walk_with(by, holes);
+    for event in &mut story.events {
+        if let EventKind::PoisonExit(exit) = &mut event.what
+            && isa == Isa::Svm
+        {
+            (exit.isa, exit.reason) = (isa, NESTED_PAGE_FAULT as _);
+        }
+    }
+    story
+}
+
+#[test]
+fn a_misread_first_exit_is_never_reported_as_a_page_of_its_own() {
+    for isa in [Isa::Vmx, Isa::Svm] {
+        for by in [By::Probes, By::Trace] {
+            for address in [0, 0x7777_7000] {
+                let story = walk_of(isa, by, &[(0, Hole::Misread(address))]);
+                let mut correlator = Correlator::new(session());
+                let mut last = None;
+                for event in &story.events {
+                    correlator.feed(event);
+                    for update in correlator.take_changed() {
+                        let gpa = update.incident.page.gpa;
+                        assert!(gpa.is_none_or(|gpa| gpa.0 == GPA), "{isa:?} {by:?}: {gpa:?}");
+                        last = Some(update.incident);
+                    }
+                }
+                let last = last.unwrap();
+                assert_eq!(last.exits.count, Some(LINES), "{isa:?} {by:?}");
+                assert_eq!(last.storm.unwrap().unknown_addresses, Some(1), "{isa:?} {by:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_single_exit_on_a_page_of_its_own_is_reported_after_its_wait() {
+    let mut story = begin(By::Probes);
+    story.leaves_at(By::Probes, KERNEL_RIP, Some(0x7777_7000), 0x7777_7000);
+    story.wait(600 * MS).at(
+        VCPU1,
+        QEMU,
+        EventKind::McgStatus {
+            write: false,
+            data: Hex(0),
+        },
+    );
+    let mut correlator = Correlator::new(session());
+    let mut pages = Vec::new();
+    for event in &story.events {
+        correlator.feed(event);
+        let updates = correlator.take_changed();
+        pages.extend(updates.iter().map(|update| update.incident.page.gpa));
+    }
+    assert!(pages.contains(&Some(Hex(0x7777_7000))), "{pages:x?}");
+}
