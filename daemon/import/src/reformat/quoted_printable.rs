@@ -8,7 +8,7 @@ const MAX_ENCODED: usize = 76;
 /// Whether `line` can be of quoted-printable text: after each `=` stands a byte in hexadecimal, or the line's end, and
 /// the encoded `=` or the soft break shows that it is meant.
 pub fn encoded(line: &[u8]) -> bool {
-    if memchr::memchr(b'=', line).is_none() || line.len() > MAX_ENCODED {
+    if memchr::memchr(b'=', line).is_none() || line.len() > MAX_ENCODED || of_journal(line) {
         return false;
     }
     let mut meant = soft_break(line);
@@ -21,6 +21,14 @@ pub fn encoded(line: &[u8]) -> bool {
         }
         _ => false,
     }) && meant
+}
+
+/// A field of an exported journal: `_PID=801` holds no byte.
+fn of_journal(line: &[u8]) -> bool {
+    let of_key = |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_';
+    let key = line.iter().take_while(|b| of_key(b)).count();
+    let value = line.get(key..).and_then(|rest| rest.strip_prefix(b"="));
+    key > 1 && value.is_some_and(|value| !value.is_empty() && value.iter().all(u8::is_ascii_digit))
 }
 
 /// Whether the line goes on in the next.
@@ -76,6 +84,14 @@ pub fn declared(line: &[u8]) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_field_of_a_journal_is_no_encoded_byte() {
+        for line in ["_PID=801", "COREDUMP_PID=9012", "SYSLOG_PID=8"] {
+            assert!(!encoded(line.as_bytes()), "{line}");
+        }
+        assert!(encoded(b"_PID=3D801"));
+    }
 
     #[test]
     fn bytes_and_soft_breaks() {
