@@ -43,6 +43,10 @@ pub fn note(
             }));
         }
     }
+    // A file by itself is in its own order, and nothing else is to be placed beside it.
+    if logs.len() == 1 && alignment.base.as_ref() != Some(&Clock::Trace) {
+        return;
+    }
     for (file, timed) in unplaced {
         let Some(name) = logs.get(*file).map(|log| &log.name) else {
             continue;

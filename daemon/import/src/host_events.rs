@@ -19,10 +19,17 @@ const MAX_EVENTS: usize = 256;
 #[derive(Default)]
 struct Events {
     by_page: BTreeMap<u64, usize>,
+    by_address: BTreeMap<(u32, u64), usize>,
     all: Vec<HostEvent>,
+    left_out: u64,
 }
 
-pub fn collect(logs: &[Log], all: &[Attributed<'_>], of: &[Vec<(u32, Option<JoinKey>)>]) -> Vec<HostEvent> {
+/// The events, and how many more there are.
+pub fn collect(
+    logs: &[Log],
+    all: &[Attributed<'_>],
+    of: &[Vec<(u32, Option<JoinKey>)>],
+) -> (Vec<HostEvent>, u64) {
     let mut events = Events::default();
     // A page of a VM is in its incident.
     let of_vms: std::collections::HashSet<u64> = all
@@ -36,7 +43,7 @@ pub fn collect(logs: &[Log], all: &[Attributed<'_>], of: &[Vec<(u32, Option<Join
             events.take(logs, entry, &of_vms);
         }
     }
-    events.all
+    (events.all, events.left_out)
 }
 
 impl Events {
@@ -57,6 +64,12 @@ impl Events {
             LogStatement::HostAction { pfn, result, .. } if !of_vms.contains(&pfn.0) => {
                 if let Some(event) = self.page(pfn.0, source()) {
                     event.action_result = Some(result.clone());
+                }
+            }
+            LogStatement::OwnAccess { comm, pid, hva } if !entry.of_vmm => {
+                if let Some(event) = self.access(*pid, hva.0 >> PAGE_SHIFT, source()) {
+                    event.process = Some(comm.clone());
+                    event.pid = Some(*pid);
                 }
             }
             LogStatement::HostMce(mce) if mce.user_access => {
@@ -93,8 +106,18 @@ impl Events {
         Some(event)
     }
 
+    /// A process's access to lost memory, by its own address of the page.
+    fn access(&mut self, pid: u32, page: u64, source: String) -> Option<&mut HostEvent> {
+        if let Some(no) = self.by_address.get(&(pid, page)) {
+            return self.all.get_mut(*no);
+        }
+        self.by_address.insert((pid, page), self.all.len());
+        self.push(source)
+    }
+
     fn push(&mut self, source: String) -> Option<&mut HostEvent> {
         if self.all.len() >= MAX_EVENTS {
+            self.left_out += 1;
             return None;
         }
         self.all.push(HostEvent {

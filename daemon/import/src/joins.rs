@@ -405,8 +405,11 @@ fn part(entry: &Attributed<'_>, sender: &Sender) -> Option<(Part, Option<String>
         | LogStatement::OnCpu { .. }
         | LogStatement::Machine { .. }
         | LogStatement::MemoryError { .. }
+        | LogStatement::SoftwarePoison { guest: false, .. }
         | LogStatement::Other => return None,
+        LogStatement::KernelPanic { .. } => (Part::Machine, None),
         LogStatement::GuestMce(_)
+        | LogStatement::SoftwarePoison { .. }
         | LogStatement::GuestPanic { .. }
         | LogStatement::GuestSignal { .. }
         | LogStatement::GuestAction { .. } => (Part::Guest, None),
@@ -505,8 +508,11 @@ impl Node {
                 self.gpas.extend(gpa.map(page));
                 self.hvas.extend(hva.map(page));
             }
+            LogStatement::VmmOwnMemory { hva, .. } => self.hvas.extend(hva.map(page)),
             LogStatement::GuestMce(mce) => self.gpas.extend(mce.page()),
-            LogStatement::GuestSignal { pfn, .. } | LogStatement::GuestAction { pfn, .. } => {
+            LogStatement::GuestSignal { pfn, .. }
+            | LogStatement::GuestAction { pfn, .. }
+            | LogStatement::SoftwarePoison { pfn, guest: true } => {
                 self.gpas.extend(pfn.0.checked_mul(1 << PAGE_SHIFT));
             }
             LogStatement::QmpMemoryFailure { domain, .. }
@@ -671,7 +677,7 @@ fn unit_name(unit: &str) -> &str {
 }
 
 /// Whether a unit's name is one that managers give the units of VMs.
-fn of_a_vm(unit: &str) -> bool {
+pub fn of_a_vm(unit: &str) -> bool {
     const WORDS: [&str; 12] = [
         "qemu",
         "kvm",

@@ -12,7 +12,9 @@ mod host_events;
 mod joins;
 mod log;
 mod logs;
+mod lone;
 mod merge;
+mod platform;
 mod problem;
 mod progress;
 mod rasdaemon;
@@ -54,6 +56,8 @@ pub struct Imported {
     pub incidents: Vec<Incident>,
     /// Losses of the host outside of known VMs.
     pub host_events: Vec<HostEvent>,
+    /// How many more of these the files have.
+    pub host_events_left_out: u64,
     /// Files that could not be used, or not to their end: one line each.
     pub problems: Vec<Problem>,
     /// Lines with a known wording that is not whole.
@@ -405,7 +409,8 @@ impl Import {
             incident.missing.extend(self.notes.iter().cloned());
         }
         let mut host_events = logged.host_events;
-        for event in self.correlator.other_processes() {
+        let (others, more) = self.correlator.other_processes();
+        for event in others {
             let same = |known: &&mut HostEvent| {
                 known.pfn.is_some() && (known.pfn, known.pid) == (event.pfn, event.pid)
             };
@@ -417,6 +422,7 @@ impl Import {
             session: self.correlator.session().clone(),
             incidents,
             host_events,
+            host_events_left_out: logged.host_events_left_out + more,
             problems: self.problems,
             looks_cut: self.looks_cut,
         })

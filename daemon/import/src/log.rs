@@ -1,5 +1,7 @@
 //! The statements of one file, as it was read.
 
+use std::{cmp::Ordering, collections::HashMap};
+
 use super::text::{Item, Scanner, Sender, clock::Stamp};
 use poisontrace_model::event::log_statement::{LogStatement, Role};
 
@@ -14,12 +16,21 @@ pub struct Log {
     /// The items are a trace's own, on its clock.
     pub(super) trace: bool,
     pub(super) records: u64,
+    /// The latest line comes first (`journalctl -r`, viewers).
+    reversed: bool,
 }
+
+/// Kernels begin their clocks anew: without a wall clock, lines that go back by more are of another boot.
+const REVERSED_WITHIN_NS: u64 = 60_000_000_000;
 
 impl Log {
     pub fn new(name: String, scanner: Scanner, records: u64) -> Self {
         let mut items = scanner.items;
         items.sort_by_key(|item| (item.line, item.order));
+        let reversed = reversed(&items);
+        if reversed {
+            items.reverse();
+        }
         Self {
             name,
             items,
@@ -29,6 +40,15 @@ impl Log {
             dropped: scanner.dropped,
             trace: false,
             records,
+            reversed,
+        }
+    }
+
+    /// The place of a statement among the others, the earliest first.
+    pub fn place(&self, item: &Item) -> u64 {
+        match self.reversed {
+            true => u64::MAX - item.line,
+            false => item.line,
         }
     }
 
@@ -43,6 +63,7 @@ impl Log {
             dropped: 0,
             trace: false,
             records: 0,
+            reversed: false,
         }
     }
 
@@ -69,5 +90,68 @@ impl Log {
     /// Whether it is worth keeping although the file could not be read to its end.
     pub fn useful(&self) -> bool {
         !self.items.is_empty() || self.records > 0
+    }
+}
+
+/// Whether all clocks of the file run backwards from line to line.
+fn reversed(items: &[Item]) -> bool {
+    let mut last: HashMap<usize, Stamp> = HashMap::new();
+    let mut back = false;
+    for item in items {
+        let stamp = item.stamp;
+        let Some(before) = last.insert(item.sender, stamp) else {
+            continue;
+        };
+        let order = match (before.wall, stamp.wall, before.boot, stamp.boot) {
+            (Some(before), Some(now), ..) if before != now => now.cmp(&before),
+            (.., Some(before), Some(now)) if before.abs_diff(now) <= REVERSED_WITHIN_NS => now.cmp(&before),
+            (.., Some(_), Some(_)) => return false,
+            _ => continue,
+        };
+        match order {
+            Ordering::Greater => return false,
+            Ordering::Less => back = true,
+            Ordering::Equal => {}
+        }
+    }
+    back
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(text: &str) -> Log {
+        let mut scanner = Scanner::default();
+        for (line, number) in text.lines().zip(1..) {
+            scanner.line(number, line.as_bytes());
+        }
+        scanner.finish();
+        Log::new(String::new(), scanner, 0)
+    }
+
+    #[test]
+    fn a_log_whose_latest_line_comes_first() {
+        let newest_first = log(
+            "[  157.392930] Kernel panic - not syncing: Fatal local machine check\n\
+             [  157.392925] mce: [Hardware Error]: Machine check: Data load in unrecoverable area of kernel\n\
+             [  157.392919] mce: [Hardware Error]: TSC 1 ADDR 283c4000 MISC 8c\n\
+             [  157.392905] mce: [Hardware Error]: CPU 0: Machine Check Exception: 5 Bank 9: bd80000000000134\n",
+        );
+        assert!(newest_first.reversed);
+        let LogStatement::GuestMce(mce) = &newest_first.items[0].statement else {
+            panic!("{:?}", newest_first.items)
+        };
+        assert_eq!(
+            (mce.bank, mce.addr.map(|addr| addr.0)),
+            (Some(9), Some(0x283c_4000))
+        );
+        assert!(mce.reason.is_some());
+        assert_eq!(newest_first.items.len(), 2);
+        let two_boots = log(
+            "[  500.1] Memory failure: 0x1: recovery action for dirty LRU page: Recovered\n\
+             [   20.1] Memory failure: 0x2: recovery action for dirty LRU page: Recovered\n",
+        );
+        assert!(!two_boots.reversed);
     }
 }

@@ -25,6 +25,8 @@ pub struct Logged {
     pub vms: Vec<Vm>,
     pub events: Vec<Event>,
     pub host_events: Vec<HostEvent>,
+    /// How many more of these there are.
+    pub host_events_left_out: u64,
     /// The host's kernel release, if a log shows it.
     pub kernel: Option<String>,
 }
@@ -38,7 +40,10 @@ pub fn read(
     traced: bool,
     notes: &mut Vec<MissingEvidence>,
 ) -> Logged {
-    let all = speakers::attribute(logs, seen);
+    let mut all = speakers::attribute(logs, seen);
+    if !traced {
+        super::lone::mark(&mut all);
+    }
     let joined = joins::join(logs, &all);
     let mut turns = once(logs, &all, &joined.of);
     for (vm, number) in joined.vms.iter().zip(1..) {
@@ -58,7 +63,10 @@ pub fn read(
     let adds = |entry: &LogStatement| {
         matches!(
             entry,
-            LogStatement::HostAction { .. } | LogStatement::HostMce(_) | LogStatement::MemoryError { .. }
+            LogStatement::HostAction { .. }
+                | LogStatement::HostMce(_)
+                | LogStatement::MemoryError { .. }
+                | LogStatement::SoftwarePoison { .. }
         )
     };
     let order = |turn: &Turn<'_>| {
@@ -69,21 +77,26 @@ pub fn read(
             rank(entry),
             adds(&entry.statement),
             entry.stream.file,
-            entry.item.line,
+            logs.get(entry.stream.file)
+                .map_or(entry.item.line, |log| log.place(entry.item)),
         )
     };
     turns.sort_by_key(order);
-    let events = events(logs, &turns, alignment, notes);
+    let mut events = events(logs, &turns, alignment, notes);
+    let platforms = super::platform::of_vms(logs, &all, &joined.of);
+    events.extend(platforms.into_iter().map(|(vm, name)| on_platform(vm, name)));
     for log in logs.iter().filter(|log| log.dropped > 0) {
         notes.push(MissingEvidence::Statements {
             count: log.dropped,
             source: log.name.clone(),
         });
     }
+    let (host_events, host_events_left_out) = super::host_events::collect(logs, &all, &joined.of);
     Logged {
         vms: joined.vms,
         events,
-        host_events: super::host_events::collect(logs, &all, &joined.of),
+        host_events,
+        host_events_left_out,
         kernel: host_kernel(logs, &all),
     }
 }
@@ -175,6 +188,28 @@ fn events(
     }
     alignment_notes::note(logs, turns, alignment, &unplaced, notes);
     events
+}
+
+/// Whose machine a guest runs on.
+fn on_platform(vm: u32, name: &str) -> Event {
+    Event {
+        t: 0,
+        tid: 0,
+        pid: 0,
+        vcpu: None,
+        what: EventKind::LogStatement(LogRecord {
+            source: String::new(),
+            line: 0,
+            speaker: Speaker::default(),
+            vm,
+            joined: None,
+            text: String::new(),
+            own_clock: None,
+            statement: LogStatement::Machine {
+                about: Machine::Hypervisor(name.to_owned()),
+            },
+        }),
+    }
 }
 
 /// What shows nothing of an incident.

@@ -28,9 +28,17 @@ pub struct Answer {
     /// What the host lost that is no incident of a known VM.
     #[serde(default)]
     pub host_events: Vec<HostEvent>,
+    /// How many more of these there are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub host_events_left_out: u64,
     /// Lines of the files that look cut or wrapped, whether or not an incident could be made of the rest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<Missing>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Answer {
@@ -41,6 +49,7 @@ impl Answer {
             host,
             incidents,
             host_events: Vec::new(),
+            host_events_left_out: 0,
             missing: Vec::new(),
         }
     }

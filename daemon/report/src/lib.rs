@@ -27,7 +27,7 @@ mod why;
 pub use host_events::line as host_event;
 pub use html::html;
 pub use render::{absent, document};
-pub use text::{Look, no_incident, text};
+pub use text::{Look, brief, no_incident, text};
 pub use why::{observed, why};
 
 use poisontrace_model::hex::Hex;

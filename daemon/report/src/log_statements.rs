@@ -9,6 +9,11 @@ use poisontrace_model::{
     text::sanitise,
 };
 
+/// A value with its name, where it is known.
+fn named(name: &str, value: Option<Hex>) -> String {
+    value.map(|value| format!("{name}{value}")).unwrap_or_default()
+}
+
 fn hex(value: &Option<Hex>) -> String {
     value.map_or_else(|| "?".to_owned(), |value| value.to_string())
 }
@@ -29,7 +34,7 @@ pub fn message(statement: &LogStatement) -> String {
         LogStatement::HostKilled { pfn, comm, pid } => {
             format!("host kernel: pfn {pfn}: SIGKILL to {comm} (pid {pid}): the page could not be unmapped")
         }
-        LogStatement::ProcessEnded { who, pid, how } => {
+        LogStatement::ProcessEnded { who, pid, how, .. } => {
             let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
             match how {
                 Ended::Signal(signal) => format!("{who}{pid} was killed by signal {signal}"),
@@ -55,15 +60,15 @@ pub fn message(statement: &LogStatement) -> String {
                 None => "a memory error",
             };
             format!(
-                "VMM logs an injection: {kind}, gpa {}, hva {}",
-                hex(gpa),
-                hex(hva)
+                "VMM logs an injection: {kind}{}{}",
+                named(", gpa ", *gpa),
+                named(", hva ", *hva)
             )
         }
-        LogStatement::VmmOwnMemory { fatal: true } => {
+        LogStatement::VmmOwnMemory { fatal: true, .. } => {
             "VMM exits: poisoned memory that it cannot report to its guest".to_owned()
         }
-        LogStatement::VmmOwnMemory { fatal: false } => {
+        LogStatement::VmmOwnMemory { fatal: false, .. } => {
             "memory of the VMM itself is poisoned, and it has not accessed it".to_owned()
         }
         LogStatement::VmmSigbus { .. } => "VMM exits because of SIGBUS".to_owned(),
@@ -81,6 +86,11 @@ pub fn message(statement: &LogStatement) -> String {
         }
         LogStatement::HostMce(mce) => format!("host: {}", machine_check(mce)),
         LogStatement::HostPanic { text, .. } => format!("host: panic: {text}"),
+        LogStatement::KernelPanic { text } => format!("a kernel, the host's or a guest's: panic: {text}"),
+        LogStatement::SoftwarePoison { pfn, guest } => format!(
+            "{} kernel: software poisons page {pfn}",
+            if *guest { "guest" } else { "host" }
+        ),
         LogStatement::Machine { about } => machine(about),
         LogStatement::OnCpu { comm, pid } => format!("running on that processor: {comm} (pid {pid})"),
         LogStatement::VmStarted { .. } => "libvirt: the domain is started".to_owned(),
@@ -88,10 +98,12 @@ pub fn message(statement: &LogStatement) -> String {
         LogStatement::MemoryError {
             pfn, dimm, corrected, ..
         } => format!(
-            "host: {} memory error, pfn {}, DIMM {}",
+            "host: {} memory error{}{}",
             if *corrected { "corrected" } else { "uncorrected" },
-            hex(pfn),
-            dimm.as_deref().unwrap_or("?")
+            named(", pfn ", *pfn),
+            dimm.as_deref()
+                .map(|dimm| format!(", DIMM {dimm}"))
+                .unwrap_or_default()
         ),
         LogStatement::AddressMap { gpa, hva, pfn, .. } => {
             format!("gpa {} is hva {} and pfn {}", hex(gpa), hex(hva), hex(pfn))

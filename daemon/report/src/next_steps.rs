@@ -46,6 +46,16 @@ pub fn message(step: &NextStep) -> Cow<'static, str> {
         NextStep::KillVmm => "Kill the VMM: its vCPU cannot get past this page.".into(),
         NextStep::LookElsewhere => "Look elsewhere for the cause: the VMM's own log, `coredumpctl list`, and `journalctl -k --grep 'Out of memory'`.".into(),
         NextStep::CheckClaim => "Leave the memory of this host alone: its kernel has lost none. After a live migration look at the host that the guest came from (QEMU marks the pages that were poisoned there); otherwise ask who runs this VMM, and look for failed reads of the swap device (`journalctl -k --grep 'swap|I/O error'`).".into(),
+        NextStep::RestartGuestsElsewhere => "All guests of this host went down with its kernel: bring them up on another host, and keep them off this one until the cause is found.".into(),
+        NextStep::KeepHostDump => "Keep the host's dump or console log of the panic (kdump: /var/crash; pstore: /sys/fs/pstore; serial console of the BMC): its backtrace shows which function of its kernel accessed the page.".into(),
+        NextStep::ExamineProcessor => "Have the processor, its cooling and its board examined (`ipmitool sel list`; firmware and microcode updates): the machine check names no memory.".into(),
+        NextStep::FindKernel => "Find out which machine logged this: a physical machine's log has DMI or PPIN lines of a vendor, a guest's has \"Hypervisor detected\". Give the whole log, or that of the other side, to `poisontrace explain --from`.".into(),
+        NextStep::AskPlatform { name } => format!(
+            "Give time and address to the operator of the platform ({name}): the host's memory and log are theirs. Start the guest again by the platform's own means; it may come up on other memory."
+        ).into(),
+        NextStep::FindSigbusReason => "Find the reason of the SIGBUS in the host's log (`journalctl -k --grep 'Memory failure|hardware memory corruption'`); where it shows no poison, look at free huge pages (`grep Huge /proc/meminfo`) and at the size of the guest's memory file.".into(),
+        NextStep::ReplaceVmm => "Migrate the guest away, or restart its VMM at a quiet time: the page is memory of the VMM itself, and its next access ends the VMM and the guest.".into(),
+        NextStep::KeepMinidump => "Keep the guest's minidump (C:\\Windows\\Minidump) and its WHEA events (`Get-WinEvent -ProviderName Microsoft-Windows-WHEA-Logger`): they name bank and address of the machine check.".into(),
         NextStep::SearchKernelLog => "Search the host's kernel log for the page (`journalctl -k --grep 'Memory failure'`) and for its DIMM (`ras-mc-ctl --errors`).".into(),
     }
 }

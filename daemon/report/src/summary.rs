@@ -1,6 +1,7 @@
 //! The answer in one sentence, made of facts that are set alone.
 
 use poisontrace_model::incident::{
+    bug_check::BugCheckError,
     findings::Findings,
     limits::PAGE_SIZE,
     model::{Cause, Incident, OriginKind, Outcome},
@@ -17,6 +18,16 @@ pub fn summary(i: &Incident) -> String {
     let f = &i.findings;
     if i.origin.how == OriginKind::Claimed {
         return claimed(i, &guest, fate);
+    }
+    if let Some(text) = f
+        .log
+        .kernel_panic
+        .as_ref()
+        .filter(|_| i.outcome == Outcome::Unknown)
+    {
+        return format!(
+            "A kernel panicked on a machine check ({text}). The lines do not show whether it is the host's or a guest's, nor which page it met."
+        );
     }
     match i.cause {
         Cause::Contained if f.log.handled_by_guest => handled(i, &guest, fate, &page),
@@ -81,6 +92,14 @@ pub fn summary(i: &Incident) -> String {
         Cause::SecondSigbus => {
             format!("{guest} {fate} by a second SIGBUS ({page}) to a thread that had not handled the first.")
         }
+        Cause::VmmOwnMemory if f.log.own_ignored && i.outcome == Outcome::Running => format!(
+            "{guest} {fate}: memory of its VMM itself is poisoned{}, and the VMM went on: it has not accessed the page, and the guest does not have it.",
+            i.page.hva.map(|hva| format!(" (hva {hva})")).unwrap_or_default()
+        ),
+        Cause::VmmOwnMemory if f.log.own_access && i.outcome == Outcome::Unknown => format!(
+            "{guest} may be gone: its VMM itself accessed poisoned memory{} and got SIGBUS for it; outcome unknown.",
+            i.page.hva.map(|hva| format!(" (hva {hva})")).unwrap_or_default()
+        ),
         Cause::VmmOwnMemory => {
             format!("{guest} {fate}: the VMM itself accessed {page}; no access by the guest was seen.")
         }
@@ -114,6 +133,9 @@ pub fn summary(i: &Incident) -> String {
             "{guest} {fate} and is at risk: {page} was poisoned before poisontrace started, and no access to it has been seen since."
         ),
         Cause::NotTouched => format!("{guest} {fate}: it has {page}, and no access to it was seen."),
+        Cause::NotPoison if f.log.bug_check.is_some() => {
+            bug_check(i, &guest, fate, f.log.bug_check.unwrap_or(0))
+        }
         Cause::NotPoison if f.log.other_panic.is_some() || !has_page(i) => of_no_page(i, &guest, fate),
         Cause::NotPoison => format!(
             "{guest} {fate}{}, but not because of {page}: {}.",
@@ -239,8 +261,11 @@ fn unknown(i: &Incident, guest: &str, fate: &str, page: &str) -> String {
         );
     }
     if let Some(code) = f.log.bug_check {
+        return bug_check(i, guest, fate, code);
+    }
+    if f.log.died_by_sigbus && !has_page(i) && matches!(i.outcome, Outcome::VmmKilled | Outcome::VmmExited) {
         return format!(
-            "{guest} {fate} with bug check {code:#x} after a machine check was injected; the evidence does not show whether the poison caused it."
+            "{guest} {fate} by SIGBUS. Nothing here shows why: poisoned memory is one reason; a shortage of huge pages and a truncated memory file are others."
         );
     }
     if i.outcome == Outcome::Survived {
@@ -271,6 +296,27 @@ fn unknown(i: &Incident, guest: &str, fate: &str, page: &str) -> String {
         );
     }
     format!("{guest} {fate}; it has {page}, and the evidence does not show why: see what is missing.")
+}
+
+/// A Windows guest stopped, in its own words.
+fn bug_check(i: &Incident, guest: &str, fate: &str, code: u64) -> String {
+    let log = &i.findings.log;
+    let shown = match log.bug_check_error {
+        Some(BugCheckError::MachineCheck { status: Some(status) }) => {
+            format!(" (a machine check, MCi_STATUS {status:#x})")
+        }
+        Some(BugCheckError::MachineCheck { status: None }) => " (a machine check)".to_owned(),
+        Some(BugCheckError::OtherHardware) => " (a hardware error that is no machine check)".to_owned(),
+        None => String::new(),
+    };
+    match log.injected_any {
+        true => format!(
+            "{guest} {fate} with Windows bug check {code:#x}{shown} after a machine check was injected; the evidence does not show whether the poison caused it."
+        ),
+        false => format!(
+            "{guest} {fate} with Windows bug check {code:#x}{shown}; the lines show neither a page nor an injection."
+        ),
+    }
 }
 
 fn has_page(i: &Incident) -> bool {

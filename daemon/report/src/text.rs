@@ -1,4 +1,4 @@
-//! One screen of text that can be pasted into a ticket. The sentence first.
+//! Text that can be pasted into a ticket: the first screen holds what a reader in a hurry needs, the rest stands below.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,11 +6,12 @@ use console::{Style, StyledObject};
 
 use super::document::{Answer, Incident, Missing, TimelineEntry};
 use super::{
-    at, count, duration, hex, latency, lines, many, or,
+    at, count, duration, hex, latency, lines, many,
     origin::{origin, page_walks},
     size,
 };
 use poisontrace_model::{
+    hex::Hex,
     host::Host,
     incident::model::{Confidence, Distribution, FlushBasis, InjectionEvent, OriginKind, Outcome},
 };
@@ -20,6 +21,8 @@ const MAX_ENTRIES: usize = 14;
 /// Kinds that occur more often are shown at the beginning and at the end only.
 const MAX_AGAIN: usize = 4;
 const MAX_INJECTIONS: usize = 4;
+/// Lines that hold all that a reader in a hurry needs.
+const FIRST_SCREEN: usize = 25;
 /// Columns of the names on the left.
 const NAMES: usize = 14;
 
@@ -60,7 +63,28 @@ pub fn text(host: &Host, incident: &Incident, look: Look) -> String {
         out: String::new(),
         look,
     };
-    page.incident(host, incident);
+    let shown = page.first_screen(host, incident);
+    page.rest(incident, shown);
+    page.out
+}
+
+/// The first screen of [`text`]: what happened, why and how sure that is, which guest, which page and memory module, what to do.
+pub fn brief(host: &Host, incident: &Incident, look: Look) -> String {
+    let mut page = Page {
+        out: String::new(),
+        look,
+    };
+    let shown = page.first_screen(host, incident);
+    let more = incident.next_steps.len().saturating_sub(shown);
+    if more > 0 {
+        page.item(
+            "",
+            &format!(
+                "… {}; leave --brief out for them",
+                many(Some(more as u64), "more step")
+            ),
+        );
+    }
     page.out
 }
 
@@ -80,7 +104,8 @@ struct Page {
 }
 
 impl Page {
-    fn incident(&mut self, host: &Host, i: &Incident) {
+    /// At most [`FIRST_SCREEN`] lines; how many of the next steps found room.
+    fn first_screen(&mut self, host: &Host, i: &Incident) -> usize {
         let bold = Style::new().bold();
         self.paragraph("", "", &i.summary, &bold);
         self.out.push('\n');
@@ -91,8 +116,8 @@ impl Page {
             self.style(&of_confidence(i.confidence), i.confidence)
         );
         self.fact("verdict", &verdict);
-        let began = or(i.started_at.as_deref());
-        self.fact("incident", &format!("{}   began {began}", i.id));
+        let began = i.started_at.as_deref().map(|at| format!("   began {at}"));
+        self.fact("incident", &format!("{}{}", i.id, began.unwrap_or_default()));
         let emulated = match host.emulated {
             Some(true) => format!(
                 "   {}",
@@ -103,37 +128,15 @@ impl Page {
             ),
             _ => String::new(),
         };
-        let (name, kernel) = (or(host.hostname.as_deref()), or(host.kernel.as_deref()));
-        if host.hostname.is_some() || host.kernel.is_some() || host.emulated == Some(true) {
-            self.fact("host", &format!("{name}, Linux {kernel}{emulated}"));
-        }
-        let vm = &i.vm;
-        let known = vm.name.is_some() || vm.uuid.is_some() || vm.vmm.is_some() || vm.pid.is_some();
+        let kernel = host.kernel.as_deref().map(|kernel| format!("Linux {kernel}"));
+        let machine = list([host.hostname.clone(), kernel]);
         self.fact_if(
-            known,
-            "guest",
-            &format!(
-                "{} (uuid {}), {} pid {}",
-                or(i.vm.name.as_deref()),
-                or(i.vm.uuid.as_deref()),
-                or(i.vm.vmm.as_deref()),
-                count(i.vm.pid.map(u64::from))
-            ),
+            !machine.is_empty() || host.emulated == Some(true),
+            "host",
+            format!("{machine}{emulated}").trim_start(),
         );
-        let page = &i.page;
-        let known = page.pfn.is_some() || page.hva.is_some() || page.kind.is_some();
-        self.fact_if(
-            known,
-            "host page",
-            &format!(
-                "pfn {}, hva {}, {}: {}: {}",
-                hex(i.page.pfn),
-                hex(i.page.hva),
-                size(i.page.size_bytes),
-                or(i.page.kind.as_deref()),
-                or(i.page.action_result.as_deref())
-            ),
-        );
+        self.fact_known("guest", &of_vm(i));
+        self.fact_known("host page", &of_page(i));
         self.fact_if(
             !matches!(i.origin.how, OriginKind::Claimed | OriginKind::Unknown) || i.origin.dimm.is_some(),
             "origin",
@@ -148,15 +151,30 @@ impl Page {
             "guest page",
             &format!("gpa {}{more}", hex(i.page.gpa)),
         );
-        let known = i.signals.action_optional.is_some() || i.signals.action_required.is_some();
+        let mut shown = 0;
+        for step in &i.next_steps {
+            let before = self.out.len();
+            self.item(if shown == 0 { "next steps" } else { "" }, step);
+            // The line that names the steps left out needs room too.
+            let last = shown + 1 == i.next_steps.len();
+            if shown > 0 && self.out.lines().count() + usize::from(!last) > FIRST_SCREEN {
+                self.out.truncate(before);
+                break;
+            }
+            shown += 1;
+        }
+        shown
+    }
+
+    /// All that the first screen does not hold.
+    fn rest(&mut self, i: &Incident, shown: usize) {
+        let more: Vec<&str> = i.next_steps.iter().skip(shown).map(String::as_str).collect();
+        self.list("", &more);
+        let sigbus = by_severity(i.signals.action_optional, i.signals.action_required);
         self.fact_if(
-            known,
+            !sigbus.is_empty(),
             "signals",
-            &format!(
-                "SIGBUS to the VMM: {} action optional, {} action required",
-                count(i.signals.action_optional),
-                count(i.signals.action_required)
-            ),
+            &format!("SIGBUS to the VMM: {sigbus}"),
         );
         self.injections(i);
         self.exits(i);
@@ -170,24 +188,28 @@ impl Page {
         self.joins(i);
         self.why(i);
         self.list("missing", &missing);
-        let next_steps: Vec<&str> = i.next_steps.iter().map(String::as_str).collect();
-        self.list("next steps", &next_steps);
     }
 
     fn injections(&mut self, i: &Incident) {
         let n = &i.injections;
-        let counted = [n.action_optional, n.action_required, n.delivered, n.vcpus];
-        self.fact_if(
-            counted.iter().any(Option::is_some),
-            "injected",
-            &format!(
-                "{} action optional, {} action required; #MC entered the guest {} on {}",
-                count(n.action_optional),
-                count(n.action_required),
-                many(n.delivered, "time"),
-                many(n.vcpus, "vCPU")
-            ),
-        );
+        let injected = by_severity(n.action_optional, n.action_required);
+        let delivered = n
+            .delivered
+            .map(|_| format!("#MC entered the guest {}", many(n.delivered, "time")));
+        let on = n
+            .vcpus
+            .filter(|_| n.delivered.is_some())
+            .map(|_| format!(" on {}", many(n.vcpus, "vCPU")));
+        let delivered = delivered.map(|text| format!("{text}{}", on.unwrap_or_default()));
+        let parts: Vec<String> = [Some(injected).filter(|text| !text.is_empty()), delivered]
+            .into_iter()
+            .flatten()
+            .collect();
+        let text = match (parts.is_empty(), n.events.is_empty()) {
+            (true, false) => "as the logs show it".to_owned(),
+            _ => parts.join("; "),
+        };
+        self.fact_known("injected", &text);
         for injection in n.events.iter().take(MAX_INJECTIONS) {
             let text = self.one_injection(injection);
             self.entry(injection.t_ns, &text);
@@ -199,37 +221,48 @@ impl Page {
     }
 
     fn one_injection(&self, t: &InjectionEvent) -> String {
-        let overflow = match t.overflow {
-            Some(true) => format!(" {}", self.style(&Style::new().red(), "OVERFLOW")),
-            _ => String::new(),
-        };
-        format!(
-            "vCPU {} {} bank {} STATUS {} ADDR {} MISC {} MCG {}{overflow}",
-            count(t.vcpu.map(u64::from)),
-            t.severity,
-            count(t.bank.map(u64::from)),
-            hex(t.status),
-            hex(t.addr),
-            hex(t.misc),
-            hex(t.mcg_status)
-        )
+        let number = |name: &str, value: Option<u32>| value.map(|value| format!("{name} {value}"));
+        let register = |name: &str, value: Option<Hex>| value.map(|value| format!("{name} {value}"));
+        let overflow = t.overflow == Some(true);
+        let overflow = overflow.then(|| self.style(&Style::new().red(), "OVERFLOW").to_string());
+        let parts = [
+            number("vCPU", t.vcpu),
+            Some(t.severity.to_string()),
+            number("bank", t.bank),
+            register("STATUS", t.status),
+            register("ADDR", t.addr),
+            register("MISC", t.misc),
+            register("MCG", t.mcg_status),
+            overflow,
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 
     fn exits(&mut self, i: &Incident) {
         let x = &i.exits;
+        let number = |value: Option<u64>, one: &str| value.map(|_| many(value, one));
+        let lines = x
+            .distinct_lines
+            .map(|_| format!("{} of 64", many(x.distinct_lines, "line")));
+        let place = list([lines, number(x.distinct_rips, "RIP")]);
+        let by = &x.by_access;
+        let access = list([
+            number(by.read, "read"),
+            number(by.write, "write"),
+            number(by.fetch, "fetch"),
+        ]);
+        let access = match access.is_empty() {
+            true => access,
+            false => format!("; {access}{}", page_walks(by)),
+        };
+        let place = match place.is_empty() {
+            true => place,
+            false => format!(": {place}"),
+        };
         self.fact_if(
             x.count.is_some(),
             "exits",
-            &format!(
-                "{} on this page: {} of 64, {}; {}, {}, {}{}",
-                count(x.count),
-                many(x.distinct_lines, "line"),
-                many(x.distinct_rips, "RIP"),
-                many(x.by_access.read, "read"),
-                many(x.by_access.write, "write"),
-                many(x.by_access.fetch, "fetch"),
-                page_walks(&x.by_access),
-            ),
+            &format!("{} on this page{place}{access}", count(x.count)),
         );
         if let Some(touched) = lines::touched(x) {
             let mut cells = String::new();
@@ -373,11 +406,14 @@ impl Page {
     }
 
     fn list(&mut self, name: &str, items: &[&str]) {
-        let rest = " ".repeat(NAMES + 2);
         for (n, item) in items.iter().enumerate() {
-            let lead = format!("{}- ", self.name(if n == 0 { name } else { "" }));
-            self.paragraph(&lead, &rest, item, &Style::new());
+            self.item(if n == 0 { name } else { "" }, item);
         }
+    }
+
+    fn item(&mut self, name: &str, item: &str) {
+        let lead = format!("{}- ", self.name(name));
+        self.paragraph(&lead, &" ".repeat(NAMES + 2), item, &Style::new());
     }
 
     /// What is known by a name.
@@ -391,6 +427,11 @@ impl Page {
         if known {
             self.fact(name, text);
         }
+    }
+
+    /// A fact, unless nothing of it is known.
+    fn fact_known(&mut self, name: &str, text: &str) {
+        self.fact_if(!text.is_empty(), name, text);
     }
 
     fn name(&self, name: &str) -> String {
@@ -415,6 +456,51 @@ impl Page {
             self.out.push('\n');
         }
     }
+}
+
+/// What is known of these, with commas between.
+fn list<const N: usize>(parts: [Option<String>; N]) -> String {
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn by_severity(optional: Option<u64>, required: Option<u64>) -> String {
+    list([
+        optional.map(|n| format!("{n} action optional")),
+        required.map(|n| format!("{n} action required")),
+    ])
+}
+
+/// The guest and its VMM, as far as they have names.
+fn of_vm(i: &Incident) -> String {
+    let vm = &i.vm;
+    let uuid = vm.uuid.as_ref().map(|uuid| format!("uuid {uuid}"));
+    let guest = match (&vm.name, uuid) {
+        (Some(name), Some(uuid)) => Some(format!("{name} ({uuid})")),
+        (Some(name), None) => Some(name.clone()),
+        (None, uuid) => uuid,
+    };
+    let pid = vm.pid.map(|pid| format!("pid {pid}"));
+    let vmm = match (&vm.vmm, pid) {
+        (Some(vmm), Some(pid)) => Some(format!("{vmm} {pid}")),
+        (Some(vmm), None) => Some(vmm.clone()),
+        (None, pid) => pid,
+    };
+    list([guest, vmm])
+}
+
+/// The host's page: its addresses and size, its type, what the kernel did.
+fn of_page(i: &Incident) -> String {
+    let page = &i.page;
+    let pfn = page.pfn.map(|pfn| format!("pfn {pfn}"));
+    let hva = page.hva.map(|hva| format!("hva {hva}"));
+    let known = pfn.is_some() || hva.is_some() || page.kind.is_some();
+    let bytes = page.size_bytes.filter(|_| known).map(|bytes| size(Some(bytes)));
+    let parts = [
+        Some(list([pfn, hva, bytes])).filter(|text| !text.is_empty()),
+        page.kind.clone(),
+        page.action_result.clone(),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(": ")
 }
 
 /// An entry with the file that it is read from.

@@ -25,6 +25,8 @@ enum Rule {
     VmmOwnMemory,
     HostMachineCheck,
     HostDeath,
+    KernelDeath,
+    SoftwarePoison,
     Identity,
     AddressMap,
     Context,
@@ -44,6 +46,8 @@ impl Rule {
             Self::VmmOwnMemory => "vmm_own_memory",
             Self::HostMachineCheck => "host_machine_check",
             Self::HostDeath => "host_death",
+            Self::KernelDeath => "death_of_host_or_guest",
+            Self::SoftwarePoison => "poisoned_by_software",
             Self::Identity => "identity",
             Self::AddressMap => "address_map",
             Self::Context => "context",
@@ -73,6 +77,8 @@ fn rule(record: &LogRecord) -> Rule {
         | LogStatement::VmShutdown { .. }
         | LogStatement::QmpShutdown { .. } => Rule::VmmEnded,
         LogStatement::OwnAccess { .. } | LogStatement::VmmOwnMemory { .. } => Rule::VmmOwnMemory,
+        LogStatement::KernelPanic { .. } => Rule::KernelDeath,
+        LogStatement::SoftwarePoison { .. } => Rule::SoftwarePoison,
         LogStatement::HostMce(_) => Rule::HostMachineCheck,
         LogStatement::HostPanic { .. } | LogStatement::OnCpu { .. } if is_host(record.speaker.role) => {
             Rule::HostDeath

@@ -26,9 +26,9 @@ pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
         (true, ReportFormat::Text) if asked_for_one => eprintln!("poisontrace: {}", no_incident(args)),
         (true, ReportFormat::Text) => {
             terminal::print(&format!("{}\n", poisontrace_report::no_incident(&answer, cut)))?;
-            output::answer(args.format, &answer, args.output.as_deref())?;
+            output::answer(args.format, &answer, args.output.as_deref(), args.brief)?;
         }
-        _ => output::answer(args.format, &answer, args.output.as_deref())?,
+        _ => output::answer(args.format, &answer, args.output.as_deref(), args.brief)?,
     }
     Ok(if none && asked_for_one {
         ExitCode::from(1)
@@ -125,6 +125,7 @@ fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Answer, bool), F
     let cut = !imported.looks_cut.is_empty();
     let mut answer = Answer::new(imported.session.host, incidents);
     answer.host_events = imported.host_events;
+    answer.host_events_left_out = imported.host_events_left_out;
     answer.missing = missing;
     Ok((answer, cut))
 }

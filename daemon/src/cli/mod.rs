@@ -234,6 +234,9 @@ struct ExplainArgs {
     /// and the rule that each supports
     #[arg(long)]
     why: bool,
+    /// The first screen alone: what happened, why and how sure that is, which guest, page and memory module, what to do
+    #[arg(long, conflicts_with = "why")]
+    brief: bool,
     /// html: one self-contained page, for screen and paper
     #[arg(long, default_value = "text")]
     format: ReportFormat,

@@ -7,7 +7,14 @@ use crate::{failure::Failure, private_file, terminal};
 use poisontrace_report::{Look, document::Answer};
 
 /// Writes an answer in the form that was asked for, to a file or to standard output.
-pub fn answer(format: ReportFormat, answer: &Answer, file: Option<&Path>) -> Result<(), Failure> {
+///
+/// `brief`: of the text form the first screen alone.
+pub fn answer(
+    format: ReportFormat,
+    answer: &Answer,
+    file: Option<&Path>,
+    brief: bool,
+) -> Result<(), Failure> {
     let (host, incidents) = (&answer.host, &answer.incidents);
     let text = match format {
         ReportFormat::Json => json(answer)?,
@@ -19,12 +26,19 @@ pub fn answer(format: ReportFormat, answer: &Answer, file: Option<&Path>) -> Res
             };
             let texts: Vec<String> = incidents
                 .iter()
-                .map(|incident| poisontrace_report::text(host, incident, look))
+                .map(|incident| match brief {
+                    true => poisontrace_report::brief(host, incident, look),
+                    false => poisontrace_report::text(host, incident, look),
+                })
                 .collect();
             let events = answer.host_events.iter();
             let events: String = events
                 .map(|event| format!("{}\n", poisontrace_report::host_event(event)))
                 .collect();
+            let events = match answer.host_events_left_out {
+                0 => events,
+                more => format!("{events}… and {more} more losses of the host, which are left out\n"),
+            };
             match texts.is_empty() || events.is_empty() {
                 true => texts.join("\n") + &events,
                 false => format!("{}\n{events}", texts.join("\n")),

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf, process::Output};
 
 use serde_json::Value;
 
-use crate::{common::poisontrace, field_cases};
+use crate::{common::poisontrace, field_cases, silent_cases};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/field")
@@ -49,6 +49,38 @@ fn matches(incident: &Value, wanted: &Value) -> bool {
         })
 }
 
+/// The text form shows nothing that is unknown, and is short where little is known.
+#[track_caller]
+fn reads_well(name: &str, files: &[PathBuf], incidents: usize, text: &str) {
+    const LINES_OF_A_SHORT_LOG: usize = 2;
+    const LINES_OF_ITS_ANSWER: usize = 25;
+    for unknown in [" ?,", " ?)", " ?:", "(? ", " ? "] {
+        assert!(!text.contains(unknown), "{name}: {unknown} is in:\n{text}");
+    }
+    let lines: usize = files
+        .iter()
+        .map(|file| {
+            let text = fs::read(file).unwrap_or_default();
+            let lines = text.split(|b| *b == b'\n');
+            lines.filter(|line| !line.trim_ascii().is_empty()).count()
+        })
+        .sum();
+    let short = lines <= LINES_OF_A_SHORT_LOG && incidents <= 1;
+    assert!(
+        !short || text.lines().count() <= LINES_OF_ITS_ANSWER,
+        "{name}: {lines} lines are answered by:\n{text}"
+    );
+    let mut args: Vec<PathBuf> = ["explain", "--brief", "--from"].map(PathBuf::from).to_vec();
+    args.extend(files.iter().cloned());
+    let brief = poisontrace(args.iter()).stdout;
+    let brief = String::from_utf8_lossy(&brief);
+    let shown = brief.lines().count();
+    assert!(
+        incidents != 1 || shown <= LINES_OF_ITS_ANSWER,
+        "{name}: the first screen has {shown} lines:\n{brief}"
+    );
+}
+
 #[track_caller]
 fn check(case: &Value, files: &[PathBuf]) {
     let name = case["name"].as_str().unwrap();
@@ -78,10 +110,13 @@ fn check(case: &Value, files: &[PathBuf]) {
         assert!(found.is_none(), "{name}: one is {never}: {found:#?}");
     }
     let (wanted, unwanted) = (list("output"), list("never_output"));
-    if wanted.is_empty() && unwanted.is_empty() {
-        return;
-    }
     let text = run(files, "text");
+    reads_well(
+        name,
+        files,
+        incidents.len(),
+        &String::from_utf8_lossy(&text.stdout),
+    );
     let text = [text.stdout, text.stderr].concat();
     let text = String::from_utf8_lossy(&text).to_lowercase();
     let holds = |words: &Value| text.contains(&words.as_str().unwrap().to_lowercase());
@@ -114,7 +149,7 @@ fn evidence_of_the_field_is_explained_as_what_its_lines_are() {
 
 #[test]
 fn evidence_of_the_same_kinds_with_other_senders_orders_and_values() {
-    for case in field_cases::CASES {
+    for case in field_cases::CASES.iter().chain(silent_cases::CASES) {
         let mut wanted: Value = serde_json::from_str(case.holds).unwrap();
         wanted["name"] = case.name.into();
         check_texts(&wanted, case.files.iter().map(|text| (*text).to_owned()));

@@ -14,6 +14,7 @@ mod files;
 mod golden;
 mod guests;
 mod reformatted;
+mod silent_cases;
 mod synthetic_traces;
 mod walks;
 mod wordings;

@@ -144,7 +144,7 @@ impl<R: BufRead> Reader<R> {
                 width: next.width,
                 starts: line.starts,
                 dressed: line.dressed,
-                traced: false,
+                traced: line.traced,
                 marks: line.marks | next.marks | Marks::REJOINED,
             };
             let before = std::mem::replace(&mut line, before);
@@ -185,8 +185,11 @@ impl<R: BufRead> Reader<R> {
                 whole: true,
             });
         }
-        if line.traced || next.dressed || next.text.is_empty() {
+        if next.dressed || next.text.is_empty() {
             return None;
+        }
+        if line.traced {
+            return unwrap::of_trace(&line.text, line.width, &next.text);
         }
         unwrap::join(&line.text, line.width, &next.text, &mut self.widths)
     }

@@ -113,6 +113,52 @@ pub fn join(line: &[u8], width: usize, next: &[u8], widths: &mut Widths) -> Opti
     })
 }
 
+/// Widest record of a trace that a mailer breaks.
+const TRACE_WIDTH: usize = 100;
+
+/// A record of a trace that was broken: whatever stands behind it, begins no record and is nothing that a tracer or another
+/// program prints by itself, goes on with it.
+pub fn of_trace(line: &[u8], width: usize, next: &[u8]) -> Option<Joined> {
+    const OF_TRACERS: [&[u8]; 6] = [b"#", b"CPU:", b"=>", b"<", b"cpus=", b"version ="];
+    let rest = next.trim_ascii_start();
+    let by_itself = OF_TRACERS.iter().any(|begin| rest.starts_with(begin)) || wordings::any(next);
+    if by_itself || width > TRACE_WIDTH || line.len() > MAX_WHOLE || !fills(width, next) {
+        return None;
+    }
+    let between: &[u8] = if inside_word(line, width, next) { b"" } else { b" " };
+    Some(Joined {
+        text: [line, between, rest].concat(),
+        whole: true,
+    })
+}
+
+/// Whether a record of a trace was broken at one of the widths at which words are, and inside of one.
+fn inside_word(line: &[u8], width: usize, next: &[u8]) -> bool {
+    const NAMES: [&[u8]; 12] = [
+        b"vcpu",
+        b"reason",
+        b"rip",
+        b"info",
+        b"info1",
+        b"info2",
+        b"address",
+        b"error_code",
+        b"intr_info",
+        b"action",
+        b"for",
+        b"pfn",
+    ];
+    let last = line.rsplit(|b| *b == b' ').next().unwrap_or_default();
+    let first = next.split(|b| *b == b' ').next().unwrap_or_default();
+    let names = |word: &[u8]| NAMES.contains(&word) || memchr::memchr(b'=', word).is_some();
+    let inside = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
+    HARD_WIDTHS.contains(&width)
+        && inside(last.last())
+        && inside(first.first())
+        && !NAMES.contains(&last)
+        && !names(first)
+}
+
 /// Whether the next line's first word would have made the line wider than any mailer leaves it.
 fn fills(width: usize, next: &[u8]) -> bool {
     let word = next
@@ -355,6 +401,32 @@ mod tests {
             b"Oct 24 10:52:05 host1 kernel: Call Trace:",
             b"[  157.3] mce: x"
         ));
+    }
+
+    #[test]
+    fn a_record_of_a_trace_that_was_broken() {
+        let of = |line: &str, next: &str| {
+            let joined = of_trace(line.as_bytes(), line.len(), next.as_bytes())?;
+            Some(String::from_utf8(joined.text).unwrap())
+        };
+        let record = "   <...>-35787 [038] ....  2825.959082: kvm_exit: vcpu 1 reason npf rip";
+        let whole = format!("{record} 0xfd11d info 100000014 fd000");
+        assert_eq!(of(record, "0xfd11d info 100000014 fd000"), Some(whole));
+        let record = "  qemu-kvm-35787 [038] d..1.  2825.959082: kvm_page_fault: vcpu 1 rip 0xff";
+        assert_eq!(record.len(), 74);
+        assert_eq!(
+            of(record, "ffffff address 0x5000000"),
+            Some(format!("{record}ffffff address 0x5000000"))
+        );
+        for next in [
+            " => kvm_vcpu_ioctl",
+            "# tracer: nop",
+            "CPU:1 [LOST 4711 EVENTS]",
+            "Memory failure: 0x1: already hardware poisoned",
+        ] {
+            assert_eq!(of(record, next), None, "{next}");
+        }
+        assert_eq!(of("a-1 [000] ..... 1.5: kvm_entry: vcpu 0", "prose"), None);
     }
 
     #[test]

@@ -37,9 +37,11 @@ pub fn attribute<'a>(
     let kernel = Kernel::of(items, relay, known);
     // The machine check that a panic follows.
     let mut last: Option<(&Item, Option<Role>)> = None;
-    for item in items {
+    for (n, item) in items.iter().enumerate() {
         let whose = match &item.statement {
-            LogStatement::GuestPanic { text } => kernel.panic(item, text, last),
+            LogStatement::GuestPanic { text } => {
+                kernel.panic(item, text, last.or_else(|| kernel.behind(item, &items[n + 1..])))
+            }
             LogStatement::OnCpu { .. } => last.and_then(|(_, whose)| whose),
             statement => kernel.whose(statement),
         };
@@ -130,6 +132,7 @@ impl<'a> Kernel<'a> {
             LogStatement::GuestMce(mce) => self.machine_check(mce, page),
             LogStatement::HostSignal { .. }
             | LogStatement::HostAction { .. }
+            | LogStatement::SoftwarePoison { .. }
             | LogStatement::HostKilled { .. } => self.of_page(page),
             _ if self.guest => Some(Role::GuestKernel),
             _ if self.host => Some(Role::HostKernel),
@@ -177,6 +180,26 @@ impl<'a> Kernel<'a> {
         }
     }
 
+    /// The machine check that stands behind the panic that it led to: an excerpt has the panic first.
+    fn behind<'b>(&self, panic: &Item, later: &[&'b Item]) -> Option<(&'b Item, Option<Role>)> {
+        let boots = |item: &&&Item| {
+            let about = |about: &Machine| matches!(about, Machine::Boot(_));
+            !matches!(&item.statement, LogStatement::Machine { about: machine } if about(machine))
+        };
+        let near = |item: &&&Item| item.line.abs_diff(panic.line) <= PANIC_WITHIN_LINES;
+        let soon = |item: &Item| match (panic.stamp.boot, item.stamp.boot) {
+            (Some(panic), Some(mce)) => panic.abs_diff(mce) <= PANIC_WITHIN_NS,
+            _ => true,
+        };
+        let mut of_boot = later.iter().take_while(near).take_while(boots);
+        of_boot.find_map(|item| match &item.statement {
+            LogStatement::GuestMce(mce) if fatal(mce) && soon(item) => {
+                Some((*item, self.whose(&item.statement)))
+            }
+            _ => None,
+        })
+    }
+
     fn panic(&self, item: &Item, text: &str, last: Option<(&Item, Option<Role>)>) -> Option<Role> {
         let near = last.filter(|(mce, _)| {
             let lines = item.line.saturating_sub(mce.line) <= PANIC_WITHIN_LINES;
@@ -217,6 +240,7 @@ fn spoken_by(role: Role, physical: bool, statement: &LogStatement) -> LogStateme
             page_type: page_type.clone(),
             result: result.clone(),
         },
+        LogStatement::SoftwarePoison { pfn, .. } => LogStatement::SoftwarePoison { pfn: *pfn, guest },
         LogStatement::GuestMce(mce) if !guest => LogStatement::HostMce(mce.clone()),
         LogStatement::GuestPanic { text } if role == Role::HostKernel => LogStatement::HostPanic {
             text: text.clone(),

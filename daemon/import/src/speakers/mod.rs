@@ -201,6 +201,7 @@ pub fn frame(statement: &LogStatement) -> Option<u64> {
         LogStatement::HostSignal { pfn, .. }
         | LogStatement::HostAction { pfn, .. }
         | LogStatement::HostKilled { pfn, .. }
+        | LogStatement::SoftwarePoison { pfn, .. }
         | LogStatement::GuestSignal { pfn, .. }
         | LogStatement::GuestAction { pfn, .. } => Some(pfn.0),
         LogStatement::MemoryError {

@@ -34,6 +34,7 @@ fn ended(pid: u32, who: String) -> LogStatement {
         who,
         pid: Some(pid),
         how: Ended::Signal(SIGBUS),
+        lone: false,
     }
 }
 

@@ -102,8 +102,10 @@ pub fn open(line: &[u8]) -> Envelope<'_> {
         // A VMM's own date in the message of a unit that relays its output.
         if e.tag.is_some()
             && dates < 2
-            && let Some((Dater::Qemu | Dater::Libvirt, next)) = date(rest)
-            && (super::program::is_vmm_prefix(next) || super::wordings::is_stem(next))
+            && let Some((by, next)) = date(rest)
+            && (by != Dater::Another
+                && (super::program::is_vmm_prefix(next) || super::wordings::is_stem(next))
+                || super::wordings::read(next).is_some())
         {
             dates = 2;
             rest = next;

@@ -14,6 +14,29 @@ pub enum Line {
     More,
 }
 
+/// Whether a report's first line follows in a text whose last line comes first: registers stand right behind it.
+pub fn is_register(message: &[u8]) -> bool {
+    words(message).is_some_and(|rest| rest.starts_with(b"RIP ") || rest.starts_with(b"TSC "))
+}
+
+/// Puts the lines behind a first line, which were read before it, into its report.
+pub fn complete(first: MceReport, rest: MceReport) -> MceReport {
+    MceReport {
+        addr: rest.addr.or(first.addr),
+        misc: rest.misc.or(first.misc),
+        ppin: rest.ppin.or(first.ppin),
+        ipid: rest.ipid.or(first.ipid),
+        socket: rest.socket.or(first.socket),
+        apic: rest.apic.or(first.apic),
+        microcode: rest.microcode.or(first.microcode),
+        cs: rest.cs.or(first.cs),
+        rip: rest.rip.or(first.rip),
+        symbol: rest.symbol.or(first.symbol),
+        reason: rest.reason.or(first.reason),
+        ..first
+    }
+}
+
 /// Whether a message can be a line of a report.
 pub fn is_part(message: &[u8]) -> bool {
     words(message).is_some() || message.starts_with(b"RIP: 0010:")

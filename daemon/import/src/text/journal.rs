@@ -7,7 +7,11 @@ use super::{
     clock::{self, Stamp},
     sender::Sender,
 };
-use poisontrace_model::text::sanitise;
+use crate::text::wordings::process::known_as;
+use poisontrace_model::{
+    event::log_statement::{Ended, LogStatement},
+    text::sanitise,
+};
 
 /// The tag of what did not come from the kernel, but names nobody or the kernel for its sender.
 const NO_KERNEL: &str = "user";
@@ -34,12 +38,35 @@ struct Fields {
     syslog_pid: Option<String>,
     #[serde(rename = "_SYSTEMD_UNIT")]
     unit: Option<String>,
+    #[serde(rename = "COREDUMP_PID")]
+    core_pid: Option<String>,
+    #[serde(rename = "COREDUMP_SIGNAL")]
+    core_signal: Option<String>,
+    #[serde(rename = "COREDUMP_COMM")]
+    core_comm: Option<String>,
+    #[serde(rename = "COREDUMP_EXE")]
+    core_exe: Option<String>,
     /// Docker's, whose one process logs all containers.
     #[serde(rename = "CONTAINER_NAME")]
     container: Option<String>,
 }
 
 impl Fields {
+    /// The process that dumped its core (systemd.journal-fields(7)).
+    fn core_dump(&self) -> Option<LogStatement> {
+        let text = |value: &Option<String>| {
+            value
+                .as_deref()
+                .map_or_else(String::new, |text| sanitise(text, 128))
+        };
+        Some(LogStatement::ProcessEnded {
+            who: known_as(&text(&self.core_comm), &text(&self.core_exe)),
+            pid: Some(self.core_pid.as_ref()?.parse().ok()?),
+            how: Ended::Signal(self.core_signal.as_ref()?.parse().ok()?),
+            lone: false,
+        })
+    }
+
     fn sender(&self) -> Sender {
         let text = |value: &Option<String>| value.as_deref().map(|value| sanitise(value, 128));
         // The transport is the journal's own word, the identifier the sender's.
@@ -70,6 +97,8 @@ pub struct Entry {
     pub stamp: Stamp,
     pub sender: Sender,
     pub message: Vec<u8>,
+    /// Of systemd-coredump, whose message alone names no signal.
+    pub core_dump: Option<LogStatement>,
 }
 
 impl Entry {
@@ -100,6 +129,7 @@ pub fn json(number: u64, line: &[u8]) -> Option<Entry> {
 
 fn entry(line: u64, stamp: Stamp, fields: Fields) -> Option<Entry> {
     let sender = fields.sender();
+    let core_dump = fields.core_dump();
     let us = |text: &Option<String>| text.as_ref()?.parse::<u64>().ok()?.checked_mul(1000);
     let message = match fields.message? {
         serde_json::Value::String(text) => text.into_bytes(),
@@ -122,6 +152,7 @@ fn entry(line: u64, stamp: Stamp, fields: Fields) -> Option<Entry> {
         stamp,
         sender,
         message,
+        core_dump,
     })
 }
 
@@ -154,6 +185,10 @@ impl Gatherer {
             "_TRANSPORT" => self.fields.transport = Some(text()),
             "SYSLOG_IDENTIFIER" => self.fields.tag = Some(text()),
             "_PID" => self.fields.pid = Some(text()),
+            "COREDUMP_PID" => self.fields.core_pid = Some(text()),
+            "COREDUMP_SIGNAL" => self.fields.core_signal = Some(text()),
+            "COREDUMP_COMM" => self.fields.core_comm = Some(text()),
+            "COREDUMP_EXE" => self.fields.core_exe = Some(text()),
             "CONTAINER_NAME" => self.fields.container = Some(text()),
             "SYSLOG_PID" => self.fields.syslog_pid = Some(text()),
             "_SYSTEMD_UNIT" => self.fields.unit = Some(text()),

@@ -62,6 +62,10 @@ struct Report {
     stamp: Stamp,
     text: String,
     mce: MceReport,
+    /// Its first line has not been read: it was cut off, or comes last.
+    headless: bool,
+    /// The line read last shows registers, which stand behind the first.
+    register: bool,
 }
 
 /// Reads the lines of one file.
@@ -187,6 +191,9 @@ impl Scanner {
             envelope,
             human: self.human.line(whole),
         };
+        if let Some(dump) = entry.and_then(|entry| entry.core_dump.clone()) {
+            return self.add(&line, Role::Tool, dump);
+        }
         if self.statement(&line) || self.report(&line) || self.hardware(&line) || self.others(&line) {
             return;
         }
@@ -229,7 +236,7 @@ impl Scanner {
                 self.known += 1;
                 self.touch_report(line);
             }
-            LogStatement::GuestMce(mce) => self.begin(line, mce),
+            LogStatement::GuestMce(mce) => self.begin(line, mce, false),
             statement => self.add(line, wording.role, statement),
         }
         true
@@ -241,29 +248,42 @@ impl Scanner {
         if !guest::is_part(line.envelope.message) || !may_print(Role::Kernel, line, false) {
             return false;
         }
-        let Some(sender) = self.known_senders.get(&line.sender()).copied() else {
-            let begins = guest::read(line.envelope.message, &mut mce) == Some(guest::Line::Begin);
-            if begins {
-                self.begin(line, mce);
+        let message = line.envelope.message;
+        let sender = self.known_senders.get(&line.sender()).copied();
+        if let Some(sender) = sender {
+            self.expire(sender, line.number);
+        }
+        let mut open = sender.and_then(|sender| self.reports.get_mut(&sender));
+        if let Some(report) = &open {
+            mce = report.mce.clone();
+        }
+        match (guest::read(message, &mut mce), &mut open) {
+            (Some(guest::Line::Begin), Some(report)) if report.headless && report.register => {
+                report.mce = guest::complete(mce, std::mem::take(&mut report.mce));
+                report.headless = false;
+                (report.line, report.order) = (line.number, self.order);
+                report.text = line.text();
+                self.end_report(sender);
             }
-            return begins;
-        };
-        self.expire(sender, line.number);
-        let open = self.reports.get_mut(&sender);
-        let known = open.as_ref().map(|report| report.mce.clone());
-        let mut read = known.unwrap_or_default();
-        match guest::read(line.envelope.message, &mut read) {
-            Some(guest::Line::Begin) => self.begin(line, read),
-            Some(guest::Line::More) => {
-                if let Some(report) = open {
-                    report.mce = read;
-                    report.last = line.number;
-                }
+            (Some(guest::Line::Begin), _) => self.begin(line, mce, false),
+            (Some(guest::Line::More), Some(report)) => {
+                report.mce = mce;
+                report.last = line.number;
+                report.register = guest::is_register(message);
                 self.known += 1;
             }
-            None => return false,
+            (Some(guest::Line::More), None) if message.starts_with(b"[") => self.begin(line, mce, true),
+            (Some(guest::Line::More), None) => self.known += 1,
+            (None, _) => return false,
         }
         true
+    }
+
+    fn end_report(&mut self, sender: Option<usize>) {
+        let report = sender.and_then(|sender| Some((sender, self.reports.remove(&sender)?)));
+        if let Some((sender, report)) = report {
+            self.close(sender, report);
+        }
     }
 
     /// A line of a record that firmware or mcelog made.
@@ -354,7 +374,8 @@ impl Scanner {
         true
     }
 
-    fn begin(&mut self, line: &Line<'_>, mce: MceReport) {
+    /// `headless`: the report's first line was cut off, or comes last.
+    fn begin(&mut self, line: &Line<'_>, mce: MceReport, headless: bool) {
         let sender = self.sender(line);
         if let Some(before) = self.reports.remove(&sender) {
             self.close(sender, before);
@@ -374,6 +395,8 @@ impl Scanner {
                 stamp: line.stamp(),
                 text: line.text(),
                 mce,
+                headless,
+                register: guest::is_register(line.envelope.message),
             },
         );
     }
@@ -395,6 +418,10 @@ impl Scanner {
     }
 
     fn close(&mut self, sender: usize, report: Report) {
+        // Of a report without its first line only the kernel's reason shows anything.
+        if report.headless && report.mce.reason.is_none() {
+            return;
+        }
         self.keep(Item {
             line: report.line,
             order: report.order,

@@ -12,12 +12,13 @@ use super::{Correlator, IncidentNo, sigbus_handling::ToThread};
 use crate::{
     event::{
         Event, EventKind, PoisonExit, SigbusSeverity, Vmm,
-        log_statement::{Ended, LogRecord, LogStatement, Speaker},
+        log_statement::{Ended, LogRecord, LogStatement, Machine, Speaker},
         probe::{Hook, ProbeBinding, ProbeId},
         session::Session,
     },
     hex::Hex,
     incident::{
+        bug_check,
         evidence::Evidence,
         limits::PAGE_SIZE,
         log_evidence::{self, LogInjection, Shutdown},
@@ -226,16 +227,16 @@ impl Correlator {
         seen.map(|e| e.pid).collect()
     }
 
-    /// What a trace shows of processes that run no guest.
-    pub fn other_processes(&self) -> Vec<HostEvent> {
+    /// What a trace shows of processes that run no guest, and how many more of these there are.
+    pub fn other_processes(&self) -> (Vec<HostEvent>, u64) {
         /// Entries of one answer.
         const MAX: usize = 256;
-        let others = self
-            .incidents
-            .iter()
-            .map(|(_, e)| e)
-            .filter(|e| e.logged.trace && e.pid != 0 && !super::is_of_a_guest(e));
-        others
+        let others = || {
+            let all = self.incidents.iter().map(|(_, e)| e);
+            all.filter(|e| e.logged.trace && e.pid != 0 && !super::is_of_a_guest(e))
+        };
+        let more = others().count().saturating_sub(MAX) as u64;
+        let shown = others()
             .take(MAX)
             .map(|e| HostEvent {
                 pfn: e.pfn.map(Hex),
@@ -245,7 +246,8 @@ impl Correlator {
                 dimm: None,
                 source: "trace".to_owned(),
             })
-            .collect()
+            .collect();
+        (shown, more)
     }
 
     /// A VM with statements to come, by its number.
@@ -259,6 +261,9 @@ impl Correlator {
     }
 
     pub(super) fn stated(&mut self, event: &Event, record: &LogRecord) {
+        if let LogStatement::Machine { .. } = &record.statement {
+            return self.machine_of(record);
+        }
         let names = names(&record.statement);
         let speaker = (record.source.clone(), record.speaker.clone());
         let found = match event.pid {
@@ -311,6 +316,15 @@ impl Correlator {
         }
         if let LogStatement::GuestMce(_) | LogStatement::VmmInjected { .. } = record.statement {
             e.last_poison = e.last_poison.max(t);
+        }
+    }
+
+    /// The machine that the kernel of a VM names is that of all its incidents.
+    fn machine_of(&mut self, record: &LogRecord) {
+        for no in self.incidents_of(record.vm) {
+            if let Some(e) = self.incidents.touch(no) {
+                learn(e, 0, &record.statement, false);
+            }
         }
     }
 
@@ -436,7 +450,9 @@ fn names(statement: &LogStatement) -> Names {
             pfn: Some(pfn.0),
             ..Names::default()
         },
-        LogStatement::HostAction { pfn, .. } | LogStatement::MemoryError { pfn: Some(pfn), .. } => Names {
+        LogStatement::HostAction { pfn, .. }
+        | LogStatement::MemoryError { pfn: Some(pfn), .. }
+        | LogStatement::SoftwarePoison { pfn, guest: false } => Names {
             pfn: Some(pfn.0),
             ..Names::default()
         },
@@ -468,7 +484,13 @@ fn names(statement: &LogStatement) -> Names {
             gpa: hex(&mce.addr),
             ..Names::default()
         },
-        LogStatement::GuestSignal { pfn, .. } | LogStatement::GuestAction { pfn, .. } => Names {
+        LogStatement::VmmOwnMemory { hva, .. } => Names {
+            hva: hex(hva),
+            ..Names::default()
+        },
+        LogStatement::GuestSignal { pfn, .. }
+        | LogStatement::GuestAction { pfn, .. }
+        | LogStatement::SoftwarePoison { pfn, guest: true } => Names {
             gpa: pfn.0.checked_mul(PAGE_SIZE),
             ..Names::default()
         },
@@ -501,11 +523,16 @@ fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bool) {
     let l = &mut e.logged;
     match statement {
         LogStatement::HostKilled { .. } => l.killed = true,
-        LogStatement::ProcessEnded { how, .. } => match how {
-            Ended::Signal(SIGBUS) => l.died_by_sigbus = true,
-            Ended::Exit(FIRECRACKER_SIGBUS) => l.vmm_sigbus = true,
-            _ => {}
-        },
+        LogStatement::ProcessEnded { who, how, lone, .. } => {
+            match how {
+                Ended::Signal(SIGBUS) => l.died_by_sigbus = true,
+                Ended::Exit(FIRECRACKER_SIGBUS) => l.vmm_sigbus = true,
+                _ => {}
+            }
+            if *lone {
+                Arc::make_mut(&mut e.vmm).vmm.get_or_insert_with(|| who.clone());
+            }
+        }
         LogStatement::VmmReset { recursive } => l.qmp_reset = Some(*recursive),
         LogStatement::RunFailed => l.run_failed = true,
         LogStatement::HostSignal { comm, pid, .. } => {
@@ -521,7 +548,10 @@ fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bool) {
             e.page_type = Some(page_type.clone());
             e.recovery = Some(result.clone());
         }
-        LogStatement::OwnAccess { .. } => l.own_access = true,
+        LogStatement::OwnAccess { comm, .. } => {
+            l.own_access = true;
+            Arc::make_mut(&mut e.vmm).vmm.get_or_insert_with(|| comm.clone());
+        }
         LogStatement::VmmInjected {
             gpa, severity, size, ..
         } => {
@@ -539,7 +569,14 @@ fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bool) {
                 by_qmp: false,
             });
         }
-        LogStatement::VmmOwnMemory { fatal } => l.own_fatal |= *fatal,
+        LogStatement::VmmOwnMemory { fatal, .. } => {
+            l.own_fatal |= *fatal;
+            l.own_ignored |= !*fatal;
+        }
+        LogStatement::KernelPanic { text } => {
+            l.kernel_panic.get_or_insert_with(|| text.clone());
+        }
+        LogStatement::SoftwarePoison { .. } => l.software = true,
         LogStatement::VmmSigbus { .. } => l.vmm_sigbus = true,
         LogStatement::VmName { name, uuid, vmm, .. } => {
             merge_name(Arc::make_mut(&mut e.vmm), name, uuid, vmm);
@@ -574,12 +611,14 @@ fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bool) {
             }
             "reset" => l.qmp_reset = Some(*recursive),
             "ignore" if *recursive => l.injections_skipped += 1,
+            "ignore" if recipient == "hypervisor" => l.own_ignored = true,
             "fatal" => l.qmp_fatal = Some(recipient.clone()),
             _ => {}
         },
         LogStatement::QmpPanicked { .. } => l.qmp_panicked |= !late,
         LogStatement::BugCheck { args, .. } => {
             l.bug_check.get_or_insert(args.first().map_or(0, |code| code.0));
+            l.bug_check_error = l.bug_check_error.or(bug_check::error(args));
             l.late_end |= late;
         }
         LogStatement::QmpReset { guest, .. } => {
@@ -604,6 +643,11 @@ fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bool) {
             l.dimm.get_or_insert_with(|| dimm.clone());
         }
         LogStatement::AddressMap { pfn, .. } => e.pfn = e.pfn.or(pfn.map(|pfn| pfn.0)),
+        LogStatement::Machine {
+            about: Machine::Hypervisor(name) | Machine::Dmi(name),
+        } => {
+            l.hypervisor.get_or_insert_with(|| name.clone());
+        }
         LogStatement::HostAction { .. }
         | LogStatement::Machine { .. }
         | LogStatement::VmStarted { .. }

@@ -208,6 +208,13 @@ fn injections(e: &Evidence, session: &Session) -> model::Injections {
 
 /// A store of an earlier version has the flags of `memory_failure()` in the timeline alone.
 fn origin(e: &Evidence) -> model::Origin {
+    if e.logged.software {
+        return model::Origin {
+            how: model::OriginKind::SoftwareInjection,
+            basis: model::OriginBasis::Log,
+            ..model::Origin::default()
+        };
+    }
     if e.hardware.flags.is_some() {
         return e.hardware.origin();
     }
@@ -233,8 +240,10 @@ fn timeline(e: &Evidence, misread: &BTreeSet<u64>) -> Vec<model::TimelineEntry> 
         if let TimelineEvent::Exit(exit) = &mut event {
             exit.gpa = exit.gpa.filter(known);
         }
+        // A line whose clock is not aligned stands in its order alone.
+        let placed = !matches!(&event, TimelineEvent::Statement(line) if line.own_clock.is_some());
         model::TimelineEntry {
-            t_ns: Some(offset(t, e.t0)),
+            t_ns: placed.then(|| offset(t, e.t0)),
             event,
         }
     });

@@ -156,6 +156,9 @@ pub enum LogStatement {
         pid: Option<u32>,
         /// How it ended.
         how: Ended,
+        /// A VMM, and nothing else in the files is of any VM: its end is an incident by itself.
+        #[serde(default, skip_serializing_if = "is_default")]
+        lone: bool,
     },
     /// The host's kernel: a process touched lost memory by itself.
     OwnAccess {
@@ -183,6 +186,9 @@ pub enum LogStatement {
     VmmOwnMemory {
         /// The VMM ends.
         fatal: bool,
+        /// Address in the VMM.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hva: Option<Hex>,
     },
     /// QEMU: it resets its guest, because a #MC met one in progress, or machine checks turned off.
     VmmReset {
@@ -234,6 +240,19 @@ pub enum LogStatement {
         text: String,
         /// The log shows a physical machine.
         physical: bool,
+    },
+    /// A kernel: panic of a machine check; nothing shows whether the host's or a guest's.
+    KernelPanic {
+        /// The message.
+        text: String,
+    },
+    /// A kernel: software poisons this page (madvise, debugfs), so that no memory module is at fault.
+    SoftwarePoison {
+        /// Page frame of that kernel.
+        pfn: Hex,
+        /// A guest's kernel.
+        #[serde(default, skip_serializing_if = "is_default")]
+        guest: bool,
     },
     /// A kernel's word on the machine that it runs on.
     Machine {

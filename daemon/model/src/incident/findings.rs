@@ -2,6 +2,8 @@
 
 use alloc::string::String;
 
+use super::bug_check::BugCheckError;
+
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Findings {
@@ -58,6 +60,18 @@ pub struct LogFindings {
     pub other_panic: Option<String>,
     /// Code of a Windows bug check.
     pub bug_check: Option<u64>,
+    /// What that bug check names of a machine check.
+    pub bug_check_error: Option<BugCheckError>,
+    /// A machine check was injected, by a VMM's log or by QMP.
+    pub injected_any: bool,
+    /// A kernel's panic of a machine check, the host's or a guest's.
+    pub kernel_panic: Option<String>,
+    /// Memory of the VMM itself is poisoned, and it goes on.
+    pub own_ignored: bool,
+    /// The host's kernel logged that the VMM itself accessed the page.
+    pub own_access: bool,
+    /// The VMM's end by SIGBUS.
+    pub died_by_sigbus: bool,
     /// libvirt's reason of the domain's end.
     pub shutdown: Option<String>,
     /// Process on the processor that panicked.

@@ -9,7 +9,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use once_cell::race::OnceBox;
 
-use super::{mca, model::Severity};
+use super::{
+    bug_check::{self, BugCheckError},
+    mca,
+    model::Severity,
+};
 use crate::event::log_statement::{LogRecord, LogStatement, MceReport};
 
 const MAX_INJECTIONS: usize = 256;
@@ -51,6 +55,8 @@ pub struct Logged {
     pub own_access: bool,
     /// The VMM ended because of its own memory.
     pub own_fatal: bool,
+    /// Memory of the VMM itself is poisoned, and it goes on without having accessed it.
+    pub own_ignored: bool,
     /// The VMM logged a SIGBUS that it does not handle.
     pub vmm_sigbus: bool,
     /// The process was killed by SIGBUS.
@@ -76,6 +82,8 @@ pub struct Logged {
     pub other_panic: Option<String>,
     /// Windows: code of its bug check.
     pub bug_check: Option<u64>,
+    /// Windows: what its bug check names of a machine check.
+    pub bug_check_error: Option<BugCheckError>,
     /// It ended, or its end was, long after its last sign of poison.
     pub late_end: bool,
     /// QEMU refused to migrate it.
@@ -86,6 +94,12 @@ pub struct Logged {
     pub host_panic: Option<String>,
     /// The host's log shows a physical machine.
     pub physical: bool,
+    /// A kernel's panic of a machine check: the host's or a guest's.
+    pub kernel_panic: Option<String>,
+    /// Software poisoned the page.
+    pub software: bool,
+    /// The hypervisor that the guest names, where it is not KVM.
+    pub hypervisor: Option<String>,
     /// The process on the processor that panicked.
     pub on_cpu: Option<(String, u32)>,
     /// The trace shows whom it signalled.
@@ -171,6 +185,14 @@ impl Logged {
             || self.process.is_some()
             || self.vmm_sigbus
             || self.own_fatal
+            || self.own_ignored
+            || self.own_access
+            || self.kernel_panic.is_some()
+            || self.panic.is_some()
+            || self.guest_signal.is_some()
+            || self.guest_result.is_some()
+            || self.bug_check_error.is_some()
+            || self.alone && self.died_by_sigbus
             || self.killed
             || self.run_failed
             || self.qmp_reset.is_some()
@@ -280,6 +302,26 @@ pub fn by_machine_check(panic: &str) -> bool {
     init_was_killed(panic) || WORDS.iter().any(|words| lower.contains(words))
 }
 
+/// Whether a panic's whole text is one of those that the kernel's machine-check handler has (`mce_panic()` and `mce_timed_out()`,
+/// arch/x86/kernel/cpu/mce/core.c, 2.6.x to 7.3).
+pub fn states_machine_check(panic: &str) -> bool {
+    const TEXTS: [&str; 11] = [
+        "fatal machine check",
+        "fatal local machine check",
+        "fatal machine check from unknown source",
+        "machine check from unknown source",
+        "fatal machine check on current cpu",
+        "uncorrected machine check",
+        "unable to continue",
+        "timeout: not all cpus entered broadcast exception handler",
+        "timeout: subject cpus unable to finish machine check processing",
+        "timeout: monarch cpu unable to finish machine check processing",
+        "timeout: monarch cpu did not finish machine check processing",
+    ];
+    let panic = panic.trim().to_ascii_lowercase();
+    TEXTS.contains(&panic.as_str())
+}
+
 /// Whether a panic names a reason that no machine check is.
 fn has_own_reason(panic: &str) -> bool {
     const WORDS: [&str; 8] = [
@@ -305,8 +347,18 @@ pub fn opens(statement: &LogStatement) -> bool {
         | LogStatement::VmmInjected { .. }
         | LogStatement::VmmSigbus { .. }
         | LogStatement::HostPanic { .. }
+        | LogStatement::KernelPanic { .. }
+        | LogStatement::OwnAccess { .. }
+        | LogStatement::VmmOwnMemory { .. }
+        | LogStatement::GuestSignal { .. }
+        | LogStatement::GuestAction { .. }
         | LogStatement::QmpMemoryFailure { .. } => true,
-        LogStatement::VmmOwnMemory { fatal } => *fatal,
+        LogStatement::ProcessEnded { lone, .. } => *lone,
+        // SIGBUS of an init has other reasons too: a disk that fails below a mapped file.
+        LogStatement::GuestPanic { text } => states_machine_check(text),
+        LogStatement::BugCheck { args, .. } => {
+            matches!(bug_check::error(args), Some(BugCheckError::MachineCheck { .. }))
+        }
         LogStatement::GuestMce(mce) => is_of_poison(mce),
         _ => false,
     }

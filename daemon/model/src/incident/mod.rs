@@ -1,6 +1,7 @@
 //! The incident: one poisoned page (or huge page) in one VM, and the answer about it.
 
 pub mod answer;
+pub mod bug_check;
 pub mod evidence;
 pub mod exit_samples;
 pub mod exits;

@@ -64,6 +64,25 @@ pub enum NextStep {
     SearchKernelLog,
     /// The host has lost no memory.
     CheckClaim,
+    /// The host is down with all its guests.
+    RestartGuestsElsewhere,
+    /// The host's kernel consumed the error.
+    KeepHostDump,
+    /// The host died of its processor or board, not of memory.
+    ExamineProcessor,
+    /// A kernel's panic, the host's or a guest's.
+    FindKernel,
+    /// The guest runs on a platform of others: what is to be done on its host is theirs.
+    AskPlatform {
+        /// The platform, as the guest's kernel names it.
+        name: String,
+    },
+    /// A SIGBUS whose reason is not known ended the VMM.
+    FindSigbusReason,
+    /// The VMM goes on with a poisoned page of its own.
+    ReplaceVmm,
+    /// Windows stopped on a hardware error.
+    KeepMinidump,
 }
 
 /// The incidents of other VMs that held the same page of the host.

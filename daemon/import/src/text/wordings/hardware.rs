@@ -1,7 +1,7 @@
 //! Errors of memory as the host's hardware drivers and daemons print them in one line: EDAC, rasdaemon. Those that
 //! stand on several lines are gathered in `hardware_report`.
 
-use super::{Fields, Wording};
+use super::{Fields, Wording, kernel::other};
 use poisontrace_model::{
     event::log_statement::{LogStatement, Role},
     hex::Hex,
@@ -29,6 +29,9 @@ const fn row(
 
 const EDAC: &str = "Linux, drivers/edac/edac_mc.c";
 const RASDAEMON: &str = "rasdaemon, ras-mc-handler.c, its journal and its standard output";
+
+const FAILURE_EVENT: &str =
+    "Linux, ras:memory_failure_event as a trace, by trace-cmd, perf, bpftrace, or printed by tp_printk";
 
 /// All of them.
 pub const WORDINGS: &[Wording] = &[
@@ -113,6 +116,30 @@ pub const WORDINGS: &[Wording] = &[
         "memory_failure_event: 2026-11-22 15:45:34 +0000 pfn=0xf7eb page_type=dirty LRU page action_result=Recovered",
     ),
     row(
+        FAILURE_EVENT,
+        "4.2 to 7.3",
+        Role::Tool,
+        "memory_failure_event: pfn {pfn:hex}: recovery action for {type}: {result:word}",
+        failure,
+        "memory_failure_event: pfn 0xf7eb: recovery action for dirty LRU page: Recovered",
+    ),
+    row(
+        FAILURE_EVENT,
+        "4.2 to 7.3, its fields as numbers",
+        Role::Tool,
+        "memory_failure_event: pfn{of:word} {rest}",
+        raw_failure,
+        "memory_failure_event: pfn=0xf7eb type=9 result=3",
+    ),
+    row(
+        "ras-mc-ctl --summary",
+        "0.6.6 on",
+        Role::Tool,
+        "Memory failure events summary:",
+        other,
+        "Memory failure events summary:",
+    ),
+    row(
         "ras-mc-ctl --errors",
         "0.4 on",
         Role::Tool,
@@ -189,6 +216,30 @@ fn failure(f: &Fields<'_>) -> Option<LogStatement> {
     })
 }
 
+/// `pfn=0x… type=9 result=3`, with colons, commas or blanks between; or names of type and result.
+fn raw_failure(f: &Fields<'_>) -> Option<LogStatement> {
+    let text = [&b"pfn"[..], f.bytes("of")?, b" ", f.bytes("rest")?].concat();
+    let mut words = text
+        .split(|b| b" =:,;".contains(b))
+        .filter(|word| !word.is_empty());
+    let mut value = |key: &[u8]| {
+        words.by_ref().find(|word| *word == key)?;
+        words.next()
+    };
+    let (pfn, page_type, result) = match (value(b"pfn"), value(b"type"), value(b"result")) {
+        (Some(pfn), Some(kind), Some(result)) => {
+            let fields = [b"pfn=", pfn, b" type=", kind, b" result=", result].concat();
+            crate::trace::action(&fields)
+        }
+        _ => crate::trace::action(&text),
+    }?;
+    Some(LogStatement::HostAction {
+        pfn: Hex(pfn),
+        page_type,
+        result,
+    })
+}
+
 /// What rasdaemon and tracefs print before an event: the task, its processor, a time of no clock. The event begins with
 /// its name, whether a colon follows or columns.
 pub fn event(message: &[u8]) -> Option<Vec<u8>> {
@@ -196,7 +247,9 @@ pub fn event(message: &[u8]) -> Option<Vec<u8>> {
     /// Where the processor and the name stand at the latest.
     const WITHIN: usize = 64;
     let head = &message[..message.len().min(WITHIN)];
-    let open = memchr::memmem::find(head, b" [")?;
+    let Some(open) = memchr::memmem::find(head, b" [") else {
+        return without_processor(message);
+    };
     let digits = head[open + 2..].iter().take_while(|b| b.is_ascii_digit()).count();
     if digits == 0
         || head.get(open + 2 + digits) != Some(&b']')
@@ -213,6 +266,38 @@ pub fn event(message: &[u8]) -> Option<Vec<u8>> {
     let fields = &rest[at + name.len()..];
     let fields = fields.strip_prefix(b":").unwrap_or(fields).trim_ascii();
     Some([name, b": ", fields].concat())
+}
+
+/// `34.190884: ras:memory_failure_event: …` (perf script without its task), `0.000 kworker/0:1/71 ras:memory_failure_event(…)`
+/// (perf trace), `tracepoint:ras:memory_failure_event …` (bpftrace): before the name stand numbers and its group.
+fn without_processor(message: &[u8]) -> Option<Vec<u8>> {
+    const NAME: &[u8] = b"memory_failure_event";
+    const WITHIN: usize = 96;
+    let head = &message[..message.len().min(WITHIN)];
+    let at = memchr::memmem::find(head, NAME)?;
+    let before = &head[..at];
+    let group = before
+        .strip_suffix(b"ras:")
+        .or_else(|| before.strip_suffix(b"memory_failure:"));
+    let before = match group {
+        Some(before) => before.strip_suffix(b"tracepoint:").unwrap_or(before),
+        None => before,
+    };
+    if group.is_none() && before.is_empty() || before.last().is_some_and(|b| *b != b' ') {
+        return None;
+    }
+    let mut words = before.split(|b| *b == b' ').filter(|word| !word.is_empty());
+    if !words.all(|word| word.iter().any(u8::is_ascii_digit)) {
+        return None;
+    }
+    let rest = &message[at + NAME.len()..];
+    let fields = match rest.first()? {
+        b':' => &rest[1..],
+        b'(' => rest[1..].strip_suffix(b")")?,
+        b' ' => rest,
+        _ => return None,
+    };
+    Some([NAME, b": ", fields.trim_ascii()].concat())
 }
 
 /// Uncorrected errors of memory alone: others show nothing of a page.
@@ -272,7 +357,10 @@ mod tests {
         let dimm = |label: &str| Some(label.to_owned());
         let lines = WORDINGS.iter().map(|wording| wording.line);
         let lines: Vec<_> = lines
-            .filter(|line| !line.starts_with("memory_failure") && !line.starts_with("error:"))
+            .filter(|line| {
+                let failures = ["memory_failure", "Memory failure events", "error:"];
+                !failures.iter().any(|begin| line.starts_with(begin))
+            })
             .map(error_of)
             .collect();
         assert_eq!(
@@ -331,8 +419,22 @@ mod tests {
             );
         }
         for line in [
+            "34.190884: ras:memory_failure_event: pfn 0x1: x",
+            "0.000 kworker/0:1/71 ras:memory_failure_event(pfn 0x1: x)",
+            "tracepoint:ras:memory_failure_event pfn 0x1: x",
+            "memory_failure:memory_failure_event: pfn 0x1: x",
+        ] {
+            let whole = event(line.as_bytes());
+            assert_eq!(
+                whole.as_deref(),
+                Some(&b"memory_failure_event: pfn 0x1: x"[..]),
+                "{line}"
+            );
+        }
+        for line in [
             "see [1] of mc_event: x",
             "a-1 [000] x: other_mc_event",
+            "see ras:memory_failure_event: pfn 0x1",
             "mc_event: x",
             "",
         ] {

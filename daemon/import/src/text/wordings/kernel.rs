@@ -104,6 +104,34 @@ pub const WORDINGS: &[Wording] = &[
         "Memory failure: 0xcef2747: unhandlable page.",
     ),
     kernel(
+        "Linux, mm/madvise.c madvise_inject_error()",
+        "4.14 to 7.3",
+        "Injecting memory failure for pfn {pfn:hex} at process virtual address {hva:hex}",
+        by_software,
+        "Injecting memory failure for pfn 0x208900 at process virtual address 0x7f3908d00000",
+    ),
+    kernel(
+        "Linux, mm/madvise.c madvise_hwpoison()",
+        "2.6.32 to 4.13",
+        "Injecting memory failure for page {pfn:hex} at {hva:hex}",
+        by_software,
+        "Injecting memory failure for page 0x19d0 at 0xb7786000",
+    ),
+    kernel(
+        "Linux, mm/hwpoison-inject.c",
+        "3.x to 7.3",
+        "Injecting memory failure at pfn {pfn:hex}",
+        by_software,
+        "Injecting memory failure at pfn 0xf7eb",
+    ),
+    kernel(
+        "Linux, arch/x86/kernel/cpu/mce/core.c",
+        "5.13 to 7.3",
+        "CPUs not responding to MCE broadcast (may include false positives): {cpus}",
+        other,
+        "CPUs not responding to MCE broadcast (may include false positives): 0-3,48-51",
+    ),
+    kernel(
         "Linux, arch/x86/mm/fault.c do_sigbus()",
         "2.6.32 to 7.3",
         "MCE: Killing {comm}:{pid:dec} due to hardware memory corruption fault at {hva:hex}",
@@ -158,6 +186,13 @@ fn action(f: &Fields<'_>) -> Option<LogStatement> {
         pfn: f.hex("pfn")?,
         page_type: f.text("type", 64)?,
         result: f.text("result", 64)?,
+    })
+}
+
+fn by_software(f: &Fields<'_>) -> Option<LogStatement> {
+    Some(LogStatement::SoftwarePoison {
+        pfn: f.hex("pfn")?,
+        guest: false,
     })
 }
 

@@ -5,7 +5,7 @@ mod guest_panic;
 pub mod hardware;
 mod kernel;
 mod machine;
-mod process;
+pub mod process;
 mod shape;
 mod vmm;
 

@@ -1,11 +1,13 @@
 //! How a process ended, by the audit subsystem, systemd and its core dumps; Firecracker's own end.
 
 use super::{Fields, Wording, kernel::other};
-use crate::trace::record::decimal;
+use crate::{text::program, trace::record::decimal};
 use poisontrace_model::{
     event::log_statement::{Ended, LogStatement, Role},
     text::sanitise,
 };
+
+const SIGBUS: u32 = 7;
 
 const fn tool(
     program: &'static str,
@@ -24,6 +26,7 @@ const fn tool(
     }
 }
 
+/// All of them.
 pub const WORDINGS: &[Wording] = &[
     tool(
         "Linux, kernel/auditsc.c audit_core_dumps()",
@@ -75,6 +78,36 @@ pub const WORDINGS: &[Wording] = &[
         "Process 13404 (qemu-system-x86) of user 107 dumped core.",
     ),
     tool(
+        "abrt-hook-ccpp",
+        "2.x",
+        "Process {pid:dec} ({comm}) of user {uid:dec} killed by SIG{name:word} - dumping core",
+        abrt,
+        "Process 13404 (qemu-kvm) of user 107 killed by SIGBUS - dumping core",
+    ),
+    tool(
+        "ausearch -i",
+        "all",
+        "type=ANOM_ABEND msg=audit({stamp}) : {fields}",
+        abnormal_end,
+        "type=ANOM_ABEND msg=audit(11/22/2026 15:45:34.123:456) : auid=unset uid=qemu gid=qemu ses=unset subj=unconfined pid=13404 comm=CPU 0/KVM exe=/usr/bin/qemu-system-x86_64 sig=SIGBUS res=yes",
+    ),
+    Wording {
+        program: "crosvm, src/crosvm/sys/linux.rs: a device's process",
+        versions: "2021 on",
+        role: Role::Vmm,
+        shape: "[{when:word} ERROR {place:word}] child {label} (pid {pid:dec}) exited: signo {signo:dec}, status {status:dec}, code {code:dec}",
+        read: crosvm,
+        line: "[2026-03-02T02:19:16.667092811+00:00 ERROR crosvm::crosvm::sys::linux] child pcivirtio-block (pid 4545) exited: signo 17, status 7, code 3",
+    },
+    Wording {
+        program: "crosvm, behind syslog",
+        versions: "2021 on",
+        role: Role::Vmm,
+        shape: "child {label} (pid {pid:dec}) exited: signo {signo:dec}, status {status:dec}, code {code:dec}",
+        read: crosvm,
+        line: "child pcivirtio-block (pid 4545) exited: signo 17, status 7, code 3",
+    },
+    tool(
         "rasdaemon, ras-memory-failure-handler.c",
         "0.6.6 on, its journal and its standard output",
         "{task:word} [{cpu:dec}] {t:word} memory_failure_event: {date} pfn={pfn:hex} page_type={type} action_result={result:word}",
@@ -107,13 +140,13 @@ pub const WORDINGS: &[Wording] = &[
     },
 ];
 
-/// `pid=221 comm="fc_vcpu 0" exe="…" sig=7 res=1`.
+/// `pid=221 comm="fc_vcpu 0" exe="…" sig=7 res=1`; a name with a blank is in hexadecimal digits (`comm=43505520302F4B564D`), and
+/// `ausearch -i` writes it without quotation marks.
 fn abnormal_end(f: &Fields<'_>) -> Option<LogStatement> {
     let fields = f.bytes("fields")?;
     let value = |key: &[u8]| {
-        let at = memchr::memmem::find(fields, key)?;
-        let begins = at == 0 || fields.get(at - 1) == Some(&b' ');
-        begins.then(|| &fields[at + key.len()..])
+        let at = memchr::memmem::find_iter(fields, key).find(|at| *at == 0 || fields[at - 1] == b' ')?;
+        Some(&fields[at + key.len()..])
     };
     let number = |key: &[u8]| {
         let rest = value(key)?;
@@ -123,12 +156,62 @@ fn abnormal_end(f: &Fields<'_>) -> Option<LogStatement> {
             .unwrap_or(rest.len());
         u32::try_from(decimal(&rest[..end])?).ok()
     };
-    let comm = value(b"comm=\"").and_then(|rest| Some(&rest[..memchr::memchr(b'"', rest)?]));
+    let signal = match value(b"sig=") {
+        Some(rest) if rest.starts_with(b"SIGBUS") => SIGBUS,
+        _ => number(b"sig=")?,
+    };
+    let comm = value(b"comm=").map(name).unwrap_or_default();
+    let exe = value(b"exe=").map(name).unwrap_or_default();
     Some(LogStatement::ProcessEnded {
-        who: sanitise(&String::from_utf8_lossy(comm.unwrap_or(b"?")), 64),
+        who: known_as(&comm, &exe),
         pid: Some(number(b"pid=")?),
-        how: Ended::Signal(number(b"sig=")?),
+        how: Ended::Signal(signal),
+        lone: false,
     })
+}
+
+/// The value of a field of audit's.
+fn name(rest: &[u8]) -> String {
+    let quoted = rest.strip_prefix(b"\"").and_then(|rest| {
+        let end = memchr::memchr(b'"', rest)?;
+        Some(&rest[..end])
+    });
+    let text = match quoted {
+        Some(text) => text.to_vec(),
+        None => {
+            // Up to the next field.
+            let key = |at: &usize| {
+                let word = rest[at + 1..].split(|b| *b == b' ').next().unwrap_or_default();
+                memchr::memchr(b'=', word).is_some()
+            };
+            let end = memchr::memchr_iter(b' ', rest).find(key).unwrap_or(rest.len());
+            let plain = &rest[..end];
+            of_hex(plain).unwrap_or_else(|| plain.to_vec())
+        }
+    };
+    sanitise(&String::from_utf8_lossy(&text), 64)
+}
+
+/// `43505520302F4B564D`: as the kernel writes names with blanks.
+fn of_hex(text: &[u8]) -> Option<Vec<u8>> {
+    const LEAST: usize = 4;
+    if text.len() < LEAST || !text.len().is_multiple_of(2) || text.iter().any(u8::is_ascii_lowercase) {
+        return None;
+    }
+    text.chunks(2)
+        .map(|pair| crate::trace::hex(pair).and_then(|byte| u8::try_from(byte).ok()))
+        .collect()
+}
+
+/// The process's name: that of its executable where it is a VMM's, else that of the thread.
+pub fn known_as(comm: &str, exe: &str) -> String {
+    let file = exe.rsplit('/').next().unwrap_or_default();
+    match () {
+        () if program::is_vmm(file) => sanitise(file, 64),
+        () if program::is_vmm(comm) => comm.to_owned(),
+        () if comm.is_empty() => "?".to_owned(),
+        () => comm.to_owned(),
+    }
 }
 
 fn main_process(f: &Fields<'_>) -> Option<LogStatement> {
@@ -151,6 +234,7 @@ fn main_process(f: &Fields<'_>) -> Option<LogStatement> {
         who: f.text("unit", 128)?,
         pid: None,
         how,
+        lone: false,
     })
 }
 
@@ -159,6 +243,33 @@ fn core_dump(f: &Fields<'_>) -> Option<LogStatement> {
         who: f.text("comm", 64)?,
         pid: f.u32("pid"),
         how: Ended::Signal(f.u32("signal")?),
+        lone: false,
+    })
+}
+
+fn abrt(f: &Fields<'_>) -> Option<LogStatement> {
+    Some(match f.bytes("name")? {
+        b"BUS" => LogStatement::ProcessEnded {
+            who: f.text("comm", 64)?,
+            pid: f.u32("pid"),
+            how: Ended::Signal(SIGBUS),
+            lone: false,
+        },
+        _ => LogStatement::Other,
+    })
+}
+
+/// `code`: CLD_KILLED or CLD_DUMPED; then `status` is the signal.
+fn crosvm(f: &Fields<'_>) -> Option<LogStatement> {
+    let killed = matches!(f.dec("code")?, 2 | 3);
+    Some(match (killed, f.u32("status")?) {
+        (true, SIGBUS) => LogStatement::ProcessEnded {
+            who: "crosvm".to_owned(),
+            pid: f.u32("pid"),
+            how: Ended::Signal(SIGBUS),
+            lone: false,
+        },
+        _ => LogStatement::Other,
     })
 }
 

@@ -90,6 +90,13 @@ pub const WORDINGS: &[Wording] = &[
         "Hardware memory error at addr 0x7fccea9eb000 of type BUS_MCEERR_AO for memory used by QEMU itself instead of guest system!",
     ),
     qemu(
+        "QEMU, target/arm/kvm.c: of type BUS_MCEERR_AO, which it ignores",
+        "5.1 to 10.2",
+        "Hardware memory error at addr {hva:hex} for memory used by QEMU itself instead of guest system!",
+        own_ignored,
+        "Hardware memory error at addr 0x7fccea9eb000 for memory used by QEMU itself instead of guest system!",
+    ),
+    qemu(
         "QEMU with -d cpu_reset, target/i386/helper.c",
         "4.2 to 10.2",
         "CPU {cpu:dec}: Previous MCE still in progress, raising triple fault",
@@ -207,17 +214,20 @@ fn injected(f: &Fields<'_>) -> Option<LogStatement> {
     })
 }
 
-fn own_fatal(_: &Fields<'_>) -> Option<LogStatement> {
-    Some(LogStatement::VmmOwnMemory { fatal: true })
+fn own_fatal(f: &Fields<'_>) -> Option<LogStatement> {
+    let hva = f.hex("hva");
+    Some(LogStatement::VmmOwnMemory { fatal: true, hva })
 }
 
-fn own_ignored(_: &Fields<'_>) -> Option<LogStatement> {
-    Some(LogStatement::VmmOwnMemory { fatal: false })
+fn own_ignored(f: &Fields<'_>) -> Option<LogStatement> {
+    let hva = f.hex("hva");
+    Some(LogStatement::VmmOwnMemory { fatal: false, hva })
 }
 
 fn own(f: &Fields<'_>) -> Option<LogStatement> {
     let fatal = severity(f)? == SigbusSeverity::ActionRequired;
-    Some(LogStatement::VmmOwnMemory { fatal })
+    let hva = f.hex("hva");
+    Some(LogStatement::VmmOwnMemory { fatal, hva })
 }
 
 fn reset_nested(_: &Fields<'_>) -> Option<LogStatement> {

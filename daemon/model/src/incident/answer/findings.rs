@@ -22,6 +22,12 @@ fn of_logs(e: &Evidence) -> LogFindings {
         reason: reasons.filter_map(|mce| mce.reason.clone()).next_back(),
         other_panic: l.other_panic.clone(),
         bug_check: l.bug_check,
+        bug_check_error: l.bug_check_error,
+        injected_any: !l.machine_checks.is_empty() || !e.machine_checks.is_empty(),
+        kernel_panic: l.kernel_panic.clone(),
+        own_ignored: l.own_ignored,
+        own_access: l.own_access,
+        died_by_sigbus: l.died_by_sigbus || l.vmm_sigbus,
         shutdown: l.shutdown.as_ref().map(|shutdown| shutdown.reason.clone()),
         on_cpu: l.on_cpu.clone(),
     }

@@ -51,7 +51,9 @@ pub fn apply(incident: &mut model::Incident, e: &Evidence) {
     }
     let spoken = l.panic.is_some();
     incident.missing.retain(|what| match what {
-        M::GuestConsole => !spoken,
+        M::GuestConsole => !spoken && l.bug_check.is_none(),
+        // The VMM's own word.
+        M::Memslots => !(l.own_fatal || l.own_ignored || l.own_access),
         M::PanicDevice => !spoken && !l.qmp_panicked && l.bug_check.is_none(),
         M::VmmProcess | M::VmName => false,
         _ => true,

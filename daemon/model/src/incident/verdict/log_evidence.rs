@@ -6,8 +6,9 @@ use alloc::{string::String, vec::Vec};
 
 use super::Verdict;
 use crate::{
-    event::log_statement::MceReport,
+    event::log_statement::{LogStatement, MceReport},
     incident::{
+        bug_check::BugCheckError,
         evidence::Evidence,
         exits::Total,
         log_evidence::{Logged, Shutdown, by_machine_check, init_was_killed},
@@ -58,10 +59,10 @@ fn shown(e: &Evidence) -> Option<Verdict> {
     if l.panic.is_some() && (!l.mces.is_empty() || l.panic.as_deref().is_some_and(by_machine_check)) {
         return Some(panic(e));
     }
-    if l.vmm_sigbus {
+    if l.vmm_sigbus && !by_end_alone(e) {
         return verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Certain);
     }
-    if l.died_by_sigbus {
+    if l.died_by_sigbus && !by_end_alone(e) {
         // QEMU re-raises a second SIGBUS that comes while one is pending; without a handler it is the first.
         let injection = !l.machine_checks.is_empty() || !e.machine_checks.is_empty();
         let cause = if injection {
@@ -99,6 +100,21 @@ fn shown(e: &Evidence) -> Option<Verdict> {
     None
 }
 
+/// Whether nothing but the VMM's end by SIGBUS is known. SIGBUS has other reasons than poison: a shortage of huge pages, a
+/// truncated memory file.
+fn by_end_alone(e: &Evidence) -> bool {
+    let l = &e.logged;
+    let page = e.pfn.is_some() || e.gpa.is_some() || e.hva.is_some();
+    let injected = !l.machine_checks.is_empty() || !e.machine_checks.is_empty();
+    let of_vmm = l.records.iter().any(|record| {
+        matches!(
+            record.statement,
+            LogStatement::VmmSigbus { .. } | LogStatement::QmpMemoryFailure { .. }
+        )
+    });
+    l.alone && !page && !injected && !of_vmm && l.mces.is_empty() && l.process.is_none() && !l.own_access
+}
+
 /// A physical machine's kernel took a machine check that it could not outlive.
 /// - `kernel_access`: its own reason names its kernel as the consumer of the error;
 /// - `not_poison`: the processor's context was corrupt (PCC), and no bank shows an error of memory.
@@ -125,16 +141,36 @@ fn host_panic(l: &Logged) -> Verdict {
     Verdict {
         outcome: Outcome::HostPanicked,
         cause,
-        confidence: match l.physical && stated {
+        confidence: match l.physical && stated && coded {
             true => Confidence::Certain,
             false => Confidence::Likely,
         },
     }
 }
 
-/// Windows: MACHINE_CHECK_EXCEPTION and WHEA_UNCORRECTABLE_ERROR.
-fn is_machine_check(bug_check: u64) -> bool {
-    matches!(bug_check, 0x9c | 0x124)
+/// A Windows guest stopped. Likely of the poison where it stopped on a machine check, and either its bank is one of memory or a
+/// machine check was injected before; a machine check of another kind has the same code, any other code is another matter.
+fn bug_check(l: &Logged) -> Verdict {
+    let injected = !l.machine_checks.is_empty();
+    let (cause, confidence) = match l.bug_check_error {
+        Some(BugCheckError::MachineCheck { status: Some(status) }) => {
+            let consumed = status & (mca::AR | mca::POISON) != 0;
+            match mca::of_memory_controller(status) || consumed {
+                true => (Cause::Unknown, Confidence::Likely),
+                false if injected => (Cause::Unknown, Confidence::Possible),
+                false => (Cause::NotPoison, Confidence::Possible),
+            }
+        }
+        Some(BugCheckError::MachineCheck { status: None }) if injected => {
+            (Cause::Unknown, Confidence::Likely)
+        }
+        _ => (Cause::Unknown, Confidence::Possible),
+    };
+    Verdict {
+        outcome: Outcome::GuestPanicked,
+        cause,
+        confidence,
+    }
 }
 
 /// The guest outlived its poison: it was migrated, shut down or died of something else long after.
@@ -168,13 +204,11 @@ fn lived_on(l: &Logged) -> Option<Verdict> {
 /// The verdict of logs about an incident of which nothing else is known.
 pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
     let l = &e.logged;
-    if let Some(code) = l.bug_check.filter(|_| !l.late_end) {
-        // A machine check of another kind, or of another page, has the same code; any other code is another matter.
-        let sure = match is_machine_check(code) {
-            true => Confidence::Likely,
-            false => Confidence::Possible,
-        };
-        return verdict(Outcome::GuestPanicked, Cause::Unknown, sure);
+    if l.kernel_panic.is_some() {
+        return verdict(Outcome::Unknown, Cause::Unknown, Confidence::Possible);
+    }
+    if l.bug_check.is_some() && !l.late_end {
+        return Some(bug_check(l));
     }
     if l.qmp_panicked || l.panic.is_some() {
         // Without a machine check in its words it may have died of something else.
@@ -182,6 +216,17 @@ pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
     }
     if l.own_access {
         return verdict(Outcome::Unknown, Cause::VmmOwnMemory, Confidence::Possible);
+    }
+    if l.own_ignored && l.shutdown.is_none() {
+        // QEMU goes on: action optional, for a page that is not its guest's.
+        return verdict(Outcome::Running, Cause::VmmOwnMemory, Confidence::Likely);
+    }
+    if (l.died_by_sigbus || l.vmm_sigbus) && by_end_alone(e) {
+        let outcome = match l.died_by_sigbus {
+            true => Outcome::VmmKilled,
+            false => Outcome::VmmExited,
+        };
+        return verdict(outcome, Cause::Unknown, Confidence::Possible);
     }
     if l.guest_reset {
         return verdict(Outcome::GuestReset, Cause::Unknown, Confidence::Possible);
@@ -251,9 +296,16 @@ fn panic(e: &Evidence) -> Verdict {
             _ => (Cause::Unknown, Confidence::Possible),
         }
     };
+    // A reason whose bank was cut off may be of another report, and a bank that no VMM injects a physical machine's.
+    let banked = |(_, mce): &(u64, MceReport)| mce.reason.is_some() && mce.status.is_some();
+    let as_injected = |(_, mce): &(u64, MceReport)| mce.by_qemu();
+    let whole = l.mces.iter().any(banked) && (host_told || l.mces.iter().any(as_injected));
     Verdict {
         outcome: Outcome::GuestPanicked,
         cause,
-        confidence,
+        confidence: match confidence {
+            Confidence::Certain if !whole => Confidence::Likely,
+            confidence => confidence,
+        },
     }
 }
