@@ -10,6 +10,8 @@ use xtask_support::progress::Progress;
 
 const NAME: &str = "miri";
 const TOOLCHAIN: &str = "nightly";
+/// Crates with the parsers, and their tests.
+const PARSERS: [(&str, &str); 2] = [("poisontrace-model", "event::"), ("poisontrace-recording", "")];
 /// Some hundred times slower than the processor: enough of each property to take every path.
 const PROPERTY_CASES: &str = "16";
 /// Megabytes, and nothing of it at an address of its own.
@@ -32,13 +34,20 @@ fn set_up(paths: &Paths, progress: &Progress) -> Result<()> {
 
 fn parsers(paths: &Paths, progress: &Progress) -> Result<()> {
     progress.step("Miri over the parsers of events (some minutes)");
+    for (package, tests) in PARSERS {
+        parser(paths, package, tests)?;
+    }
+    Ok(())
+}
+
+fn parser(paths: &Paths, package: &str, tests: &str) -> Result<()> {
     let mut cargo = command::clean("rustup");
     cargo
         .current_dir(&paths.root)
         .args(["run", TOOLCHAIN, "cargo", "miri", "test"])
-        .args(["--package", "poisontrace", "--lib", "--target-dir"])
+        .args(["--package", package, "--lib", "--target-dir"])
         .arg(paths.target.join("miri"))
-        .args(["--", "event::", "--skip", SKIPPED])
+        .args(["--", tests, "--skip", SKIPPED])
         // A nested cargo would keep to the toolchain of this one.
         .env_remove("RUSTUP_TOOLCHAIN")
         .env_remove("RUSTFLAGS")
@@ -46,7 +55,7 @@ fn parsers(paths: &Paths, progress: &Progress) -> Result<()> {
         .env("PROPTEST_CASES", PROPERTY_CASES)
         // Property tests look for the file of cases that once failed.
         .env("MIRIFLAGS", "-Zmiri-disable-isolation");
-    let log = paths.target.join("miri/test.log");
+    let log = paths.target.join(format!("miri/{package}.log"));
     command::logged(&mut cargo, &log, "cargo miri test")?;
     let text = std::fs::read_to_string(&log)?;
     match text
