@@ -10,7 +10,7 @@ use lab_protocol::vmm_fate::VmmFate;
 use crate::builds;
 use crate::cli::Demo;
 use lab_harness::run_files::keep;
-use lab_harness::scenarios::story::{Story, of_fate, recording};
+use lab_harness::scenarios::story::{Story, recording};
 use lab_harness::scenarios::{Lab, Run, verdict_check};
 use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
@@ -57,7 +57,8 @@ pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
     }
     if let Some(folder) = &options.keep {
         keep(&run.out, &KEPT, folder)?;
-        let recordings: Vec<String> = VmmFate::ALL.iter().map(|fate| recording(*fate)).collect();
+        let all = VmmFate::ALL.into_iter().chain(VmmFate::CLAIMS);
+        let recordings: Vec<String> = all.map(recording).collect();
         keep(&run.out, &recordings, folder)?;
     }
     if options.no_daemon {
@@ -76,10 +77,11 @@ pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
 /// One line a VMM.
 fn vmms(run: &Run, daemon: &Path) -> Result<()> {
     let mut wrong = Vec::new();
-    for (fate, (name, end)) in VmmFate::ALL.into_iter().zip(&run.result.fates) {
+    let all = VmmFate::ALL.into_iter().chain(VmmFate::CLAIMS);
+    for (fate, (name, end)) in all.zip(&run.result.fates) {
         let incidents = verdict_check::incidents(daemon, &run.out.join(recording(fate)))?;
         println!("{name:<20} VMM {end:<24} {}", verdict_check::in_words(&incidents));
-        if let Err(error) = verdict_check::judge(of_fate(fate).as_slice(), &incidents) {
+        if let Err(error) = verdict_check::of_vmm(fate, &incidents) {
             wrong.push(format!("{name}: {error}"));
         }
     }

@@ -60,7 +60,7 @@ pub fn run(paths: &Paths, options: &Test, part: Part, progress: &Progress) -> Re
             scenarios::run(stories, &lab, &paths.lab_daemon(), &mut tally, progress);
         }
         Part::Packages => packages::run(paths, &mut tally, progress),
-        Part::Tenants => tenants::run(paths, options.minutes, &mut tally, progress),
+        Part::Tenants => tenants::run(paths, options, &mut tally, progress),
         Part::Miri => miri::run(paths, &mut tally, progress),
         Part::Cost => cost::run(paths, &options.lab, &mut tally, progress),
         Part::Install => install::test(paths, &options.lab.kernel, &mut tally, progress),

@@ -8,8 +8,8 @@ use lab_protocol::LAST_METRICS;
 
 use crate::tally::Tally;
 use lab_harness::run_files::{Files, number};
+use lab_harness::scenarios::story::Story;
 use lab_harness::scenarios::story::recording;
-use lab_harness::scenarios::story::{Story, Verdict, of_fate};
 use lab_harness::scenarios::{Lab, Run, verdict_check};
 use xtask_support::progress::Progress;
 
@@ -36,37 +36,21 @@ pub fn run(stories: &[Story], lab: &Lab, daemon: &Path, tally: &mut Tally, progr
         Ok(run) => run,
         Err(error) => return progress.aside(|| tally.check(NAME, "runs", Err(error))),
     };
-    let mut verdict = |what: &str, file: &str, accepted: &[Verdict], guest: Option<&str>, story: Story| {
-        let outcome = verdict_check::incidents(daemon, &run.out.join(file))
-            .and_then(|incidents| {
-                verdict_check::judge(accepted, &incidents)?;
-                verdict_check::origin(story, &incidents)
-            })
-            .map_err(|why| match guest {
-                Some(prefix) => why.context(became_of(&run, prefix)),
-                None => why,
-            });
-        progress.aside(|| tally.check(NAME, what, outcome));
-    };
     for story in stories.iter().filter(|story| **story != Story::Vmms) {
         let prefix = story.prefix();
-        let file = format!("{prefix}recording.ptrace");
-        verdict(
-            story.name(),
-            &file,
-            &story.accepted_verdicts(),
-            Some(&prefix),
-            *story,
-        );
+        let recording = run.out.join(format!("{prefix}recording.ptrace"));
+        let outcome = verdict_check::incidents(daemon, &recording)
+            .and_then(|incidents| {
+                verdict_check::judge(&story.accepted_verdicts(), &incidents)?;
+                verdict_check::origin(*story, &incidents)
+            })
+            .map_err(|why| why.context(became_of(&run, &prefix)));
+        progress.aside(|| tally.check(NAME, story.name(), outcome));
     }
     for fate in scenario.fates {
-        verdict(
-            fate.name(),
-            &recording(fate),
-            of_fate(fate).as_slice(),
-            None,
-            Story::Vmms,
-        );
+        let outcome = verdict_check::incidents(daemon, &run.out.join(recording(fate)))
+            .and_then(|incidents| verdict_check::of_vmm(fate, &incidents));
+        progress.aside(|| tally.check(NAME, fate.name(), outcome));
     }
     if stories.contains(&Story::HugePage) {
         let files = Files { out: &run.out };

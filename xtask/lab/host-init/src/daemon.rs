@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use lab_protocol::daemon_cli::{STATE_DIR, without};
 use lab_protocol::daemon_lines;
+use lab_protocol::unit_limits::{CONTROL_GROUPS, Group, UnitLimits};
 use lab_protocol::{DAEMON_FILE, FACTS_FOLDER, PLAN_FILE};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::log::Log;
-use crate::machine::SHARE;
+use crate::machine::{self, SHARE};
 use crate::vmm::{LOG_TEMPLATE, QMP_TEMPLATE};
 
 const STATE: &str = "/run/poisontrace";
@@ -168,13 +169,40 @@ impl Daemon {
 
     /// Its resident memory, in KiB.
     pub fn resident_kib(&self) -> Result<u64> {
+        self.status("VmRSS")
+    }
+
+    fn status(&self, field: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.child.id());
         let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
             .and_then(|value| value.trim().split(' ').next()?.parse().ok())
-            .with_context(|| format!("no VmRSS in {path}"))
+            .with_context(|| format!("no {field} in {path}"))
+    }
+
+    /// The limits of its unit, as long as what is returned lives.
+    pub fn limit(&self) -> Result<Group> {
+        let limits = UnitLimits::of_the_unit().context("the unit has no limits")?;
+        let root = Path::new(CONTROL_GROUPS);
+        if !root.join("cgroup.controllers").exists() {
+            machine::mount_control_groups()?;
+        }
+        let group = Group::create(root, "poisontrace", limits).context("cannot make a control group")?;
+        group.take(self.child.id()).context("cannot limit poisontrace")?;
+        Ok(group)
+    }
+
+    /// After an attack.
+    pub fn keep_figures(&self, file: &str, attacker: &str) -> Result<()> {
+        let figures = format!(
+            "{}; {} KiB resident at most, {} threads, under the unit's limits",
+            attacker.trim_end(),
+            self.status("VmHWM")?,
+            self.status("Threads")?
+        );
+        fs::write(format!("{SHARE}/out/{file}"), figures).context("cannot keep the figures")
     }
 
     /// SIGTERM; the exit status and the time that it took, or none where it did not end in time.

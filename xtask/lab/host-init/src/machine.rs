@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use lab_protocol::unit_limits::CONTROL_GROUPS;
 use lab_protocol::{KERNEL_LOG, MODULE_ORDER_FILE, SHARE_TAG, TAINT, TREE_TAG};
 use rustix::fs::OFlags;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -39,6 +40,11 @@ pub fn bring_up() -> Result<()> {
     }
     mount_on("bpf", "bpf", "/sys/fs/bpf", MountFlags::empty(), "")?;
     load_modules()
+}
+
+/// Version 2.
+pub fn mount_control_groups() -> Result<()> {
+    mount_on("cgroup2", "cgroup2", CONTROL_GROUPS, MountFlags::empty(), "")
 }
 
 /// The kernel's random numbers are then the same in every boot, if the processor has none. The kernel would

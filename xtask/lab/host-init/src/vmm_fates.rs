@@ -17,7 +17,9 @@ const AFTER_END: Duration = Duration::from_millis(1500);
 /// Returns how the VMM ended.
 pub fn run(fate: VmmFate, log: &Log) -> Result<String> {
     log.step(&format!("starting poisontrace for a VMM: {fate}"));
-    let mut daemon = Daemon::start_afresh(&format!("{fate}.ptrace"), &[], log)?;
+    let mut daemon = Daemon::start_afresh(&format!("{fate}.ptrace"), &fate.daemon_options(), log)?;
+    let attack = VmmFate::CLAIMS.contains(&fate);
+    let _limited = attack.then(|| daemon.limit()).transpose()?;
     let output = Command::new(format!("{SHARE}/{SCENARIO_VMM_FILE}"))
         .arg(fate.name())
         .stdin(Stdio::null())
@@ -28,6 +30,12 @@ pub fn run(fate: VmmFate, log: &Log) -> Result<String> {
     log.step(&format!("the VMM {end} {}", errors.trim_end()));
     std::thread::sleep(AFTER_END);
     daemon.running()?;
+    if attack {
+        daemon.keep_figures(
+            &format!("{fate}.figures"),
+            &String::from_utf8_lossy(&output.stdout),
+        )?;
+    }
     daemon.stop()?;
     Ok(end)
 }

@@ -7,6 +7,7 @@ pub mod daemon_lines;
 pub mod flush;
 pub mod pagemap;
 pub mod storm;
+pub mod unit_limits;
 pub mod vmm_fate;
 
 use serde::{Deserialize, Serialize};

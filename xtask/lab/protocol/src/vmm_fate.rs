@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::daemon_cli;
+
 /// In the shared folder.
 pub const SCENARIO_VMM_FILE: &str = "bin/scenario-vmm";
 
@@ -34,9 +36,23 @@ pub enum VmmFate {
     Shared,
     /// No poison: the file behind the guest's memory is truncated, and the VMM dies of BUS_ADRERR.
     Truncated,
+    /// No poison: with a VM open, it sends itself the signals of poison.
+    #[serde(rename = "forged-signals")]
+    Forged,
+    /// The same by a process that has no VM.
+    #[serde(rename = "signals-without-vm")]
+    ForgedWithoutVm,
+    /// No poison: the page of the guest is marked by userfaultfd.
+    #[serde(rename = "marked-guest-page")]
+    Marked,
+    /// No poison: with a VM open, it reads marked pages of its own.
+    #[serde(rename = "marked-pages")]
+    MarkedOwn,
 }
 
 impl VmmFate {
+    /// Poison that only the VMM claims, as any user can.
+    pub const CLAIMS: [Self; 4] = [Self::Forged, Self::ForgedWithoutVm, Self::Marked, Self::MarkedOwn];
     pub const ALL: [Self; 11] = [
         Self::NoHandler,
         Self::Exit149,
@@ -64,11 +80,24 @@ impl VmmFate {
             Self::Dropped => "dropped",
             Self::Shared => "shared",
             Self::Truncated => "truncated",
+            Self::Forged => "forged-signals",
+            Self::ForgedWithoutVm => "signals-without-vm",
+            Self::Marked => "marked-guest-page",
+            Self::MarkedOwn => "marked-pages",
+        }
+    }
+
+    /// Options of its daemon: a process's own signals are seen where the functions that send the kernel's cannot be probed.
+    pub fn daemon_options(self) -> Vec<String> {
+        match self {
+            Self::Forged | Self::ForgedWithoutVm => vec![daemon_cli::without("fentry,kprobe")],
+            _ => Vec::new(),
         }
     }
 
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|fate| fate.name() == name)
+        let mut all = Self::ALL.into_iter().chain(Self::CLAIMS);
+        all.find(|fate| fate.name() == name)
     }
 }
 

@@ -1,5 +1,6 @@
 //! A VMM just large enough to meet lost memory in one way: `scenario-vmm NAME` ([`VmmFate`]). Its guest is the storms'.
 
+mod claims;
 mod memory_file;
 mod shared;
 mod signals;
@@ -28,7 +29,10 @@ fn main() -> Result<()> {
         }
         VmmFate::Blocked => signals::block(BLOCKED_FOR)?,
         VmmFate::Shared => return shared::parent(),
-        VmmFate::NoHandler => signals::by_default()?,
+        VmmFate::Forged => return claims::forge(true),
+        VmmFate::ForgedWithoutVm => return claims::forge(false),
+        VmmFate::MarkedOwn => return claims::read_marked(),
+        VmmFate::NoHandler | VmmFate::Marked => signals::by_default()?,
         // Rust's own handler, of its runtime: it takes itself away, and the access is tried again.
         VmmFate::OwnMemory | VmmFate::Truncated => {}
     }

@@ -62,10 +62,22 @@ pub fn by_default() -> Result<()> {
     act(libc::SIG_DFL)
 }
 
+/// A handler that is given the address.
+pub fn with_address(
+    handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void),
+) -> Result<()> {
+    set(handler as *const () as usize, libc::SA_SIGINFO)
+}
+
 fn act(handler: libc::sighandler_t) -> Result<()> {
+    set(handler, 0)
+}
+
+fn set(handler: libc::sighandler_t, flags: libc::c_int) -> Result<()> {
     // SAFETY: an all-zero sigaction is valid: no flags, empty mask.
     let mut action: libc::sigaction = unsafe { mem::zeroed() };
     action.sa_sigaction = handler;
+    action.sa_flags = flags;
     // SAFETY: the handlers touch atomics, and call what is async-signal-safe.
     let set = unsafe { libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) };
     checked(set, "sigaction(SIGBUS)")

@@ -1,6 +1,6 @@
 //! The VM, its vCPU's loop, and the VMM's part in each fate.
 
-use std::fs;
+use std::fs::{self, File};
 use std::process::exit;
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +13,7 @@ use storm_vmm::guest::{BARE_EXITS_DONE, DONE, Guest, MACHINE_CHECK, POISON_ME, P
 use storm_vmm::machine::Machine;
 use storm_vmm::memory::{Memory, PAGE};
 
-use crate::{memory_file, signals};
+use crate::{claims, memory_file, signals};
 
 const SECOND: u64 = POISONED + PAGE;
 /// Where the guest's #MC handler is.
@@ -31,6 +31,8 @@ pub struct Vm {
     pub memory: Memory,
     pub machine: Machine,
     signals: u32,
+    /// What keeps the guest's memory marked.
+    marked: Option<File>,
 }
 
 impl Vm {
@@ -63,6 +65,7 @@ impl Vm {
             memory,
             machine,
             signals: 0,
+            marked: None,
         })
     }
 
@@ -92,6 +95,10 @@ impl Vm {
     fn lose(&mut self) -> Result<()> {
         match self.fate {
             VmmFate::Truncated => self.memory_file_without_memory(),
+            VmmFate::Marked => {
+                self.marked = Some(claims::mark(self.memory.host(POISONED), PAGE)?);
+                Ok(())
+            }
             VmmFate::OwnMemory => {
                 let mut own = Box::new([0x5a_u8; 2 * PAGE as usize]);
                 let at = own.as_mut_ptr().addr() as u64;

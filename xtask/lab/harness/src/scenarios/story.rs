@@ -184,7 +184,11 @@ impl Story {
             hostname: "lab-host".to_owned(),
             daemon: true,
             guests: if vmms { Vec::new() } else { vec![self.guest()] },
-            fates: if vmms { VmmFate::ALL.to_vec() } else { Vec::new() },
+            fates: if vmms {
+                [&VmmFate::ALL[..], &VmmFate::CLAIMS].concat()
+            } else {
+                Vec::new()
+            },
             ftrace: false,
         }
     }
@@ -300,7 +304,9 @@ pub fn of_fate(fate: VmmFate) -> Option<Verdict> {
         VmmFate::MachineChecksOff => verdict("guest_reset", "mce_disabled"),
         VmmFate::Dropped => verdict("vmm_exited", "mce_dropped"),
         VmmFate::Shared => verdict("unaffected", "not_touched"),
-        VmmFate::Truncated => None,
+        // Who only claims poison: `verdict_check::claims`.
+        VmmFate::Marked => verdict("vmm_killed", "sigbus_unhandled"),
+        VmmFate::Truncated | VmmFate::Forged | VmmFate::ForgedWithoutVm | VmmFate::MarkedOwn => None,
     }
 }
 

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use lab_protocol::DEFERRED_STATUS;
+use lab_protocol::vmm_fate::VmmFate;
 use serde_json::Value;
 
-use super::story::{Story, Verdict};
+use super::story::{Story, Verdict, of_fate};
 use xtask_support::command;
 
 /// The incidents of a recording.
@@ -69,6 +70,38 @@ pub fn judge(accepted: &[Verdict], incidents: &[Value]) -> Result<()> {
         first.outcome,
         first.cause
     );
+    Ok(())
+}
+
+/// What must be known of a tiny VMM.
+pub fn of_vmm(fate: VmmFate, incidents: &[Value]) -> Result<()> {
+    if !VmmFate::CLAIMS.contains(&fate) {
+        return judge(of_fate(fate).as_slice(), incidents);
+    }
+    if fate == VmmFate::Marked {
+        judge(of_fate(fate).as_slice(), incidents)?;
+    }
+    claims(incidents, fate != VmmFate::ForgedWithoutVm)
+}
+
+/// Incidents of one process at most, of poison that it alone claims.
+const MAX_CLAIMS: usize = 256;
+
+/// Poison that no kernel has lost is a claim in each incident, and none is certain; of a process without a VM there is none.
+pub fn claims(incidents: &[Value], of_a_vm: bool) -> Result<()> {
+    let count = incidents.len();
+    ensure!(
+        (count > 0) == of_a_vm && count <= MAX_CLAIMS,
+        "{count} incidents of claims"
+    );
+    for incident in incidents {
+        let (how, confidence) = (&incident["origin"]["how"], &incident["confidence"]);
+        ensure!(
+            how == "claimed" && confidence != "certain",
+            "a claim of {} is {how}, {confidence}",
+            incident["id"]
+        );
+    }
     Ok(())
 }
 

@@ -1,9 +1,20 @@
-//! Hostile tenants: each attack as a bounded test, its figures printed, in the release build of the tests and with the
-//! unit's MemoryMax= and TasksMax= in mind: the tests themselves hold less (128 MiB). What each proves:
-//! `daemon/docs/threat-model.md`.
+//! Hostile tenants: each attack as a bounded test, its figures printed. What each proves: `daemon/docs/threat-model.md`.
+//!
+//! | attacks | on |
+//! |---|---|
+//! | floods, endpoints, terminals, disks | the pipeline and a daemon that replays, by `cargo test`; memory below 128 MiB |
+//! | files | the importers |
+//! | poison that a process claims | a daemon at work in this machine's kernel, and in the lab's, under the unit's limits |
+
+mod machine;
 
 use anyhow::{Context, Result, ensure};
+use lab_harness::scenarios::story::recording;
+use lab_harness::scenarios::{Lab, Story, verdict_check};
+use lab_protocol::vmm_fate::VmmFate;
 
+use crate::builds;
+use crate::cli::Test;
 use crate::tally::Tally;
 use xtask_support::command;
 use xtask_support::paths::Paths;
@@ -29,13 +40,61 @@ const UNITS: [&str; 7] = [
     "config::template",
 ];
 
-pub fn run(paths: &Paths, minutes: Option<u32>, tally: &mut Tally, progress: &Progress) {
-    let attacks = attacks(paths, minutes, progress);
+pub fn run(paths: &Paths, options: &Test, tally: &mut Tally, progress: &Progress) {
+    let attacks = attacks(paths, options.minutes, progress);
     progress.aside(|| tally.check(NAME, "attacks_on_the_daemon", attacks));
     let files = files(paths, progress);
     progress.aside(|| tally.check(NAME, "hostile_files", files));
     let builds = builds_agree(paths, progress);
     progress.aside(|| tally.check(NAME, "debug_and_release_agree", builds));
+    if let Err(error) = claims(paths, options, tally, progress) {
+        progress.aside(|| tally.check(NAME, "claims", Err(error)));
+    }
+}
+
+/// Poison that a process claims, to a daemon at work.
+fn claims(paths: &Paths, options: &Test, tally: &mut Tally, progress: &Progress) -> Result<()> {
+    let programs = builds::lab_programs(paths, progress)?;
+    let daemon = builds::daemon(paths, builds::Profile::Dev, progress)?;
+    match machine::unavailable() {
+        Some(reason) => tally.skip("tenants on this machine", &reason),
+        None => {
+            for attack in machine::attacks() {
+                progress.step(&format!("{attack} on this machine"));
+                let outcome = machine::attack(&daemon, &programs.join("scenario-vmm"), attack);
+                progress.aside(|| {
+                    let name = format!("{attack}_on_this_machine");
+                    let outcome = outcome.map(|figures| println!("{figures}"));
+                    tally.check(NAME, &name, outcome);
+                });
+            }
+        }
+    }
+    if let Some(reason) = options
+        .no_lab
+        .then(|| "--no-lab".to_owned())
+        .or_else(lab_harness::unavailable)
+    {
+        tally.skip("tenants in the lab", &reason);
+        return Ok(());
+    }
+    let kernel = &options.lab.kernel;
+    let lab = Lab::set_up(paths, kernel, kernel, &programs, progress)?;
+    let mut scenario = Story::Vmms.scenario();
+    scenario.fates = VmmFate::CLAIMS.to_vec();
+    let run = lab.run("test-tenants", &scenario, &daemon, progress)?;
+    for (attack, (_, end)) in scenario.fates.into_iter().zip(&run.result.fates) {
+        let outcome = verdict_check::incidents(&daemon, &run.out.join(recording(attack)))
+            .and_then(|incidents| verdict_check::of_vmm(attack, &incidents).map(|()| incidents.len()));
+        let figures = std::fs::read_to_string(run.out.join(format!("{attack}.figures"))).unwrap_or_default();
+        progress.aside(|| {
+            let name = format!("{attack}_on_{}", run.result.kernel);
+            let outcome =
+                outcome.map(|count| println!("{attack}: {count} incidents, {figures}, the VMM {end}"));
+            tally.check(NAME, &name, outcome);
+        });
+    }
+    Ok(())
 }
 
 fn test(paths: &Paths, progress: &Progress, arguments: &[&str], variables: &[(&str, String)]) -> Result<()> {
