@@ -12,13 +12,15 @@ mod daemon_process;
 mod synthetic_load;
 
 use std::{
+    collections::VecDeque,
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{SocketAddr, TcpStream},
     path::Path,
     time::{Duration, Instant},
 };
 
 use daemon_process::{Replay, record};
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use synthetic_load::{Load, Page};
 
 /// More than the number of connections served at one time.
@@ -157,6 +159,45 @@ fn many_connections_do_not_lock_others_out(daemon: &Replay) {
     drop(idle);
 }
 
+/// A client's connection from another address of this machine.
+fn connect_from(source: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    bind(&socket, &SocketAddr::from((source, 0)))?;
+    connect(&socket, &to)?;
+    Ok(TcpStream::from(socket))
+}
+
+/// Another host opens connections as fast as it can, and leaves them idle.
+fn a_flood_of_connections_of_another_peer_keeps_no_scraper_waiting(daemon: &Replay) {
+    let to = daemon.address;
+    let until = Instant::now() + Duration::from_secs(6);
+    let flooders: Vec<_> = (0..3)
+        .map(|_| {
+            std::thread::spawn(move || {
+                let (mut open, mut count) = (VecDeque::new(), 0_u32);
+                while Instant::now() < until {
+                    open.extend(connect_from([127, 0, 0, 2], to).ok());
+                    count += 1;
+                    if open.len() > 100 {
+                        open.pop_front();
+                    }
+                }
+                count
+            })
+        })
+        .collect();
+    let (mut slowest, mut scrapes) = (Duration::ZERO, 0);
+    while Instant::now() < until {
+        let (_, took) = daemon.metrics();
+        slowest = slowest.max(took);
+        scrapes += 1;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let count: u32 = flooders.into_iter().map(|flooder| flooder.join().unwrap()).sum();
+    println!("{count} connections of another peer in 6 s: {scrapes} scrapes, the slowest {slowest:?}");
+    assert!(slowest < BEHIND_IDLE, "{slowest:?}");
+}
+
 #[test]
 fn abuse_of_the_endpoint_is_bounded_and_harms_no_other_client() {
     let dir = tempfile::tempdir().unwrap();
@@ -168,6 +209,7 @@ fn abuse_of_the_endpoint_is_bounded_and_harms_no_other_client() {
     random_bytes_are_refused(&daemon);
     slow_requests_are_closed(&daemon);
     many_connections_do_not_lock_others_out(&daemon);
+    a_flood_of_connections_of_another_peer_keeps_no_scraper_waiting(&daemon);
     let (text, _) = daemon.metrics();
     assert!(text.contains("poisontrace_"));
     let after = daemon.memory_kib("VmRSS");

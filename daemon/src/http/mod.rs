@@ -23,7 +23,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use slots::Slots;
+use slots::{Entry, Slots};
 pub use web_config::{WebConfigError, check as check_web_config};
 
 /// Scrapes that wait for the pipeline.
@@ -185,14 +185,25 @@ pub async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, ready: Ready,
     }
 }
 
+fn serve(stream: tokio::net::TcpStream, shared: &Arc<Shared>, place: slots::Place) {
+    let id = place.id();
+    let task = tokio::spawn(connection::serve(stream, Arc::clone(shared), place));
+    shared.slots.served_by(id, task.abort_handle());
+}
+
 async fn accept(listener: tokio::net::TcpListener, shared: Arc<Shared>) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let place = shared.slots.take(peer.ip()).await;
-                let id = place.id();
-                let task = tokio::spawn(connection::serve(stream, Arc::clone(&shared), place));
-                shared.slots.served_by(id, task.abort_handle());
+                // Nobody waits here, lest all behind it wait too.
+                match shared.slots.enter(peer.ip()) {
+                    Entry::Served(place) => serve(stream, &shared, place),
+                    Entry::Waits(turn) => {
+                        let shared = Arc::clone(&shared);
+                        tokio::spawn(async move { serve(stream, &shared, turn.place().await) });
+                    }
+                    Entry::Refused => {}
+                }
             }
             Err(err) => {
                 tracing::debug!(error = %err, "a connection was not accepted");

@@ -1,5 +1,6 @@
 //! Places for connections. When all are taken, a new client gets the place of an idle one: the oldest of the peer that
-//! holds most. A scraper behind a client that opens connections and leaves them idle is served at once.
+//! holds most, or of one that is being answered, where the new client holds far fewer. A scraper behind a client that opens
+//! connections without end is served at once: who has to wait does so beside the others, a few of each peer.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +14,11 @@ use tokio::{sync::Notify, task::AbortHandle, time::sleep};
 /// Connections at a time; more wait in the kernel's queue.
 const MAX: usize = 32;
 /// An idle connection keeps its place so long against others of the same peer: its request may be on its way.
-const GRACE: Duration = Duration::from_millis(200);
+const GRACE: Duration = Duration::from_millis(50);
+/// Clients of one peer that wait for a place; further ones get that of an idle one at once.
+const WAITING: usize = 16;
+/// Clients that wait, of all peers; further ones of a peer that waits are refused.
+const ALL_WAITING: usize = 64;
 /// Between two looks where every connection is being answered.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -26,6 +31,8 @@ pub struct Slots {
 
 #[derive(Default)]
 struct Held {
+    /// Clients that wait, by peer.
+    waiting: BTreeMap<IpAddr, usize>,
     next: u64,
     slots: BTreeMap<u64, Slot>,
 }
@@ -43,23 +50,71 @@ pub struct Place {
     id: u64,
 }
 
-impl Slots {
-    /// A place for a client of this address, as soon as there is one.
-    pub async fn take(self: &Arc<Self>, peer: IpAddr) -> Place {
-        let peer = network(peer);
+/// A client that waits for a place, counted as long as this lives.
+pub struct Turn {
+    all: Arc<Slots>,
+    peer: IpAddr,
+}
+
+/// How a client fares that has just come.
+pub enum Entry {
+    Served(Place),
+    Waits(Turn),
+    /// Too many wait.
+    Refused,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut held = self.all.held();
+        if let Some(waiting) = held.waiting.get_mut(&self.peer) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                held.waiting.remove(&self.peer);
+            }
+        }
+    }
+}
+
+impl Turn {
+    /// A place, as soon as there is one.
+    pub async fn place(self) -> Place {
         loop {
-            let wait = match self.held().make_room(peer, Instant::now()) {
+            let wait = match self.all.held().make_room(self.peer, Instant::now(), GRACE) {
                 Ok(id) => {
-                    let all = Arc::clone(self);
+                    let all = Arc::clone(&self.all);
                     return Place { all, id };
                 }
                 Err(wait) => wait,
             };
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.freed.notified() => {}
+                () = self.all.freed.notified() => {}
             }
         }
+    }
+}
+
+impl Slots {
+    /// Lets a client of this address in, or wait.
+    pub fn enter(self: &Arc<Self>, peer: IpAddr) -> Entry {
+        let peer = network(peer);
+        let mut held = self.held();
+        let own = held.waiting.get(&peer).copied().unwrap_or(0);
+        let grace = match own < WAITING {
+            true => GRACE,
+            false => Duration::ZERO,
+        };
+        if let Ok(id) = held.make_room(peer, Instant::now(), grace) {
+            let all = Arc::clone(self);
+            return Entry::Served(Place { all, id });
+        }
+        if own > 0 && held.waiting.values().sum::<usize>() >= ALL_WAITING {
+            return Entry::Refused;
+        }
+        *held.waiting.entry(peer).or_default() += 1;
+        let all = Arc::clone(self);
+        Entry::Waits(Turn { all, peer })
     }
 
     /// Notes the task that serves a place; it is ended when another client gets the place.
@@ -76,9 +131,9 @@ impl Slots {
 
 impl Held {
     /// Takes a place, if need be that of another; else how long to wait.
-    fn make_room(&mut self, peer: IpAddr, now: Instant) -> Result<u64, Duration> {
+    fn make_room(&mut self, peer: IpAddr, now: Instant, grace: Duration) -> Result<u64, Duration> {
         if self.slots.len() >= MAX {
-            let victim = self.victim(peer, now)?;
+            let victim = self.victim(peer, now, grace)?;
             if let Some(task) = self.slots.remove(&victim).and_then(|slot| slot.task) {
                 task.abort();
             }
@@ -96,7 +151,7 @@ impl Held {
         Ok(self.next)
     }
 
-    fn victim(&self, peer: IpAddr, now: Instant) -> Result<u64, Duration> {
+    fn victim(&self, peer: IpAddr, now: Instant, grace: Duration) -> Result<u64, Duration> {
         let mut held = BTreeMap::<IpAddr, usize>::new();
         for slot in self.slots.values() {
             *held.entry(slot.peer).or_default() += 1;
@@ -109,13 +164,21 @@ impl Held {
             .iter()
             .filter(|(_, slot)| !slot.busy && held.get(&slot.peer) == Some(&most));
         let Some((id, oldest)) = idle.next() else {
-            return Err(BUSY);
+            // All of the one with most are being answered: who asks so much waits for another.
+            let mut busy = self
+                .slots
+                .iter()
+                .filter(|(_, slot)| held.get(&slot.peer) == Some(&most));
+            return match busy.next() {
+                Some((id, _)) if own + 1 < most => Ok(*id),
+                _ => Err(BUSY),
+            };
         };
         let age = now.saturating_duration_since(oldest.since);
-        if own + 1 < most || age >= GRACE {
+        if own + 1 < most || age >= grace {
             return Ok(*id);
         }
-        Err(GRACE - age)
+        Err(grace - age)
     }
 }
 
@@ -158,7 +221,7 @@ mod tests {
         let now = Instant::now();
         let mut held = Held::default();
         for _ in 0..MAX {
-            held.make_room(FLOODER, now).unwrap();
+            held.make_room(FLOODER, now, GRACE).unwrap();
         }
         (held, now)
     }
@@ -166,7 +229,7 @@ mod tests {
     #[test]
     fn another_peer_gets_the_place_of_the_flooders_oldest_at_once() {
         let (mut held, now) = full();
-        let id = held.make_room(SCRAPER, now).unwrap();
+        let id = held.make_room(SCRAPER, now, GRACE).unwrap();
         assert!(!held.slots.contains_key(&1) && held.slots[&id].peer == SCRAPER);
         assert_eq!(held.slots.len(), MAX);
     }
@@ -174,12 +237,36 @@ mod tests {
     #[test]
     fn a_peer_takes_its_own_idle_places_and_not_those_that_are_answered() {
         let (mut held, now) = full();
-        assert_eq!(held.make_room(FLOODER, now), Err(GRACE));
+        assert_eq!(held.make_room(FLOODER, now, GRACE), Err(GRACE));
         held.slots.get_mut(&1).unwrap().busy = true;
-        held.make_room(FLOODER, now + GRACE).unwrap();
+        held.make_room(FLOODER, now + GRACE, GRACE).unwrap();
         assert!(held.slots.contains_key(&1) && !held.slots.contains_key(&2));
         held.slots.values_mut().for_each(|slot| slot.busy = true);
-        assert_eq!(held.make_room(FLOODER, now + 2 * GRACE), Err(BUSY));
+        assert_eq!(held.make_room(FLOODER, now + 2 * GRACE, GRACE), Err(BUSY));
+        let id = held.make_room(SCRAPER, now + 2 * GRACE, GRACE).unwrap();
+        assert_eq!(held.slots[&id].peer, SCRAPER, "though all others are answered");
+    }
+
+    #[test]
+    fn clients_that_wait_are_few_and_another_peers_is_let_in() {
+        let slots = Arc::<Slots>::default();
+        let entries: Vec<Entry> = (0..200).map(|_| slots.enter(FLOODER)).collect();
+        let count = |is: fn(&Entry) -> bool| entries.iter().filter(|entry| is(entry)).count();
+        // Past those that wait, each gets the place of an idle one.
+        assert_eq!(count(|entry| matches!(entry, Entry::Waits(_))), WAITING);
+        assert_eq!(count(|entry| matches!(entry, Entry::Served(_))), 200 - WAITING);
+        let other = slots.enter(SCRAPER);
+        assert!(matches!(other, Entry::Served(_)));
+        slots.held().slots.values_mut().for_each(|slot| slot.busy = true);
+        let busy: Vec<Entry> = (0..200).map(|_| slots.enter(FLOODER)).collect();
+        let waits = busy
+            .iter()
+            .filter(|entry| matches!(entry, Entry::Waits(_)))
+            .count();
+        assert_eq!(waits, ALL_WAITING - WAITING, "all are being answered");
+        assert!(matches!(slots.enter(SCRAPER), Entry::Served(_)));
+        drop((entries, busy, other));
+        assert!(slots.held().waiting.is_empty());
     }
 
     #[test]
