@@ -6,7 +6,9 @@
 )]
 
 use std::{
+    ffi::OsStr,
     os::fd::OwnedFd,
+    path::Path,
     process::{Child, Command, ExitStatus},
     thread,
     time::{Duration, Instant},
@@ -22,8 +24,8 @@ use rustix::{
 /// For the end of a command: a second, and a margin for a busy machine.
 const SOON: Duration = Duration::from_secs(3);
 
-/// `watch` on a terminal; its other end.
-fn watch(controlling: bool) -> (Child, OwnedFd) {
+/// A command on a terminal; its other end.
+fn on_a_terminal(controlling: bool, arguments: &[&OsStr]) -> (Child, OwnedFd) {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let ours = openpt(flags).unwrap();
     grantpt(&ours).unwrap();
@@ -36,7 +38,6 @@ fn watch(controlling: bool) -> (Child, OwnedFd) {
         ws_ypixel: 0,
     };
     tcsetwinsize(&ours, size).unwrap();
-    let dir = std::env::temp_dir().join("poisontrace-no-store");
     let mut command = match controlling {
         true => {
             let mut command = Command::new("setsid");
@@ -46,14 +47,38 @@ fn watch(controlling: bool) -> (Child, OwnedFd) {
         false => Command::new(env!("CARGO_BIN_EXE_poisontrace")),
     };
     let child = command
-        .args(["watch", "--metrics", "http://127.0.0.1:1/metrics", "--state-dir"])
-        .arg(dir)
+        .args(arguments)
         .env("TERM", "xterm")
         .stdin(theirs.try_clone().unwrap())
         .stdout(theirs.try_clone().unwrap())
         .stderr(theirs)
         .spawn()
         .unwrap();
+    (child, ours)
+}
+
+/// `watch`, which has drawn.
+fn watch(controlling: bool) -> (Child, OwnedFd) {
+    let dir = std::env::temp_dir().join("poisontrace-no-store");
+    let metrics = ["watch", "--metrics", "http://127.0.0.1:1/metrics", "--state-dir"].map(OsStr::new);
+    let (child, ours) = on_a_terminal(controlling, &[&metrics[..], &[dir.as_os_str()]].concat());
+    read_screen(&ours);
+    (child, ours)
+}
+
+/// A replay that goes on serving, and has printed so.
+fn replay(controlling: bool) -> (Child, OwnedFd) {
+    let recording = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings/panic-amd-6.12.ptrace");
+    let options = [
+        "--keep-serving",
+        "--speed",
+        "max",
+        "--web.listen-address",
+        "127.0.0.1:0",
+    ]
+    .map(OsStr::new);
+    let from = [OsStr::new("replay"), OsStr::new("--from"), recording.as_os_str()];
+    let (child, ours) = on_a_terminal(controlling, &[&from[..], &options].concat());
     read_screen(&ours);
     (child, ours)
 }
@@ -87,7 +112,7 @@ fn ends(mut child: Child, why: &str) -> ExitStatus {
         if began.elapsed() > SOON {
             let _ = child.kill();
             let _ = child.wait();
-            panic!("watch still runs {SOON:?} after {why}");
+            panic!("it still runs {SOON:?} after {why}");
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -97,6 +122,28 @@ fn ends(mut child: Child, why: &str) -> ExitStatus {
 fn watch_ends_when_its_terminal_is_closed() {
     for controlling in [true, false] {
         let (child, terminal) = watch(controlling);
+        drop(terminal);
+        ends(child, "its terminal was closed");
+    }
+}
+
+#[test]
+fn a_replay_ends_with_its_terminal_and_on_signals() {
+    let (child, terminal) = replay(true);
+    drop(terminal);
+    ends(child, "its terminal was closed");
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT] {
+        let (child, _terminal) = replay(true);
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        ends(child, "a signal");
+    }
+}
+
+#[test]
+fn an_input_on_a_terminal_ends_with_it() {
+    for controlling in [true, false] {
+        let (child, terminal) = on_a_terminal(controlling, &["explain", "--from", "-"].map(OsStr::new));
+        thread::sleep(Duration::from_millis(300));
         drop(terminal);
         ends(child, "its terminal was closed");
     }

@@ -161,3 +161,105 @@ fn shared_page(n: usize) -> String {
 fn a_recording_of_a_page_that_many_vms_share() {
     grows_linearly(1600, shared_page, |n| n);
 }
+
+/// Lines of a kernel's log, of each page.
+fn kernel_log(n: usize, line: impl Fn(usize) -> String) -> String {
+    let mut text = String::new();
+    for page in 0..n {
+        let _ = writeln!(
+            text,
+            "[{:5}.{:06}] {}",
+            page / 1000,
+            page % 1000 * 1000,
+            line(page)
+        );
+    }
+    text
+}
+
+fn signalled(page: usize, pid: usize) -> String {
+    format!(
+        "Memory failure: {:#x}: Sending SIGBUS to qemu-system-x86:{pid} due to hardware memory corruption",
+        0x1000 + page
+    )
+}
+
+#[test]
+fn a_kernel_log_of_many_vms() {
+    grows_linearly(1600, |n| kernel_log(n, |page| signalled(page, 200 + page)), |n| n);
+}
+
+#[test]
+fn a_kernel_log_of_vmms_that_are_killed() {
+    let killed = |page: usize| {
+        format!(
+            "Memory failure: {:#x}: Killing qemu-system-x86:{} due to hardware memory corruption",
+            0x1000 + page,
+            200 + page
+        )
+    };
+    grows_linearly(1600, |n| kernel_log(n, killed), |n| n);
+}
+
+#[test]
+fn virsh_events_of_many_domains() {
+    let reboots = |n: usize| {
+        (0..n).fold(String::new(), |mut text, vm| {
+            let _ = writeln!(
+                text,
+                "2026-11-22 15:45:34.123+0000: event 'reboot' for domain 'vm-{vm}'"
+            );
+            text
+        })
+    };
+    grows_linearly(1600, reboots, |_| 0);
+    let failures = |n: usize| {
+        (0..n).fold(String::new(), |mut text, vm| {
+            let _ = writeln!(
+                text,
+                "event MEMORY_FAILURE for domain 'vm-{vm}': {{\"recipient\":\"guest\",\"action\":\"inject\",\"flags\":{{\"action-required\":true}}}}"
+            );
+            text
+        })
+    };
+    grows_linearly(1600, failures, |n| n);
+}
+
+#[test]
+fn a_journal_of_the_kernels_lines() {
+    let input = |n: usize| {
+        (0..n).fold(String::new(), |mut text, page| {
+            let _ = writeln!(
+                text,
+                "{{\"__MONOTONIC_TIMESTAMP\":\"{}\",\"_TRANSPORT\":\"kernel\",\"SYSLOG_IDENTIFIER\":\"kernel\",\"MESSAGE\":\"{}\"}}",
+                1000 + page,
+                signalled(page, 200 + page)
+            );
+            text
+        })
+    };
+    grows_linearly(800, input, |n| n);
+}
+
+/// Records of one VM whose pages are lost one after the other.
+#[test]
+fn a_recording_of_one_vms_many_pages() {
+    let input = |n: usize| {
+        let session = r#"{"host":{"hostname":"h","kernel":"6.12.0","poisontrace":"0.1.0","emulated":false},"clock":{"monotonic_ns":0,"wall_ns":null},"probes":[]}"#;
+        let mut text = format!("{{\"poisontrace_recording\":1,\"session\":{session}}}\n");
+        let _ = writeln!(
+            text,
+            r#"{{"t":1,"tid":140,"pid":140,"event":"vmm","is_vmm":true,"name":"v","uuid":"u","vmm":"qemu","start_ticks":1}}"#
+        );
+        for page in 0..n {
+            let (t, hva) = (10 + page, 0x7f00_0000_0000_u64 + page as u64 * 4096);
+            let _ = writeln!(
+                text,
+                r#"{{"t":{t},"tid":1,"pid":1,"event":"sigbus","hva":"{hva:#x}","severity":"action_optional","lsb":12,"target_tid":140,"target_pid":140,"forced":false,"comm":"q"}}"#
+            );
+        }
+        let _ = writeln!(text, "{{\"end\":{{\"events\":{}}}}}", n + 1);
+        text
+    };
+    grows_linearly(1600, input, |n| n);
+}

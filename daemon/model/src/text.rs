@@ -30,11 +30,27 @@ fn turns_direction(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Characters without a glyph, by which two names look alike, and separators that start a new line.
+/// Characters without a glyph, by which two names look alike (Unicode's Default_Ignorable_Code_Point, and the marks of
+/// annotations), and separators that start a new line.
 fn is_invisible(c: char) -> bool {
     matches!(
         c,
-        '\u{ad}' | '\u{180e}' | '\u{200b}' | '\u{2028}' | '\u{2029}' | '\u{2060}'..='\u{2064}' | '\u{feff}'
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200d}'
+            | '\u{2028}'..='\u{2029}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fffb}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
     )
 }
 
@@ -52,7 +68,24 @@ mod tests {
     fn a_process_cannot_smuggle_terminal_escapes_into_a_report() {
         assert_eq!(sanitise("evil\x1b[2Jname\n", 64), "evil\u{fffd}[2Jname\u{fffd}");
         assert_eq!(sanitise("web\u{202e}live", 64), "web\u{fffd}live");
-        for hidden in ['\u{7f}', '\u{ad}', '\u{200b}', '\u{2028}', '\u{feff}'] {
+        for hidden in [
+            '\u{7f}',
+            '\u{85}',
+            '\u{ad}',
+            '\u{34f}',
+            '\u{115f}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{2028}',
+            '\u{2062}',
+            '\u{206a}',
+            '\u{3164}',
+            '\u{fe0f}',
+            '\u{feff}',
+            '\u{ffa0}',
+            '\u{fff9}',
+            '\u{e0041}',
+        ] {
             assert_eq!(sanitise(&format!("we{hidden}b"), 64), "we\u{fffd}b");
         }
         assert_eq!(sanitise("abcdef", 3), "abc…");

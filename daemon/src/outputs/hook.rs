@@ -34,7 +34,7 @@ mod leftovers;
 
 use crate::{
     config::{self, HookEvent},
-    fair::FairQueue,
+    fair::{Class, ClassedQueue},
 };
 use poisontrace_model::host::Host;
 use poisontrace_report::document::{Answer, Incident};
@@ -71,74 +71,23 @@ struct Run {
     json: Vec<u8>,
 }
 
-/// Runs that wait.
-#[derive(Default)]
-struct Runs {
-    /// Of pages that the kernel has named: no VMM makes those as it likes.
-    confirmed: FairQueue<Run>,
-    rest: FairQueue<Run>,
-    /// Whose turn it is.
-    rest_next: bool,
-}
-
-impl Runs {
-    fn len(&self) -> usize {
-        self.confirmed.len() + self.rest.len()
-    }
-
-    /// A VM's runs stay in order: all that wait are of one kind.
-    fn push(&mut self, vm: u32, confirmed: bool, run: Run) {
-        if confirmed || self.confirmed.len_of(vm) > 0 {
-            for before in self.rest.take(vm) {
-                self.confirmed.push(vm, before);
-            }
-            self.confirmed.push(vm, run);
-        } else {
-            self.rest.push(vm, run);
-        }
-    }
-
-    /// The next run: one of either kind in turn, so that however many VMMs make incidents, the kernel's do not wait for
-    /// all of them.
-    fn pop(&mut self) -> Option<Run> {
-        let rest_first = std::mem::take(&mut self.rest_next);
-        let next = match rest_first {
-            true => self.rest.pop().or_else(|| self.confirmed.pop()),
-            false => self.confirmed.pop().or_else(|| self.rest.pop()),
-        };
-        self.rest_next = !rest_first;
-        next.map(|(_, run)| run)
-    }
-
-    /// Drops the newest of the VM with most runs, of those that no kernel has confirmed if there are any.
-    fn make_room(&mut self) {
-        let queue = match self.rest.is_empty() {
-            true => &mut self.confirmed,
-            false => &mut self.rest,
-        };
-        if let Some(longest) = queue.longest() {
-            queue.drop_newest(longest);
-        }
-    }
-}
-
-/// The runs, and who waits for one. The one that works them off ends with the runtime.
+/// The runs, a VM's in order, and who waits for one. The one that works them off ends with the runtime.
 #[derive(Default)]
 struct Queue {
-    runs: Mutex<Runs>,
+    runs: Mutex<ClassedQueue<Run>>,
     came: Notify,
 }
 
 impl Queue {
-    fn runs(&self) -> MutexGuard<'_, Runs> {
+    fn runs(&self) -> MutexGuard<'_, ClassedQueue<Run>> {
         // Changed by single moves: a panic elsewhere leaves it whole.
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a run; returns whether one (this, or another) had to go for it.
-    fn push(&self, vm: u32, confirmed: bool, run: Run) -> bool {
+    fn push(&self, vm: u32, class: Class, run: Run) -> bool {
         let mut runs = self.runs();
-        runs.push(vm, confirmed, run);
+        runs.push_in_order(vm, class, run);
         let full = runs.len() > MAX_WAITING;
         if full {
             runs.make_room();
@@ -210,8 +159,10 @@ impl Hook {
             ],
             json,
         };
-        let confirmed = incident.page.pfn.is_some();
-        if self.queue.push(incident.vm.pid.unwrap_or(0), confirmed, run) {
+        if self
+            .queue
+            .push(incident.vm.pid.unwrap_or(0), super::class_of(incident), run)
+        {
             if self.dropped == 0 {
                 tracing::warn!("the hook is too slow: runs of it are dropped");
             }

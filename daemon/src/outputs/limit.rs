@@ -1,6 +1,9 @@
-//! Rate limits for lines of the log: by VM first, then for all, so that one VM's flood silences no other.
+//! Rate limits for lines of the log: by VM first, then for all of a class, so that one VM's flood silences no other, and a
+//! thousand VMMs' none of a page that the kernel has named.
 
 use std::collections::BTreeMap;
+
+use crate::fair::Class;
 
 /// A rate limit: `burst` at once, then so many a second of the events' time.
 struct Limit {
@@ -50,11 +53,26 @@ const FIRST: Limit = Limit::new(1000, 20);
 /// VMs that are distinguished; the one with the lowest process number makes room.
 const MAX_VMS: usize = 4096;
 
+/// Lines of all VMs of a class.
+struct OfAClass {
+    all: Limit,
+    first: Limit,
+}
+
+impl OfAClass {
+    const fn new() -> Self {
+        Self {
+            all: OF_ALL,
+            first: FIRST,
+        }
+    }
+}
+
 /// See the module.
 pub struct Limits {
     by_vm: BTreeMap<u32, Limit>,
-    all: Limit,
-    first: Limit,
+    named: OfAClass,
+    other: OfAClass,
     held_back: u64,
 }
 
@@ -62,18 +80,22 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             by_vm: BTreeMap::new(),
-            all: OF_ALL,
-            first: FIRST,
+            named: OfAClass::new(),
+            other: OfAClass::new(),
             held_back: 0,
         }
     }
 }
 
 impl Limits {
-    /// Whether one more line of this VM may pass now. What is held back is counted.
-    pub fn pass(&mut self, vm: u32, now_ns: u64) -> bool {
+    /// Whether one more line of this VM, on an incident of this class, may pass now. What is held back is counted.
+    pub fn pass(&mut self, vm: u32, class: Class, now_ns: u64) -> bool {
+        let of_class = match class {
+            Class::Named => &mut self.named,
+            Class::Other => &mut self.other,
+        };
         let passes = match self.by_vm.get_mut(&vm) {
-            Some(own) => own.pass(now_ns) && self.all.pass(now_ns),
+            Some(own) => own.pass(now_ns) && of_class.all.pass(now_ns),
             None => {
                 while self.by_vm.len() >= MAX_VMS {
                     self.by_vm.pop_first();
@@ -81,7 +103,7 @@ impl Limits {
                 let mut own = OF_A_VM;
                 own.pass(now_ns);
                 self.by_vm.insert(vm, own);
-                self.first.pass(now_ns)
+                of_class.first.pass(now_ns)
             }
         };
         self.held_back += u64::from(!passes);
@@ -101,9 +123,11 @@ mod tests {
     #[test]
     fn a_flood_passes_in_a_burst_and_then_once_a_second() {
         let mut limits = Limits::default();
-        let passed = (0..100).filter(|_| limits.pass(7, SECOND_NS)).count();
+        let passed = (0..100)
+            .filter(|_| limits.pass(7, Class::Other, SECOND_NS))
+            .count();
         assert_eq!((passed, limits.held_back()), (20, 80));
-        assert!(limits.pass(7, 2 * SECOND_NS) && !limits.pass(7, 2 * SECOND_NS));
+        assert!(limits.pass(7, Class::Other, 2 * SECOND_NS) && !limits.pass(7, Class::Other, 2 * SECOND_NS));
         assert_eq!(limits.held_back(), 1);
     }
 
@@ -112,13 +136,23 @@ mod tests {
         let mut limits = Limits::default();
         for vm in 0..200 {
             for _ in 0..1000 {
-                limits.pass(vm, SECOND_NS);
+                limits.pass(vm, Class::Other, SECOND_NS);
             }
         }
-        assert!(limits.pass(5000, SECOND_NS), "its first");
+        assert!(limits.pass(5000, Class::Other, SECOND_NS), "its first");
         assert!(
-            !limits.pass(5000, SECOND_NS),
+            !limits.pass(5000, Class::Other, SECOND_NS),
             "the rest is as limited as that of others"
         );
+    }
+    #[test]
+    fn the_first_words_of_thousands_of_vmms_hold_back_none_of_a_page_that_the_kernel_has_named() {
+        let mut limits = Limits::default();
+        let passed = (0..3000)
+            .filter(|vm| limits.pass(*vm, Class::Other, SECOND_NS))
+            .count();
+        assert_eq!(passed, 1000);
+        assert!(limits.pass(5000, Class::Named, SECOND_NS));
+        assert!(limits.pass(5000, Class::Named, SECOND_NS), "its death, too");
     }
 }

@@ -13,7 +13,8 @@ pub struct IncidentLog {
 
 impl IncidentLog {
     pub fn incident(&mut self, incident: &Incident, change: Change, now_ns: u64) {
-        if !self.lines.pass(incident.vm.pid.unwrap_or(0), now_ns) {
+        let vm = incident.vm.pid.unwrap_or(0);
+        if !self.lines.pass(vm, super::class_of(incident), now_ns) {
             return;
         }
         let held_back = self.lines.held_back();

@@ -9,7 +9,7 @@ pub mod metrics;
 pub mod recording;
 pub mod store;
 
-use crate::config::HookEvent;
+use crate::{config::HookEvent, fair::Class};
 use changes::{Change, Changes};
 use hook::Hook;
 use log::IncidentLog;
@@ -18,6 +18,14 @@ use poisontrace_model::{correlate::report::Update, event::Event};
 use poisontrace_report::document::Incident;
 use recording::Recording;
 use store::Store;
+
+/// Who can have made an incident: by what waits for the hook and for the store takes turns.
+pub fn class_of(incident: &Incident) -> Class {
+    match incident.page.pfn {
+        Some(_) => Class::Named,
+        None => Class::Other,
+    }
+}
 
 /// See the module.
 pub struct Outputs {

@@ -44,7 +44,12 @@ impl IncidentTable {
         self.incidents.len()
     }
 
-    /// Incidents evicted so far because the table was full.
+    /// Notes an incident that was not opened: its process has too many.
+    pub fn note_refused(&mut self) {
+        self.evicted += 1;
+    }
+
+    /// Incidents evicted so far because the table was full, and those that were not opened.
     pub fn evicted(&self) -> u64 {
         self.evicted
     }

@@ -136,7 +136,7 @@ const UNSEEN_NS: u64 = 30_000_000_000;
 impl Correlator {
     /// Takes note that the kernel's own counters show lost memory at time `t`: what was a claim shortly before may have been
     /// of it.
-    pub fn host_lost_memory(&mut self, t: u64) {
+    pub(super) fn host_lost_memory(&mut self, t: u64) {
         if self.failures.any {
             return;
         }

@@ -143,7 +143,7 @@ impl Correlator {
         &self.session
     }
 
-    /// Incidents that were evicted because the table was full.
+    /// Incidents that were evicted because the table was full, and claims for which a process has too many incidents.
     pub fn incidents_evicted(&self) -> u64 {
         self.incidents.evicted()
     }
@@ -309,6 +309,7 @@ impl Correlator {
             EventKind::Vmm(vmm) => self.identity(event.pid, vmm),
             EventKind::Lost { records } => self.lost(event, *records),
             EventKind::RunsMissed { runs } => self.runs_missed(*runs),
+            EventKind::HostMemoryLost => self.host_lost_memory(event.t),
             EventKind::AllProbesAttached => self.all_probes_attached(event),
             EventKind::UserspaceExit { .. }
             | EventKind::Pio { .. }

@@ -9,7 +9,7 @@ use crate::{
     incident::{
         evidence::{Evidence, HostLoss},
         latency,
-        limits::PAGE_SIZE,
+        limits::{Detail, PAGE_SIZE},
         timeline::{self, TimelineEvent},
     },
 };
@@ -239,8 +239,10 @@ impl Correlator {
                 .of_process(pid)
                 .get(MAX_CLAIMS - 1..)
                 .and_then(<[_]>::last)
+                .copied()
         {
-            return *no;
+            self.incidents.note_refused();
+            return no;
         }
         let vmm = self.processes.get(&pid).cloned().unwrap_or_default();
         let mut evidence = Evidence::new(new.t0.unwrap_or(event.t), pid, vmm);
@@ -248,6 +250,7 @@ impl Correlator {
         evidence.lsb = new.lsb;
         evidence.pfn = new.pfn;
         evidence.host_loss = host_loss;
+        evidence.set_detail(Detail::beside(self.incidents.of_process(pid).len()));
         let no = self.open(evidence);
         if let Some(hva) = new.hva {
             self.pages

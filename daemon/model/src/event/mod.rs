@@ -240,6 +240,8 @@ pub enum EventKind {
         /// How many.
         runs: u64,
     },
+    /// The kernel's own counters show that the host has lost memory (HardwareCorrupted above 0).
+    HostMemoryLost,
     /// From here on all probes are at work: exit reasons, triple faults, resets and ports of guests were not seen
     /// before, where the session began on stand-by.
     #[serde(rename = "all_probes_attached")]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     exits::{Exits, Total},
-    limits::{PAGE_SIZE, SPIN_EXITS},
+    limits::{Detail, PAGE_SIZE, SPIN_EXITS},
     log_evidence::LogEvidence,
     mca,
     model::{Severity, Via},
@@ -316,6 +316,12 @@ impl Evidence {
             runs_missed: 0,
             unisolated: None,
         }
+    }
+
+    /// How much the incident keeps of each exit and event.
+    pub fn set_detail(&mut self, detail: Detail) {
+        self.exits.exit_samples.detail = detail;
+        self.timeline.detail = detail;
     }
 
     /// Bytes lost, as far as the signals show.

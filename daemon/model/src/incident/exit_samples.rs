@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use super::model::ExitSample;
+use super::{limits::Detail, model::ExitSample};
 use crate::{compact_map, event::PoisonExit, hex::Hex};
 
 /// Exits kept. The kernel sends the first 256 of a page and every power of two after them, so that only sources
@@ -21,6 +21,9 @@ pub struct ExitSamples {
     seen: u64,
     /// log2 of: of how many exits one is kept.
     thinned: u32,
+    /// How much less is kept.
+    #[serde(default, skip_serializing_if = "Detail::is_full")]
+    pub detail: Detail,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,7 +39,7 @@ impl ExitSamples {
     pub fn add(&mut self, tid: u32, vcpu: Option<u32>, exit: &PoisonExit) {
         let no = self.seen;
         self.seen += 1;
-        if self.kept.len() >= MAX_KEPT {
+        if self.kept.len() >= self.detail.of(MAX_KEPT) {
             let mut even = false;
             self.kept.retain(|_| {
                 even = !even;
@@ -107,7 +110,7 @@ impl ExitSamples {
     pub fn absorb(&mut self, other: Self) {
         self.seen += other.seen;
         for kept in other.kept {
-            if self.kept.len() < MAX_KEPT {
+            if self.kept.len() < self.detail.of(MAX_KEPT) {
                 compact_map::push(&mut self.kept, kept);
             }
         }

@@ -93,22 +93,26 @@ struct Open {
 impl Exits {
     /// Adds an exit that an event shows.
     pub fn add(&mut self, tid: u32, vcpu: Option<u32>, exit: &PoisonExit) {
+        let detail = self.exit_samples.detail;
         self.exit_samples.add(tid, vcpu, exit);
         let page = exit.gpa.map(|gpa| gpa.0 & PAGE_MASK);
         self.page(tid, page).add_exit(exit);
         self.svm |= exit.isa == Isa::Svm;
         if let (Some(start), Some(end)) = (exit.exit_ns, exit.user_ns.or(exit.entry_ns)) {
-            self.samples.in_kernel.add(end.saturating_sub(start));
+            self.samples.in_kernel.add(end.saturating_sub(start), detail);
         }
         if let Some(ns) = exit.gup_ns {
-            self.samples.gup.add(ns);
+            self.samples.gup.add(ns, detail);
         } else if let (Some(fault), Some(signal)) = (exit.fault_ns, exit.signal_ns) {
             let ns = signal.saturating_sub(fault);
-            self.samples.bound.add(ns);
+            self.samples.bound.add(ns, detail);
             self.samples.bound_total.add(ns);
         }
         match (exit.exit_ns, exit.entry_ns) {
-            (Some(start), Some(entry)) => self.samples.exit_to_entry.add(entry.saturating_sub(start)),
+            (Some(start), Some(entry)) => self
+                .samples
+                .exit_to_entry
+                .add(entry.saturating_sub(start), detail),
             (Some(start), None) => {
                 if self.open.len() >= MAX_OPEN {
                     self.open.remove_first();
@@ -149,10 +153,13 @@ impl Exits {
         let Some(open) = self.open.remove(&(tid, exit_ns)) else {
             return false;
         };
+        let detail = self.exit_samples.detail;
         self.exit_samples.reentry(tid, exit_ns, entry_ns);
-        self.samples.exit_to_entry.add(entry_ns.saturating_sub(exit_ns));
+        self.samples
+            .exit_to_entry
+            .add(entry_ns.saturating_sub(exit_ns), detail);
         if let Some(user_ns) = open.user_ns {
-            self.samples.vmm.add(entry_ns.saturating_sub(user_ns));
+            self.samples.vmm.add(entry_ns.saturating_sub(user_ns), detail);
         }
         self.page(tid, open.page)
             .add_reentry(exit_ns, open.user_ns, entry_ns);

@@ -7,7 +7,10 @@ use alloc::vec::Vec;
 use poisontrace_probes::page_totals::CLAIM_NS;
 use serde::{Deserialize, Serialize};
 
-use super::model::{BaselineTimes, Claim, Distribution, GupBasis, Latency};
+use super::{
+    limits::Detail,
+    model::{BaselineTimes, Claim, Distribution, GupBasis, Latency},
+};
 use crate::{
     compact_map,
     event::totals::{BaselineKind, DurationTotals, PageTotals},
@@ -22,8 +25,8 @@ pub struct Sample(Vec<u64>);
 
 impl Sample {
     /// Adds one duration, nanoseconds.
-    pub fn add(&mut self, ns: u64) {
-        if self.0.len() < MAX_SAMPLES {
+    pub fn add(&mut self, ns: u64, detail: Detail) {
+        if self.0.len() < detail.of(MAX_SAMPLES) {
             compact_map::push(&mut self.0, ns);
         }
     }
@@ -58,7 +61,7 @@ impl Samples {
             (&mut self.bound, other.bound),
         ];
         for (to, from) in kinds {
-            from.0.into_iter().for_each(|ns| to.add(ns));
+            from.0.into_iter().for_each(|ns| to.add(ns, Detail::default()));
         }
         self.bound_total.merge(&other.bound_total);
     }
@@ -256,7 +259,7 @@ mod tests {
         let mut sample = Sample::default();
         for ns in 1..=1_000_000 {
             total.add(ns);
-            sample.add(ns);
+            sample.add(ns, Detail::default());
         }
         assert_eq!(sample.0.len(), MAX_SAMPLES);
         let d = distribution(&total, &sample).unwrap();

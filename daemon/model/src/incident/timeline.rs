@@ -5,7 +5,7 @@ use alloc::{boxed::Box, string::String, vec::Vec};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{termination::Termination, terms::Severity};
+use super::{limits::Detail, termination::Termination, terms::Severity};
 use crate::event::{
     Access, Bank, HostMce, OtherAddress, PoisonExit, SigbusSeverity, log_statement::LogStatement,
 };
@@ -22,6 +22,9 @@ pub struct Timeline {
     #[serde(deserialize_with = "entries")]
     last: VecDeque<(u64, TimelineEvent)>,
     skipped: u64,
+    /// How much less is kept.
+    #[serde(default, skip_serializing_if = "Detail::is_full")]
+    pub detail: Detail,
 }
 
 /// One event of an incident. Large variants are boxed: a flood of pages keeps a hundred thousand entries.
@@ -223,11 +226,12 @@ where
 impl Timeline {
     /// Adds an event of time `t`, CLOCK_MONOTONIC nanoseconds.
     pub fn add(&mut self, t: u64, event: TimelineEvent) {
-        if self.first.len() < MAX_ENTRIES {
+        let most = self.detail.of(MAX_ENTRIES);
+        if self.first.len() < most {
             self.first.push((t, event));
             return;
         }
-        if self.last.len() == MAX_ENTRIES {
+        if self.last.len() >= most {
             self.last.pop_front();
             self.skipped += 1;
         }

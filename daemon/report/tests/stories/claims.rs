@@ -104,13 +104,20 @@ fn what_the_kernels_counters_show_shortly_after_may_have_been_no_claim() {
     let mut correlator = Correlator::new(session());
     story.events.iter().for_each(|event| correlator.feed(event));
     let how = |correlator: &mut Correlator| documents(correlator)[0].origin.how;
+    let counters_show_it = |after_ms: u64| Event {
+        t: story.now + after_ms * MS,
+        tid: 0,
+        pid: 0,
+        vcpu: None,
+        what: EventKind::HostMemoryLost,
+    };
     assert_eq!(how(&mut correlator), OriginKind::Claimed);
-    correlator.host_lost_memory(story.now + 10_000 * MS);
+    correlator.feed(&counters_show_it(10_000));
     assert_eq!(how(&mut correlator), OriginKind::Unknown);
 
     let mut correlator = Correlator::new(session());
     story.events.iter().for_each(|event| correlator.feed(event));
-    correlator.host_lost_memory(story.now + 3_600_000 * MS);
+    correlator.feed(&counters_show_it(3_600_000));
     assert_eq!(how(&mut correlator), OriginKind::Claimed, "an hour before");
 }
 
@@ -119,4 +126,7 @@ fn claims_of_one_process_are_few_incidents() {
     let mut story = Story::new();
     forged(story.vm(), 3000);
     assert_eq!(story.incidents().len(), 256);
+    let mut correlator = Correlator::new(session());
+    story.events.iter().for_each(|event| correlator.feed(event));
+    assert_eq!(correlator.incidents_evicted(), 3000 - 256, "the rest is counted");
 }

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::Pipeline;
 use crate::{
     failure::Failure,
-    outputs::{Outputs, recording::Recording},
+    fair::Class,
+    outputs::{Outputs, class_of, recording::Recording},
 };
 use poisontrace_model::correlate::IncidentNo;
 use poisontrace_report::document::Incident;
@@ -16,6 +17,9 @@ const FLUSHED: usize = 128;
 const FLUSHING: Duration = Duration::from_millis(5);
 /// Ended incidents that stay in memory: totals are read, and logs speak, a little after the end.
 const ENDED: usize = 1024;
+/// Ended incidents that wait for the store beside those, of pages that the kernel has not named: of as many VMMs as a user
+/// likes to start.
+const ENDED_UNSTORED: usize = 4096;
 /// How long the end waits for the disk.
 const CLOSE: Duration = Duration::from_millis(1500);
 
@@ -26,7 +30,9 @@ impl Pipeline {
             recording.flush();
         }
         for no in self.correlator.take_numbers() {
-            self.changed.insert(self.correlator.process_of(no), no);
+            // Not reported yet: whose page it is shows then.
+            self.changed
+                .insert(self.correlator.process_of(no), Class::Other, no);
         }
         let until = Instant::now() + FLUSHING;
         for n in 0..FLUSHED {
@@ -55,33 +61,44 @@ impl Pipeline {
         behind || !self.changed.is_empty()
     }
 
-    /// Drops incidents that have ended and are stored, the earliest end first.
+    /// Drops incidents that have ended and are stored, the earliest end first; where too many wait for the store, also such
+    /// as no kernel has confirmed.
     fn release(&mut self) {
+        let mut given_up = 0;
         for _ in ENDED..self.ended.len() {
             let Some(no) = self.ended.pop_front() else { break };
-            if self.changed.contains(no) || self.unstored.contains(no) || self.unstored_named.contains(no) {
+            let too_many = self.ended.len() >= ENDED + ENDED_UNSTORED;
+            let waits = self.changed.contains(no) || self.unstored.contains(no);
+            let vm = self.correlator.process_of(no);
+            if waits && too_many && self.unstored.give_up(vm, no) {
+                given_up += 1;
+            } else if waits {
                 self.ended.push_back(no);
-            } else if let Some(id) = self.correlator.release(no) {
+                continue;
+            }
+            if let Some(id) = self.correlator.release(no) {
                 self.outputs.forget(&id);
             }
         }
+        if given_up > 0 && self.given_up == 0 {
+            tracing::warn!(
+                "more incidents than the store can take, of poison that no kernel has confirmed: of those that ended, the \
+                 oldest are dropped before they are stored (poisontrace_incidents_evicted_total counts them)"
+            );
+        }
+        self.given_up += given_up;
     }
 
     fn keep(&mut self, no: IncidentNo, incident: &Incident) {
         let Some(store) = &self.outputs.store else { return };
-        let vm = self.correlator.process_of(no);
-        // Pages that the kernel has named do not wait for all others: no user can make those at will.
-        let named = incident.page.pfn.is_some();
-        let waiting = match named {
-            true => &mut self.unstored_named,
-            false => &mut self.unstored,
-        };
+        let (vm, class) = (self.correlator.process_of(no), class_of(incident));
         // Past those that wait there is no way: their VMs take turns.
-        if waiting.is_empty() && store.room(vm, named) > 0 {
+        let first = self.unstored.is_empty_of(class) && !self.unstored.contains(no);
+        if first && store.room().takes(vm, class) {
             self.store(no, incident);
         } else {
             // It stays where it is, in the correlator, until the store has room.
-            waiting.insert(vm, no);
+            self.unstored.insert(vm, class, no);
         }
     }
 
@@ -103,8 +120,9 @@ impl Pipeline {
             if n > 0 && Instant::now() > until {
                 break;
             }
-            let named = self.unstored_named.pop_of(|vm| store.room(vm, true) > 0);
-            let next = named.or_else(|| self.unstored.pop_of(|vm| store.room(vm, false) > 0));
+            let room = store.room();
+            let next = self.unstored.pop_of(|vm, class| room.takes(vm, class));
+            drop(room);
             let Some(no) = next else { break };
             if let Some(update) = self.correlator.report(no) {
                 self.store(no, &poisontrace_report::document(update.incident));
@@ -115,7 +133,7 @@ impl Pipeline {
 
     /// Whether incidents wait for a store that could not take them.
     pub fn store_is_behind(&self) -> bool {
-        !self.unstored.is_empty() || !self.unstored_named.is_empty()
+        !self.unstored.is_empty()
     }
 
     /// Of a replay, once its recording has ended: the sinks, for the next one.

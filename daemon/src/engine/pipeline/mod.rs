@@ -47,13 +47,15 @@ pub struct Pipeline {
     changed: Waiting,
     /// Incidents that the store had no room for.
     unstored: Waiting,
-    /// The same, of pages that the kernel has named.
-    unstored_named: Waiting,
     /// Incidents of which nothing more is expected, in the order of their ends: one that lasted long was opened early, and
     /// its last totals are still to come.
     ended: VecDeque<IncidentNo>,
     /// VMMs of incidents that were taken over, and when they started, clock ticks since boot.
     resumed: BTreeMap<u32, Option<u64>>,
+    /// Ended incidents that were dropped before they were stored.
+    given_up: u64,
+    /// The kernel's counters have shown lost memory.
+    host_memory_lost: bool,
     /// Time of the latest event.
     latest_ns: u64,
 }
@@ -93,9 +95,10 @@ impl Pipeline {
             outputs,
             changed: Waiting::default(),
             unstored: Waiting::default(),
-            unstored_named: Waiting::default(),
             ended: VecDeque::new(),
             resumed: BTreeMap::new(),
+            given_up: 0,
+            host_memory_lost: false,
             latest_ns: 0,
         }
     }
@@ -186,7 +189,7 @@ impl Pipeline {
                 metrics.tick(clock_pair().monotonic_ns);
                 metrics.tables(
                     live.registry.vms(),
-                    self.correlator.incidents_evicted(),
+                    self.correlator.incidents_evicted() + self.given_up,
                     &self.correlator.table_evictions(),
                 );
                 metrics.tables_beside(tables, live.registry.no_room());
@@ -195,11 +198,7 @@ impl Pipeline {
             }
             None => metrics.tick(self.latest_ns),
         }
-        let mut waited = self
-            .changed
-            .longest()
-            .max(self.unstored.longest())
-            .max(self.unstored_named.longest());
+        let mut waited = self.changed.longest().max(self.unstored.longest());
         if let Some(store) = &self.outputs.store {
             let health = store.health();
             metrics.store(store.size_bytes(), &health);
@@ -233,8 +232,16 @@ impl Pipeline {
     /// Compares with the kernel's own counters; not more often than events need to arrive.
     pub fn reconcile(&mut self) {
         let counters = KernelCounters::read(Path::new("/"));
-        if counters.hardware_corrupted.is_some_and(|bytes| bytes > 0) {
-            self.correlator.host_lost_memory(clock_pair().monotonic_ns);
+        let lost = counters.hardware_corrupted.is_some_and(|bytes| bytes > 0);
+        if lost && !std::mem::replace(&mut self.host_memory_lost, true) {
+            // An event, so that a recording holds what the verdicts rest on.
+            self.feed(&Event {
+                t: clock_pair().monotonic_ns,
+                tid: 0,
+                pid: 0,
+                vcpu: None,
+                what: EventKind::HostMemoryLost,
+            });
         }
         let missed = self.outputs.metrics.kernel(&counters);
         if missed > 0 {

@@ -177,7 +177,7 @@ impl Families {
             incidents_open: make.gauge("incidents_open", "Incidents whose VMM is still running")?,
             incidents_evicted: make.counter(
                 "incidents_evicted_total",
-                "Incidents evicted from memory because the table was full; the store keeps them",
+                "Incidents evicted from memory because a table was full; the store keeps all but claims for which it had no room",
             )?,
             table_evictions: make.known(
                 "table_evictions_total",

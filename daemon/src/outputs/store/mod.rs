@@ -24,7 +24,7 @@ pub use error::StoreError;
 pub use queue::Verdict;
 pub use reader::{Dossier, Stored, Wanted};
 pub use retention::Retention;
-pub use writer::{Health, Store};
+pub use writer::{Health, Room, Store};
 
 /// Version of the database's layout (`PRAGMA user_version`).
 pub const LAYOUT: i64 = 3;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::vm_of;
-use crate::fair::may_take;
+use crate::fair::{Class, may_take};
 use poisontrace_report::document::Incident;
 
 /// Bytes of incidents that wait. All that waits is one batch, so that it is also how long a change waits for the one before.
@@ -110,15 +110,19 @@ impl Queue {
         self.row_bytes + self.event_bytes
     }
 
-    /// Incidents of this VM that may still come in. A quarter is kept for pages that the kernel has `named`: others may be
-    /// of as many VMMs as a user likes to start.
-    pub fn room(&self, vm: u32, named: bool) -> usize {
-        let own = self.shares.get(&vm).copied().unwrap_or_default();
-        let of = |all: usize| if named { all } else { all / 4 * 3 };
+    /// Whether one more incident of this VM may come in. A quarter is kept for pages that the kernel has named.
+    pub fn takes(&self, vm: u32, class: Class) -> bool {
+        let of = |all: usize| match class {
+            Class::Named => all,
+            Class::Other => all / 4 * 3,
+        };
         let free = of(MAX_INCIDENTS).saturating_sub(self.rows.len());
-        let fits =
-            may_take(own.row_bytes, of(MAX_BYTES).saturating_sub(self.row_bytes)) && may_take(own.rows, free);
-        if fits { free - own.rows } else { 0 }
+        let free_bytes = of(MAX_BYTES).saturating_sub(self.row_bytes);
+        if free == 0 || free_bytes == 0 {
+            return false;
+        }
+        let own = self.shares.get(&vm).copied().unwrap_or_default();
+        may_take(own.row_bytes, free_bytes) && may_take(own.rows, free)
     }
 
     /// How long the change that waits longest has waited.

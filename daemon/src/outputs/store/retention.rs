@@ -55,7 +55,8 @@ pub fn prune_dir(dir: &Path, retention: Retention) -> Result<u64, StoreError> {
 /// Deletes what `retention` does not allow, as the daemon does. Returns how many incidents went.
 ///
 /// Ages count up to the newest change in the store, not to a clock that may have jumped: after a start years ahead,
-/// everything would be too old. An operator who means it runs `poisontrace incidents prune`.
+/// everything would be too old. Changes that are later than all before them by more than any is kept do not count either:
+/// the first that is stored after a jump would delete the rest. An operator who means it runs `poisontrace incidents prune`.
 ///
 /// `boot_id`: the boot whose incidents may still be open.
 pub(super) fn prune(
@@ -63,25 +64,34 @@ pub(super) fn prune(
     retention: Retention,
     boot_id: Option<&str>,
 ) -> rusqlite::Result<u64> {
-    let (now, newest) = times(connection)?;
+    let (now, newest) = times(connection, retention)?;
     prune_at(connection, retention, boot_id, now.min(newest))
 }
 
 /// Days by which even the newest incident is older than any is kept: nothing was recorded for so long, or the clock has
 /// jumped.
 pub(super) fn stale_days(connection: &Connection, retention: Retention) -> rusqlite::Result<Option<u64>> {
-    let (now, newest) = times(connection)?;
+    let (now, newest) = times(connection, retention)?;
     let age = u64::try_from(now.saturating_sub(newest)).unwrap_or(0);
     let over = age.checked_sub(retention.max_age.as_secs());
     Ok(over.filter(|over| *over > 0).map(|_| age / 86_400))
 }
 
-/// Now, and the newest change in the store, seconds since the epoch.
-fn times(connection: &Connection) -> rusqlite::Result<(i64, i64)> {
-    connection.query_row("SELECT unixepoch(), max(changed_at) FROM incident", [], |row| {
-        let now = row.get(0)?;
-        Ok((now, row.get::<_, Option<i64>>(1)?.unwrap_or(now)))
-    })
+/// Now, and the newest change in the store before a jump of the clock, seconds since the epoch.
+fn times(connection: &Connection, retention: Retention) -> rusqlite::Result<(i64, i64)> {
+    let age = i64::try_from(retention.max_age.as_secs()).unwrap_or(i64::MAX);
+    connection.query_row(
+        "SELECT unixepoch(), coalesce(
+             (SELECT min(before) FROM
+                 (SELECT changed_at, lag(changed_at) OVER (ORDER BY changed_at) AS before FROM incident)
+              WHERE changed_at - before > ?1),
+             (SELECT max(changed_at) FROM incident))",
+        [age],
+        |row| {
+            let now = row.get(0)?;
+            Ok((now, row.get::<_, Option<i64>>(1)?.unwrap_or(now)))
+        },
+    )
 }
 
 /// Deletes what `retention` does not allow at `now`, seconds since the epoch.

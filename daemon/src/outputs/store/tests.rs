@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::*;
+use crate::fair::Class;
 use poisontrace_model::{
     event::{Event, EventKind, session::Session},
     host::Host,
@@ -326,7 +327,7 @@ fn what_waits_for_a_disk_is_bounded() {
     let store = start(&dir.path().join("state"));
     assert!(store.health().failing.is_some());
     let mut taken = 0;
-    while store.room(taken + 1, true) > 0 {
+    while store.room().takes(taken + 1, Class::Named) {
         taken += 1;
         store.put(&incident(taken, "web"), None, 0);
     }
@@ -408,7 +409,7 @@ fn a_flood_is_written_at_a_bounded_rate_and_another_vm_is_stored_within_two_seco
     let mut stored_after = None;
     while began.elapsed() < Duration::from_secs(6) {
         let i = flood(n);
-        if store.room(7, true) > 0 {
+        if store.room().takes(7, Class::Named) {
             bytes += 4000;
             store.put(&i, None, 0);
             n += 1;
@@ -416,7 +417,7 @@ fn a_flood_is_written_at_a_bounded_rate_and_another_vm_is_stored_within_two_seco
             std::thread::sleep(Duration::from_millis(5));
         }
         if put_at.is_none() && began.elapsed() > Duration::from_secs(2) {
-            assert!(store.room(8, true) > 0, "the flood has left room");
+            assert!(store.room().takes(8, Class::Named), "the flood has left room");
             store.put(&incident(8, "web"), None, 0);
             put_at = Some(Instant::now());
         }
@@ -452,7 +453,7 @@ fn what_is_too_much_is_the_flooders_and_nobodys_open_incident() {
     };
     let store = start(dir.path());
     let put = |incident: &Incident, open: bool| {
-        while store.room(incident.vm.pid.unwrap(), true) == 0 {
+        while !store.room().takes(incident.vm.pid.unwrap(), Class::Named) {
             store.settle(SOON);
         }
         store.put(incident, open.then(|| "{}".to_owned()), 0);
@@ -503,7 +504,8 @@ fn what_is_too_much_is_the_flooders_and_nobodys_open_incident() {
 #[test]
 fn a_clock_that_has_jumped_deletes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    stored(dir.path(), &[incident(1, "web"), incident(2, "db")]);
+    let all = [incident(1, "web"), incident(2, "db"), incident(3, "mail")];
+    stored(dir.path(), &all);
     let database = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
     let shift = |id: &str, days: i64| {
         database
@@ -514,17 +516,40 @@ fn a_clock_that_has_jumped_deletes_nothing() {
             .unwrap()
     };
     // As after a start 500 days ahead.
-    assert_eq!(shift("web", 500) + shift("db", 501), 2);
+    assert_eq!(shift("web", 500) + shift("db", 501) + shift("mail", 502), 3);
     assert_eq!(retention::prune(&database, retention(), None).unwrap(), 0);
     assert_eq!(retention::stale_days(&database, retention()).unwrap(), Some(500));
-    shift("db", 1000);
+    shift("db", 950);
+    shift("mail", 700);
     assert_eq!(
         retention::prune(&database, retention(), None).unwrap(),
         1,
-        "it is 500 days older than the newest"
+        "it is 450 days older than the newest"
     );
     shift("web", 0);
+    shift("mail", 399);
     assert_eq!(retention::stale_days(&database, retention()).unwrap(), None);
+}
+
+#[test]
+fn the_first_incident_after_a_jump_of_the_clock_deletes_none_of_those_before() {
+    let dir = tempfile::tempdir().unwrap();
+    stored(
+        dir.path(),
+        &[incident(1, "web"), incident(2, "db"), incident(3, "forged")],
+    );
+    let database = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+    let sql = "UPDATE incident SET changed_at = unixepoch() - 500 * 86400 WHERE vm <> 'forged'";
+    assert_eq!(database.execute(sql, []).unwrap(), 2);
+    assert_eq!(retention::prune(&database, retention(), None).unwrap(), 0);
+    assert!(
+        retention::stale_days(&database, retention()).unwrap().is_some(),
+        "it is logged"
+    );
+    // The clock is right again, and behind what was stored meanwhile.
+    let sql = "UPDATE incident SET changed_at = unixepoch() + 500 * 86400 WHERE vm = 'forged'";
+    assert_eq!(database.execute(sql, []).unwrap(), 1);
+    assert_eq!(retention::prune(&database, retention(), None).unwrap(), 0);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use super::{
     queue::{EventRow, Queue, Row, Verdict},
     retention, sample,
 };
-use crate::{host::machine, service::privileges};
+use crate::{fair::Class, host::machine, service::privileges};
 use poisontrace_model::{event::Event, host::Host};
 use poisontrace_report::document::Incident;
 
@@ -85,6 +85,16 @@ impl Shared {
     }
 }
 
+/// See [`Store::room`].
+pub struct Room<'a>(MutexGuard<'a, State>);
+
+impl Room<'_> {
+    /// Whether an incident of this VM (process number) and class has room.
+    pub fn takes(&self, vm: u32, class: Class) -> bool {
+        self.0.queue.takes(vm, class)
+    }
+}
+
 impl Store {
     /// Opens the store in `dir` and starts its thread. Where it cannot be opened now, that is logged, and it goes on
     /// in memory.
@@ -138,9 +148,9 @@ impl Store {
             .sum()
     }
 
-    /// Incidents of this VM (process number) that [`Store::put`] will take now; `named`: of pages that the kernel has named.
-    pub fn room(&self, vm: u32, named: bool) -> usize {
-        self.shared.state().queue.room(vm, named)
+    /// What [`Store::put`] will take now. The store's thread waits as long as this lives.
+    pub fn room(&self) -> Room<'_> {
+        Room(self.shared.state())
     }
 
     /// Takes an incident as it stands now, with what is needed to go on with it; never waits.
