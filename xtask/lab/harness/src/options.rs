@@ -46,7 +46,7 @@ pub struct StormOptions {
     pub page: Page,
     /// The guest's memory is one huge page that the VMM has pinned, as VFIO does: the kernel cannot take it out of use. With
     /// --poison dram: up to Linux 6.10 it kills the VMM by a SIGBUS that names no page
-    #[arg(long, hide = true, conflicts_with_all = ["page", "ftrace", "perf", "twice"])]
+    #[arg(long, conflicts_with_all = ["page", "ftrace", "perf", "twice"])]
     pub pinned: bool,
     /// Exits that the mode swallow ends after
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]

@@ -34,6 +34,8 @@ pub enum VmmFate {
     Dropped,
     /// Two VMMs map the page that is lost.
     Shared,
+    /// One process with two VMs: a page of one is lost, its guest accesses it before and after the other VM is destroyed.
+    TwoVms,
     /// No poison: the file behind the guest's memory is truncated, and the VMM dies of BUS_ADRERR.
     Truncated,
     /// No poison: with a VM open, it sends itself the signals of poison.
@@ -50,10 +52,13 @@ pub enum VmmFate {
     MarkedOwn,
 }
 
+/// Accesses of the guest of [`VmmFate::TwoVms`] to its lost page: each is swallowed.
+pub const TWO_VMS_EXITS: u32 = 20;
+
 impl VmmFate {
     /// Poison that only the VMM claims, as any user can.
     pub const CLAIMS: [Self; 4] = [Self::Forged, Self::ForgedWithoutVm, Self::Marked, Self::MarkedOwn];
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NoHandler,
         Self::Exit149,
         Self::SecondSigbus,
@@ -64,6 +69,7 @@ impl VmmFate {
         Self::MachineChecksOff,
         Self::Dropped,
         Self::Shared,
+        Self::TwoVms,
         Self::Truncated,
     ];
 
@@ -79,6 +85,7 @@ impl VmmFate {
             Self::MachineChecksOff => "machine-checks-off",
             Self::Dropped => "dropped",
             Self::Shared => "shared",
+            Self::TwoVms => "two-vms",
             Self::Truncated => "truncated",
             Self::Forged => "forged-signals",
             Self::ForgedWithoutVm => "signals-without-vm",

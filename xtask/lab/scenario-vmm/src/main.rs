@@ -4,6 +4,7 @@ mod claims;
 mod memory_file;
 mod shared;
 mod signals;
+mod two_vms;
 mod vm;
 
 use anyhow::{Context, Result};
@@ -32,6 +33,7 @@ fn main() -> Result<()> {
         VmmFate::Forged => return claims::forge(true),
         VmmFate::ForgedWithoutVm => return claims::forge(false),
         VmmFate::MarkedOwn => return claims::read_marked(),
+        VmmFate::TwoVms => return two_vms::run(),
         VmmFate::NoHandler | VmmFate::Marked => signals::by_default()?,
         // Rust's own handler, of its runtime: it takes itself away, and the access is tried again.
         VmmFate::OwnMemory | VmmFate::Truncated => {}

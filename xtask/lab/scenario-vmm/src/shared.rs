@@ -8,10 +8,9 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use kvm_ioctls::VcpuExit;
 use lab_protocol::vmm_fate::VmmFate;
 
-use storm_vmm::guest::{POISON_ME, POISONED};
+use storm_vmm::guest::POISONED;
 
 use crate::memory_file;
 use crate::signals::{self, OnSigbus};
@@ -29,11 +28,7 @@ fn vm(file: &File) -> Result<Vm> {
     signals::early_notice()?;
     let mut vm = Vm::new(VmmFate::Shared)?;
     memory_file::map_at(file, vm.memory.host(POISONED))?;
-    let exit = vm.machine.vcpu.run().context("KVM_RUN")?;
-    ensure!(
-        matches!(exit, VcpuExit::IoOut(POISON_ME, _)),
-        "the guest began otherwise"
-    );
+    vm.touch_first()?;
     Ok(vm)
 }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::process::exit;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuExit;
 use lab_protocol::pagemap::page_frame;
@@ -71,24 +71,45 @@ impl Vm {
 
     pub fn run(&mut self) -> Result<()> {
         loop {
-            match self.machine.vcpu.run() {
-                Ok(VcpuExit::IoOut(POISON_ME, _)) => self.lose()?,
-                Ok(VcpuExit::IoOut(BARE_EXITS_DONE | MACHINE_CHECK, _)) => {}
-                // A VMM would start the guest anew; this one has shown what it is for.
-                Ok(VcpuExit::IoOut(DONE, _) | VcpuExit::Shutdown) => exit(0),
-                Ok(other) => bail!("unexpected {other:?}"),
-                Err(error) if error.errno() == libc::EINTR => {}
-                Err(error) if error.errno() == libc::EFAULT && self.fate == VmmFate::Truncated => {
-                    self.touch(POISONED);
-                    bail!("alive after a touch of truncated memory");
-                }
-                Err(error) => return Err(error).context("KVM_RUN"),
-            }
-            if signals::pending() {
-                self.on_sigbus()?;
-                signals::done();
-            }
+            self.step()?;
         }
+    }
+
+    /// One KVM_RUN, and the VMM's part after it.
+    pub fn step(&mut self) -> Result<()> {
+        match self.machine.vcpu.run() {
+            Ok(VcpuExit::IoOut(POISON_ME, _)) => self.lose()?,
+            Ok(VcpuExit::IoOut(BARE_EXITS_DONE | MACHINE_CHECK, _)) => {}
+            // A VMM would start the guest anew; this one has shown what it is for.
+            Ok(VcpuExit::IoOut(DONE, _) | VcpuExit::Shutdown) => exit(0),
+            Ok(other) => bail!("unexpected {other:?}"),
+            Err(error) if error.errno() == libc::EINTR => {}
+            Err(error) if error.errno() == libc::EFAULT && self.fate == VmmFate::Truncated => {
+                self.touch(POISONED);
+                bail!("alive after a touch of truncated memory");
+            }
+            Err(error) => return Err(error).context("KVM_RUN"),
+        }
+        if signals::pending() {
+            self.on_sigbus()?;
+            signals::done();
+        }
+        Ok(())
+    }
+
+    /// The guest touches its page, which stays as it is.
+    pub fn touch_first(&mut self) -> Result<()> {
+        let exit = self.machine.vcpu.run().context("KVM_RUN")?;
+        ensure!(
+            matches!(exit, VcpuExit::IoOut(POISON_ME, _)),
+            "the guest began otherwise"
+        );
+        Ok(())
+    }
+
+    /// How often SIGBUS has come.
+    pub const fn signals(&self) -> u32 {
+        self.signals
     }
 
     /// Memory is lost as the hardware would report it: only processes that asked for early notice get a signal.
@@ -125,7 +146,7 @@ impl Vm {
                 bail!("alive after a second SIGBUS");
             }
             VmmFate::Swallow if self.signals == SWALLOWED => exit(0),
-            VmmFate::Swallow => Ok(()),
+            VmmFate::Swallow | VmmFate::TwoVms => Ok(()),
             VmmFate::Dropped if self.signals == DROPPED => exit(0),
             VmmFate::Nested if self.signals > 1 => self.machine.inject(SECOND),
             VmmFate::Nested | VmmFate::MachineChecksOff | VmmFate::Dropped => self.machine.inject(POISONED),

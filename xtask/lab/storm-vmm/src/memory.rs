@@ -26,9 +26,6 @@ pub struct Memory {
     _pin: Option<OwnedFd>,
 }
 
-// SAFETY: the mapping is the process's; all access to it is through this structure, of which there is one.
-unsafe impl Send for Memory {}
-
 /// A memslot.
 pub struct Half {
     pub gpa: u64,
@@ -63,6 +60,9 @@ impl Memory {
     /// The same as one huge page of the host, which io_uring holds for its fixed buffers: pinned for long, as VFIO pins a
     /// guest's memory for a device. The kernel can neither split nor free it.
     pub fn pinned() -> Result<Self> {
+        // Off on machines of little memory, as the emulated one is.
+        fs::write("/sys/kernel/mm/transparent_hugepage/enabled", "madvise")
+            .context("the kernel has no transparent huge pages")?;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let mapped = unsafe {
             mmap_anonymous(

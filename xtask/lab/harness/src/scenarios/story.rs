@@ -304,6 +304,7 @@ pub fn of_fate(fate: VmmFate) -> Option<Verdict> {
         VmmFate::MachineChecksOff => verdict("guest_reset", "mce_disabled"),
         VmmFate::Dropped => verdict("vmm_exited", "mce_dropped"),
         VmmFate::Shared => verdict("unaffected", "not_touched"),
+        VmmFate::TwoVms => verdict("vmm_exited", "sigbus_spin"),
         // Who only claims poison: `verdict_check::claims`.
         VmmFate::Marked => verdict("vmm_killed", "sigbus_unhandled"),
         VmmFate::Truncated | VmmFate::Forged | VmmFate::ForgedWithoutVm | VmmFate::MarkedOwn => None,

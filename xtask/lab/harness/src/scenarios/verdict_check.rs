@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use lab_protocol::DEFERRED_STATUS;
-use lab_protocol::vmm_fate::VmmFate;
+use lab_protocol::vmm_fate::{TWO_VMS_EXITS, VmmFate};
 use serde_json::Value;
 
 use super::story::{Story, Verdict, of_fate};
@@ -12,16 +12,21 @@ use xtask_support::command;
 
 /// The incidents of a recording.
 pub fn incidents(daemon: &Path, recording: &Path) -> Result<Vec<Value>> {
-    ensure!(recording.is_file(), "the lab left no {}", recording.display());
+    explain(daemon, &[recording])
+}
+
+fn explain(daemon: &Path, files: &[&Path]) -> Result<Vec<Value>> {
+    for file in files {
+        ensure!(file.is_file(), "the lab left no {}", file.display());
+    }
     let output = command::clean(daemon)
         .args(["explain", "--format", "json", "--from"])
-        .arg(recording)
+        .args(files)
         .output()
         .context("cannot start poisontrace")?;
     ensure!(
         output.status.success(),
-        "explain --from {}: {}: {}",
-        recording.display(),
+        "explain --from {files:?}: {}: {}",
         output.status,
         String::from_utf8_lossy(&output.stderr).trim_end()
     );
@@ -76,7 +81,8 @@ pub fn judge(accepted: &[Verdict], incidents: &[Value]) -> Result<()> {
 /// What must be known of a tiny VMM.
 pub fn of_vmm(fate: VmmFate, incidents: &[Value]) -> Result<()> {
     if !VmmFate::CLAIMS.contains(&fate) {
-        return judge(of_fate(fate).as_slice(), incidents);
+        judge(of_fate(fate).as_slice(), incidents)?;
+        return exits(fate, incidents);
     }
     if fate == VmmFate::Marked {
         judge(of_fate(fate).as_slice(), incidents)?;
@@ -102,6 +108,20 @@ pub fn claims(incidents: &[Value], of_a_vm: bool) -> Result<()> {
             incident["id"]
         );
     }
+    Ok(())
+}
+
+/// The exits of two VMs in one process are all those of the one that lost a page, before and after the other is gone.
+fn exits(fate: VmmFate, incidents: &[Value]) -> Result<()> {
+    if fate != VmmFate::TwoVms {
+        return Ok(());
+    }
+    let incident = incidents.first().context("no incident")?;
+    let count = &incident["exits"]["count"];
+    ensure!(
+        *count == TWO_VMS_EXITS,
+        "{count} exits in place of {TWO_VMS_EXITS}"
+    );
     Ok(())
 }
 
