@@ -178,6 +178,16 @@ macro_rules! with_fields {
             SLOT_GFN: u64 = "kvm_memory_slot" "base_gfn";
             SLOT_PAGES: u64 = "kvm_memory_slot" "npages";
             SLOT_HVA: u64 = "kvm_memory_slot" "userspace_addr";
+            FILE_OPERATIONS: Address = "file" "f_op";
+            OPERATIONS_IOCTL: Address = "file_operations" "unlocked_ioctl";
+            VCPU_NUMBER: i32 = "kvm_vcpu" "vcpu_id";
+            ARCH_CR4: u64 = "kvm_vcpu_arch" "cr4";
+            ARCH_MCG_CAP: u64 = "kvm_vcpu_arch" "mcg_cap";
+            ARCH_MCG_STATUS: u64 = "kvm_vcpu_arch" "mcg_status";
+            ARCH_MCG_CTL: u64 = "kvm_vcpu_arch" "mcg_ctl";
+            ARCH_BANKS: Address = "kvm_vcpu_arch" "mce_banks";
+            ARCH_CPUID_COUNT: i32 = "kvm_vcpu_arch" "cpuid_nent";
+            ARCH_CPUID: Address = "kvm_vcpu_arch" "cpuid_entries";
         }
     };
 }

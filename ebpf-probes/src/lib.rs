@@ -24,6 +24,7 @@ pub mod layout;
 pub mod memslots;
 pub mod page_totals;
 pub mod record;
+pub mod vcpu;
 
 /// A tracepoint field or structure member that the running kernel does not have.
 pub const ABSENT: u32 = u32::MAX;

@@ -10,3 +10,4 @@ pub mod functions;
 pub mod kvm;
 pub mod plan;
 pub mod uevent;
+pub mod vcpus;

@@ -10,6 +10,7 @@ extern crate alloc;
 pub mod compact_map;
 pub mod correlate;
 pub mod event;
+pub mod forecast;
 pub mod hex;
 pub mod host;
 pub mod incident;

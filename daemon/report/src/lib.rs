@@ -7,6 +7,7 @@
 pub mod check;
 mod compat;
 pub mod document;
+pub mod forecast;
 mod host_events;
 mod html;
 mod latency;

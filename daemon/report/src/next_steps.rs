@@ -56,6 +56,14 @@ pub fn message(step: &NextStep) -> Cow<'static, str> {
         NextStep::FindSigbusReason => "Find the reason of the SIGBUS in the host's log (`journalctl -k --grep 'Memory failure|hardware memory corruption'`); where it shows no poison, look at free huge pages (`grep Huge /proc/meminfo`) and at the size of the guest's memory file.".into(),
         NextStep::ReplaceVmm => "Migrate the guest away, or restart its VMM at a quiet time: the page is memory of the VMM itself, and its next access ends the VMM and the guest.".into(),
         NextStep::KeepMinidump => "Keep the guest's minidump (C:\\Windows\\Minidump) and its WHEA events (`Get-WinEvent -ProviderName Microsoft-Windows-WHEA-Logger`): they name bank and address of the machine check.".into(),
+        NextStep::EnableRecovery => "Set vm.memory_failure_recovery to 1 (sysctl): at 0 the host's kernel panics for each memory error, and all guests end with it.".into(),
+        NextStep::DisableEarlyKill => "Set vm.memory_failure_early_kill to 0 (sysctl): this VMM then ends only if its guest accesses the page, and not for a page that nothing uses.".into(),
+        NextStep::UseHostVendor => "Give the guest a CPU model of the host's own vendor (libvirt: host-model): KVM on AMD hides software error recovery (MCG_SER_P) from a guest with an Intel model, and its kernel takes every notification for fatal.".into(),
+        NextStep::UpdateQemu => "Run the guest on QEMU 9.1 or newer with +overflow-recov,+succor: an older one injects Intel's machine checks into an AMD guest, and has neither property.".into(),
+        NextStep::AvoidHugePages => "Back the guest with transparent huge pages or 4 KiB pages if it must outlive a memory error: an error takes a whole page of hugetlbfs from it, of which its kernel learns 4 KiB.".into(),
+        NextStep::AvoidPinnedThp => "Back the guest with hugetlbfs, or switch transparent huge pages off for it (madvise): the kernel cannot split one that VFIO has pinned, so the error stays in use.".into(),
+        NextStep::UseRecoveringHost => "Keep guests that matter off this host: its processor cannot recover from an error that is consumed (no MCG_SER_P or SUCCOR), and its kernel panics.".into(),
+        NextStep::RestartBeforeError => "Restart the guest before the next error: its vCPU has an unread or unfinished machine check, and cannot take another.".into(),
         NextStep::SearchKernelLog => "Search the host's kernel log for the page (`journalctl -k --grep 'Memory failure'`) and for its DIMM (`ras-mc-ctl --errors`).".into(),
     }
 }

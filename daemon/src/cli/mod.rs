@@ -5,6 +5,7 @@ mod config;
 mod daemon;
 mod detach;
 mod explain;
+mod forecast;
 mod incidents;
 mod output;
 mod progress;
@@ -57,6 +58,9 @@ enum Command {
     /// Show which probes this kernel offers and the effect of missing ones; exit status 0 if a verdict is possible,
     /// 1 if not
     Check(check::CheckArgs),
+    /// Show what a memory error would do to each guest of this host, why, and what to change; reads only. Exit status 0 if all
+    /// facts were read, 1 if some were not (the answer names them), 2 if there is no answer
+    Forecast(forecast::ForecastArgs),
     /// Remove the probes and totals that a killed daemon left in the kernel
     Detach,
     /// Full-screen view of the daemon: VMs at risk, open incidents, exits, probes
@@ -357,6 +361,10 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Check(args) => {
             log_to_stderr(&cli.source);
             check::check(args)
+        }
+        Command::Forecast(args) => {
+            log_to_stderr(&cli.source);
+            forecast::forecast(args)
         }
         Command::Detach => detach::detach(),
         Command::Config(args) => config::config(args, &cli.source),

@@ -7,11 +7,13 @@
 //! | [`pipeline`] | one record's way: input → model → outputs |
 //! | [`replay`] | the same for recordings |
 //! | [`attach`], [`plan_text`], [`probe_table`] | from the running kernel to attached probes, and how they are shown |
+//! | [`forecast`] | `forecast`: what an error would do to each VM |
 //! | [`kvm_module`] | KVM's module comes and goes |
 //! | [`serving`] | the HTTP server as the event loops use it |
 
 pub mod attach;
 pub mod event_loop;
+pub mod forecast;
 pub mod kvm_module;
 pub mod pipeline;
 pub mod plan_text;

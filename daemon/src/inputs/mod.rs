@@ -1,5 +1,6 @@
 //! What the daemon reads beside its probes: /proc, /sys, VMMs' logs and QMP, guest memory.
 
+pub mod forecast;
 pub mod guest_code;
 pub mod poison_scan;
 pub mod qmp;

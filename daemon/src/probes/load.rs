@@ -22,7 +22,7 @@ use poisontrace_kernel_facts::{btf::Prototype, facts::Facts, plan::Plan};
 use poisontrace_model::event::probe::{ProbeId, ProbeReason, ProbeStatus};
 
 /// The object that `cargo xtask build` made; empty in a build without it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.o"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.o"));
 
 /// Why nothing could be loaded.
 #[derive(Debug, thiserror::Error)]

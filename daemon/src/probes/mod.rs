@@ -15,3 +15,4 @@ pub mod source;
 mod standby;
 pub mod totals;
 mod tracepoint;
+pub mod vcpus;

@@ -25,5 +25,6 @@ mod outcome;
 mod registers;
 mod signals;
 mod vcpu;
+mod vcpu_iterator;
 
 pub use exits::EHWPOISON;

@@ -125,7 +125,7 @@ impl Facts {
 }
 
 /// Whether process numbers are the kernel's own, as BPF programs have them. Without /proc/self/ns/pid there are no namespaces.
-fn in_first_pid_namespace(root: &Path) -> bool {
+pub fn in_first_pid_namespace(root: &Path) -> bool {
     /// PROC_PID_INIT_INO (include/linux/proc_ns.h).
     const FIRST: &str = "pid:[4026531836]";
     fs::read_link(root.join("proc/self/ns/pid")).map_or(true, |name| name.as_os_str() == FIRST)
@@ -222,7 +222,8 @@ fn modules(root: &Path) -> BTreeMap<String, Module> {
     found
 }
 
-fn capabilities(root: &Path) -> BTreeSet<String> {
+/// Capabilities that this process holds, of those that reading and loading may take.
+pub fn capabilities(root: &Path) -> BTreeSet<String> {
     let status = fs::read_to_string(root.join("proc/self/status")).unwrap_or_default();
     let effective = status
         .lines()

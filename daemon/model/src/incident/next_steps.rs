@@ -83,6 +83,39 @@ pub enum NextStep {
     ReplaceVmm,
     /// Windows stopped on a hardware error.
     KeepMinidump,
+    /// A forecast: the host panics for each error (vm.memory_failure_recovery = 0).
+    EnableRecovery,
+    /// A forecast: the early notice kills a VMM that has no handler (vm.memory_failure_early_kill = 1).
+    DisableEarlyKill,
+    /// A forecast: KVM on AMD hides MCG_SER_P from a guest with Intel's CPU model.
+    UseHostVendor,
+    /// A forecast: this QEMU injects Intel's machine checks into an AMD guest.
+    UpdateQemu,
+    /// A forecast: a whole huge page is lost at once.
+    AvoidHugePages,
+    /// A forecast: a transparent huge page that VFIO has pinned cannot be split.
+    AvoidPinnedThp,
+    /// A forecast: the host's processor cannot recover from an error that is consumed.
+    UseRecoveringHost,
+    /// A forecast: an error lies in a bank of the vCPU, or its machine check has not ended.
+    RestartBeforeError,
+}
+
+impl NextStep {
+    /// Whether it is a setting of the host, or of the guest's definition, that anybody can change.
+    pub const fn is_setting(&self) -> bool {
+        matches!(
+            self,
+            Self::EnableRecovery
+                | Self::DisableEarlyKill
+                | Self::UseHostVendor
+                | Self::UseErrorRecovery
+                | Self::AddOverflowRecovery
+                | Self::EnableMachineChecks
+                | Self::AvoidHugePages
+                | Self::AvoidPinnedThp
+        )
+    }
 }
 
 /// The incidents of other VMs that held the same page of the host.

@@ -25,6 +25,8 @@ macro_rules! words {
     };
 }
 
+pub(crate) use words;
+
 words! {
     /// Where the error came from.
     OriginKind {

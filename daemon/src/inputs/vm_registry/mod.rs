@@ -7,7 +7,7 @@
 //! | [`VmRegistry`] | knows them, for the event loop |
 
 pub mod cmdline;
-mod proc;
+pub mod proc;
 pub mod scan;
 
 use std::{collections::BTreeMap, path::PathBuf};
