@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use lab_protocol::GUEST_FTRACE_FILE;
 use lab_protocol::vmm_fate::VmmFate;
+use lab_protocol::{GUEST_FTRACE_FILE, RASDAEMON_DATABASE};
 
 use crate::builds;
 use crate::cli::Demo;
@@ -16,7 +16,7 @@ use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
 
 /// Files that `--keep` copies.
-const KEPT: [&str; 7] = [
+const KEPT: [&str; 8] = [
     "recording.ptrace",
     "explain.json",
     "explain.txt",
@@ -24,6 +24,7 @@ const KEPT: [&str; 7] = [
     "qemu.log",
     "host.log",
     GUEST_FTRACE_FILE,
+    RASDAEMON_DATABASE,
 ];
 
 pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
@@ -99,6 +100,10 @@ fn judge(out: &Path, options: &Demo, daemon: &Path) -> Result<()> {
     let incidents = verdict_check::incidents(daemon, &out.join("recording.ptrace"))?;
     verdict_check::judge(&options.scenario.accepted_verdicts(), &incidents)
         .and_then(|()| verdict_check::origin(options.scenario, &incidents))
+        .and_then(|()| match options.scenario {
+            Story::MachineCheck => verdict_check::rasdaemon(daemon, out, "", &incidents),
+            _ => Ok(()),
+        })
         .with_context(|| format!("files in {}", out.display()))
 }
 

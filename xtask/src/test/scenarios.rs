@@ -42,7 +42,11 @@ pub fn run(stories: &[Story], lab: &Lab, daemon: &Path, tally: &mut Tally, progr
         let outcome = verdict_check::incidents(daemon, &recording)
             .and_then(|incidents| {
                 verdict_check::judge(&story.accepted_verdicts(), &incidents)?;
-                verdict_check::origin(*story, &incidents)
+                verdict_check::origin(*story, &incidents)?;
+                match story {
+                    Story::MachineCheck => verdict_check::rasdaemon(daemon, &run.out, &prefix, &incidents),
+                    _ => Ok(()),
+                }
             })
             .map_err(|why| why.context(became_of(&run, &prefix)));
         progress.aside(|| tally.check(NAME, story.name(), outcome));

@@ -10,6 +10,7 @@ mod log;
 mod machine;
 mod perf;
 mod quiet;
+mod rasdaemon;
 mod scenario;
 mod shipping;
 mod storm;

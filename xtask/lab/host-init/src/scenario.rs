@@ -17,6 +17,7 @@ use crate::daemon::{self, Daemon};
 use crate::ftrace::Ftrace;
 use crate::log::{Log, uptime};
 use crate::machine::SHARE;
+use crate::rasdaemon::Rasdaemon;
 use crate::vmm::{Seen, Vmm, in_words};
 use crate::{machine, vmm_fates};
 
@@ -222,7 +223,9 @@ fn run_guest(
             touch(&mut vmm, log);
         }
         Fate::MachineCheck => {
+            let rasdaemon = Rasdaemon::start(&plan.file_prefix, log)?;
             machine_check(&mut vmm, gpa, &mut result, log)?;
+            rasdaemon.stop(&plan.file_prefix, log)?;
             touch(&mut vmm, log);
         }
         Fate::SoftOffline => {

@@ -50,6 +50,11 @@ pub const KERNEL_LOG: &str = "--- kernel log";
 
 /// A step of the emulated host at which its own processor is to report a deferred error, of the physical address that follows.
 pub const MACHINE_CHECK: &str = "machine check of the host at ";
+/// In the shared folder: Debian's rasdaemon and its library, where such a step is to come.
+pub const RASDAEMON_FILE: &str = "bin/rasdaemon";
+pub const SQLITE_FILE: &str = "bin/libsqlite3.so.0";
+/// In the share's folder `out`, after the guest's prefix: what rasdaemon stored.
+pub const RASDAEMON_DATABASE: &str = "ras-mc_event.db";
 /// MCi_STATUS of it: VAL EN MISCV ADDRV DEFERRED POISON.
 pub const DEFERRED_STATUS: u64 = 0x9c00_1800_0000_0000;
 

@@ -7,3 +7,4 @@ mod decode_assists;
 mod dram_poison;
 pub mod perf;
 pub mod qemu;
+pub mod rasdaemon;

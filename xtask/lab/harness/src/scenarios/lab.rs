@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use lab_protocol::vmm_fate::SCENARIO_VMM_FILE;
 use lab_protocol::{
-    DAEMON_FILE, GUEST_INITRAMFS_FILE, GUEST_KERNEL_FILE, LabResult, RESULT_FILE, SCENARIO_FILE, Scenario,
+    DAEMON_FILE, Fate, GUEST_INITRAMFS_FILE, GUEST_KERNEL_FILE, LabResult, RASDAEMON_FILE, RESULT_FILE,
+    SCENARIO_FILE, SQLITE_FILE, Scenario,
 };
 use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
@@ -17,6 +18,7 @@ use crate::emulators::qemu::{self, Host};
 use crate::host_log;
 use crate::images::initramfs;
 use crate::packages::qemu::{self as packages, Packages};
+use crate::packages::rasdaemon;
 
 const HOST_MODULES: [&str; 6] = [
     "virtio_pci",
@@ -35,6 +37,7 @@ pub struct Lab {
     host_initramfs: PathBuf,
     guest_initramfs: PathBuf,
     scenario_vmm: PathBuf,
+    rasdaemon: PathBuf,
 }
 
 /// A scenario that ran: its result, and the folder with its files.
@@ -74,6 +77,7 @@ impl Lab {
             host_initramfs,
             guest_initramfs,
             scenario_vmm: programs.join("scenario-vmm"),
+            rasdaemon: rasdaemon::set_up(paths, progress)?,
         })
     }
 
@@ -130,6 +134,18 @@ impl Lab {
                 continue;
             }
             fs::copy(from, share.join(to)).with_context(|| format!("cannot copy {}", from.display()))?;
+        }
+        if scenario
+            .guests
+            .iter()
+            .any(|guest| guest.fate == Fate::MachineCheck)
+        {
+            for (from, to) in rasdaemon::files(&self.rasdaemon)?
+                .iter()
+                .zip([RASDAEMON_FILE, SQLITE_FILE])
+            {
+                fs::copy(from, share.join(to)).with_context(|| format!("cannot copy {}", from.display()))?;
+            }
         }
         fs::write(share.join(SCENARIO_FILE), serde_json::to_string_pretty(scenario)?)?;
         Ok(share)

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use lab_protocol::DEFERRED_STATUS;
 use lab_protocol::vmm_fate::{TWO_VMS_EXITS, VmmFate};
+use lab_protocol::{DEFERRED_STATUS, RASDAEMON_DATABASE};
 use serde_json::Value;
 
 use super::story::{Story, Verdict, of_fate};
@@ -149,4 +149,54 @@ pub fn origin(story: Story, incidents: &[Value]) -> Result<()> {
     let (addr, pfn) = (hex("/origin/machine_check/addr")?, hex("/page/pfn")?);
     ensure!(addr == pfn << 12, "ADDR is {addr:#x}, of pfn {pfn:#x}");
     Ok(())
+}
+
+/// rasdaemon ran beside poisontrace and stored the same error: what is imported of its database beside the kernel's log must name
+/// the same page, bank and time.
+pub fn rasdaemon(daemon: &Path, out: &Path, prefix: &str, incidents: &[Value]) -> Result<()> {
+    /// Seconds; rasdaemon's times are whole ones.
+    const APART: u64 = 2;
+    let incident = incidents.first().context("no incident")?;
+    let name = format!("{prefix}{RASDAEMON_DATABASE}");
+    let imported =
+        explain(daemon, &[&out.join("host.log"), &out.join(&name)]).context("rasdaemon's database")?;
+    let same = imported
+        .iter()
+        .find(|other| other["page"]["pfn"] == incident["page"]["pfn"])
+        .with_context(|| format!("no imported incident of page {}", incident["page"]["pfn"]))?;
+    let entries = same["timeline"].as_array().context("no timeline")?;
+    let (message, source) = entries
+        .iter()
+        .filter_map(|entry| Some((entry["message"].as_str()?, entry["source"].as_str()?)))
+        .find(|(_, source)| source.starts_with(&name))
+        .context("rasdaemon stored nothing of the page")?;
+    let words: Vec<&str> = message.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+    let bank = &incident["origin"]["machine_check"];
+    for register in ["bank", "status", "addr"] {
+        let ours = match &bank[register] {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        ensure!(
+            words.contains(&&*ours),
+            "{register} is {ours}; rasdaemon has: {message}"
+        );
+    }
+    let ours = incident["started_at"].as_str().unwrap_or_default();
+    ensure!(
+        second_of_day(ours)?.abs_diff(second_of_day(source)?) <= APART,
+        "it began at {ours}; rasdaemon has: {source}"
+    );
+    Ok(())
+}
+
+/// Of the first time in the text, as in `2026-11-22T15:45:34.123Z`.
+fn second_of_day(text: &str) -> Result<u64> {
+    let (_, time) = text
+        .split_once('T')
+        .with_context(|| format!("no time in {text}"))?;
+    time.get(..8)
+        .with_context(|| format!("no time in {text}"))?
+        .split(':')
+        .try_fold(0, |sum, part| Ok(sum * 60 + part.parse::<u64>()?))
 }
