@@ -56,6 +56,7 @@ pub fn session(
         },
         probes,
         hardware_corrupted_kb: None,
+        counters_watched: false,
         standby: false,
     }
 }

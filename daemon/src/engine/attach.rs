@@ -104,6 +104,7 @@ pub fn probes(
         clock: machine::clock_pair(),
         probes: loaded.probes(),
         hardware_corrupted_kb: facts.hardware_corrupted_kb,
+        counters_watched: counters_watched(&facts),
         standby: loaded.on_standby(),
     };
     let decoder = decoder(&facts);
@@ -115,6 +116,13 @@ pub fn probes(
         facts,
         poison_scan,
     })
+}
+
+/// Whether /proc/meminfo shows what the host has lost: it has HardwareCorrupted with CONFIG_MEMORY_FAILURE, and without
+/// that there is no `memory_failure()`.
+fn counters_watched(facts: &Facts) -> bool {
+    let symbols = &facts.symbols;
+    facts.hardware_corrupted_kb.is_some() || !symbols.is_empty() && !symbols.contains("memory_failure")
 }
 
 fn failed(err: &LoadError) -> Failure {

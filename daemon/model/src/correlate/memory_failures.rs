@@ -157,12 +157,20 @@ impl Correlator {
 
     /// What the kernel has reported of lost memory until now.
     pub(super) fn host_loss(&self) -> HostLoss {
-        let watched =
-            self.session.has(&ProbeId::MemoryFailure) || self.session.has(&ProbeId::MemoryFailureEvent);
-        match (watched, self.session.hardware_corrupted_kb, self.failures.any) {
-            (true, Some(0), false) => HostLoss::Nothing,
-            (true, Some(0), true) => HostLoss::OtherMemory,
-            _ => HostLoss::Unwatched,
+        let session = &self.session;
+        let probed = session.has(&ProbeId::MemoryFailure) || session.has(&ProbeId::MemoryFailureEvent);
+        let none_before = match session.hardware_corrupted_kb {
+            Some(kb) => kb == 0,
+            // A kernel without memory_failure(), if the counters were looked for.
+            None => session.counters_watched,
+        };
+        match (
+            none_before && (probed || session.counters_watched),
+            self.failures.any,
+        ) {
+            (true, false) => HostLoss::Nothing,
+            (true, true) => HostLoss::OtherMemory,
+            (false, _) => HostLoss::Unwatched,
         }
     }
 

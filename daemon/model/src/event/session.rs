@@ -18,6 +18,10 @@ pub struct Session {
     /// kB in /proc/meminfo HardwareCorrupted when the probes were attached: poison that predates them.
     #[serde(default)]
     pub hardware_corrupted_kb: Option<u64>,
+    /// The kernel's own counters were read all along: that they showed lost memory is an event
+    /// ([`super::EventKind::HostMemoryLost`]), and a kernel that has no such counter loses none by `memory_failure()`.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub counters_watched: bool,
     /// Some probes were attached only once there was poison: what they show was not seen before
     /// [`super::EventKind::AllProbesAttached`].
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
@@ -45,6 +49,7 @@ impl Session {
             },
             probes: ProbeId::ALL.iter().map(attached).collect(),
             hardware_corrupted_kb: Some(0),
+            counters_watched: false,
             standby: false,
         }
     }

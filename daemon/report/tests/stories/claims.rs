@@ -130,3 +130,31 @@ fn claims_of_one_process_are_few_incidents() {
     story.events.iter().for_each(|event| correlator.feed(event));
     assert_eq!(correlator.incidents_evicted(), 3000 - 256, "the rest is counted");
 }
+
+/// As on a kernel without CONFIG_MEMORY_FAILURE, or where nothing can be attached to it: the counters alone show a loss.
+#[test]
+fn without_a_probe_on_memory_failure_the_kernels_counters_tell_a_claim() {
+    let mut story = Story::new();
+    forged(story.vm(), 300);
+    for (hardware_corrupted_kb, counters_watched, claimed) in [
+        (None, true, true),
+        (Some(0), true, true),
+        (Some(4), true, false),
+        (None, false, false),
+        (Some(0), false, false),
+    ] {
+        let unprobed = Session {
+            probes: Vec::new(),
+            hardware_corrupted_kb,
+            counters_watched,
+            ..session()
+        };
+        let incidents = incidents_in(unprobed, &story.events);
+        let claims = incidents
+            .iter()
+            .filter(|i| i.origin.how == OriginKind::Claimed)
+            .count();
+        let expected = if claimed { 256 } else { 0 };
+        assert_eq!(claims, expected, "{hardware_corrupted_kb:?} {counters_watched}");
+    }
+}
