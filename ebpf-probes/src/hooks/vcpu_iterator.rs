@@ -9,13 +9,16 @@ use core::ffi::c_void;
 use aya_ebpf::{
     Global,
     bindings::seq_file,
-    helpers::{bpf_probe_read_kernel, generated::bpf_seq_write},
+    helpers::{
+        bpf_probe_read_kernel,
+        generated::{bpf_probe_read_kernel as probe_read, bpf_seq_write},
+    },
 };
 use poisontrace_probes::vcpu::{BANK, Bank, VCPU, Vcpu, known};
 
 use super::fields::{
     ARCH_BANKS, ARCH_CPUID, ARCH_CPUID_COUNT, ARCH_CR4, ARCH_MCG_CAP, ARCH_MCG_CTL, ARCH_MCG_STATUS,
-    FILE_OPERATIONS, FILE_PRIVATE, OPERATIONS_IOCTL, TASK_TGID, VCPU_ARCH, VCPU_NUMBER, member,
+    FILE_OPERATIONS, FILE_PRIVATE, OPERATIONS_IOCTL, Offset, TASK_TGID, VCPU_ARCH, VCPU_NUMBER, member,
 };
 
 /// Address of kvm_vcpu_ioctl(); 0: not known, and then nothing is a vCPU.
@@ -99,20 +102,27 @@ fn one(seq: *mut seq_file, task: u64, file: u64) -> Option<()> {
         vendor: [0; 3],
         ras: 0,
     };
-    let mut register = |value: Option<u64>, bit: u32| {
-        vcpu.known |= if value.is_some() { bit } else { 0 };
-        value.unwrap_or(0)
-    };
-    let cap = register(member(arch, &ARCH_MCG_CAP), known::CAP);
-    let status = register(member(arch, &ARCH_MCG_STATUS), known::STATUS);
-    let ctl = register(member(arch, &ARCH_MCG_CTL), known::CTL);
-    let cr4 = register(member(arch, &ARCH_CR4), known::CR4);
-    (vcpu.mcg_cap, vcpu.mcg_status, vcpu.mcg_ctl, vcpu.cr4) = (cap, status, ctl, cr4);
+    vcpu.known |= register(&mut vcpu.mcg_cap, arch, &ARCH_MCG_CAP, known::CAP);
+    vcpu.known |= register(&mut vcpu.mcg_status, arch, &ARCH_MCG_STATUS, known::STATUS);
+    vcpu.known |= register(&mut vcpu.mcg_ctl, arch, &ARCH_MCG_CTL, known::CTL);
+    vcpu.known |= register(&mut vcpu.cr4, arch, &ARCH_CR4, known::CR4);
+    let cap = vcpu.mcg_cap;
     cpuid(arch, &mut vcpu);
     if vcpu.known & known::CAP != 0 && banks(seq, address, arch, cap).is_some() {
         vcpu.known |= known::BANKS;
     }
     write(seq, &vcpu)
+}
+
+/// Reads a register, and returns its bit if that succeeds: by arithmetic, as with a branch for each the verifier would go through the
+/// loops below once for every combination.
+#[inline(always)]
+fn register(into: &mut u64, arch: u64, offset: &Offset<u64>, bit: u32) -> u32 {
+    let Some(offset) = offset.get() else { return 0 };
+    let from = arch + u64::from(offset);
+    // SAFETY: fault-safe read of kernel memory into eight bytes of ours.
+    let failed = unsafe { probe_read((into as *mut u64).cast(), 8, from as *const c_void) };
+    bit & !((failed >> 63) as u32)
 }
 
 /// A read that cannot fault, of what the layout does not name.
