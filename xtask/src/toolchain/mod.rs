@@ -94,7 +94,7 @@ impl Machine {
             .as_ref()
             .is_none_or(|nightly| !nightly.has_rust_src)
             .then_some("rustup toolchain install nightly --component rust-src");
-        let linker = (!self.bpf_linker).then_some("cargo install bpf-linker");
+        let linker = (!self.bpf_linker).then_some("cargo binstall bpf-linker");
         toolchain.into_iter().chain(linker).collect()
     }
 }
@@ -223,7 +223,7 @@ mod tests {
         assert!(line.contains("there is no apt-get"), "{line}");
         assert!(
             line.contains(
-                "`rustup toolchain install nightly --component rust-src && cargo install bpf-linker`"
+                "`rustup toolchain install nightly --component rust-src && cargo binstall bpf-linker`"
             ),
             "{line}"
         );
