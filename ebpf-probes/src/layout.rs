@@ -170,6 +170,9 @@ macro_rules! with_fields {
             VCPU_ARCH: Place = "kvm_vcpu" "arch";
             ARCH_REGS: Registers = "kvm_vcpu_arch" "regs";
             ARCH_REGS_AVAILABLE: u32 = "kvm_vcpu_arch" "regs_avail";
+            ARCH_EXIT_TSC: u64 = "kvm_vcpu_arch" "last_guest_tsc";
+            ARCH_TSC_OFFSET: u64 = "kvm_vcpu_arch" "l1_tsc_offset";
+            ARCH_TSC_RATIO: u64 = "kvm_vcpu_arch" "l1_tsc_scaling_ratio";
             KVM_MEMSLOTS: Spaces<2> = "kvm" "memslots";
             KVM_MEMSLOTS_ONE: Spaces<1> = "kvm" "memslots";
             SLOTS_TREE: Tree = "kvm_memslots" "gfn_tree";

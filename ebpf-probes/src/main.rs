@@ -7,6 +7,7 @@
 
 mod emit;
 mod hooks;
+mod recovery;
 mod slot;
 mod state;
 mod totals;

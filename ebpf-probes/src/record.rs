@@ -119,7 +119,8 @@ shared! {
         pub insn: [u8; 16],
         /// One of [`address`].
         pub address: u32,
-        pub pad: u32,
+        /// 1: kvm_exit did not see it. `exit_ns` is then what KVM itself noted of it (`last_guest_tsc`), or 0.
+        pub recovered: u32,
     }
 
     /// SIGBUS for poison as `signal:signal_generate` shows it, without its address.

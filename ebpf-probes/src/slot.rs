@@ -4,7 +4,12 @@
 use aya_ebpf::{macros::map, maps::Array};
 use poisontrace_probes::{NO_VCPU, lost};
 
-use crate::state::{VCPUS, Vcpu, count, current_is_victim, current_tid, since_arming, victims_changed_ns};
+use crate::{
+    recovery,
+    state::{
+        VCPUS, Vcpu, count, current_is_victim, current_tid, since_arming, since_attached, victims_changed_ns,
+    },
+};
 
 /// A thread's last exit. Two threads can share a place: each takes it over in turn and finds what it needs again.
 #[derive(Clone, Copy)]
@@ -145,10 +150,37 @@ impl Slot {
         self.victim != 0
     }
 
+    /// Whether `exit_ns` is that of the exit under way: kvm_exit has been attached, and the programs armed, ever since.
+    #[inline(always)]
+    pub fn is_dated(&self) -> bool {
+        since_arming(self.exit_ns) && since_attached(self.exit_ns)
+    }
+
     /// As [`current_vcpu`].
     #[inline(always)]
     pub fn vcpu(&self) -> Option<&'static mut Vcpu> {
-        if self.open == 0 { None } else { state() }
+        if self.open == 0 {
+            None
+        } else {
+            state().filter(|vcpu| !recovery::is_over(vcpu))
+        }
+    }
+
+    /// The state of an exit whose end nobody saw: kvm_exit and kvm_entry were not attached yet, and the vCPU has been in its
+    /// guest since, or, `at_exit`, leaves it now. The slot is then free for another exit.
+    #[inline(always)]
+    pub fn unended(&mut self, at_exit: bool) -> Option<&'static mut Vcpu> {
+        if self.open == 0 {
+            return None;
+        }
+        let vcpu = state()?;
+        if vcpu.exit_tsc == 0 || !(at_exit || recovery::is_over(vcpu)) {
+            return None;
+        }
+        self.in_exit = 0;
+        self.open = 0;
+        vcpu.in_exit = 0;
+        Some(vcpu)
     }
 }
 
@@ -191,12 +223,13 @@ pub fn open_vcpu() -> Option<&'static mut Vcpu> {
         }
     };
     vcpu.nested = slot.nested;
-    // Where the exit came before the arming there is no time of it.
-    if slot.in_exit != 0 && since_arming(slot.exit_ns) {
+    if slot.in_exit != 0 && slot.is_dated() {
         vcpu.exit_ns = slot.exit_ns;
         vcpu.rip = slot.rip;
         vcpu.exit_reason = slot.exit_reason;
         vcpu.isa = slot.isa;
+    } else {
+        recovery::begin(vcpu);
     }
     vcpu.in_exit = 1;
     slot.in_exit = 1;
@@ -210,6 +243,12 @@ fn state() -> Option<&'static mut Vcpu> {
     // SAFETY: the verifier knows the pointer as a map value of this size, and a thread's entry is only touched by
     // programs on that thread, so there is no second reference at work.
     Some(unsafe { &mut *vcpu })
+}
+
+/// The state of the thread's last exit that was more than a bare one.
+#[inline(always)]
+pub fn last() -> Option<&'static mut Vcpu> {
+    state()
 }
 
 /// The same for a signal: it is KVM's answer to an exit only if the thread is in one.

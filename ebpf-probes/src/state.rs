@@ -67,6 +67,19 @@ pub fn since_arming(ns: u64) -> bool {
     ns >= unsafe { core::ptr::read_volatile(ARMED_NS.0.get()) }
 }
 
+/// Since when kvm_exit and kvm_entry have both been attached, CLOCK_MONOTONIC ns: the daemon's alone, which attaches and detaches them;
+/// later than any time while they are not. In a section of its own, as [`ARMED`].
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.attached")]
+static ATTACHED_NS: Time = Time(UnsafeCell::new(0));
+
+/// Whether kvm_exit and kvm_entry have been attached ever since `ns`.
+#[inline(always)]
+pub fn since_attached(ns: u64) -> bool {
+    // SAFETY: as in arming().
+    ns >= unsafe { core::ptr::read_volatile(ATTACHED_NS.0.get()) }
+}
+
 /// A time that programs on all CPUs read and write whole, CLOCK_MONOTONIC ns.
 struct Time(UnsafeCell<u64>);
 
@@ -193,6 +206,8 @@ pub struct Vcpu {
     pub address: u32,
     /// The exit is that of a guest which the guest itself runs.
     pub nested: u32,
+    /// kvm_exit did not see the exit: `last_guest_tsc` of the vCPU, by which it is known from the next one; else 0.
+    pub exit_tsc: u64,
 }
 
 /// See [`Vcpu::done`].
@@ -226,6 +241,7 @@ impl Vcpu {
             sregs: 0,
             address: 0,
             nested: 0,
+            exit_tsc: 0,
         }
     }
 }

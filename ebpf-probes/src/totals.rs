@@ -105,7 +105,7 @@ fn log2(ns: u64) -> usize {
     bucket
 }
 
-/// Adds an exit; `in_kernel`: it went back into the guest without a return to user space, at `left_ns`. Returns
+/// Adds an exit; `in_kernel`: it went back into the guest without a return to user space, at `left_ns` (0: not seen). Returns
 /// whether its record is to be sent.
 #[inline(always)]
 pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> bool {
@@ -143,7 +143,7 @@ pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> bool {
         FaultAccess::PageWalk => page.page_walks += 1,
         FaultAccess::WriteOrPageWalk => page.writes_or_walks += 1,
     }
-    if vcpu.exit_ns != 0 {
+    if vcpu.exit_ns != 0 && left_ns != 0 {
         add(&mut page.in_kernel_time, left_ns - vcpu.exit_ns);
     }
     if vcpu.gup_calls != 0 {
@@ -151,9 +151,11 @@ pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> bool {
     }
     if in_kernel {
         page.in_kernel += 1;
-        page.last_entry_ns = left_ns;
-        if vcpu.exit_ns != 0 {
-            add(&mut page.exit_to_entry, left_ns - vcpu.exit_ns);
+        if left_ns != 0 {
+            page.last_entry_ns = left_ns;
+            if vcpu.exit_ns != 0 {
+                add(&mut page.exit_to_entry, left_ns - vcpu.exit_ns);
+            }
         }
     }
     let new_rip = by_rip(page, vcpu, line as u32, access);

@@ -68,6 +68,12 @@ pub struct Facts {
     pub lockdown: Option<String>,
     /// HardwareCorrupted of /proc/meminfo, kB.
     pub hardware_corrupted_kb: Option<u64>,
+    /// What the kernel's clocks run on: `tsc`, as a rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clocksource: Option<String>,
+    /// kernel.perf_event_paranoid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perf_event_paranoid: Option<i32>,
     /// Ways of binding that are not to be used, though the kernel has them (`--disable-attach-type`).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub disabled_attach_types: BTreeSet<String>,

@@ -2,6 +2,7 @@
 //! the programs get, and what is lost where something is missing.
 
 mod fields;
+mod hot_path;
 mod rows;
 
 use std::{collections::BTreeMap, fmt};
@@ -10,6 +11,7 @@ use poisontrace_model::event::probe::{Hook, ProbeBinding, ProbeId, ProbeReason};
 use poisontrace_probes::{ABSENT, layout::FIELDS};
 
 use super::{facts::Facts, kvm::Kvm};
+pub use hot_path::HotPath;
 
 /// How one program is bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +77,9 @@ pub struct ProbeSpec {
     /// What is attached in place of the alternatives until there is poison; it may be nothing. `None`: the alternatives
     /// are attached from the start.
     pub standby: Option<Vec<Attach>>,
+    /// What is attached as soon as there is poison, before the alternatives, which then take its place. Only where `standby`
+    /// is nothing.
+    pub first: Vec<Attach>,
 }
 
 /// See the module.
@@ -91,6 +96,8 @@ pub struct Plan {
     pub page_totals: Option<u32>,
     /// The memory of the pages' totals is taken at load: see [`Facts::maps_may_allocate`].
     pub preallocated_totals: bool,
+    /// What is attached to the hooks that every exit of every guest passes until there is poison.
+    pub hot_path: HotPath,
 }
 
 /// Pages by vCPU thread where their totals are preallocated: 5 MiB.
@@ -135,6 +142,7 @@ impl Plan {
             isa: facts.isa(),
             page_totals: (!facts.maps_may_allocate()).then_some(PREALLOCATED_PAGES),
             preallocated_totals: !facts.maps_may_allocate(),
+            hot_path: HotPath::default(),
         };
         rows::add(&mut plan, facts, guest_code);
         for row in &mut plan.rows {
@@ -168,6 +176,7 @@ fn restrict(row: &mut ProbeSpec, facts: &Facts) {
     let disabled_attach_types = |attach: &Attach| facts.disabled_attach_types.contains(attach.binding.way());
     if row.offered().next().is_none() || row.standby.iter().flatten().any(disabled_attach_types) {
         row.standby = None;
+        row.first.clear();
     }
 }
 

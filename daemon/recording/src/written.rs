@@ -185,6 +185,7 @@ impl<'a> Line<'a> {
                 Some(line) => line.or_null(Self::word)?.map(str::to_owned),
                 None => None,
             },
+            recovered: self.key(",\"recovered\":true").is_some(),
         })
     }
 
@@ -238,7 +239,7 @@ mod tests {
             any::<u64>().prop_map(|at| OtherAddress::Virtual(Hex(at))),
             any::<u64>().prop_map(|at| OtherAddress::Nested(Hex(at)))
         ];
-        let insn = proptest::option::of("[0-9a-f]{0,30}");
+        let insn = (proptest::option::of("[0-9a-f]{0,30}"), any::<bool>());
         let addresses = (hex(), hex(), hex(), proptest::option::of(other));
         (times, addresses, access, isa, reasons, insn).prop_map(
             |(times, (rip, gpa, hva, other_address), access, isa, reasons, insn)| {
@@ -259,7 +260,8 @@ mod tests {
                     reason: reasons.0,
                     user_reason: reasons.1,
                     user_errno: reasons.2,
-                    insn,
+                    insn: insn.0,
+                    recovered: insn.1,
                 })
             },
         )

@@ -110,6 +110,27 @@ pub fn program(name: &str, loaded: Option<u32>, verified: Option<u32>) -> String
     )
 }
 
+/// Whether anything is attached to the hooks of every exit while there is no poison. `why`: it is, from the start.
+pub fn hot_path(why: Option<&[ProbeReason]>) -> String {
+    match why {
+        None => {
+            "hot path     nothing is attached to kvm_exit, kvm_entry, kvm_msr and kvm_pio until there is poison\n".to_owned()
+        }
+        Some(why) => format!(
+            "hot path     programs are attached to kvm_exit and kvm_entry from the start ({})\n",
+            probes::reasons(why)
+        ),
+    }
+}
+
+/// The same for the service, where it differs.
+pub fn hot_path_of_service(why: &[ProbeReason]) -> String {
+    format!(
+        "note         the service attaches its programs to them from the start: {}\n",
+        probes::reasons(why)
+    )
+}
+
 /// Whether the attached probes allow a verdict: `missing` are those without which there is none.
 pub fn verdict(missing: &[ProbeId]) -> String {
     match missing {

@@ -3,7 +3,13 @@
 use std::borrow::Cow;
 
 use super::probes;
-use poisontrace_model::incident::missing::{ClockAlignment, ClockKind, ClockNote, MissingEvidence};
+use poisontrace_model::{
+    event::AttachDelay,
+    incident::{
+        missing::{ClockAlignment, ClockKind, ClockNote, MissingEvidence},
+        recovered::Recovered,
+    },
+};
 
 /// One line.
 pub fn message(what: &MissingEvidence) -> Cow<'static, str> {
@@ -16,6 +22,7 @@ pub fn message(what: &MissingEvidence) -> Cow<'static, str> {
             "triple faults, resets and port writes of the guest in the first {:.1} ms, during which it got a machine check or died: their probes are attached when there is poison",
             *ns as f64 / 1e6
         ).into(),
+        M::FirstExitTimes { exits, delay } => first_exit_times(exits, delay.as_ref()).into(),
         M::Records { count } => {
             format!("{count} records of the probes, which were missed: counts are lower bounds").into()
         }
@@ -136,4 +143,25 @@ const fn clock_name(clock: ClockKind) -> &'static str {
         ClockKind::GuestBoot => "guest, since boot",
         ClockKind::GuestWall => "guest, wall clock",
     }
+}
+
+fn first_exit_times(exits: &Recovered, delay: Option<&AttachDelay>) -> String {
+    let attached = match delay {
+        Some(delay) => format!(
+            "were attached {:.1} ms after the poison",
+            delay.after_ns as f64 / 1e6
+        ),
+        None => "were not attached, or not armed, yet".to_owned(),
+    };
+    let error = delay.and_then(|delay| delay.clock_error_ns);
+    let bound = error.map_or_else(String::new, |ns| {
+        format!(", converted to within {:.1} µs", ns as f64 / 1e3)
+    });
+    format!(
+        "the times of {} exits by kvm_exit and kvm_entry, which {attached}: the begin of {} is KVM's own note (last_guest_tsc{bound}), that of {} is unknown; the entry into the guest behind {} was not seen",
+        exits.exits,
+        exits.exits.saturating_sub(exits.undated),
+        exits.undated,
+        exits.exits.saturating_sub(exits.reentered)
+    )
 }

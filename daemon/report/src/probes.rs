@@ -100,6 +100,14 @@ pub fn reason(reason: &ProbeReason) -> Cow<'_, str> {
         R::KvmAbsent => "KVM is not loaded".into(),
         R::KvmUnloaded => "KVM is unloaded".into(),
         R::Disabled(way) => format!("{way} disabled (--disable-attach-type)").into(),
+        R::Needs(probe) => format!("{probe} is not attached as that takes").into(),
+        R::Clocksource(name) => format!("the kernel's clock source is {name}, not tsc").into(),
+        R::PerfEventParanoid(level) => format!(
+            "kernel.perf_event_paranoid is {level}: to attach at the poison would take CAP_SYS_ADMIN, which the service gives up; set it to 2"
+        )
+        .into(),
+        R::IsaUnknown => "neither kvm_intel nor kvm_amd is loaded".into(),
+        R::Configured => "configured".into(),
         R::NotInFiles => "not in the files".into(),
         R::Text(text) => text.into(),
     }
@@ -202,6 +210,9 @@ fn cost(global: &str) -> Option<&'static str> {
         }
         "VCPU_ARCH" | "ARCH_REGS" | "ARCH_REGS_AVAILABLE" => {
             "the RIP at which a machine check enters the guest is not known"
+        }
+        "ARCH_EXIT_TSC" | "ARCH_TSC_OFFSET" | "ARCH_TSC_RATIO" => {
+            "when a vCPU left its guest is not known until kvm_exit is attached"
         }
         "FILE_PRIVATE" | "VCPU_KVM" | "KVM_MEMSLOTS" | "KVM_MEMSLOTS_ONE" | "SLOTS_TREE" | "SLOTS_SET"
         | "SLOT_NODES" | "SLOT_GFN" | "SLOT_PAGES" | "SLOT_HVA" => "a VM's memslots are not found",

@@ -8,8 +8,9 @@ use std::{
 
 use clap::Args;
 
-use super::{Outcome, ProbeArgs};
+use super::{Outcome, ProbeArgs, SourceArgs};
 use crate::{
+    config::HotPathChoice,
     engine::{attach, plan_text, probe_table},
     terminal,
 };
@@ -33,21 +34,24 @@ pub struct CheckArgs {
     probes: ProbeArgs,
 }
 
-pub fn check(args: &CheckArgs) -> Outcome {
+pub fn check(args: &CheckArgs, source: &SourceArgs) -> Outcome {
     if let Some(folder) = &args.facts {
         let mut facts = Facts::load(folder)?;
         facts
             .disabled_attach_types
             .extend(args.probes.disable_attach_type.iter().cloned());
-        return plan(&facts);
+        return plan(&facts, args.probes.hot_path.unwrap_or_default());
     }
+    let options = args.probes.options(&source.layers().read()?);
     if let Some(folder) = &args.save_facts {
-        let facts = attach::facts(&args.probes.options())?;
+        let facts = attach::facts(&options)?;
         facts.save(Path::new("/"), folder)?;
-        return plan(&facts);
+        return plan(&facts, options.hot_path);
     }
-    let attached = attach::probes(&args.probes.options(), 0, true, None)?;
+    let attached = attach::probes(&options, 0, true, None)?;
     probe_table::print_probes(&attached.loaded, args.verbose)?;
+    probe_table::print_hot_path(attached.loaded.hot_path())?;
+    probe_table::print_hot_path_of_service(attached.loaded.hot_path(), &attached.facts)?;
     probe_table::print_limits(&attached.facts)?;
     if !probe_table::print_verdict(&attached.session)? {
         return Ok(ExitCode::from(1));
@@ -57,9 +61,14 @@ pub fn check(args: &CheckArgs) -> Outcome {
 }
 
 /// Prints the plan. Its exit status is that of `check` on a kernel that takes all that it offers.
-fn plan(facts: &Facts) -> Outcome {
-    let plan = Plan::new(facts, true);
+fn plan(facts: &Facts, hot_path: HotPathChoice) -> Outcome {
+    let mut plan = Plan::new(facts, true);
+    if hot_path == HotPathChoice::OnPoison {
+        plan = plan.on_poison(facts, false);
+    }
     terminal::print(&plan_text::text(&plan, facts))?;
+    probe_table::print_hot_path(&plan.hot_path)?;
+    probe_table::print_hot_path_of_service(&plan.hot_path, facts)?;
     probe_table::print_limits(facts)?;
     let offered = |probe: &ProbeId| {
         let row = plan.rows.iter().find(|row| row.probe == *probe);

@@ -4,6 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use super::{Outcome, ProbeArgs, RecordArgs, ReplayArgs, RunArgs, SourceArgs, Speed};
 use crate::{
+    config::Config,
     engine::{
         attach::ProbeOptions,
         replay::{self, ReplayOptions},
@@ -17,8 +18,8 @@ pub fn run(args: &RunArgs, source: &SourceArgs) -> Outcome {
     let log = logging::start(&config.log);
     let options = RunOptions {
         layers,
+        probes: args.probes.options(&config),
         config,
-        probes: args.probes.options(),
         pinned: !args.no_pins,
         record: args.record.clone(),
     };
@@ -31,8 +32,8 @@ pub fn record(args: &RecordArgs, source: &SourceArgs) -> Outcome {
     logging::start(&config.log);
     run::record(RecordOptions {
         read_code: args.guest.read_guest_code || config.guest.read_code,
+        probes: args.probes.options(&config),
         config,
-        probes: args.probes.options(),
         output: args.output.clone(),
     })?;
     Ok(ExitCode::SUCCESS)
@@ -59,8 +60,9 @@ pub fn replay(args: &ReplayArgs, source: &SourceArgs) -> Outcome {
 }
 
 impl ProbeArgs {
-    pub fn options(&self) -> ProbeOptions {
+    pub fn options(&self, config: &Config) -> ProbeOptions {
         ProbeOptions {
+            hot_path: self.hot_path.unwrap_or(config.probes.hot_path),
             disabled_attach_types: self.disable_attach_type.clone(),
             page_totals: self.page_totals,
         }

@@ -17,7 +17,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    config::{ListenAddress, Log, LogFormat, LogLevel, Template},
+    config::{HotPathChoice, ListenAddress, Log, LogFormat, LogLevel, Template},
     failure::Failure,
     service::logging,
 };
@@ -96,6 +96,9 @@ struct ProbeArgs {
         value_parser = ["kprobe", "fentry", "tracepoint", "raw_tracepoint"]
     )]
     disable_attach_type: Vec<String>,
+    /// Attach to the hooks that every exit of every guest passes while there is poison, or always [default: always]
+    #[arg(long, value_name = "WHEN")]
+    hot_path: Option<HotPathChoice>,
     /// Pages with totals in the kernel; a small number tests what happens when the table is full
     #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_384))]
     page_totals: Option<u32>,
@@ -360,7 +363,7 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Watch(args) => watch::watch(args, &cli.source),
         Command::Check(args) => {
             log_to_stderr(&cli.source);
-            check::check(args)
+            check::check(args, &cli.source)
         }
         Command::Forecast(args) => {
             log_to_stderr(&cli.source);

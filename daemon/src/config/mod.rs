@@ -26,6 +26,7 @@ pub struct Config {
     pub log: Log,
     pub web: Web,
     pub metrics: Metrics,
+    pub probes: Probes,
     pub guest: Guest,
     pub vmm: VmmSources,
     pub incident: Incident,
@@ -66,6 +67,24 @@ impl Metrics {
     pub fn max_labelled_vms(&self) -> Option<usize> {
         self.per_vm.then_some(self.max_vms as usize)
     }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Probes {
+    pub hot_path: HotPathChoice,
+}
+
+/// When something is attached to the hooks that every exit of every guest passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum HotPathChoice {
+    /// While there is poison, where this kernel allows it
+    OnPoison,
+    /// From the start
+    #[default]
+    Always,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -179,6 +198,7 @@ impl Default for Config {
             log: Log::default(),
             web: Web::default(),
             metrics: Metrics::default(),
+            probes: Probes::default(),
             guest: Guest::default(),
             vmm: VmmSources::default(),
             incident: Incident::default(),

@@ -6,7 +6,7 @@ use super::{
 };
 
 /// Keys that hold from the start of the daemon to its end: probes, sockets and files are opened once.
-const AT_START: [&str; 11] = [
+const AT_START: [&str; 12] = [
     "state_dir",
     "store.max_age_days",
     "store.max_megabytes",
@@ -15,6 +15,7 @@ const AT_START: [&str; 11] = [
     "web.config_file",
     "metrics.per_vm",
     "metrics.max_vms",
+    "probes.hot_path",
     "guest.read_code",
     "vmm.log",
     "vmm.qmp",

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::{
+    config::HotPathChoice,
     failure::Failure,
     host::machine,
     inputs::{poison_scan::PoisonScan, vm_registry::scan::VmScan},
@@ -17,7 +18,7 @@ use crate::{
 };
 use poisontrace_kernel_facts::{
     facts::{Facts, MEMORY_FAILURE_EVENTS},
-    plan::Plan,
+    plan::{HotPath, Plan},
 };
 use poisontrace_model::{
     correlate::resume::TotalsContinuity,
@@ -30,6 +31,8 @@ use poisontrace_report::probes::reasons;
 pub struct ProbeOptions {
     /// Attach types that are treated as if the kernel had none of them; the report names them.
     pub disabled_attach_types: Vec<String>,
+    /// Whether anything is attached to the hooks that every exit passes before there is poison.
+    pub hot_path: HotPathChoice,
     /// Pages that the kernel keeps totals of; `None`: as many as the program's map holds.
     pub page_totals: Option<u32>,
 }
@@ -57,7 +60,9 @@ impl Attached {
     /// Gives up the capabilities that are not needed any more. Threads that run already would keep theirs.
     pub fn give_up_privileges(&self) -> Result<(), Failure> {
         let module = self.facts.modules.values().any(|module| module.users.is_some());
-        let kvm = match (module, notify::managed()) {
+        // What is on no hook of an exit until there is poison takes attaching then.
+        let attaches = module || self.loaded.hot_path() == &HotPath::OnPoison;
+        let kvm = match (attaches, notify::managed()) {
             (false, _) => Return::Never,
             (true, false) => Return::Attach,
             (true, true) => Return::AttachOrStartAgain,
@@ -86,6 +91,9 @@ pub fn probes(
 ) -> Result<Attached, Failure> {
     let mut facts = facts(args)?;
     let mut plan = Plan::new(&facts, guest_code);
+    if args.hot_path == HotPathChoice::OnPoison {
+        plan = plan.on_poison(&facts, notify::managed());
+    }
     plan.page_totals = args.page_totals.or(plan.page_totals);
     let predates = facts.hardware_corrupted_kb.is_some_and(|kb| kb > 0);
     let mut loaded = Loaded::new(plan, &facts, predates, log_level, pins).map_err(|err| failed(&err))?;

@@ -28,10 +28,13 @@ use crate::{
     },
     outputs::{metrics::KernelTables, store::survive_file_size_limit},
     probes::{memory::forget_start, source::Source},
-    service::notify::{self, ProbeHealth, ProbeWatchdog},
+    service::{
+        notify::{self, ProbeHealth, ProbeWatchdog},
+        privileges,
+    },
     terminal,
 };
-use poisontrace_model::event::{Event, EventKind};
+use poisontrace_model::event::{AttachDelay, Event, EventKind};
 
 /// Changes are handed to the store and the log at most this often.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -41,6 +44,8 @@ const FIRST_PROOF: Duration = Duration::from_secs(2);
 const STORM: Duration = Duration::from_secs(1);
 /// How often new VMs are looked for, and a failed store is tried again.
 const RESCAN: Duration = Duration::from_secs(10);
+/// Between the disarming and the detaching.
+const DETACH: Duration = Duration::from_secs(30);
 /// Batches of records that are read at start and at the end; a flood may go on for ever.
 const MAX_BATCHES: usize = 256;
 
@@ -118,6 +123,8 @@ struct Timers {
     flush_at: Option<Instant>,
     /// In a storm most exits send no record; their totals are then read every second while they change.
     totals_at: Option<Instant>,
+    /// When what is attached to the hooks of every exit is detached, unless there is poison again.
+    detach_at: Option<Instant>,
     rescan: Interval,
     heartbeat: Interval,
 }
@@ -133,6 +140,7 @@ impl Timers {
             // Once, for what a daemon before left.
             flush_at: Some(Instant::now() + FLUSH),
             totals_at: None,
+            detach_at: None,
             rescan: every(RESCAN, RESCAN),
             heartbeat: every(FIRST_PROOF, notify::proof_interval()),
         }
@@ -185,8 +193,13 @@ impl<'a> EventLoop<'a> {
         let logger = probe_logger(attached);
         let signals = Signals::new()?;
         let kvm = KvmModuleWatcher::open();
-        if take_all(&mut pipeline, source.get_mut()) && attached.loaded.on_standby() {
-            pipeline.take(&[attach_all(attached)]);
+        let poison = take_all(&mut pipeline, source.get_mut());
+        // A daemon before left the programs armed, and what it attached for that goes with its own.
+        let inherited = attached.loaded.exits_unseen() && attached.loaded.armed();
+        if let Some(since_ns) = poison.or_else(|| inherited.then(|| clock_pair().monotonic_ns))
+            && attached.loaded.on_standby()
+        {
+            pipeline.take(&attach_all(attached, since_ns));
         }
         pipeline.unwatched(attached.totals_continuity());
         pipeline.close_exited();
@@ -287,10 +300,13 @@ impl<'a> EventLoop<'a> {
         }
         drop(ready);
         // Before all else: what it attaches is not seen until then.
-        let poison = self.attached.loaded.on_standby() && events.iter().any(shows_poison);
-        let all_attached = poison.then(|| attach_all(self.attached));
+        let poison = events.iter().find(|event| shows_poison(event));
+        let attached = match poison.filter(|_| self.attached.loaded.on_standby()) {
+            Some(poison) => attach_all(self.attached, poison.t),
+            None => Vec::new(),
+        };
         self.pipeline.take(&events);
-        self.pipeline.take(all_attached.as_slice());
+        self.pipeline.take(&attached);
         flush_logger(&mut self.logger);
         // A flood leaves no moment in which nothing is ready; the connections are tasks of this thread too.
         yield_now().await;
@@ -341,6 +357,8 @@ impl<'a> EventLoop<'a> {
         self.pipeline.reconcile();
         self.look_for_missed_runs();
         self.disarm_if_quiet();
+        self.detach_if_disarmed();
+        self.attached.loaded.renew_clock();
         flush_logger(&mut self.logger);
         if self.pipeline.store_is_behind() && self.pipeline.flush() {
             self.timers.flush_soon();
@@ -388,7 +406,7 @@ impl<'a> EventLoop<'a> {
             return;
         }
         // Poison that came meanwhile found them armed, and did not arm them again.
-        if take_all(&mut self.pipeline, self.source.get_mut()) {
+        if take_all(&mut self.pipeline, self.source.get_mut()).is_some() {
             for failed in self.attached.loaded.arm() {
                 tracing::error!("cannot arm the probes again: {failed}");
             }
@@ -396,9 +414,37 @@ impl<'a> EventLoop<'a> {
             return;
         }
         tracing::info!("no VM holds poison any more: the probes are disarmed");
+        self.timers.detach_at = Some(Instant::now() + DETACH);
+    }
+
+    /// Disarmed for some time: what the next poison attaches is detached. To attach a program right after one was detached takes
+    /// milliseconds (`tp_rcu_cond_sync()`, kernel/tracepoint.c), and poison seldom comes alone.
+    fn detach_if_disarmed(&mut self) {
+        if self.timers.detach_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.timers.detach_at = None;
+        if self.attached.loaded.armed() || !self.attached.loaded.detach_exits() {
+            return;
+        }
+        tracing::info!("kvm_exit and kvm_entry are detached until there is poison");
+        self.pipeline.take(&[Event {
+            t: clock_pair().monotonic_ns,
+            tid: 0,
+            pid: 0,
+            vcpu: None,
+            what: EventKind::ExitProbesDetached,
+        }]);
+        // Poison that came meanwhile was not worth attaching for, as all was attached still.
+        if let Some(since_ns) = take_all(&mut self.pipeline, self.source.get_mut()) {
+            let attached = attach_all(self.attached, since_ns);
+            self.pipeline.take(&attached);
+            self.timers.flush_soon();
+        }
     }
 
     fn heartbeat(&mut self) {
+        self.attached.loaded.renew_clock();
         if self.watchdog.evaluate(self.source.get_mut().proved_live()) == ProbeHealth::Live {
             self.pipeline.proved_live();
         }
@@ -447,22 +493,45 @@ async fn at(deadline: Option<Instant>) {
     }
 }
 
-/// There is poison: nothing but the daemon's own proof of life is sent before.
-fn attach_all(attached: &mut Attached) -> Event {
-    let failed = attached.loaded.attach_reserved();
+/// There is poison, of `since_ns` at the latest: nothing but the daemon's own proof of life is sent before.
+fn attach_all(attached: &mut Attached, since_ns: u64) -> Vec<Event> {
+    let loaded = &mut attached.loaded;
+    let event = |what| Event {
+        t: clock_pair().monotonic_ns,
+        tid: 0,
+        pid: 0,
+        vcpu: None,
+        what,
+    };
+    let mut events = Vec::new();
+    let failed = privileges::attaching(|| {
+        if loaded.exits_unseen() {
+            let failed = loaded.attach_exits();
+            let delay = AttachDelay {
+                after_ns: clock_pair().monotonic_ns.saturating_sub(since_ns),
+                clock_error_ns: loaded.clock_error_ns(),
+            };
+            for why in &failed {
+                tracing::error!("cannot attach a probe of exits: {why}");
+            }
+            if failed.is_empty() {
+                tracing::info!(
+                    after_us = delay.after_ns / 1000,
+                    "there is poison: kvm_exit and kvm_entry are attached"
+                );
+                events.push(event(EventKind::ExitProbesAttached(delay)));
+            }
+        }
+        loaded.attach_reserved()
+    });
     for why in &failed {
         tracing::error!("cannot attach a probe that was on stand-by: {why}");
     }
     if failed.is_empty() {
         tracing::info!("there is poison: all probes are at work");
     }
-    Event {
-        t: clock_pair().monotonic_ns,
-        tid: 0,
-        pid: 0,
-        vcpu: None,
-        what: EventKind::AllProbesAttached,
-    }
+    events.push(event(EventKind::AllProbesAttached));
+    events
 }
 
 /// The next page that was lost before the start; for ever pending once all are known.
@@ -489,19 +558,20 @@ fn shows_poison(event: &Event) -> bool {
     )
 }
 
-/// All that the probes have sent and counted until now; whether any of it shows poison.
-fn take_all(pipeline: &mut Pipeline, source: &mut Source) -> bool {
-    let mut any = false;
+/// All that the probes have sent and counted until now; since when some of it shows poison.
+fn take_all(pipeline: &mut Pipeline, source: &mut Source) -> Option<u64> {
+    let mut since = None;
     for _ in 0..MAX_BATCHES {
         let events = source.drain();
         if events.is_empty() {
             break;
         }
-        any |= events.iter().any(shows_poison);
+        let poison = events.iter().find(|event| shows_poison(event));
+        since = since.or(poison.map(|event| event.t));
         pipeline.take(&events);
     }
     pipeline.take(&source.totals());
-    any
+    since
 }
 
 type Logger = EbpfLogger<&'static dyn log::Log>;

@@ -5,8 +5,12 @@ use crate::{
     probes::{load::Loaded, probe::Probe},
     terminal,
 };
-use poisontrace_kernel_facts::{facts::Facts, kvm::Kvm, plan::Plan};
-use poisontrace_model::event::session::Session;
+use poisontrace_kernel_facts::{
+    facts::Facts,
+    kvm::Kvm,
+    plan::{HotPath, Plan},
+};
+use poisontrace_model::event::{probe::ProbeReason, session::Session};
 use poisontrace_report::check::{self, Limit};
 
 /// One line a probe; with `verbose` the sizes of its programs below it.
@@ -36,6 +40,27 @@ pub fn print_verdict(session: &Session) -> Result<bool, Failure> {
     }
     terminal::print(&check::verdict(&missing))?;
     Ok(false)
+}
+
+/// Whether anything is attached to the hooks of every exit while there is no poison, and why.
+pub fn print_hot_path(hot_path: &HotPath) -> Result<(), Failure> {
+    terminal::print(&check::hot_path(reasons_of(hot_path)))
+}
+
+/// What of this is otherwise for the service, which gives up a capability that this process may keep.
+pub fn print_hot_path_of_service(hot_path: &HotPath, facts: &Facts) -> Result<(), Failure> {
+    let of_service = Plan::new(facts, false).on_poison(facts, true).hot_path;
+    match (hot_path, reasons_of(&of_service)) {
+        (HotPath::OnPoison, Some(why)) => terminal::print(&check::hot_path_of_service(why)),
+        _ => Ok(()),
+    }
+}
+
+fn reasons_of(hot_path: &HotPath) -> Option<&[ProbeReason]> {
+    match hot_path {
+        HotPath::OnPoison => None,
+        HotPath::Always(why) => Some(why),
+    }
 }
 
 /// What narrows the answers on this kernel, beside its probes.

@@ -106,6 +106,7 @@ fn serve(
     settings: Option<Settings>,
 ) -> Result<(), Failure> {
     probe_table::print_probes(&attached.loaded, false)?;
+    probe_table::print_hot_path(attached.loaded.hot_path())?;
     probe_table::print_limits(&attached.facts)?;
     probe_table::print_verdict(&attached.session)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -15,14 +15,24 @@ use super::{
     attach::attach_all,
     binding::{self, Link, Size, chain},
     bpffs::{self, PinnedTotals, Pins},
+    clock::Clock,
     fentry_btf, memory, preallocated,
     probe::{Probe, ProbeState},
 };
-use poisontrace_kernel_facts::{btf::Prototype, facts::Facts, plan::Plan};
+use poisontrace_kernel_facts::{
+    btf::Prototype,
+    facts::Facts,
+    plan::{HotPath, Plan},
+};
 use poisontrace_model::event::probe::{ProbeId, ProbeReason, ProbeStatus};
 
 /// The object that `cargo xtask build` made; empty in a build without it.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.o"));
+
+/// The section of the time since when kvm_exit and kvm_entry are attached.
+const ATTACHED: &str = ".data.attached";
+/// They are not: later than any time.
+pub(super) const NOT_ATTACHED: u64 = u64::MAX;
 
 /// Why nothing could be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +67,9 @@ pub struct Loaded {
     pub(super) standby: bool,
     /// The flag that the programs go by, once they are at work.
     pub(super) flag: Option<Array<MapData, u32>>,
+    /// Since when kvm_exit and kvm_entry are attached, as the programs go by it.
+    pub(super) attached_ns: Option<Array<MapData, u64>>,
+    pub(super) clock: Option<Clock>,
     /// To the daemon that comes next.
     left: bool,
 }
@@ -126,6 +139,9 @@ impl Loaded {
         // of it before anything else is allocated behind it.
         loader.btf(None);
         loader.override_global("ARMED", &arming, true);
+        let later = plan.hot_path == HotPath::OnPoison && !armed;
+        let attached_ns = if later { NOT_ATTACHED } else { 0 };
+        loader.override_global("ATTACHED_NS", &attached_ns, true);
         if let Some(entries) = plan.page_totals {
             loader.map_max_entries("PAGES", entries);
         }
@@ -145,9 +161,13 @@ impl Loaded {
             true => Some(preallocated::object(object).map_err(LoadError::Object)?),
             false => None,
         };
-        let ebpf = loader
+        let mut ebpf = loader
             .load(preallocated.as_deref().unwrap_or(object))
             .map_err(|err| LoadError::Object(chain(&err)))?;
+        let clock = Clock::new(&mut ebpf);
+        let attached_ns = bpffs::section(&mut ebpf, ATTACHED)
+            .and_then(|data| Array::try_from(Map::Array(data)).map_err(|err| chain(&err)))
+            .map_err(LoadError::Object)?;
         let rows = plan.rows.iter().map(Probe::new).collect();
         Ok(Self {
             ebpf,
@@ -158,6 +178,8 @@ impl Loaded {
             pins,
             standby: !armed,
             flag: None,
+            attached_ns: Some(attached_ns),
+            clock,
             left: false,
         })
     }
@@ -169,6 +191,7 @@ impl Loaded {
         }
         drop(btf);
         memory::give_back();
+        self.renew_clock();
         if self.rows.iter().all(|row| row.state != ProbeState::Attached) {
             let mut reasons = self.rows.iter().map(|row| &row.status.why);
             let first = reasons.find(|why| !why.is_empty());
@@ -183,6 +206,18 @@ impl Loaded {
                 .map_err(LoadError::Object)?,
         });
         Ok(())
+    }
+
+    /// Keeps what the programs know of the time stamp counter in step with the clock. To be called every ten seconds.
+    pub fn renew_clock(&mut self) {
+        if let Some(clock) = &mut self.clock {
+            clock.renew();
+        }
+    }
+
+    /// How far off times may be that the programs have of the time stamp counter, ns; `None`: they have none.
+    pub fn clock_error_ns(&self) -> Option<u64> {
+        self.clock.as_ref().and_then(Clock::error_ns)
     }
 
     /// The totals as a daemon before left them.

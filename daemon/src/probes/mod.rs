@@ -4,6 +4,7 @@ mod attach;
 pub mod binding;
 mod bpf;
 pub mod bpffs;
+mod clock;
 pub mod cost;
 mod fentry_btf;
 pub mod kvm;

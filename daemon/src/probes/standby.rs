@@ -1,14 +1,20 @@
 //! Rows that are held by something cheaper as long as there is no poison.
 
+use std::collections::BTreeMap;
+
 use aya::Btf;
 
 use super::{
+    attach::attach_all,
     binding::{self, Link, chain},
-    load::Loaded,
+    fentry_btf,
+    load::{Loaded, NOT_ATTACHED},
     probe::ProbeState,
     tracepoint::TracepointEvent,
 };
-use poisontrace_kernel_facts::plan::Binding;
+use crate::host::machine::clock_pair;
+use poisontrace_kernel_facts::plan::{Binding, HotPath};
+use poisontrace_model::event::probe::ProbeReason;
 use poisontrace_probes::arming;
 
 impl Loaded {
@@ -32,7 +38,7 @@ impl Loaded {
     }
 
     /// No VM holds poison any more: a program on a hot path is one load and one branch again, until the next poison arms it.
-    /// What was attached in full stays so.
+    /// What was attached in full stays so, until [`Loaded::detach_exits`].
     ///
     /// # Errors
     /// If the flag cannot be set.
@@ -46,20 +52,117 @@ impl Loaded {
         flag.set(0, value, 0).map_err(|err| chain(&err))
     }
 
+    /// There is poison: attaches what sees exits and entries at once, where nothing did. Returns why a row could not be; whether
+    /// there was anything to do, [`Loaded::exits_unseen`] shows before.
+    pub fn attach_exits(&mut self) -> Vec<String> {
+        let mut failed = Vec::new();
+        if !self.exits_unseen() {
+            return failed;
+        }
+        let btf = match fentry_btf::of(&BTreeMap::new()) {
+            Ok(btf) => btf,
+            Err(why) => return vec![why],
+        };
+        for n in 0..self.rows.len() {
+            let first = self.rows[n].row.first.clone();
+            if first.is_empty()
+                || self.rows[n].state != ProbeState::Attached
+                || !self.rows[n].links.is_empty()
+            {
+                continue;
+            }
+            match attach_all(&mut self.ebpf, &btf, &first, self.pins.as_ref()) {
+                Ok(links) => self.rows[n].links = links,
+                Err(why) => failed.push(format!("{}: {why}", self.rows[n].row.probe)),
+            }
+        }
+        if failed.is_empty() {
+            self.exits_attached(clock_pair().monotonic_ns);
+        }
+        failed
+    }
+
+    /// What is on the hooks that every exit passes, and why.
+    pub fn hot_path(&self) -> &HotPath {
+        &self.plan.hot_path
+    }
+
+    /// Whether nothing is attached to the hooks that every exit passes, as there is no poison.
+    pub fn exits_unseen(&self) -> bool {
+        self.standby && self.plan.hot_path == HotPath::OnPoison
+    }
+
+    /// From when on the programs may take a time of kvm_exit for that of the exit under way.
+    fn exits_attached(&mut self, since_ns: u64) {
+        let set = self.attached_ns.as_mut().map(|map| map.set(0, since_ns, 0));
+        if let Some(Err(err)) = set {
+            tracing::warn!(error = %err, "times of exits are KVM's own");
+        }
+    }
+
     /// There is poison: attaches the full probes, and detaches those that stood by. Returns why a row could not
     /// be; it is then left as it was.
     pub fn attach_reserved(&mut self) -> Vec<String> {
+        if !self.standby {
+            return Vec::new();
+        }
+        let mut failed = self.attach_exits();
+        let on_poison = self.exits_unseen();
         self.standby = false;
-        let mut failed = Vec::new();
+        let btf = match fentry_btf::of(&BTreeMap::new()) {
+            Ok(btf) => btf,
+            Err(why) => return vec![why],
+        };
         for n in 0..self.rows.len() {
             if self.rows[n].row.standby.is_none() || self.rows[n].state != ProbeState::Attached {
                 continue;
             }
-            if let Err(why) = self.attach_reserved_row(n) {
+            let attached = match on_poison {
+                true => self.attach_in_place(n, &btf),
+                false => self.attach_reserved_row(n),
+            };
+            if let Err(why) = attached {
                 failed.push(format!("{}: {why}", self.rows[n].row.probe));
             }
         }
         failed
+    }
+
+    /// The full probe in place of the first. The new one comes before the other goes: no exit is missed.
+    fn attach_in_place(&mut self, n: usize, btf: &Btf) -> Result<(), String> {
+        let first = std::mem::take(&mut self.rows[n].links);
+        self.attach_row(n, btf);
+        if self.rows[n].state == ProbeState::Attached {
+            self.detach_links(first);
+            return Ok(());
+        }
+        // What the plan offers and the kernel refused; why it does not offer others, the plan says.
+        let refused = self.rows[n].status.why.iter().filter_map(|why| match why {
+            ProbeReason::Text(text) => Some(text.as_str()),
+            _ => None,
+        });
+        let why = refused.collect::<Vec<_>>().join("; ");
+        let programs = self.rows[n].row.first.clone();
+        if !first.is_empty() {
+            self.rows[n].attached(&programs, first, Vec::new());
+        }
+        Err(why)
+    }
+
+    /// Nothing is attached to the hooks that every exit passes any more, until the next poison. Whether anything was.
+    pub fn detach_exits(&mut self) -> bool {
+        if self.standby || self.plan.hot_path != HotPath::OnPoison {
+            return false;
+        }
+        self.exits_attached(NOT_ATTACHED);
+        for n in 0..self.rows.len() {
+            if self.rows[n].row.standby.is_some() && self.rows[n].state == ProbeState::Attached {
+                self.detach_row(n);
+                self.rows[n].stands_by(Vec::new());
+            }
+        }
+        self.standby = true;
+        true
     }
 
     fn attach_reserved_row(&mut self, n: usize) -> Result<(), String> {
@@ -93,19 +196,25 @@ impl Loaded {
     }
 
     /// Loads what is to be attached when there is poison, and opens what it is to be attached to: both take longer than
-    /// to attach it, and privileges that are given up.
+    /// to attach it, and privileges that are given up. An open event has its tracepoint call it, so where nothing is to be on the
+    /// hooks of every exit, none is opened.
     pub(super) fn reserve(&mut self, n: usize, btf: &Btf) -> Result<(), String> {
         self.rows[n].reserved.clear();
+        let on_poison = self.plan.hot_path == HotPath::OnPoison;
+        let first = self.rows[n].row.first.clone();
         let programs = self.rows[n].row.offered().next().cloned();
-        for attach in programs.unwrap_or_default() {
-            let Binding::Tracepoint { group, name } = &attach.binding else {
-                return Err(format!("{} cannot be reserved", attach.binding));
-            };
+        for attach in first.into_iter().chain(programs.unwrap_or_default()) {
             let program = self
                 .ebpf
                 .program_mut(attach.program)
                 .ok_or_else(|| format!("no program {}", attach.program))?;
             binding::load(program, btf, &attach.binding).map_err(|err| chain(&err))?;
+            if on_poison {
+                continue;
+            }
+            let Binding::Tracepoint { group, name } = &attach.binding else {
+                return Err(format!("{} cannot be reserved", attach.binding));
+            };
             let event =
                 TracepointEvent::open(group, name).map_err(|err| format!("{}: {err}", attach.binding))?;
             self.rows[n].reserved.push((attach.program, event));

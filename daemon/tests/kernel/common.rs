@@ -25,6 +25,7 @@ pub fn tracepoint(program: &'static str, group: &str, name: &str) -> Attach {
 pub fn row(name: &'static str, programs: Vec<Attach>) -> ProbeSpec {
     ProbeSpec {
         standby: None,
+        first: Vec::new(),
         probe: ProbeId::Other(name.to_owned()),
         alternatives: vec![Ok(programs)],
         limitations: Vec::new(),

@@ -156,6 +156,7 @@ impl Load {
             user_reason: Some(10),
             user_errno: Some(-4),
             insn: None,
+            recovered: false,
             other_address: None,
         };
         self.at(tid, page.pid(), EventKind::PoisonExit(exit));

@@ -18,18 +18,15 @@ use super::fields::{
 };
 use crate::{
     emit::{emit, header},
+    recovery,
     slot::{self, Slot, current_vcpu, open_vcpu},
-    state::{COUNTED, SENT, Vcpu, armed, current_is_victim, since_arming},
+    state::{COUNTED, SENT, Vcpu, armed, current_is_victim},
     totals,
 };
 
 /// 1: guests run on shadow paging. Set before load.
 #[unsafe(no_mangle)]
 static SHADOW_PAGING: Global<u32> = Global::new(0);
-
-/// What kvm_exit's isa is on this host; 0: not known. Set before load.
-#[unsafe(no_mangle)]
-static HOST_ISA: Global<u32> = Global::new(0);
 
 const ISA_VMX: u32 = 1;
 const ISA_SVM: u32 = 2;
@@ -72,6 +69,7 @@ fn at_kvm_exit(ctx: TracePointContext) {
     if slot.isa == 0 {
         slot.isa = read(&ctx, &EXIT_ISA).unwrap_or(0);
     }
+    close_unended(slot, true);
     slot.begin(now());
     slot.read = 1;
     if FAULT_RIP.absent() {
@@ -138,9 +136,29 @@ fn standby_exit() {
             return;
         }
         if slot.isa == 0 {
-            slot.isa = HOST_ISA.load();
+            slot.isa = recovery::host_isa();
         }
+        close_unended(slot, true);
         slot.begin(now());
+    }
+}
+
+/// Counts an exit on poison whose end nobody saw, as [`Slot::unended`] knows it: it went back into the guest, at a time that
+/// is not known. One that went to user space has been counted then.
+#[inline(always)]
+fn close_unended(slot: &mut Slot, at_exit: bool) {
+    if let Some(vcpu) = slot.unended(at_exit) {
+        if vcpu.poison != 0 && vcpu.done == 0 {
+            account_unended();
+        }
+    }
+}
+
+/// See [`standby_exit`].
+#[inline(never)]
+fn account_unended() {
+    if let Some(vcpu) = slot::last() {
+        account(vcpu, 0, None);
     }
 }
 
@@ -167,11 +185,14 @@ fn at_kvm_page_fault(ctx: TracePointContext) {
     if !armed() {
         return;
     }
+    if let Some(slot) = slot::mine() {
+        close_unended(slot, false);
+    }
     let Some(vcpu) = open_vcpu() else { return };
     // On VMX kvm_page_fault can be emitted a second time (shadow paging) in one exit: the first counts.
     if vcpu.fault_ns == 0 {
         vcpu.fault_ns = now();
-        if vcpu.exit_reason == 0 && vcpu.exit_ns != 0 && SHADOW_PAGING.load() == 0 {
+        if vcpu.exit_reason == 0 && (vcpu.exit_ns != 0 || vcpu.exit_tsc != 0) && SHADOW_PAGING.load() == 0 {
             vcpu.exit_reason = fault_reason(vcpu.isa);
         }
         if let Some(rip) = read(&ctx, &FAULT_RIP) {
@@ -278,7 +299,7 @@ fn account(vcpu: &mut Vcpu, left_ns: u64, user: Option<(u32, i32)>) {
         insn_len,
         insn,
         address: vcpu.address,
-        pad: 0,
+        recovered: u32::from(vcpu.exit_tsc != 0),
     });
 }
 
@@ -342,6 +363,9 @@ fn leave(reason: u32, errno: i32) {
 
 #[inline(always)]
 fn leave_open(reason: u32, errno: i32) {
+    if let Some(slot) = slot::mine() {
+        close_unended(slot, false);
+    }
     let poison = current_vcpu().filter(|vcpu| vcpu.in_exit != 0 && vcpu.poison != 0);
     match poison {
         Some(vcpu) if vcpu.done == 0 => {
@@ -358,6 +382,7 @@ fn leave_open(reason: u32, errno: i32) {
 /// The thread goes back into its guest.
 #[inline(always)]
 fn enter(slot: &mut Slot) {
+    close_unended(slot, false);
     if let Some(vcpu) = slot.vcpu() {
         if vcpu.in_exit != 0 {
             vcpu.in_exit = 0;
@@ -398,7 +423,7 @@ fn at_kvm_entry(ctx: TracePointContext) {
     if slot.vcpu == NO_VCPU {
         slot.vcpu = read(&ctx, &ENTRY_VCPU).unwrap_or(NO_VCPU);
     }
-    let bare = slot.in_exit != 0 && slot.open == 0 && since_arming(slot.exit_ns);
+    let bare = slot.in_exit != 0 && slot.open == 0 && slot.is_dated();
     enter(slot);
     if !slot.victim() {
         return;

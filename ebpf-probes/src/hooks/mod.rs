@@ -24,7 +24,7 @@ mod memslots;
 mod outcome;
 mod registers;
 mod signals;
-mod vcpu;
+pub mod vcpu;
 mod vcpu_iterator;
 
 pub use exits::EHWPOISON;

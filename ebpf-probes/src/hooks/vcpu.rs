@@ -1,7 +1,10 @@
 //! The vCPU that is loaded on the current thread. `vcpu_load()` registers its preempt notifier, which
 //! `task_struct.preempt_notifiers` then leads to, 5.10 to 7.3 (virt/kvm/kvm_main.c).
 
-use super::fields::{ARCH_REGS, ARCH_REGS_AVAILABLE, TASK_NOTIFIERS, VCPU_ARCH, VCPU_NOTIFIER, member};
+use super::fields::{
+    ARCH_EXIT_TSC, ARCH_REGS, ARCH_REGS_AVAILABLE, ARCH_TSC_OFFSET, ARCH_TSC_RATIO, TASK_NOTIFIERS,
+    VCPU_ARCH, VCPU_NOTIFIER, member,
+};
 use crate::state::current_task;
 
 /// `enum kvm_reg`: VCPU_REGS_RIP.
@@ -19,11 +22,35 @@ pub fn loaded() -> Option<u64> {
     Some(first - u64::from(VCPU_NOTIFIER.get()?))
 }
 
+/// Its `struct kvm_vcpu_arch`.
+#[inline(always)]
+pub fn arch() -> Option<u64> {
+    let vcpu = loaded().filter(|vcpu| *vcpu != 0)?;
+    Some(vcpu + u64::from(VCPU_ARCH.get()?))
+}
+
+/// `last_guest_tsc`.
+#[inline(always)]
+pub fn exit_tsc(arch: u64) -> Option<u64> {
+    member(arch, &ARCH_EXIT_TSC)
+}
+
+/// `l1_tsc_offset`: what the guest's counter is ahead of the host's.
+#[inline(always)]
+pub fn tsc_offset(arch: u64) -> Option<u64> {
+    member(arch, &ARCH_TSC_OFFSET)
+}
+
+/// `l1_tsc_scaling_ratio`.
+#[inline(always)]
+pub fn tsc_ratio(arch: u64) -> Option<u64> {
+    member(arch, &ARCH_TSC_RATIO)
+}
+
 /// The guest's RIP, where KVM has it in memory: on VMX only if it was read since the exit (`regs_avail`).
 #[inline(always)]
 pub fn rip() -> Option<u64> {
-    let vcpu = loaded().filter(|vcpu| *vcpu != 0)?;
-    let arch = vcpu + u64::from(VCPU_ARCH.get()?);
+    let arch = arch()?;
     if member(arch, &ARCH_REGS_AVAILABLE)? & 1 << RIP == 0 {
         return None;
     }

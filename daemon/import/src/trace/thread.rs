@@ -272,6 +272,7 @@ impl Exit {
             user_reason: self.user.map(|(_, reason, _)| reason),
             user_errno: self.user.map(|(_, _, errno)| errno),
             insn,
+            recovered: false,
             other_address: None,
         }
     }

@@ -69,6 +69,12 @@ impl Facts {
             lockdown: lockdown(root),
             hardware_corrupted_kb: hardware_corrupted_kb(root),
             events: events(&tracefs),
+            clocksource: word(
+                root,
+                "sys/devices/system/clocksource/clocksource0/current_clocksource",
+            ),
+            perf_event_paranoid: word(root, "proc/sys/kernel/perf_event_paranoid")
+                .and_then(|level| level.parse().ok()),
             ..Self::default()
         };
         facts.read_btf(&root.join(BTF))?;
@@ -235,6 +241,12 @@ pub fn capabilities(root: &Path) -> BTreeSet<String> {
         .filter(|(bit, _)| effective >> bit & 1 != 0)
         .map(|(_, name)| (*name).to_owned())
         .collect()
+}
+
+/// A file of one word.
+fn word(root: &Path, file: &str) -> Option<String> {
+    let text = fs::read_to_string(root.join(file)).ok()?;
+    Some(text.trim().to_owned()).filter(|word| !word.is_empty())
 }
 
 /// `none [integrity] confidentiality`: the one in brackets.

@@ -40,6 +40,11 @@ pub fn add(plan: &mut Plan, facts: &Facts, guest_code: bool) {
     rows.signals();
     rows.tracepoint(ProbeId::KvmExit, "kvm/kvm_exit", "kvm_exit");
     rows.standby_at("kvm_exit", "kvm_exit_standby");
+    rows.limitations(&[
+        "kvm_vcpu_arch.last_guest_tsc",
+        "kvm_vcpu_arch.l1_tsc_offset",
+        "kvm_vcpu_arch.l1_tsc_scaling_ratio",
+    ]);
     rows.tracepoint(ProbeId::KvmPageFault, "kvm/kvm_page_fault", "kvm_page_fault");
     rows.pair(
         ProbeId::Gup,
@@ -65,7 +70,8 @@ pub fn add(plan: &mut Plan, facts: &Facts, guest_code: bool) {
         "task_struct.preempt_notifiers",
         "kvm_vcpu.preempt_notifier",
         "kvm_vcpu.arch",
-        "kvm_vcpu_arch",
+        "kvm_vcpu_arch.regs",
+        "kvm_vcpu_arch.regs_avail",
     ]);
     rows.raw_or_tracepoint(ProbeId::KvmMsr, (&MSR, "kvm_msr_raw"), ("kvm/kvm_msr", "kvm_msr"));
     rows.tracepoint(ProbeId::KvmPio, "kvm/kvm_pio", "kvm_pio");
@@ -97,6 +103,7 @@ impl Rows<'_> {
             limitations: Vec::new(),
             of_kvm: false,
             standby: None,
+            first: Vec::new(),
         });
         self.last()
     }

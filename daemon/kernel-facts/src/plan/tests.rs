@@ -337,3 +337,74 @@ fn totals_are_preallocated_where_the_kernel_warns_of_maps_that_allocate() {
         assert_eq!(plan.page_totals.is_some(), plan.preallocated_totals, "{name}");
     }
 }
+
+/// What may be lost until kvm_exit is attached is that alone which the answer names.
+#[test]
+fn nothing_is_on_the_exits_until_there_is_poison_where_kvm_notes_them_itself() {
+    let mut facts = facts();
+    facts.clocksource = Some("tsc".to_owned());
+    let plan = Plan::new(&facts, false).on_poison(&facts, false);
+    assert_eq!(plan.hot_path, HotPath::OnPoison);
+    for name in ["kvm_exit", "kvm_entry", "kvm_msr", "kvm_pio"] {
+        assert_eq!(row(&plan, name).standby.as_deref(), Some(&[][..]), "{name}");
+    }
+    for name in ["kvm_exit", "kvm_entry"] {
+        assert!(matches!(
+            row(&plan, name).first.as_slice(),
+            [Attach { binding: Binding::RawTracepoint(at), .. }] if *at == name
+        ));
+    }
+    // All that sees an exit on poison without them is attached from the start.
+    for name in [
+        "memory_failure",
+        "kvm_page_fault",
+        "gup",
+        "send_sig_mceerr",
+        "kvm_userspace_exit",
+    ] {
+        assert_eq!(row(&plan, name).standby, None, "{name}");
+    }
+}
+
+#[test]
+fn what_would_lose_exits_keeps_the_programs_attached_and_says_why() {
+    let mut facts = facts();
+    facts.clocksource = Some("tsc".to_owned());
+    let why = |facts: &Facts, gives_up_admin| {
+        let plan = Plan::new(facts, false);
+        let rows = plan.rows.clone();
+        let plan = plan.on_poison(facts, gives_up_admin);
+        let HotPath::Always(why) = plan.hot_path else {
+            panic!("on poison");
+        };
+        assert_eq!(plan.rows, rows);
+        why
+    };
+    let mut other_clock = facts.clone();
+    other_clock.clocksource = Some("hpet".to_owned());
+    assert_eq!(
+        why(&other_clock, false),
+        [ProbeReason::Clocksource("hpet".to_owned())]
+    );
+    let mut no_note = facts.clone();
+    no_note.members.remove("kvm_vcpu_arch.last_guest_tsc");
+    assert!(
+        matches!(why(&no_note, false).as_slice(), [ProbeReason::NoMember { of, .. }] if of == "kvm_vcpu_arch")
+    );
+    let mut no_rip = facts.clone();
+    let fault = no_rip.events.get_mut("kvm/kvm_page_fault").unwrap();
+    fault.fields.remove("guest_rip");
+    assert_eq!(
+        why(&no_rip, false),
+        [
+            ProbeReason::Needs(ProbeId::KvmExit),
+            ProbeReason::Needs(ProbeId::KvmEntry)
+        ]
+    );
+    facts.perf_event_paranoid = Some(3);
+    assert_eq!(why(&facts, true), [ProbeReason::PerfEventParanoid(3)]);
+    assert_eq!(
+        Plan::new(&facts, false).on_poison(&facts, false).hot_path,
+        HotPath::OnPoison
+    );
+}

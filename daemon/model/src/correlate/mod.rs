@@ -27,7 +27,7 @@ use alloc::{
 
 use crate::{
     event::{
-        Event, EventKind, Vmm,
+        AttachDelay, Event, EventKind, Vmm,
         session::Session,
         totals::{BaselineKind, DurationTotals},
     },
@@ -98,6 +98,10 @@ pub struct Correlator {
     waiting: walks::Waiting,
     /// Since when all probes have been at work, of a session that began on stand-by.
     all_attached_ns: Option<u64>,
+    /// Since when they are on stand-by, if they have been at work before.
+    standby_since_ns: u64,
+    /// How long it took to attach kvm_exit and kvm_entry at the last poison.
+    attach_delay: Option<AttachDelay>,
     /// A trace reported signals without their address.
     signals_without_address: bool,
     /// The host's exits that touch no guest memory.
@@ -126,6 +130,8 @@ impl Correlator {
             sigbus_handling: BoundedMap::new(limits.processes),
             waiting: walks::Waiting::default(),
             all_attached_ns: None,
+            standby_since_ns: 0,
+            attach_delay: None,
             signals_without_address: false,
             baseline_exits: BTreeMap::new(),
             logged: log_correlation::LoggedVms::default(),
@@ -187,7 +193,7 @@ impl Correlator {
         let partly_seen: Vec<IncidentNo> = self
             .incidents
             .iter()
-            .filter(|(_, e)| notified_or_ended(e))
+            .filter(|(_, e)| e.t0 >= self.standby_since_ns && notified_or_ended(e))
             .map(|(no, _)| no)
             .collect();
         for no in partly_seen {
@@ -195,6 +201,29 @@ impl Correlator {
                 e.blind_ns = event.t.saturating_sub(e.t0);
             }
         }
+    }
+
+    /// The incidents that are open had exits without it.
+    fn exit_probes_attached(&mut self, delay: AttachDelay) {
+        self.attach_delay = Some(delay);
+        let before: Vec<IncidentNo> = self
+            .incidents
+            .iter()
+            .filter(|(_, e)| e.exits.recovered.exits > 0 && e.attach_delay.is_none())
+            .map(|(no, _)| no)
+            .collect();
+        for no in before {
+            if let Some(e) = self.incidents.change(no) {
+                e.attach_delay = Some(delay);
+            }
+        }
+    }
+
+    /// Stand-by again: what is attached at poison alone does not see the next.
+    fn exit_probes_detached(&mut self, event: &Event) {
+        self.attach_delay = None;
+        self.all_attached_ns = None;
+        self.standby_since_ns = event.t;
     }
 
     /// Whether all probes were at work at `t`, so that what none of them saw did not happen.
@@ -311,6 +340,8 @@ impl Correlator {
             EventKind::RunsMissed { runs } => self.runs_missed(*runs),
             EventKind::HostMemoryLost => self.host_lost_memory(event.t),
             EventKind::AllProbesAttached => self.all_probes_attached(event),
+            EventKind::ExitProbesAttached(delay) => self.exit_probes_attached(*delay),
+            EventKind::ExitProbesDetached => self.exit_probes_detached(event),
             EventKind::UserspaceExit { .. }
             | EventKind::Pio { .. }
             | EventKind::VcpuReset { .. }

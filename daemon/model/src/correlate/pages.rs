@@ -285,6 +285,9 @@ impl Correlator {
         };
         evidence.poison_at(event.t);
         evidence.exit(tid, vcpu, exit);
+        if exit.recovered {
+            evidence.attach_delay = evidence.attach_delay.or(self.attach_delay);
+        }
         let at = exit.exit_ns.or(exit.fault_ns).unwrap_or(event.t);
         evidence.timeline.add(at, TimelineEvent::exit(exit, vcpu));
         evidence.correct_address();

@@ -291,6 +291,7 @@ fn poison_exit(r: &record::PoisonExit) -> PoisonExit {
         user_reason: (r.user_ns != 0).then_some(r.user_reason),
         user_errno: (r.user_ns != 0).then_some(r.user_errno),
         insn: instruction(r),
+        recovered: r.recovered != 0,
     }
 }
 

@@ -246,6 +246,12 @@ pub enum EventKind {
     /// before, where the session began on stand-by.
     #[serde(rename = "all_probes_attached")]
     AllProbesAttached,
+    /// From here on kvm_exit and kvm_entry are attached, where nothing was before there was poison.
+    #[serde(rename = "exit_probes_attached")]
+    ExitProbesAttached(AttachDelay),
+    /// From here on nothing is attached to kvm_exit and kvm_entry again, until the next poison.
+    #[serde(rename = "exit_probes_detached")]
+    ExitProbesDetached,
     /// SIGBUS for poison as `signal_generate` shows it: without its address. `gpa`: of the fault that it
     /// answers; `pfn`: of the `memory_failure()` that sent it. `target_pid` 0: whose thread it is is not known.
     #[serde(rename = "sigbus_no_address")]
@@ -372,6 +378,19 @@ pub struct PoisonExit {
     /// Bytes of the instruction, from the VMCB of a processor with decode assists, as hex digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insn: Option<String>,
+    /// kvm_exit did not see it, as it was not attached or not armed yet: `exit_ns` is when KVM itself noted it (`last_guest_tsc`).
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub recovered: bool,
+}
+
+/// How long exits and entries were not seen after the poison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachDelay {
+    /// From the first record that shows poison (`memory_failure()`, as a rule) until both were attached, nanoseconds.
+    pub after_ns: u64,
+    /// How far the times of exits that KVM noted itself may be off, nanoseconds; `None`: they were not converted.
+    #[serde(default)]
+    pub clock_error_ns: Option<u64>,
 }
 
 impl PoisonExit {

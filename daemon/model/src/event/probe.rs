@@ -234,6 +234,16 @@ pub enum ProbeReason {
     KvmUnloaded,
     /// This way of attaching is disabled (`--disable-attach-type`).
     Disabled(String),
+    /// A probe is attached otherwise than this takes.
+    Needs(ProbeId),
+    /// The kernel's clocks run on something else than the time stamp counter.
+    Clocksource(String),
+    /// kernel.perf_event_paranoid, under which perf events take CAP_SYS_ADMIN, which a service gives up.
+    PerfEventParanoid(i32),
+    /// The module of the processor's virtualization is not there.
+    IsaUnknown,
+    /// The configuration has it so.
+    Configured,
     /// None of the files of an import has its evidence.
     NotInFiles,
     /// An error as it arose when the probe was attached, or the text of another version: it is shown, and never read.

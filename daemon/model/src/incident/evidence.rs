@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     compact_map::{self, CompactMap},
-    event::{Bank, OtherAddress, PoisonExit, SigbusSeverity, Vmm, totals::PageTotals},
+    event::{AttachDelay, Bank, OtherAddress, PoisonExit, SigbusSeverity, Vmm, totals::PageTotals},
 };
 
 /// Longest lists kept per incident.
@@ -138,6 +138,9 @@ pub struct Evidence {
     /// Nanoseconds during which guest termination was not traced, though an error was injected or the guest ended.
     #[serde(default)]
     pub blind_ns: u64,
+    /// How long kvm_exit and kvm_entry were not attached, where it had exits meanwhile.
+    #[serde(default)]
+    pub attach_delay: Option<AttachDelay>,
     /// Poisoned before the probes were attached, and found afterwards.
     #[serde(default)]
     pub predates: bool,
@@ -308,6 +311,7 @@ impl Evidence {
             lost: 0,
             joined_by_time: false,
             blind_ns: 0,
+            attach_delay: None,
             predates: false,
             events: 0,
             known_as: None,
@@ -550,6 +554,7 @@ impl Evidence {
         self.lost += other.lost;
         self.joined_by_time |= other.joined_by_time;
         self.blind_ns = self.blind_ns.max(other.blind_ns);
+        self.attach_delay = self.attach_delay.or(other.attach_delay);
         self.predates |= other.predates;
         self.logged.trace |= other.logged.trace;
         self.runs_missed = self.runs_missed.max(other.runs_missed);

@@ -161,6 +161,7 @@ mod tests {
             user_reason: None,
             user_errno: None,
             insn: None,
+            recovered: false,
             other_address: None,
         }
     }

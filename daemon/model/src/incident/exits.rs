@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     exit_samples::ExitSamples,
     latency::{BaselineExit, Samples},
+    recovered::Recovered,
     walk::Walk,
 };
 use crate::{
@@ -49,6 +50,9 @@ pub struct Exits {
     pub instructions: BTreeMap<u64, String>,
     /// Exits on pages beyond [`MAX_PAGES`]: counted, not distinguished.
     beyond: Option<Box<PageTotals>>,
+    /// Exits that kvm_exit did not see.
+    #[serde(default)]
+    pub recovered: Recovered,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -88,6 +92,8 @@ impl Page {
 struct Open {
     page: Option<u64>,
     user_ns: Option<u64>,
+    #[serde(default)]
+    recovered: bool,
 }
 
 impl Exits {
@@ -95,6 +101,11 @@ impl Exits {
     pub fn add(&mut self, tid: u32, vcpu: Option<u32>, exit: &PoisonExit) {
         let detail = self.exit_samples.detail;
         self.exit_samples.add(tid, vcpu, exit);
+        if exit.recovered {
+            self.recovered.exits += 1;
+            self.recovered.undated += u64::from(exit.exit_ns.is_none());
+            self.recovered.reentered += u64::from(exit.entry_ns.is_some());
+        }
         let page = exit.gpa.map(|gpa| gpa.0 & PAGE_MASK);
         self.page(tid, page).add_exit(exit);
         self.svm |= exit.isa == Isa::Svm;
@@ -122,6 +133,7 @@ impl Exits {
                     Open {
                         page,
                         user_ns: exit.user_ns,
+                        recovered: exit.recovered,
                     },
                 );
             }
@@ -155,6 +167,7 @@ impl Exits {
         };
         let detail = self.exit_samples.detail;
         self.exit_samples.reentry(tid, exit_ns, entry_ns);
+        self.recovered.reentered += u64::from(open.recovered);
         self.samples
             .exit_to_entry
             .add(entry_ns.saturating_sub(exit_ns), detail);
@@ -210,6 +223,9 @@ impl Exits {
         if let Some(beyond) = other.beyond {
             self.beyond.get_or_insert_default().merge(&beyond);
         }
+        self.recovered.exits += other.recovered.exits;
+        self.recovered.undated += other.recovered.undated;
+        self.recovered.reentered += other.recovered.reentered;
     }
 
     fn page(&mut self, tid: u32, page: Option<u64>) -> &mut PageTotals {

@@ -1,6 +1,10 @@
 //! Evidence that was absent, as types: the report crate words it, and what it would have settled.
 
-use crate::{event::probe::ProbeStatus, hex::Hex};
+use super::recovered::Recovered;
+use crate::{
+    event::{AttachDelay, probe::ProbeStatus},
+    hex::Hex,
+};
 use alloc::string::String;
 
 /// One piece of evidence that was absent.
@@ -69,6 +73,13 @@ pub enum MissingEvidence {
     EarlyTermination {
         /// Time before all probes were attached, nanoseconds.
         ns: u64,
+    },
+    /// kvm_exit's and kvm_entry's times of the exits before these were attached.
+    FirstExitTimes {
+        /// Which exits, and what of them is known otherwise.
+        exits: Recovered,
+        /// How long that took, once it was done.
+        delay: Option<AttachDelay>,
     },
     /// Records that the probes could not hand over.
     Records {
@@ -210,6 +221,7 @@ impl MissingEvidence {
             Self::IsVmm { .. } => "is_vmm",
             Self::PoisonExit => "poison_exit",
             Self::EarlyTermination { .. } => "early_termination",
+            Self::FirstExitTimes { .. } => "first_exit_times",
             Self::Records { .. } => "records",
             Self::Runs { .. } => "runs",
             Self::Probes => "probes",

@@ -15,6 +15,7 @@ pub mod missing;
 pub mod model;
 pub mod next_steps;
 pub mod origin;
+pub mod recovered;
 pub mod storm;
 pub mod termination;
 pub mod terms;

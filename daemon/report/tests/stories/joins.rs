@@ -111,6 +111,7 @@ fn a_huge_page_touched_piece_by_piece_is_one_incident_with_its_gpas() {
                 user_reason: Some(10),
                 user_errno: Some(-4),
                 insn: None,
+                recovered: false,
                 other_address: None,
             }),
         );

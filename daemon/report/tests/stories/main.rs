@@ -321,6 +321,7 @@ impl Story {
             user_reason: Some(10),
             user_errno: Some(-4),
             insn: None,
+            recovered: false,
             other_address: None,
         };
         self.at(tid, QEMU, EventKind::PoisonExit(exit));

@@ -2,7 +2,7 @@
 
 use super::*;
 use poisontrace_model::{
-    event::Sregs,
+    event::{AttachDelay, Sregs},
     incident::model::{Cause, Confidence, Outcome},
 };
 
@@ -299,4 +299,71 @@ fn a_machine_check_that_kvm_took_and_never_delivered_was_dropped() {
         "{:?}",
         incident.missing
     );
+}
+
+#[test]
+fn exits_before_kvm_exit_was_attached_are_counted_and_their_times_are_named() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
+        .touch(VCPU0, USER_RIP, GPA + 64, Access::Read, true);
+    let mut exits = story.events.iter_mut().filter_map(|event| match &mut event.what {
+        EventKind::PoisonExit(exit) => Some(exit),
+        _ => None,
+    });
+    for exit in exits.by_ref() {
+        exit.recovered = true;
+    }
+    story.at(
+        0,
+        0,
+        EventKind::ExitProbesAttached(AttachDelay {
+            after_ns: 1_250_000,
+            clock_error_ns: Some(300),
+        }),
+    );
+    story.touch(VCPU0, USER_RIP, GPA + 128, Access::Read, true);
+    let incident = story.only();
+    assert_eq!(incident.exits.count, Some(3));
+    let latency = &incident.latency_ns;
+    assert_eq!(latency.in_kernel.as_ref().unwrap().count, 3);
+    assert_eq!(latency.exit_to_entry.as_ref().unwrap().count, 2);
+    let named = incident.missing.iter().find(|m| m.kind == "first_exit_times");
+    let message = &named.unwrap().message;
+    for part in [
+        "2 exits",
+        "1.2 ms",
+        "0.3 µs",
+        "that of 0 is unknown",
+        "behind 1 was not seen",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
+fn a_guest_that_dies_before_its_ports_are_watched_again_is_not_certain() {
+    let story = shut_down_in_the_handler();
+    let session = Session {
+        standby: true,
+        ..session()
+    };
+    let mut correlator = Correlator::new(session);
+    let event = |t, what| Event {
+        t,
+        tid: 0,
+        pid: 0,
+        vcpu: None,
+        what,
+    };
+    // All was at work for an earlier page, and was detached again.
+    correlator.feed(&event(1, EventKind::AllProbesAttached));
+    correlator.feed(&event(2, EventKind::ExitProbesDetached));
+    story.events.iter().for_each(|event| correlator.feed(event));
+    correlator.feed(&event(story.now, EventKind::AllProbesAttached));
+    let blind = documents(&mut correlator).remove(0);
+    assert_ne!(blind.cause, Cause::MceNested);
+    assert!(blind.missing.iter().any(|m| m.kind == "early_termination"));
 }

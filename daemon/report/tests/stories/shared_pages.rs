@@ -358,6 +358,7 @@ fn a_page_of_1_gib_is_one_incident_wherever_in_it_the_guest_touches() {
             user_reason: None,
             user_errno: None,
             insn: None,
+            recovered: false,
         };
         story.at(VCPU0, QEMU, EventKind::PoisonExit(exit));
     }

@@ -96,6 +96,7 @@ fn exit_of(exit_ns: u64, rip: u64, access: Access) -> PoisonExit {
         user_reason: None,
         user_errno: None,
         insn: None,
+        recovered: false,
         other_address: None,
     }
 }

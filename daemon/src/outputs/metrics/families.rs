@@ -87,6 +87,7 @@ pub struct Families {
     pub probe_runs: IntCounterVec,
     pub probe_run_seconds: CounterVec,
     pub probe_runs_missed: IntCounter,
+    pub attach_delay: Gauge,
     pub store_size: IntGauge,
     pub store_up: IntGauge,
     pub store_waiting: IntGauge,
@@ -277,6 +278,10 @@ impl Families {
                 "probe_runs_missed_total",
                 "Runs of the probes' BPF programs that the kernel skipped because another ran on that CPU",
             )?,
+            attach_delay: make.add(Gauge::new(
+                full("exit_probes_attach_delay_seconds"),
+                "Time from the last poison, where nothing was attached before, until kvm_exit and kvm_entry were attached; 0 before the first",
+            ))?,
             store_size: make.gauge("store_size_bytes", "Size of the store's files")?,
             store_up: make.gauge("store_up", "0: the last write to the store failed")?,
             store_waiting: make.gauge(

@@ -133,6 +133,11 @@ impl Metrics {
                     .inc_by(*records);
                 return;
             }
+            EventKind::ExitProbesAttached(delay) => {
+                self.families.attach_delay.set(delay.after_ns as f64 / 1e9);
+                return;
+            }
+            EventKind::ExitProbesDetached => return,
             EventKind::FailureAction {
                 page_type, result, ..
             } => self.failure(page_type, result, self.origins.of(event.tid)),

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/poisontrace/
-//!   layout-4/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
+//!   layout-5/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
 //!     PAGES EVENTS LOST VICTIMS VCPUS REPORTED
 //!     daemon-4711/       one daemon's programs
 //!       ARMED            its flag
@@ -194,10 +194,18 @@ impl Pins {
 /// # Errors
 /// An object without it.
 pub fn flag(ebpf: &mut aya::Ebpf) -> Result<MapData, String> {
-    match ebpf.take_map(SECTION) {
+    section(ebpf, SECTION)
+}
+
+/// The map of a section that holds one global.
+///
+/// # Errors
+/// An object without it.
+pub fn section(ebpf: &mut aya::Ebpf, name: &str) -> Result<MapData, String> {
+    match ebpf.take_map(name) {
         Some(Map::Array(data)) => Ok(data),
-        Some(_) => Err("the object's flag is no array".to_owned()),
-        None => Err("the object has no flag".to_owned()),
+        Some(_) => Err(format!("the object's section {name} is no array")),
+        None => Err(format!("the object has no section {name}")),
     }
 }
 

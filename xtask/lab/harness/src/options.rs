@@ -68,6 +68,12 @@ pub struct StormOptions {
     /// Turn the host's nested paging (EPT, NPT) off
     #[arg(long, conflicts_with_all = ["read_guest_code", "tracepoints"])]
     pub shadow_paging: bool,
+    /// When poisontrace attaches to the hooks that every exit passes [default: its own]
+    #[arg(long, value_name = "WHEN", value_parser = ["on_poison", "always"])]
+    pub hot_path: Option<String>,
+    /// Wait until poisontrace has detached from them again
+    #[arg(long, conflicts_with_all = ["all", "twice"])]
+    pub until_detached: bool,
     /// Record the same run with ftrace, and compare the sums; lengthens every time
     #[arg(long)]
     pub ftrace: bool,

@@ -1,7 +1,8 @@
 //! The daemon under test, run as on any host.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -30,10 +31,32 @@ const METRICS: &str = "127.0.0.1:9847";
 const SCRAPE_LIMIT: Duration = Duration::from_secs(40);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
+/// Hooks that every exit of every guest passes, or every access to an MSR or a port: the programs have their names.
+const ON_EXITS: [&str; 4] = ["kvm_exit", "kvm_entry", "kvm_msr", "kvm_pio"];
+
 pub struct Daemon {
     child: Child,
     /// Its log lines about itself and about KVM.
     words: Receiver<String>,
+    /// Names of BPF programs by their tags. All are loaded when it is ready.
+    programs: BTreeMap<String, String>,
+}
+
+/// The BPF programs that the kernel lists, `address t bpf_prog_TAG_name [bpf]`. An emulated processor takes ten seconds for it.
+fn programs() -> Result<BTreeMap<String, String>> {
+    let symbols = fs::File::open("/proc/kallsyms").context("cannot read kallsyms")?;
+    let mut found = BTreeMap::new();
+    for line in BufReader::new(symbols).lines() {
+        let line = line?;
+        let program = line
+            .split_ascii_whitespace()
+            .nth(2)
+            .and_then(|name| name.strip_prefix("bpf_prog_")?.split_once('_'));
+        if let Some((tag, name)) = program {
+            found.insert(tag.to_owned(), name.to_owned());
+        }
+    }
+    Ok(found)
 }
 
 fn scrape() -> Result<String> {
@@ -112,7 +135,8 @@ impl Daemon {
         let (sender, words) = mpsc::channel();
         let also = sender.clone();
         let forward = move |sender: &mpsc::Sender<String>, line: &str| {
-            if line.starts_with(daemon_lines::PREFIX) || line.contains("KVM") {
+            let about = |word: &str| line.contains(word);
+            if line.starts_with(daemon_lines::PREFIX) || about("KVM") || about(daemon_lines::DETACHES_EXITS) {
                 // Nobody may listen any more.
                 sender.send(line.to_owned()).ok();
             }
@@ -123,7 +147,11 @@ impl Daemon {
         if let Some(stderr) = child.stderr.take() {
             log.follow(stderr, move |line| forward(&also, line));
         }
-        Ok(Self { child, words })
+        Ok(Self {
+            child,
+            words,
+            programs: BTreeMap::new(),
+        })
     }
 
     /// Waits for a line of the daemon that holds `text`.
@@ -158,6 +186,39 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_secs(1));
         }
+    }
+
+    /// Its programs on the hooks that every exit of every guest passes, and perf events that it holds open, which have a
+    /// tracepoint call them too: from its descriptors, and from the names that the kernel gives to programs.
+    pub fn on_exits(&mut self) -> Result<Vec<String>> {
+        if self.programs.is_empty() {
+            self.programs = programs()?;
+        }
+        let mut found = Vec::new();
+        let process = format!("/proc/{}", self.child.id());
+        for entry in fs::read_dir(format!("{process}/fd")).context("cannot list the daemon's descriptors")? {
+            let entry = entry?;
+            let kind = fs::read_link(entry.path()).unwrap_or_default();
+            if kind.to_string_lossy().contains("perf_event") {
+                found.push(kind.display().to_string());
+            }
+            let number = entry.file_name();
+            let file = format!("{process}/fdinfo/{}", number.to_string_lossy());
+            let info = fs::read_to_string(file).unwrap_or_default();
+            let field = |key: &str| info.lines().find_map(|line| line.strip_prefix(key));
+            if field("link_type:").is_none() {
+                continue;
+            }
+            let name = field("prog_tag:").and_then(|tag| self.programs.get(tag.trim()));
+            let name = name
+                .map_or("(a program without a name)", String::as_str)
+                .to_owned();
+            if ON_EXITS.iter().any(|hook| name.starts_with(hook)) || name.starts_with('(') {
+                found.push(name);
+            }
+        }
+        found.sort();
+        Ok(found)
     }
 
     pub fn running(&mut self) -> Result<()> {

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use lab_protocol::daemon_lines;
 use lab_protocol::storm::{
     Counters, FTRACE_FILE, PERF_FILE, STORM_FILE, STORM_VMM_FILE, Storm, StormResult, Storms,
 };
@@ -96,9 +97,12 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
         }
         log.step("starting poisontrace");
         let recording = inside(storm, "recording.ptrace");
-        let started = Daemon::start_afresh(&recording, options, log)?;
+        let mut started = Daemon::start_afresh(&recording, options, log)?;
         log.step("poisontrace is ready");
         result.daemon_kib_before = Some(started.resident_kib()?);
+        if storm.until_detached {
+            result.on_exits_before = Some(started.on_exits()?);
+        }
         daemon = Some(started);
     }
     let clocks = ftrace.as_ref().map(Ftrace::record);
@@ -122,6 +126,9 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
         std::thread::sleep(AFTER_END);
         daemon.running()?;
         result.daemon_kib_after = Some(daemon.resident_kib()?);
+        if storm.until_detached {
+            result.on_exits_after = Some(daemon.on_exits()?);
+        }
         log.step("asking poisontrace why");
         for format in ["json", "text"] {
             let extension = if format == "json" { "json" } else { "txt" };
@@ -129,6 +136,11 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
             let exit = daemon::ask(&["explain", "--last", "--format", format], &file, log)?;
             result.explain_exit = result.explain_exit.max(exit);
         }
+    }
+    if let (Some(daemon), true) = (&mut daemon, storm.until_detached) {
+        log.step("waiting until poisontrace detaches from the exits");
+        daemon.wait_for(daemon_lines::DETACHES_EXITS)?;
+        result.on_exits_detached = Some(daemon.on_exits()?);
     }
     if let Some(daemon) = daemon {
         log.step("stopping poisontrace");

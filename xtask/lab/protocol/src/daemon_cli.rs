@@ -12,6 +12,8 @@ pub const READ_GUEST_CODE: &str = "--read-guest-code";
 pub const PAGE_TOTALS: &str = "--page-totals";
 pub const STATE_DIR: &str = "--state-dir";
 pub const LISTEN_ADDRESS: &str = "--web.listen-address";
+/// When it attaches to the hooks that every exit passes: `on_poison` or `always`.
+pub const HOT_PATH: &str = "--hot-path";
 pub const NO_PINS: &str = "--no-pins";
 
 /// The option that leaves the daemon without these attach types.

@@ -52,6 +52,9 @@ pub struct Storm {
     /// Kill the daemon (SIGKILL) while the storm lasts, this many times, and start another each time.
     #[serde(default)]
     pub kills: u32,
+    /// After the storm wait until the daemon detaches what its poison had it attach to the exits, and look what is left there.
+    #[serde(default)]
+    pub until_detached: bool,
     /// Parameters of the processor's KVM module, which is loaded anew where the storm before had others.
     #[serde(default)]
     pub kvm: String,
@@ -226,6 +229,14 @@ pub struct StormResult {
     pub left_by_death: Option<usize>,
     #[serde(default)]
     pub left_after_detach: Option<Vec<String>>,
+    /// The daemon's programs on the hooks that every exit passes, and perf events that it holds open: before the storm, after it,
+    /// and once they are detached again. `None`: not looked at.
+    #[serde(default)]
+    pub on_exits_before: Option<Vec<String>>,
+    #[serde(default)]
+    pub on_exits_after: Option<Vec<String>>,
+    #[serde(default)]
+    pub on_exits_detached: Option<Vec<String>>,
     /// Milliseconds that the daemon took to end.
     #[serde(default)]
     pub daemon_stop_ms: Option<u64>,

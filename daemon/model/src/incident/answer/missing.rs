@@ -87,6 +87,9 @@ pub fn missing(
         M::PoisonExit,
     );
     note(e.blind_ns > 0, M::EarlyTermination { ns: e.blind_ns });
+    let exits = e.exits.recovered;
+    let delay = e.attach_delay;
+    note(exits.exits > 0, M::FirstExitTimes { exits, delay });
     note(e.lost > 0, M::Records { count: e.lost });
     note(e.runs_missed > 0, M::Runs { count: e.runs_missed });
     // What the instruction's probe would have shown is known in another way.

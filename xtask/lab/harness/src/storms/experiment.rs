@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use lab_protocol::daemon_cli::HOT_PATH;
 use lab_protocol::daemon_lines;
 use lab_protocol::storm::{Page, Poison, Storm, StormPlan};
 use serde_json::Value;
@@ -74,6 +75,10 @@ pub fn storm(
     let mut storms = storm_cases::with_and_without(plan, options.watch(), options.ftrace());
     storms.iter_mut().for_each(|storm| storm.perf = options.perf);
     storms[1].kills = options.kill_daemon;
+    storms[1].until_detached = options.until_detached;
+    if let (Some(daemon), Some(when)) = (&mut storms[1].daemon, &options.hot_path) {
+        daemon.extend([HOT_PATH.to_owned(), when.clone()]);
+    }
     if options.twice {
         return in_two_boots(&lab, &name, processor, &storms[1], daemon, progress);
     }
@@ -227,6 +232,9 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
         );
         return Ok(ExitCode::FAILURE);
     }
+    if options.until_detached && !only_while_there_is_poison(run) {
+        return Ok(ExitCode::FAILURE);
+    }
     let wrong: Vec<&str> = rows
         .iter()
         .filter(|row| !row.agrees())
@@ -248,6 +256,29 @@ fn answer(alone: &StormRun, run: &StormRun, options: &StormOptions) -> Result<Ex
         run.out.display()
     );
     Ok(ExitCode::FAILURE)
+}
+
+/// Prints what was attached to the hooks of every exit, and whether nothing was but while there was poison.
+fn only_while_there_is_poison(run: &StormRun) -> bool {
+    let looks = [
+        ("before the poison", &run.result.on_exits_before, false),
+        ("after the storm", &run.result.on_exits_after, true),
+        ("once it was detached", &run.result.on_exits_detached, false),
+    ];
+    let mut right = true;
+    for (when, found, wanted) in looks {
+        let found = found.as_deref().unwrap_or_default();
+        eprintln!(
+            "On the exits {when}: {}",
+            if found.is_empty() {
+                "nothing".to_owned()
+            } else {
+                found.join(", ")
+            }
+        );
+        right &= found.is_empty() != wanted;
+    }
+    right
 }
 
 /// The storm's effect on poisontrace itself.

@@ -22,6 +22,8 @@ use crate::{HOSTNAME, Processor, host_log};
 /// A boot takes a quarter of a minute on two idle cores, a storm under poisontrace as long.
 const DEADLINE: Duration = Duration::from_secs(240);
 const PER_STORM: Duration = Duration::from_secs(60);
+/// poisontrace waits more than a minute of the emulated host's time until it detaches.
+const DETACHING: Duration = Duration::from_secs(900);
 /// More for storms that are long by design; one exit takes a third of this.
 const PER_EXIT: Duration = Duration::from_millis(1);
 
@@ -150,9 +152,18 @@ fn vmm_failed(out: &Path, error: Error) -> Error {
 }
 
 fn deadline(storms: &[Storm]) -> Duration {
-    let more = |storm: &Storm| match storm.plan.mode {
-        Mode::Swallow => PER_STORM + PER_EXIT * u32::try_from(storm.plan.exits).unwrap_or(u32::MAX),
-        _ => PER_STORM,
+    let more = |storm: &Storm| {
+        let detaching = if storm.until_detached {
+            DETACHING
+        } else {
+            Duration::ZERO
+        };
+        match storm.plan.mode {
+            Mode::Swallow => {
+                PER_STORM + detaching + PER_EXIT * u32::try_from(storm.plan.exits).unwrap_or(u32::MAX)
+            }
+            _ => PER_STORM + detaching,
+        }
     };
     DEADLINE + storms.iter().map(more).sum::<Duration>()
 }

@@ -124,6 +124,7 @@ impl StormCase {
             ftrace: false,
             perf: false,
             kills: 0,
+            until_detached: false,
             kvm: self.watch.kvm(),
             plan: self.plan(BOUNCES),
         }
@@ -299,6 +300,7 @@ pub fn with_and_without(plan: StormPlan, watch: Watch, ftrace: bool) -> [Storm; 
         ftrace,
         perf: false,
         kills: 0,
+        until_detached: false,
         kvm: watch.kvm(),
         plan: StormPlan {
             exits: plan.exits.min(BOUNCES),
@@ -312,6 +314,7 @@ pub fn with_and_without(plan: StormPlan, watch: Watch, ftrace: bool) -> [Storm; 
         ftrace,
         perf: false,
         kills: 0,
+        until_detached: false,
         kvm: watch.kvm(),
         plan,
     };
