@@ -4,7 +4,7 @@ use alloc::{vec, vec::Vec};
 
 use super::{
     facts::{HostFacts, Known, VcpuFacts, VmFacts},
-    terms::Condition,
+    terms::{Condition, VmmKind},
 };
 use crate::{
     event::McVendor,
@@ -105,6 +105,8 @@ fn of_vcpu(host: &HostFacts, vm: &VmFacts, vcpu: &VcpuFacts) -> Option<Guest> {
     let (succor, overflow_recov) = (ras & SUCCOR != 0, ras & OVERFLOW_RECOV != 0);
     let has_banks = cap & BANKS != 0;
     let defers = match &vm.qemu {
+        // How another VMM injects is its own affair.
+        _ if vm.kind != VmmKind::Qemu => true,
         Known::Is(version) => *version >= DEFERS_SINCE,
         // Both properties came with it.
         Known::Not(_) if succor || overflow_recov => true,
@@ -184,6 +186,7 @@ fn possible(host: &HostFacts, vm: &VmFacts) -> Vec<Kind> {
     };
     let mut guests = Vec::new();
     let known_new = match &vm.qemu {
+        _ if vm.kind != VmmKind::Qemu => Some(true),
         Known::Is(version) => Some(*version >= DEFERS_SINCE),
         Known::Not(_) => None,
     };
