@@ -5,24 +5,25 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use lab_protocol::vmm_fate::VmmFate;
-use lab_protocol::{GUEST_FTRACE_FILE, RASDAEMON_DATABASE};
+use lab_protocol::{FORECAST_FILE, GUEST_FTRACE_FILE, RASDAEMON_DATABASE};
 
 use crate::builds;
 use crate::cli::Demo;
 use lab_harness::run_files::keep;
-use lab_harness::scenarios::story::{Story, recording};
-use lab_harness::scenarios::{Lab, Run, verdict_check};
+use lab_harness::scenarios::story::{GUEST_NAME, Story, recording};
+use lab_harness::scenarios::{Lab, Run, forecast_check, verdict_check};
 use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
 
 /// Files that `--keep` copies.
-const KEPT: [&str; 8] = [
+const KEPT: [&str; 9] = [
     "recording.ptrace",
     "explain.json",
     "explain.txt",
     "console.txt",
     "qemu.log",
     "host.log",
+    FORECAST_FILE,
     GUEST_FTRACE_FILE,
     RASDAEMON_DATABASE,
 ];
@@ -98,6 +99,15 @@ fn vmms(run: &Run, daemon: &Path) -> Result<()> {
 /// The demo fails where the report has another verdict than the scenario.
 fn judge(out: &Path, options: &Demo, daemon: &Path) -> Result<()> {
     let incidents = verdict_check::incidents(daemon, &out.join("recording.ptrace"))?;
+    let (forecast, foretold) = (out.join(FORECAST_FILE), options.scenario.foretold());
+    let row = forecast_check::row(
+        options.scenario.name(),
+        foretold,
+        &forecast,
+        Some(GUEST_NAME),
+        &incidents,
+    )?;
+    eprint!("{}", forecast_check::table(&[row]));
     verdict_check::judge(&options.scenario.accepted_verdicts(), &incidents)
         .and_then(|()| verdict_check::origin(options.scenario, &incidents))
         .and_then(|()| match options.scenario {

@@ -4,12 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use lab_protocol::LAST_METRICS;
+use lab_protocol::{FORECAST_FILE, LAST_METRICS};
 
 use crate::tally::Tally;
 use lab_harness::run_files::{Files, number};
-use lab_harness::scenarios::story::Story;
-use lab_harness::scenarios::story::recording;
+use lab_harness::scenarios::forecast_check::{self, Row};
+use lab_harness::scenarios::story::{Foretold, GUEST_NAME, Story, foretold_of_fate, recording};
 use lab_harness::scenarios::{Lab, Run, verdict_check};
 use xtask_support::progress::Progress;
 
@@ -36,6 +36,18 @@ pub fn run(stories: &[Story], lab: &Lab, daemon: &Path, tally: &mut Tally, progr
         Ok(run) => run,
         Err(error) => return progress.aside(|| tally.check(NAME, "runs", Err(error))),
     };
+    let mut rows: Vec<Row> = Vec::new();
+    for (name, foretold, prefix, file, guest) in foretold(stories, &scenario.fates) {
+        let outcome = verdict_check::incidents(daemon, &run.out.join(file)).and_then(|incidents| {
+            let forecast = run.out.join(format!("{prefix}{FORECAST_FILE}"));
+            rows.push(forecast_check::row(
+                &name, foretold, &forecast, guest, &incidents,
+            )?);
+            Ok(())
+        });
+        progress.aside(|| tally.check(NAME, &format!("forecast_of_{name}"), outcome));
+    }
+    progress.aside(|| print!("{}", forecast_check::table(&rows)));
     for story in stories.iter().filter(|story| **story != Story::Vmms) {
         let prefix = story.prefix();
         let recording = run.out.join(format!("{prefix}recording.ptrace"));
@@ -61,6 +73,35 @@ pub fn run(stories: &[Story], lab: &Lab, daemon: &Path, tally: &mut Tally, progr
         let outcome = totals_full(&files, &Story::HugePage.prefix());
         progress.aside(|| tally.check(NAME, "no_exit_is_lost_where_the_totals_are_full", outcome));
     }
+}
+
+/// What was foretold of each, with the prefix of its files, its recording and the VM's name.
+fn foretold(
+    stories: &[Story],
+    fates: &[lab_protocol::vmm_fate::VmmFate],
+) -> Vec<(String, Foretold, String, String, Option<&'static str>)> {
+    let with_guest = stories.iter().filter(|story| **story != Story::Vmms);
+    let of_guests = with_guest.map(|story| {
+        let prefix = story.prefix();
+        let file = format!("{prefix}recording.ptrace");
+        (
+            story.name().to_owned(),
+            story.foretold(),
+            prefix,
+            file,
+            Some(GUEST_NAME),
+        )
+    });
+    let of_vmms = fates.iter().map(|fate| {
+        (
+            fate.to_string(),
+            foretold_of_fate(*fate),
+            format!("{fate}-"),
+            recording(*fate),
+            None,
+        )
+    });
+    of_guests.chain(of_vmms).collect()
 }
 
 /// The last lines of a guest's console and of its VMM's log: all that a remote CI machine shows of a failure.

@@ -291,6 +291,15 @@ pub fn ask(arguments: &[&str], file: &str, log: &Log) -> Result<Option<i32>> {
     )
 }
 
+/// `poisontrace forecast`, as JSON. Its exit status shows only whether all facts were read.
+pub fn forecast(file: &str, log: &Log) -> Result<Option<i32>> {
+    save(
+        Command::new(program()).args(["forecast", "--format", "json"]),
+        file,
+        log,
+    )
+}
+
 /// `poisontrace detach`.
 pub fn detach(log: &Log) -> Result<()> {
     let status = save(Command::new(program()).arg("detach"), "detach.txt", log)?;

@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail};
 use lab_protocol::daemon_cli::READ_GUEST_CODE;
 use lab_protocol::daemon_lines;
 use lab_protocol::{
-    AT_RISK, AT_RISK_FILE, Before, Fate, GUEST_FTRACE_FILE, GUEST_HANDLER_PAGE, GUEST_PAGE_READY,
-    GUEST_PANICS, GuestPlan, GuestResult, LAST_METRICS, LabResult, MACHINE_CHECK, MISSED, MISSED_METRICS,
-    REATTACHED, RELOADED_METRICS, Scenario, words,
+    AT_RISK, AT_RISK_FILE, Before, FORECAST_FILE, Fate, GUEST_FTRACE_FILE, GUEST_HANDLER_PAGE,
+    GUEST_PAGE_READY, GUEST_PANICS, GuestPlan, GuestResult, LAST_METRICS, LabResult, MACHINE_CHECK, MISSED,
+    MISSED_METRICS, REATTACHED, RELOADED_METRICS, Scenario, words,
 };
 
 use crate::daemon::{self, Daemon};
@@ -197,6 +197,10 @@ fn run_guest(
     let (mut vmm, gpa) = boot_guest(plan, log, &mut result)?;
     result.gpa = Some(gpa);
     result.page_ready_s = Some(uptime());
+    if daemon.is_some() {
+        log.step("asking poisontrace what an error would do");
+        daemon::forecast(&format!("{}{FORECAST_FILE}", plan.file_prefix), log)?;
+    }
     if let Some(ftrace) = &ftrace {
         ftrace.record()?;
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lab_protocol::vmm_fate::{SCENARIO_VMM_FILE, VmmFate};
+use lab_protocol::{FORECAST_FILE, FORECAST_TO};
 
 use crate::daemon::Daemon;
 use crate::log::Log;
@@ -22,6 +23,7 @@ pub fn run(fate: VmmFate, log: &Log) -> Result<String> {
     let _limited = attack.then(|| daemon.limit()).transpose()?;
     let output = Command::new(format!("{SHARE}/{SCENARIO_VMM_FILE}"))
         .arg(fate.name())
+        .env(FORECAST_TO, format!("{SHARE}/out/{fate}-{FORECAST_FILE}"))
         .stdin(Stdio::null())
         .output()
         .context("cannot start the VMM")?;

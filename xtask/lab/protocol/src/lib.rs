@@ -29,6 +29,11 @@ pub const GUEST_INITRAMFS_FILE: &str = "guest/initramfs";
 pub const FACTS_FOLDER: &str = "facts";
 pub const PLAN_FILE: &str = "plan.txt";
 
+/// In the share's folder `out`, after the guest's or the VMM's prefix: what `poisontrace forecast` answered before the poison.
+pub const FORECAST_FILE: &str = "forecast.json";
+/// In a tiny VMM's environment: the file for that answer.
+pub const FORECAST_TO: &str = "LAB_FORECAST_TO";
+
 /// In the share's folder `out`, after the guest's prefix: what ftrace recorded.
 pub const GUEST_FTRACE_FILE: &str = "ftrace.txt";
 

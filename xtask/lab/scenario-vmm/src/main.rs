@@ -1,6 +1,7 @@
 //! A VMM just large enough to meet lost memory in one way: `scenario-vmm NAME` ([`VmmFate`]). Its guest is the storms'.
 
 mod claims;
+mod forecast;
 mod memory_file;
 mod shared;
 mod signals;
@@ -13,8 +14,9 @@ use lab_protocol::vmm_fate::VmmFate;
 use signals::OnSigbus;
 use vm::Vm;
 
-/// A vCPU thread that blocks SIGBUS never comes back by itself, seconds.
-const BLOCKED_FOR: u32 = 1;
+/// A vCPU thread that blocks SIGBUS never comes back by itself, seconds from its poison on; before it, it is asked about.
+pub const BLOCKED_FOR: u32 = 1;
+const ASKED_FOR: u32 = 240;
 
 fn main() -> Result<()> {
     let name = std::env::args().nth(1).context("usage: scenario-vmm NAME")?;
@@ -28,7 +30,7 @@ fn main() -> Result<()> {
         VmmFate::Swallow | VmmFate::Nested | VmmFate::MachineChecksOff | VmmFate::Dropped => {
             signals::handle(OnSigbus::Note)?;
         }
-        VmmFate::Blocked => signals::block(BLOCKED_FOR)?,
+        VmmFate::Blocked => signals::block(ASKED_FOR)?,
         VmmFate::Shared => return shared::parent(),
         VmmFate::Forged => return claims::forge(true),
         VmmFate::ForgedWithoutVm => return claims::forge(false),

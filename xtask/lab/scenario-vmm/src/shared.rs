@@ -12,9 +12,9 @@ use lab_protocol::vmm_fate::VmmFate;
 
 use storm_vmm::guest::POISONED;
 
-use crate::memory_file;
 use crate::signals::{self, OnSigbus};
 use crate::vm::{Vm, poison};
+use crate::{forecast, memory_file};
 
 /// The second VMM: the same program, given the memory file.
 pub const CHILD: &str = "shared-child";
@@ -35,6 +35,7 @@ fn vm(file: &File) -> Result<Vm> {
 pub fn parent() -> Result<()> {
     let file = memory_file::create()?;
     let vm = vm(&file)?;
+    forecast::ask()?;
     let mut child = Command::new("/proc/self/exe")
         .args([CHILD, &file.as_raw_fd().to_string()])
         .stdout(Stdio::piped())

@@ -13,7 +13,7 @@ use storm_vmm::guest::{BARE_EXITS_DONE, DONE, Guest, MACHINE_CHECK, POISON_ME, P
 use storm_vmm::machine::Machine;
 use storm_vmm::memory::{Memory, PAGE};
 
-use crate::{claims, memory_file, signals};
+use crate::{BLOCKED_FOR, claims, forecast, memory_file, signals};
 
 const SECOND: u64 = POISONED + PAGE;
 /// Where the guest's #MC handler is.
@@ -114,7 +114,12 @@ impl Vm {
 
     /// Memory is lost as the hardware would report it: only processes that asked for early notice get a signal.
     fn lose(&mut self) -> Result<()> {
+        forecast::ask()?;
         match self.fate {
+            VmmFate::Blocked => {
+                signals::block(BLOCKED_FOR)?;
+                poison(self.memory.page_frame(POISONED)?)
+            }
             VmmFate::Truncated => self.memory_file_without_memory(),
             VmmFate::Marked => {
                 self.marked = Some(claims::mark(self.memory.host(POISONED), PAGE)?);

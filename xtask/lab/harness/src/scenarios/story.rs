@@ -90,6 +90,17 @@ impl Story {
         }
     }
 
+    /// The answer of `poisontrace forecast` that the story bears out: all of them lose a page that the host finds before it is used.
+    pub fn foretold(self) -> Foretold {
+        match self {
+            Self::KernelAccess => Foretold::Page("guest_kernel"),
+            Self::Nested => Foretold::Unknowable("a second error, in the handler of the first"),
+            Self::LateDeath => Foretold::Unknowable("it dies later, of a panic of its own"),
+            Self::LookAlike => Foretold::Unknowable("no error: the page is taken offline softly"),
+            _ => Foretold::Page("guest_process"),
+        }
+    }
+
     /// The same, and verdicts that are accepted instead.
     pub fn accepted_verdicts(self) -> Vec<Verdict> {
         self.verdict().into_iter().chain(self.also_accepted()).collect()
@@ -289,6 +300,29 @@ impl Story {
 /// File name of a tiny VMM's recording.
 pub fn recording(fate: VmmFate) -> String {
     format!("{fate}.ptrace")
+}
+
+/// The answer of `poisontrace forecast` that a story bears out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foretold {
+    /// For this page, action optional.
+    Page(&'static str),
+    /// None, and why.
+    Unknowable(&'static str),
+}
+
+/// The same for a tiny VMM.
+pub fn foretold_of_fate(fate: VmmFate) -> Foretold {
+    match fate {
+        VmmFate::SecondSigbus | VmmFate::Nested => Foretold::Unknowable("two errors at once"),
+        VmmFate::OwnMemory => Foretold::Unknowable("memory of the VMM's own"),
+        VmmFate::Truncated => Foretold::Unknowable("no error: the memory's file is cut"),
+        VmmFate::Forged | VmmFate::ForgedWithoutVm | VmmFate::Marked | VmmFate::MarkedOwn => {
+            Foretold::Unknowable("no error: a claim of the process's own")
+        }
+        VmmFate::Shared => Foretold::Page("untouched"),
+        _ => Foretold::Page("guest_process"),
+    }
 }
 
 /// The verdict on a tiny VMM's end; none: no incident.
