@@ -34,7 +34,7 @@ use crate::{
     },
     terminal,
 };
-use poisontrace_model::event::{AttachDelay, Event, EventKind};
+use poisontrace_model::event::{AttachDelay, Event, EventKind, SigbusSeverity};
 
 /// Changes are handed to the store and the log at most this often.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -548,14 +548,22 @@ async fn next_found(poison_scan: &mut Option<mpsc::Receiver<Found>>) -> Found {
 /// Whether only the kernel can have made this: signals for poison a process can send itself (`hooks/signals.rs`). What the
 /// host's hardware reports is poison only where `memory_failure()` follows.
 fn shows_poison(event: &Event) -> bool {
-    !matches!(
-        event.what,
-        EventKind::Sigbus { forced: true, .. }
-            | EventKind::SigbusNoAddress { .. }
-            | EventKind::HostMce(_)
-            | EventKind::EdacError { .. }
-            | EventKind::FirmwareError { .. }
-    )
+    match &event.what {
+        EventKind::Sigbus {
+            forced,
+            severity,
+            target_pid,
+            ..
+        } => {
+            let to_itself = *severity == SigbusSeverity::ActionOptional && *target_pid == event.pid;
+            !forced && !to_itself
+        }
+        EventKind::SigbusNoAddress { .. }
+        | EventKind::HostMce(_)
+        | EventKind::EdacError { .. }
+        | EventKind::FirmwareError { .. } => false,
+        _ => true,
+    }
 }
 
 /// All that the probes have sent and counted until now; since when some of it shows poison.
