@@ -2,10 +2,13 @@
 //! guest's time stamp counter (`vcpu->arch.last_guest_tsc`, written once behind each run of the guest, `vcpu_enter_guest()`).
 //! That also shows whether two events are of one exit.
 
-use aya_ebpf::{Global, helpers::bpf_ktime_get_ns, macros::map, maps::Array};
+use aya_ebpf::{Global, macros::map, maps::Array};
 use poisontrace_probes::clock::Calibration;
 
-use crate::{hooks::vcpu, state::Vcpu};
+use crate::{
+    hooks::{now, vcpu},
+    state::Vcpu,
+};
 
 /// What kvm_exit's isa is on this host; 0: not known. Set before load.
 #[unsafe(no_mangle)]
@@ -72,8 +75,7 @@ fn monotonic(exit_tsc: u64) -> u64 {
         return 0;
     };
     let Some(clock) = CLOCK.get(0) else { return 0 };
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_ns() };
+    let now = now();
     match clock.monotonic(host_tsc, now) {
         Some(ns) if ns <= now && now - ns < PLAUSIBLE_NS => ns,
         Some(ns) if ns > now && ns - now < AHEAD_NS => now,

@@ -50,8 +50,9 @@ pub const EHWPOISON: i64 = -133;
 /// Longest x86 instruction, and the size of the VMCB's field (AMD APM volume 2, "Decode Assists").
 const MAX_INSN: u32 = 15;
 
+/// CLOCK_MONOTONIC, ns.
 #[inline(always)]
-fn now() -> u64 {
+pub fn now() -> u64 {
     // SAFETY: a helper without arguments.
     unsafe { bpf_ktime_get_ns() }
 }

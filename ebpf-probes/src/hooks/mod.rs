@@ -27,4 +27,4 @@ mod signals;
 pub mod vcpu;
 mod vcpu_iterator;
 
-pub use exits::EHWPOISON;
+pub use exits::{EHWPOISON, now};

@@ -321,7 +321,7 @@ impl Rows<'_> {
 
     /// Where guest memory lies in the VMM. Memslots are in a tree from 5.17 on.
     fn memslots(&mut self) {
-        let problem = ["file", "kvm_vcpu.kvm", "kvm", "kvm_memslots", "kvm_memory_slot"]
+        let problem = ["file.private_data", "kvm_vcpu.kvm", "kvm", "kvm_memslots", "kvm_memory_slot"]
             .iter()
             .find_map(|of| {
                 let field = members_missing(self.facts, of).into_iter().next()?;
