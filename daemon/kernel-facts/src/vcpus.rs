@@ -96,7 +96,7 @@ fn offset(field: &Field, members: &BTreeMap<String, Member>) -> u32 {
     member.filter(fits).map_or(ABSENT, |member| member.offset)
 }
 
-/// `ffffffffc0801230 t kvm_vcpu_ioctl	[kvm]`. Zeros, or no such line, is how the kernel keeps addresses from us.
+/// `ffffffffc0801230 t kvm_vcpu_ioctl [kvm]`. Zeros, or no such line, is how the kernel keeps addresses from us.
 fn address(kallsyms: &Path) -> Result<u64, Reason> {
     let file = fs::File::open(kallsyms).map_err(|_| Reason::NotPermitted)?;
     let mut file = io::BufReader::with_capacity(1 << 16, file);

@@ -92,7 +92,8 @@ fn read_vcpus(root: &Path, source: &Source) -> Result<Vcpus, Reason> {
         Source::Recorded(bytes) => Ok(vcpus::decode(bytes)),
         Source::Kernel => {
             let held = capabilities(root);
-            if !held.contains("sys_admin") && !(held.contains("bpf") && held.contains("perfmon")) {
+            let may = |name: &str| held.contains(name);
+            if !(may("sys_admin") || may("bpf") && may("perfmon")) {
                 return Err(Reason::NotPermitted);
             }
             let layout = VcpuLayout::read(root)?;

@@ -254,16 +254,12 @@ fn answer(out: &mut String, entry: &Entry, look: Look) {
             false => format!(": {}", all.join("; ")),
         }
     };
-    let mut lines = Vec::new();
-    match (entry.outcome, entry.cause) {
-        (Some(outcome), Some(cause)) => {
-            lines.push(format!("{outcome}, cause {cause}{}", because(&entry.basis)))
-        }
-        _ if !entry.unknowable.is_empty() => {
-            lines.push(format!("cannot be known{}", because(&entry.unknowable)))
-        }
-        _ => lines.push("it depends:".to_owned()),
-    }
+    let first = match (entry.outcome, entry.cause) {
+        (Some(outcome), Some(cause)) => format!("{outcome}, cause {cause}{}", because(&entry.basis)),
+        _ if !entry.unknowable.is_empty() => format!("cannot be known{}", because(&entry.unknowable)),
+        _ => "it depends:".to_owned(),
+    };
+    let mut lines = vec![first];
     for case in &entry.cases {
         let when: Vec<&str> = case.when.iter().map(|c| c.message.as_str()).collect();
         lines.push(format!(

@@ -194,13 +194,18 @@ pub fn mce_off(dir: &Path) -> Option<bool> {
     )
 }
 
+/// Major and minor version.
+type Version = (u32, u32);
+/// A program's device and inode.
+type Program = (u64, u64);
+
 /// Versions of QEMU's programs, each searched for once.
 #[derive(Default)]
-pub struct Versions(Mutex<BTreeMap<(u64, u64), Known<(u32, u32)>>>);
+pub struct Versions(Mutex<BTreeMap<Program, Known<Version>>>);
 
 impl Versions {
     /// What the program prints for `--version`, found in it.
-    pub fn of(&self, dir: &Path) -> Known<(u32, u32)> {
+    pub fn of(&self, dir: &Path) -> Known<Version> {
         let path = dir.join("exe");
         let file = match fs::File::open(&path).and_then(|file| Ok((file.metadata()?, file))) {
             Ok((metadata, file)) if metadata.is_file() => (metadata, file),
@@ -223,7 +228,7 @@ impl Versions {
 }
 
 /// QEMU's `version()` has one literal: "QEMU emulator version 10.0.2 (Debian …)".
-fn searched(file: fs::File) -> Option<(u32, u32)> {
+fn searched(file: fs::File) -> Option<Version> {
     const BEFORE: &[u8] = b"QEMU emulator version ";
     let mut program = Vec::new();
     file.take(MAX_PROGRAM).read_to_end(&mut program).ok()?;
