@@ -321,17 +321,23 @@ impl Rows<'_> {
 
     /// Where guest memory lies in the VMM. Memslots are in a tree from 5.17 on.
     fn memslots(&mut self) {
-        let problem = ["file.private_data", "kvm_vcpu.kvm", "kvm", "kvm_memslots", "kvm_memory_slot"]
-            .iter()
-            .find_map(|of| {
-                let field = members_missing(self.facts, of).into_iter().next()?;
-                let of = of.split_once('.').map_or(*of, |(of, _)| of).to_owned();
-                Some(ProbeReason::NoMember { of, field })
-            })
-            .or_else(|| {
-                let mut functions = [&GET_SREGS, &VCPU_IOCTL].into_iter();
-                functions.find_map(|function| self.kprobe_problem(function))
-            });
+        let problem = [
+            "file.private_data",
+            "kvm_vcpu.kvm",
+            "kvm",
+            "kvm_memslots",
+            "kvm_memory_slot",
+        ]
+        .iter()
+        .find_map(|of| {
+            let field = members_missing(self.facts, of).into_iter().next()?;
+            let of = of.split_once('.').map_or(*of, |(of, _)| of).to_owned();
+            Some(ProbeReason::NoMember { of, field })
+        })
+        .or_else(|| {
+            let mut functions = [&GET_SREGS, &VCPU_IOCTL].into_iter();
+            functions.find_map(|function| self.kprobe_problem(function))
+        });
         let kprobes = vec![
             attach("memslots_sregs", Binding::Kprobe(GET_SREGS.name)),
             attach("memslots_sregs2", Binding::Kprobe(VCPU_IOCTL.name)),

@@ -51,7 +51,7 @@ struct Daemon {
     child: Child,
     lines: mpsc::Receiver<String>,
     state: PathBuf,
-    _group: Option<Group>,
+    group: Option<Group>,
     /// All it has printed.
     printed: Vec<String>,
 }
@@ -107,7 +107,7 @@ impl Daemon {
             child,
             lines,
             state: state.to_owned(),
-            _group: group,
+            group,
             printed: Vec::new(),
         };
         daemon.wait_ready()?;
@@ -212,7 +212,7 @@ pub fn attack(program: &Path, attacker: &Path, attack: VmmFate) -> Result<String
         String::from_utf8_lossy(&output.stderr).trim_end()
     );
     thread::sleep(SETTLES);
-    let (resident, limited) = (daemon.status("VmHWM"), daemon._group.is_some());
+    let (resident, limited) = (daemon.status("VmHWM"), daemon.group.is_some());
     daemon.stop()?;
     let incidents = stored(program, &daemon.state)?;
     let armed = daemon.has_printed(daemon_lines::PROBES_ARMED);

@@ -60,7 +60,7 @@ fn claims(paths: &Paths, options: &Test, tally: &mut Tally, progress: &Progress)
         Some(reason) => tally.skip("tenants on this machine", &reason),
         None => {
             for attack in machine::attacks() {
-                progress.step(&format!("{attack} on this machine"));
+                progress.step(format!("{attack} on this machine"));
                 let outcome = machine::attack(&daemon, &programs.join("scenario-vmm"), attack);
                 progress.aside(|| {
                     let name = format!("{attack}_on_this_machine");
