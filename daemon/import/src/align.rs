@@ -14,8 +14,8 @@ const MAX_MARKS: usize = 4096;
 pub enum Clock {
     /// Of the traces and recordings.
     Trace,
-    /// Since boot of the host.
-    HostBoot,
+    /// Since a boot of a host.
+    HostBoot(u32),
     /// The wall clock of the host, in all its files.
     HostWall,
     /// A wall clock without a year, by file.
@@ -352,7 +352,7 @@ mod tests {
     }
 
     const HOST: Clocks = Clocks {
-        boot: Clock::HostBoot,
+        boot: Clock::HostBoot(0),
         wall: Clock::HostWall,
     };
 
@@ -375,7 +375,7 @@ mod tests {
         alignment.entry(HOST, boot(1_500), &action(1), 0);
         alignment.entry(HOST, boot(2_600), &action(2), 0);
         alignment.settle(true);
-        let offset = alignment.offset(&Clock::HostBoot).unwrap();
+        let offset = alignment.offset(&Clock::HostBoot(0)).unwrap();
         assert_eq!((offset.by, offset.spread), (2, 100));
         assert_eq!(alignment.place(&HOST, boot(1_500)), Some(1_000));
     }
@@ -391,7 +391,7 @@ mod tests {
         let panic = LogStatement::GuestPanic { text: String::new() };
         alignment.entry(guest.clone(), boot(9), &panic, 1);
         alignment.settle(false);
-        assert_eq!(alignment.base, Some(Clock::HostBoot));
+        assert_eq!(alignment.base, Some(Clock::HostBoot(0)));
         assert_eq!(alignment.place(&guest, boot(9)), None);
     }
     #[test]

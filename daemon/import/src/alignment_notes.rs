@@ -65,7 +65,7 @@ pub fn note(
 const fn kind(clock: &Clock) -> ClockKind {
     match clock {
         Clock::Trace => ClockKind::Trace,
-        Clock::HostBoot => ClockKind::HostBoot,
+        Clock::HostBoot(_) => ClockKind::HostBoot,
         Clock::HostWall => ClockKind::HostWall,
         Clock::NoYear(_) => ClockKind::HostWallWithoutYear,
         Clock::GuestBoot(_) => ClockKind::GuestBoot,

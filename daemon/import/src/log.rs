@@ -76,6 +76,9 @@ impl Log {
                 boot: Some(t),
                 ..Stamp::default()
             },
+            boot: None,
+            host_boot: None,
+            marks: 0,
             sender: 0,
             role: Role::HostKernel,
             text: String::new(),

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{
     align::{Alignment, Clock, Clocks},
     alignment_notes,
+    host_boots::HostBoots,
     joins::{self, Turn, Vm},
     log::Log,
     speakers::{self, Attributed},
@@ -45,7 +46,8 @@ pub fn read(
         super::lone::mark(&mut all);
     }
     let joined = joins::join(logs, &all);
-    let mut turns = once(logs, &all, &joined.of);
+    let boots = HostBoots::of(logs, &all);
+    let mut turns = once(logs, &all, &joined.of, &boots);
     for (vm, number) in joined.vms.iter().zip(1..) {
         alignment.learn_vm(number, &vm.pids);
     }
@@ -240,7 +242,7 @@ fn speaker(logs: &[Log], entry: &Attributed<'_>) -> Speaker {
 }
 
 /// The clocks by which a statement is stamped.
-fn clocks(logs: &[Log], entry: &Attributed<'_>) -> Clocks {
+fn clocks(logs: &[Log], entry: &Attributed<'_>, boots: &HostBoots) -> Clocks {
     let file = entry.stream.file;
     if logs.get(file).is_some_and(|log| log.trace) {
         return Clocks {
@@ -255,7 +257,7 @@ fn clocks(logs: &[Log], entry: &Attributed<'_>) -> Clocks {
     };
     if entry.role != Role::GuestKernel {
         return Clocks {
-            boot: Clock::HostBoot,
+            boot: Clock::HostBoot(boots.number(logs, entry)),
             wall,
         };
     }
@@ -272,13 +274,18 @@ fn clocks(logs: &[Log], entry: &Attributed<'_>) -> Clocks {
 }
 
 /// Each statement once: with a time, wherever it stands; without, as often as the file has it that has it most.
-fn once<'a>(logs: &[Log], all: &'a [Attributed<'a>], of: &'a [Vec<(u32, Option<JoinKey>)>]) -> Vec<Turn<'a>> {
+fn once<'a>(
+    logs: &[Log],
+    all: &'a [Attributed<'a>],
+    of: &'a [Vec<(u32, Option<JoinKey>)>],
+    boots: &HostBoots,
+) -> Vec<Turn<'a>> {
     let mut timed: HashSet<(Clock, u64, u32, &LogStatement)> = HashSet::new();
     let mut untimed: HashMap<(u32, &LogStatement), usize> = HashMap::new();
     let mut here: HashMap<(usize, u32, &LogStatement), usize> = HashMap::new();
     let mut turns = Vec::new();
     for (entry, of) in all.iter().zip(of) {
-        let clocks = clocks(logs, entry);
+        let clocks = clocks(logs, entry, boots);
         let vm = of.first().map_or(0, |(vm, _)| *vm);
         let new = match clocks.time(entry.item.stamp) {
             // One guest's console may stand in two files: the clock's file is no difference.

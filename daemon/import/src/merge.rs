@@ -73,7 +73,8 @@ impl<R: BufRead> Source<R> {
                 self.gap = Some(self.gap.unwrap_or(0).saturating_add(lost));
             }
             self.overwritten = self.overwritten.max(overwritten(line).unwrap_or(0));
-            self.scanner.line(self.lines.number(), line);
+            self.scanner
+                .line_of(self.lines.number(), line, self.lines.origin());
         }
     }
 }

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{fs, io::Cursor, path::PathBuf};
+use std::{collections::BTreeSet, fs, io::Cursor, path::PathBuf};
 
 use poisontrace_model::incident::model::{Confidence, Incident};
 use proptest::{prelude::*, test_runner::Config};
@@ -56,15 +56,17 @@ fn stories() -> Vec<Vec<Vec<u8>>> {
     for case in field_cases::CASES {
         stories.push(case.files.iter().map(|text| text.as_bytes().to_vec()).collect());
     }
-    let strangers: serde_json::Value =
-        serde_json::from_slice(&fs::read(tests.join("field/strangers.json")).unwrap()).unwrap();
-    for case in strangers.as_array().unwrap() {
-        let lines = |file: &serde_json::Value| -> Vec<u8> {
-            let lines = file.as_array().unwrap().iter();
-            let lines: Vec<&str> = lines.map(|line| line.as_str().unwrap()).collect();
-            lines.join("\n").into_bytes()
-        };
-        stories.push(case["files"].as_array().unwrap().iter().map(lines).collect());
+    for file in ["field/strangers.json", "field/mixed.json"] {
+        let strangers: serde_json::Value =
+            serde_json::from_slice(&fs::read(tests.join(file)).unwrap()).unwrap();
+        for case in strangers.as_array().unwrap() {
+            let lines = |file: &serde_json::Value| -> Vec<u8> {
+                let lines = file.as_array().unwrap().iter();
+                let lines: Vec<&str> = lines.map(|line| line.as_str().unwrap()).collect();
+                lines.join("\n").into_bytes()
+            };
+            stories.push(case["files"].as_array().unwrap().iter().map(lines).collect());
+        }
     }
     for file in [
         "amd-linux-guest-panic/console.txt",
@@ -102,6 +104,48 @@ fn is_strange(i: &Incident) -> bool {
         .flatten()
         .any(|at| STRANGE_PAGES.contains(at) || *at == 0x7e00_0000_1000)
         || i.vm.pid.is_some_and(|pid| (91_001..=91_005).contains(&pid))
+}
+
+/// The lines of a story in one file, where each is a record by itself.
+fn plain_lines(story: &[Vec<u8>]) -> Option<Vec<String>> {
+    let [file] = story else { return None };
+    let text = String::from_utf8(file.clone()).ok()?;
+    let whole = |line: &&str| {
+        let date = |at: usize| line.as_bytes().get(at).is_some_and(u8::is_ascii_digit);
+        line.starts_with('[') || (date(0) && date(3)) || (date(4) && line.as_bytes().get(6) == Some(&b' '))
+    };
+    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    (!lines.is_empty() && lines.iter().all(whole)).then(|| lines.into_iter().map(str::to_owned).collect())
+}
+
+/// Nothing is certain that neither story is certain of, and no incident has pages of both.
+fn holds_apart(mixed: &[Incident], one: &[Incident], other: &[Incident]) -> Result<(), TestCaseError> {
+    let pages = |incidents: &[Incident]| -> BTreeSet<(usize, u64)> {
+        let all = incidents.iter().map(key);
+        all.flat_map(|pages| {
+            pages
+                .into_iter()
+                .enumerate()
+                .filter_map(|(kind, at)| Some((kind, at?)))
+        })
+        .collect()
+    };
+    let (ones, others) = (pages(one), pages(other));
+    if ones.intersection(&others).next().is_some() {
+        return Ok(());
+    }
+    for incident in mixed {
+        let mine = pages(std::slice::from_ref(incident));
+        let both = mine.intersection(&ones).next().is_some() && mine.intersection(&others).next().is_some();
+        prop_assert!(!both, "pages of two stories: {incident:#?}");
+        let verdict = |i: &Incident| (i.outcome, i.cause, certain(i));
+        let known = one.iter().chain(other).any(|i| verdict(i) == verdict(incident));
+        prop_assert!(
+            known || !certain(incident),
+            "{incident:#?} of {one:#?} and {other:#?}"
+        );
+    }
+    Ok(())
 }
 
 /// Cases of one run; `PROPTEST_CASES` sets more.
@@ -191,5 +235,70 @@ proptest! {
             });
             prop_assert!(known, "{incident:#?} in place of {before:#?}");
         }
+    }
+
+    #[test]
+    fn lines_of_two_hosts_in_one_file_are_those_of_two_hosts(
+        one in any::<prop::sample::Index>(),
+        other in any::<prop::sample::Index>(),
+        form in 0..5_usize,
+        order in prop::collection::vec(any::<bool>(), 1..40),
+    ) {
+        let stories: Vec<Vec<String>> = stories().iter().filter_map(|story| plain_lines(story)).collect();
+        let (one, other) = (one.get(&stories), other.get(&stories));
+        let named = |lines: &[String], name: &str| -> Vec<String> {
+            let line = |line: &String| match form {
+                0 => format!("{name}: {line}"),
+                1 => format!("[{name}] {line}"),
+                2 => serde_json::json!({"host": {"name": name}, "message": line}).to_string(),
+                3 => serde_json::json!({"log": format!("{line}\n"), "kubernetes": {"pod_name": name}}).to_string(),
+                _ => format!("{name}.example.org {line}"),
+            };
+            lines.iter().map(line).collect()
+        };
+        let (one, other) = (named(one, "node1"), named(other, "node2"));
+        let (mut a, mut b) = (one.iter(), other.iter());
+        let mut lines: Vec<&String> = Vec::new();
+        for first in order.iter().cycle().take(2 * (one.len() + other.len())) {
+            lines.extend(if *first { a.next() } else { b.next() });
+        }
+        lines.extend(a.chain(b));
+        let file = |lines: &[&String]| -> Vec<u8> {
+            lines.iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect()
+        };
+        let alone = |lines: &[String]| explain(&[file(&lines.iter().collect::<Vec<_>>())]);
+        holds_apart(&explain(&[file(&lines)]), &alone(&one), &alone(&other))?;
+    }
+
+    #[test]
+    fn lines_of_two_boots_in_one_file_are_those_of_two_boots(
+        one in any::<prop::sample::Index>(),
+        other in any::<prop::sample::Index>(),
+        mark in 0..2_usize,
+    ) {
+        let stories: Vec<Vec<String>> = stories().iter().filter_map(|story| plain_lines(story)).collect();
+        let (one, other) = (one.get(&stories), other.get(&stories));
+        let text = |lines: &[String]| lines.join("\n") + "\n";
+        let mark = ["-- Reboot --\n", "-- Boot 4c1f08a4a7a44c2ea3b0a5d1f9c0b3d2 --\n"][mark];
+        let both = text(one) + mark + &text(other);
+        let [both, one, other] = [both, text(one), text(other)].map(|text| explain(&[text.into_bytes()]));
+        holds_apart(&both, &one, &other)?;
+    }
+
+    #[test]
+    fn the_order_of_files_changes_nothing(
+        story in any::<prop::sample::Index>(),
+        first in any::<prop::sample::Index>(),
+    ) {
+        let stories: Vec<_> = stories().into_iter().filter(|story| story.len() > 1).collect();
+        let story = story.get(&stories);
+        let mut turned = story.clone();
+        turned.rotate_left(first.index(story.len()));
+        let verdicts = |files: &[Vec<u8>]| {
+            let all = explain(files);
+            let of = all.iter().map(|i| format!("{:?} {:?} {:?} {:?} {:?}", i.outcome, i.cause, i.confidence, key(i), i.vm.name));
+            of.collect::<BTreeSet<String>>()
+        };
+        prop_assert_eq!(verdicts(story), verdicts(&turned));
     }
 }

@@ -25,6 +25,7 @@ fn matches(incident: &Value, wanted: &Value) -> bool {
     let seen = |key: &str| match key {
         "gpa" => incident["page"]["gpa"].clone(),
         "pfn" => incident["page"]["pfn"].clone(),
+        "hva" => incident["page"]["hva"].clone(),
         "vm" => incident["vm"]["name"].clone(),
         "size" => incident["page"]["size_bytes"].clone(),
         _ => Value::Null,
@@ -156,12 +157,23 @@ fn evidence_of_the_same_kinds_with_other_senders_orders_and_values() {
     }
 }
 
-/// `strangers.json`: as `cases.json`, with the lines of each file. Its kinds are those of the host's own death (1), joins (2),
+/// `strangers.json` and `mixed.json` (several machines, boots and runs in one post): as `cases.json`, with the lines of each
+/// file. The kinds are those of the host's own death (1), joins (2),
 /// speakers (3), phrases (4), names (5), processes (6), sentences (7), late deaths (8), formats (9), silence (10), noise (11)
 /// and traces (12).
 #[test]
 fn evidence_of_strangers() {
-    let cases = fs::read(folder().join("strangers.json")).unwrap();
+    check_all("strangers.json");
+}
+
+#[test]
+fn evidence_of_several_machines_boots_and_runs() {
+    check_all("mixed.json");
+}
+
+#[track_caller]
+fn check_all(file: &str) {
+    let cases = fs::read(folder().join(file)).unwrap();
     let cases: Value = serde_json::from_slice(&cases).unwrap();
     let lines = |file: &Value| -> String {
         let lines: Vec<&str> = file

@@ -29,12 +29,30 @@ const ENDS: [&[u8]; 15] = [
     b"\\r",
 ];
 
+/// The name of a machine or a console in what stands before a line: `10.0.0.5 `, `[node1] `.
+pub fn name(before: &[u8]) -> Option<&[u8]> {
+    let text = before.trim_ascii();
+    let text = match text {
+        [b'[', inner @ .., b']'] | [b'<', inner @ .., b'>'] | [b'(', inner @ .., b')'] => inner,
+        _ => text.strip_suffix(b":").unwrap_or(text),
+    };
+    let of_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':');
+    let marks = |wanted: fn(&u8) -> bool| text.iter().filter(|b| wanted(b)).count();
+    let digits = marks(u8::is_ascii_digit);
+    let letters = marks(u8::is_ascii_alphabetic);
+    // An address, or letters with a digit; a number or a time alone is none.
+    let address = marks(|b| *b == b'.') == 3 || marks(|b| *b == b':') > 1 && letters > 0;
+    let named = letters > 0 && (digits > 0 || marks(|b| matches!(b, b'.' | b'-')) > 0);
+    let is = text.iter().all(of_name) && (address || named) && !super::start::date(text);
+    (is && text.first().is_some_and(u8::is_ascii_alphanumeric)).then_some(text)
+}
+
 /// The line without its dress, where it has one. `starts`: a record begins already where the line does; what stands before
 /// another one in it is a column, or opens a quotation.
-pub fn undress(line: &[u8], starts: bool) -> Option<Vec<u8>> {
+pub fn undress(line: &[u8], starts: bool) -> Option<(&[u8], Vec<u8>)> {
     let begin = begin(line).filter(|begin| !starts || b"\"'`|\t".contains(&line[begin - 1]))?;
     let (before, inner) = line.split_at(begin);
-    Some(plain(before, without_end(inner)).into_owned())
+    Some((before, plain(before, without_end(inner)).into_owned()))
 }
 
 /// Whether the last byte may be a dress: quick.
@@ -221,7 +239,7 @@ mod tests {
     const LINE: &str = "[   34.150533] Memory failure: 0x1: x";
 
     fn of(line: &str) -> Option<String> {
-        undress(line.as_bytes(), false).map(|line| String::from_utf8_lossy(&line).into_owned())
+        undress(line.as_bytes(), false).map(|(_, line)| String::from_utf8_lossy(&line).into_owned())
     }
 
     #[test]
@@ -249,6 +267,25 @@ mod tests {
         assert_eq!(of(&format!("+{qemu}")).as_deref(), Some(qemu));
         assert_eq!(of(&format!("> * {qemu}")).as_deref(), Some(qemu));
         assert_eq!(of(r#""[ 1.5] a \"b\" c""#).as_deref(), Some(r#"[ 1.5] a "b" c"#));
+    }
+
+    #[test]
+    fn a_machines_name_before_a_line_stays_known() {
+        for (before, wanted) in [
+            ("10.0.0.5 ", Some("10.0.0.5")),
+            ("[node1] ", Some("node1")),
+            ("<10.0.0.5> ", Some("10.0.0.5")),
+            ("fe80::1 ", Some("fe80::1")),
+            ("web-a ", Some("web-a")),
+            ("- ", None),
+            ("| 3 | ", None),
+            ("[code]", None),
+            ("2026-11-22 18:02:12,\"", None),
+            ("12: ", None),
+        ] {
+            let found = name(before.as_bytes()).map(|name| String::from_utf8_lossy(name).into_owned());
+            assert_eq!(found.as_deref(), wanted, "{before}");
+        }
     }
 
     #[test]

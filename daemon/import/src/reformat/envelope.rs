@@ -1,130 +1,239 @@
 //! Lines that a container runtime or a collector of logs wrapped into a record of its own: `docker` json-file, CRI, and
 //! JSON with a message. What comes out is the time, who wrote it where that is known, and the line.
 
-use std::borrow::Cow;
+use serde_json::{Map, Value};
 
-use serde::Deserialize;
+use super::names;
+use crate::origin::Origin;
+
+/// A line, and what its record names.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Line {
+    /// May hold several lines.
+    pub text: Vec<u8>,
+    pub origin: Origin,
+}
 
 /// A line out of its envelope.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Content {
     /// May hold several lines.
     pub text: Vec<u8>,
+    pub origin: Origin,
     /// The line goes on in the next record.
     pub partial: bool,
+    /// Further lines of the same document.
+    pub more: Vec<Line>,
 }
 
-#[derive(Default, Deserialize)]
-struct Record<'a> {
-    /// Docker's line, with its end.
-    #[serde(borrow, default)]
-    log: Option<Text<'a>>,
-    #[serde(
-        borrow,
-        default,
-        alias = "msg",
-        alias = "short_message",
-        alias = "textPayload",
-        alias = "line",
-        alias = "text",
-        alias = "body"
-    )]
-    message: Option<Text<'a>>,
-    #[serde(
-        borrow,
-        default,
-        alias = "timestamp",
-        alias = "ts",
-        alias = "@timestamp",
-        alias = "datetime",
-        alias = "date"
-    )]
-    time: Option<Text<'a>>,
-    #[serde(borrow, default, alias = "host", alias = "_HOSTNAME")]
-    hostname: Option<Text<'a>>,
-    #[serde(
-        borrow,
-        default,
-        alias = "SYSLOG_IDENTIFIER",
-        alias = "program",
-        alias = "appname",
-        alias = "tag",
-        alias = "app"
-    )]
-    ident: Option<Text<'a>>,
-    #[serde(borrow, default, alias = "_PID", alias = "procid")]
-    pid: Option<Text<'a>>,
-}
-
-/// A value that is a text or a number; others are of no use here.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Text<'a> {
-    #[serde(borrow)]
-    Words(Cow<'a, str>),
-    Number(serde_json::Number),
-    Other(serde::de::IgnoredAny),
-}
-
-impl Text<'_> {
-    fn words(&self) -> Option<Cow<'_, str>> {
-        match self {
-            Text::Words(words) => Some(Cow::Borrowed(words.as_ref())),
-            Text::Number(number) => Some(Cow::Owned(number.to_string())),
-            Text::Other(_) => None,
-        }
-    }
-}
+/// Keys of the line itself, of its time, of the program and of its process; the first that is there counts.
+const MESSAGE: [&str; 12] = [
+    "log",
+    "message",
+    "msg",
+    "short_message",
+    "full_message",
+    "textPayload",
+    "line",
+    "text",
+    "body",
+    "_raw",
+    "event",
+    "raw",
+];
+const TIME: [&str; 8] = [
+    "time",
+    "timestamp",
+    "ts",
+    "@timestamp",
+    "datetime",
+    "date",
+    "_time",
+    "receiveTimestamp",
+];
+const PROGRAM: [&str; 6] = ["ident", "SYSLOG_IDENTIFIER", "program", "appname", "tag", "app"];
+const PID: [&str; 3] = ["pid", "_PID", "procid"];
 
 /// Takes a line out of its record in JSON. Journald's entries and QMP's events are not meant: their fields say more.
 pub fn json(line: &[u8]) -> Option<Content> {
     let line = line.trim_ascii_start();
-    if line.first() != Some(&b'{') {
+    if line.first() != Some(&b'{') || line.len() > MAX_DOCUMENT {
         return None;
     }
     let has = |key: &[u8]| memchr::memmem::find(line, key).is_some();
-    if has(b"\"MESSAGE\"") || has(b"\"event\"") {
-        // A journal may have been logged by Docker: then the entry is inside.
-        return has(b"\"log\"").then(|| record(line)).flatten();
+    // A journal may have been logged by Docker, or be kept by a search engine: then the entry is inside.
+    if has(b"\"MESSAGE\"") && !has(b"\"log\"") && !has(b"\"_source\"") {
+        return None;
     }
-    record(line).or_else(|| inside(line))
+    let Value::Object(map) = serde_json::from_slice(line).ok()? else {
+        return None;
+    };
+    if map.contains_key("MESSAGE") || is_qmp(&map) {
+        return None;
+    }
+    let outer = Context::default().within(&map);
+    if let Some(message) = outer.message(&map) {
+        return Some(message);
+    }
+    if !super::wordings::any(line) {
+        return None;
+    }
+    let mut lines = Vec::new();
+    outer.collect(map.values(), &mut lines, 0);
+    let mut lines = lines.into_iter();
+    let first = lines.next()?;
+    Some(Content {
+        text: first.text,
+        origin: first.origin,
+        partial: false,
+        more: lines.collect(),
+    })
 }
 
 /// Longest document that is looked through.
 const MAX_DOCUMENT: usize = 1 << 20;
 /// Lines that are taken out of one document.
 const MAX_LINES: usize = 4096;
+/// How deep lines may lie in one.
+const MAX_DEPTH: usize = 16;
 
-/// The lines of a document whose keys are unknown: all its texts that are lines of a log.
-fn inside(line: &[u8]) -> Option<Content> {
-    if line.len() > MAX_DOCUMENT || !super::wordings::any(line) {
-        return None;
-    }
-    let mut texts = Vec::new();
-    collect(&serde_json::from_slice(line).ok()?, &mut texts);
-    let text = texts.join("\n");
-    (!text.is_empty()).then(|| Content {
-        text: text.into_bytes(),
-        partial: false,
-    })
+fn is_qmp(map: &Map<String, Value>) -> bool {
+    let name = |event: &str| {
+        event
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b == b'_' || b.is_ascii_digit())
+    };
+    map.get("event").and_then(Value::as_str).is_some_and(name)
 }
 
-fn collect(value: &serde_json::Value, texts: &mut Vec<String>) {
-    if texts.len() >= MAX_LINES {
-        return;
+/// What the objects around a line name.
+#[derive(Clone, Default)]
+struct Context {
+    origin: Origin,
+    time: Option<String>,
+    program: Option<String>,
+    pid: Option<String>,
+}
+
+impl Context {
+    fn within(&self, map: &Map<String, Value>) -> Self {
+        let first = |keys: &[&str]| keys.iter().find_map(|key| words(map.get(*key)?));
+        let name = |keys: &[&str]| {
+            first(keys).filter(|words| !words.is_empty() && words.bytes().all(|b| b.is_ascii_graphic()))
+        };
+        let of_process = |key: &str| words(map.get("process")?.get(key)?);
+        Self {
+            origin: names::origin(map).within(&self.origin),
+            time: first(&TIME)
+                .and_then(|time| instant(&time))
+                .or_else(|| self.time.clone()),
+            program: name(&PROGRAM)
+                .or_else(|| of_process("name"))
+                .or_else(|| self.program.clone()),
+            pid: name(&PID)
+                .or_else(|| of_process("pid"))
+                .or_else(|| self.pid.clone()),
+        }
     }
-    match value {
-        serde_json::Value::String(text) => {
-            let bytes = text.as_bytes();
-            let line = super::start::begins_record(bytes)
-                || super::wordings::hits(bytes).next().is_some_and(|hit| hit.at < 32);
-            if line {
-                texts.push(text.trim_end().to_owned());
+
+    /// The line that an object holds by itself.
+    fn message(&self, map: &Map<String, Value>) -> Option<Content> {
+        let key = MESSAGE
+            .iter()
+            .find(|key| map.get(**key).is_some_and(Value::is_string))?;
+        let message = map.get(*key)?.as_str()?;
+        Some(Content {
+            // Docker's line has its end.
+            partial: *key == "log" && !message.ends_with('\n'),
+            text: self.text(message),
+            origin: self.origin.clone(),
+            more: Vec::new(),
+        })
+    }
+
+    fn text(&self, message: &str) -> Vec<u8> {
+        let mut text = String::with_capacity(message.len() + 64);
+        if let Some(time) = &self.time {
+            text.push_str(time);
+            text.push(' ');
+        }
+        if let (Some(host), Some(program)) = (&self.origin.host, &self.program) {
+            text.push_str(host);
+            text.push(' ');
+            text.push_str(program);
+            if let Some(pid) = &self.pid {
+                text.push_str(&format!("[{pid}]"));
+            }
+            text.push_str(": ");
+        }
+        text.push_str(message.trim_end_matches(['\n', '\r']));
+        text.into_bytes()
+    }
+
+    /// The lines of a document whose keys are unknown: all its texts that are lines of a log.
+    fn collect<'a>(&self, values: impl Iterator<Item = &'a Value>, lines: &mut Vec<Line>, depth: usize) {
+        for value in values {
+            if lines.len() >= MAX_LINES || depth > MAX_DEPTH {
+                return;
+            }
+            match value {
+                Value::String(text) if is_line(text) => lines.push(Line {
+                    text: self.text(text.trim_end()),
+                    origin: self.origin.clone(),
+                }),
+                // Loki's pair of a time and a line.
+                Value::Array(pair)
+                    if let [Value::String(time), Value::String(line), ..] = pair.as_slice()
+                        && let Some(time) = instant(time) =>
+                {
+                    let of_line = Self {
+                        time: Some(time),
+                        ..self.clone()
+                    };
+                    lines.push(Line {
+                        text: of_line.text(line.trim_end()),
+                        origin: self.origin.clone(),
+                    });
+                }
+                Value::Array(all) => self.collect(all.iter(), lines, depth + 1),
+                Value::Object(map) if map.contains_key("MESSAGE") => lines.push(Line {
+                    text: value.to_string().into_bytes(),
+                    origin: self.origin.clone(),
+                }),
+                Value::Object(map) => {
+                    let inner = self.within(map);
+                    match inner.message(map).filter(|content| is_line_text(&content.text)) {
+                        Some(content) => lines.push(Line {
+                            text: content.text,
+                            origin: content.origin,
+                        }),
+                        None => inner.collect(map.values(), lines, depth + 1),
+                    }
+                }
+                _ => {}
             }
         }
-        serde_json::Value::Array(all) => all.iter().for_each(|one| collect(one, texts)),
-        serde_json::Value::Object(all) => all.values().for_each(|one| collect(one, texts)),
-        _ => {}
+    }
+}
+
+fn is_line(text: &str) -> bool {
+    is_line_text(text.as_bytes())
+}
+
+fn is_line_text(text: &[u8]) -> bool {
+    const HEAD: usize = 32;
+    super::start::begins_record(text)
+        || super::wordings::hits(text)
+            .next()
+            .is_some_and(|hit| hit.at < HEAD)
+}
+
+/// A value that is a text or a number; others are of no use here.
+fn words(value: &Value) -> Option<String> {
+    match value {
+        Value::String(words) => Some(words.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
     }
 }
 
@@ -137,39 +246,6 @@ pub fn dated_json(line: &[u8]) -> Option<Content> {
         partial: false,
         ..content
     })
-}
-
-fn record(line: &[u8]) -> Option<Content> {
-    let record: Record<'_> = serde_json::from_slice(line).ok()?;
-    let docker = record.log.as_ref().and_then(Text::words);
-    let partial = docker.as_ref().is_some_and(|log| !log.ends_with('\n'));
-    let message = record.message.as_ref().and_then(Text::words);
-    let message = docker.or(message)?;
-    let mut text = Vec::with_capacity(line.len());
-    let words = |text: &Option<Text<'_>>| -> Option<String> {
-        let words = text.as_ref()?.words()?.into_owned();
-        (!words.is_empty() && words.bytes().all(|b| b.is_ascii_graphic())).then_some(words)
-    };
-    if let Some(time) = record
-        .time
-        .as_ref()
-        .and_then(Text::words)
-        .and_then(|time| instant(&time))
-    {
-        text.extend_from_slice(time.as_bytes());
-        text.push(b' ');
-    }
-    if let (Some(host), Some(ident)) = (words(&record.hostname), words(&record.ident)) {
-        text.extend_from_slice(host.as_bytes());
-        text.push(b' ');
-        text.extend_from_slice(ident.as_bytes());
-        if let Some(pid) = words(&record.pid) {
-            text.extend_from_slice(format!("[{pid}]").as_bytes());
-        }
-        text.extend_from_slice(b": ");
-    }
-    text.extend_from_slice(message.trim_end_matches(['\n', '\r']).as_bytes());
-    Some(Content { text, partial })
 }
 
 /// A time as logs write it: as it is, or seconds, milliseconds, micro- or nanoseconds since 1970 as a date.
@@ -209,7 +285,7 @@ pub fn cri(line: &[u8]) -> Option<Content> {
         [b'F'] => {
             return Some(Content {
                 text: line[..blank].to_vec(),
-                partial: false,
+                ..Content::default()
             });
         }
         _ => return None,
@@ -217,7 +293,11 @@ pub fn cri(line: &[u8]) -> Option<Content> {
     let mut text = Vec::with_capacity(line.len());
     text.extend_from_slice(&line[..=blank]);
     text.extend_from_slice(&rest[2..]);
-    Some(Content { text, partial })
+    Some(Content {
+        text,
+        partial,
+        ..Content::default()
+    })
 }
 
 /// The message of a record that goes on what an earlier one began: without its time.

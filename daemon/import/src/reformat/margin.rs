@@ -36,9 +36,9 @@ pub struct Margins {
 }
 
 impl Margins {
-    /// The line after its margin, where one stands: known by what follows, or as one of a list. `next`: how the next
-    /// line begins.
-    pub fn strip<'a>(&mut self, line: &'a [u8], next: &[u8]) -> Option<&'a [u8]> {
+    /// The name of the file in the margin, if it holds one, and the line behind it, where a margin stands: known by what
+    /// follows, or as one of a list. `next`: how the next line begins.
+    pub fn strip<'a>(&mut self, line: &'a [u8], next: &[u8]) -> Option<(Option<&'a [u8]>, &'a [u8])> {
         let trimmed = line.trim_ascii_start();
         if let Some((number, rest)) = numbered(trimmed) {
             let after = |before: u64, number: u64| before.checked_add(1) == Some(number);
@@ -46,14 +46,14 @@ impl Margins {
                 || numbered(next.trim_ascii_start()).is_some_and(|(next, _)| after(number, next));
             if listed || known(rest) {
                 self.number = Some(number);
-                return Some(rest);
+                return Some((None, rest));
             }
             return None;
         }
         let (file, rest) = of_grep(trimmed)?;
         if file == self.file || of_grep(next).is_some_and(|(next, _)| next == file) || known(rest) {
             self.file = file.to_vec();
-            return Some(rest);
+            return Some((Some(file), rest));
         }
         None
     }
@@ -153,7 +153,9 @@ mod tests {
         ] {
             let line = format!("{margin}{LINE}");
             assert_eq!(
-                Margins::default().strip(line.as_bytes(), b""),
+                Margins::default()
+                    .strip(line.as_bytes(), b"")
+                    .map(|(_, line)| line),
                 Some(LINE.as_bytes()),
                 "{line}"
             );
@@ -175,22 +177,23 @@ mod tests {
         assert_eq!(margins.strip(b"1: recipient", b"failure"), None);
         assert_eq!(
             margins.strip(b"  6. recipient: guest", b"  7. x"),
-            Some(&b"recipient: guest"[..])
+            Some((None, &b"recipient: guest"[..]))
         );
-        assert_eq!(margins.strip(b"7. [   34.1] x", b""), Some(&b"[   34.1] x"[..]));
+        let line = &b"[   34.1] x"[..];
+        assert_eq!(margins.strip(b"7. [   34.1] x", b""), Some((None, line)));
         assert_eq!(
             margins.strip(b"8. recipient: guest", b""),
-            Some(&b"recipient: guest"[..])
+            Some((None, &b"recipient: guest"[..]))
         );
         assert_eq!(margins.strip(b"10. of November", b""), None);
         assert_eq!(
             margins.strip(b"a/b.log:7:[   34.1] x", b""),
-            Some(&b"[   34.1] x"[..])
+            Some((Some(&b"a/b.log"[..]), line))
         );
         assert_eq!(margins.strip(b"a/b.log-8-recipient: guest", b""), None);
         assert_eq!(
             margins.strip(b"a/b.log:8:recipient: guest", b""),
-            Some(&b"recipient: guest"[..])
+            Some((Some(&b"a/b.log"[..]), &b"recipient: guest"[..]))
         );
     }
 }

@@ -8,6 +8,7 @@ mod escapes;
 mod json;
 mod margin;
 mod markup;
+mod names;
 mod physical;
 mod quoted_printable;
 mod shape;
@@ -22,6 +23,7 @@ use std::{
     io::{self, BufRead},
 };
 
+use crate::origin::Origin;
 pub use source::Marks;
 use source::{Piece, Source};
 use unwrap::{Joined, Widths};
@@ -98,6 +100,11 @@ impl<R: BufRead> Reader<R> {
         self.current.last
     }
 
+    /// What the record that it came out of names.
+    pub fn origin(&self) -> &Origin {
+        &self.current.origin
+    }
+
     /// What was done to it.
     pub fn marks(&self) -> Marks {
         self.current.marks
@@ -146,6 +153,7 @@ impl<R: BufRead> Reader<R> {
                 dressed: line.dressed,
                 traced: line.traced,
                 marks: line.marks | next.marks | Marks::REJOINED,
+                origin: line.origin.clone(),
             };
             let before = std::mem::replace(&mut line, before);
             if whole {
@@ -179,6 +187,9 @@ impl<R: BufRead> Reader<R> {
     }
 
     fn join(&mut self, line: &Piece, next: &Piece) -> Option<Joined> {
+        if line.origin != next.origin {
+            return None;
+        }
         if next.starts {
             return unwrap::announces(&line.text, &next.text).then(|| Joined {
                 text: [line.text.trim_ascii_end(), b" ", &next.text].concat(),

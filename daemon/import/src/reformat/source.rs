@@ -15,6 +15,7 @@ use super::{
     quoted_printable as qp,
     start::{self, Begins},
 };
+use crate::origin::Origin;
 
 /// What was done to a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,11 +60,14 @@ pub struct Piece {
     /// It is a record of a trace.
     pub traced: bool,
     pub marks: Marks,
+    /// What the record that it came out of names.
+    pub origin: Origin,
 }
 
 impl Piece {
     fn clear(&mut self) {
         self.text.clear();
+        self.origin = Origin::default();
         self.marks = Marks::default();
         self.starts = false;
         self.dressed = false;
@@ -79,7 +83,14 @@ impl Piece {
         if self.text.first() == Some(&b'{') && !self.text.get(1).is_some_and(u8::is_ascii_alphabetic) {
             return;
         }
-        if let Some(line) = dress::undress(&self.text, self.starts) {
+        if let Some((before, line)) = dress::undress(&self.text, self.starts) {
+            if let Some(name) = dress::name(before)
+                && self.origin.label.is_none()
+            {
+                self.origin.label = Some(String::from_utf8_lossy(name).into());
+            } else {
+                self.origin.column = Some(String::from_utf8_lossy(before).into());
+            }
             self.text = line;
         } else {
             let end = match self.starts {
@@ -294,7 +305,8 @@ impl<R: BufRead> Source<R> {
             }
             return;
         }
-        if let Some(rest) = self.margins.strip(&piece.text, self.lines.peek()) {
+        if let Some((file, rest)) = self.margins.strip(&piece.text, self.lines.peek()) {
+            piece.origin.label = file.map(|file| String::from_utf8_lossy(file).into());
             let from = piece.text.len() - rest.len();
             piece.text.drain(..from);
             piece.marks = piece.marks | Marks::DECODED;
@@ -358,6 +370,8 @@ impl<R: BufRead> Source<R> {
                         contained = true;
                         piece.marks = piece.marks | Marks::DECODED;
                         piece.text = content.text;
+                        piece.origin = content.origin.within(&piece.origin);
+                        self.lines_after(piece, content.more);
                         if content.partial && self.go_on(piece) {
                             return false;
                         }
@@ -376,6 +390,23 @@ impl<R: BufRead> Source<R> {
         true
     }
 
+    /// Further lines of one document, each with its own origin.
+    fn lines_after(&mut self, piece: &Piece, more: Vec<envelope::Line>) {
+        for line in more {
+            let mut next = Piece {
+                text: line.text,
+                width: usize::MAX,
+                origin: line.origin.within(&piece.origin),
+                ..Piece {
+                    text: Vec::new(),
+                    ..piece.clone()
+                }
+            };
+            next.classify();
+            self.given_up.push_back(next);
+        }
+    }
+
     /// Keeps what goes on; `false` where it is too long for that.
     fn go_on(&mut self, piece: &mut Piece) -> bool {
         self.complete(piece);
@@ -388,6 +419,13 @@ impl<R: BufRead> Source<R> {
 
     /// Puts what began in an earlier record before `piece`.
     fn complete(&mut self, piece: &mut Piece) {
+        let mine = |begun: &Piece| begun.origin == piece.origin;
+        if let Some(other) = self.begun.take_if(|begun| !mine(begun)) {
+            // Another container's line that never ended.
+            let mut other = other;
+            other.classify();
+            self.given_up.push_back(other);
+        }
         if let Some(mut begun) = self.begun.take() {
             begun.text.extend_from_slice(envelope::without_time(&piece.text));
             begun.last = piece.last;

@@ -30,11 +30,12 @@ struct Kernel<'a> {
 pub fn attribute<'a>(
     stream: Stream,
     items: &[&'a Item],
+    machine: &[&Item],
     relay: bool,
     known: &Known,
     all: &mut Vec<Attributed<'a>>,
 ) {
-    let kernel = Kernel::of(items, relay, known);
+    let kernel = Kernel::of(items, machine, relay, known);
     // The machine check that a panic follows.
     let mut last: Option<(&Item, Option<Role>)> = None;
     for (n, item) in items.iter().enumerate() {
@@ -56,19 +57,27 @@ pub fn attribute<'a>(
             item,
             role,
             of_vmm: kernel.speaks_of_vmm(&item.statement),
-            boot: 0,
             statement: spoken_by(role, kernel.host, &item.statement),
         });
     }
 }
 
-/// A machine check that can end in a panic.
+/// Whether a statement shows what its kernel runs on.
+pub fn shows_machine(statement: &LogStatement) -> bool {
+    matches!(
+        statement,
+        LogStatement::Machine { .. } | LogStatement::MemoryError { .. } | LogStatement::GuestMce(_)
+    )
+}
+
+/// A machine check that can end in a panic: one that was taken, not one that was found in a bank.
 fn fatal(mce: &MceReport) -> bool {
-    !mce.user_access && mce.status.is_none_or(|status| mca::raises_mc(status.0))
+    !mce.user_access && !mce.is_polled() && mce.status.is_none_or(|status| mca::raises_mc(status.0))
 }
 
 impl<'a> Kernel<'a> {
-    fn of(items: &[&Item], relay: bool, known: &'a Known) -> Self {
+    /// `machine`: what all boots of this kernel show of its machine.
+    fn of(items: &[&Item], machine: &[&Item], relay: bool, known: &'a Known) -> Self {
         let mut kernel = Kernel {
             guest: false,
             host: false,
@@ -77,37 +86,21 @@ impl<'a> Kernel<'a> {
             known,
             injected: HashSet::new(),
         };
-        // What DMI alone shows: a VM may carry its host's names, or any other.
-        let mut named_physical = false;
         for item in items {
             match &item.statement {
-                LogStatement::Machine {
-                    about: about @ Machine::Dmi(_),
-                } => match about.is_guest() {
-                    Some(true) => kernel.guest = true,
-                    _ => named_physical = true,
-                },
-                LogStatement::Machine { about } => match about.is_guest() {
-                    Some(true) => kernel.guest = true,
-                    Some(false) => kernel.host = true,
-                    None => {}
-                },
                 LogStatement::HostSignal { comm, pfn, pid } | LogStatement::HostKilled { comm, pfn, pid }
                     if kernel.of_its_vmm(comm, *pid) =>
                 {
                     kernel.of_vmms.insert(pfn.0);
                 }
-                // Drivers of memory controllers and firmware's records: a physical machine.
-                LogStatement::MemoryError { .. } => kernel.host = true,
-                LogStatement::GuestMce(mce) if mce.by_qemu() && mce.misc.is_some() && !mce.by_hardware() => {
-                    kernel.injected.extend(frame(&item.statement));
-                }
-                LogStatement::GuestMce(mce) => {
-                    kernel.guest |= mce.by_hyper_v();
-                    kernel.host |= mce.by_hardware();
-                }
                 _ => {}
             }
+        }
+        // What DMI alone shows: a VM may carry its host's names, or any other.
+        let mut named_physical = false;
+        let of_boot = items.iter().filter(|item| shows_machine(&item.statement));
+        for item in of_boot.chain(machine) {
+            kernel.learn(&item.statement, &mut named_physical);
         }
         // A machine check as QEMU injects it is a guest's, whatever its DMI names.
         kernel.host |= named_physical && kernel.injected.is_empty();
@@ -116,6 +109,28 @@ impl<'a> Kernel<'a> {
         // A guest may show parts of its host's processor, a host nothing of a hypervisor.
         kernel.host &= !kernel.guest;
         kernel
+    }
+
+    /// What one statement shows of its machine.
+    fn learn(&mut self, statement: &LogStatement, named_physical: &mut bool) {
+        match statement {
+            LogStatement::Machine { about } => match (about, about.is_guest()) {
+                (_, Some(true)) => self.guest = true,
+                (Machine::Dmi(_), _) => *named_physical = true,
+                (_, Some(false)) => self.host = true,
+                _ => {}
+            },
+            // Drivers of memory controllers and firmware's records: a physical machine.
+            LogStatement::MemoryError { .. } => self.host = true,
+            LogStatement::GuestMce(mce) if mce.by_qemu() && mce.misc.is_some() && !mce.by_hardware() => {
+                self.injected.extend(frame(statement));
+            }
+            LogStatement::GuestMce(mce) => {
+                self.guest |= mce.by_hyper_v();
+                self.host |= mce.by_hardware();
+            }
+            _ => {}
+        }
     }
 
     fn whose(&self, statement: &LogStatement) -> Option<Role> {
@@ -207,7 +222,13 @@ impl<'a> Kernel<'a> {
                 (Some(panic), Some(mce)) => panic.saturating_sub(mce) <= PANIC_WITHIN_NS,
                 _ => true,
             };
-            lines && times
+            let walls = match (item.stamp.wall, mce.stamp.wall) {
+                (Some(panic), Some(of_mce)) if item.stamp.no_year == mce.stamp.no_year => {
+                    panic.abs_diff(of_mce) <= PANIC_WITHIN_NS || item.stamp.local != mce.stamp.local
+                }
+                _ => true,
+            };
+            lines && times && walls
         });
         match near {
             Some((_, whose)) => whose,

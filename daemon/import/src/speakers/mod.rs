@@ -9,13 +9,11 @@ use std::collections::{HashMap, HashSet};
 
 use super::{log::Log, text::Item};
 use poisontrace_model::{
-    event::log_statement::{LogStatement, Machine, MceReport, Role},
+    event::log_statement::{LogStatement, MceReport, Role},
     hex::Hex,
 };
 
 pub const PAGE_SHIFT: u32 = 12;
-/// A kernel's clock that goes back by more has begun anew, nanoseconds.
-const NEW_BOOT_NS: u64 = 1_000_000_000;
 
 /// One sender's lines of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,8 +33,6 @@ pub struct Attributed<'a> {
     pub role: Role,
     /// The host's kernel names a process that runs a guest.
     pub of_vmm: bool,
-    /// Boots of the host that logged it, as its file shows them before.
-    pub boot: u32,
     pub statement: LogStatement,
 }
 
@@ -59,10 +55,7 @@ pub fn attribute<'a>(logs: &'a [Log], seen: &std::collections::BTreeSet<u32>) ->
         let mut streams: HashMap<Stream, Vec<&Item>> = HashMap::new();
         let mut order = Vec::new();
         let mut runs = Runs::default();
-        let mut boots = Boots::default();
-        let first = all.len();
         for item in &log.items {
-            boots.item(log, item);
             let stream = runs.stream(file, item);
             let items = streams.entry(stream).or_default();
             if items.is_empty() {
@@ -70,62 +63,38 @@ pub fn attribute<'a>(logs: &'a [Log], seen: &std::collections::BTreeSet<u32>) ->
             }
             items.push(item);
         }
+        // What runs under one name is one machine in each of its boots.
+        let mut machines: HashMap<usize, Vec<&Item>> = HashMap::new();
+        for item in &log.items {
+            let named = || log.senders.get(item.sender).is_some_and(is_named);
+            if item.role == Role::Kernel && kernel::shows_machine(&item.statement) && named() {
+                machines.entry(item.sender).or_default().push(item);
+            }
+        }
         for stream in order {
             let items = streams.remove(&stream).unwrap_or_default();
             if stream.kernel {
                 let relay = log.senders.get(stream.sender).is_some_and(relayed);
-                kernel::attribute(stream, &items, relay, &known, &mut all);
+                let machine = machines.get(&stream.sender).map_or(&[][..], Vec::as_slice);
+                kernel::attribute(stream, &items, machine, relay, &known, &mut all);
             } else {
                 all.extend(items.into_iter().map(|item| Attributed {
                     stream,
                     item,
                     role: item.role,
                     of_vmm: false,
-                    boot: 0,
                     statement: item.statement.clone(),
                 }));
             }
-        }
-        for entry in all.iter_mut().skip(first) {
-            entry.boot = boots.of(entry.item);
         }
     }
     all
 }
 
-/// The boots of the hosts in one file: a host's kernel begins with its version, and what is logged later is of that boot.
-#[derive(Default)]
-struct Boots {
-    /// By host: how often its kernel has begun.
-    begun: HashMap<String, u32>,
-    /// Boot of the host that logged it, by line and order within it; the first has none.
-    items: HashMap<(u64, u64), u32>,
-}
-
-impl Boots {
-    fn item(&mut self, log: &Log, item: &Item) {
-        let Some(sender) = log.senders.get(item.sender) else {
-            return;
-        };
-        let Some(host) = &sender.host else { return };
-        let of_host = sender.tag.as_deref() == Some("kernel") && !sender.relay;
-        let boots = matches!(
-            &item.statement,
-            LogStatement::Machine {
-                about: Machine::Boot(_)
-            }
-        );
-        if of_host && boots {
-            *self.begun.entry(host.clone()).or_default() += 1;
-        }
-        if let Some(boot) = self.begun.get(host) {
-            self.items.insert((item.line, item.order), *boot);
-        }
-    }
-
-    fn of(&self, item: &Item) -> u32 {
-        self.items.get(&(item.line, item.order)).copied().unwrap_or(0)
-    }
+/// Whether a sender has a name, so that its boots are of one machine.
+fn is_named(sender: &super::text::Sender) -> bool {
+    let tagged = sender.tag.as_deref().is_some_and(|tag| tag != "kernel");
+    tagged || sender.machine().is_some()
 }
 
 /// A console that somebody else relays.
@@ -153,44 +122,73 @@ fn vmms(logs: &[Log]) -> impl Iterator<Item = u32> + '_ {
     })
 }
 
-/// Where a sender's runs begin.
+/// Where a sender's runs begin: a kernel's with its boot, a VMM's with its start, and anew after its end.
 #[derive(Default)]
 struct Runs {
-    /// Run, and the latest time since boot.
-    kernels: HashMap<usize, (u32, u64)>,
-    others: HashMap<usize, u32>,
+    /// By sender, and by the domain that an event names.
+    others: HashMap<(usize, Option<String>), Run>,
 }
+
+/// A VMM's run.
+#[derive(Clone, Copy, Default)]
+struct Run {
+    no: u32,
+    marks: u32,
+    /// When it stated its end, nanoseconds; `None` within: no clock.
+    ended: Option<Option<i64>>,
+}
+
+/// What a VMM logs while it ends, nanoseconds.
+const END_TAKES_NS: i64 = 10_000_000_000;
 
 impl Runs {
     fn stream(&mut self, file: usize, item: &Item) -> Stream {
         let kernel = item.role == Role::Kernel;
-        let run = if kernel {
-            let boots = matches!(&item.statement, LogStatement::Machine { about } if matches!(about, Machine::Boot(_)));
-            let known = self.kernels.get(&item.sender).copied();
-            let (run, latest) = known.unwrap_or_default();
-            let boot = item.stamp.boot;
-            let back = boot.is_some_and(|boot| boot + NEW_BOOT_NS < latest);
-            let new = known.is_some() && (boots && latest > 0 || back);
-            let latest = if new {
-                boot.unwrap_or(0)
-            } else {
-                latest.max(boot.unwrap_or(0))
-            };
-            let run = run + u32::from(new);
-            self.kernels
-                .insert(item.sender, (run, latest.max(u64::from(boots))));
-            run
-        } else {
-            let run = self.others.entry(item.sender).or_default();
-            *run += u32::from(matches!(item.statement, LogStatement::VmStarted { .. }));
-            *run
-        };
         Stream {
             file,
             sender: item.sender,
             kernel,
-            run,
+            run: match kernel {
+                true => item.boot.unwrap_or(0),
+                false => {
+                    let of = (item.sender, item.statement.domain().map(str::to_owned));
+                    self.others.entry(of).or_default().of(item)
+                }
+            },
         }
+    }
+}
+
+impl Run {
+    fn of(&mut self, item: &Item) -> u32 {
+        let wall = item.stamp.wall;
+        let begins = matches!(item.statement, LogStatement::VmStarted { .. });
+        // A monitor's or a log's sender that stated its end and goes on is another process.
+        let anew = self.ended.is_some_and(|ended| match (ended, wall) {
+            (Some(ended), Some(wall)) => wall.saturating_sub(ended) > END_TAKES_NS,
+            _ => false,
+        });
+        // Nothing lives on where its host has booted.
+        let rebooted = item.marks != self.marks;
+        self.marks = item.marks;
+        if begins || anew || rebooted {
+            self.no += 1;
+            self.ended = None;
+        }
+        if ends(&item.statement) {
+            self.ended.get_or_insert(wall);
+        }
+        self.no
+    }
+}
+
+/// Whether a VMM states that it ends.
+pub fn ends(statement: &LogStatement) -> bool {
+    match statement {
+        LogStatement::VmShutdown { .. } | LogStatement::VmmSigbus { .. } => true,
+        LogStatement::VmmOwnMemory { fatal, .. } => *fatal,
+        LogStatement::QmpMemoryFailure { action, .. } => action == "fatal",
+        _ => false,
     }
 }
 

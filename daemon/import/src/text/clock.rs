@@ -13,6 +13,8 @@ pub struct Stamp {
     pub wall: Option<i64>,
     /// The wall clock's date has no year.
     pub no_year: bool,
+    /// The wall clock's zone is not shown: it is some place's own.
+    pub local: bool,
 }
 
 /// The clock of `dmesg -H`: a date to the minute where one begins, then the time since the line before.
@@ -66,16 +68,11 @@ pub fn stamp(line: &[u8], at: usize) -> Stamp {
         };
     }
     if let Some(date) = rasdaemon(line, at) {
-        return Stamp {
-            wall: Some(date),
-            ..Stamp::default()
-        };
+        return date;
     }
-    let (wall, no_year) = wall(&line[..line.len().min(DATE_WITHIN)]);
     Stamp {
         boot: printk(before),
-        wall,
-        no_year,
+        ..wall(&line[..line.len().min(DATE_WITHIN)])
     }
 }
 
@@ -89,7 +86,7 @@ fn kmsg(before: &[u8]) -> Option<u64> {
 }
 
 /// rasdaemon's own date stands after the event's name; before it stands a time since nothing in particular.
-fn rasdaemon(line: &[u8], at: usize) -> Option<i64> {
+fn rasdaemon(line: &[u8], at: usize) -> Option<Stamp> {
     let rest = line.get(at..)?.strip_prefix(b"memory_failure_event")?;
     let rest = &rest[..rest.len().min(2 * DATE_WITHIN)];
     let text = String::from_utf8_lossy(rest);
@@ -99,7 +96,7 @@ fn rasdaemon(line: &[u8], at: usize) -> Option<i64> {
 
 /// The last `[ SECONDS.MICROS]` of `before`; `[ SECONDS.MICROS][ T123]` too. Consoles interleave: the nearest
 /// one is the line's.
-fn printk(before: &[u8]) -> Option<u64> {
+pub fn printk(before: &[u8]) -> Option<u64> {
     let mut end = before.len();
     while let Some(close) = memchr::memrchr(b']', &before[..end]) {
         let open = memchr::memrchr(b'[', &before[..close])?;
@@ -114,7 +111,7 @@ fn printk(before: &[u8]) -> Option<u64> {
     None
 }
 
-fn wall(line: &[u8]) -> (Option<i64>, bool) {
+fn wall(line: &[u8]) -> Stamp {
     let text: String = line
         .iter()
         .map(|b| if b.is_ascii() { char::from(*b) } else { '?' })
@@ -132,8 +129,8 @@ fn wall(line: &[u8]) -> (Option<i64>, bool) {
         Some(("Mon" | "Tue" | "Wed" | "Thu" | "Fri" | "Sat" | "Sun", rest)) => rest,
         _ => text,
     };
-    if let Some(at) = iso(text).or_else(|| unix(text)) {
-        return (Some(at), false);
+    if let Some(stamp) = iso(text).or_else(|| unix(text)) {
+        return stamp;
     }
     if let Some(inner) = text.strip_prefix('[') {
         // dmesg -T: [Sun Nov 22 15:45:34 2026]
@@ -146,17 +143,29 @@ fn wall(line: &[u8]) -> (Option<i64>, bool) {
             words.next(),
             words.next(),
         );
-        return (parts(year.and_then(|y| y.parse().ok()), month, day, time), false);
+        return Stamp {
+            wall: parts(year.and_then(|y| y.parse().ok()), month, day, time),
+            local: true,
+            ..Stamp::default()
+        };
     }
     let mut words = text.split_whitespace();
-    (parts(Some(1970), words.next(), words.next(), words.next()), true)
+    Stamp {
+        wall: parts(Some(1970), words.next(), words.next(), words.next()),
+        no_year: true,
+        local: true,
+        ..Stamp::default()
+    }
 }
 
 /// `1795362334.123456`: seconds since the epoch (journalctl's short-unix), of this century.
-fn unix(text: &str) -> Option<i64> {
+fn unix(text: &str) -> Option<Stamp> {
     let word = text.split_whitespace().next()?;
     word.split_once('.').filter(|(whole, _)| whole.len() == 10)?;
-    i64::try_from(seconds(word.as_bytes())?).ok()
+    Some(Stamp {
+        wall: Some(i64::try_from(seconds(word.as_bytes())?).ok()?),
+        ..Stamp::default()
+    })
 }
 
 fn parts(year: Option<i16>, month: Option<&str>, day: Option<&str>, time: Option<&str>) -> Option<i64> {
@@ -195,7 +204,7 @@ fn nanoseconds(date: civil::Date, of_day: i64, east_seconds: i64) -> Option<i64>
 
 /// `2026-11-22T15:45:34.123456Z`, with a blank for the T, a comma for the point, `+0000` or `+00:00`, a blank
 /// before that. Without a zone, and with one that has only a name, it is taken for UTC.
-fn iso(text: &str) -> Option<i64> {
+fn iso(text: &str) -> Option<Stamp> {
     let date: civil::Date = text.get(..10)?.parse().ok()?;
     let rest = text.get(11..)?;
     if !matches!(text.as_bytes().get(10), Some(b'T' | b' ')) {
@@ -207,6 +216,7 @@ fn iso(text: &str) -> Option<i64> {
     let of_day = clock(rest[..end].trim_end_matches(':'))?;
     let zone = &rest[end..];
     let zone = zone.strip_prefix(' ').filter(|zone| offset(zone)).unwrap_or(zone);
+    let local = !(zone.starts_with(['+', '-', 'Z']) || zone.starts_with(" UTC"));
     let east = match zone.as_bytes().first() {
         Some(sign @ (b'+' | b'-')) => {
             let digits: String = zone[1..].chars().filter(|c| *c != ':').take(4).collect();
@@ -217,7 +227,11 @@ fn iso(text: &str) -> Option<i64> {
         }
         _ => 0,
     };
-    nanoseconds(date, of_day, east)
+    Some(Stamp {
+        wall: Some(nanoseconds(date, of_day, east)?),
+        local,
+        ..Stamp::default()
+    })
 }
 
 /// Whether the text begins with `+0100` or the like.

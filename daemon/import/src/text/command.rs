@@ -42,6 +42,11 @@ impl Block {
         self.open = true;
     }
 
+    /// Another log begins.
+    pub fn end(&mut self) {
+        self.open = false;
+    }
+
     /// Takes the next line.
     pub fn line(&mut self, line: &[u8]) -> Option<LogStatement> {
         if !self.open || line.is_empty() {

@@ -21,6 +21,10 @@ pub struct Envelope<'a> {
     pub guest: Option<&'a [u8]>,
     /// The name of a relayed console: `vm1 | …`, `[pod/…] …`, `vmconsole="…"`, `conserver[900]: [vm1] …`.
     pub relay: Option<&'a [u8]>,
+    /// A name before the line of which nothing more is known: a machine's or a console's.
+    pub label: Option<&'a [u8]>,
+    /// Where the line begins behind that name.
+    pub from: usize,
     /// Dated as libvirt dates the log of a domain.
     pub libvirt: bool,
     /// A time since boot stands directly before the message.
@@ -48,6 +52,7 @@ impl Envelope<'_> {
             pid: self.pid,
             domain: text(self.guest),
             relay: self.relay.is_some(),
+            label: text(self.label),
             ..Sender::default()
         }
     }
@@ -118,6 +123,19 @@ pub fn open(line: &[u8]) -> Envelope<'_> {
             dated = true;
             continue;
         }
+        if e.label.is_none()
+            && e.host.is_none()
+            && e.relay.is_none()
+            && !e.printk
+            && let Some((name, next)) = super::label::cut(rest, dated)
+        {
+            e.label = Some(name);
+            if !dated {
+                e.from = line.len() - next.len();
+            }
+            rest = next;
+            continue;
+        }
         if let Some(next) = list_number(rest) {
             rest = next;
             continue;
@@ -162,6 +180,21 @@ pub fn interleaved(line: &[u8]) -> Option<usize> {
         end = open;
     }
     None
+}
+
+/// Whether a time since boot, alone or of `/dev/kmsg`, begins here.
+pub fn begins_with_boot(text: &[u8]) -> bool {
+    kmsg(text).is_some() || matches!(bracket(text), Some((Bracket::Boot, _)))
+}
+
+/// Whether a date begins here.
+pub fn begins_with_date(text: &[u8]) -> bool {
+    date(text).is_some() || matches!(bracket(text), Some((Bracket::Date, _)))
+}
+
+/// Whether the priority of a kernel's or a logger's line begins here.
+pub fn begins_with_priority(text: &[u8]) -> bool {
+    priority(text).is_some_and(|rest| begins_with_boot(rest) || begins_with_date(rest))
 }
 
 fn priority(rest: &[u8]) -> Option<&[u8]> {

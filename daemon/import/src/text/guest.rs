@@ -5,6 +5,9 @@ use crate::trace::hex;
 use crate::trace::record::decimal;
 use poisontrace_model::{event::log_statement::MceReport, hex::Hex};
 
+/// A wall clock before this was not set, seconds since 1970: the year 2001.
+const SET_CLOCK: u64 = 1_000_000_000;
+
 /// What a line did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Line {
@@ -182,6 +185,11 @@ fn fields(rest: &[u8], mce: &mut MceReport) -> bool {
             *field = Some(Hex(read));
         }
     }
+    // Seconds since 1970; a clock that was never set counts from then.
+    mce.time = value(b"TIME ")
+        .and_then(decimal)
+        .filter(|time| (SET_CLOCK..u64::from(u32::MAX)).contains(time))
+        .or(mce.time);
     if let Some(socket) = value(b"SOCKET ").and_then(decimal) {
         mce.socket = u32::try_from(socket).ok();
     }

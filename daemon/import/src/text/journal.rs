@@ -145,7 +145,7 @@ fn entry(line: u64, stamp: Stamp, fields: Fields) -> Option<Entry> {
         wall: us(&fields.wall)
             .and_then(|ns| i64::try_from(ns).ok())
             .or(stamp.wall),
-        no_year: false,
+        ..Stamp::default()
     };
     Some(Entry {
         line,
@@ -255,7 +255,7 @@ mod tests {
         let stamp = Stamp {
             boot: Some(34_181_197_000),
             wall: Some(1_795_362_334_000_000_000),
-            no_year: false,
+            ..Stamp::default()
         };
         for (text, line) in [
             (

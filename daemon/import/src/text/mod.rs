@@ -1,7 +1,9 @@
 //! Logs as text: each line is a statement of its sender, in whatever file it stands. Host log, VMM log and console
 //! are often written into one file, and into one another's lines.
 
+mod boots;
 pub mod clock;
+mod columns;
 mod command;
 mod coredumpctl;
 pub mod envelope;
@@ -9,31 +11,33 @@ mod escapes;
 mod guest;
 mod hardware_report;
 mod journal;
+mod label;
+mod line;
 pub mod program;
 mod qmp;
+mod section;
 pub mod sender;
 pub mod wordings;
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::origin::Origin;
+use boots::Boots;
 use clock::Stamp;
-use envelope::Envelope;
-use poisontrace_model::{
-    event::log_statement::{LogStatement, MceReport, Role},
-    text::sanitise,
-};
+use line::{Line, may_print};
+use poisontrace_model::event::log_statement::{LogStatement, MceReport, Role};
 pub use sender::Sender;
 
 /// Statements kept of one file; later ones are counted.
 const MAX_ITEMS: usize = 16_384;
+/// The sender of a line for whose sender there is no room.
+const NO_ROOM: usize = usize::MAX;
 /// Corrected errors of memory kept of one file: a flood of them leaves room for the rest.
 const MAX_CORRECTED: usize = 1024;
 /// Lines of one machine check's report.
 const MAX_REPORT_LINES: u64 = 64;
 /// Senders whose reports are under way at one time.
 const MAX_REPORTS: usize = 64;
-/// What is kept of a line, to be shown.
-const MAX_TEXT: usize = 200;
 
 /// A statement, where it stands, who sent it and when it was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +48,12 @@ pub struct Item {
     pub order: u64,
     /// Its time stamps.
     pub stamp: Stamp,
+    /// Boot, within the file, of the kernel that speaks.
+    pub boot: Option<u32>,
+    /// Boot, within the file, of the host that logged it; `None`: nothing names it.
+    pub host_boot: Option<u32>,
+    /// Marks of a reboot that stand before it in the file.
+    pub marks: u32,
     /// Index into [`Scanner::senders`].
     pub sender: usize,
     /// Who prints such lines; a [`Role::Kernel`] may be a host's or a guest's.
@@ -60,6 +70,8 @@ struct Report {
     order: u64,
     last: u64,
     stamp: Stamp,
+    boot: (Option<u32>, Option<u32>),
+    marks: u32,
     text: String,
     mce: MceReport,
     /// Its first line has not been read: it was cut off, or comes last.
@@ -95,102 +107,84 @@ pub struct Scanner {
     command: command::Block,
     crash: coredumpctl::Info,
     human: clock::Human,
-}
-
-/// A line on its way through the scanner.
-struct Line<'a> {
-    number: u64,
-    /// As it is shown.
-    whole: &'a [u8],
-    /// Times and names of the journal's entry that holds it.
-    entry: Option<&'a journal::Entry>,
-    envelope: Envelope<'a>,
-    /// Its time by `dmesg -H`, which counts on from the line before.
-    human: Option<i64>,
-}
-
-impl Line<'_> {
-    fn stamp(&self) -> Stamp {
-        if let Some(wall) = self.human {
-            return Stamp {
-                wall: Some(wall),
-                no_year: true,
-                ..Stamp::default()
-            };
-        }
-        let own = clock::stamp(self.whole, self.envelope.at);
-        let Some(entry) = self.entry else { return own };
-        Stamp {
-            // A relayed kernel's own time stands in the message.
-            boot: own.boot.or(entry.stamp.boot.filter(|_| entry.of_kernel())),
-            ..entry.stamp
-        }
-    }
-
-    fn sender(&self) -> Sender {
-        let own = self.envelope.sender();
-        let Some(entry) = self.entry else { return own };
-        Sender {
-            domain: own.domain,
-            relay: own.relay || entry.sender.relay,
-            tag: own.tag.filter(|_| own.relay).or_else(|| entry.sender.tag.clone()),
-            ..entry.sender.clone()
-        }
-    }
-
-    fn text(&self) -> String {
-        let line = String::from_utf8_lossy(&self.whole[..self.whole.len().min(2 * MAX_TEXT)]);
-        sanitise(line.trim(), MAX_TEXT)
-    }
+    boots: Boots,
+    sections: section::Sections,
+    columns: columns::Columns,
+    /// Sessions of monitors that began.
+    monitors: u32,
 }
 
 impl Scanner {
     /// Reads the line of this number.
     pub fn line(&mut self, number: u64, line: &[u8]) {
+        self.line_of(number, line, &Origin::default());
+    }
+
+    /// The same of a line that came out of somebody's record.
+    pub fn line_of(&mut self, number: u64, line: &[u8], origin: &Origin) {
         let line = &*escapes::strip(line);
         if let Some(entry) = journal::json(number, line) {
-            return self.entry(&entry);
+            return self.entry(&entry, origin);
         }
         let of_field = envelope::dated_field(line).unwrap_or(line);
         let (field, entry) = self.journal.line(number, of_field);
         if let Some(entry) = entry {
-            self.entry(&entry);
+            self.entry(&entry, origin);
         }
-        if !field {
-            self.message(number, line, None);
+        if field {
+            return;
         }
+        if boots::is_mark(line) {
+            self.boots.mark();
+            return;
+        }
+        if self.sections.line(line) {
+            // A prompt may stand before the first line of what follows.
+            self.command.end();
+        }
+        self.message(number, line, None, origin);
     }
 
     /// The file is over.
     pub fn finish(&mut self) {
         if let Some(entry) = self.journal.finish() {
-            self.entry(&entry);
+            self.entry(&entry, &Origin::default());
         }
         for sender in std::mem::take(&mut self.reports) {
             self.close(sender.0, sender.1);
         }
         for (sender, mut reports) in std::mem::take(&mut self.hardware) {
             for finished in reports.finish() {
-                self.keep_hardware(sender, finished);
+                self.keep_hardware(sender, (None, None), finished);
             }
         }
     }
 
-    fn entry(&mut self, entry: &journal::Entry) {
+    fn entry(&mut self, entry: &journal::Entry, origin: &Origin) {
         self.known += 1;
-        self.message(entry.line, &entry.message, Some(entry));
+        self.message(entry.line, &entry.message, Some(entry), origin);
     }
 
-    fn message(&mut self, number: u64, whole: &[u8], entry: Option<&journal::Entry>) {
+    fn message(&mut self, number: u64, whole: &[u8], entry: Option<&journal::Entry>, origin: &Origin) {
         self.order += 1;
         let envelope = envelope::open(whole);
-        let line = Line {
+        let section = match self.sections.origin.is_empty() || entry.is_some() {
+            true => None,
+            false => Some(origin.within(&self.sections.origin)),
+        };
+        let mut line = Line {
             number,
             whole,
             entry,
             envelope,
             human: self.human.line(whole),
+            origin: section.as_ref().unwrap_or(origin),
+            boot: (None, None),
+            column: None,
         };
+        let column = self.column(&line, origin.column.as_deref().map(str::as_bytes));
+        line.column = column.as_deref();
+        line.boot = self.boot(&line);
         if let Some(dump) = entry.and_then(|entry| entry.core_dump.clone()) {
             return self.add(&line, Role::Tool, dump);
         }
@@ -203,6 +197,7 @@ impl Scanner {
         {
             let mut inner = envelope::open(&whole[at..]);
             inner.at += at;
+            (inner.label, inner.from) = (envelope.label.or(inner.label), envelope.from);
             (inner.host, inner.tag, inner.pid) = (envelope.host, envelope.tag, envelope.pid);
             let line = Line {
                 envelope: inner,
@@ -216,6 +211,85 @@ impl Scanner {
         let dated =
             envelope.at > 0 && (envelope.printk || envelope.of_kernel() || logged || envelope.libvirt);
         self.known += u64::from(dated);
+    }
+
+    /// The name before a line that is of no known shape, where it stands before others too.
+    fn column(&mut self, line: &Line<'_>, before: Option<&[u8]>) -> Option<String> {
+        let e = &line.envelope;
+        if line.entry.is_some() || e.host.is_some() || e.label.is_some() || e.relay.is_some() {
+            return None;
+        }
+        let inside = || envelope::interleaved(line.whole).filter(|at| *at > 0 && e.at == 0);
+        let before = match before {
+            Some(before) => before,
+            None => &line.whole[..inside()?],
+        };
+        let columns::Column::Name { name, first } = self.columns.line(line.number, before) else {
+            return None;
+        };
+        if let Some(first) = first {
+            self.name_again(first, &name);
+        }
+        Some(name)
+    }
+
+    /// Puts what the line `number` shows to the sender of this name.
+    fn name_again(&mut self, number: u64, name: &str) {
+        let of_line = |item: &Item| item.line == number && item.role == Role::Kernel;
+        let items: Vec<usize> = (0..self.items.len())
+            .filter(|at| of_line(&self.items[*at]))
+            .collect();
+        for at in items {
+            let sender = self.named(self.items[at].sender, name);
+            self.items[at].sender = sender;
+        }
+        let open = self.reports.iter().find(|(_, report)| report.line == number);
+        if let Some(old) = open.map(|(sender, _)| *sender)
+            && let Some(report) = self.reports.remove(&old)
+        {
+            let sender = self.named(old, name);
+            self.reports.insert(sender, report);
+        }
+    }
+
+    /// The sender that is as another, with a name before its lines.
+    fn named(&mut self, sender: usize, name: &str) -> usize {
+        let mut sender = self.senders.get(sender).cloned().unwrap_or_default();
+        sender.label.get_or_insert_with(|| name.to_owned());
+        self.known_sender(&sender)
+    }
+
+    /// The boots of the kernel that speaks and of the host that logs, within the file.
+    fn boot(&mut self, line: &Line<'_>) -> (Option<u32>, Option<u32>) {
+        let e = &line.envelope;
+        let tag = match line.entry {
+            Some(entry) => entry.sender.tag.as_deref().map(str::as_bytes),
+            None => e.tag,
+        };
+        let of_host = tag == Some(b"kernel") && e.relay.is_none();
+        let [host, label] = line.machine();
+        if of_host || e.printk || tag.is_none() && boots::is_head(e.message) {
+            // A guest's console behind a relay boots by itself.
+            let relay = (!of_host).then(|| e.relay.or(tag)).flatten();
+            let machine = boots::machine(&[host, label, relay]);
+            let boot = match (line.entry, line.whole.get(..e.at)) {
+                (Some(entry), _) if of_host => entry.stamp.boot,
+                (_, Some(before)) if e.printk => clock::printk(before),
+                _ => None,
+            };
+            let head = boots::is_head(e.message);
+            let own = Some(self.boots.of_kernel(machine, line.number, boot, head));
+            if of_host || relay.is_none() {
+                return (own, own);
+            }
+            return (own, self.host_boot(host, label));
+        }
+        (None, self.host_boot(host, label))
+    }
+
+    fn host_boot(&mut self, host: Option<&[u8]>, label: Option<&[u8]>) -> Option<u32> {
+        let named = host.is_some() || label.is_some();
+        named.then(|| self.boots.of_program(boots::machine(&[host, label, None])))
     }
 
     /// A line that is a statement by itself.
@@ -306,16 +380,24 @@ impl Scanner {
         };
         self.known += 1;
         if let Some(finished) = finished {
-            self.keep_hardware(sender, finished);
+            self.keep_hardware(sender, line.boot, finished);
         }
         true
     }
 
-    fn keep_hardware(&mut self, sender: usize, finished: hardware_report::Finished) {
+    fn keep_hardware(
+        &mut self,
+        sender: usize,
+        boot: (Option<u32>, Option<u32>),
+        finished: hardware_report::Finished,
+    ) {
         self.keep(Item {
             line: finished.line,
             order: self.order,
             stamp: finished.stamp,
+            boot: boot.0,
+            host_boot: boot.1,
+            marks: self.boots.marks(),
             sender,
             role: Role::Kernel,
             text: finished.text,
@@ -361,6 +443,11 @@ impl Scanner {
             self.add(line, Role::Tool, statement);
             return true;
         }
+        if qmp::is_greeting(message) {
+            self.monitors += 1;
+            self.known += 1;
+            return true;
+        }
         let Some((wall, statement)) = qmp::read(message).or_else(|| self.virsh.line(message)) else {
             return false;
         };
@@ -369,7 +456,12 @@ impl Scanner {
             let mut stamp = line.stamp();
             stamp.wall = wall.or(stamp.wall);
             stamp.no_year &= wall.is_none();
-            self.push(line, stamp, Role::Qmp, statement);
+            stamp.local &= wall.is_none();
+            let session = (self.monitors > 1).then(|| self.monitors.to_string());
+            let mut sender = line.sender();
+            sender.monitor = qmp::monitor(message).or(session);
+            let sender = self.known_sender(&sender);
+            self.push_of(sender, line, stamp, Role::Qmp, statement);
         }
         true
     }
@@ -393,6 +485,8 @@ impl Scanner {
                 order: self.order,
                 last: line.number,
                 stamp: line.stamp(),
+                boot: line.boot,
+                marks: self.boots.marks(),
                 text: line.text(),
                 mce,
                 headless,
@@ -422,10 +516,24 @@ impl Scanner {
         if report.headless && report.mce.reason.is_none() {
             return;
         }
+        let mut stamp = report.stamp;
+        // The kernel states when it took the machine check (struct mce, `time`).
+        if stamp.wall.is_none()
+            && let Some(time) = report.mce.time
+        {
+            stamp.wall = i64::try_from(time)
+                .ok()
+                .and_then(|time| time.checked_mul(1_000_000_000));
+            // A guest's clock may show a place's time.
+            (stamp.no_year, stamp.local) = (false, true);
+        }
         self.keep(Item {
             line: report.line,
             order: report.order,
-            stamp: report.stamp,
+            stamp,
+            boot: report.boot.0,
+            host_boot: report.boot.1,
+            marks: report.marks,
             sender,
             role: Role::Kernel,
             text: report.text,
@@ -434,16 +542,19 @@ impl Scanner {
     }
 
     fn sender(&mut self, line: &Line<'_>) -> usize {
-        let sender = line.sender();
-        if let Some(known) = self.known_senders.get(&sender) {
+        self.known_sender(&line.sender())
+    }
+
+    fn known_sender(&mut self, sender: &Sender) -> usize {
+        if let Some(known) = self.known_senders.get(sender) {
             return *known;
         }
         if self.senders.len() >= MAX_ITEMS {
-            return 0;
+            return NO_ROOM;
         }
         self.senders.push(sender.clone());
         let number = self.senders.len() - 1;
-        self.known_senders.insert(sender, number);
+        self.known_senders.insert(sender.clone(), number);
         number
     }
 
@@ -453,6 +564,10 @@ impl Scanner {
 
     fn push(&mut self, line: &Line<'_>, stamp: Stamp, role: Role, statement: LogStatement) {
         let sender = self.sender(line);
+        self.push_of(sender, line, stamp, role, statement);
+    }
+
+    fn push_of(&mut self, sender: usize, line: &Line<'_>, stamp: Stamp, role: Role, statement: LogStatement) {
         if role == Role::Kernel {
             self.expire(sender, line.number);
         }
@@ -460,6 +575,9 @@ impl Scanner {
             line: line.number,
             order: self.order,
             stamp,
+            boot: line.boot.0,
+            host_boot: line.boot.1,
+            marks: self.boots.marks(),
             sender,
             role,
             text: line.text(),
@@ -469,6 +587,11 @@ impl Scanner {
 
     fn keep(&mut self, item: Item) {
         self.known += 1;
+        // Nobody's statement is put to somebody else.
+        if item.sender == NO_ROOM {
+            self.dropped += 1;
+            return;
+        }
         // A kernel logs its machine once.
         let again = |other: &Item| other.sender == item.sender && other.statement == item.statement;
         if matches!(&item.statement, LogStatement::Machine { .. })
@@ -488,37 +611,6 @@ impl Scanner {
         }
         self.items.push(item);
     }
-}
-
-/// Whether a line of this sender can be one that such a program prints.
-fn may_print(role: Role, line: &Line<'_>, of_vmm: bool) -> bool {
-    let e = &line.envelope;
-    let tag = line
-        .entry
-        .and_then(|entry| entry.sender.tag.as_deref().map(str::as_bytes))
-        .or(e.tag);
-    match role {
-        // A kernel's own line, or a console that somebody relays: with a time since boot, or through a known relay.
-        Role::Kernel => {
-            !of_vmm
-                && (tag.is_none() || tag == Some(b"kernel") || e.relay.is_some() || e.printk || relays(tag))
-        }
-        Role::Vmm => tag != Some(b"kernel"),
-        Role::Libvirt => {
-            tag.is_none() && e.libvirt
-                || tag.is_some_and(|tag| tag.starts_with(b"libvirt") || tag == b"virtqemud")
-        }
-        _ => !of_vmm,
-    }
-}
-
-/// Programs whose messages are the lines of a guest's console.
-fn relays(tag: Option<&[u8]>) -> bool {
-    let tag = tag.map(String::from_utf8_lossy).unwrap_or_default();
-    program::is_vmm(&tag)
-        || ["microvm", "qemu", "console", "conserver", "ttyS", "hvc"]
-            .iter()
-            .any(|part| tag.contains(part))
 }
 
 /// `warning: ` before a message of QEMU.

@@ -57,6 +57,26 @@ struct Flags {
 /// The wall clock of an event, and its statement; events of other kinds have none.
 type Event = (Option<i64>, Option<LogStatement>);
 
+/// Whether a monitor's session begins (docs/interop/qmp-spec.rst, Server Greeting).
+pub fn is_greeting(line: &[u8]) -> bool {
+    let head = &line[..line.len().min(64)];
+    [&b"{\"QMP\":"[..], b"{ \"QMP\":", b"{'QMP':"]
+        .iter()
+        .any(|begin| memchr::memmem::find(head, begin).is_some())
+}
+
+/// The monitor that libvirt names before an event: `QEMU_MONITOR_RECV_EVENT: mon=0x7f… event={…}`.
+pub fn monitor(line: &[u8]) -> Option<String> {
+    let before = &line[..memchr::memchr(b'{', line)?];
+    let at = memchr::memmem::find(before, b"mon=0x")?;
+    let rest = &before[at..];
+    let end = rest
+        .iter()
+        .position(u8::is_ascii_whitespace)
+        .unwrap_or(rest.len());
+    Some(sanitise(&String::from_utf8_lossy(&rest[..end]), 32))
+}
+
 /// Reads a message. Events of other kinds are known for QMP.
 pub fn read(line: &[u8]) -> Option<Event> {
     if let Some(at) = memchr::memmem::find(line, b" for domain ")
@@ -161,7 +181,13 @@ impl Virsh {
 
 /// `event MEMORY_FAILURE for domain 'NAME': {…}`, the quotes optional.
 fn virsh(line: &[u8], name: usize, at: usize) -> Option<Event> {
+    // `event X at 1795362334.000001 for domain …` without `--timestamp`.
     let event = String::from_utf8_lossy(&line[name..at]);
+    let (event, wall) = match event.split_once(" at ") {
+        Some((event, at)) => (event, crate::trace::record::seconds(at.as_bytes())),
+        None => (&*event, None),
+    };
+    let wall = wall.and_then(|wall| i64::try_from(wall).ok());
     let rest = &line[at + 12..];
     let colon = memchr::memmem::find(rest, b": ").unwrap_or(rest.len());
     let domain = String::from_utf8_lossy(&rest[..colon]);
@@ -170,7 +196,7 @@ fn virsh(line: &[u8], name: usize, at: usize) -> Option<Event> {
         .get(colon + 2..)
         .and_then(|json| serde_json::from_slice(json).ok())
         .unwrap_or_default();
-    Some((None, statement(event.trim_matches('\''), data, Some(domain))))
+    Some((wall, statement(event.trim_matches('\''), data, Some(domain))))
 }
 
 fn statement(event: &str, data: Data, domain: Option<String>) -> Option<LogStatement> {
@@ -242,6 +268,10 @@ mod tests {
         assert!(
             matches!(statement, Some(LogStatement::QmpMemoryFailure { domain: Some(name), recursive: true, .. }) if name == "db-7")
         );
+        let at = format!("event MEMORY_FAILURE at 1795362334.5 for domain 'db-7': {data}");
+        let (wall, statement) = read(at.as_bytes()).unwrap();
+        assert_eq!(wall, Some(1_795_362_334_500_000_000));
+        assert!(matches!(statement, Some(LogStatement::QmpMemoryFailure { .. })));
         let shell = "{'timestamp': {'seconds': 10, 'microseconds': 5}, 'event': 'RESET', 'data': {'guest': True, 'reason': 'guest-reset'}}";
         assert_eq!(
             read(shell.as_bytes()),

@@ -17,4 +17,15 @@ pub struct Sender {
     pub domain: Option<String>,
     /// The tag is that of a relay of consoles.
     pub relay: bool,
+    /// A name before the line, of a machine, a console or a file: what it is to a VM its lines show.
+    pub label: Option<String>,
+    /// The monitor of QEMU that sent an event (`mon=0x…`), or which session of one it is.
+    pub monitor: Option<String>,
+}
+
+impl Sender {
+    /// The machine that logged the line. A name of which nothing is known is one, too.
+    pub fn machine(&self) -> Option<&str> {
+        self.host.as_deref().or(self.label.as_deref())
+    }
 }

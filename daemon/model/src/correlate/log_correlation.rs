@@ -2,34 +2,38 @@
 //! (`import::joins`); within that VM it is of the page that it names, by pfn, hva or GPA; what names none goes on about
 //! the page that its speaker named last.
 
-use alloc::{borrow::ToOwned as _, boxed::Box, format, string::String, vec::Vec};
+use alloc::{borrow::ToOwned as _, boxed::Box, string::String, vec::Vec};
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use super::{Correlator, IncidentNo, sigbus_handling::ToThread};
+use super::{
+    Correlator, IncidentNo,
+    log_learning::{learn, merge_name},
+    sigbus_handling::ToThread,
+};
 use crate::{
     event::{
         Event, EventKind, PoisonExit, SigbusSeverity, Vmm,
-        log_statement::{Ended, LogRecord, LogStatement, Machine, Speaker},
+        log_statement::{LogRecord, LogStatement, Speaker},
         probe::{Hook, ProbeBinding, ProbeId},
         session::Session,
     },
     hex::Hex,
     incident::{
-        bug_check,
         evidence::Evidence,
         limits::PAGE_SIZE,
-        log_evidence::{self, LogInjection, Shutdown},
-        model::{HostEvent, Severity},
+        log_evidence,
+        model::HostEvent,
         timeline::{self, TimelineEvent},
     },
 };
 
-const SIGBUS: u32 = 7;
-/// Firecracker's exit status after SIGBUS (`FcExitCode::SIGBUS`).
-const FIRECRACKER_SIGBUS: u32 = 149;
+/// A guest may touch a page so long after its host lost it that the address it then names is of that page, nanoseconds.
+const TOUCHED_WITHIN_NS: u64 = 6 * 3600 * 1_000_000_000;
+/// What logs of one event may lie apart, nanoseconds.
+const LOGS_APART_NS: u64 = 60_000_000_000;
 
 /// Largest page: 1 GiB; and the usual huge one.
 const LSB_1G: u32 = 30;
@@ -314,7 +318,7 @@ impl Correlator {
             };
             e.timeline.add(t, TimelineEvent::Statement(Box::new(statement)));
         }
-        if let LogStatement::GuestMce(_) | LogStatement::VmmInjected { .. } = record.statement {
+        if log_evidence::opens(&record.statement) {
             e.last_poison = e.last_poison.max(t);
         }
     }
@@ -357,27 +361,39 @@ impl Correlator {
                 return Some(no);
             }
             // The only one of this VM whose address of that kind is not known.
-            let mut open = of_vm
-                .iter()
-                .copied()
-                .filter(|no| is(no, &|e| names.is_of(e).is_none()));
+            let mut open = of_vm.iter().copied().filter(|no| {
+                is(no, &|e| {
+                    names.is_of(e).is_none() && is_at_its_time(e, event.t, record, TOUCHED_WITHIN_NS)
+                })
+            });
             if let (Some(no), None) = (open.next(), open.next()) {
                 return Some(no);
             }
         } else {
+            // What happened before the poison is not of it; a further sign of poison, long after, is of another page.
+            let opens = log_evidence::opens(statement);
+            let may = |no: &IncidentNo| {
+                is(no, &|e| match (in_timeline(statement), opens) {
+                    (false, _) => true,
+                    (true, true) => is_at_its_time(e, event.t, record, self.attribution_window_ns),
+                    (true, false) => !is_before(e, event.t, record),
+                })
+            };
             let last = self.logged.last.get(speaker).copied();
-            let last = last.filter(|no| of_vm.contains(no));
+            let last = last.filter(|no| of_vm.contains(no) && may(no));
             let latest = || {
                 of_vm
                     .iter()
                     .copied()
+                    .filter(may)
                     .max_by_key(|no| self.incidents.get(*no).map(|e| e.last))
             };
             if let Some(no) = last.or_else(latest) {
                 return Some(no);
             }
         }
-        log_evidence::opens(statement).then(|| self.open_stated(event, record.vm, names))
+        let untimed = record.own_clock.is_some();
+        log_evidence::opens(statement).then(|| self.open_stated(event, record.vm, names, untimed))
     }
 
     /// The incidents of a VM of the logs: those that they opened, and those that were seen of its processes.
@@ -417,15 +433,27 @@ impl Correlator {
             .map(|(no, _)| no)
     }
 
-    fn open_stated(&mut self, event: &Event, vm: u32, names: Names) -> IncidentNo {
+    fn open_stated(&mut self, event: &Event, vm: u32, names: Names, untimed: bool) -> IncidentNo {
         let known = self.logged.vms.get(&vm).filter(|vm| vm.pids.len() == 1);
         let of_vm = known.and_then(|vm| vm.pids.first().copied());
         let pid = names.pid.or(of_vm).unwrap_or(0);
         let vmm = self.processes.get(&pid).cloned().unwrap_or_default();
         let mut evidence = Evidence::new(event.t, pid, vmm);
         evidence.logged.alone = true;
+        evidence.logged.untimed = untimed;
         self.open(evidence)
     }
+}
+
+/// Whether a statement was made at the time of an incident, as far as one clock shows both.
+fn is_at_its_time(e: &Evidence, t: u64, record: &LogRecord, within_ns: u64) -> bool {
+    let late = t.saturating_sub(e.last_poison) > within_ns;
+    !is_before(e, t, record) && (record.own_clock.is_some() || e.logged.untimed || !late)
+}
+
+/// Whether a statement was made before an incident began, as one clock shows both.
+fn is_before(e: &Evidence, t: u64, record: &LogRecord) -> bool {
+    record.own_clock.is_none() && !e.logged.untimed && t.saturating_add(LOGS_APART_NS) < e.t0
 }
 
 /// Statements that are events of an incident, not facts about its VM or machine.
@@ -496,168 +524,4 @@ fn names(statement: &LogStatement) -> Names {
         },
         _ => Names::default(),
     }
-}
-
-fn named_domain(statement: &LogStatement) -> Option<&str> {
-    match statement {
-        LogStatement::QmpMemoryFailure { domain, .. }
-        | LogStatement::QmpPanicked { domain }
-        | LogStatement::BugCheck { domain, .. }
-        | LogStatement::QmpReset { domain, .. }
-        | LogStatement::QmpShutdown { domain, .. } => domain.as_deref(),
-        _ => None,
-    }
-}
-
-fn severity(required: bool) -> Severity {
-    if required { Severity::Ar } else { Severity::Ao }
-}
-
-/// Notes the statement in the evidence.
-fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bool) {
-    if let Some(name) = named_domain(statement) {
-        Arc::make_mut(&mut e.vmm)
-            .name
-            .get_or_insert_with(|| name.to_owned());
-    }
-    let l = &mut e.logged;
-    match statement {
-        LogStatement::HostKilled { .. } => l.killed = true,
-        LogStatement::ProcessEnded { who, how, lone, .. } => {
-            match how {
-                Ended::Signal(SIGBUS) => l.died_by_sigbus = true,
-                Ended::Exit(FIRECRACKER_SIGBUS) => l.vmm_sigbus = true,
-                _ => {}
-            }
-            if *lone {
-                Arc::make_mut(&mut e.vmm).vmm.get_or_insert_with(|| who.clone());
-            }
-        }
-        LogStatement::VmmReset { recursive } => l.qmp_reset = Some(*recursive),
-        LogStatement::RunFailed => l.run_failed = true,
-        LogStatement::HostSignal { comm, pid, .. } => {
-            l.process = Some(format!("{comm} (pid {pid})"));
-            Arc::make_mut(&mut e.vmm).vmm.get_or_insert_with(|| comm.clone());
-            if e.pid == 0 {
-                e.pid = *pid;
-            }
-        }
-        LogStatement::HostAction {
-            page_type, result, ..
-        } if e.page_type.is_none() => {
-            e.page_type = Some(page_type.clone());
-            e.recovery = Some(result.clone());
-        }
-        LogStatement::OwnAccess { comm, .. } => {
-            l.own_access = true;
-            Arc::make_mut(&mut e.vmm).vmm.get_or_insert_with(|| comm.clone());
-        }
-        LogStatement::VmmInjected {
-            gpa, severity, size, ..
-        } => {
-            if let Some(size) = size {
-                e.lsb = e.lsb.or(Some(size.trailing_zeros()));
-            }
-            e.logged.record_injection(LogInjection {
-                t,
-                gpa: gpa.map(|gpa| gpa.0),
-                severity: match severity {
-                    Some(SigbusSeverity::ActionRequired) => Severity::Ar,
-                    Some(SigbusSeverity::ActionOptional) => Severity::Ao,
-                    None => Severity::Other,
-                },
-                by_qmp: false,
-            });
-        }
-        LogStatement::VmmOwnMemory { fatal, .. } => {
-            l.own_fatal |= *fatal;
-            l.own_ignored |= !*fatal;
-        }
-        LogStatement::KernelPanic { text } => {
-            l.kernel_panic.get_or_insert_with(|| text.clone());
-        }
-        LogStatement::SoftwarePoison { .. } => l.software = true,
-        LogStatement::VmmSigbus { .. } => l.vmm_sigbus = true,
-        LogStatement::VmName { name, uuid, vmm, .. } => {
-            merge_name(Arc::make_mut(&mut e.vmm), name, uuid, vmm);
-        }
-        LogStatement::VmShutdown { reason } => {
-            l.shutdown = Some(Shutdown {
-                reason: reason.clone(),
-                late,
-            });
-        }
-        LogStatement::GuestMce(mce) => l.machine_check(t, mce.clone()),
-        LogStatement::GuestPanic { text } => l.panicked(t, text, late),
-        LogStatement::GuestSignal { comm, pid, .. } => l.guest_signal = Some((comm.clone(), *pid)),
-        LogStatement::GuestAction { result, .. } => l.guest_result = Some(result.clone()),
-        LogStatement::QmpMemoryFailure {
-            recipient,
-            action,
-            action_required,
-            recursive,
-            ..
-        } => match action.as_str() {
-            "inject"
-                if l.machine_checks.is_empty()
-                    || l.machine_checks.iter().all(|injection| injection.by_qmp) =>
-            {
-                l.record_injection(LogInjection {
-                    t,
-                    gpa: None,
-                    severity: severity(*action_required),
-                    by_qmp: true,
-                });
-            }
-            "reset" => l.qmp_reset = Some(*recursive),
-            "ignore" if *recursive => l.injections_skipped += 1,
-            "ignore" if recipient == "hypervisor" => l.own_ignored = true,
-            "fatal" => l.qmp_fatal = Some(recipient.clone()),
-            _ => {}
-        },
-        LogStatement::QmpPanicked { .. } => l.qmp_panicked |= !late,
-        LogStatement::BugCheck { args, .. } => {
-            l.bug_check.get_or_insert(args.first().map_or(0, |code| code.0));
-            l.bug_check_error = l.bug_check_error.or(bug_check::error(args));
-            l.late_end |= late;
-        }
-        LogStatement::QmpReset { guest, .. } => {
-            l.guest_reset |= *guest && !late;
-            l.late_end |= late;
-        }
-        LogStatement::QmpShutdown { reason, .. } => {
-            l.qmp_panicked |= reason.as_deref() == Some("guest-panic") && !late;
-            l.guest_reset |= reason.as_deref() == Some("guest-reset") && !late;
-            l.late_end |= late;
-        }
-        LogStatement::HostMce(mce) => l.host_machine_check(mce.clone()),
-        LogStatement::HostPanic { text, physical } => {
-            l.host_panic.get_or_insert_with(|| text.clone());
-            l.physical |= *physical;
-        }
-        LogStatement::OnCpu { comm, pid } => {
-            l.on_cpu.get_or_insert_with(|| (comm.clone(), *pid));
-        }
-        LogStatement::MigrationRefused => l.migration_refused = true,
-        LogStatement::MemoryError { dimm: Some(dimm), .. } => {
-            l.dimm.get_or_insert_with(|| dimm.clone());
-        }
-        LogStatement::AddressMap { pfn, .. } => e.pfn = e.pfn.or(pfn.map(|pfn| pfn.0)),
-        LogStatement::Machine {
-            about: Machine::Hypervisor(name) | Machine::Dmi(name),
-        } => {
-            l.hypervisor.get_or_insert_with(|| name.clone());
-        }
-        LogStatement::HostAction { .. }
-        | LogStatement::Machine { .. }
-        | LogStatement::VmStarted { .. }
-        | LogStatement::Other
-        | LogStatement::MemoryError { .. } => {}
-    }
-}
-
-fn merge_name(known: &mut Vmm, name: &Option<String>, uuid: &Option<String>, vmm: &Option<String>) {
-    known.name = known.name.take().or_else(|| name.clone());
-    known.uuid = known.uuid.take().or_else(|| uuid.clone());
-    known.vmm = known.vmm.take().or_else(|| vmm.clone());
 }

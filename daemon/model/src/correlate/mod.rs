@@ -8,6 +8,7 @@ mod hardware;
 mod incident_table;
 mod injection;
 mod log_correlation;
+mod log_learning;
 mod memory_failures;
 mod page_index;
 mod pages;

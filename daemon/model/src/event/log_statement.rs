@@ -353,6 +353,20 @@ pub enum LogStatement {
     },
 }
 
+impl LogStatement {
+    /// The libvirt domain that an event names.
+    pub fn domain(&self) -> Option<&str> {
+        match self {
+            Self::QmpMemoryFailure { domain, .. }
+            | Self::QmpPanicked { domain }
+            | Self::BugCheck { domain, .. }
+            | Self::QmpReset { domain, .. }
+            | Self::QmpShutdown { domain, .. } => domain.as_deref(),
+            _ => None,
+        }
+    }
+}
+
 /// The machine that a kernel runs on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -440,6 +454,14 @@ impl MceReport {
         self.bank == Some(BANK) && self.misc.is_none_or(|misc| misc.0 == MISC)
     }
 
+    /// Whether the kernel found it in a bank, by polling or when it booted: it is of an earlier time, and no panic is its.
+    pub fn is_polled(&self) -> bool {
+        !self.exception
+            && self
+                .mcg_status
+                .is_some_and(|mcg| mcg.0 & crate::incident::mca::MCIP == 0)
+    }
+
     /// Whether a memory controller reports the error: by its code, or AMD's unified memory controller (hardware id 0x96 in
     /// MCA_IPID; `smca_hwid_mcatypes`, arch/x86/kernel/cpu/mce/amd.c).
     pub fn of_memory(&self) -> bool {
@@ -504,6 +526,9 @@ pub struct MceReport {
     /// Printed for an exception ("Machine Check Exception"), not for a polled bank.
     #[serde(default, skip_serializing_if = "is_default")]
     pub exception: bool,
+    /// When the kernel took it, seconds since 1970 by its own clock ("TIME").
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<u64>,
     /// Code segment selector: its low bits are the privilege.
     pub cs: Option<u32>,
     /// RIP that the kernel printed: the host's or the guest's, by the speaker.

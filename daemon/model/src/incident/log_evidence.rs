@@ -30,6 +30,9 @@ pub struct Logged {
     pub trace: bool,
     /// A log opened it: what was observed is of other incidents.
     pub alone: bool,
+    /// The log that opened it shows no time that other clocks are known to agree with.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub untimed: bool,
     /// Files that mention it.
     pub sources: BTreeSet<String>,
     /// Injected machine checks, in order.
@@ -224,10 +227,12 @@ impl Logged {
         let soon = self
             .mces
             .iter()
-            .any(|(mce, _)| t.saturating_sub(*mce) < PANIC_WITHIN_NS)
+            .any(|(at, mce)| !mce.is_polled() && t.saturating_sub(*at) < PANIC_WITHIN_NS)
             && !late;
         let handled = self.guest_result.is_some() && !by_machine_check(text);
-        if by_machine_check(text) && !late || soon && !has_own_reason(text) && !handled {
+        // A bank that the kernel found is of an earlier time: what it died of is another machine check.
+        let found = !self.mces.is_empty() && self.mces.iter().all(|(_, mce)| mce.is_polled());
+        if by_machine_check(text) && !late && !found || soon && !has_own_reason(text) && !handled {
             self.panic.get_or_insert_with(|| text.to_owned());
         } else {
             self.other_panic.get_or_insert_with(|| text.to_owned());

@@ -1,0 +1,381 @@
+//! What is known of one speaker: its machine, boot and run, its names, its page, its clocks.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Vm,
+    clocks::{BootAt, GRAIN_NS, Life, Wall},
+    part::{Part, machine_unit, of_a_vm, opens, unit_name},
+};
+use crate::{
+    log::Log,
+    speakers::{self, Attributed, PAGE_SHIFT},
+    text::{Sender, program},
+};
+use poisontrace_model::{
+    event::{
+        Vmm,
+        log_statement::{JoinKey, LogStatement},
+    },
+    hex::Hex,
+};
+
+/// Without a key: how long after the host lost the page its guest or VMM may mention it.
+const CLOCK_WITHIN_NS: i64 = 60_000_000_000;
+/// A unit that ends because of a poisoned page ends within this time.
+const UNIT_WITHIN_NS: i64 = 5_000_000_000;
+
+/// Whose boots or runs a file shows one after another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Who {
+    /// All of the file, by its marks of a reboot.
+    File,
+    Host(Option<String>),
+    /// A sender, as a kernel or as all else.
+    Sender(usize, bool),
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    pub parts: BTreeSet<Part>,
+    hosts: BTreeSet<String>,
+    boots: BTreeSet<String>,
+    boot_at: Option<BootAt>,
+    /// Boots and runs that files show, by file.
+    runs: BTreeSet<(usize, Who, u32)>,
+    /// Names before a guest's console.
+    labels: BTreeSet<String>,
+    pids: BTreeSet<u32>,
+    units: BTreeSet<String>,
+    tags: BTreeSet<String>,
+    domains: BTreeSet<String>,
+    uuids: BTreeSet<String>,
+    pub gpas: BTreeSet<u64>,
+    pub hvas: BTreeSet<u64>,
+    pub pfns: BTreeSet<u64>,
+    /// Wall clock of its statements.
+    wall: Option<Wall>,
+    life: Life,
+    vmm: Option<String>,
+    /// Something of it is an incident.
+    pub opens: bool,
+}
+
+impl Node {
+    /// The host of a statement that is about no process.
+    pub fn of_host(logs: &[Log], entry: &Attributed<'_>) -> Self {
+        let mut node = Self::default();
+        let Some(log) = logs.get(entry.stream.file) else {
+            return node;
+        };
+        let sender = log.senders.get(entry.stream.sender).cloned().unwrap_or_default();
+        node.machine(Part::Process, entry, &sender, log);
+        node.clocks(Part::Process, entry);
+        node
+    }
+
+    /// `relays`: processes that log under several names.
+    pub fn learn(
+        &mut self,
+        part: Part,
+        entry: &Attributed<'_>,
+        sender: &Sender,
+        log: &Log,
+        relays: &BTreeSet<u32>,
+    ) {
+        self.parts.insert(part);
+        self.machine(part, entry, sender, log);
+        self.opens |= opens(part, entry);
+        self.clocks(part, entry);
+        let of_process = matches!(part, Part::Vmm | Part::Guest);
+        if of_process {
+            self.units
+                .extend(sender.unit.clone().filter(|unit| of_a_vm(unit)));
+            self.domains.extend(sender.domain.clone());
+            let tag = sender.tag.as_deref().unwrap_or_default();
+            // The process of a console server or a container engine relays the consoles of many.
+            let runs_it =
+                part == Part::Guest && !sender.relay && sender.pid.is_some_and(|pid| !relays.contains(&pid));
+            if runs_it || program::is_vmm(tag) || tag == "QEMU" {
+                self.pids.extend(sender.pid);
+            }
+            if part == Part::Guest && !tag.is_empty() && tag != "kernel" && !program::is_vmm(tag) {
+                self.tags.insert(unit_name(tag).to_owned());
+            }
+            if let Some(domain) = sender.unit.as_deref().and_then(machine_unit) {
+                self.domains.insert(domain);
+            }
+        }
+        let page = |at: Hex| at.0 >> PAGE_SHIFT << PAGE_SHIFT;
+        match &entry.statement {
+            LogStatement::HostSignal { pfn, comm, pid } | LogStatement::HostKilled { pfn, comm, pid } => {
+                self.pids.insert(*pid);
+                self.pfns.insert(pfn.0);
+                self.vmm.get_or_insert_with(|| comm.clone());
+            }
+            LogStatement::OwnAccess { pid, hva, .. } => {
+                self.pids.insert(*pid);
+                self.hvas.insert(page(*hva));
+            }
+            LogStatement::ProcessEnded { pid: Some(pid), .. } => {
+                self.pids.insert(*pid);
+            }
+            LogStatement::ProcessEnded { who, .. } => {
+                self.tags.insert(unit_name(who).to_owned());
+                self.units.insert(who.clone());
+            }
+            LogStatement::VmName { name, uuid, vmm, pid } => {
+                self.pids.extend(*pid);
+                self.domains.extend(name.clone());
+                self.uuids.extend(uuid.clone());
+                self.vmm = vmm.clone().or_else(|| self.vmm.take());
+            }
+            LogStatement::AddressMap { gpa, hva, pfn, pid } => {
+                self.pids.extend(*pid);
+                self.gpas.extend(gpa.map(page));
+                self.hvas.extend(hva.map(page));
+                self.pfns.extend(pfn.map(|pfn| pfn.0));
+            }
+            LogStatement::VmmInjected { hva, gpa, .. } => {
+                self.gpas.extend(gpa.map(page));
+                self.hvas.extend(hva.map(page));
+            }
+            LogStatement::VmmOwnMemory { hva, .. } => self.hvas.extend(hva.map(page)),
+            LogStatement::GuestMce(mce) => self.gpas.extend(mce.page()),
+            LogStatement::GuestSignal { pfn, .. }
+            | LogStatement::GuestAction { pfn, .. }
+            | LogStatement::SoftwarePoison { pfn, guest: true } => {
+                self.gpas.extend(pfn.0.checked_mul(1 << PAGE_SHIFT));
+            }
+            LogStatement::QmpMemoryFailure { domain, .. }
+            | LogStatement::QmpPanicked { domain, .. }
+            | LogStatement::QmpReset { domain, .. }
+            | LogStatement::BugCheck { domain, .. }
+            | LogStatement::QmpShutdown { domain, .. } => self.domains.extend(domain.clone()),
+            _ => {}
+        }
+    }
+
+    /// Which machine it runs on, and in which boot or run.
+    fn machine(&mut self, part: Part, entry: &Attributed<'_>, sender: &Sender, log: &Log) {
+        let file = entry.stream.file;
+        // A name before a guest's console is the console's.
+        let host = match part {
+            Part::Guest => sender.host.as_deref(),
+            _ => sender.machine(),
+        };
+        let host = host.or(log.hostname.as_deref());
+        self.hosts.extend(host.map(str::to_owned));
+        self.boots.extend(sender.boot.clone());
+        self.runs.insert((file, Who::File, entry.item.marks));
+        // A console that nobody relays shows no boot but the guest's own.
+        let relayed = part != Part::Guest || sender.tag.as_deref().is_some_and(|tag| tag != "kernel");
+        if let Some(boot) = entry.item.host_boot.filter(|_| relayed) {
+            self.runs.insert((file, Who::Host(host.map(str::to_owned)), boot));
+        }
+        if matches!(part, Part::Vmm | Part::Guest) {
+            self.runs.insert((
+                file,
+                Who::Sender(entry.stream.sender, entry.stream.kernel),
+                entry.stream.run,
+            ));
+        }
+        if part == Part::Guest {
+            self.labels.extend(sender.label.clone());
+        }
+    }
+
+    fn clocks(&mut self, part: Part, entry: &Attributed<'_>) {
+        let stamp = entry.item.stamp;
+        let wall = Wall::of(stamp);
+        let life = match &entry.statement {
+            LogStatement::VmStarted { .. } => Life {
+                born: wall,
+                ended: None,
+            },
+            // What ended by itself did not live on; a unit may be started again.
+            LogStatement::ProcessEnded { .. } => Life {
+                born: None,
+                ended: wall,
+            },
+            statement if speakers::ends(statement) => Life {
+                born: None,
+                ended: wall,
+            },
+            _ => Life::default(),
+        };
+        self.life = self.life.union(life);
+        let of_identity = matches!(
+            &entry.statement,
+            LogStatement::VmStarted { .. } | LogStatement::VmName { .. }
+        );
+        if let Some(wall) = wall.filter(|_| !of_identity) {
+            self.wall = Some(self.wall.map_or(wall, |known| known.union(wall)));
+        }
+        if matches!(part, Part::Process | Part::Machine)
+            && let Some(at) = BootAt::of(stamp)
+        {
+            self.boot_at = Some(self.boot_at.map_or(at, |known| known.union(at)));
+        }
+    }
+
+    /// The names that another speaker may have too.
+    pub fn keys(&self) -> Vec<(String, JoinKey)> {
+        let mut keys = Vec::new();
+        keys.extend(
+            self.pids
+                .iter()
+                .map(|pid| (format!("pid {pid}"), JoinKey::Pid(*pid))),
+        );
+        keys.extend(
+            self.units
+                .iter()
+                .map(|unit| (format!("unit {unit}"), JoinKey::Unit(unit.clone()))),
+        );
+        keys.extend(
+            self.tags
+                .iter()
+                .map(|tag| (format!("tag {tag}"), JoinKey::Tag(tag.clone()))),
+        );
+        keys.extend(
+            self.domains
+                .iter()
+                .map(|name| (format!("domain {name}"), JoinKey::Domain(name.clone()))),
+        );
+        keys.extend(
+            self.uuids
+                .iter()
+                .map(|uuid| (format!("uuid {uuid}"), JoinKey::Uuid(uuid.clone()))),
+        );
+        keys
+    }
+
+    /// Whether both cannot be of one life of one VM.
+    pub fn contradicts(&self, other: &Self, key: &JoinKey) -> bool {
+        let differ =
+            |a: &BTreeSet<String>, b: &BTreeSet<String>| !a.is_empty() && !b.is_empty() && a.is_disjoint(b);
+        let pids = !self.pids.is_empty() && !other.pids.is_empty() && self.pids.is_disjoint(&other.pids);
+        let machine = self.parts.contains(&Part::Machine) || other.parts.contains(&Part::Machine);
+        let names = differ(&self.domains, &other.domains) || differ(&self.uuids, &other.uuids);
+        let labels = differ(&self.labels, &other.labels);
+        machine || names || labels || pids || self.elsewhere(other) || self.at_another_time(other, key)
+    }
+
+    /// Whether they are of two machines, or of two boots or runs of one.
+    pub fn elsewhere(&self, other: &Self) -> bool {
+        let differ =
+            |a: &BTreeSet<String>, b: &BTreeSet<String>| !a.is_empty() && !b.is_empty() && a.is_disjoint(b);
+        let boot = |a: Option<BootAt>, b: Option<BootAt>| a.zip(b).is_some_and(|(a, b)| a.is_another(b));
+        differ(&self.hosts, &other.hosts)
+            || differ(&self.boots, &other.boots)
+            || boot(self.boot_at, other.boot_at)
+            || self.other_run(other)
+    }
+
+    fn at_another_time(&self, other: &Self, key: &JoinKey) -> bool {
+        let excludes = |life: Life, wall: Option<Wall>| wall.is_some_and(|wall| life.excludes(wall));
+        let far = matches!(key, JoinKey::Gpa(_) | JoinKey::Hva(_) | JoinKey::Pfn(_))
+            && self
+                .wall
+                .zip(other.wall)
+                .is_some_and(|(a, b)| a.is_another_event(b));
+        far || excludes(self.life, other.wall) || excludes(other.life, self.wall)
+    }
+
+    /// Whether a file that shows both shows them in different boots of their host, or runs of their sender.
+    fn other_run(&self, other: &Self) -> bool {
+        self.runs.iter().any(|(file, who, _)| {
+            let of_both = |node: &Self| {
+                let runs = node.runs.iter().filter(|(a, b, _)| a == file && b == who);
+                runs.map(|(.., run)| *run).collect::<BTreeSet<u32>>()
+            };
+            let theirs = of_both(other);
+            !theirs.is_empty() && of_both(self).is_disjoint(&theirs)
+        })
+    }
+
+    /// How far apart the nearest of their statements are.
+    pub fn apart(&self, other: &Self) -> Option<i64> {
+        self.wall?.apart(other.wall?)
+    }
+
+    /// Whether wall clocks put the other right behind this one.
+    pub fn agrees(&self, other: &Self, part: Part) -> bool {
+        let (Some(mine), Some(theirs)) = (self.wall, other.wall) else {
+            return false;
+        };
+        let within = if part == Part::Unit {
+            UNIT_WITHIN_NS
+        } else {
+            CLOCK_WITHIN_NS
+        };
+        let of_vm = part != Part::Unit || other.units.iter().any(|unit| of_a_vm(unit));
+        let near = theirs.first >= mine.first - GRAIN_NS && theirs.first <= mine.last.saturating_add(within);
+        of_vm && mine.year == theirs.year && near && !self.contradicts(other, &JoinKey::Clock)
+    }
+
+    pub fn absorb(&mut self, other: Self) {
+        let Self {
+            parts,
+            hosts,
+            boots,
+            boot_at,
+            runs,
+            labels,
+            pids,
+            units,
+            tags,
+            domains,
+            uuids,
+            gpas,
+            hvas,
+            pfns,
+            wall,
+            life,
+            vmm,
+            opens,
+        } = other;
+        self.parts.extend(parts);
+        self.hosts.extend(hosts);
+        self.boots.extend(boots);
+        self.runs.extend(runs);
+        self.labels.extend(labels);
+        self.pids.extend(pids);
+        self.units.extend(units);
+        self.tags.extend(tags);
+        self.domains.extend(domains);
+        self.uuids.extend(uuids);
+        self.gpas.extend(gpas);
+        self.hvas.extend(hvas);
+        self.pfns.extend(pfns);
+        self.opens |= opens;
+        self.vmm = self.vmm.take().or(vmm);
+        self.life = self.life.union(life);
+        self.wall = union(self.wall, wall, Wall::union);
+        self.boot_at = union(self.boot_at, boot_at, BootAt::union);
+    }
+
+    pub fn vm(&self) -> Vm {
+        Vm {
+            pids: self.pids.clone(),
+            vmm: Vmm {
+                name: only(&self.domains),
+                uuid: only(&self.uuids),
+                vmm: self.vmm.clone(),
+                ..Vmm::default()
+            },
+        }
+    }
+}
+
+/// Of several names none is known to be the VM's.
+fn only(names: &BTreeSet<String>) -> Option<String> {
+    (names.len() == 1).then(|| names.first().cloned()).flatten()
+}
+
+fn union<T>(a: Option<T>, b: Option<T>, both: fn(T, T) -> T) -> Option<T> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(both(a, b)),
+        (a, b) => a.or(b),
+    }
+}
