@@ -166,10 +166,8 @@ mod tests {
              KernelPageSize:     2048 kB\nAnonHugePages:         0 kB\nPrivate_Hugetlb:   262144 kB\n",
         )
         .unwrap();
-        let status = Status {
-            hugetlb: 256 << 20,
-            ..Status::default()
-        };
+        let mut status = Status::default();
+        status.hugetlb = 256 << 20;
         let later = Instant::now() + Duration::from_secs(60);
         let of = |until| backing(dir.path(), Ok(&status), &Descriptors::default(), false, until);
         let Known::Is(found) = of(later) else { panic!() };

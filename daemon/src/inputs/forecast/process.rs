@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(mce_off(dir.path()), Some(true));
         fs::write(dir.path().join("cmdline"), b"qemu\0-append\0quiet\0").unwrap();
         assert_eq!(mce_off(dir.path()), Some(false));
-        fs::write(dir.path().join("cmdline"), b"qemu\0-m\0256\0").unwrap();
+        fs::write(dir.path().join("cmdline"), b"qemu\0-m\x00256\0").unwrap();
         assert_eq!(mce_off(dir.path()), None);
     }
 }

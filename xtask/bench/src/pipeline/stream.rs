@@ -80,7 +80,7 @@ pub fn walk() -> Vec<Vec<u8>> {
                     insn_len: 0,
                     insn: [0; 16],
                     address: address::GPA,
-                    pad: 0,
+                    recovered: 0,
                 };
                 let entry = Reentry {
                     h: header::<Reentry>(pid(vm), vcpu),
