@@ -1,7 +1,7 @@
 //! A name before a line: of a machine, as `pdsh` and `xargs` put it, as a receiver of netconsole does, or of a console. It is
 //! one only where a line of a log begins right behind it.
 
-use super::envelope;
+use super::prefix;
 
 /// Longest name.
 const MAX_NAME: usize = 96;
@@ -32,7 +32,7 @@ pub fn cut(rest: &[u8], dated: bool) -> Option<(&[u8], &[u8])> {
     let second = self::name(next).filter(|second| end == b" " && is_name(name) && is_name(second))?;
     let inner = next[second.len()..].strip_prefix(b" ")?.trim_ascii_start();
     let whole = &rest[..rest.len() - next.len() + second.len()];
-    envelope::begins_with_boot(inner).then_some((whole, inner))
+    prefix::begins_with_boot(inner).then_some((whole, inner))
 }
 
 /// Whether a name holds what a word of a language does not.
@@ -67,16 +67,16 @@ fn is_other(name: &[u8]) -> bool {
             name.rsplit(|b| *b == b'/').next().unwrap_or(name),
         ))
         || name.starts_with(b"qemu")
-        || envelope::begins_with_date(name)
+        || prefix::begins_with_date(name)
         || name.iter().all(u8::is_ascii_digit)
 }
 
 /// Whether a line of a log begins here.
 fn begins(next: &[u8], dated: bool) -> bool {
     let of_json = next.starts_with(b"{\"") && memchr::memmem::find(next, b"\"event\"").is_some();
-    envelope::begins_with_boot(next)
-        || envelope::begins_with_date(next)
-        || envelope::begins_with_priority(next)
+    prefix::begins_with_boot(next)
+        || prefix::begins_with_date(next)
+        || prefix::begins_with_priority(next)
         || of_json
         || dated && (super::wordings::read(next).is_some() || super::wordings::is_stem(next))
 }

@@ -13,6 +13,7 @@ mod hardware_report;
 mod journal;
 mod label;
 mod line;
+mod prefix;
 pub mod program;
 mod qmp;
 mod section;
