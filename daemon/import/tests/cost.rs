@@ -263,3 +263,70 @@ fn a_recording_of_one_vms_many_pages() {
     };
     grows_linearly(1600, input, |n| n);
 }
+
+#[test]
+fn a_kernel_log_of_one_vms_many_pages() {
+    grows_linearly(1600, |n| kernel_log(n, |page| signalled(page, 200)), |n| n);
+}
+
+#[test]
+fn a_log_of_a_vmm_that_injects_for_many_pages() {
+    let injected = |n: usize| {
+        (0..n).fold(String::new(), |mut text, page| {
+            let _ = writeln!(
+                text,
+                "qemu-system-x86_64: Guest MCE Memory Error at QEMU addr {:#x} and GUEST addr {:#x} of type BUS_MCEERR_AR injected",
+                0x7f00_0000_0000_u64 + page as u64 * 4096,
+                page * 4096
+            );
+            text
+        })
+    };
+    grows_linearly(1600, injected, |n| n);
+}
+
+#[test]
+fn a_console_of_a_guest_that_survives_many_machine_checks() {
+    let handled = |page: usize| {
+        let lines = [
+            "mce: [Hardware Error]: Machine check events logged".to_owned(),
+            "mce: [Hardware Error]: CPU 0: Machine Check: 0 Bank 9: bd80000000000134".to_owned(),
+            format!("mce: [Hardware Error]: TSC 0 ADDR {:x} MISC 8c", page * 4096),
+            "mce: [Hardware Error]: PROCESSOR 0:a20f12 TIME 1795362334 SOCKET 0 APIC 0 microcode 1000065"
+                .to_owned(),
+            format!("Memory failure: {page:#x}: recovery action for dirty LRU page: Recovered"),
+        ];
+        let stamp = format!("\n[{:5}.{:06}] ", page / 1000, page % 1000 * 1000);
+        lines.join(&stamp)
+    };
+    grows_linearly(800, |n| kernel_log(n, handled), |n| n);
+}
+
+/// The host's kernel signals all of them before the VMM injects for the first: which is which page's no line shows.
+#[test]
+fn logs_of_a_vm_whose_pages_are_signalled_before_any_is_injected() {
+    let both = |n: usize| {
+        let mut text = String::new();
+        for page in 0..n {
+            let _ = writeln!(
+                text,
+                "2026-11-22T15:00:{:02}.{:06}+00:00 h1 kernel: {}",
+                page / 1000,
+                page % 1000 * 1000,
+                signalled(page, 1234)
+            );
+        }
+        for page in 0..n {
+            let _ = writeln!(
+                text,
+                "2026-11-22T15:10:{:02}.{:06}+00:00 h1 qemu-system-x86_64[1234]: Guest MCE Memory Error at QEMU addr {:#x} and GUEST addr {:#x} of type BUS_MCEERR_AR injected",
+                page / 1000,
+                page % 1000 * 1000,
+                0x7f00_0000_0000_u64 + page as u64 * 4096,
+                page * 4096
+            );
+        }
+        text
+    };
+    grows_linearly(800, both, |n| 2 * n);
+}

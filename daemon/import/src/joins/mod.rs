@@ -82,10 +82,11 @@ fn number(graph: &Graph, logs: &[Log], all: &[Attributed<'_>], nodes: &[Option<u
     for no in nodes.iter().flatten() {
         let root = graph.root(*no);
         let next = joined.vms.len() as u32 + 1;
-        if let std::collections::hash_map::Entry::Vacant(entry) = numbers.entry(root) {
-            entry.insert(next);
-            joined.vms.push(graph.nodes[root].vm());
-        }
+        let std::collections::hash_map::Entry::Vacant(entry) = numbers.entry(root) else {
+            continue;
+        };
+        entry.insert(next);
+        joined.vms.push(graph.nodes[root].vm());
         if graph.nodes[root].parts.contains(&Part::Process) {
             for pfn in &graph.nodes[root].pfns {
                 by_pfn.entry(*pfn).or_default().insert(root);

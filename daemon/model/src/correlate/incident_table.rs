@@ -6,6 +6,7 @@ use alloc::collections::{BTreeMap, BTreeSet};
 
 use super::{
     IncidentNo,
+    by_page::ByPage,
     by_process::{ByProcess, is_huge},
 };
 use crate::incident::evidence::Evidence;
@@ -17,6 +18,9 @@ pub(super) struct IncidentTable {
     evicted: u64,
     next: IncidentNo,
     by_process: ByProcess,
+    by_page: ByPage,
+    /// Logs are imported.
+    pages_tracked: bool,
     /// Of each process, for who makes room.
     shares: BTreeMap<u32, BTreeSet<IncidentNo>>,
     /// Processes by the number of their incidents.
@@ -33,6 +37,8 @@ impl IncidentTable {
             evicted: 0,
             next: 1,
             by_process: ByProcess::default(),
+            by_page: ByPage::default(),
+            pages_tracked: false,
             shares: BTreeMap::new(),
             by_share: BTreeSet::new(),
             changed: BTreeSet::new(),
@@ -108,6 +114,7 @@ impl IncidentTable {
     pub fn remove(&mut self, no: IncidentNo) -> Option<Box<Evidence>> {
         let old = self.incidents.remove(&no)?;
         self.by_process.remove(no, &old);
+        self.by_page.remove(no);
         self.share(old.pid, |share| share.remove(&no));
         self.changed.remove(&no);
         self.touched.remove(&no);
@@ -162,8 +169,26 @@ impl IncidentTable {
         for no in &self.touched {
             if let Some(evidence) = self.incidents.get(no) {
                 self.by_process.note(*no, evidence);
+                if self.pages_tracked {
+                    self.by_page.note(*no, evidence);
+                }
             }
         }
+    }
+
+    /// Keeps the incidents by page from now on.
+    pub fn track_pages(&mut self) {
+        if !self.pages_tracked {
+            self.pages_tracked = true;
+            for (no, evidence) in &self.incidents {
+                self.by_page.note(*no, evidence);
+            }
+        }
+    }
+
+    /// The incidents by the pages that logs name; empty before [`Self::track_pages`].
+    pub fn pages(&self) -> &ByPage {
+        &self.by_page
     }
 
     /// All incidents of a process, oldest first.
@@ -225,13 +250,6 @@ impl IncidentTable {
             .filter(|(_, e)| is_one(e))
             .max_by_key(|(_, e)| e.last_poison)
             .map(|(no, _)| no)
-    }
-
-    /// The only such incident.
-    pub fn only(&self, wanted: impl Fn(&Evidence) -> bool) -> Option<IncidentNo> {
-        let mut all = self.iter().filter(|(_, e)| wanted(e)).map(|(no, _)| no);
-        let first = all.next()?;
-        all.next().is_none().then_some(first)
     }
 }
 

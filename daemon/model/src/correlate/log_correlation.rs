@@ -10,6 +10,7 @@ use alloc::{
 
 use super::{
     Correlator, IncidentNo,
+    by_page::Addresses,
     log_learning::{learn, merge_name},
     sigbus_handling::ToThread,
 };
@@ -54,7 +55,9 @@ pub(super) struct LoggedVm {
     pids: BTreeSet<u32>,
     vmm: Vmm,
     /// Its incidents in logs.
-    incidents: Vec<IncidentNo>,
+    incidents: BTreeSet<IncidentNo>,
+    /// What its kernel stated last of its machine, and the newest incident that has it.
+    machine: Option<(LogStatement, IncidentNo)>,
 }
 
 /// All VMs of the logs, and the incident that each speaker named last.
@@ -74,6 +77,14 @@ pub(super) struct Seen {
 }
 
 impl Names {
+    fn addresses(&self) -> Addresses {
+        Addresses {
+            pfn: self.pfn,
+            hva: self.hva,
+            gpa: self.gpa,
+        }
+    }
+
     fn has_page(&self) -> bool {
         self.pfn.is_some() || self.hva.is_some() || self.gpa.is_some()
     }
@@ -259,7 +270,7 @@ impl Correlator {
         let vm = LoggedVm {
             pids: pids.clone(),
             vmm: vmm.clone(),
-            incidents: Vec::new(),
+            ..LoggedVm::default()
         };
         self.logged.vms.insert(number, vm);
     }
@@ -271,16 +282,17 @@ impl Correlator {
         let names = names(&record.statement);
         let speaker = (record.source.clone(), record.speaker.clone());
         let found = match event.pid {
-            0 => self.of_logged_vm(event, record, names, &speaker),
+            0 => {
+                self.incidents.track_pages();
+                self.of_logged_vm(event, record, names, &speaker)
+            }
             pid => self.spoken_of_by(pid, names),
         };
         let Some(no) = found else { return };
         self.logged.last.insert(speaker, no);
         let mut vmm = Vmm::default();
         if let Some(vm) = self.logged.vms.get_mut(&record.vm) {
-            if !vm.incidents.contains(&no) {
-                vm.incidents.push(no);
-            }
+            vm.incidents.insert(no);
             vmm = vm.vmm.clone();
         }
         if let Some(pfn) = names.pfn {
@@ -325,10 +337,17 @@ impl Correlator {
 
     /// The machine that the kernel of a VM names is that of all its incidents.
     fn machine_of(&mut self, record: &LogRecord) {
-        for no in self.incidents_of(record.vm) {
-            if let Some(e) = self.incidents.touch(no) {
+        let known = self.logged.vms.get(&record.vm).and_then(|vm| vm.machine.as_ref());
+        let same = known.filter(|(statement, _)| *statement == record.statement);
+        let from = same.map_or(0, |(_, newest)| newest + 1);
+        let of_vm = self.incidents_of(record.vm, from);
+        for no in &of_vm {
+            if let Some(e) = self.incidents.touch(*no) {
                 learn(e, 0, &record.statement, false);
             }
+        }
+        if let (Some(newest), Some(vm)) = (of_vm.last(), self.logged.vms.get_mut(&record.vm)) {
+            vm.machine = Some((record.statement.clone(), *newest));
         }
     }
 
@@ -343,50 +362,72 @@ impl Correlator {
         let statement = &record.statement;
         if record.vm == 0 {
             // A page of the host, of no VM that a log names: a trace may have it.
-            return names
-                .pfn
-                .and_then(|pfn| self.incidents.only(|e| e.pfn == Some(pfn)));
+            let pfn = names.pfn?;
+            let of_pfn = self.incidents.pages().candidates(names.addresses());
+            let of_pfn = of_pfn
+                .into_iter()
+                .filter(|no| self.incidents.get(*no).is_some_and(|e| e.pfn == Some(pfn)));
+            return only(of_pfn);
         }
-        let of_vm = self.incidents_of(record.vm);
-        let is =
-            |no: &IncidentNo, wanted: &dyn Fn(&Evidence) -> bool| self.incidents.get(*no).is_some_and(wanted);
         if names.has_page() {
-            let page = |e: &Evidence| names.is_of(e) == Some(true);
-            let known = of_vm.iter().copied().find(|no| is(no, &page));
-            let seen = || {
+            let mut of_page = self.incidents.pages().candidates(names.addresses());
+            of_page.retain(|no| {
                 self.incidents
-                    .only(|e| !e.logged.alone && names.is_of(e) == Some(true))
-            };
-            if let Some(no) = known.or_else(seen) {
+                    .get(*no)
+                    .is_some_and(|e| names.is_of(e) == Some(true))
+            });
+            let known = of_page.iter().copied().find(|no| self.is_of_vm(*no, record.vm));
+            let seen = of_page
+                .into_iter()
+                .filter(|no| self.incidents.get(*no).is_some_and(|e| !e.logged.alone));
+            if let Some(no) = known.or_else(|| only(seen)) {
                 return Some(no);
             }
             // The only one of this VM whose address of that kind is not known.
-            let mut open = of_vm.iter().copied().filter(|no| {
-                is(no, &|e| {
+            let may = |no: &IncidentNo| {
+                self.incidents.get(*no).is_some_and(|e| {
                     names.is_of(e).is_none() && is_at_its_time(e, event.t, record, TOUCHED_WITHIN_NS)
                 })
-            });
-            if let (Some(no), None) = (open.next(), open.next()) {
-                return Some(no);
+            };
+            let open = match self.few_of(record.vm) {
+                Some(few) => only(few.into_iter().filter(may)),
+                None => {
+                    // Among more than so many none is looked for: it would hardly be the only one.
+                    const MOST: usize = 256;
+                    let lacking = self.incidents.pages().lacking(names.addresses());
+                    let of_vm = lacking.filter(|no| self.is_of_vm(*no, record.vm)).take(MOST + 1);
+                    let of_vm: Vec<IncidentNo> = of_vm.collect();
+                    let fits = of_vm.len() <= MOST;
+                    only(of_vm.into_iter().filter(may)).filter(|_| fits)
+                }
+            };
+            if open.is_some() {
+                return open;
             }
         } else {
             // What happened before the poison is not of it; a further sign of poison, long after, is of another page.
             let opens = log_evidence::opens(statement);
             let may = |no: &IncidentNo| {
-                is(no, &|e| match (in_timeline(statement), opens) {
-                    (false, _) => true,
-                    (true, true) => is_at_its_time(e, event.t, record, self.attribution_window_ns),
-                    (true, false) => !is_before(e, event.t, record),
-                })
+                self.incidents
+                    .get(*no)
+                    .is_some_and(|e| match (in_timeline(statement), opens) {
+                        (false, _) => true,
+                        (true, true) => is_at_its_time(e, event.t, record, self.attribution_window_ns),
+                        (true, false) => !is_before(e, event.t, record),
+                    })
             };
             let last = self.logged.last.get(speaker).copied();
-            let last = last.filter(|no| of_vm.contains(no) && may(no));
+            let last = last.filter(|no| self.is_of_vm(*no, record.vm) && may(no));
             let latest = || {
+                let of_vm = self.incidents_of(record.vm, 0);
                 of_vm
-                    .iter()
-                    .copied()
+                    .into_iter()
                     .filter(may)
-                    .max_by_key(|no| self.incidents.get(*no).map(|e| e.last))
+                    // What a file goes on about is first what it named itself.
+                    .max_by_key(|no| {
+                        let e = self.incidents.get(*no);
+                        e.map(|e| (e.logged.sources.contains(&record.source), e.last))
+                    })
             };
             if let Some(no) = last.or_else(latest) {
                 return Some(no);
@@ -396,17 +437,41 @@ impl Correlator {
         log_evidence::opens(statement).then(|| self.open_stated(event, record.vm, names, untimed))
     }
 
-    /// The incidents of a VM of the logs: those that they opened, and those that were seen of its processes.
-    fn incidents_of(&self, vm: u32) -> Vec<IncidentNo> {
+    /// The incidents of a VM of the logs from a number on, oldest first: those that they opened, and those that were seen
+    /// of its processes.
+    fn incidents_of(&self, vm: u32, from: IncidentNo) -> Vec<IncidentNo> {
         let Some(vm) = self.logged.vms.get(&vm) else {
             return Vec::new();
         };
-        let seen = vm.pids.iter().flat_map(|pid| self.incidents.of_process(*pid));
+        let seen = vm.pids.iter().flat_map(|pid| {
+            let all = self.incidents.of_process(*pid);
+            all[all.partition_point(|no| *no < from)..].iter()
+        });
         let seen = seen.filter(|no| self.incidents.get(**no).is_some_and(|e| !e.logged.alone));
-        let mut all: Vec<IncidentNo> = vm.incidents.iter().chain(seen).copied().collect();
+        let mut all: Vec<IncidentNo> = vm.incidents.range(from..).chain(seen).copied().collect();
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    /// [`Self::incidents_of`] all, where they are quickly looked through.
+    fn few_of(&self, vm: u32) -> Option<Vec<IncidentNo>> {
+        const FEW: usize = 64;
+        let known = self.logged.vms.get(&vm)?;
+        let seen = known.pids.iter().map(|pid| self.incidents.of_process(*pid).len());
+        (known.incidents.len() + seen.sum::<usize>() <= FEW).then(|| self.incidents_of(vm, 0))
+    }
+
+    /// Whether an incident is one of [`Self::incidents_of`].
+    fn is_of_vm(&self, no: IncidentNo, vm: u32) -> bool {
+        let Some(vm) = self.logged.vms.get(&vm) else {
+            return false;
+        };
+        let seen = || {
+            let of = |pid: &u32| self.incidents.of_process(*pid).binary_search(&no).is_ok();
+            vm.pids.iter().any(of) && self.incidents.get(no).is_some_and(|e| !e.logged.alone)
+        };
+        vm.incidents.contains(&no) || seen()
     }
 
     /// The incident that a message of the VMM `pid` itself is of: that of the page that it names, else its latest. It opens
@@ -443,6 +508,12 @@ impl Correlator {
         evidence.logged.untimed = untimed;
         self.open(evidence)
     }
+}
+
+/// The one of them, where there is one only.
+fn only(mut all: impl Iterator<Item = IncidentNo>) -> Option<IncidentNo> {
+    let first = all.next()?;
+    all.next().is_none().then_some(first)
 }
 
 /// Whether a statement was made at the time of an incident, as far as one clock shows both.

@@ -3,6 +3,7 @@
 
 use alloc::{boxed::Box, string::String, vec::Vec};
 mod bounded;
+mod by_page;
 mod by_process;
 mod hardware;
 mod incident_table;
