@@ -45,6 +45,8 @@ pub struct Node {
     runs: BTreeSet<(usize, Who, u32)>,
     /// Names before a guest's console.
     labels: BTreeSet<String>,
+    /// Names before any of its lines, by the file that has them.
+    named: BTreeSet<(usize, String)>,
     pids: BTreeSet<u32>,
     units: BTreeSet<String>,
     tags: BTreeSet<String>,
@@ -183,6 +185,7 @@ impl Node {
         if part == Part::Guest {
             self.labels.extend(sender.label.clone());
         }
+        self.named.extend(sender.label.clone().map(|label| (file, label)));
     }
 
     fn clocks(&mut self, part: Part, entry: &Attributed<'_>) {
@@ -311,7 +314,24 @@ impl Node {
         };
         let of_vm = part != Part::Unit || other.units.iter().any(|unit| of_a_vm(unit));
         let near = theirs.first >= mine.first - GRAIN_NS && theirs.first <= mine.last.saturating_add(within);
-        of_vm && mine.year == theirs.year && near && !self.contradicts(other, &JoinKey::Clock)
+        of_vm
+            && mine.year == theirs.year
+            && near
+            && !self.named_apart(other)
+            && !self.contradicts(other, &JoinKey::Clock)
+    }
+
+    /// Whether one file puts different names before the lines of both: a guest's name is not its host's, but nearness alone
+    /// does not show which guest of which host it is.
+    fn named_apart(&self, other: &Self) -> bool {
+        let of = |node: &Self, file: usize| -> BTreeSet<String> {
+            let of_file = node.named.iter().filter(|(at, _)| *at == file);
+            of_file.map(|(_, name)| name.clone()).collect()
+        };
+        self.named.iter().any(|(file, _)| {
+            let (mine, theirs) = (of(self, *file), of(other, *file));
+            !theirs.is_empty() && mine.is_disjoint(&theirs)
+        })
     }
 
     pub fn absorb(&mut self, other: Self) {
@@ -322,6 +342,7 @@ impl Node {
             boot_at,
             runs,
             labels,
+            named,
             pids,
             units,
             tags,
@@ -340,6 +361,7 @@ impl Node {
         self.boots.extend(boots);
         self.runs.extend(runs);
         self.labels.extend(labels);
+        self.named.extend(named);
         self.pids.extend(pids);
         self.units.extend(units);
         self.tags.extend(tags);

@@ -7,6 +7,7 @@ use super::{
     start::{begins_record, date, named_date},
     wordings::{self, Hit, MAX_STEM},
 };
+use crate::text::boots::is_mark;
 
 /// Widths at which lines are broken in the middle of a word.
 const HARD_WIDTHS: [usize; 10] = [70, 72, 74, 76, 78, 79, 80, 100, 120, 132];
@@ -50,6 +51,10 @@ enum Spans {
 /// `line` and `next` as one line, where a wording begins in the one and goes on in the other. `width`: how wide the last
 /// line of `line` was.
 pub fn join(line: &[u8], width: usize, next: &[u8], widths: &mut Widths) -> Option<Joined> {
+    // A journal's mark of a reboot is no continuation, and nothing goes on behind it.
+    if is_mark(next) || is_mark(line) {
+        return None;
+    }
     if line.is_empty() || width > MAX_WIDTH || line.len() > MAX_WHOLE {
         return None;
     }

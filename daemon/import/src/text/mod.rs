@@ -1,7 +1,7 @@
 //! Logs as text: each line is a statement of its sender, in whatever file it stands. Host log, VMM log and console
 //! are often written into one file, and into one another's lines.
 
-mod boots;
+pub mod boots;
 pub mod clock;
 mod columns;
 mod command;
@@ -189,17 +189,27 @@ impl Scanner {
         if let Some(dump) = entry.and_then(|entry| entry.core_dump.clone()) {
             return self.add(&line, Role::Tool, dump);
         }
-        if self.statement(&line) || self.report(&line) || self.hardware(&line) || self.others(&line) {
+        if self.statement(&line) || self.report(&line) || self.hardware(&line) {
+            // It is no part of a command line.
+            self.command.end();
+            return;
+        }
+        if self.others(&line) {
             return;
         }
         // A console's output may run into another's line.
         if let Some(at) = envelope::interleaved(whole)
             && at > 0
         {
+            // Where the other line has a logger's date of its own, what stands behind that names its sender.
+            let dated = (envelope.at..at).find(|at| prefix::begins_with_date(&whole[*at..]));
+            let at = dated.unwrap_or(at);
             let mut inner = envelope::open(&whole[at..]);
             inner.at += at;
             (inner.label, inner.from) = (envelope.label.or(inner.label), envelope.from);
-            (inner.host, inner.tag, inner.pid) = (envelope.host, envelope.tag, envelope.pid);
+            if dated.is_none() {
+                (inner.host, inner.tag, inner.pid) = (envelope.host, envelope.tag, envelope.pid);
+            }
             let line = Line {
                 envelope: inner,
                 ..line
@@ -432,7 +442,11 @@ impl Scanner {
             );
             return true;
         }
-        if let Some(statement) = command::of_ps(line.whole).or_else(|| self.command.line(message)) {
+        let listed = command::of_ps(line.whole);
+        if listed.is_some() {
+            self.command.end();
+        }
+        if let Some(statement) = listed.or_else(|| self.command.line(message)) {
             let role = match &statement {
                 LogStatement::VmName { pid: Some(_), .. } => Role::Tool,
                 _ => Role::Libvirt,
