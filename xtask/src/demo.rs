@@ -59,8 +59,8 @@ pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
     }
     if let Some(folder) = &options.keep {
         keep(&run.out, &KEPT, folder)?;
-        let all = VmmFate::ALL.into_iter().chain(VmmFate::CLAIMS);
-        let recordings: Vec<String> = all.map(recording).collect();
+        let all = VmmFate::ALL;
+        let recordings = all.map(recording);
         keep(&run.out, &recordings, folder)?;
     }
     if options.no_daemon {
@@ -79,8 +79,8 @@ pub fn demo(paths: &Paths, options: &Demo, progress: &Progress) -> Result<()> {
 /// One line a VMM.
 fn vmms(run: &Run, daemon: &Path) -> Result<()> {
     let mut wrong = Vec::new();
-    let all = VmmFate::ALL.into_iter().chain(VmmFate::CLAIMS);
-    for (fate, (name, end)) in all.zip(&run.result.fates) {
+    let all = VmmFate::ALL;
+    for (fate, (name, end)) in all.into_iter().zip(&run.result.fates) {
         let incidents = verdict_check::incidents(daemon, &run.out.join(recording(fate)))?;
         println!("{name:<20} VMM {end:<24} {}", verdict_check::in_words(&incidents));
         if let Err(error) = verdict_check::of_vmm(fate, &incidents) {

@@ -196,7 +196,8 @@ impl Story {
             daemon: true,
             guests: if vmms { Vec::new() } else { vec![self.guest()] },
             fates: if vmms {
-                [&VmmFate::ALL[..], &VmmFate::CLAIMS].concat()
+                // What only claims poison is tried by `test --only tenants`: here the host has lost memory before.
+                VmmFate::ALL.to_vec()
             } else {
                 Vec::new()
             },
