@@ -197,28 +197,28 @@ fn a_vmm_without_a_handler_needs_no_vcpus_for_its_answer() {
     assert!(summary.starts_with("1 of 1 guest would not survive"), "{summary}");
 }
 
-#[test]
-fn a_host_without_kvm_or_in_a_pid_namespace_has_one_clear_line() {
-    let root = tempfile::tempdir().unwrap();
-    let output = forecast(root.path(), &[]);
+/// The one line of a host of which there is no answer.
+fn refused(root: &Path) -> String {
+    let output = forecast(root, &[]);
     let line = String::from_utf8(output.stderr).unwrap();
     assert_eq!(
         (output.status.code(), line.lines().count()),
         (Some(2), 1),
         "{line}"
     );
+    line
+}
+
+#[test]
+fn a_host_without_kvm_or_in_a_pid_namespace_has_one_clear_line() {
+    let root = tempfile::tempdir().unwrap();
+    let line = refused(root.path());
     assert!(line.contains("no KVM"), "{line}");
 
     host(root.path());
     fs::create_dir_all(root.path().join("proc/self/ns")).unwrap();
     symlink("pid:[4026532281]", root.path().join("proc/self/ns/pid")).unwrap();
-    let output = forecast(root.path(), &[]);
-    let line = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(
-        (output.status.code(), line.lines().count()),
-        (Some(2), 1),
-        "{line}"
-    );
+    let line = refused(root.path());
     assert!(line.contains("hostPID: true"), "{line}");
 }
 

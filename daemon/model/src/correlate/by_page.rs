@@ -9,13 +9,8 @@ use alloc::{
 use super::IncidentNo;
 use crate::incident::{evidence::Evidence, limits::PAGE_SIZE};
 
-/// A page as a statement names it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Addresses {
-    pub pfn: Option<u64>,
-    pub hva: Option<u64>,
-    pub gpa: Option<u64>,
-}
+/// A page as a statement names it, and as an incident is known: pfn, HVA, GPA.
+pub type Addresses = [Option<u64>; 3];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
@@ -27,7 +22,7 @@ enum Kind {
 /// What was noted of an incident, to take it back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Noted {
-    addresses: [Option<u64>; 3],
+    addresses: Addresses,
     shift: u32,
     /// It has guest addresses beside its own.
     more: bool,
@@ -104,7 +99,7 @@ impl ByPage {
     /// All incidents that may be of the page, oldest first.
     pub fn candidates(&self, named: Addresses) -> Vec<IncidentNo> {
         let mut found: Vec<IncidentNo> = self.several.iter().copied().collect();
-        for (kind, address) in kinds([named.pfn, named.hva, named.gpa]) {
+        for (kind, address) in kinds(named) {
             let Some(address) = address else { continue };
             for shift in self.sizes.keys() {
                 let at = unit(kind, *shift, address);
@@ -122,9 +117,9 @@ impl ByPage {
         found
     }
 
-    /// Those without an address of a kind that is named, newest first; and how many of that kind there are.
+    /// Those without an address of the first kind that is named, newest first.
     pub fn lacking(&self, named: Addresses) -> impl Iterator<Item = IncidentNo> + '_ {
-        let kind = kinds([named.pfn, named.hva, named.gpa])
+        let kind = kinds(named)
             .into_iter()
             .find_map(|(kind, address)| address.map(|_| kind));
         let of_kind = kind.map(|kind| self.lacking.range((kind, 0)..=(kind, IncidentNo::MAX)).rev());
@@ -132,7 +127,7 @@ impl ByPage {
     }
 }
 
-fn kinds(addresses: [Option<u64>; 3]) -> [(Kind, Option<u64>); 3] {
+fn kinds(addresses: Addresses) -> [(Kind, Option<u64>); 3] {
     let [pfn, hva, gpa] = addresses;
     [(Kind::Pfn, pfn), (Kind::Hva, hva), (Kind::Gpa, gpa)]
 }

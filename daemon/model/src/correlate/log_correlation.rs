@@ -78,11 +78,7 @@ pub(super) struct Seen {
 
 impl Names {
     fn addresses(&self) -> Addresses {
-        Addresses {
-            pfn: self.pfn,
-            hva: self.hva,
-            gpa: self.gpa,
-        }
+        [self.pfn, self.hva, self.gpa]
     }
 
     fn has_page(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Instant};
 
-use super::process::{Descriptors, Status, bounded, reason};
+use super::process::{Descriptors, Status, bounded, kibibytes};
 use poisontrace_model::forecast::{
     facts::{Backing, Known},
     terms::Reason,
@@ -91,12 +91,11 @@ pub fn backing(
         shared_with: Vec::new(),
     };
     let asks = backing.hugetlb > 0 || backing.vfio;
-    if asks && Instant::now() < walks_until {
-        match bounded(&dir.join("smaps"), MAX_SMAPS) {
-            Ok(smaps) => add_pages(&mut backing, &String::from_utf8_lossy(&smaps)),
-            Err(err) if reason(&err) == Reason::NotPermitted => {}
-            Err(_) => {}
-        }
+    if asks
+        && Instant::now() < walks_until
+        && let Ok(smaps) = bounded(&dir.join("smaps"), MAX_SMAPS)
+    {
+        add_pages(&mut backing, &String::from_utf8_lossy(&smaps));
     }
     Known::Is(backing)
 }
@@ -108,13 +107,7 @@ fn add_pages(backing: &mut Backing, smaps: &str) {
         let Some((name, value)) = line.split_once(':') else {
             continue;
         };
-        let bytes = || {
-            let number = value
-                .split_whitespace()
-                .next()
-                .and_then(|n| n.parse::<u64>().ok());
-            number.unwrap_or(0).saturating_mul(1024)
-        };
+        let bytes = || kibibytes(value);
         match name {
             "KernelPageSize" => page = bytes(),
             "AnonHugePages" | "ShmemPmdMapped" | "FilePmdMapped" => {

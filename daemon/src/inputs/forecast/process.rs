@@ -111,13 +111,7 @@ impl Status {
             };
             let value = value.trim();
             let mask = || u64::from_str_radix(value, 16).unwrap_or(0);
-            let bytes = || {
-                let number = value
-                    .split_whitespace()
-                    .next()
-                    .and_then(|n| n.parse::<u64>().ok());
-                number.unwrap_or(0).saturating_mul(1024)
-            };
+            let bytes = || kibibytes(value);
             match name {
                 "SigBlk" => status.blocked = mask(),
                 "SigIgn" => status.ignored = mask(),
@@ -237,6 +231,15 @@ fn searched(file: fs::File) -> Option<Version> {
     let text = std::str::from_utf8(digits).ok()?;
     let mut parts = text.split(|c: char| !c.is_ascii_digit());
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// A size as /proc shows it, `262144 kB`, in bytes; 0 where it is none.
+pub fn kibibytes(value: &str) -> u64 {
+    let number = value
+        .split_whitespace()
+        .next()
+        .and_then(|n| n.parse::<u64>().ok());
+    number.unwrap_or(0).saturating_mul(1024)
 }
 
 /// # Errors
