@@ -300,10 +300,12 @@ impl<'a> EventLoop<'a> {
         }
         drop(ready);
         // Before all else: what it attaches is not seen until then.
-        let poison = events.iter().find(|event| shows_poison(event));
-        let attached = match poison.filter(|_| self.attached.loaded.on_standby()) {
-            Some(poison) => attach_all(self.attached, poison.t),
-            None => Vec::new(),
+        let attached = if self.attached.loaded.on_standby()
+            && let Some(poison) = events.iter().find(|event| shows_poison(event))
+        {
+            attach_all(self.attached, poison.t)
+        } else {
+            Vec::new()
         };
         self.pipeline.take(&events);
         self.pipeline.take(&attached);
