@@ -16,10 +16,10 @@ pub struct Header {
 
 /// `2026-11-20 10:00:00.000+0000: starting up libvirt version: 10.0.0, qemu version: 8.2.2, kernel: 6.8.0, hostname: h`.
 pub fn header(line: &[u8]) -> Option<Header> {
-    let at = memchr::memmem::find(&line[..line.len().min(80)], b": starting up libvirt version: ")?;
     if !line.first()?.is_ascii_digit() {
         return None;
     }
+    let at = memchr::memmem::find(&line[..line.len().min(80)], b": starting up libvirt version: ")?;
     let value = |key: &[u8]| {
         let begin = memchr::memmem::find(&line[at..], key)? + at + key.len();
         let word = line[begin..].split(|b| *b == b',').next()?.trim_ascii();

@@ -59,10 +59,12 @@ impl Fields {
                 .as_deref()
                 .map_or_else(String::new, |text| sanitise(text, 128))
         };
+        let pid = self.core_pid.as_ref()?.parse().ok()?;
+        let signal = self.core_signal.as_ref()?.parse().ok()?;
         Some(LogStatement::ProcessEnded {
             who: known_as(&text(&self.core_comm), &text(&self.core_exe)),
-            pid: Some(self.core_pid.as_ref()?.parse().ok()?),
-            how: Ended::Signal(self.core_signal.as_ref()?.parse().ok()?),
+            pid: Some(pid),
+            how: Ended::Signal(signal),
             lone: false,
         })
     }
@@ -128,6 +130,8 @@ pub fn json(number: u64, line: &[u8]) -> Option<Entry> {
 }
 
 fn entry(line: u64, stamp: Stamp, fields: Fields) -> Option<Entry> {
+    // Each line that is no field ends an entry, and most end none.
+    fields.message.as_ref()?;
     let sender = fields.sender();
     let core_dump = fields.core_dump();
     let us = |text: &Option<String>| text.as_ref()?.parse::<u64>().ok()?.checked_mul(1000);

@@ -78,10 +78,24 @@ pub fn is_boot(text: &[u8]) -> bool {
 
 /// Where a month's name begins, at the start or after a weekday's.
 fn month(text: &[u8]) -> Option<usize> {
-    const MONTHS: &[u8] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
     let is = |at: usize| {
-        let name = text.get(at..at + 3)?;
-        MONTHS.chunks(3).any(|month| month == name).then_some(at)
+        let name: &[u8; 3] = text.get(at..at + 3)?.try_into().ok()?;
+        let known = matches!(
+            name,
+            b"Jan"
+                | b"Feb"
+                | b"Mar"
+                | b"Apr"
+                | b"May"
+                | b"Jun"
+                | b"Jul"
+                | b"Aug"
+                | b"Sep"
+                | b"Oct"
+                | b"Nov"
+                | b"Dec"
+        );
+        known.then_some(at)
     };
     is(0).or_else(|| is(4).filter(|_| weekday(text)))
 }

@@ -60,6 +60,9 @@ type Event = (Option<i64>, Option<LogStatement>);
 /// Whether a monitor's session begins (docs/interop/qmp-spec.rst, Server Greeting).
 pub fn is_greeting(line: &[u8]) -> bool {
     let head = &line[..line.len().min(64)];
+    if memchr::memchr(b'{', head).is_none() {
+        return false;
+    }
     [&b"{\"QMP\":"[..], b"{ \"QMP\":", b"{'QMP':"]
         .iter()
         .any(|begin| memchr::memmem::find(head, begin).is_some())
