@@ -1,4 +1,5 @@
-//! A map of bounded size: where a new key finds no room, the first keys are evicted and counted.
+//! A map of bounded size: where a new key finds no room, the first keys are evicted and counted; those that are spared only where
+//! there are no others.
 
 use alloc::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ pub(super) struct BoundedMap<K, V> {
     evicted: u64,
 }
 
-impl<K: Ord, V> BoundedMap<K, V> {
+impl<K: Ord + Clone, V> BoundedMap<K, V> {
     /// Of at most `limit` entries, but one at least.
     pub fn new(limit: usize) -> Self {
         Self {
@@ -37,7 +38,11 @@ impl<K: Ord, V> BoundedMap<K, V> {
     }
 
     pub fn insert(&mut self, key: K, value: V) {
-        self.make_room(&key);
+        self.insert_sparing(key, value, |_, _| false);
+    }
+
+    pub fn insert_sparing(&mut self, key: K, value: V, spared: impl Fn(&K, &V) -> bool) {
+        self.make_room(&key, spared);
         self.entries.insert(key, value);
     }
 
@@ -45,7 +50,14 @@ impl<K: Ord, V> BoundedMap<K, V> {
     where
         V: Default,
     {
-        self.make_room(&key);
+        self.get_or_default_sparing(key, |_, _| false)
+    }
+
+    pub fn get_or_default_sparing(&mut self, key: K, spared: impl Fn(&K, &V) -> bool) -> &mut V
+    where
+        V: Default,
+    {
+        self.make_room(&key, spared);
         self.entries.entry(key).or_default()
     }
 
@@ -57,12 +69,16 @@ impl<K: Ord, V> BoundedMap<K, V> {
         self.entries.retain(keep);
     }
 
-    fn make_room(&mut self, key: &K) {
+    fn make_room(&mut self, key: &K, spared: impl Fn(&K, &V) -> bool) {
         if self.entries.contains_key(key) {
             return;
         }
         while self.entries.len() >= self.limit {
-            self.entries.pop_first();
+            let goes = self.entries.iter().find(|(key, value)| !spared(key, value));
+            match goes.map(|(key, _)| key.clone()) {
+                Some(key) => self.entries.remove(&key),
+                None => self.entries.pop_first().map(|(_, value)| value),
+            };
             self.evicted += 1;
         }
     }

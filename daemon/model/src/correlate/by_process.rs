@@ -18,6 +18,8 @@ pub(super) struct ByProcess {
     all: BTreeMap<u32, Vec<IncidentNo>>,
     /// Without a guest address.
     unplaced: BTreeSet<(u32, IncidentNo)>,
+    /// Whose page the kernel has not named.
+    unconfirmed: BTreeSet<(u32, IncidentNo)>,
     /// Of huge pages, by the GiB of their guest address.
     huge: BTreeMap<(u32, u64), IncidentNo>,
     /// The latest sign of poison, and whose it was.
@@ -36,6 +38,10 @@ impl ByProcess {
     /// A process is gone and its number another's.
     pub fn forget(&mut self, pid: u32) {
         self.all.remove(&pid);
+        let unconfirmed: Vec<IncidentNo> = self.unconfirmed(pid).collect();
+        for no in unconfirmed {
+            self.unconfirmed.remove(&(pid, no));
+        }
     }
 
     pub fn note(&mut self, no: IncidentNo, e: &Evidence) {
@@ -48,6 +54,10 @@ impl ByProcess {
                 self.unplaced.remove(&(e.pid, no));
             }
         }
+        match e.unconfirmed() && !gone {
+            true => self.unconfirmed.insert((e.pid, no)),
+            false => self.unconfirmed.remove(&(e.pid, no)),
+        };
         if let Some(gpa) = e.gpa.filter(|_| !gone && is_huge(e)) {
             self.huge.insert((e.pid, gpa >> SHIFT_1G), no);
         }
@@ -62,6 +72,7 @@ impl ByProcess {
 
     pub fn remove(&mut self, no: IncidentNo, e: &Evidence) {
         self.unplaced.remove(&(e.pid, no));
+        self.unconfirmed.remove(&(e.pid, no));
         if let Some(gpa) = e.gpa {
             let key = (e.pid, gpa >> SHIFT_1G);
             if self.huge.get(&key) == Some(&no) {
@@ -84,6 +95,11 @@ impl ByProcess {
 
     pub fn unplaced(&self, pid: u32) -> impl Iterator<Item = IncidentNo> + '_ {
         let all = self.unplaced.range((pid, 0)..=(pid, IncidentNo::MAX));
+        all.map(|(_, no)| *no)
+    }
+
+    pub fn unconfirmed(&self, pid: u32) -> impl DoubleEndedIterator<Item = IncidentNo> + '_ {
+        let all = self.unconfirmed.range((pid, 0)..=(pid, IncidentNo::MAX));
         all.map(|(_, no)| *no)
     }
 

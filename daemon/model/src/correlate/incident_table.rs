@@ -8,8 +8,30 @@ use super::{
     IncidentNo,
     by_page::ByPage,
     by_process::{ByProcess, is_huge},
+    is_of_a_guest,
 };
 use crate::incident::evidence::Evidence;
+
+/// Whose incidents make room: the last first. Processes are had without end by any user, VMMs by whoever may use KVM, and pages
+/// that the kernel names by nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Named,
+    /// [`Evidence::unconfirmed`].
+    Unconfirmed,
+    /// Of a process that is not known to run a guest.
+    Stranger,
+}
+
+impl Rank {
+    fn of(e: &Evidence) -> Self {
+        match (is_of_a_guest(e), e.unconfirmed()) {
+            (false, _) => Self::Stranger,
+            (true, true) => Self::Unconfirmed,
+            (true, false) => Self::Named,
+        }
+    }
+}
 
 /// See the module.
 pub(super) struct IncidentTable {
@@ -22,9 +44,10 @@ pub(super) struct IncidentTable {
     /// Logs are imported.
     pages_tracked: bool,
     /// Of each process, for who makes room.
-    shares: BTreeMap<u32, BTreeSet<IncidentNo>>,
+    shares: BTreeMap<(Rank, u32), BTreeSet<IncidentNo>>,
     /// Processes by the number of their incidents.
-    by_share: BTreeSet<(usize, u32)>,
+    by_share: BTreeSet<(Rank, usize, u32)>,
+    ranks: BTreeMap<IncidentNo, Rank>,
     changed: BTreeSet<IncidentNo>,
     touched: BTreeSet<IncidentNo>,
 }
@@ -41,6 +64,7 @@ impl IncidentTable {
             pages_tracked: false,
             shares: BTreeMap::new(),
             by_share: BTreeSet::new(),
+            ranks: BTreeMap::new(),
             changed: BTreeSet::new(),
             touched: BTreeSet::new(),
         }
@@ -89,13 +113,13 @@ impl IncidentTable {
     }
 
     /// Takes an incident out if there is no room for one more: the oldest of the process with most of them, so that a
-    /// flood costs nobody but its VM.
+    /// flood costs nobody but its VM; and, lest one of many processes cost the VMs theirs, of the last [`Rank`] that has any.
     pub fn evict(&mut self) -> Option<(IncidentNo, Box<Evidence>)> {
         if self.incidents.len() < self.limit {
             return None;
         }
-        let (_, largest) = self.by_share.last()?;
-        let no = *self.shares.get(largest)?.first()?;
+        let (rank, _, largest) = self.by_share.last()?;
+        let no = *self.shares.get(&(*rank, *largest))?.first()?;
         self.evicted += 1;
         self.remove(no).map(|old| (no, old))
     }
@@ -104,7 +128,7 @@ impl IncidentTable {
         let no = self.next;
         self.next += 1;
         self.by_process.insert(no, evidence.pid);
-        self.share(evidence.pid, |share| share.insert(no));
+        self.rank(no, evidence.pid, Some(Rank::of(&evidence)));
         self.incidents.insert(no, Box::new(evidence));
         self.changed.insert(no);
         self.touched.insert(no);
@@ -115,23 +139,40 @@ impl IncidentTable {
         let old = self.incidents.remove(&no)?;
         self.by_process.remove(no, &old);
         self.by_page.remove(no);
-        self.share(old.pid, |share| share.remove(&no));
+        self.rank(no, old.pid, None);
         self.changed.remove(&no);
         self.touched.remove(&no);
         Some(old)
     }
 
+    /// Notes the rank of an incident; `None`: it is gone.
+    fn rank(&mut self, no: IncidentNo, pid: u32, now: Option<Rank>) {
+        let before = match now {
+            Some(rank) => self.ranks.insert(no, rank),
+            None => self.ranks.remove(&no),
+        };
+        if before == now {
+            return;
+        }
+        if let Some(rank) = before {
+            self.share(rank, pid, |share| share.remove(&no));
+        }
+        if let Some(rank) = now {
+            self.share(rank, pid, |share| share.insert(no));
+        }
+    }
+
     /// Changes the incidents of a process.
-    fn share(&mut self, pid: u32, change: impl FnOnce(&mut BTreeSet<IncidentNo>) -> bool) {
-        let share = self.shares.entry(pid).or_default();
-        self.by_share.remove(&(share.len(), pid));
+    fn share(&mut self, rank: Rank, pid: u32, change: impl FnOnce(&mut BTreeSet<IncidentNo>) -> bool) {
+        let share = self.shares.entry((rank, pid)).or_default();
+        self.by_share.remove(&(rank, share.len(), pid));
         change(share);
         match share.len() {
             0 => {
-                self.shares.remove(&pid);
+                self.shares.remove(&(rank, pid));
             }
             n => {
-                self.by_share.insert((n, pid));
+                self.by_share.insert((rank, n, pid));
             }
         }
     }
@@ -166,14 +207,19 @@ impl IncidentTable {
 
     /// Updates what is indexed by process of the incidents that the current event belongs to.
     pub fn index_touched(&mut self) {
-        for no in &self.touched {
-            if let Some(evidence) = self.incidents.get(no) {
-                self.by_process.note(*no, evidence);
-                if self.pages_tracked {
-                    self.by_page.note(*no, evidence);
-                }
+        let touched = core::mem::take(&mut self.touched);
+        for no in &touched {
+            let Some(evidence) = self.incidents.get(no) else {
+                continue;
+            };
+            self.by_process.note(*no, evidence);
+            if self.pages_tracked {
+                self.by_page.note(*no, evidence);
             }
+            let (pid, rank) = (evidence.pid, Rank::of(evidence));
+            self.rank(*no, pid, Some(rank));
         }
+        self.touched = touched;
     }
 
     /// Keeps the incidents by page from now on.
@@ -227,6 +273,13 @@ impl IncidentTable {
         unplaced.next().is_none().then_some(only)
     }
 
+    /// The latest live incident of this VM whose page the kernel has not named, where there are so many of these.
+    pub fn last_unconfirmed(&self, pid: u32, many: usize) -> Option<IncidentNo> {
+        let mut unconfirmed = self.by_process.unconfirmed(pid);
+        let last = unconfirmed.next_back()?;
+        (unconfirmed.count() + 1 >= many).then_some(last)
+    }
+
     /// The live incident of a huge page of this VM in the same GiB.
     pub fn huge_around(&self, pid: u32, gpa: u64) -> Option<IncidentNo> {
         let no = self.by_process.huge_around(pid, gpa)?;
@@ -258,6 +311,7 @@ mod tests {
     use alloc::vec::Vec;
 
     use super::*;
+    use crate::{event::Vmm, incident::evidence::HostLoss};
 
     #[test]
     fn room_is_made_by_the_process_with_most_incidents() {
@@ -275,5 +329,43 @@ mod tests {
         assert!(table.get(first).is_some(), "though it is the oldest of all");
         let left: Vec<u32> = table.iter().map(|(_, e)| e.pid).collect();
         assert_eq!(left.iter().filter(|pid| **pid == 7).count(), 9);
+    }
+
+    #[test]
+    fn room_is_made_by_strangers_before_vms_and_by_claims_before_named_pages() {
+        let mut table = IncidentTable::new(10);
+        let vmm = Vmm {
+            is_vmm: Some(true),
+            ..Vmm::default()
+        };
+        let of = |pid, vmm: &Vmm| Evidence::new(1, pid, vmm.clone().into());
+        let named: Vec<IncidentNo> = (0..3).map(|_| table.insert(of(9000, &vmm))).collect();
+        let claim = |pid| {
+            let mut evidence = of(pid, &vmm);
+            evidence.host_loss = HostLoss::OtherMemory;
+            evidence
+        };
+        let claimed = table.insert(claim(9001));
+        for pid in 1..=100 {
+            table.evict();
+            table.insert(of(pid, &Vmm::default()));
+        }
+        assert!(table.get(claimed).is_some());
+        for pid in 101..=200 {
+            table.evict();
+            table.insert(claim(pid));
+        }
+        assert!(named.iter().all(|no| table.get(*no).is_some()));
+        // What was a claim when it began may be named since.
+        let last = table.insert(claim(9002));
+        if let Some(evidence) = table.touch(last) {
+            evidence.pfn = Some(5);
+        }
+        table.index_touched();
+        for pid in 201..=300 {
+            table.evict();
+            table.insert(claim(pid));
+        }
+        assert!(table.get(last).is_some());
     }
 }

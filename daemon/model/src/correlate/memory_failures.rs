@@ -159,18 +159,15 @@ impl Correlator {
     pub(super) fn host_loss(&self) -> HostLoss {
         let session = &self.session;
         let probed = session.has(&ProbeId::MemoryFailure) || session.has(&ProbeId::MemoryFailureEvent);
-        let none_before = match session.hardware_corrupted_kb {
-            Some(kb) => kb == 0,
+        let before = match session.hardware_corrupted_kb {
+            Some(kb) => Some(kb > 0),
             // A kernel without memory_failure(), if the counters were looked for.
-            None => session.counters_watched,
+            None => session.counters_watched.then_some(false),
         };
-        match (
-            none_before && (probed || session.counters_watched),
-            self.failures.any,
-        ) {
-            (true, false) => HostLoss::Nothing,
-            (true, true) => HostLoss::OtherMemory,
-            (false, _) => HostLoss::Unwatched,
+        match before.filter(|_| probed || session.counters_watched) {
+            None => HostLoss::Unwatched,
+            Some(before) if before || self.failures.any => HostLoss::OtherMemory,
+            Some(_) => HostLoss::Nothing,
         }
     }
 

@@ -46,8 +46,8 @@ use thread_table::ThreadTable;
 /// Number of an incident within one correlator.
 pub type IncidentNo = u64;
 
-/// Limits of the tables. A full table evicts an entry (the oldest incident of the process with most; elsewhere the lowest
-/// key) and counts it: [`Correlator::incidents_evicted`], [`Correlator::table_evictions`].
+/// Limits of the tables. A full table evicts an entry (the oldest incident of the process with most, of processes without a guest
+/// first; elsewhere the lowest key, but of VMMs last) and counts it: [`Correlator::incidents_evicted`], [`Correlator::table_evictions`].
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// One per poisoned page and VM.
@@ -418,13 +418,24 @@ impl Correlator {
             }
         }
         let vmm = Arc::new(vmm.clone());
-        self.processes.insert(pid, Arc::clone(&vmm));
+        self.introduce(pid, Arc::clone(&vmm));
         let live: Vec<IncidentNo> = self.incidents.live_of(pid).collect();
         for no in live {
             if let Some(evidence) = self.incidents.touch(no) {
                 evidence.vmm = Arc::clone(&vmm);
             }
         }
+    }
+
+    /// Processes are had without end by any user: they must not cost a VM its name.
+    fn introduce(&mut self, pid: u32, vmm: Arc<Vmm>) {
+        self.processes
+            .insert_sparing(pid, vmm, |_, known| known.is_vmm == Some(true));
+    }
+
+    /// Whether the process has been introduced ([`EventKind::Vmm`]), and is not forgotten.
+    pub fn knows(&self, pid: u32) -> bool {
+        self.processes.get(&pid).is_some()
     }
 
     fn lost(&mut self, event: &Event, records: u64) {

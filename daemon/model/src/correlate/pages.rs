@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Incidents of one process while the host has lost no memory ([`Evidence::claimed`]).
+/// Incidents of one process whose page the kernel has not named ([`Evidence::unconfirmed`]).
 const MAX_CLAIMS: usize = 256;
 
 /// What is known of a page when its incident opens.
@@ -232,14 +232,9 @@ impl Correlator {
     /// Opens an incident of a VMM's page. Claims without end are one in the end: the latest takes them.
     pub(super) fn open_new(&mut self, event: &Event, pid: u32, new: New) -> IncidentNo {
         let host_loss = self.host_loss();
-        if host_loss == HostLoss::Nothing
+        if host_loss != HostLoss::Unwatched
             && new.pfn.is_none()
-            && let Some(no) = self
-                .incidents
-                .of_process(pid)
-                .get(MAX_CLAIMS - 1..)
-                .and_then(<[_]>::last)
-                .copied()
+            && let Some(no) = self.incidents.last_unconfirmed(pid, MAX_CLAIMS)
         {
             self.incidents.note_refused();
             return no;

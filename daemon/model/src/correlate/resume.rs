@@ -96,7 +96,7 @@ impl Correlator {
         let pid = evidence.pid;
         let size = evidence.size().unwrap_or(PAGE_SIZE);
         let (hva, gpa, gpas) = (evidence.hva, evidence.gpa, evidence.gpas.clone());
-        self.processes.insert(pid, evidence.vmm.clone());
+        self.introduce(pid, evidence.vmm.clone());
         let no = self.open(evidence);
         if let Some(hva) = hva {
             self.pages.insert_hva(pid, hva, size, no);

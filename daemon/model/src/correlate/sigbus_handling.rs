@@ -87,8 +87,13 @@ impl SigbusHandling {
 impl Correlator {
     /// A SIGBUS was sent to a thread of a VMM.
     pub(super) fn signal_sent(&mut self, event: &Event, signal: &ToThread) {
+        let is_vmm = |pid: &u32| {
+            self.processes
+                .get(pid)
+                .is_some_and(|vmm| vmm.is_vmm == Some(true))
+        };
         self.sigbus_handling
-            .get_or_default(signal.pid)
+            .get_or_default_sparing(signal.pid, |pid, _| is_vmm(pid))
             .sent(event.t, signal);
         if signal.required {
             let mc_open = self.mc_open_on(signal.pid, signal.tid);

@@ -35,13 +35,20 @@ const MAX_GPAS: usize = 512;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostLoss {
-    /// Not known: memory was lost before the start, or nobody watched.
+    /// Not known: nobody watched.
     #[default]
     Unwatched,
     /// Neither memory_failure() nor HardwareCorrupted.
     Nothing,
-    /// Memory, but not this page's so far.
+    /// Memory, before the start or since, but not this page's so far.
     OtherMemory,
+}
+
+impl HostLoss {
+    /// Of a page that two incidents were opened for.
+    fn joined(self, other: Self) -> Self {
+        if self == other { self } else { Self::OtherMemory }
+    }
 }
 
 /// Everything known of one incident. Its JSON is what a daemon that starts again goes on with
@@ -398,7 +405,8 @@ impl Evidence {
         self.host_loss == HostLoss::Nothing && self.unconfirmed()
     }
 
-    /// Whether memory_failure() has not named this page, though it was watched from the start.
+    /// Whether the kernel has not named this page, though what it loses was watched: it may be a page that was lost before, or a
+    /// claim.
     pub fn unconfirmed(&self) -> bool {
         self.host_loss != HostLoss::Unwatched
             && self.pfn.is_none()
@@ -520,6 +528,8 @@ impl Evidence {
         self.t0 = self.t0.min(other.t0);
         self.last = self.last.max(other.last);
         self.last_poison = self.last_poison.max(other.last_poison);
+        self.host_loss = self.host_loss.joined(other.host_loss);
+        self.vcpu_signalled |= other.vcpu_signalled;
         self.pfn = self.pfn.or(other.pfn);
         self.hva = self.hva.or(other.hva);
         self.named_hva = self.named_hva.or(other.named_hva);

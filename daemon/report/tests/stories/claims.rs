@@ -1,7 +1,10 @@
 //! Poison that the host's kernel has not reported: userfaultfd's, a failed read of swap, or a signal that a process sent
 //! itself. Never certain, never the DIMM's, and without a vCPU no guest's fate.
 
-use poisontrace_model::incident::model::{Cause, Confidence, OriginBasis, OriginKind, Outcome};
+use poisontrace_model::{
+    event::probe::ProbeStatus,
+    incident::model::{Cause, Confidence, OriginBasis, OriginKind, Outcome},
+};
 
 use super::*;
 
@@ -129,6 +132,174 @@ fn claims_of_one_process_are_few_incidents() {
     let mut correlator = Correlator::new(session());
     story.events.iter().for_each(|event| correlator.feed(event));
     assert_eq!(correlator.incidents_evicted(), 3000 - 256, "the rest is counted");
+}
+
+/// What leaves it open whether a page that the kernel has not named is one that it has lost: the session, and events of before.
+fn other_losses() -> [(&'static str, Session, Story); 5] {
+    let lost_before = |probes: Vec<ProbeStatus>| Session {
+        probes,
+        hardware_corrupted_kb: Some(4),
+        counters_watched: true,
+        ..session()
+    };
+    let after = |what: fn(&mut Story)| {
+        let mut story = Story::new();
+        what(&mut story);
+        story
+    };
+    [
+        (
+            "memory was lost before the start",
+            lost_before(session().probes),
+            Story::new(),
+        ),
+        (
+            "and memory_failure() cannot be probed",
+            lost_before(Vec::new()),
+            Story::new(),
+        ),
+        (
+            "other pages were lost, and nobody signalled",
+            session(),
+            after(|story| {
+                story.lose(PFN + 77, |_| {}).lose(PFN + 78, |_| {});
+            }),
+        ),
+        (
+            "the counters showed a loss",
+            session(),
+            after(|story| {
+                story.at(0, 0, EventKind::HostMemoryLost).wait(3_600_000 * MS);
+            }),
+        ),
+        (
+            "records were lost",
+            session(),
+            after(|story| {
+                story.at(0, 0, EventKind::Lost { records: 5 });
+            }),
+        ),
+    ]
+}
+
+#[test]
+fn where_other_memory_was_lost_a_page_that_the_kernel_has_not_named_is_never_certain() {
+    for (why, session, before) in other_losses() {
+        let mut story = before;
+        story
+            .vm()
+            .touch(VCPU0, USER_RIP, GPA, Access::Read, false)
+            .vmm_exit(7);
+        let incidents = incidents_in(session, &story.events);
+        let incident = incidents.last().unwrap();
+        assert_eq!(
+            (incident.outcome, incident.cause, incident.confidence),
+            (Outcome::VmmKilled, Cause::SigbusUnhandled, Confidence::Likely),
+            "{why}"
+        );
+        assert!(
+            matches!(incident.origin.how, OriginKind::Claimed | OriginKind::Unknown),
+            "{why}: {:?}",
+            incident.origin
+        );
+        assert_eq!(incident.page.pfn, None, "{why}");
+    }
+}
+
+#[test]
+fn a_page_that_the_scan_names_is_no_claim_though_it_was_lost_before() {
+    let (_, lost_before, mut story) = other_losses().into_iter().next().unwrap();
+    story.vm().touch(VCPU0, USER_RIP, GPA, Access::Read, false);
+    let what = EventKind::Preexisting {
+        pfn: Hex(PFN),
+        hva: Hex(HVA),
+    };
+    story.at(QEMU, QEMU, what).vmm_exit(7);
+    let incidents = incidents_in(lost_before, &story.events);
+    assert_eq!(incidents[0].confidence, Confidence::Certain);
+}
+
+#[test]
+fn claims_of_one_process_are_few_incidents_where_other_memory_was_lost() {
+    for (why, session, before) in other_losses() {
+        let mut story = before;
+        forged(story.vm(), 300);
+        assert_eq!(incidents_in(session, &story.events).len(), 256, "{why}");
+    }
+}
+
+#[test]
+fn claims_do_not_go_to_an_incident_of_a_page_that_the_kernel_has_named() {
+    let mut story = Story::new();
+    story.vm();
+    for page in 1..=300 {
+        story.poison_other(page);
+    }
+    let named = story.incidents();
+    for page in 1000..1600 {
+        let hva = HVA + page * 4096;
+        story.sigbus(QEMU, QEMU, SigbusSeverity::ActionRequired, hva, 12);
+    }
+    let incidents = story.incidents();
+    assert_eq!(incidents.len(), 300 + 256);
+    for (before, after) in named.iter().zip(&incidents) {
+        assert_eq!(
+            (&before.id, before.signals.action_required),
+            (&after.id, after.signals.action_required)
+        );
+    }
+}
+
+/// As any user forks them: processes that run no VM, each with a signal that it sent itself.
+fn strangers(story: &mut Story, pids: std::ops::Range<u32>) {
+    for pid in pids {
+        let stranger = Vmm {
+            is_vmm: Some(false),
+            vmm: Some("forge".into()),
+            ..Vmm::default()
+        };
+        story.at(pid, pid, EventKind::Vmm(stranger)).at(
+            pid,
+            pid,
+            EventKind::Sigbus {
+                hva: Hex(HVA),
+                severity: SigbusSeverity::ActionRequired,
+                lsb: 12,
+                target_tid: pid,
+                target_pid: pid,
+                forced: true,
+                comm: "forge".into(),
+            },
+        );
+    }
+}
+
+#[test]
+fn processes_without_end_cost_a_vm_neither_its_incidents_nor_its_name_nor_its_verdict() {
+    let limits = Limits {
+        incidents: 64,
+        processes: 64,
+        ..Limits::default()
+    };
+    let mut story = Story::new();
+    story.vm();
+    strangers(&mut story, 1000..1200);
+    story.poison(12);
+    story.poison_other(1).poison_other(2);
+    strangers(&mut story, 1200..1400);
+    story.touch(VCPU0, USER_RIP, GPA, Access::Read, false);
+    strangers(&mut story, 1400..1600);
+    story.vmm_exit(7);
+    let mut correlator = Correlator::with_limits(session(), limits);
+    story.events.iter().for_each(|event| correlator.feed(event));
+    let incidents = documents(&mut correlator);
+    assert_eq!(incidents.len(), 3, "a stranger's are none of a guest");
+    assert!(incidents.iter().all(|i| i.vm.name.as_deref() == Some("web01")));
+    assert_eq!(
+        verdict(&incidents[0]),
+        (Outcome::VmmKilled, Cause::SigbusUnhandled, Confidence::Certain)
+    );
+    assert!(correlator.incidents_evicted() > 0);
 }
 
 /// As on a kernel without CONFIG_MEMORY_FAILURE, or where nothing can be attached to it: the counters alone show a loss.
