@@ -133,7 +133,11 @@ impl Pipeline {
 
     pub fn take(&mut self, events: &[Event]) {
         for event in events {
-            let identity = self.live.as_mut().and_then(|live| live.registry.identify(event));
+            let introduced = |pid| self.correlator.knows(pid);
+            let identity = self
+                .live
+                .as_mut()
+                .and_then(|live| live.registry.identify(event, introduced));
             if let Some(identity) = identity {
                 self.feed(&identity);
             }

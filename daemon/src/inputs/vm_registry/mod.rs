@@ -10,7 +10,11 @@ pub mod cmdline;
 pub mod proc;
 pub mod scan;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use poisontrace_model::event::{Event, EventKind, Vmm};
 
@@ -19,12 +23,40 @@ use scan::Look;
 
 /// Most processes that are remembered.
 const MAX_KNOWN: usize = 65_536;
+/// Of each second, for looking at processes of which nothing but their own doing is known, on the event loop.
+const BUDGET: Duration = Duration::from_millis(50);
 
 /// What is known of the host's processes.
 pub struct VmRegistry {
     proc: PathBuf,
     known: BTreeMap<u32, Vmm>,
     no_room: u64,
+    spent: Spent,
+    budget: Duration,
+}
+
+/// Time spent within the second that began last.
+#[derive(Default)]
+struct Spent {
+    second: Option<Instant>,
+    time: Duration,
+}
+
+impl Spent {
+    fn may(&mut self, now: Instant, budget: Duration) -> bool {
+        let over = |second| now.saturating_duration_since(second) >= Duration::from_secs(1);
+        if self.second.is_none_or(over) {
+            *self = Self {
+                second: Some(now),
+                time: Duration::ZERO,
+            };
+        }
+        self.time < budget
+    }
+
+    fn add(&mut self, time: Duration) {
+        self.time += time;
+    }
 }
 
 impl VmRegistry {
@@ -34,6 +66,8 @@ impl VmRegistry {
             proc: proc.into(),
             known: BTreeMap::new(),
             no_room: 0,
+            spent: Spent::default(),
+            budget: BUDGET,
         }
     }
 
@@ -77,8 +111,9 @@ impl VmRegistry {
         self.known.values().filter(|vmm| vmm.is_vmm == Some(true)).count()
     }
 
-    /// The identity event that must go before `event`, if it speaks of a process that is not known yet.
-    pub fn identify(&mut self, event: &Event) -> Option<Event> {
+    /// The identity event that must go before `event`, if it speaks of a process that is not known yet, or that has been
+    /// forgotten since: `introduced` tells who is not.
+    pub fn identify(&mut self, event: &Event, introduced: impl Fn(u32) -> bool) -> Option<Event> {
         let pid = match &event.what {
             EventKind::Sigbus { target_pid, .. } | EventKind::SigbusNoAddress { target_pid, .. } => {
                 *target_pid
@@ -91,17 +126,40 @@ impl VmRegistry {
             }
             _ => return None,
         };
-        if pid == 0 || self.known.contains_key(&pid) {
+        if pid == 0 {
             return None;
         }
-        let is_vmm = proc::holds_a_vm(&self.proc, pid).is_vmm();
-        let mut vmm = proc::read(&self.proc, pid, is_vmm);
+        if let Some(known) = self.known.get(&pid) {
+            return (!introduced(pid)).then(|| identity_event(event.t, pid, known.clone()));
+        }
+        // As many as a user likes: the VMs of the host must not wait for them.
+        let by_itself = pid == event.pid
+            && matches!(
+                event.what,
+                EventKind::Sigbus { .. } | EventKind::SigbusNoAddress { .. }
+            );
+        let began = Instant::now();
+        let looked_at = !by_itself || self.spent.may(began, self.budget);
+        let mut vmm = match looked_at {
+            true => {
+                let is_vmm = proc::holds_a_vm(&self.proc, pid).is_vmm();
+                proc::read(&self.proc, pid, is_vmm)
+            }
+            false => Vmm::default(),
+        };
+        if by_itself {
+            self.spent.add(began.elapsed());
+        }
         if let (None, EventKind::Sigbus { comm, .. } | EventKind::SigbusNoAddress { comm, .. }) =
             (&vmm.vmm, &event.what)
         {
             vmm.vmm = (!comm.is_empty()).then(|| comm.clone());
         }
-        self.remember(pid, &vmm);
+        match looked_at {
+            true => self.remember(pid, &vmm),
+            // At its next event, or by the next look for VMs.
+            false => self.no_room += 1,
+        }
         Some(identity_event(event.t, pid, vmm))
     }
 
@@ -124,11 +182,7 @@ pub fn identity_event(t: u64, pid: u32, vmm: Vmm) -> Event {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeSet,
-        fs,
-        time::{Duration, Instant},
-    };
+    use std::{collections::BTreeSet, fs};
 
     use super::{scan::VmScan, *};
 
@@ -259,12 +313,12 @@ mod tests {
                 comm: "vmm".into(),
             },
         };
-        let identity = registry.identify(&event).unwrap();
+        let identity = registry.identify(&event, |_| true).unwrap();
         let EventKind::Vmm(vmm) = identity.what else {
             panic!("{identity:?}")
         };
         assert_eq!((vmm.is_vmm, vmm.vmm.as_deref()), (None, Some("vmm")));
-        assert!(registry.identify(&event).is_none(), "introduced once");
+        assert!(registry.identify(&event, |_| true).is_none(), "introduced once");
         let end = EventKind::TaskExit {
             exit_code: 0,
             live: Some(0),
@@ -272,19 +326,86 @@ mod tests {
         };
         assert!(
             registry
-                .identify(&Event {
-                    t: 6,
-                    tid: 99,
-                    pid: 99,
-                    vcpu: None,
-                    what: end
-                })
+                .identify(
+                    &Event {
+                        t: 6,
+                        tid: 99,
+                        pid: 99,
+                        vcpu: None,
+                        what: end
+                    },
+                    |_| true
+                )
                 .is_none()
         );
         assert!(
-            registry.identify(&event).is_some(),
+            registry.identify(&event, |_| true).is_some(),
             "the next process of this number is another"
         );
+    }
+
+    /// A signal of poison that a process has sent itself.
+    fn own_signal(pid: u32) -> Event {
+        Event {
+            t: 5,
+            tid: pid,
+            pid,
+            vcpu: None,
+            what: EventKind::Sigbus {
+                hva: poisontrace_model::hex::Hex(0x1000),
+                severity: poisontrace_model::event::SigbusSeverity::ActionRequired,
+                lsb: 12,
+                target_tid: pid,
+                target_pid: pid,
+                forced: true,
+                comm: "hog".into(),
+            },
+        }
+    }
+
+    #[test]
+    fn many_processes_that_signal_themselves_take_a_bounded_time() {
+        let proc = tempfile::tempdir().unwrap();
+        let many: Vec<&str> = vec!["/dev/null"; 2000];
+        for pid in 100..140 {
+            fake(proc.path(), pid, b"hog\0", &many);
+        }
+        fake(proc.path(), 200, b"qemu\0", &["anon_inode:kvm-vm"]);
+        let mut registry = VmRegistry::new(proc.path());
+        registry.budget = Duration::from_millis(4);
+        let mut looked_at = 0;
+        let began = Instant::now();
+        for pid in 100..140 {
+            let identity = registry.identify(&own_signal(pid), |_| true).unwrap();
+            let EventKind::Vmm(vmm) = identity.what else {
+                panic!("{identity:?}")
+            };
+            looked_at += u32::from(vmm.is_vmm == Some(false));
+            assert!(vmm.vmm.is_some(), "the signal names it");
+        }
+        let seconds = began.elapsed().as_secs() as u32 + 1;
+        assert!(
+            (1..40).contains(&looked_at) || seconds > 4,
+            "{looked_at} in {seconds} s"
+        );
+        assert!(registry.no_room() > 0, "the rest is counted");
+        // What the kernel sends is no flood.
+        let mut event = own_signal(200);
+        event.pid = 5;
+        let identity = registry.identify(&event, |_| true).unwrap();
+        assert!(matches!(identity.what, EventKind::Vmm(vmm) if vmm.is_vmm == Some(true)));
+    }
+
+    #[test]
+    fn a_vm_that_has_been_forgotten_is_introduced_again() {
+        let proc = tempfile::tempdir().unwrap();
+        fake(proc.path(), 10, b"qemu\0-name\0web\0", &["anon_inode:kvm-vm"]);
+        let mut registry = TestRegistry::new(proc.path());
+        assert_eq!(registry.scan().len(), 1);
+        let mut registry = registry.registry;
+        assert!(registry.identify(&own_signal(10), |_| true).is_none());
+        let identity = registry.identify(&own_signal(10), |_| false).unwrap();
+        assert!(matches!(identity.what, EventKind::Vmm(vmm) if vmm.name.as_deref() == Some("web")));
     }
 
     #[test]
