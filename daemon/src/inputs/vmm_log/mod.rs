@@ -172,7 +172,7 @@ impl VmmWatcher {
             pid,
             since_wall,
             log: log.map(|path| (name(&path), tail::Tail::new(path), Scanner::default())),
-            qmp: qmp.map(|path| (qmp::Listener::new(path), Scanner::default())),
+            qmp: qmp.map(|path| (qmp::Listener::new("/proc", path, pid), Scanner::default())),
             out: self.sender.clone(),
         };
         if self.follower.as_ref().is_none_or(UnboundedSender::is_closed) {
