@@ -1,5 +1,7 @@
 //! The machine that poisontrace runs on: its identity and its clocks, read here for the pure model.
 
+use std::time::Duration;
+
 use poisontrace_model::{
     host::{ClockPair, Host},
     text::sanitise,
@@ -14,6 +16,16 @@ pub fn clock_pair() -> ClockPair {
         monotonic_ns: nanoseconds(monotonic).max(0) as u64,
         wall_ns: Some(nanoseconds(wall)),
     }
+}
+
+/// How long the machine has run, suspended or not, and seconds since the epoch.
+pub fn running_and_wall() -> (Duration, i64) {
+    let running = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(running.tv_sec).unwrap_or(0);
+    (
+        Duration::from_secs(seconds),
+        clock_gettime(ClockId::Realtime).tv_sec,
+    )
 }
 
 fn nanoseconds(t: rustix::time::Timespec) -> i64 {

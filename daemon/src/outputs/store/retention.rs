@@ -56,16 +56,19 @@ pub fn prune_dir(dir: &Path, retention: Retention) -> Result<u64, StoreError> {
 ///
 /// Ages count up to the newest change in the store, not to a clock that may have jumped: after a start years ahead,
 /// everything would be too old. Changes that are later than all before them by more than any is kept do not count either:
-/// the first that is stored after a jump would delete the rest. An operator who means it runs `poisontrace incidents prune`.
+/// the first that is stored after a jump would delete the rest. Where nothing happens for so long, ages count up to now once
+/// the clock is `confirmed` ([`super::clock_watch`]), or an operator runs `poisontrace incidents prune`.
 ///
 /// `boot_id`: the boot whose incidents may still be open.
 pub(super) fn prune(
     connection: &Connection,
     retention: Retention,
     boot_id: Option<&str>,
+    confirmed: bool,
 ) -> rusqlite::Result<u64> {
     let (now, newest) = times(connection, retention)?;
-    prune_at(connection, retention, boot_id, now.min(newest))
+    let at = if confirmed { now } else { now.min(newest) };
+    prune_at(connection, retention, boot_id, at)
 }
 
 /// Days by which even the newest incident is older than any is kept: nothing was recorded for so long, or the clock has

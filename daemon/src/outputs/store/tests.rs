@@ -471,7 +471,7 @@ fn what_is_too_much_is_the_flooders_and_nobodys_open_incident() {
     let boot: String = database
         .query_row("SELECT DISTINCT boot_id FROM incident", [], |row| row.get(0))
         .unwrap();
-    assert!(retention::prune(&database, limit, Some(&boot)).unwrap() > 100);
+    assert!(retention::prune(&database, limit, Some(&boot), false).unwrap() > 100);
     let of = |pid: u32| {
         all(dir.path())
             .iter()
@@ -495,9 +495,9 @@ fn what_is_too_much_is_the_flooders_and_nobodys_open_incident() {
         max_bytes: 4096,
         ..retention()
     };
-    retention::prune(&database, tiny, Some(&boot)).unwrap();
+    retention::prune(&database, tiny, Some(&boot), false).unwrap();
     assert_eq!((of(8), of(9), of(7)), (1, 0, 256), "only what is open stays");
-    retention::prune(&database, tiny, Some("the next boot")).unwrap();
+    retention::prune(&database, tiny, Some("the next boot"), false).unwrap();
     assert_eq!(all(dir.path()).len(), 0, "nothing is open after a reboot");
 }
 
@@ -517,17 +517,39 @@ fn a_clock_that_has_jumped_deletes_nothing() {
     };
     // As after a start 500 days ahead.
     assert_eq!(shift("web", 500) + shift("db", 501) + shift("mail", 502), 3);
-    assert_eq!(retention::prune(&database, retention(), None).unwrap(), 0);
+    assert_eq!(retention::prune(&database, retention(), None, false).unwrap(), 0);
     assert_eq!(retention::stale_days(&database, retention()).unwrap(), Some(500));
     shift("db", 950);
     shift("mail", 700);
     assert_eq!(
-        retention::prune(&database, retention(), None).unwrap(),
+        retention::prune(&database, retention(), None, false).unwrap(),
         1,
         "it is 450 days older than the newest"
     );
     shift("web", 0);
     shift("mail", 399);
+    assert_eq!(retention::stale_days(&database, retention()).unwrap(), None);
+}
+
+#[test]
+fn a_quiet_year_is_pruned_once_the_clock_is_confirmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = [
+        incident(1, "web"),
+        incident(2, "db"),
+        incident(3, "mail"),
+        incident(4, "dns"),
+    ];
+    stored(dir.path(), &all);
+    let database = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
+    for (vm, days) in [("web", 901), ("db", 900), ("mail", 450)] {
+        let sql = "UPDATE incident SET changed_at = unixepoch() - ?2 * 86400 WHERE vm = ?1";
+        assert_eq!(database.execute(sql, (vm, days)).unwrap(), 1);
+    }
+    let prune = |confirmed| retention::prune(&database, retention(), None, confirmed).unwrap();
+    assert_eq!(prune(false), 0, "it may be a jump");
+    assert!(retention::stale_days(&database, retention()).unwrap().is_some());
+    assert_eq!(prune(true), 3);
     assert_eq!(retention::stale_days(&database, retention()).unwrap(), None);
 }
 
@@ -541,7 +563,7 @@ fn the_first_incident_after_a_jump_of_the_clock_deletes_none_of_those_before() {
     let database = rusqlite::Connection::open(dir.path().join(FILE)).unwrap();
     let sql = "UPDATE incident SET changed_at = unixepoch() - 500 * 86400 WHERE vm <> 'forged'";
     assert_eq!(database.execute(sql, []).unwrap(), 2);
-    assert_eq!(retention::prune(&database, retention(), None).unwrap(), 0);
+    assert_eq!(retention::prune(&database, retention(), None, false).unwrap(), 0);
     assert!(
         retention::stale_days(&database, retention()).unwrap().is_some(),
         "it is logged"
@@ -549,7 +571,7 @@ fn the_first_incident_after_a_jump_of_the_clock_deletes_none_of_those_before() {
     // The clock is right again, and behind what was stored meanwhile.
     let sql = "UPDATE incident SET changed_at = unixepoch() + 500 * 86400 WHERE vm = 'forged'";
     assert_eq!(database.execute(sql, []).unwrap(), 1);
-    assert_eq!(retention::prune(&database, retention(), None).unwrap(), 0);
+    assert_eq!(retention::prune(&database, retention(), None, false).unwrap(), 0);
 }
 
 #[test]

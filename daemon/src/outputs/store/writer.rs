@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     FILE, Retention, StoreError,
+    clock_watch::{CONFIRMED_AFTER, ClockWatch, Reading},
     database::Database,
     queue::{EventRow, Queue, Row, Verdict},
     retention, sample,
@@ -26,6 +27,8 @@ const RETRY_MAX: Duration = Duration::from_secs(15);
 const PACE: usize = 2 << 20;
 /// How often the age limit is applied.
 const PRUNE: Duration = Duration::from_secs(3600);
+/// How often it is logged that it cannot be.
+const REMIND: Duration = Duration::from_secs(86_400);
 
 /// How the store fares, for metrics and status pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,6 +119,8 @@ impl Store {
             shared: Arc::clone(&shared),
             database: None,
             pruned_at: None,
+            clock: ClockWatch::default(),
+            reminded_at: None,
             too_large: false,
             pace,
             retry: RETRY,
@@ -283,6 +288,9 @@ struct Writer {
     shared: Arc<Shared>,
     database: Option<Database>,
     pruned_at: Option<Instant>,
+    clock: ClockWatch,
+    /// When it was last logged that nothing goes by age.
+    reminded_at: Option<Instant>,
     /// The store is too large, and has been after the last pruning: all in it is open.
     too_large: bool,
     /// Bytes a second.
@@ -426,17 +434,27 @@ impl Writer {
         if !due {
             return;
         }
-        if self.pruned_at.is_none()
+        let confirmed = self.clock.confirms(Reading::now());
+        if !confirmed
+            && self.reminded_at.is_none_or(|at| at.elapsed() >= REMIND)
             && let Ok(Some(days)) = retention::stale_days(&database.connection, self.retention)
         {
+            self.reminded_at = Some(Instant::now());
             tracing::warn!(
                 days,
-                "the newest incident is older than the store keeps any, or the clock has jumped: nothing is deleted by \
-                 age until a new one is stored; `poisontrace incidents prune --older-than` deletes it now"
+                confirmed_after_days = CONFIRMED_AFTER.as_secs() / REMIND.as_secs(),
+                "no incident was stored for longer than any is kept, or the clock has jumped: what was stored before is not \
+                 deleted by age until the clock has run for days without a jump; `poisontrace incidents prune --older-than` \
+                 deletes it now"
             );
         }
         self.pruned_at = Some(Instant::now());
-        match retention::prune(&database.connection, self.retention, database.boot_id()) {
+        match retention::prune(
+            &database.connection,
+            self.retention,
+            database.boot_id(),
+            confirmed,
+        ) {
             Ok(0) => {}
             Ok(gone) => {
                 self.shared.state().health.pruned += gone;
