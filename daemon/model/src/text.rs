@@ -12,7 +12,7 @@ pub fn sanitise(text: &str, max: usize) -> String {
         .chars()
         .take(max)
         .map(|c| {
-            if c.is_control() || turns_direction(c) || is_invisible(c) {
+            if c.is_control() || turns_direction(c) || is_invisible(c) || is_blank(c) {
                 char::REPLACEMENT_CHARACTER
             } else {
                 c
@@ -28,6 +28,11 @@ pub fn sanitise(text: &str, max: usize) -> String {
 /// Unicode's Bidi_Control characters.
 fn turns_direction(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Spaces other than the usual one, and glyphs that look like one.
+fn is_blank(c: char) -> bool {
+    c != ' ' && c.is_whitespace() || matches!(c, '\u{2800}' | '\u{1d159}')
 }
 
 /// Characters without a glyph, by which two names look alike (Unicode's Default_Ignorable_Code_Point, and the marks of
@@ -85,6 +90,12 @@ mod tests {
             '\u{ffa0}',
             '\u{fff9}',
             '\u{e0041}',
+            '\u{a0}',
+            '\u{2003}',
+            '\u{205f}',
+            '\u{3000}',
+            '\u{2800}',
+            '\u{1d159}',
         ] {
             assert_eq!(sanitise(&format!("we{hidden}b"), 64), "we\u{fffd}b");
         }
