@@ -1,5 +1,6 @@
 //! Everything a developer of poisontrace runs: `cargo xtask --help`.
 
+mod audit;
 mod bench;
 mod browser;
 mod builds;
