@@ -8,6 +8,8 @@
 
 mod machine;
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use lab_harness::scenarios::story::recording;
 use lab_harness::scenarios::{Lab, Story, verdict_check};
@@ -80,17 +82,47 @@ fn claims(paths: &Paths, options: &Test, tally: &mut Tally, progress: &Progress)
     }
     let kernel = &options.lab.kernel;
     let lab = Lab::set_up(paths, kernel, kernel, &programs, progress)?;
+    in_the_lab(Before::NothingLost, &lab, &daemon, tally, progress)?;
+    in_the_lab(Before::MemoryLost, &lab, &daemon, tally, progress)
+}
+
+/// What the lab's host went through before it was attacked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    NothingLost,
+    /// A VMM lost a page.
+    MemoryLost,
+}
+
+fn in_the_lab(
+    before: Before,
+    lab: &Lab,
+    daemon: &Path,
+    tally: &mut Tally,
+    progress: &Progress,
+) -> Result<()> {
     let mut scenario = Story::Vmms.scenario();
-    scenario.fates = VmmFate::CLAIMS.to_vec();
-    let run = lab.run("test-tenants", &scenario, &daemon, progress)?;
-    for (attack, (_, end)) in scenario.fates.into_iter().zip(&run.result.fates) {
-        let outcome = verdict_check::incidents(&daemon, &run.out.join(recording(attack)))
-            .and_then(|incidents| verdict_check::of_vmm(attack, &incidents).map(|()| incidents.len()));
-        let figures = std::fs::read_to_string(run.out.join(format!("{attack}.figures"))).unwrap_or_default();
+    let (name, after) = match before {
+        Before::NothingLost => ("test-tenants", ""),
+        Before::MemoryLost => ("test-tenants-lost", "_after_a_loss"),
+    };
+    let loss = (before == Before::MemoryLost).then_some(VmmFate::OwnMemory);
+    scenario.fates = loss.into_iter().chain(VmmFate::CLAIMS).collect();
+    let run = lab.run(name, &scenario, daemon, progress)?;
+    for (fate, (_, end)) in scenario.fates.into_iter().zip(&run.result.fates) {
+        let outcome =
+            verdict_check::incidents(daemon, &run.out.join(recording(fate))).and_then(|incidents| {
+                match (before, loss == Some(fate)) {
+                    (Before::MemoryLost, false) => verdict_check::claims_after_a_loss(fate, &incidents),
+                    _ => verdict_check::of_vmm(fate, &incidents),
+                }?;
+                Ok(incidents.len())
+            });
+        let figures = std::fs::read_to_string(run.out.join(format!("{fate}.figures"))).unwrap_or_default();
         progress.aside(|| {
-            let name = format!("{attack}_on_{}", run.result.kernel);
+            let name = format!("{fate}{after}_on_{}", run.result.kernel);
             let outcome =
-                outcome.map(|count| println!("{attack}: {count} incidents, {figures}, the VMM {end}"));
+                outcome.map(|count| println!("{fate}: {count} incidents, {figures}, the VMM {end}"));
             tally.check(NAME, &name, outcome);
         });
     }

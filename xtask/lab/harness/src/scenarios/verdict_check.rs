@@ -95,6 +95,27 @@ const MAX_CLAIMS: usize = 256;
 
 /// Poison that no kernel has lost is a claim in each incident, and none is certain; of a process without a VM there is none.
 pub fn claims(incidents: &[Value], of_a_vm: bool) -> Result<()> {
+    claims_as(&["claimed"], incidents, of_a_vm)
+}
+
+/// The same on a host that had lost memory before: a page that its kernel has not named may be one of those.
+pub fn claims_after_a_loss(fate: VmmFate, incidents: &[Value]) -> Result<()> {
+    if fate == VmmFate::Marked {
+        judge(of_fate(fate).as_slice(), incidents)?;
+    }
+    claims_as(
+        &["claimed", "unknown"],
+        incidents,
+        fate != VmmFate::ForgedWithoutVm,
+    )?;
+    for incident in incidents {
+        let pfn = &incident["page"]["pfn"];
+        ensure!(pfn.is_null(), "a claim of {} is of pfn {pfn}", incident["id"]);
+    }
+    Ok(())
+}
+
+fn claims_as(origins: &[&str], incidents: &[Value], of_a_vm: bool) -> Result<()> {
     let count = incidents.len();
     ensure!(
         (count > 0) == of_a_vm && count <= MAX_CLAIMS,
@@ -103,7 +124,7 @@ pub fn claims(incidents: &[Value], of_a_vm: bool) -> Result<()> {
     for incident in incidents {
         let (how, confidence) = (&incident["origin"]["how"], &incident["confidence"]);
         ensure!(
-            how == "claimed" && confidence != "certain",
+            how.as_str().is_some_and(|how| origins.contains(&how)) && confidence != "certain",
             "a claim of {} is {how}, {confidence}",
             incident["id"]
         );
