@@ -8,18 +8,21 @@ use std::{
 
 use clap::Args;
 
-use super::{Format, Outcome};
+use super::{Outcome, ReportFormat, output};
 use crate::{
     engine::forecast::{self, Source},
     failure::Failure,
-    terminal,
 };
 use poisontrace_report::Look;
 
 #[derive(Args)]
 pub struct ForecastArgs {
+    /// html: one self-contained page, for screen and paper
     #[arg(long, default_value = "text")]
-    format: Format,
+    format: ReportFormat,
+    /// Output file [default: standard output]; an existing file is replaced
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
     /// Read the files of a host below this folder; its kernel is not asked
     #[arg(long, hide = true, value_name = "DIR")]
     root: Option<PathBuf>,
@@ -44,9 +47,16 @@ pub fn forecast(args: &ForecastArgs) -> Outcome {
     let complete = answered.complete;
     let document = answered.document();
     let text = match args.format {
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&document)?),
-        Format::Text => poisontrace_report::forecast::text(&document, Look::of_stdout()),
+        ReportFormat::Json => format!("{}\n", serde_json::to_string_pretty(&document)?),
+        ReportFormat::Html => poisontrace_report::forecast::html(&document),
+        ReportFormat::Text => {
+            let look = match args.output {
+                Some(_) => Look::PLAIN,
+                None => Look::of_stdout(),
+            };
+            poisontrace_report::forecast::text(&document, look)
+        }
     };
-    terminal::print(&text)?;
+    output::write(&text, args.output.as_deref())?;
     Ok(ExitCode::from(u8::from(!complete)))
 }

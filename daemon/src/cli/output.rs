@@ -45,9 +45,14 @@ pub fn answer(
             }
         }
     };
+    write(&text, file)
+}
+
+/// Writes to a file, whose content it replaces, or to standard output.
+pub fn write(text: &str, file: Option<&Path>) -> Result<(), Failure> {
     match file {
-        Some(file) => private_file::replace(file, &text).map_err(|err| unwritable(file, &err)),
-        None => terminal::print(&text),
+        Some(file) => private_file::replace(file, text).map_err(|err| unwritable(file, &err)),
+        None => terminal::print(text),
     }
 }
 

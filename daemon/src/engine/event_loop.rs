@@ -5,18 +5,20 @@ use std::{ops::ControlFlow, time::Duration};
 use aya_log::EbpfLogger;
 use tokio::{
     io::unix::AsyncFd,
-    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
     task::yield_now,
-    time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use super::{
     attach::{self, Attached},
+    forecast,
+    forecaster::{Forecaster, Iterator as VcpuReader},
     kvm_module::KvmModuleWatcher,
     pipeline::Pipeline,
     serving::{self, Serving},
     settings::Settings,
+    wake::{STORM, Signals, Timers, Wake},
 };
 use crate::{
     failure::Failure,
@@ -24,7 +26,7 @@ use crate::{
     http::{Ready, Scrape, Server},
     inputs::{
         poison_scan::{Found, PoisonScan},
-        vm_registry::scan::{Look, Looks, VmScan},
+        vm_registry::scan::{Looks, VmScan},
     },
     outputs::{metrics::KernelTables, store::survive_file_size_limit},
     probes::{memory::forget_start, source::Source},
@@ -34,16 +36,11 @@ use crate::{
     },
     terminal,
 };
-use poisontrace_model::event::{AttachDelay, Event, EventKind, SigbusSeverity};
+use poisontrace_model::{
+    event::{AttachDelay, Event, EventKind, SigbusSeverity},
+    forecast::Counts,
+};
 
-/// Changes are handed to the store and the log at most this often.
-const FLUSH: Duration = Duration::from_millis(50);
-/// The first proof of life is looked for so soon after the start.
-const FIRST_PROOF: Duration = Duration::from_secs(2);
-/// How often the totals are read while they change.
-const STORM: Duration = Duration::from_secs(1);
-/// How often new VMs are looked for, and a failed store is tried again.
-const RESCAN: Duration = Duration::from_secs(10);
 /// Between the disarming and the detaching.
 const DETACH: Duration = Duration::from_secs(30);
 /// Batches of records that are read at start and at the end; a flood may go on for ever.
@@ -55,9 +52,11 @@ pub async fn run(
     pipeline: Pipeline,
     server: Option<Server>,
     settings: Option<Settings>,
+    vcpus: Option<VcpuReader>,
 ) -> Result<(), Failure> {
     let _file_size_limit = survive_file_size_limit()?;
     let mut events = EventLoop::start(attached, pipeline, server, settings)?;
+    events.forecaster = vcpus.map(Forecaster::start).transpose()?;
     let ended = loop {
         let wake = events.next().await?;
         match events.handle(wake).await {
@@ -70,35 +69,6 @@ pub async fn run(
     ended
 }
 
-/// What the loop waits for.
-enum Wake {
-    /// Records in the ring buffer.
-    Records,
-    /// A page that was poisoned before the start.
-    Preexisting(Found),
-    /// VMs that have started.
-    Vms(Look),
-    /// A statement of a VMM.
-    Statement(Box<Event>),
-    /// Changed incidents are due for the outputs.
-    Flush,
-    /// The kernel's totals may have changed without a record.
-    Totals,
-    /// KVM's module was loaded or unloaded.
-    Kvm,
-    /// Time to look for new VMs.
-    Rescan,
-    /// Time to judge the probes' heartbeat.
-    Heartbeat,
-    Scrape(Scrape),
-    /// SIGHUP.
-    Reload,
-    /// SIGUSR1: another daemon is about to start.
-    HandOver,
-    /// SIGINT or SIGTERM.
-    Stop,
-}
-
 struct EventLoop<'a> {
     attached: &'a mut Attached,
     source: AsyncFd<Source>,
@@ -108,6 +78,8 @@ struct EventLoop<'a> {
     kvm: KvmModuleWatcher,
     pipeline: Pipeline,
     serving: Serving,
+    /// Present where /metrics is served of this machine.
+    forecaster: Option<Forecaster>,
     settings: Option<Settings>,
     /// Runs of the programs that the kernel had skipped when they were last looked at.
     runs_missed: Option<u64>,
@@ -116,70 +88,6 @@ struct EventLoop<'a> {
     watchdog: ProbeWatchdog,
     timers: Timers,
     signals: Signals,
-}
-
-struct Timers {
-    /// While nothing waits to be flushed there is no timer to wake up for.
-    flush_at: Option<Instant>,
-    /// In a storm most exits send no record; their totals are then read every second while they change.
-    totals_at: Option<Instant>,
-    /// When what is attached to the hooks of every exit is detached, unless there is poison again.
-    detach_at: Option<Instant>,
-    rescan: Interval,
-    heartbeat: Interval,
-}
-
-impl Timers {
-    fn new() -> Self {
-        let every = |first: Duration, period: Duration| {
-            let mut interval = interval_at(Instant::now() + first, period);
-            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            interval
-        };
-        Self {
-            // Once, for what a daemon before left.
-            flush_at: Some(Instant::now() + FLUSH),
-            totals_at: None,
-            detach_at: None,
-            rescan: every(RESCAN, RESCAN),
-            heartbeat: every(FIRST_PROOF, notify::proof_interval()),
-        }
-    }
-
-    fn flush_soon(&mut self) {
-        self.flush_at.get_or_insert_with(|| Instant::now() + FLUSH);
-    }
-
-    fn totals_later(&mut self) {
-        self.totals_at.get_or_insert_with(|| Instant::now() + STORM);
-    }
-}
-
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    successor: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, Failure> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-            successor: signal(SignalKind::user_defined1())?,
-        })
-    }
-
-    async fn next(&mut self) -> Wake {
-        tokio::select! {
-            _ = self.interrupt.recv() => Wake::Stop,
-            _ = self.terminate.recv() => Wake::Stop,
-            _ = self.hangup.recv() => Wake::Reload,
-            _ = self.successor.recv() => Wake::HandOver,
-        }
-    }
 }
 
 impl<'a> EventLoop<'a> {
@@ -226,11 +134,12 @@ impl<'a> EventLoop<'a> {
             kvm,
             pipeline,
             serving,
+            forecaster: None,
             settings,
             watchdog,
             runs_missed: None,
             was_quiet: false,
-            timers: Timers::new(),
+            timers: Timers::start(),
             signals,
         })
     }
@@ -251,6 +160,7 @@ impl<'a> EventLoop<'a> {
             _ = self.timers.rescan.tick() => Wake::Rescan,
             _ = self.timers.heartbeat.tick() => Wake::Heartbeat,
             scrape = self.serving.next() => Wake::Scrape(scrape),
+            counts = next_forecast(&mut self.forecaster) => Wake::Forecast(counts),
             wake = self.signals.next() => wake,
         })
     }
@@ -273,6 +183,7 @@ impl<'a> EventLoop<'a> {
             Wake::Rescan => self.rescan()?,
             Wake::Heartbeat => self.heartbeat(),
             Wake::Scrape(scrape) => self.scrape(scrape),
+            Wake::Forecast(counts) => self.pipeline.forecast(&counts),
             Wake::Reload => match &self.settings {
                 Some(settings) => settings.reload(&mut self.pipeline, &self.serving),
                 // A recording that was started on a terminal ends with it.
@@ -345,7 +256,10 @@ impl<'a> EventLoop<'a> {
     }
 
     fn follow_kvm(&mut self) -> Result<(), Failure> {
-        self.kvm.follow(self.attached)?;
+        let is_back = self.kvm.follow(self.attached)?;
+        if let Some(forecaster) = self.forecaster.as_mut().filter(|_| is_back) {
+            forecaster.renew(privileges::attaching(forecast::iterator));
+        }
         self.serving.ready(self.readiness());
         Ok(())
     }
@@ -356,6 +270,9 @@ impl<'a> EventLoop<'a> {
             self.timers.totals_later();
         }
         self.vms.ask();
+        if let Some(forecaster) = &mut self.forecaster {
+            forecaster.ask_if_due(|| self.pipeline.vmms());
+        }
         self.pipeline.reconcile();
         self.look_for_missed_runs();
         self.disarm_if_quiet();
@@ -545,6 +462,13 @@ async fn next_found(poison_scan: &mut Option<mpsc::Receiver<Found>>) -> Found {
     }
     *poison_scan = None;
     std::future::pending().await
+}
+
+async fn next_forecast(forecaster: &mut Option<Forecaster>) -> Counts {
+    match forecaster {
+        Some(forecaster) => forecaster.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Whether only the kernel can have made this: signals for poison a process can send itself (`hooks/signals.rs`). What the

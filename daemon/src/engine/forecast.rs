@@ -5,10 +5,10 @@ use std::path::Path;
 use crate::{
     failure::Failure,
     host::machine,
-    inputs::forecast::{self as inputs, Vms},
+    inputs::forecast::{self as inputs, Versions, Vms},
     probes::{
         load::LoadError,
-        vcpus::{self, Vcpus},
+        vcpus::{self, VcpuIterator, Vcpus},
     },
 };
 use poisontrace_kernel_facts::{
@@ -20,7 +20,7 @@ use poisontrace_kernel_facts::{
     vcpus::VcpuLayout,
 };
 use poisontrace_model::forecast::{
-    VmForecast,
+    Counts, VmForecast,
     facts::{HostFacts, Known, VmFacts},
     forecast,
     terms::Reason,
@@ -85,26 +85,69 @@ pub fn answer(root: &Path, source: &Source) -> Result<Forecasts, Failure> {
     Ok(of(inputs::host::read(root), found, limits))
 }
 
+/// Loads the iterator over this host's vCPUs, with what that may take.
+///
+/// # Errors
+/// Why the vCPUs of this host cannot be read.
+pub fn iterator() -> Result<VcpuIterator, Reason> {
+    let root = Path::new("/");
+    if !may_load(root) {
+        return Err(Reason::NotPermitted);
+    }
+    VcpuIterator::load(&VcpuLayout::read(root)?).map_err(|err| reason(&err))
+}
+
+/// VMs that are known, by what an error would do to each.
+pub fn counts(
+    root: &Path,
+    pids: &[u32],
+    versions: &Versions,
+    iterator: &mut Result<VcpuIterator, Reason>,
+) -> Counts {
+    let mut found = inputs::vms_of(&root.join("proc"), pids, versions);
+    if !found.vms.is_empty() {
+        let read = match iterator {
+            Ok(iterator) => iterator.run().map_err(|err| reason(&err)),
+            Err(reason) => Err(*reason),
+        };
+        match read {
+            Ok(bytes) => add(&mut found, vcpus::decode(&bytes)),
+            Err(reason) => found.vms.iter_mut().for_each(|vm| vm.vcpus = Known::Not(reason)),
+        }
+    }
+    let forecasts = of(inputs::host::read(root), found, Vec::new()).vms;
+    Counts::of(forecasts.iter().map(|(_, forecast)| forecast))
+}
+
+fn may_load(root: &Path) -> bool {
+    let held = capabilities(root);
+    let may = |name: &str| held.contains(name);
+    may("sys_admin") || may("bpf") && may("perfmon")
+}
+
 /// Why nothing was read stands in the answer, and the kernel's own words in the log.
 fn read_vcpus(root: &Path, source: &Source) -> Result<Vcpus, Reason> {
     match source {
         Source::None => Err(Reason::NoIterator),
         Source::Recorded(bytes) => Ok(vcpus::decode(bytes)),
         Source::Kernel => {
-            let held = capabilities(root);
-            let may = |name: &str| held.contains(name);
-            if !(may("sys_admin") || may("bpf") && may("perfmon")) {
+            if !may_load(root) {
                 return Err(Reason::NotPermitted);
             }
             let layout = VcpuLayout::read(root)?;
-            let bytes = vcpus::run(&layout).map_err(|err| match err {
-                LoadError::NotBuiltIn => Reason::NotBuiltIn,
-                err => {
-                    tracing::warn!(error = %err, "cannot read the vCPUs from the kernel");
-                    Reason::NoIterator
-                }
-            })?;
+            let mut iterator = VcpuIterator::load(&layout).map_err(|err| reason(&err))?;
+            let bytes = iterator.run().map_err(|err| reason(&err))?;
             Ok(vcpus::decode(&bytes))
+        }
+    }
+}
+
+fn reason(err: &LoadError) -> Reason {
+    match err {
+        LoadError::NotBuiltIn => Reason::NotBuiltIn,
+        err => {
+            tracing::warn!(error = %err, "cannot read the vCPUs from the kernel");
+            Reason::NoIterator
         }
     }
 }

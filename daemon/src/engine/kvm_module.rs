@@ -92,11 +92,11 @@ impl KvmModuleWatcher {
         }
     }
 
-    /// Detaches KVM's probes while it is unloaded, and attaches them when it is back.
+    /// Detaches KVM's probes while it is unloaded, and attaches them when it is back; whether it is back just now.
     ///
     /// # Errors
     /// If KVM came back with events of another layout than the programs were loaded for.
-    pub fn follow(&mut self, attached: &mut Attached) -> Result<(), Failure> {
+    pub fn follow(&mut self, attached: &mut Attached) -> Result<bool, Failure> {
         let now = Kvm::of(Path::new(ROOT));
         let before = std::mem::replace(&mut self.last, now);
         match (before == Kvm::Ready, now == Kvm::Ready) {
@@ -122,7 +122,7 @@ impl KvmModuleWatcher {
             }
             _ => {}
         }
-        Ok(())
+        Ok(before != Kvm::Ready && now == Kvm::Ready)
     }
 }
 

@@ -3,17 +3,19 @@
 //! | part | does |
 //! |---|---|
 //! | [`run`] | `run` and `record`: attaches, starts, stops |
-//! | [`event_loop`] | waits for the next thing to do, and does it |
+//! | [`event_loop`], [`wake`] | waits for the next thing to do, and does it |
 //! | [`pipeline`] | one record's way: input → model → outputs |
 //! | [`replay`] | the same for recordings |
 //! | [`attach`], [`plan_text`], [`probe_table`] | from the running kernel to attached probes, and how they are shown |
 //! | [`forecast`] | `forecast`: what an error would do to each VM |
+//! | [`forecaster`] | the same for the running daemon's metrics |
 //! | [`kvm_module`] | KVM's module comes and goes |
 //! | [`serving`] | the HTTP server as the event loops use it |
 
 pub mod attach;
 pub mod event_loop;
 pub mod forecast;
+pub mod forecaster;
 pub mod kvm_module;
 pub mod pipeline;
 pub mod plan_text;
@@ -22,3 +24,4 @@ pub mod replay;
 pub mod run;
 pub mod serving;
 pub mod settings;
+pub mod wake;

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::{
     attach::{self, Attached, ProbeOptions},
-    event_loop, kvm_module,
+    event_loop, forecast,
+    forecaster::Iterator as VcpuReader,
+    kvm_module,
     pipeline::Pipeline,
     probe_table, serving,
     settings::Settings,
@@ -61,6 +63,7 @@ pub fn run(options: RunOptions, log: logging::Handle) -> Result<(), Failure> {
     )?;
     let ready = serving::readiness(|probe| attached.loaded.has(probe));
     let server = serving::server_or_none(&config.web, ready)?;
+    let vcpus = server.as_ref().map(|_| forecast::iterator());
     attached.give_up_privileges()?;
     let max_vms = config.metrics.max_labelled_vms();
     let session = attached.session.clone();
@@ -78,7 +81,7 @@ pub fn run(options: RunOptions, log: logging::Handle) -> Result<(), Failure> {
     pipeline.configure(&config);
     pipeline.resume(&config.state_dir, attached.totals_continuity());
     let settings = Settings { layers, config, log };
-    serve(&mut attached, pipeline, server, Some(settings))
+    serve(&mut attached, pipeline, server, Some(settings), vcpus)
 }
 
 pub fn record(options: RecordOptions) -> Result<(), Failure> {
@@ -96,7 +99,7 @@ pub fn record(options: RecordOptions) -> Result<(), Failure> {
     outputs.recording = Some(Recording::create(&output, &session)?);
     let mut pipeline = Pipeline::live(session, outputs, read_code, config.vmm.clone());
     pipeline.configure(&config);
-    serve(&mut attached, pipeline, None, None)
+    serve(&mut attached, pipeline, None, None, None)
 }
 
 fn serve(
@@ -104,6 +107,7 @@ fn serve(
     pipeline: Pipeline,
     server: Option<Server>,
     settings: Option<Settings>,
+    vcpus: Option<VcpuReader>,
 ) -> Result<(), Failure> {
     probe_table::print_probes(&attached.loaded, false)?;
     probe_table::print_hot_path(attached.loaded.hot_path())?;
@@ -113,5 +117,5 @@ fn serve(
         .enable_all()
         .build()
         .map_err(|err| Failure::new(format!("cannot start the event loop: {err}")))?;
-    runtime.block_on(event_loop::run(attached, pipeline, server, settings))
+    runtime.block_on(event_loop::run(attached, pipeline, server, settings, vcpus))
 }

@@ -1,11 +1,11 @@
-//! The iterator over vCPUs: loaded, read once, and gone. It hooks nothing, and nothing of it stays.
+//! The iterator over vCPUs: loaded, and run when somebody asks. It hooks nothing, and nothing of it outlives the process.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Read as _,
 };
 
-use aya::{EbpfLoader, programs::Iter};
+use aya::{Ebpf, EbpfLoader, programs::Iter};
 use poisontrace_probes::vcpu::{BANK, Bank, VCPU, Vcpu, known};
 use zerocopy::FromBytes as _;
 
@@ -33,41 +33,67 @@ pub struct Vcpus {
     pub truncated: bool,
 }
 
-/// Runs the iterator once, and returns what it wrote.
-///
-/// # Errors
-/// If this build has no BPF programs, or the kernel does not take this one.
-pub fn run(layout: &VcpuLayout) -> Result<Vec<u8>, LoadError> {
-    if OBJECT.is_empty() {
-        return Err(LoadError::NotBuiltIn);
+/// The iterator, loaded: it can be run any number of times, without the privileges that loading takes (BPF_LINK_CREATE of an
+/// iterator asks for none). Its maps are gone but for those that it uses.
+pub struct VcpuIterator(Ebpf);
+
+impl VcpuIterator {
+    /// Loads it.
+    ///
+    /// # Errors
+    /// If this build has no BPF programs, or the kernel does not take this one.
+    pub fn load(layout: &VcpuLayout) -> Result<Self, LoadError> {
+        if OBJECT.is_empty() {
+            return Err(LoadError::NotBuiltIn);
+        }
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        // The maps are those of the other programs: as small as can be.
+        loader.map_max_entries("PAGES", 1);
+        loader.override_global("KVM_VCPU_IOCTL", &layout.ioctl, true);
+        for (name, offset) in &layout.offsets {
+            loader.override_global(name, offset, true);
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(|err| failed(&err))?;
+        let btf = fentry_btf::of(&layout.functions).map_err(LoadError::Btf)?;
+        program(&mut ebpf)?
+            .load("task_file", &btf)
+            .map_err(|err| failed(&err))?;
+        drop(btf);
+        let names: Vec<String> = ebpf.maps().map(|(name, _)| name.to_owned()).collect();
+        for name in names {
+            drop(ebpf.take_map(&name));
+        }
+        memory::give_back();
+        Ok(Self(ebpf))
     }
-    let failed = |err: &(dyn std::error::Error + 'static)| LoadError::Object(chain(err));
-    let mut loader = EbpfLoader::new();
-    loader.btf(None);
-    // The maps are those of the other programs: as small as can be.
-    loader.map_max_entries("PAGES", 1);
-    loader.override_global("KVM_VCPU_IOCTL", &layout.ioctl, true);
-    for (name, offset) in &layout.offsets {
-        loader.override_global(name, offset, true);
+
+    /// Runs it once, and returns what it wrote.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn run(&mut self) -> Result<Vec<u8>, LoadError> {
+        let program = program(&mut self.0)?;
+        let link = program.attach().map_err(|err| failed(&err))?;
+        let link = program.take_link(link).map_err(|err| failed(&err))?;
+        let file = link.into_file().map_err(|err| failed(&err))?;
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES)
+            .read_to_end(&mut bytes)
+            .map_err(|err| LoadError::Object(format!("cannot read the iterator: {err}")))?;
+        Ok(bytes)
     }
-    let mut ebpf = loader.load(OBJECT).map_err(|err| failed(&err))?;
-    let btf = fentry_btf::of(&layout.functions).map_err(LoadError::Btf)?;
-    let program: &mut Iter = ebpf
-        .program_mut(PROGRAM)
+}
+
+fn program(ebpf: &mut Ebpf) -> Result<&mut Iter, LoadError> {
+    ebpf.program_mut(PROGRAM)
         .ok_or(LoadError::Map(PROGRAM))?
         .try_into()
-        .map_err(|err: aya::programs::ProgramError| failed(&err))?;
-    program.load("task_file", &btf).map_err(|err| failed(&err))?;
-    drop(btf);
-    let link = program.attach().map_err(|err| failed(&err))?;
-    let link = program.take_link(link).map_err(|err| failed(&err))?;
-    let file = link.into_file().map_err(|err| failed(&err))?;
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES)
-        .read_to_end(&mut bytes)
-        .map_err(|err| LoadError::Object(format!("cannot read the iterator: {err}")))?;
-    memory::give_back();
-    Ok(bytes)
+        .map_err(|err: aya::programs::ProgramError| failed(&err))
+}
+
+fn failed(err: &(dyn std::error::Error + 'static)) -> LoadError {
+    LoadError::Object(chain(err))
 }
 
 /// Decodes what the iterator wrote. What is of no known kind ends it: nothing behind it can be trusted.

@@ -31,9 +31,11 @@ const ELSEWHERE: [&str; 1] = ["panic-amd-6.12"];
 const FLEET: &str = "sum by (instance, outcome, cause) (poisontrace_incident_verdicts_total) > 0";
 const REPLAYED_WITHIN: Duration = Duration::from_secs(180);
 /// Metrics that only a live kernel has; a replay serves none of them.
-const LIVE: [&str; 2] = [
+const LIVE: [&str; 4] = [
+    "poisontrace_forecast_timestamp_seconds",
     "poisontrace_kernel_memory_failures_total",
     "poisontrace_probe_run",
+    "by_forecast",
 ];
 /// Alerts that must fire during the replay; no other may, except the one for guests at risk.
 const FIRES: [&str; 3] = [

@@ -19,7 +19,7 @@ pub mod terms;
 #[cfg(test)]
 mod tests;
 
-use alloc::vec::Vec;
+use alloc::{collections::BTreeMap, vec::Vec};
 
 use crate::incident::{
     next_steps::NextStep,
@@ -102,8 +102,43 @@ pub struct Headline {
     pub outcome: Word,
     /// Why.
     pub cause: Word,
+    /// The guest would be lost ([`is_loss`]).
+    pub lost: bool,
     /// A setting of the host or of the guest's definition would change it.
     pub setting_mends: bool,
+}
+
+/// VMs by their headlines.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// By outcome and cause.
+    pub by_headline: BTreeMap<(Word, Word), u64>,
+    /// All of them.
+    pub vms: u64,
+    /// Those that would be lost.
+    pub lost: u64,
+    /// Of these, those that a setting would save.
+    pub setting_mends: u64,
+    /// Those of which it cannot be known.
+    pub unknown: u64,
+}
+
+impl Counts {
+    /// Counts them.
+    pub fn of<'a>(forecasts: impl Iterator<Item = &'a VmForecast>) -> Self {
+        let mut counts = Self::default();
+        for headline in forecasts.map(VmForecast::headline) {
+            *counts
+                .by_headline
+                .entry((headline.outcome, headline.cause))
+                .or_default() += 1;
+            counts.vms += 1;
+            counts.lost += u64::from(headline.lost);
+            counts.setting_mends += u64::from(headline.setting_mends);
+            counts.unknown += u64::from(!headline.lost && headline.outcome == Outcome::Unknown.word());
+        }
+        counts
+    }
 }
 
 /// A stable word of [`Outcome`] or [`Cause`].
@@ -175,11 +210,13 @@ impl VmForecast {
             Some(e) => Headline {
                 outcome: e.outcome.word(),
                 cause: e.cause.word(),
+                lost: is_loss(e),
                 setting_mends: is_loss(e) && e.next_steps.iter().any(NextStep::is_setting),
             },
             None => Headline {
                 outcome: Outcome::Unknown.word(),
                 cause: Cause::Unknown.word(),
+                lost: false,
                 setting_mends: false,
             },
         }

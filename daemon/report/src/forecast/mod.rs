@@ -1,9 +1,11 @@
-//! The document of `forecast --format json` (`forecast.schema.json` beside this crate), and its text: from the model's answer, so
+//! The document of `forecast --format json` (`forecast.schema.json` beside this crate), its text and its page: from the model's answer, so
 //! that English is written once.
 
+mod html;
 mod text;
 mod words;
 
+pub use html::html;
 pub use text::text;
 
 use serde::Serialize;
@@ -11,9 +13,8 @@ use serde::Serialize;
 use poisontrace_model::{
     event::McVendor,
     forecast::{
-        Branch, Expected, Forecast, VmForecast,
+        Branch, Counts, Expected, Forecast, VmForecast,
         facts::{Backing, HostFacts, Known, VcpuFacts, VmFacts},
-        is_loss,
         terms::{Notice, Page, Reason, Sigbus, VmmKind},
     },
     hex::Hex,
@@ -124,6 +125,8 @@ pub struct HeadlineDocument {
     pub outcome: String,
     /// The cause's word.
     pub cause: String,
+    /// The guest would be gone, or stuck for good.
+    pub lost: bool,
     /// A setting would change it.
     pub setting_mends: bool,
 }
@@ -229,48 +232,37 @@ pub fn document(
     Document {
         schema_version: SCHEMA_VERSION,
         host,
-        summary: summary(vms),
+        summary: counted(&Counts::of(vms.iter().map(|(_, forecast)| forecast))),
         host_facts: host_document(facts),
         limits,
         vms: vms.iter().map(|(facts, forecast)| vm(facts, forecast)).collect(),
     }
 }
 
-fn summary(vms: &[(VmFacts, VmForecast)]) -> String {
-    let headlines: Vec<_> = vms.iter().map(|(_, forecast)| forecast.headline()).collect();
-    let unknown = headlines
-        .iter()
-        .filter(|h| h.outcome == Outcome::Unknown.word())
-        .count();
-    let lost = vms.iter().filter(|(_, forecast)| lost(forecast)).count();
-    let mended = headlines.iter().filter(|h| h.setting_mends).count();
-    let guests = |n: usize| {
-        if n == 1 {
-            "1 guest".to_owned()
-        } else {
-            format!("{n} guests")
-        }
+/// How many guests would be lost, in a sentence.
+pub fn counted(counts: &Counts) -> String {
+    let guests = |n: u64| match n {
+        1 => "1 guest".to_owned(),
+        n => format!("{n} guests"),
     };
-    if vms.is_empty() {
+    if counts.vms == 0 {
         return "No guest runs on this host.".to_owned();
     }
     let mut text = format!(
         "{} of {} would not survive a memory error in a process of theirs",
-        lost,
-        guests(vms.len())
+        counts.lost,
+        guests(counts.vms)
     );
-    if mended > 0 {
-        text.push_str(&format!(", {mended} of them for a reason that a setting mends"));
+    if counts.setting_mends > 0 {
+        text.push_str(&format!(
+            ", {} of them for a reason that a setting mends",
+            counts.setting_mends
+        ));
     }
-    if unknown > 0 {
-        text.push_str(&format!("; for {unknown} it cannot be known"));
+    if counts.unknown > 0 {
+        text.push_str(&format!("; for {} it cannot be known", counts.unknown));
     }
     text + "."
-}
-
-fn lost(forecast: &VmForecast) -> bool {
-    let of = |notice| forecast.of(Page::GuestProcess, notice).and_then(Forecast::single);
-    Notice::ALL.iter().filter_map(|notice| of(*notice)).any(is_loss)
 }
 
 /// The value, or a note that it is absent.
@@ -329,6 +321,7 @@ fn vm(facts: &VmFacts, forecast: &VmForecast) -> VmDocument {
         headline: HeadlineDocument {
             outcome: headline.outcome.to_owned(),
             cause: headline.cause.to_owned(),
+            lost: headline.lost,
             setting_mends: headline.setting_mends,
         },
         forecasts: forecast

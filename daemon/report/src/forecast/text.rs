@@ -27,22 +27,31 @@ pub fn text(document: &Document, look: Look) -> String {
     for limit in &document.limits {
         fact(&mut out, "note", limit, look);
     }
-    let mut groups: BTreeMap<String, Vec<&VmDocument>> = BTreeMap::new();
-    for vm in &document.vms {
-        groups.entry(body(vm, look)).or_default().push(vm);
-    }
-    // In the order of their first VMs.
-    let mut groups: Vec<_> = groups.into_iter().collect();
-    groups.sort_by_key(|(_, vms)| vms.first().map(|vm| vm.pid));
-    for (body, vms) in groups {
+    for (body, vms) in grouped(&document.vms, |vm| body(vm, look)) {
         out.push('\n');
-        paragraph(&mut out, "", "", &title(&vms), look);
+        let text = format!("{}: {}", names(&vms), verdict(&vms));
+        paragraph(&mut out, "", "", &text, look);
         out.push_str(&body);
     }
     out
 }
 
-fn title(vms: &[&VmDocument]) -> String {
+/// VMs with the same body together, in the order of the first of each.
+pub(super) fn grouped(
+    vms: &[VmDocument],
+    body: impl Fn(&VmDocument) -> String,
+) -> Vec<(String, Vec<&VmDocument>)> {
+    let mut groups: BTreeMap<String, Vec<&VmDocument>> = BTreeMap::new();
+    for vm in vms {
+        groups.entry(body(vm)).or_default().push(vm);
+    }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|(_, vms)| vms.first().map(|vm| vm.pid));
+    groups
+}
+
+/// The VMs of a group.
+pub(super) fn names(vms: &[&VmDocument]) -> String {
     let name = |vm: &&VmDocument| match &vm.name {
         Some(name) => format!("{name} (pid {})", vm.pid),
         None => format!("pid {}", vm.pid),
@@ -52,6 +61,11 @@ fn title(vms: &[&VmDocument]) -> String {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
+    format!("{}{more}", named.join(", "))
+}
+
+/// Their headline.
+pub(super) fn verdict(vms: &[&VmDocument]) -> String {
     let verdict = vms.first().map(|vm| {
         let h = &vm.headline;
         match h.outcome == h.cause {
@@ -59,7 +73,7 @@ fn title(vms: &[&VmDocument]) -> String {
             false => format!("{}, cause {}", h.outcome, h.cause),
         }
     });
-    format!("{}{more}: {}", named.join(", "), verdict.unwrap_or_default())
+    verdict.unwrap_or_default()
 }
 
 fn yes(value: Option<bool>) -> &'static str {
@@ -86,7 +100,7 @@ const fn vendor(vendor: Option<McVendor>) -> &'static str {
     }
 }
 
-fn host(facts: &HostDocument, document: &Document) -> Vec<(&'static str, String)> {
+pub(super) fn host(facts: &HostDocument, document: &Document) -> Vec<(&'static str, String)> {
     let number = |n: Option<u64>| n.map_or_else(|| "?".to_owned(), |n| n.to_string());
     let kernel = document.host.kernel.as_deref().unwrap_or("?");
     let mut lines = vec![
@@ -133,40 +147,42 @@ fn host(facts: &HostDocument, document: &Document) -> Vec<(&'static str, String)
 
 fn body(vm: &VmDocument, look: Look) -> String {
     let mut out = String::new();
-    let version = vm
-        .qemu_version
-        .as_ref()
-        .map(|version| format!(" {version}"))
-        .unwrap_or_default();
-    let sigbus = vm.sigbus.map_or("SIGBUS ?", words::sigbus);
-    fact(
-        &mut out,
-        "vmm",
-        &format!("{}{version}; {sigbus}", words::vmm_kind(vm.vmm_kind)),
-        look,
-    );
+    fact(&mut out, "vmm", &vmm(vm), look);
     fact(&mut out, "memory", &memory(vm), look);
     fact(&mut out, "vcpus", &vcpus(vm), look);
     for entry in vm.forecasts.iter().filter(|entry| entry.possible) {
         answer(&mut out, entry, look);
     }
-    let mut steps: Vec<&String> = Vec::new();
-    for step in vm.forecasts.iter().flat_map(|entry| {
-        let cases = entry.cases.iter().flat_map(|case| &case.next_steps);
-        entry.next_steps.iter().chain(cases)
-    }) {
-        if !steps.contains(&step) {
-            steps.push(step);
-        }
-    }
-    for (n, step) in steps.iter().enumerate() {
+    for (n, step) in next_steps(vm).iter().enumerate() {
         let name = if n == 0 { "next steps" } else { "" };
         fact_with(&mut out, name, "- ", step, look);
     }
     out
 }
 
-fn memory(vm: &VmDocument) -> String {
+/// The VMM, and what SIGBUS does to it.
+pub(super) fn vmm(vm: &VmDocument) -> String {
+    let version = vm.qemu_version.as_ref();
+    let version = version.map(|version| format!(" {version}")).unwrap_or_default();
+    let sigbus = vm.sigbus.map_or("SIGBUS ?", words::sigbus);
+    format!("{}{version}; {sigbus}", words::vmm_kind(vm.vmm_kind))
+}
+
+/// What to change, of all answers, each once.
+pub(super) fn next_steps(vm: &VmDocument) -> Vec<&str> {
+    let mut steps: Vec<&str> = Vec::new();
+    for step in vm.forecasts.iter().flat_map(|entry| {
+        let cases = entry.cases.iter().flat_map(|case| &case.next_steps);
+        entry.next_steps.iter().chain(cases)
+    }) {
+        if !steps.contains(&step.as_str()) {
+            steps.push(step);
+        }
+    }
+    steps
+}
+
+pub(super) fn memory(vm: &VmDocument) -> String {
     let Some(b) = &vm.backing else {
         return "?".to_owned();
     };
@@ -201,7 +217,7 @@ fn memory(vm: &VmDocument) -> String {
     parts.join("; ")
 }
 
-fn vcpus(vm: &VmDocument) -> String {
+pub(super) fn vcpus(vm: &VmDocument) -> String {
     let count = vm.vcpu_count.map_or_else(|| "?".to_owned(), |n| n.to_string());
     let Some(vcpus) = &vm.vcpus else {
         return format!("{count}; their machine checks are not known");

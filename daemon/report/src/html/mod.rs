@@ -21,6 +21,15 @@ pub fn html(host: &Host, incidents: &[Incident]) -> String {
         [one] => one.summary.clone(),
         more => format!("poisontrace: {} incidents", more.len()),
     };
+    let content = html! {
+        @if incidents.len() != 1 { (contents(incidents)) }
+        @for incident in incidents.iter().take(MAX_INCIDENTS) { (article(host, incident)) }
+    };
+    page(&title, host, &content)
+}
+
+/// A whole page of this content.
+pub(crate) fn page(title: &str, host: &Host, content: &Markup) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -35,8 +44,7 @@ pub fn html(host: &Host, incidents: &[Incident]) -> String {
                 style { (PreEscaped(include_str!("style.css"))) }
             }
             body {
-                @if incidents.len() != 1 { (contents(incidents)) }
-                @for incident in incidents.iter().take(MAX_INCIDENTS) { (article(host, incident)) }
+                (content)
                 footer {
                     "poisontrace " (host.poisontrace_version) " · host " (or(host.hostname.as_deref()))
                     ", Linux " (or(host.kernel.as_deref()))
@@ -96,7 +104,7 @@ fn article(host: &Host, i: &Incident) -> Markup {
     }
 }
 
-fn mood(outcome: Outcome) -> &'static str {
+pub(crate) fn mood(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::GuestPanicked
         | Outcome::HostPanicked

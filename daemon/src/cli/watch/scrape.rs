@@ -1,6 +1,11 @@
 //! One reading of /metrics: the text format, as little of it as our own daemon writes.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
+
+use poisontrace_model::{
+    forecast::Counts,
+    incident::terms::{Cause, Outcome},
+};
 
 const TIMEOUT: Duration = Duration::from_millis(800);
 /// A daemon's whole page is some 30 KiB.
@@ -48,7 +53,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         let samples = text.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let (name, labels) = series.split_once('{').unwrap_or((series, ""));
@@ -69,6 +74,28 @@ impl Metrics {
         Some(values.map(|sample| sample.value).sum())
     }
 
+    /// The daemon's last forecast; `None` where it has made none.
+    pub fn forecast(&self) -> Option<Forecast> {
+        const BY: &str = "poisontrace_vms_by_forecast";
+        let lost: Vec<(&str, f64)> = self.by("poisontrace_vms_lost_by_forecast", "saved_by").collect();
+        if lost.is_empty() {
+            return None;
+        }
+        let causes = self.by(BY, "cause");
+        let pairs = self.by(BY, "outcome").zip(causes);
+        let pairs =
+            pairs.map(|((outcome, vms), (cause, _))| ((outcome.to_owned(), cause.to_owned()), vms as u64));
+        Some(Forecast {
+            by_headline: pairs.collect(),
+            lost: lost.iter().map(|(_, vms)| *vms as u64).sum(),
+            setting_mends: lost
+                .iter()
+                .filter(|(saved_by, _)| *saved_by == "setting")
+                .map(|(_, vms)| *vms as u64)
+                .sum(),
+        })
+    }
+
     /// Values of the label `label` of `name`, each with its sample.
     pub fn by<'a>(&'a self, name: &'a str, label: &str) -> impl Iterator<Item = (&'a str, f64)> {
         let key = format!("{label}=\"");
@@ -79,6 +106,31 @@ impl Metrics {
                 let rest = sample.labels.split_once(&key)?.1;
                 Some((rest.split_once('"')?.0, sample.value))
             })
+    }
+}
+
+/// VMs by what an error would do, as /metrics has them.
+pub struct Forecast {
+    /// By outcome and cause.
+    pub by_headline: BTreeMap<(String, String), u64>,
+    pub lost: u64,
+    setting_mends: u64,
+}
+
+impl Forecast {
+    /// The sums alone.
+    pub fn totals(&self) -> Counts {
+        let unknown = (
+            Outcome::Unknown.word().to_owned(),
+            Cause::Unknown.word().to_owned(),
+        );
+        Counts {
+            vms: self.by_headline.values().sum(),
+            lost: self.lost,
+            setting_mends: self.setting_mends,
+            unknown: self.by_headline.get(&unknown).copied().unwrap_or(0),
+            ..Counts::default()
+        }
     }
 }
 

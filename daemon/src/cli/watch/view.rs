@@ -10,11 +10,12 @@ use ratatui::{
 
 use super::{scrape::Metrics, state::State};
 use poisontrace_model::incident::model::Outcome;
-use poisontrace_report::document::Incident;
+use poisontrace_report::{document::Incident, forecast::counted};
 
 pub fn draw(frame: &mut Frame<'_>, state: &State) {
-    let [head, exits, list, answer, probes, keys] = Layout::vertical([
+    let [head, before, exits, list, answer, probes, keys] = Layout::vertical([
         Constraint::Length(3),
+        Constraint::Length(4),
         Constraint::Length(4),
         Constraint::Min(5),
         Constraint::Length(7),
@@ -23,6 +24,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &State) {
     ])
     .areas(frame.area());
     numbers(frame, head, state);
+    forecast(frame, before, state);
     rates(frame, exits, state);
     incidents(frame, list, state);
     selected(frame, answer, state);
@@ -96,6 +98,33 @@ fn numbers(frame: &mut Frame<'_>, area: Rect, state: &State) {
         }
     };
     frame.render_widget(Paragraph::new(line).block(block(" poisontrace ")), area);
+}
+
+/// What an error would do to the VMs, before it happens.
+fn forecast(frame: &mut Frame<'_>, area: Rect, state: &State) {
+    let counts = state.metrics.as_ref().ok().and_then(Metrics::forecast);
+    let lines = match &counts {
+        None => vec![Line::styled(
+            " not made yet; `poisontrace forecast` makes one now",
+            dim(),
+        )],
+        Some(counts) => {
+            let style = match counts.lost {
+                0 => Style::new(),
+                _ => bold(colour(Color::Yellow)),
+            };
+            let pairs = counts
+                .by_headline
+                .iter()
+                .map(|((outcome, cause), vms)| format!("{outcome}, {cause}: {vms}"));
+            vec![
+                Line::styled(format!(" {}", counted(&counts.totals())), style),
+                Line::raw(format!(" {}", pairs.collect::<Vec<_>>().join("   "))),
+            ]
+        }
+    };
+    let lines = Paragraph::new(lines).block(block(" if memory fails now "));
+    frame.render_widget(lines, area);
 }
 
 fn rates(frame: &mut Frame<'_>, area: Rect, state: &State) {
@@ -244,6 +273,27 @@ mod tests {
         let screen = screen(160, 30, &state);
         assert!(screen.contains("listens nowhere"), "{screen}");
         assert!(screen.contains("no incidents are stored"), "{screen}");
+    }
+
+    #[test]
+    fn what_an_error_would_do_stands_above_what_it_did() {
+        let mut state = State::new("/nowhere".into(), None);
+        state.metrics = Ok(Metrics::parse(
+            "poisontrace_vms_by_forecast{cause=\"mce_overflow\",outcome=\"guest_panicked\"} 3\n\
+             poisontrace_vms_by_forecast{cause=\"unknown\",outcome=\"unknown\"} 1\n\
+             poisontrace_vms_lost_by_forecast{saved_by=\"none\"} 1\n\
+             poisontrace_vms_lost_by_forecast{saved_by=\"setting\"} 2\n",
+        ));
+        let screen = screen(160, 30, &state);
+        assert!(
+            screen.contains("3 of 4 guests would not survive a memory error"),
+            "{screen}"
+        );
+        assert!(
+            screen.contains("2 of them for a reason that a setting mends; for 1"),
+            "{screen}"
+        );
+        assert!(screen.contains("guest_panicked, mce_overflow: 3"), "{screen}");
     }
 
     #[test]

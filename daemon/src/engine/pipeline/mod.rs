@@ -33,6 +33,7 @@ use crate::{
 use poisontrace_model::{
     correlate::{Correlator, IncidentNo},
     event::{Event, EventKind, probe::ProbeStatus, session::Session},
+    forecast::Counts,
     hex::Hex,
     host::ClockPair,
 };
@@ -216,6 +217,18 @@ impl Pipeline {
             metrics.process(&usage);
         }
         metrics.exposition()
+    }
+
+    /// Processes of the VMs that are known; of recorded events none.
+    pub fn vmms(&self) -> Vec<u32> {
+        self.live
+            .as_ref()
+            .map_or_else(Vec::new, |live| live.registry.vmms())
+    }
+
+    /// Sets the metrics of a forecast that was made just now.
+    pub fn forecast(&self, counts: &Counts) {
+        self.outputs.metrics.forecast(counts, clock_pair());
     }
 
     /// The probes have been proved live, now.

@@ -26,7 +26,7 @@ use poisontrace_model::forecast::{
 };
 
 use memory::FileKey;
-use process::Versions;
+pub use process::Versions;
 
 /// Processes that are looked at.
 const MAX_PROCESSES: usize = 131_072;
@@ -56,6 +56,16 @@ struct Deadlines {
     walks: Instant,
 }
 
+impl Deadlines {
+    fn from_now() -> Self {
+        let now = Instant::now();
+        Self {
+            all: now + BUDGET,
+            walks: now + WALKS,
+        }
+    }
+}
+
 /// What one reader has found.
 #[derive(Default)]
 struct Part {
@@ -74,12 +84,7 @@ pub fn vms(proc: &Path) -> Vms {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .take(MAX_PROCESSES)
         .collect();
-    let now = Instant::now();
-    let deadlines = Deadlines {
-        all: now + BUDGET,
-        walks: now + WALKS,
-    };
-    let (next, versions) = (AtomicUsize::new(0), Versions::default());
+    let (next, versions, deadlines) = (AtomicUsize::new(0), Versions::default(), Deadlines::from_now());
     let readers = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_READERS));
     let parts: Vec<Part> = std::thread::scope(|scope| {
         let readers: Vec<_> = (0..readers)
@@ -92,6 +97,18 @@ pub fn vms(proc: &Path) -> Vms {
             .collect()
     });
     together(parts)
+}
+
+/// The same of VMs that are known, on the caller's thread. `versions` is kept from one time to the next.
+pub fn vms_of(proc: &Path, pids: &[u32], versions: &Versions) -> Vms {
+    let next = AtomicUsize::new(0);
+    together(vec![read_part(
+        proc,
+        pids,
+        &next,
+        versions,
+        &Deadlines::from_now(),
+    )])
 }
 
 fn read_part(

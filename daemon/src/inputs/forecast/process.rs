@@ -190,8 +190,8 @@ pub fn mce_off(dir: &Path) -> Option<bool> {
 
 /// Major and minor version.
 type Version = (u32, u32);
-/// A program's device and inode.
-type Program = (u64, u64);
+/// A program's device, inode and time of change, seconds: an upgrade may have the inode of what it replaced.
+type Program = (u64, u64, i64);
 
 /// Versions of QEMU's programs, each searched for once.
 #[derive(Default)]
@@ -207,7 +207,7 @@ impl Versions {
             Err(err) => return Known::Not(reason(&err)),
         };
         let (metadata, file) = file;
-        let key = (metadata.dev(), metadata.ino());
+        let key = (metadata.dev(), metadata.ino(), metadata.mtime());
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(version) = known.get(&key) {
             return version.clone();
@@ -221,15 +221,38 @@ impl Versions {
     }
 }
 
+/// Read at a time: a program of 30 MB need not be in memory as a whole.
+const PIECE: usize = 256 * 1024;
+/// Digits of a version.
+const DIGITS: usize = 16;
+
 /// QEMU's `version()` has one literal: "QEMU emulator version 10.0.2 (Debian …)".
 fn searched(file: fs::File) -> Option<Version> {
     const BEFORE: &[u8] = b"QEMU emulator version ";
-    let mut program = Vec::new();
-    file.take(MAX_PROGRAM).read_to_end(&mut program).ok()?;
-    let at = memchr::memmem::find(&program, BEFORE)? + BEFORE.len();
-    let digits = program.get(at..)?.get(..16)?;
-    let text = std::str::from_utf8(digits).ok()?;
-    let mut parts = text.split(|c: char| !c.is_ascii_digit());
+    let mut rest = file.take(MAX_PROGRAM);
+    let mut piece = Vec::with_capacity(PIECE + BEFORE.len() + DIGITS);
+    let finder = memchr::memmem::Finder::new(BEFORE);
+    loop {
+        let before = piece.len();
+        (&mut rest).take(PIECE as u64).read_to_end(&mut piece).ok()?;
+        if let Some(at) = finder.find(&piece)
+            && let Some(digits) = piece.get(at + BEFORE.len()..)?.get(..DIGITS)
+        {
+            return version(digits);
+        }
+        if piece.len() == before {
+            return None;
+        }
+        // The literal may begin in this piece and end in the next.
+        let done = piece.len().saturating_sub(BEFORE.len() + DIGITS);
+        piece.drain(..done);
+    }
+}
+
+fn version(digits: &[u8]) -> Option<Version> {
+    let end = digits.iter().position(|byte| !matches!(byte, b'0'..=b'9' | b'.'));
+    let text = std::str::from_utf8(digits.get(..end.unwrap_or(digits.len()))?).ok()?;
+    let mut parts = text.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
@@ -317,6 +340,17 @@ mod tests {
         let versions = Versions::default();
         assert_eq!(versions.of(dir.path()), Known::Is((10, 0)));
         assert_eq!(versions.0.lock().unwrap().len(), 1);
+        // Across the border of what is read at a time.
+        for before in PIECE - 24..=PIECE {
+            let mut long = vec![b'.'; before];
+            long.extend(b"QEMU emulator version 9.1.0\0and more that is not read");
+            fs::write(&program, long).unwrap();
+            assert_eq!(
+                searched(fs::File::open(&program).unwrap()),
+                Some((9, 1)),
+                "{before}"
+            );
+        }
         fs::write(dir.path().join("cmdline"), b"qemu\0-append\0quiet mce=off\0").unwrap();
         assert_eq!(mce_off(dir.path()), Some(true));
         fs::write(dir.path().join("cmdline"), b"qemu\0-append\0quiet\0").unwrap();

@@ -106,6 +106,12 @@ impl VmRegistry {
         self.no_room
     }
 
+    /// Processes of VMMs that are known and were not seen to end.
+    pub fn vmms(&self) -> Vec<u32> {
+        let vmms = self.known.iter().filter(|(_, vmm)| vmm.is_vmm == Some(true));
+        vmms.map(|(pid, _)| *pid).collect()
+    }
+
     /// VMMs that are known and were not seen to end.
     pub fn vms(&self) -> usize {
         self.known.values().filter(|vmm| vmm.is_vmm == Some(true)).count()

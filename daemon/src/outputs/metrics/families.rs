@@ -78,6 +78,9 @@ pub struct Families {
     pub in_vmm: Histogram,
     pub storm_duration: Histogram,
     pub vms: IntGauge,
+    pub vms_by_forecast: IntGaugeVec,
+    pub vms_lost_by_forecast: IntGaugeVec,
+    pub forecast_made: Gauge,
     pub events: IntCounterVec,
     pub events_lost: IntCounterVec,
     pub last_event: Gauge,
@@ -122,6 +125,10 @@ impl Maker<'_> {
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
         self.add(IntCounterVec::new(Opts::new(full(name), help), labels))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.add(IntGaugeVec::new(Opts::new(full(name), help), labels))
     }
 
     /// Counters of one label whose values are known.
@@ -230,6 +237,20 @@ impl Families {
                 "Storms: from the first exit to the last entry into the guest, once they are over",
             )?,
             vms: make.gauge("vms", "Running VMs that are known")?,
+            vms_by_forecast: make.gauges(
+                "vms_by_forecast",
+                "Running VMs by what a memory error in a process of the guest would do, as `poisontrace forecast` has it",
+                &["outcome", "cause"],
+            )?,
+            vms_lost_by_forecast: make.gauges(
+                "vms_lost_by_forecast",
+                "Of these VMs those that would be lost, by what would save them: a setting, or none",
+                &["saved_by"],
+            )?,
+            forecast_made: make.add(Gauge::new(
+                full("forecast_timestamp_seconds"),
+                "Time of the last forecast; 0 before the first",
+            ))?,
             events: make.known(
                 "events_total",
                 "Records received from the probes, by ring buffer",
@@ -250,13 +271,11 @@ impl Families {
                 full("probes_last_heartbeat_timestamp_seconds"),
                 "Time of the last heartbeat of the probes; 0 on a host where they cannot send one",
             ))?,
-            probe_attached: make.add(IntGaugeVec::new(
-                Opts::new(
-                    full("probe_attached"),
-                    "1: this probe of `poisontrace check` is attached; 0: it is unavailable, or KVM is unloaded",
-                ),
+            probe_attached: make.gauges(
+                "probe_attached",
+                "1: this probe of `poisontrace check` is attached; 0: it is unavailable, or KVM is unloaded",
                 &["probe"],
-            ))?,
+            )?,
             probe_reattached: make.counters(
                 "probe_reattached_total",
                 "Times that a probe was attached again after KVM was unloaded",

@@ -2,6 +2,7 @@
 //! that knows the crate `prometheus`.
 
 mod families;
+mod forecast;
 mod histogram;
 mod incidents;
 mod origins;
@@ -24,6 +25,7 @@ use origins::Origins;
 use poisontrace_model::{
     correlate::report::Update,
     event::{Event, EventKind, probe::ProbeStatus, session::Session},
+    forecast::Counts,
     host::ClockPair,
     incident::model::OriginKind,
     text::sanitise,
@@ -250,6 +252,14 @@ impl Metrics {
     pub fn proved_live(&self, now: ClockPair) {
         self.families
             .proved
+            .set(now.wall_ns.map_or(0.0, |ns| ns as f64 / 1e9));
+    }
+
+    /// What an error would do to each VM, as it is now.
+    pub fn forecast(&self, counts: &Counts, now: ClockPair) {
+        forecast::set(counts, &self.families);
+        self.families
+            .forecast_made
             .set(now.wall_ns.map_or(0.0, |ns| ns as f64 / 1e9));
     }
 

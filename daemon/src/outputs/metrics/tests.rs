@@ -13,6 +13,7 @@ use poisontrace_model::{
         Event,
         probe::{ProbeId, ProbeStatus},
     },
+    forecast::Counts,
     hex::Hex,
     incident::model::{Cause, Outcome},
 };
@@ -151,11 +152,61 @@ fn flooded() -> Metrics {
         .collect();
     metrics.programs(&costs);
     metrics.reattached([("kvm_exit", 1)].into_iter());
+    metrics.forecast(&every_forecast(), session.clock);
     metrics.kernel(&KernelCounters {
         hardware_corrupted: Some(4096),
         nodes: Some([1; 5]),
     });
     metrics
+}
+
+/// A VM of each outcome and cause that there is.
+fn every_forecast() -> Counts {
+    let pairs = Outcome::ALL.iter().flat_map(|outcome| {
+        let with = move |cause: &Cause| ((outcome.word(), cause.word()), 1);
+        Cause::ALL.iter().map(with)
+    });
+    let by_headline: BTreeMap<_, _> = pairs.collect();
+    Counts {
+        vms: by_headline.len() as u64,
+        lost: 5,
+        setting_mends: 2,
+        unknown: 1,
+        by_headline,
+    }
+}
+
+#[test]
+fn a_forecast_replaces_the_one_before() {
+    let metrics = Metrics::new(&Session::default(), ClockPair::default(), None).unwrap();
+    let none = series(&metrics.exposition());
+    assert!(
+        !none.keys().any(|name| name.contains("by_forecast")),
+        "no forecast has been made"
+    );
+    metrics.forecast(&every_forecast(), ClockPair::default());
+    let by = |all: &BTreeMap<String, f64>| -> f64 {
+        let of = all.iter().filter(|(name, _)| name.contains("vms_by_forecast"));
+        of.map(|(_, vms)| vms).sum()
+    };
+    assert_eq!(by(&series(&metrics.exposition())), every_forecast().vms as f64);
+    let one = Counts {
+        by_headline: BTreeMap::from([(("guest_panicked", "mce_overflow"), 3)]),
+        vms: 3,
+        lost: 3,
+        setting_mends: 2,
+        unknown: 0,
+    };
+    metrics.forecast(&one, ClockPair::default());
+    let all = series(&metrics.exposition());
+    let value = |name: &str| all[&format!("poisontrace_{name}")];
+    assert_eq!(by(&all), 3.0);
+    assert_eq!(
+        value("vms_by_forecast{cause=\"mce_overflow\",outcome=\"guest_panicked\"}"),
+        3.0
+    );
+    assert_eq!(value("vms_lost_by_forecast{saved_by=\"setting\"}"), 2.0);
+    assert_eq!(value("vms_lost_by_forecast{saved_by=\"none\"}"), 1.0);
 }
 
 #[test]
