@@ -183,6 +183,13 @@ macro_rules! with_fields {
             SLOT_HVA: u64 = "kvm_memory_slot" "userspace_addr";
             FILE_OPERATIONS: Address = "file" "f_op";
             OPERATIONS_IOCTL: Address = "file_operations" "unlocked_ioctl";
+            FILE_INODE: Address = "file" "f_inode";
+            FILE_PATH: Place = "file" "f_path";
+            INODE_SUPER: Address = "inode" "i_sb";
+            SUPER_MAGIC: u64 = "super_block" "s_magic";
+            PATH_DENTRY: Address = "path" "dentry";
+            DENTRY_NAME: Place = "dentry" "d_name";
+            NAME_TEXT: Address = "qstr" "name";
             VCPU_NUMBER: i32 = "kvm_vcpu" "vcpu_id";
             ARCH_CR4: u64 = "kvm_vcpu_arch" "cr4";
             ARCH_MCG_CAP: u64 = "kvm_vcpu_arch" "mcg_cap";

@@ -216,10 +216,10 @@ fn cost(global: &str) -> Option<&'static str> {
         }
         "FILE_PRIVATE" | "VCPU_KVM" | "KVM_MEMSLOTS" | "KVM_MEMSLOTS_ONE" | "SLOTS_TREE" | "SLOTS_SET"
         | "SLOT_NODES" | "SLOT_GFN" | "SLOT_PAGES" | "SLOT_HVA" => "a VM's memslots are not found",
-        "FILE_OPERATIONS" | "OPERATIONS_IOCTL" | "VCPU_NUMBER" | "ARCH_CR4" | "ARCH_MCG_CAP"
-        | "ARCH_MCG_STATUS" | "ARCH_MCG_CTL" | "ARCH_BANKS" | "ARCH_CPUID_COUNT" | "ARCH_CPUID" => {
-            "a forecast has no machine-check state of the guests' vCPUs"
-        }
+        "FILE_OPERATIONS" | "OPERATIONS_IOCTL" | "FILE_INODE" | "FILE_PATH" | "INODE_SUPER"
+        | "SUPER_MAGIC" | "PATH_DENTRY" | "DENTRY_NAME" | "NAME_TEXT" | "VCPU_NUMBER" | "ARCH_CR4"
+        | "ARCH_MCG_CAP" | "ARCH_MCG_STATUS" | "ARCH_MCG_CTL" | "ARCH_BANKS" | "ARCH_CPUID_COUNT"
+        | "ARCH_CPUID" => "a forecast has no machine-check state of the guests' vCPUs",
         _ => return None,
     })
 }

@@ -1,8 +1,9 @@
 //! `forecast`: the machine-check state of every vCPU of the host. An iterator over open files (`iter/task_file`, Linux 5.8 on):
 //! it runs only while somebody reads it, and hooks nothing.
 //!
-//! A file is a vCPU's by its ioctl function, kvm_vcpu_ioctl() (virt/kvm/kvm_main.c), whose address the daemon names: the name of a
-//! file is its owner's to choose.
+//! A file is a vCPU's by its ioctl function, kvm_vcpu_ioctl() (virt/kvm/kvm_main.c), whose address the daemon names. Where the kernel
+//! keeps that to CAP_SYSLOG, it is one by its name, `kvm-vcpu:N`, and by its file system: the names of anonymous inodes are the kernel's
+//! to choose (create_vcpu_fd()), those of all other files their owners'.
 
 use core::ffi::c_void;
 
@@ -18,10 +19,11 @@ use poisontrace_probes::vcpu::{BANK, Bank, VCPU, Vcpu, known};
 
 use super::fields::{
     ARCH_BANKS, ARCH_CPUID, ARCH_CPUID_COUNT, ARCH_CR4, ARCH_MCG_CAP, ARCH_MCG_CTL, ARCH_MCG_STATUS,
-    FILE_OPERATIONS, FILE_PRIVATE, OPERATIONS_IOCTL, Offset, TASK_TGID, VCPU_ARCH, VCPU_NUMBER, member,
+    DENTRY_NAME, FILE_INODE, FILE_OPERATIONS, FILE_PATH, FILE_PRIVATE, INODE_SUPER, NAME_TEXT,
+    OPERATIONS_IOCTL, Offset, PATH_DENTRY, SUPER_MAGIC, TASK_TGID, VCPU_ARCH, VCPU_NUMBER, member,
 };
 
-/// Address of kvm_vcpu_ioctl(); 0: not known, and then nothing is a vCPU.
+/// Address of kvm_vcpu_ioctl(); 0: not known, and then the name decides.
 #[unsafe(no_mangle)]
 static KVM_VCPU_IOCTL: Global<u64> = Global::new(0);
 
@@ -54,6 +56,9 @@ struct CpuidEntry {
     edx: u32,
 }
 
+/// include/uapi/linux/magic.h
+const ANON_INODE_FS_MAGIC: u64 = 0x0904_1934;
+const NAME: &[u8; 9] = b"kvm-vcpu:";
 /// Of a whole entry.
 const ENTRY_BYTES: u64 = 40;
 /// KVM_MAX_CPUID_ENTRIES is 256; QEMU has some 50.
@@ -81,10 +86,14 @@ fn vcpu_iterator(ctx: *mut c_void) -> i32 {
 
 #[inline(always)]
 fn one(seq: *mut seq_file, task: u64, file: u64) -> Option<()> {
-    let wanted = KVM_VCPU_IOCTL.load();
-    let operations = member(file, &FILE_OPERATIONS)?.0;
-    let ioctl = member(operations, &OPERATIONS_IOCTL)?.0;
-    if wanted == 0 || ioctl != wanted {
+    let is_vcpu = match KVM_VCPU_IOCTL.load() {
+        0 => named(file)?,
+        wanted => {
+            let operations = member(file, &FILE_OPERATIONS)?.0;
+            member(operations, &OPERATIONS_IOCTL)?.0 == wanted
+        }
+    };
+    if !is_vcpu {
         return None;
     }
     let address = member(file, &FILE_PRIVATE)?.0;
@@ -112,6 +121,24 @@ fn one(seq: *mut seq_file, task: u64, file: u64) -> Option<()> {
         vcpu.known |= known::BANKS;
     }
     write(seq, &vcpu)
+}
+
+/// Whether the file is an anonymous inode's with the name of a vCPU; `kvm-vcpu-stats:N` is another.
+#[inline(always)]
+fn named(file: u64) -> Option<bool> {
+    let inode = member(file, &FILE_INODE)?.0;
+    let of = member(inode, &INODE_SUPER)?.0;
+    if member(of, &SUPER_MAGIC)? != ANON_INODE_FS_MAGIC {
+        return Some(false);
+    }
+    let path = file + u64::from(FILE_PATH.get()?);
+    let dentry = member(path, &PATH_DENTRY)?.0;
+    if dentry == 0 {
+        return Some(false);
+    }
+    let name = dentry + u64::from(DENTRY_NAME.get()?);
+    let text: [u8; NAME.len()] = at(member(name, &NAME_TEXT)?.0)?;
+    Some(text == *NAME)
 }
 
 /// Reads a register, and returns its bit if that succeeds: by arithmetic, as with a branch for each the verifier would go through the
