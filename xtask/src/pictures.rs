@@ -18,7 +18,7 @@ const PICTURES: [(&str, &str, View); 2] = [
         "report-storm",
         View {
             width: 760,
-            height: 2350,
+            height: 2800,
             dark: false,
         },
     ),
@@ -27,7 +27,7 @@ const PICTURES: [(&str, &str, View); 2] = [
         "report-phone-dark",
         View {
             width: 390,
-            height: 1500,
+            height: 1900,
             dark: true,
         },
     ),

@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use poisontrace_model::{
     host::Host,
     incident::model::{
-        Cause, Confidence, ExitSample, Exits, Flush, HostEvent, Injections, Join, Latency, Origin, Outcome,
-        Page, Signals, Storm, Vm,
+        Cause, Confidence, ExitSample, Exits, Flush, HostEvent, Injections, Join, Lane, Latency, Origin,
+        Outcome, Page, Signals, Storm, Vm,
     },
 };
 
@@ -141,6 +141,12 @@ pub struct TimelineEntry {
     pub message: String,
     /// The file that the event is read from, with its own time where its clock is not aligned; null: the probes.
     pub source: Option<String>,
+    /// On which side it happened; absent: of poisontrace itself, or not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<Lane>,
+    /// The guest or its VMM ended by it.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub end: bool,
 }
 
 /// Evidence that was absent, and what it would have settled.

@@ -283,7 +283,7 @@ fn centred() -> plotters::style::text_anchor::Pos {
 }
 
 /// A tick of a time axis: as few digits as show it.
-fn instant(ns: f64) -> String {
+pub fn instant(ns: f64) -> String {
     let (value, unit) = match ns.abs() {
         0.0..1e3 => (ns, "ns"),
         1e3..1e6 => (ns / 1e3, "µs"),

@@ -1,6 +1,6 @@
 //! From the model's incident to its document: the one place where its text is made.
 
-use poisontrace_model::incident::{missing::MissingEvidence, model};
+use poisontrace_model::incident::{missing::MissingEvidence, model, story};
 
 use crate::{
     document::{Incident, Missing, TimelineEntry},
@@ -10,6 +10,9 @@ use crate::{
 /// The incident with its text.
 pub fn document(i: model::Incident) -> Incident {
     let summary = summary::summary(&i);
+    let end = story::end(&i.timeline, i.outcome);
+    let timeline = i.timeline.iter().enumerate();
+    let timeline = timeline.map(|(n, of)| entry(of, end == Some(n))).collect();
     Incident {
         id: i.id,
         started_at: i.started_at,
@@ -35,7 +38,7 @@ pub fn document(i: model::Incident) -> Incident {
         latency_ns: i.latency_ns,
         injections: i.injections,
         joins: i.joins,
-        timeline: i.timeline.iter().map(entry).collect(),
+        timeline,
         missing: i.missing.iter().map(absent).collect(),
         why: Vec::new(),
     }
@@ -49,11 +52,13 @@ pub fn absent(what: &MissingEvidence) -> Missing {
     }
 }
 
-fn entry(entry: &model::TimelineEntry) -> TimelineEntry {
+fn entry(entry: &model::TimelineEntry, end: bool) -> TimelineEntry {
     TimelineEntry {
         t_ns: entry.t_ns,
         kind: entry.event.kind().to_owned(),
         message: timeline::message(&entry.event),
         source: timeline::source(&entry.event),
+        lane: story::lane(&entry.event),
+        end,
     }
 }

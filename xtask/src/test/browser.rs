@@ -27,7 +27,22 @@ const SCRIPT: &str = "{
     background: getComputedStyle(document.body).backgroundColor,
     text: document.body.innerText,
     scripts: document.scripts.length,
+    marks: [...document.querySelectorAll('svg.story g')].map(mark => ({
+        left: mark.getBoundingClientRect().left,
+        right: mark.getBoundingClientRect().right,
+        words: mark.querySelector('title').textContent,
+        end: mark.classList.contains('end'),
+    })),
+    listed: document.querySelectorAll('.words li').length,
 }";
+/// Recordings, how many incidents each has, and how many of them have an end.
+const STORIES: [(&str, usize, usize); 5] = [
+    ("panic-amd-6.12", 1, 1),
+    ("survive-amd-6.12", 1, 0),
+    ("storm-intel-6.12", 1, 1),
+    ("shared-memory-amd-6.12", 2, 1),
+    ("machine-check-amd-6.12", 1, 1),
+];
 
 pub fn run(paths: &Paths, daemon: &Path, tally: &mut Tally) {
     let browser = match Browser::find() {
@@ -57,6 +72,12 @@ pub fn run(paths: &Paths, daemon: &Path, tally: &mut Tally) {
         "a_million_exits",
         looked("spin-intel-6.12").and_then(|seen| shows(&seen, 257, "1000000 exits")),
     );
+    for (recording, incidents, ends) in STORIES {
+        check(
+            &format!("a_picture_of_the_story: {recording}"),
+            looked(recording).and_then(|seen| story(&seen, incidents, ends)),
+        );
+    }
     check("a_request_would_be_noticed", a_request_would_be_noticed(&browser));
     check("dark_and_light", dark_and_light(&pages, &browser));
     check("on_paper", on_paper(&pages, &browser));
@@ -131,6 +152,31 @@ fn shows(seen: &Value, at_least: usize, words: &str) -> Result<()> {
     );
     let text = seen["text"].as_str().unwrap_or_default();
     ensure!(text.contains(words), "the page does not show {words:?}");
+    Ok(())
+}
+
+/// Each incident has a picture on the screen, each mark its words, and the end of each that has one is marked.
+fn story(seen: &Value, incidents: usize, ends: usize) -> Result<()> {
+    let marks = seen["marks"].as_array().context("no list of marks")?;
+    ensure!(marks.len() >= 2 * incidents, "{} marks", marks.len());
+    ensure!(
+        seen["listed"] == marks.len(),
+        "{} marks, and other words",
+        marks.len()
+    );
+    for mark in marks {
+        let side = |name: &str| mark[name].as_f64().unwrap_or(f64::NAN);
+        ensure!(
+            side("left") >= 0.0 && side("right") <= f64::from(PHONE.width),
+            "a mark is off the screen: {mark}"
+        );
+        ensure!(
+            mark["words"].as_str().is_some_and(|words| words.len() > 10),
+            "{mark}"
+        );
+    }
+    let marked = marks.iter().filter(|mark| mark["end"] == true).count();
+    ensure!(marked == ends, "{marked} ends are marked");
     Ok(())
 }
 

@@ -17,6 +17,7 @@ pub mod next_steps;
 pub mod origin;
 pub mod recovered;
 pub mod storm;
+pub mod story;
 pub mod termination;
 pub mod terms;
 pub mod timeline;

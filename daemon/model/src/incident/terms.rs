@@ -71,6 +71,11 @@ words! {
 }
 
 words! {
+    /// On which side an event of the timeline happened.
+    Lane { Hardware = "hardware", HostKernel = "host_kernel", Vmm = "vmm", Vcpu = "vcpu", Guest = "guest" }
+}
+
+words! {
     /// What repeated exits on one page are.
     StormKind { LineWalk = "line_walk", SameLineSpin = "same_line_spin", PageTouches = "page_touches" }
 }

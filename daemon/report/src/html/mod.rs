@@ -3,6 +3,7 @@
 
 mod exits;
 mod injections;
+mod story;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -87,6 +88,7 @@ fn article(host: &Host, i: &Incident) -> Markup {
             @if host.emulated == Some(true) {
                 p.warning { "This host is emulated: counts, order and shares mean something, times say nothing about hardware." }
             }
+            (story::figure(i))
             @if !i.next_steps.is_empty() {
                 section.steps { h2 { "Next steps" } ol { @for step in &i.next_steps { li { (step) } } } }
             }
