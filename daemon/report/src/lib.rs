@@ -19,6 +19,7 @@ mod next_steps;
 mod origin;
 mod plots;
 pub mod probes;
+pub mod refusals;
 mod render;
 mod summary;
 mod text;
@@ -26,7 +27,7 @@ mod timeline;
 mod why;
 
 pub use host_events::line as host_event;
-pub use html::html;
+pub use html::{ListFilter, STYLE, html, list, no_page};
 pub use render::{absent, document};
 pub use text::{Look, brief, no_incident, text};
 pub use why::{observed, why};

@@ -88,6 +88,7 @@ impl WebArgs {
             self.listen_address.map(|address| address.to_string()),
         );
         layers.flag("web.config_file", self.config_file.as_deref().map(text));
+        layers.flag("web.incidents", self.incidents.then_some(true));
     }
 }
 

@@ -149,6 +149,10 @@ struct WebArgs {
     /// TLS, client certificates and users, in the format of Prometheus' exporter-toolkit
     #[arg(long = "web.config.file", value_name = "FILE")]
     config_file: Option<PathBuf>,
+    /// Also serve the incidents of the store at /incidents and /api/v1/incidents; refused without TLS and a user, unless on
+    /// loopback
+    #[arg(long = "web.incidents")]
+    incidents: bool,
 }
 
 #[derive(Args, Clone, Copy)]

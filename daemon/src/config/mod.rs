@@ -53,6 +53,7 @@ pub struct Web {
     pub listen_address: ListenAddress,
     /// Empty: none.
     pub config_file: PathBuf,
+    pub incidents: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -230,6 +231,7 @@ impl Default for Web {
         Self {
             listen_address: ListenAddress(Some(SocketAddr::from(([127, 0, 0, 1], 9847)))),
             config_file: PathBuf::new(),
+            incidents: false,
         }
     }
 }

@@ -6,13 +6,14 @@ use super::{
 };
 
 /// Keys that hold from the start of the daemon to its end: probes, sockets and files are opened once.
-const AT_START: [&str; 12] = [
+const AT_START: [&str; 13] = [
     "state_dir",
     "store.max_age_days",
     "store.max_megabytes",
     "log.format",
     "web.listen_address",
     "web.config_file",
+    "web.incidents",
     "metrics.per_vm",
     "metrics.max_vms",
     "probes.hot_path",

@@ -63,7 +63,7 @@ pub enum Speed {
 }
 
 pub fn replay(options: &ReplayOptions) -> Result<(), Failure> {
-    let server = serving::server(&options.config.web, Ready::Yes)?;
+    let server = serving::server(&options.config.web, Ready::Yes, options.state_dir.as_deref())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

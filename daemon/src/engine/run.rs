@@ -62,7 +62,7 @@ pub fn run(options: RunOptions, log: logging::Handle) -> Result<(), Failure> {
         pinned.then(|| Pins::take(Path::new(bpffs::ROOT))).flatten(),
     )?;
     let ready = serving::readiness(|probe| attached.loaded.has(probe));
-    let server = serving::server_or_none(&config.web, ready)?;
+    let server = serving::server_or_none(&config.web, ready, &config.state_dir)?;
     let vcpus = server.as_ref().map(|_| forecast::iterator());
     attached.give_up_privileges()?;
     let max_vms = config.metrics.max_labelled_vms();

@@ -1,13 +1,14 @@
 //! The HTTP server as the event loops use it.
 
-use std::future::pending;
+use std::{future::pending, path::Path, sync::Arc};
 
 use tokio::sync::mpsc;
 
+use super::incident_pages::IncidentPages;
 use crate::{
     config::Web,
     failure::Failure,
-    http::{Controls, HttpError, Ready, Scrape, Server},
+    http::{Controls, HttpError, Pages, Ready, Scrape, Server},
 };
 use poisontrace_kernel_facts::plan::Plan;
 use poisontrace_model::event::probe::ProbeId;
@@ -77,8 +78,8 @@ pub fn readiness(attached: impl Fn(&ProbeId) -> bool) -> Ready {
 ///
 /// # Errors
 /// A wrong web configuration, or a socket of systemd's that cannot be used.
-pub fn server_or_none(web: &Web, ready: Ready) -> Result<Option<Server>, Failure> {
-    match bound(web, ready) {
+pub fn server_or_none(web: &Web, ready: Ready, store: &Path) -> Result<Option<Server>, Failure> {
+    match bound(web, ready, Some(store)) {
         Err(err @ HttpError::Listen(..)) => {
             tracing::error!(error = %err, "/metrics is not served; incidents are recorded");
             Ok(None)
@@ -87,14 +88,16 @@ pub fn server_or_none(web: &Web, ready: Ready) -> Result<Option<Server>, Failure
     }
 }
 
-/// Binds the configured address.
-pub fn server(web: &Web, ready: Ready) -> Result<Option<Server>, Failure> {
-    Ok(bound(web, ready)?)
+/// Binds the configured address. `store`: the folder whose incidents are served, where that is configured.
+pub fn server(web: &Web, ready: Ready, store: Option<&Path>) -> Result<Option<Server>, Failure> {
+    Ok(bound(web, ready, store)?)
 }
 
-fn bound(web: &Web, ready: Ready) -> Result<Option<Server>, HttpError> {
+fn bound(web: &Web, ready: Ready, store: Option<&Path>) -> Result<Option<Server>, HttpError> {
     let file = Some(web.config_file.as_path()).filter(|file| !file.as_os_str().is_empty());
-    Server::new(web.listen_address.0, file, ready)
+    let pages = store.filter(|_| web.incidents).map(IncidentPages::new);
+    let pages = pages.map(|pages| Arc::new(pages) as Arc<dyn Pages>);
+    Server::new(web.listen_address.0, file, ready, pages)
 }
 
 #[cfg(test)]
@@ -111,9 +114,13 @@ mod tests {
             listen_address: ListenAddress(taken.local_addr().ok()),
             ..Web::default()
         };
-        assert!(server_or_none(&web, Ready::Yes).unwrap().is_none());
         assert!(
-            server(&web, Ready::Yes).is_err(),
+            server_or_none(&web, Ready::Yes, Path::new("/nowhere"))
+                .unwrap()
+                .is_none()
+        );
+        assert!(
+            server(&web, Ready::Yes, None).is_err(),
             "a replay has nothing else to do"
         );
     }

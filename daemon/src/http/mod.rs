@@ -1,10 +1,11 @@
-//! The HTTP server: /metrics, /-/healthy, /-/ready and a page that names them. Only GET and HEAD, HTTP/1.1, and a
+//! The HTTP server: /metrics, /-/healthy, /-/ready, a page that names them, and [`Pages`] of others. Only GET and HEAD, HTTP/1.1, and a
 //! limit on everything that a client can make us hold: connections, header bytes, time. It runs on the event loop's
 //! thread and asks the pipeline for the text, so that a scrape sees what has been decided until then.
 
 mod access;
 mod auth;
 mod connection;
+mod pages;
 mod routes;
 mod slots;
 mod tls;
@@ -12,7 +13,7 @@ mod web_config;
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -23,6 +24,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
+pub use pages::{Content, Page, Pages, Status};
 use slots::{Entry, Slots};
 pub use web_config::{WebConfigError, check as check_web_config};
 
@@ -65,6 +67,7 @@ pub struct Server {
 pub struct Controls {
     shared: Arc<Shared>,
     file: Option<PathBuf>,
+    address: IpAddr,
 }
 
 /// What every connection reads.
@@ -74,10 +77,15 @@ struct Shared {
     scrapes: mpsc::Sender<Scrape>,
     slots: Arc<Slots>,
     logins: auth::Logins,
+    pages: Option<pages::Served>,
 }
 
 impl Shared {
-    fn new(access: access::Access, ready: Ready) -> (Self, mpsc::Receiver<Scrape>) {
+    fn new(
+        access: access::Access,
+        ready: Ready,
+        pages: Option<Arc<dyn Pages>>,
+    ) -> (Self, mpsc::Receiver<Scrape>) {
         let (sender, scrapes) = mpsc::channel(MAX_WAITING);
         let shared = Self {
             access: Mutex::new(Arc::new(access)),
@@ -85,6 +93,7 @@ impl Shared {
             scrapes: sender,
             slots: Arc::default(),
             logins: auth::Logins::default(),
+            pages: pages.map(pages::Served::new),
         };
         (shared, scrapes)
     }
@@ -100,14 +109,15 @@ impl Shared {
 
 impl Server {
     /// Takes the socket that systemd handed over, else listens on `address`; with neither there is no server.
-    /// `config_file`: the form of exporter-toolkit's, or none.
+    /// `config_file`: the form of exporter-toolkit's, or none. `pages`: beside /metrics.
     ///
     /// # Errors
-    /// An address that cannot be bound, a configuration that is wrong.
+    /// An address that cannot be bound, a configuration that is wrong, pages on an address that is open to others.
     pub fn new(
         address: Option<SocketAddr>,
         config_file: Option<&Path>,
         ready: Ready,
+        pages: Option<Arc<dyn Pages>>,
     ) -> Result<Option<Self>, HttpError> {
         let handed = listenfd::ListenFd::from_env()
             .take_tcp_listener(0)
@@ -124,7 +134,11 @@ impl Server {
         };
         listener.set_nonblocking(true).map_err(HttpError::Activation)?;
         let access = access::Access::read(config_file)?;
-        let (shared, scrapes) = Shared::new(access, ready);
+        if pages.is_some() {
+            let address = listener.local_addr().map_err(HttpError::Activation)?;
+            pages::allowed(address.ip(), &access)?;
+        }
+        let (shared, scrapes) = Shared::new(access, ready, pages);
         Ok(Some(Self {
             listener,
             shared: Arc::new(shared),
@@ -146,6 +160,7 @@ impl Server {
         let controls = Controls {
             shared: Arc::clone(&self.shared),
             file: self.config_file,
+            address: listener.local_addr()?.ip(),
         };
         tokio::spawn(accept(listener, self.shared));
         Ok((self.scrapes, controls))
@@ -164,6 +179,9 @@ impl Controls {
     /// What is wrong.
     pub fn reload(&self) -> Result<(), WebConfigError> {
         let access = access::Access::read(self.file.as_deref())?;
+        if self.shared.pages.is_some() {
+            pages::allowed(self.address, &access)?;
+        }
         *self.shared.access.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
         Ok(())
     }
@@ -172,7 +190,7 @@ impl Controls {
 /// Answers the requests of one client over any stream, as the server does over a socket without TLS; `metrics` is what
 /// its answer for /metrics.
 pub async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, ready: Ready, metrics: &str) {
-    let (shared, mut scrapes) = Shared::new(access::Access::default(), ready);
+    let (shared, mut scrapes) = Shared::new(access::Access::default(), ready, None);
     let answering = async {
         while let Some(scrape) = scrapes.recv().await {
             // Who has asked may be gone.

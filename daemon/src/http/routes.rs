@@ -10,17 +10,20 @@ use hyper::{
 };
 use tokio::{sync::oneshot, time::timeout};
 
-use super::{Ready, Shared};
+use super::{Ready, Shared, access::Access};
 
 /// How long a scrape waits for the pipeline.
 const SCRAPE: Duration = Duration::from_secs(5);
 
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 /// Prometheus' text format.
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
-const HTML: &str = "text/html; charset=utf-8";
+pub(super) const HTML: &str = "text/html; charset=utf-8";
 
-const LANDING: &str = "<!doctype html>
+/// `more`: further places.
+fn landing(more: &str) -> String {
+    format!(
+        "<!doctype html>
 <html lang=\"en\"><head><meta charset=\"utf-8\"><title>poisontrace</title></head>
 <body><h1>poisontrace</h1>
 <p>Why did my KVM guest die on poisoned memory?</p>
@@ -28,18 +31,23 @@ const LANDING: &str = "<!doctype html>
 <li><a href=\"/metrics\">/metrics</a>: for Prometheus</li>
 <li><a href=\"/-/healthy\">/-/healthy</a>: the daemon runs</li>
 <li><a href=\"/-/ready\">/-/ready</a>: the probes allow a verdict</li>
-</ul>
-<p>EventKind died, and why: <code>poisontrace incidents</code> and <code>poisontrace explain --last</code> on this host.</p>
+{more}</ul>
+<p>Which guest died, and why: <code>poisontrace incidents</code> and <code>poisontrace explain --last</code> on this host.</p>
 </body></html>
-";
+"
+    )
+}
 
-type Answer = Response<Full<Bytes>>;
+const INCIDENTS: &str = "<li><a href=\"/incidents\">/incidents</a>: what happened to which guest, and why; as JSON: \
+                         <a href=\"/api/v1/incidents\">/api/v1/incidents</a></li>\n";
+
+pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Answers one request. Its body is not read; one that has any ends the connection.
 pub async fn answer(request: &Request<Incoming>, shared: &Shared) -> Result<Answer, Infallible> {
     let access = shared.access();
     let mut response = match shared.logins.allowed(request.headers(), &access.users).await {
-        true => routed(request, shared).await,
+        true => routed(request, shared, &access).await,
         false => unauthorized(),
     };
     if !request.body().is_end_stream() {
@@ -52,21 +60,30 @@ pub async fn answer(request: &Request<Incoming>, shared: &Shared) -> Result<Answ
     Ok(response)
 }
 
-async fn routed(request: &Request<Incoming>, shared: &Shared) -> Answer {
+async fn routed(request: &Request<Incoming>, shared: &Shared, access: &Access) -> Answer {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
         let allow = header::HeaderValue::from_static("GET, HEAD");
         response.headers_mut().insert(header::ALLOW, allow);
         return response;
     }
-    match request.uri().path() {
+    let path = request.uri().path();
+    if let Some(pages) = shared.pages.as_ref().filter(|pages| pages.has(path)) {
+        let query = request.uri().query().unwrap_or_default();
+        return pages.answer(path, query, request.headers(), access).await;
+    }
+    match path {
         "/metrics" => metrics(shared).await,
         "/-/healthy" => plain(StatusCode::OK, TEXT, "healthy\n"),
         "/-/ready" => match shared.ready() {
             Ready::Yes => plain(StatusCode::OK, TEXT, "ready\n"),
             Ready::No(reason) => plain(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
         },
-        "/" => plain(StatusCode::OK, HTML, LANDING),
+        "/" => plain(
+            StatusCode::OK,
+            HTML,
+            landing(shared.pages.as_ref().map_or("", |_| INCIDENTS)),
+        ),
         _ => plain(
             StatusCode::NOT_FOUND,
             TEXT,
@@ -95,7 +112,7 @@ fn unauthorized() -> Answer {
     response
 }
 
-fn plain(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+pub(super) fn plain(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();

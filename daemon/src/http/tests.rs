@@ -21,7 +21,7 @@ fn controlled(web_config: Option<&str>, ready: Ready) -> (SocketAddr, tempfile::
         file
     });
     let any = Some(SocketAddr::from(([127, 0, 0, 1], 0)));
-    let server = Server::new(any, file.as_deref(), ready).unwrap().unwrap();
+    let server = Server::new(any, file.as_deref(), ready, None).unwrap().unwrap();
     let address = server.address().unwrap();
     let (started, controls) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

@@ -51,6 +51,16 @@ pub fn server(tls: &Tls, folder: &Path) -> Result<ServerConfig, WebConfigError> 
     Ok(config)
 }
 
+/// SHA-256 as a Content-Security-Policy writes it.
+pub fn sha256_base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    let hash = ring::cipher_suite::TLS13_AES_128_GCM_SHA256
+        .tls13()
+        .map(|suite| suite.common.hash_provider.hash(bytes));
+    let hash = hash.as_ref().map_or(&[][..], AsRef::as_ref);
+    base64::engine::general_purpose::STANDARD.encode(hash)
+}
+
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, WebConfigError> {
     CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect)
@@ -90,4 +100,15 @@ fn wrong(file: &Path, err: &dyn std::fmt::Display) -> WebConfigError {
 
 fn tls_error(file: PathBuf, problem: String) -> WebConfigError {
     WebConfigError::Tls(file, problem)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_hash_is_that_of_fips_180() {
+        assert_eq!(
+            super::sha256_base64(b"abc"),
+            "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0="
+        );
+    }
 }

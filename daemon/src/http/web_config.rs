@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -19,6 +20,10 @@ pub enum WebConfigError {
     Form(PathBuf, String),
     #[error("{0}: {1}")]
     Tls(PathBuf, String),
+    #[error(
+        "web.incidents shows guest addresses, which is refused on {0} without TLS and a user: set both in web.config_file, or listen on 127.0.0.1"
+    )]
+    Exposed(IpAddr),
 }
 
 #[derive(Default, Deserialize)]

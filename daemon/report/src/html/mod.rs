@@ -3,13 +3,19 @@
 
 mod exits;
 mod injections;
+mod list;
 mod story;
+
+pub use list::{ListFilter, list, no_page};
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::document::{Incident, TimelineEntry};
 use super::{at, count, hex, many, or, size};
 use poisontrace_model::{host::Host, incident::model::Outcome};
+
+/// The style sheet of every page, as it stands in it.
+pub const STYLE: &str = include_str!("style.css");
 
 /// Incidents on one page; the JSON has them all.
 const MAX_INCIDENTS: usize = 200;
@@ -42,7 +48,7 @@ pub(crate) fn page(title: &str, host: &Host, content: &Markup) -> String {
                 meta name="color-scheme" content="light dark";
                 meta name="referrer" content="no-referrer";
                 title { (title) }
-                style { (PreEscaped(include_str!("style.css"))) }
+                style { (PreEscaped(STYLE)) }
             }
             body {
                 (content)

@@ -8,11 +8,12 @@
 //! | [`schema`] | opening, migrating, setting aside what is no store of ours |
 //! | [`retention`] | what is too old or too much goes |
 //! | [`clock_watch`] | whether the clock may be believed that makes it old |
-//! | [`Stored`] | a reader's end |
+//! | [`Stored`] | a reader's end; by pages: `page` |
 
 mod clock_watch;
 pub mod database;
 mod error;
+mod page;
 mod queue;
 mod reader;
 pub mod retention;
@@ -23,6 +24,7 @@ mod tests;
 mod writer;
 
 pub use error::StoreError;
+pub use page::{Bounds, Filter};
 pub use queue::Verdict;
 pub use reader::{Dossier, Stored, Wanted};
 pub use retention::Retention;

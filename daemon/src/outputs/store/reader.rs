@@ -25,8 +25,8 @@ const MAX_NAMED: u64 = 20;
 
 /// See the module.
 pub struct Stored {
-    connection: Connection,
-    path: PathBuf,
+    pub(super) connection: Connection,
+    pub(super) path: PathBuf,
     layout: i64,
     skipped: Cell<u64>,
 }
@@ -71,7 +71,8 @@ impl Stored {
     /// No store there, or not one that can be read.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let path = dir.join(FILE);
-        match fs::File::open(&path) {
+        // Not opened beside SQLite: closing it would give up the locks that the daemon's own thread has on it (fcntl(2)).
+        match fs::metadata(&path) {
             Ok(_) => {}
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
                 return Err(StoreError::Absent(dir.to_owned()));
@@ -84,7 +85,10 @@ impl Stored {
             Ok(false) => open_immutable(&path),
             _ => Connection::open_with_flags(&path, flags),
         }
-        .map_err(|err| failed(&path, err))?;
+        .map_err(|err| match fs::File::open(&path) {
+            Err(why) => StoreError::Unreadable(path.clone(), why),
+            Ok(_) => failed(&path, err),
+        })?;
         connection.busy_timeout(BUSY).map_err(|err| failed(&path, err))?;
         match version(&connection).map_err(|err| failed(&path, err))? {
             layout @ 1..=LAYOUT => Ok(Self {
@@ -313,7 +317,7 @@ impl Stored {
 }
 
 /// A column's text, whatever kind of value a damaged row has there.
-fn bytes(row: &rusqlite::Row<'_>, column: usize) -> Vec<u8> {
+pub(super) fn bytes(row: &rusqlite::Row<'_>, column: usize) -> Vec<u8> {
     let value = row.get_ref(column).ok();
     let bytes = value.as_ref().and_then(|value| value.as_bytes().ok());
     bytes.unwrap_or_default().to_vec()
@@ -331,7 +335,7 @@ fn readable<T>(row: &rusqlite::Result<T>) -> bool {
     )
 }
 
-fn failed(path: &Path, source: rusqlite::Error) -> StoreError {
+pub(super) fn failed(path: &Path, source: rusqlite::Error) -> StoreError {
     let path = path.to_owned();
     match is_damage(&source) {
         true => StoreError::Damaged {
