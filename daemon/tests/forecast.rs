@@ -7,7 +7,7 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt, symlink},
     path::Path,
     process::{Command, Output},
     time::{Duration, Instant},
@@ -230,6 +230,37 @@ fn a_host_without_a_guest_is_an_answer() {
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with("No guest runs on this host."), "{text}");
+}
+
+/// Run by a user who may look at no other's processes, it must not state that there is no guest.
+#[test]
+fn a_user_who_sees_no_guest_learns_that_there_may_be_some() {
+    let root = tempfile::tempdir().unwrap();
+    host(root.path());
+    vm(root.path(), &QEMU);
+    // As /proc shows it to others.
+    let fd = root.path().join("proc/1000/fd");
+    for (folder, mode) in [(fd, 0o000), (root.path().to_owned(), 0o755)] {
+        fs::set_permissions(folder, PermissionsExt::from_mode(mode)).unwrap();
+    }
+    let output = Command::new("setpriv")
+        .args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--inh-caps=-all",
+        ])
+        .arg(env!("CARGO_BIN_EXE_poisontrace"))
+        .args(["forecast", "--root"])
+        .arg(root.path())
+        .output();
+    // Only root can become another user.
+    let Some(output) = output.ok().filter(|_| rustix::process::geteuid().is_root()) else {
+        return;
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.starts_with("No guest can be seen: 1 processes"), "{text}");
+    assert_eq!(output.status.code(), Some(1));
 }
 
 #[test]

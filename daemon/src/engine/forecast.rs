@@ -43,6 +43,8 @@ pub struct Forecasts {
     pub vms: Vec<(VmFacts, VmForecast)>,
     /// What limits the answer.
     pub limits: Vec<String>,
+    /// Processes that could not be looked at.
+    hidden: u64,
     /// All that the answer hangs on was read.
     pub complete: bool,
 }
@@ -50,7 +52,13 @@ pub struct Forecasts {
 impl Forecasts {
     /// The answer with its text.
     pub fn document(self) -> Document {
-        document(machine::this_host(), &self.host, &self.vms, self.limits)
+        document(
+            machine::this_host(),
+            &self.host,
+            &self.vms,
+            self.limits,
+            self.hidden,
+        )
     }
 }
 
@@ -171,7 +179,8 @@ fn of(host: HostFacts, found: Vms, mut limits: Vec<String>) -> Forecasts {
         limits.push(limits::left_out(found.left_out));
     }
     limits.push(limits::assumptions());
-    let complete = found.denied == 0 && found.left_out == 0 && found.vms.iter().all(is_complete);
+    let hidden = found.denied.saturating_add(found.left_out);
+    let complete = hidden == 0 && found.vms.iter().all(is_complete);
     let vms = found.vms.into_iter().map(|vm| {
         let forecast = forecast(&host, &vm);
         (vm, forecast)
@@ -180,6 +189,7 @@ fn of(host: HostFacts, found: Vms, mut limits: Vec<String>) -> Forecasts {
         vms: vms.collect(),
         host,
         limits,
+        hidden,
         complete,
     }
 }

@@ -121,6 +121,8 @@ pub struct Counts {
     pub setting_mends: u64,
     /// Those of which it cannot be known.
     pub unknown: u64,
+    /// Processes that could not be looked at: VMs may be among them.
+    pub hidden: u64,
 }
 
 impl Counts {

@@ -149,6 +149,7 @@ mod tests {
             &host,
             &[(vm, answer)],
             Vec::new(),
+            0,
         ))
     }
 

@@ -222,17 +222,22 @@ pub struct CaseDocument {
     pub next_steps: Vec<String>,
 }
 
-/// The model's answer with its text.
+/// The model's answer with its text. `hidden`: processes that could not be looked at.
 pub fn document(
     host: Host,
     facts: &HostFacts,
     vms: &[(VmFacts, VmForecast)],
     limits: Vec<String>,
+    hidden: u64,
 ) -> Document {
+    let counts = Counts {
+        hidden,
+        ..Counts::of(vms.iter().map(|(_, forecast)| forecast))
+    };
     Document {
         schema_version: SCHEMA_VERSION,
         host,
-        summary: counted(&Counts::of(vms.iter().map(|(_, forecast)| forecast))),
+        summary: counted(&counts),
         host_facts: host_document(facts),
         limits,
         vms: vms.iter().map(|(facts, forecast)| vm(facts, forecast)).collect(),
@@ -245,8 +250,14 @@ pub fn counted(counts: &Counts) -> String {
         1 => "1 guest".to_owned(),
         n => format!("{n} guests"),
     };
-    if counts.vms == 0 {
-        return "No guest runs on this host.".to_owned();
+    let hidden = match counts.hidden {
+        0 => String::new(),
+        n => format!("{n} processes could not be looked at, and VMs may be among them"),
+    };
+    match (counts.vms, counts.hidden) {
+        (0, 0) => return "No guest runs on this host.".to_owned(),
+        (0, _) => return format!("No guest can be seen: {hidden}."),
+        _ => {}
     }
     let mut text = format!(
         "{} of {} would not survive a memory error in a process of theirs",
@@ -261,6 +272,9 @@ pub fn counted(counts: &Counts) -> String {
     }
     if counts.unknown > 0 {
         text.push_str(&format!("; for {} it cannot be known", counts.unknown));
+    }
+    if counts.hidden > 0 {
+        text.push_str(&format!("; {hidden}"));
     }
     text + "."
 }

@@ -172,6 +172,7 @@ fn every_forecast() -> Counts {
         lost: 5,
         setting_mends: 2,
         unknown: 1,
+        hidden: 0,
         by_headline,
     }
 }
@@ -196,6 +197,7 @@ fn a_forecast_replaces_the_one_before() {
         lost: 3,
         setting_mends: 2,
         unknown: 0,
+        hidden: 0,
     };
     metrics.forecast(&one, ClockPair::default());
     let all = series(&metrics.exposition());
