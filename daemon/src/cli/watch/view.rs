@@ -12,10 +12,17 @@ use super::{scrape::Metrics, state::State};
 use poisontrace_model::incident::model::Outcome;
 use poisontrace_report::{document::Incident, forecast::counted};
 
+/// A screen of fewer lines has no room for the forecast.
+const WITH_FORECAST: u16 = 28;
+
 pub fn draw(frame: &mut Frame<'_>, state: &State) {
+    let forecast_lines = match frame.area().height {
+        WITH_FORECAST.. => 4,
+        _ => 0,
+    };
     let [head, before, exits, list, answer, probes, keys] = Layout::vertical([
         Constraint::Length(3),
-        Constraint::Length(4),
+        Constraint::Length(forecast_lines),
         Constraint::Length(4),
         Constraint::Min(5),
         Constraint::Length(7),
