@@ -242,3 +242,60 @@ fn tls_with_client_certificates_lets_in_who_has_one() {
     assert!(certificates.get(closed, true).starts_with("HTTP/1.1 200"));
     assert_eq!(certificates.get(closed, false), "");
 }
+
+struct OnePage;
+
+impl Pages for OnePage {
+    fn has(&self, path: &str) -> bool {
+        path == "/one"
+    }
+
+    fn page(&self, _: &str, _: &str) -> Page {
+        Page {
+            status: Status::Ok,
+            content: Content::Html("<p>one".to_owned()),
+            next: Some("/one?before=1".to_owned()),
+        }
+    }
+
+    fn style(&self) -> &'static str {
+        "p {}"
+    }
+}
+
+#[test]
+fn pages_on_all_addresses_need_tls_and_a_user_and_a_reload_takes_neither_away() {
+    let certificates = Certificates::make();
+    let file = certificates.file("web.yml");
+    let tls = format!(
+        "tls_server_config:\n  cert_file: {}\n  key_file: {}\n",
+        certificates.file("server.pem").display(),
+        certificates.file("server.key").display()
+    );
+    let users = format!(
+        "basic_auth_users:\n  a: '{}'\n",
+        bcrypt::hash("right", 4).unwrap()
+    );
+    let server = |config: &str| {
+        fs::write(&file, config).unwrap();
+        let all = Some(SocketAddr::from(([0, 0, 0, 0], 0)));
+        Server::new(all, Some(&file), Ready::Yes, Some(Arc::new(OnePage)))
+    };
+    for config in ["", &tls, &users] {
+        let refused = server(config).err().map(|err| err.to_string());
+        assert!(
+            refused.is_some_and(|why| why.contains("TLS and a user")),
+            "{config}"
+        );
+    }
+    let both = server(&format!("{tls}{users}")).unwrap().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let _inside = runtime.enter();
+    let (_scrapes, controls) = both.start().unwrap();
+    fs::write(&file, &tls).unwrap();
+    assert!(controls.reload().is_err(), "everybody could read them");
+    assert_eq!(controls.shared.access().users.len(), 1, "those before hold");
+}
