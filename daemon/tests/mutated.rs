@@ -131,7 +131,8 @@ fn mutated_recordings_and_logs_make_no_panic() {
     let inputs = std::env::var("POISONTRACE_MUTATED_INPUTS").ok();
     let inputs = inputs.and_then(|text| text.parse().ok()).unwrap_or(INPUTS);
     let seeds = seeds();
-    let mut random = Random(0x7074_7263);
+    let seed = std::env::var("POISONTRACE_MUTATED_SEED").ok();
+    let mut random = Random(seed.and_then(|text| text.parse().ok()).unwrap_or(0x7074_7263));
     let mut answers = String::new();
     for n in 0..inputs {
         let (name, seed) = &seeds[random.below(seeds.len())];

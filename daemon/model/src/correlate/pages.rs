@@ -111,14 +111,17 @@ impl Correlator {
         };
         self.signal_sent(event, &to);
         let vcpu = self.threads.vcpu_of(signal.target_tid);
+        let by_exit = !in_failure && !signal.forced && signal.target_tid == event.tid;
+        let required = signal.severity == SigbusSeverity::ActionRequired;
+        // A VMM that the signal kills at once leaves no record of its exit.
+        let of_vcpu = vcpu.is_some() || by_exit && required && self.session.kvm_alone_answers();
         let Some(evidence) = self.incidents.touch(no) else {
             return;
         };
         evidence.poison_at(event.t);
-        let by_exit = !in_failure && !signal.forced && signal.target_tid == event.tid;
         evidence.signal(signal.severity, by_exit);
         evidence.own_access += u64::from(own_access);
-        evidence.vcpu_signalled |= vcpu.is_some();
+        evidence.vcpu_signalled |= of_vcpu;
         evidence.timeline.add(event.t, signal_entry(&signal, pid, vcpu));
     }
 

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-use super::probe::{ProbeBinding, ProbeId, ProbeStatus};
+use super::probe::{Hook, ProbeBinding, ProbeId, ProbeStatus};
 use crate::host::{ClockPair, Host};
 
 /// The host, its clocks and the probes that were at work.
@@ -58,6 +58,16 @@ impl Session {
     pub fn binding(&self, probe: &ProbeId) -> Option<&ProbeBinding> {
         let status = self.probes.iter().find(|status| status.probe == *probe)?;
         status.binding.as_ref()
+    }
+
+    /// Whether an action-required signal that is not forced on its thread was seen in the function that KVM's fault path alone
+    /// calls (`send_sig_mceerr`): elsewhere a process may have sent it to itself.
+    pub fn kvm_alone_answers(&self) -> bool {
+        let Some(ProbeBinding::Attached(hooks)) = self.binding(&ProbeId::SendSigMceerr) else {
+            return false;
+        };
+        let in_function = |hook: &Hook| matches!(hook, Hook::Fentry(_) | Hook::Kprobe(_));
+        !hooks.is_empty() && hooks.iter().all(in_function)
     }
 
     /// Whether a probe was attached.

@@ -186,7 +186,8 @@ fn from_buckets(total: &DurationTotals, percent: u64) -> u64 {
         seen += u128::from(*count);
         if seen >= rank {
             let low = 1u64 << n.min(63);
-            return (low + low / 2).clamp(total.min, total.max);
+            // Not clamp(): a damaged recording has totals whose least is more than their most.
+            return (low + low / 2).max(total.min).min(total.max);
         }
     }
     total.max
@@ -251,6 +252,16 @@ mod tests {
             report(&PageTotals::default(), &Samples::default(), None),
             Latency::default()
         );
+    }
+
+    #[test]
+    fn damaged_totals_have_a_percentile_too() {
+        let mut total = DurationTotals::default();
+        total.add(790);
+        total.add(800);
+        total.min = u64::MAX;
+        let d = distribution(&total, &Sample::default()).unwrap();
+        assert_eq!((d.min, d.p50, d.max), (u64::MAX, 800, 800));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! itself. Never certain, never the DIMM's, and without a vCPU no guest's fate.
 
 use poisontrace_model::{
-    event::probe::ProbeStatus,
+    event::probe::{Hook, ProbeBinding, ProbeStatus},
     incident::model::{Cause, Confidence, OriginBasis, OriginKind, Outcome},
 };
 
@@ -73,6 +73,30 @@ fn a_guest_that_dies_of_a_page_that_userfaultfd_marked_is_never_certain_and_blam
         (Outcome::VmmKilled, Cause::SigbusUnhandled, Confidence::Likely)
     );
     assert_eq!(incident.origin.how, OriginKind::Claimed);
+}
+
+/// As on Linux 6.12 in the lab: the signal of its first exit kills the VMM before the exit's record is made.
+#[test]
+fn a_signal_that_kvm_alone_can_have_sent_shows_a_vcpu_though_its_exit_was_not_seen() {
+    for (hook, cause) in [
+        (Hook::Fentry("send_sig_mceerr".into()), Cause::SigbusUnhandled),
+        (Hook::Kprobe("send_sig_mceerr".into()), Cause::SigbusUnhandled),
+        (Hook::RawTracepoint("signal_generate".into()), Cause::NotPoison),
+    ] {
+        let mut session = session();
+        for status in &mut session.probes {
+            if status.probe == ProbeId::SendSigMceerr {
+                status.binding = Some(ProbeBinding::Attached(vec![hook.clone()]));
+            }
+        }
+        let mut story = Story::new();
+        forged(story.vm(), 1);
+        story.vmm_exit(7);
+        let incident = incidents_in(session, &story.events).remove(0);
+        assert_eq!((incident.outcome, incident.cause), (Outcome::VmmKilled, cause));
+        assert_ne!(incident.confidence, Confidence::Certain);
+        assert_eq!(incident.origin.how, OriginKind::Claimed);
+    }
 }
 
 #[test]
