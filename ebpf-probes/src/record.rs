@@ -167,8 +167,9 @@ shared! {
     /// `kvm_inj_exception` 18, not reinjected: #MC enters the guest, which it interrupts at `rip` (0: not known).
     pub struct Delivered { pub h: Header, pub rip: u64, }
 
-    /// The guest reads or writes MCG_STATUS (`kvm_msr`).
-    pub struct McgStatus { pub h: Header, pub data: u64, pub write: u32, pub pad: u32, }
+    /// The guest reads or writes MCG_STATUS (`kvm_msr`). `mc_on`: the thread on which the last #MC entered this vCPU, if it is another;
+    /// else 0.
+    pub struct McgStatus { pub h: Header, pub data: u64, pub write: u32, pub mc_on: u32, }
 
     /// KVM_RUN returns with `reason`; `errno` is its (negative) return value.
     pub struct UserspaceExit {

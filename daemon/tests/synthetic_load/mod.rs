@@ -194,6 +194,7 @@ impl Load {
         let done = EventKind::McgStatus {
             write: true,
             data: Hex(0),
+            mc_on: None,
         };
         self.at(page.vcpu_tid(vcpu), page.pid(), done);
     }

@@ -5,7 +5,7 @@ use aya_ebpf::{
     EbpfContext,
     helpers::{bpf_probe_read_user, generated::bpf_probe_read_user as probe_read_user_raw},
     macros::{kprobe, map, raw_tracepoint},
-    maps::PerCpuArray,
+    maps::{LruHashMap, PerCpuArray},
     programs::{ProbeContext, RawTracePointContext, TracePointContext},
 };
 use aya_log_ebpf::debug;
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     emit::{emit, emit_bytes, header},
     slot,
-    state::armed,
+    state::{armed, current_tid},
 };
 
 /// A record with room for its MSRs: too large for the 512-byte stack.
@@ -179,6 +179,9 @@ fn at_kvm_inj_exception(ctx: TracePointContext) {
         return;
     }
     if read(&ctx, &INJ_VECTOR) == Some(MC_VECTOR) && read(&ctx, &INJ_REINJECTED).unwrap_or(0) == 0 {
+        if let Some(vcpu) = vcpu::loaded().filter(|vcpu| *vcpu != 0) {
+            let _ = MC_ON.insert(vcpu, current_tid(), 0);
+        }
         emit(Delivered {
             h: header::<Delivered>(),
             rip: vcpu::rip().unwrap_or(0),
@@ -219,12 +222,19 @@ fn at_kvm_msr(ctx: TracePointContext) {
 
 tracepoint!(kvm_msr, at_kvm_msr);
 
+/// The thread on which each vCPU (its address) was last entered with a #MC: a VMM may drive a vCPU with several.
+#[map]
+static MC_ON: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
+
 #[inline(always)]
 fn mcg_status(write: u32, data: u64) {
+    let entered = vcpu::loaded().and_then(|vcpu| MC_ON.get_ptr(vcpu));
+    // SAFETY: a map value of this size, checked by the verifier.
+    let mc_on = entered.map_or(0, |tid| unsafe { *tid });
     emit(McgStatus {
         h: header::<McgStatus>(),
         data,
         write,
-        pad: 0,
+        mc_on: if mc_on == current_tid() { 0 } else { mc_on },
     });
 }

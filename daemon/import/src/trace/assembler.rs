@@ -311,6 +311,7 @@ impl Assembler {
             EventKind::McgStatus {
                 write: true,
                 data: Hex(0),
+                mc_on: None,
             },
         );
     }
@@ -441,7 +442,15 @@ impl Assembler {
     fn mcg_status(&mut self, r: &Record<'_>, write: bool, data: u64) {
         self.kvm_thread(r);
         let data = Hex(data);
-        self.say_on(r.t, r.tid, EventKind::McgStatus { write, data });
+        self.say_on(
+            r.t,
+            r.tid,
+            EventKind::McgStatus {
+                write,
+                data,
+                mc_on: None,
+            },
+        );
     }
 
     fn pio(&mut self, r: &Record<'_>) {

@@ -140,22 +140,27 @@ impl Correlator {
         }
     }
 
-    pub(super) fn mcg_status(&mut self, event: &Event, write: bool, data: u64) {
-        self.thread_goes_on(event);
-        if !write || data != 0 {
-            return;
-        }
+    /// The guest wrote 0 to MCG_STATUS. `mc_on`: the thread on which the #MC entered it, where that is another.
+    pub(super) fn handler_finished(&mut self, event: &Event, mc_on: Option<u32>) {
         let vcpu = event.vcpu.or_else(|| self.threads.vcpu_of(event.tid));
-        let mut open = core::mem::take(&mut self.threads.of(event).in_mc);
+        let entered = mc_on.filter(|tid| {
+            let thread = self.threads.get(*tid);
+            thread.is_some_and(|thread| thread.pid == event.pid && !thread.in_mc.is_empty())
+        });
+        let on = entered.unwrap_or_else(|| {
+            self.threads.of(event);
+            event.tid
+        });
+        let thread = self.threads.get_mut(on);
+        let mut open = thread
+            .map(|thread| core::mem::take(&mut thread.in_mc))
+            .unwrap_or_default();
         if open.is_empty() {
             // The thread has been forgotten since, or the delivery was not seen.
             open = self.incidents.of_process(event.pid).to_vec();
         }
         for no in open {
-            let finished = self
-                .incidents
-                .get_mut(no)
-                .is_some_and(|e| e.finish(event.t, event.tid));
+            let finished = self.incidents.get_mut(no).is_some_and(|e| e.finish(event.t, on));
             if finished && let Some(evidence) = self.incidents.touch(no) {
                 evidence.poison_at(event.t);
                 evidence

@@ -332,7 +332,12 @@ impl Correlator {
             EventKind::QueueException { pending, injected } => self.queued(event, *pending, *injected),
             EventKind::Delivered => self.delivered(event, None),
             EventKind::DeliveredAt { rip } => self.delivered(event, Some(rip.0)),
-            EventKind::McgStatus { write, data } => self.mcg_status(event, *write, data.0),
+            EventKind::McgStatus { write, data, mc_on } => {
+                self.thread_goes_on(event);
+                if *write && data.0 == 0 {
+                    self.handler_finished(event, *mc_on);
+                }
+            }
             EventKind::GuestCode { rip, bytes } => self.guest_code(event, rip.0, bytes),
             EventKind::Sregs(sregs) => self.registers(event, sregs),
             // Only the instruction that is read with it is of the page.

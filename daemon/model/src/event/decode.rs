@@ -145,6 +145,7 @@ impl Decoder {
                 EventKind::McgStatus {
                     write: r.write != 0,
                     data: Hex(r.data),
+                    mc_on: (r.mc_on != 0).then_some(r.mc_on),
                 }
             }
             kind::USERSPACE_EXIT => {

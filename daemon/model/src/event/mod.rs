@@ -164,6 +164,9 @@ pub enum EventKind {
         write: bool,
         /// The value.
         data: Hex,
+        /// The thread on which the last #MC entered this vCPU; `None`: this one, or not known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mc_on: Option<u32>,
     },
     /// KVM_RUN returned to the VMM with a reason that ends a guest.
     UserspaceExit {

@@ -20,6 +20,7 @@ fn amd_guest_without_overflow_recovery_panics_at_the_second_error() {
             EventKind::McgStatus {
                 write: false,
                 data: Hex(7),
+                mc_on: None,
             },
         )
         .pio(VCPU0, 0x505, 1)
@@ -96,6 +97,34 @@ fn guest_that_handles_the_machine_check_survives() {
         verdict(&story.only()),
         (Outcome::Survived, Cause::Contained, Confidence::Certain)
     );
+}
+
+/// A VMM may drive a vCPU with several threads in turn.
+#[test]
+fn guest_that_handles_the_machine_check_on_another_thread_of_the_vcpu_survives() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .record_injection(VCPU0, AMD_AO, GPA)
+        .struck(AMD_AR)
+        .handled_elsewhere(VCPU1, VCPU0)
+        .pio(VCPU1, 0x604, 0x2000)
+        .vmm_exit(0);
+    assert_eq!(
+        verdict(&story.only()),
+        (Outcome::Survived, Cause::Contained, Confidence::Certain)
+    );
+    // Of another process: it shows nothing.
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .record_injection(VCPU0, AMD_AO, GPA)
+        .struck(AMD_AR)
+        .handled_elsewhere(VCPU1, VCPU0 + 1000)
+        .vmm_exit(0);
+    assert_ne!(story.only().outcome, Outcome::Survived);
 }
 
 #[test]

@@ -280,6 +280,19 @@ impl Story {
         self.at(tid, QEMU, EventKind::Delivered)
     }
 
+    /// The handler on the vCPU that the thread `tid` drives now returns; the #MC entered it on the thread `mc_on`.
+    pub fn handled_elsewhere(&mut self, tid: u32, mc_on: u32) -> &mut Self {
+        self.at(
+            tid,
+            QEMU,
+            EventKind::McgStatus {
+                write: true,
+                data: Hex(0),
+                mc_on: Some(mc_on),
+            },
+        )
+    }
+
     pub fn handled(&mut self, tid: u32) -> &mut Self {
         self.at(
             tid,
@@ -287,6 +300,7 @@ impl Story {
             EventKind::McgStatus {
                 write: false,
                 data: Hex(7),
+                mc_on: None,
             },
         )
         .at(
@@ -295,6 +309,7 @@ impl Story {
             EventKind::McgStatus {
                 write: true,
                 data: Hex(0),
+                mc_on: None,
             },
         )
     }

@@ -412,6 +412,7 @@ fn an_exit_in_the_midst_of_a_walk_is_reported_once_the_walk_has_gone_on() {
         EventKind::McgStatus {
             write: false,
             data: Hex(0),
+            mc_on: None,
         },
     );
     let mut pages = Vec::new();
@@ -470,6 +471,7 @@ fn a_single_exit_on_a_page_of_its_own_is_reported_after_its_wait() {
         EventKind::McgStatus {
             write: false,
             data: Hex(0),
+            mc_on: None,
         },
     );
     let mut correlator = Correlator::new(session());

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/poisontrace/
-//!   layout-5/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
+//!   layout-6/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
 //!     PAGES EVENTS LOST VICTIMS VCPUS REPORTED
 //!     daemon-4711/       one daemon's programs
 //!       ARMED            its flag
