@@ -8,7 +8,7 @@ use poisontrace_probes::{
 
 use crate::{
     slot,
-    state::{EVENTS, VCPUS, count, held},
+    state::{EVENTS, VCPUS, count, held, no_wake_up, wake_up},
 };
 
 /// A header for the current thread, with its vCPU where that is known.
@@ -37,13 +37,20 @@ pub fn header<R: Record>() -> Header {
 /// Sends `record`, or counts it as lost.
 #[inline(always)]
 pub fn emit<R: Record + 'static>(record: R) {
+    send(record, true);
+}
+
+/// Sends `record`, or counts it as lost. The daemon is woken for it if it is `announced`, else it looks again by itself.
+#[inline(always)]
+pub fn send<R: Record + 'static>(record: R, announced: bool) {
     if held() {
         return;
     }
+    let flags = if announced { wake_up() } else { no_wake_up() };
     match EVENTS.reserve::<R>(0) {
         Some(mut slot) => {
             slot.write(record);
-            slot.submit(0);
+            slot.submit(flags);
         }
         None => count(lost::RECORDS),
     }
@@ -57,7 +64,7 @@ pub fn emit_bytes(record: *const u8, len: usize) {
     }
     // SAFETY: the caller's map value; the verifier checks that `len` lies within it.
     let bytes = unsafe { core::slice::from_raw_parts(record, len) };
-    if EVENTS.output::<[u8]>(bytes, 0).is_err() {
+    if EVENTS.output::<[u8]>(bytes, wake_up()).is_err() {
         count(lost::RECORDS);
     }
 }

@@ -7,8 +7,12 @@ use poisontrace_probes::clock::Calibration;
 
 use crate::{
     hooks::{now, vcpu},
-    state::Vcpu,
+    state::{Vcpu, attached},
 };
+
+/// 1: the exits of VMs without poison need no time of kvm_exit, as [`complete`] finds it. Set before load.
+#[unsafe(no_mangle)]
+static LATE_BEGIN: Global<u32> = Global::new(0);
 
 /// What kvm_exit's isa is on this host; 0: not known. Set before load.
 #[unsafe(no_mangle)]
@@ -51,10 +55,33 @@ pub fn is_over(vcpu: &Vcpu) -> bool {
     last != 0 && last != vcpu.exit_tsc
 }
 
-/// Fills in what kvm_exit would have noted, as far as KVM's own note has it.
+/// See [`LATE_BEGIN`].
+#[inline(always)]
+pub fn late_begin() -> bool {
+    LATE_BEGIN.load() != 0
+}
+
+/// An exit that kvm_exit did not note. Its begin is looked up at once where nothing but that separates it from the next one, else
+/// only if it meets poison.
 #[inline(always)]
 pub fn begin(vcpu: &mut Vcpu) {
     vcpu.isa = host_isa();
+    if !(late_begin() && attached()) {
+        note(vcpu);
+    }
+}
+
+/// The exit has met poison: its begin is looked up, if it has none.
+#[inline(always)]
+pub fn complete(vcpu: &mut Vcpu) {
+    if vcpu.exit_ns == 0 && vcpu.exit_tsc == 0 {
+        note(vcpu);
+    }
+}
+
+/// Fills in what kvm_exit would have noted, as far as KVM's own note has it.
+#[inline(always)]
+fn note(vcpu: &mut Vcpu) {
     vcpu.exit_tsc = exit_tsc();
     if vcpu.exit_tsc != 0 {
         vcpu.exit_ns = monotonic(vcpu.exit_tsc);

@@ -150,6 +150,16 @@ impl Slot {
         self.victim != 0
     }
 
+    /// Whether the thread is a vCPU of a VM without poison, with nothing under way: neither its exit nor its entry is looked at. Should
+    /// the exit meet poison, its begin is found then.
+    #[inline(always)]
+    pub fn is_bystander(&self) -> bool {
+        recovery::late_begin()
+            && self.in_exit | self.open | self.nested == 0
+            && self.victims_ns == victims_changed_ns()
+            && self.victim == 0
+    }
+
     /// Whether `exit_ns` is that of the exit under way: kvm_exit has been attached, and the programs armed, ever since.
     #[inline(always)]
     pub fn is_dated(&self) -> bool {

@@ -15,21 +15,38 @@ use poisontrace_probes::{arming, lost, reported};
 /// A word that programs on all CPUs read and write whole. Not an atomic type: LLVM's BPF back end has no
 /// atomic load for the oldest instruction set, and a volatile access of an aligned word is one instruction.
 #[repr(transparent)]
-struct Flag(UnsafeCell<u32>);
+struct Word<T>(UnsafeCell<T>);
 
 // SAFETY: only ever accessed by the aligned volatile word accesses below, which do not tear.
-unsafe impl Sync for Flag {}
+unsafe impl<T> Sync for Word<T> {}
+
+impl<T: Copy> Word<T> {
+    const fn new(value: T) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+
+    #[inline(always)]
+    fn get(&self) -> T {
+        // SAFETY: the address of a global, aligned; see Word.
+        unsafe { core::ptr::read_volatile(self.0.get()) }
+    }
+
+    #[inline(always)]
+    fn set(&self, value: T) {
+        // SAFETY: as in get().
+        unsafe { core::ptr::write_volatile(self.0.get(), value) }
+    }
+}
 
 /// Set by the first `memory_failure()`, or by the daemon when poison predates it. A global, so that reading it is one
 /// load, without a map lookup; alone in its section, hence in its map, which a daemon's successor looks for.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.armed")]
-static ARMED: Flag = Flag(UnsafeCell::new(0));
+static ARMED: Word<u32> = Word::new(0);
 
 #[inline(always)]
 fn arming() -> u32 {
-    // SAFETY: the address of a global, aligned; see Flag.
-    unsafe { core::ptr::read_volatile(ARMED.0.get()) }
+    ARMED.get()
 }
 
 #[inline(always)]
@@ -48,51 +65,45 @@ pub fn arm() {
     if arming() == arming::IDLE {
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_ns() };
-        // SAFETY: as in arming().
-        unsafe {
-            core::ptr::write_volatile(ARMED_NS.0.get(), now);
-            core::ptr::write_volatile(ARMED.0.get(), arming::ARMED);
-        }
+        ARMED_NS.set(now);
+        ARMED.set(arming::ARMED);
     }
 }
 
 /// When the programs last armed themselves, CLOCK_MONOTONIC ns. The daemon disarms them once no VM holds poison: what was noted
 /// before is of exits that have long ended.
-static ARMED_NS: Time = Time(UnsafeCell::new(0));
+static ARMED_NS: Word<u64> = Word::new(0);
 
 /// Whether something that was noted at `ns` has been noted since the arming.
 #[inline(always)]
 pub fn since_arming(ns: u64) -> bool {
-    // SAFETY: as in arming().
-    ns >= unsafe { core::ptr::read_volatile(ARMED_NS.0.get()) }
+    ns >= ARMED_NS.get()
 }
 
 /// Since when kvm_exit and kvm_entry have both been attached, CLOCK_MONOTONIC ns: the daemon's alone, which attaches and detaches them;
 /// later than any time while they are not. In a section of its own, as [`ARMED`].
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".data.attached")]
-static ATTACHED_NS: Time = Time(UnsafeCell::new(0));
+static ATTACHED_NS: Word<u64> = Word::new(0);
 
 /// Whether kvm_exit and kvm_entry have been attached ever since `ns`.
 #[inline(always)]
 pub fn since_attached(ns: u64) -> bool {
-    // SAFETY: as in arming().
-    ns >= unsafe { core::ptr::read_volatile(ATTACHED_NS.0.get()) }
+    ns >= ATTACHED_NS.get()
 }
 
-/// A time that programs on all CPUs read and write whole, CLOCK_MONOTONIC ns.
-struct Time(UnsafeCell<u64>);
-
-// SAFETY: as for Flag.
-unsafe impl Sync for Time {}
+/// Whether both are attached now.
+#[inline(always)]
+pub fn attached() -> bool {
+    since_attached(u64::MAX - 1)
+}
 
 /// When [`VICTIMS`] last got a new one: no two have the same.
-static VICTIMS_CHANGED: Time = Time(UnsafeCell::new(0));
+static VICTIMS_CHANGED: Word<u64> = Word::new(0);
 
 #[inline(always)]
 pub fn victims_changed_ns() -> u64 {
-    // SAFETY: as in armed().
-    unsafe { core::ptr::read_volatile(VICTIMS_CHANGED.0.get()) }
+    VICTIMS_CHANGED.get()
 }
 
 /// Remembers a process as one whose other doings are of interest.
@@ -112,8 +123,7 @@ pub fn victim<C: EbpfContext>(ctx: &C, pid: u32) {
 /// After the new one is in [`VICTIMS`], never before.
 #[inline(always)]
 fn victims_changed(now_ns: u64) {
-    // SAFETY: as in armed().
-    unsafe { core::ptr::write_volatile(VICTIMS_CHANGED.0.get(), now_ns) }
+    VICTIMS_CHANGED.set(now_ns);
 }
 
 /// Between two signals that a process may have made itself, ns: a flood of them must leave room in the ring for others.
@@ -144,6 +154,32 @@ pub fn unproved_may_pass() -> bool {
 /// Records to the daemon. 1 MiB holds some 7,000 poison exits.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// uapi `linux/bpf.h`: flags of a record's submission.
+const BPF_RB_NO_WAKEUP: u64 = 1;
+const BPF_RB_FORCE_WAKEUP: u64 = 2;
+
+/// Records were sent without waking the daemon, since it was last woken. The kernel wakes a reader only for a record that it finds
+/// first in the ring (`bpf_ringbuf_commit()`): behind one of these it would not.
+static UNANNOUNCED: Word<u32> = Word::new(0);
+
+/// The flags of a record that the daemon is woken for.
+#[inline(always)]
+pub fn wake_up() -> u64 {
+    if UNANNOUNCED.get() == 0 {
+        return 0;
+    }
+    UNANNOUNCED.set(0);
+    BPF_RB_FORCE_WAKEUP
+}
+
+/// The flags of a record that waits until the daemon looks again, which it does soon after the one before and each second of a storm
+/// (to wake it takes an interrupt). To be called before there is room for it.
+#[inline(always)]
+pub fn no_wake_up() -> u64 {
+    UNANNOUNCED.set(1);
+    BPF_RB_NO_WAKEUP
+}
 
 /// What there was no room for ([`poisontrace_probes::lost`]), per CPU. Never reset: the daemon reports the difference.
 #[map]

@@ -64,11 +64,24 @@ fn first(vcpu: &Vcpu) -> Option<&'static mut PageTotals> {
     totals(vcpu)
 }
 
-/// Whether the page has had so many exits that only some are sent as records.
+/// Exits that the page has had: of [`EVENTS_PER_PAGE`] and more only some are sent as records.
 #[inline(always)]
-pub fn many(vcpu: &Vcpu) -> bool {
-    vcpu.address == address::GPA && totals(vcpu).is_some_and(|totals| totals.exits >= EVENTS_PER_PAGE)
+pub fn exits_before(vcpu: &Vcpu) -> u64 {
+    if vcpu.address != address::GPA {
+        return 0;
+    }
+    totals(vcpu).map_or(0, |totals| totals.exits)
 }
+
+/// What becomes of an exit's record: none is sent; one that waits until the daemon looks again; one that wakes it.
+pub const NO_RECORD: u32 = 0;
+const UNANNOUNCED: u32 = 1;
+pub const ANNOUNCED: u32 = 2;
+/// So many exits of a page wake the daemon; then one in so many, and each after a while without any ([`LULL_NS`]).
+pub const ANNOUNCED_EXITS: u64 = 2;
+const ANNOUNCED_EVERY: u64 = 32;
+/// The daemon looks again so soon after what it was woken for, ns (`FLUSH` of its event loop).
+pub const LULL_NS: u64 = 40_000_000;
 
 #[inline(always)]
 fn add(duration: &mut Duration, ns: u64) {
@@ -106,18 +119,18 @@ fn log2(ns: u64) -> usize {
 }
 
 /// Adds an exit; `in_kernel`: it went back into the guest without a return to user space, at `left_ns` (0: not seen). Returns
-/// whether its record is to be sent.
+/// what becomes of its record.
 #[inline(always)]
-pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> bool {
+pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> u32 {
     if vcpu.address != address::GPA {
         // No page to add it to: kvm_page_fault is not attached or came before the arming, or its address is none of
         // this guest's (shadow paging, a nested guest).
-        return true;
+        return ANNOUNCED;
     }
     let Some(page) = totals(vcpu).or_else(|| first(vcpu)) else {
         // PAGES is full: nothing is lost, as each exit is then sent.
         count(lost::TOTALS);
-        return true;
+        return ANNOUNCED;
     };
     let line = (vcpu.gpa >> LINE_SHIFT) & (LINES - 1);
     if page.exits == 0 {
@@ -125,6 +138,8 @@ pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> bool {
     } else if page.last_line == line as u32 {
         page.same_line += 1;
     }
+    // A time that is not known counts as long ago.
+    let lull = left_ns.wrapping_sub(page.last_ns) > LULL_NS;
     page.exits += 1;
     page.lines |= 1 << line;
     page.last_line = line as u32;
@@ -159,7 +174,13 @@ pub fn add_exit(vcpu: &Vcpu, left_ns: u64, in_kernel: bool) -> bool {
         }
     }
     let new_rip = by_rip(page, vcpu, line as u32, access);
-    new_rip || page.exits <= EVENTS_PER_PAGE || page.exits & (page.exits - 1) == 0
+    if !(new_rip || page.exits <= EVENTS_PER_PAGE || page.exits & (page.exits - 1) == 0) {
+        NO_RECORD
+    } else if new_rip || lull || page.exits <= ANNOUNCED_EXITS || page.exits % ANNOUNCED_EVERY == 0 {
+        ANNOUNCED
+    } else {
+        UNANNOUNCED
+    }
 }
 
 /// Adds the way back into the guest of an exit that has been counted.

@@ -148,10 +148,10 @@ const fn clock_name(clock: ClockKind) -> &'static str {
 fn first_exit_times(exits: &Recovered, delay: Option<&AttachDelay>) -> String {
     let attached = match delay {
         Some(delay) => format!(
-            "were attached {:.1} ms after the poison",
+            "were attached {:.1} ms after the poison, and look at no VM before its first",
             delay.after_ns as f64 / 1e6
         ),
-        None => "were not attached, or not armed, yet".to_owned(),
+        None => "were not attached, or not armed, yet, or look at no VM before its first poison".to_owned(),
     };
     let error = delay.and_then(|delay| delay.clock_error_ns);
     let bound = error.map_or_else(String::new, |ns| {

@@ -232,6 +232,7 @@ impl<'a> EventLoop<'a> {
 
     fn flush(&mut self) {
         self.timers.flush_at = None;
+        self.take_unannounced();
         self.take_totals();
         if self.pipeline.flush() {
             self.timers.flush_soon();
@@ -240,8 +241,24 @@ impl<'a> EventLoop<'a> {
 
     fn totals(&mut self) {
         self.timers.totals_at = None;
+        self.take_unannounced();
         self.take_totals();
         if self.pipeline.flush() {
+            self.timers.flush_soon();
+        }
+    }
+
+    /// Records that the programs sent without waking anybody, which only an exit on poison makes.
+    fn take_unannounced(&mut self) {
+        if self.attached.loaded.on_standby() {
+            return;
+        }
+        for _ in 0..MAX_BATCHES {
+            let events = self.source.get_mut().drain();
+            if events.is_empty() {
+                break;
+            }
+            self.pipeline.take(&events);
             self.timers.flush_soon();
         }
     }
@@ -266,6 +283,7 @@ impl<'a> EventLoop<'a> {
 
     fn rescan(&mut self) -> Result<(), Failure> {
         self.follow_kvm()?;
+        self.take_unannounced();
         if self.source.get_ref().has_totals() {
             self.timers.totals_later();
         }

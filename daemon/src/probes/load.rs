@@ -153,6 +153,8 @@ impl Loaded {
         loader.override_global("DAEMON", &daemon, true);
         loader.override_global("SHADOW_PAGING", &shadow_paging, true);
         loader.override_global("HOST_ISA", &isa, true);
+        let late_begin = u32::from(plan.hot_path == HotPath::OnPoison);
+        loader.override_global("LATE_BEGIN", &late_begin, true);
         loader.override_global(aya_log::LEVEL, &log_level, false);
         for (name, offset) in &plan.offsets {
             loader.override_global(name, offset, true);

@@ -17,7 +17,7 @@ use super::fields::{
     FAULT_CODE_U32, FAULT_CODE_U64, FAULT_RIP, FAULT_VCPU, USER_ERRNO, USER_REASON, read,
 };
 use crate::{
-    emit::{emit, header},
+    emit::{emit, header, send},
     recovery,
     slot::{self, Slot, current_vcpu, open_vcpu},
     state::{COUNTED, SENT, Vcpu, armed, current_is_victim},
@@ -64,6 +64,9 @@ fn at_kvm_exit(ctx: TracePointContext) {
         return;
     }
     let Some(slot) = slot::take() else { return };
+    if slot.is_bystander() {
+        return;
+    }
     if slot.vcpu == NO_VCPU {
         slot.vcpu = read(&ctx, &EXIT_VCPU).unwrap_or(NO_VCPU);
     }
@@ -193,7 +196,8 @@ fn at_kvm_page_fault(ctx: TracePointContext) {
     // On VMX kvm_page_fault can be emitted a second time (shadow paging) in one exit: the first counts.
     if vcpu.fault_ns == 0 {
         vcpu.fault_ns = now();
-        if vcpu.exit_reason == 0 && (vcpu.exit_ns != 0 || vcpu.exit_tsc != 0) && SHADOW_PAGING.load() == 0 {
+        let begun = vcpu.exit_ns != 0 || vcpu.exit_tsc != 0 || recovery::late_begin();
+        if vcpu.exit_reason == 0 && begun && SHADOW_PAGING.load() == 0 {
             vcpu.exit_reason = fault_reason(vcpu.isa);
         }
         if let Some(rip) = read(&ctx, &FAULT_RIP) {
@@ -262,7 +266,8 @@ fn fault_reason(isa: u32) -> u32 {
 /// Counts the exit, and sends its record unless the page has had so many that only some are sent.
 #[inline(always)]
 fn account(vcpu: &mut Vcpu, left_ns: u64, user: Option<(u32, i32)>) {
-    if !totals::add_exit(vcpu, left_ns, user.is_none()) {
+    let record = totals::add_exit(vcpu, left_ns, user.is_none());
+    if record == totals::NO_RECORD {
         vcpu.done = COUNTED;
         return;
     }
@@ -279,7 +284,7 @@ fn account(vcpu: &mut Vcpu, left_ns: u64, user: Option<(u32, i32)>) {
         insn_len = 0;
     }
     let (user_reason, user_errno) = user.unwrap_or((0, 0));
-    emit(PoisonExit {
+    let exit = PoisonExit {
         h: header::<PoisonExit>(),
         exit_ns: vcpu.exit_ns,
         fault_ns: vcpu.fault_ns,
@@ -301,7 +306,8 @@ fn account(vcpu: &mut Vcpu, left_ns: u64, user: Option<(u32, i32)>) {
         insn,
         address: vcpu.address,
         recovered: u32::from(vcpu.exit_tsc != 0),
-    });
+    };
+    send(exit, record == totals::ANNOUNCED);
 }
 
 /// `kvm_userspace_exit(u32 reason, int errno)`, 4.19 to 7.3.
@@ -337,16 +343,18 @@ fn leave(reason: u32, errno: i32) {
     // Private memory (guest_memfd), whose poison sends no SIGBUS, so there is no victim to ask for. Pages that are to change
     // between private and shared end with the same reason and another errno.
     let private = reason == MEMORY_FAULT && errno == EHWPOISON as i32;
-    let gpa = match private {
-        true => current_vcpu()
-            .filter(|vcpu| vcpu.in_exit != 0 && vcpu.address == address::GPA)
-            .map(|vcpu| vcpu.gpa),
-        false => None,
-    };
+    let mut gpa = None;
     match slot::mine() {
         // A bare exit, as nearly all are.
         Some(slot) if slot.open == 0 => slot.in_exit = 0,
-        _ => leave_open(reason, errno),
+        _ => {
+            if private {
+                gpa = current_vcpu()
+                    .filter(|vcpu| vcpu.in_exit != 0 && vcpu.address == address::GPA)
+                    .map(|vcpu| vcpu.gpa);
+            }
+            leave_open(reason, errno);
+        }
     }
     // SHUTDOWN, FAIL_ENTRY, INTERNAL_ERROR, SYSTEM_EVENT: ends of a guest.
     let end = reason == 8 || reason == 9 || reason == 17 || reason == 24;
@@ -404,11 +412,13 @@ fn reenter(vcpu: &mut Vcpu) {
         done => {
             totals::add_reentry(vcpu, entry_ns);
             if done == SENT {
-                emit(Reentry {
+                // To wake the daemon from within kvm_entry is an interrupt, and one more exit: only after a long stay in the VMM.
+                let reentry = Reentry {
                     h: header::<Reentry>(),
                     exit_ns: vcpu.exit_ns,
                     entry_ns,
-                });
+                };
+                send(reentry, entry_ns.wrapping_sub(vcpu.user_ns) > totals::LULL_NS);
             }
         }
     }
@@ -421,16 +431,24 @@ fn at_kvm_entry(ctx: TracePointContext) {
         return;
     }
     let Some(slot) = slot::take() else { return };
+    if slot.is_bystander() {
+        return;
+    }
     if slot.vcpu == NO_VCPU {
         slot.vcpu = read(&ctx, &ENTRY_VCPU).unwrap_or(NO_VCPU);
     }
-    let bare = slot.in_exit != 0 && slot.open == 0 && slot.is_dated();
+    // A bare exit that returns to the VMM is over by then.
+    let bare = slot.in_exit != 0 && slot.open == 0;
     enter(slot);
     if !slot.victim() {
         return;
     }
     if bare {
-        totals::add_baseline(slot, now);
+        if slot.is_dated() {
+            totals::add_baseline(slot, now);
+        }
+        // The VMM alone resets a vCPU to this place.
+        return;
     }
     if let Some(rip) = read(&ctx, &ENTRY_RIP) {
         if rip == RESET_VECTOR {

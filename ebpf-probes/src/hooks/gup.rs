@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 
 use super::exits::EHWPOISON;
-use crate::{slot::current_vcpu, state::armed};
+use crate::{recovery, slot::current_vcpu, state::armed};
 
 #[inline(always)]
 fn enter() {
@@ -34,6 +34,7 @@ fn leave(ret: i64) {
             vcpu.gup_ret = ret;
             if ret == EHWPOISON {
                 vcpu.poison = 1;
+                recovery::complete(vcpu);
             }
         }
     }

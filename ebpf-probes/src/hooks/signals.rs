@@ -7,15 +7,19 @@ use aya_ebpf::{
     programs::{FEntryContext, ProbeContext, RawTracePointContext, TracePointContext},
 };
 use aya_log_ebpf::debug;
-use poisontrace_probes::record::{Sigbus, SigbusNoAddress, address};
+use poisontrace_probes::{
+    page_totals::EVENTS_PER_PAGE,
+    record::{Sigbus, SigbusNoAddress, address},
+};
 
 use super::fields::{
     SIGNAL_CODE, SIGNAL_COMM, SIGNAL_NUMBER, SIGNAL_TID, TASK_COMM, TASK_PID, TASK_TGID, member, read,
 };
 use crate::{
-    emit::{emit, header},
+    emit::{emit, header, send},
+    recovery,
     slot::{current_vcpu, exit_under_way},
-    state::{arm, armed, current_pid, current_tid, held, unproved_may_pass, victim},
+    state::{arm, armed, current_pid, current_task, current_tid, held, unproved_may_pass, victim},
     totals,
 };
 
@@ -55,6 +59,10 @@ impl Target {
     /// Where the kernel's BTF does not lead to its process, it is at least known to be the current one if the thread is.
     #[inline(always)]
     fn task(task: u64) -> Self {
+        // As KVM's answer to a fault is: no member is read.
+        if task == current_task() {
+            return Self::current();
+        }
         let tid = member(task, &TASK_PID).map_or(0, |tid| tid as u32);
         let pid = match member(task, &TASK_TGID) {
             Some(pid) => pid as u32,
@@ -82,22 +90,23 @@ fn poison_seen<C: EbpfContext>(ctx: &C, pid: u32, proved: bool) {
     }
 }
 
-/// Notes the signal with the exit that it answers; returns whether the page's totals count it with its exit, so that its
-/// record would add nothing.
+/// Notes the signal with the exit that it answers; returns how many exits the page had before that one. From [`EVENTS_PER_PAGE`] on
+/// the page's totals count it with its exit, so that its record would add nothing.
 #[inline(always)]
-fn answers_exit(code: u32, tid: u32, hva: u64) -> bool {
+fn answers_exit(code: u32, tid: u32, hva: u64) -> u64 {
     if code == BUS_MCEERR_AR && tid == current_tid() {
         if let Some(vcpu) = exit_under_way() {
             if vcpu.in_exit != 0 {
                 // SAFETY: a helper without arguments.
                 vcpu.signal_ns = unsafe { bpf_ktime_get_ns() };
+                recovery::complete(vcpu);
                 vcpu.hva = hva;
                 vcpu.poison = 1;
-                return totals::many(vcpu);
+                return totals::exits_before(vcpu);
             }
         }
     }
-    false
+    0
 }
 
 #[inline(always)]
@@ -117,14 +126,19 @@ fn signal<C: EbpfContext>(
     poison_seen(ctx, target.pid, proved);
     // A signal that is forced is not KVM's answer to a fault: the processor reported an error while the guest ran, and
     // memory_failure() works on this thread before the vCPU goes on (kill_me_maybe).
-    if !forced && answers_exit(code, target.tid, hva) {
+    let before = if forced {
+        0
+    } else {
+        answers_exit(code, target.tid, hva)
+    };
+    if before >= EVENTS_PER_PAGE {
         return;
     }
     debug!(
         ctx,
         "SIGBUS code {} to pid {} tid {} at hva {:x}", code, target.pid, target.tid, hva
     );
-    emit(Sigbus {
+    let signal = Sigbus {
         h: header::<Sigbus>(),
         hva,
         code,
@@ -134,7 +148,8 @@ fn signal<C: EbpfContext>(
         forced: u32::from(forced),
         pad: 0,
         comm: target.comm,
-    });
+    };
+    send(signal, before < totals::ANNOUNCED_EXITS);
 }
 
 /// Whether the current thread handles a fault of its guest, and has not gone back to the VMM (that ends an exit, unless
@@ -230,7 +245,7 @@ fn at_signal_generate(ctx: TracePointContext) {
     }
     // The number of its process is that of the thread, if it is the process's first.
     poison_seen(&ctx, if current { current_pid() } else { target_tid }, in_fault);
-    if in_fault && answers_exit(code, target_tid, 0) {
+    if in_fault && answers_exit(code, target_tid, 0) >= EVENTS_PER_PAGE {
         return;
     }
     let at = match current_vcpu() {
