@@ -74,6 +74,9 @@ pub struct Facts {
     /// kernel.perf_event_paranoid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perf_event_paranoid: Option<i32>,
+    /// Whether perf_event_open() was allowed by CAP_PERFMON without CAP_SYS_ADMIN, under that level; `None`: not tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perfmon_suffices: Option<bool>,
     /// Ways of binding that are not to be used, though the kernel has them (`--disable-attach-type`).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub disabled_attach_types: BTreeSet<String>,

@@ -65,6 +65,7 @@ impl ProbeArgs {
             hot_path: self.hot_path.unwrap_or(config.probes.hot_path),
             disabled_attach_types: self.disable_attach_type.clone(),
             page_totals: self.page_totals,
+            rehearsals: self.rehearse,
         }
     }
 }

@@ -96,12 +96,16 @@ struct ProbeArgs {
         value_parser = ["kprobe", "fentry", "tracepoint", "raw_tracepoint"]
     )]
     disable_attach_type: Vec<String>,
-    /// Attach to the hooks that every exit of every guest passes while there is poison, or always [default: always]
+    /// Attach to the hooks that every exit of every guest passes while there is poison, where this kernel allows it, or
+    /// always [default: always]
     #[arg(long, value_name = "WHEN")]
     hot_path: Option<HotPathChoice>,
     /// Pages with totals in the kernel; a small number tests what happens when the table is full
     #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16_384))]
     page_totals: Option<u32>,
+    /// Attach what poison attaches, and detach it again, so many times at start: a test
+    #[arg(long, hide = true, value_name = "TIMES", default_value_t = 0)]
+    rehearse: u32,
 }
 
 #[derive(Args)]

@@ -1,6 +1,6 @@
 //! From the running kernel to attached probes: what `run`, `record` and `check` share.
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use crate::{
     config::HotPathChoice,
@@ -10,6 +10,7 @@ use crate::{
     probes::{
         bpffs::{PinnedTotals, Pins},
         load::{LoadError, Loaded},
+        tracepoint::TracepointEvent,
     },
     service::{
         notify,
@@ -35,6 +36,8 @@ pub struct ProbeOptions {
     pub hot_path: HotPathChoice,
     /// Pages that the kernel keeps totals of; `None`: as many as the program's map holds.
     pub page_totals: Option<u32>,
+    /// So many times what poison attaches is attached and detached again at start: a test.
+    pub rehearsals: u32,
 }
 
 /// Attached probes and the session they begin.
@@ -75,10 +78,21 @@ impl Attached {
 /// Facts of the running kernel, without the disabled attach types.
 pub fn facts(args: &ProbeOptions) -> Result<Facts, Failure> {
     let mut facts = Facts::of_this_kernel()?;
+    facts.perfmon_suffices = perfmon_suffices();
     facts
         .disabled_attach_types
         .extend(args.disabled_attach_types.iter().cloned());
     Ok(facts)
+}
+
+/// Whether CAP_PERFMON is enough for the perf event of a tracepoint, tried with one that is not hot; `None`: not known.
+fn perfmon_suffices() -> Option<bool> {
+    let tried = privileges::without_admin(|| TracepointEvent::open("sched", "sched_process_exit"))?;
+    match tried {
+        Ok(_) => Some(true),
+        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// Reads the facts, makes the plan, carries it out. `guest_code`: guest code may be read.
@@ -97,6 +111,11 @@ pub fn probes(
     plan.page_totals = args.page_totals.or(plan.page_totals);
     let predates = facts.hardware_corrupted_kb.is_some_and(|kb| kb > 0);
     let mut loaded = Loaded::new(plan, &facts, predates, log_level, pins).map_err(|err| failed(&err))?;
+    for n in 0..args.rehearsals {
+        loaded
+            .rehearse()
+            .map_err(|why| Failure::new(format!("rehearsal {n}: {why}")))?;
+    }
     // Poison that came while nothing saw it yet: after the facts were read, and before the programs were at work.
     let predates = predates || {
         facts.hardware_corrupted_kb = Facts::hardware_corrupted_kb_now();

@@ -15,5 +15,5 @@ pub mod probe;
 pub mod source;
 mod standby;
 pub mod totals;
-mod tracepoint;
+pub mod tracepoint;
 pub mod vcpus;

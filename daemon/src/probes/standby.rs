@@ -165,6 +165,21 @@ impl Loaded {
         true
     }
 
+    /// As if there were poison, and then none any more. What is attached sees nothing of it, as nothing is armed.
+    ///
+    /// # Errors
+    /// If something could not be attached, or there was nothing to detach.
+    pub fn rehearse(&mut self) -> Result<(), String> {
+        let failed = self.attach_reserved();
+        if !failed.is_empty() {
+            return Err(failed.join("; "));
+        }
+        match self.detach_exits() {
+            true => Ok(()),
+            false => Err("these probes stay attached".to_owned()),
+        }
+    }
+
     fn attach_reserved_row(&mut self, n: usize) -> Result<(), String> {
         let Some(programs) = self.rows[n].row.offered().next().cloned() else {
             return Ok(());

@@ -21,8 +21,8 @@ use rustix::{
 pub const USED: CapabilitySet = CapabilitySet::DAC_READ_SEARCH
     .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::DAC_OVERRIDE);
-/// Loading and attaching. CAP_SYS_ADMIN: perf_event_open() wants it where kernel.perf_event_paranoid is above 2, which is Debian's
-/// own addition and default.
+/// Loading and attaching. CAP_SYS_ADMIN: perf_event_open() wants it where kernel.perf_event_paranoid is above 2, on kernels of
+/// distributions that have added such a level (Debian's 6.12, Ubuntu's); others are content with CAP_PERFMON.
 pub const ATTACH: CapabilitySet = CapabilitySet::BPF
     .union(CapabilitySet::PERFMON)
     .union(CapabilitySet::SYS_ADMIN);
@@ -106,6 +106,19 @@ pub fn attaching<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
+/// Does `work` without CAP_SYS_ADMIN in effect; `None`: it cannot be taken out of it for the moment.
+pub fn without_admin<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let CapabilitySets {
+        effective, permitted, ..
+    } = capabilities(None).ok()?;
+    keep(effective.difference(CapabilitySet::SYS_ADMIN), permitted).ok()?;
+    let done = work();
+    if let Err(err) = keep(effective, permitted) {
+        tracing::error!(error = %err, "CAP_SYS_ADMIN does not come into effect again");
+    }
+    Some(done)
+}
+
 fn keep(effective: CapabilitySet, permitted: CapabilitySet) -> io::Result<()> {
     set_capabilities(
         None,
@@ -173,6 +186,17 @@ mod tests {
                 let wanted = CapabilitySet::BPF | CapabilitySet::PERFMON;
                 assert_eq!(held().effective, before & (USED | wanted));
             });
+        });
+    }
+
+    #[test]
+    fn cap_sys_admin_is_out_of_effect_for_a_moment() {
+        apart(|| {
+            let before = held();
+            let meanwhile = without_admin(held).unwrap();
+            assert!(!meanwhile.effective.contains(CapabilitySet::SYS_ADMIN));
+            assert_eq!(meanwhile.permitted, before.permitted);
+            assert_eq!(held().effective, before.effective);
         });
     }
 

@@ -40,7 +40,7 @@ const FIELDS_NEEDED: [&str; 6] = [
     "ARCH_TSC_RATIO",
 ];
 
-/// Above this perf events take CAP_SYS_ADMIN on Debian's kernels.
+/// Above this perf events take CAP_SYS_ADMIN on Debian's kernels, and on others that know such a level.
 const PARANOID: i32 = 2;
 
 impl Plan {
@@ -105,7 +105,7 @@ impl Plan {
         }
         if let Some(level) = facts
             .perf_event_paranoid
-            .filter(|level| gives_up_admin && *level > PARANOID)
+            .filter(|level| gives_up_admin && *level > PARANOID && facts.perfmon_suffices != Some(true))
         {
             problems.push(ProbeReason::PerfEventParanoid(level));
         }

@@ -403,6 +403,14 @@ fn what_would_lose_exits_keeps_the_programs_attached_and_says_why() {
     );
     facts.perf_event_paranoid = Some(3);
     assert_eq!(why(&facts, true), [ProbeReason::PerfEventParanoid(3)]);
+    facts.perfmon_suffices = Some(false);
+    assert_eq!(why(&facts, true), [ProbeReason::PerfEventParanoid(3)]);
+    facts.perfmon_suffices = Some(true);
+    assert_eq!(
+        Plan::new(&facts, false).on_poison(&facts, true).hot_path,
+        HotPath::OnPoison
+    );
+    facts.perfmon_suffices = None;
     assert_eq!(
         Plan::new(&facts, false).on_poison(&facts, false).hot_path,
         HotPath::OnPoison
