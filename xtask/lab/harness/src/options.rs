@@ -74,6 +74,10 @@ pub struct StormOptions {
     /// Wait until poisontrace has detached from them again
     #[arg(long, conflicts_with_all = ["all", "twice"])]
     pub until_detached: bool,
+    /// Before the storm, so many times, poisontrace attaches all that poison has it attach and detaches it, beside a VM that exits
+    /// all the time
+    #[arg(long, default_value_t = 0, value_name = "TIMES", conflicts_with_all = ["all", "twice"])]
+    pub cycles: u32,
     /// Record the same run with ftrace, and compare the sums; lengthens every time
     #[arg(long)]
     pub ftrace: bool,

@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use lab_protocol::daemon_cli::{STATE_DIR, without};
+use lab_protocol::daemon_cli::{REHEARSE, STATE_DIR, without};
 use lab_protocol::daemon_lines;
 use lab_protocol::unit_limits::{CONTROL_GROUPS, Group, UnitLimits};
 use lab_protocol::{DAEMON_FILE, FACTS_FOLDER, PLAN_FILE};
@@ -25,6 +25,7 @@ const STATE: &str = "/run/poisontrace";
 const OTHER_STATE: &str = "/run/poisontrace-other";
 /// A kernel's grace periods are long on a slow emulated processor, and each program that is attached waits for some.
 const WORD_LIMIT: Duration = Duration::from_secs(240);
+const PER_REHEARSAL: Duration = Duration::from_secs(1);
 /// The daemon's default.
 const METRICS: &str = "127.0.0.1:9847";
 /// More than the ten seconds after which the daemon looks around, and looks again.
@@ -40,6 +41,8 @@ pub struct Daemon {
     words: Receiver<String>,
     /// Names of BPF programs by their tags. All are loaded when it is ready.
     programs: BTreeMap<String, String>,
+    /// For a line of the log.
+    patience: Duration,
 }
 
 /// The BPF programs that the kernel lists, `address t bpf_prog_TAG_name [bpf]`. An emulated processor takes ten seconds for it.
@@ -57,6 +60,12 @@ fn programs() -> Result<BTreeMap<String, String>> {
         }
     }
     Ok(found)
+}
+
+/// How often these options have the daemon attach and detach at start.
+fn rehearsals(options: &[&str]) -> u32 {
+    let mut options = options.iter().skip_while(|option| **option != REHEARSE).skip(1);
+    options.next().and_then(|times| times.parse().ok()).unwrap_or(0)
 }
 
 fn scrape() -> Result<String> {
@@ -151,12 +160,13 @@ impl Daemon {
             child,
             words,
             programs: BTreeMap::new(),
+            patience: WORD_LIMIT + PER_REHEARSAL * rehearsals(more),
         })
     }
 
     /// Waits for a line of the daemon that holds `text`.
     pub fn wait_for(&mut self, text: &str) -> Result<()> {
-        let deadline = Instant::now() + WORD_LIMIT;
+        let deadline = Instant::now() + self.patience;
         loop {
             match self.words.recv_timeout(Duration::from_millis(200)) {
                 Ok(line) if line.contains(text) => return Ok(()),
@@ -170,7 +180,7 @@ impl Daemon {
             if Instant::now() > deadline {
                 bail!(
                     "poisontrace did not log \"{text}\" within {} s",
-                    WORD_LIMIT.as_secs()
+                    self.patience.as_secs()
                 );
             }
         }

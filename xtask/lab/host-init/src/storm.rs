@@ -2,10 +2,11 @@
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use lab_protocol::bench::{Kind, Loop};
 use lab_protocol::daemon_lines;
 use lab_protocol::storm::{
     Counters, FTRACE_FILE, PERF_FILE, STORM_FILE, STORM_VMM_FILE, Storm, StormResult, Storms,
@@ -95,12 +96,21 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
             log.step("asking poisontrace what this kernel offers");
             daemon::check(&inside(storm, "check.txt"), log)?;
         }
+        let bystander = storm.bystander.then(exiting_vm).transpose()?;
         log.step("starting poisontrace");
         let recording = inside(storm, "recording.ptrace");
         let mut started = Daemon::start_afresh(&recording, options, log)?;
         log.step("poisontrace is ready");
+        if let Some(mut vm) = bystander {
+            anyhow::ensure!(
+                vm.try_wait()?.is_none(),
+                "the VM that exits all the time has ended"
+            );
+            vm.kill().context("cannot kill a VM")?;
+            vm.wait().context("cannot wait for a VM")?;
+        }
         result.daemon_kib_before = Some(started.resident_kib()?);
-        if storm.until_detached {
+        if storm.look_at_exits {
             result.on_exits_before = Some(started.on_exits()?);
         }
         daemon = Some(started);
@@ -126,7 +136,7 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
         std::thread::sleep(AFTER_END);
         daemon.running()?;
         result.daemon_kib_after = Some(daemon.resident_kib()?);
-        if storm.until_detached {
+        if storm.look_at_exits {
             result.on_exits_after = Some(daemon.on_exits()?);
         }
         log.step("asking poisontrace why");
@@ -160,6 +170,21 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
         result.left_after_detach = Some(machine::left_attached());
     }
     Ok(())
+}
+
+/// A VM whose guest does nothing but leave it.
+fn exiting_vm() -> Result<Child> {
+    let plan = Loop {
+        kind: Kind::Cpuid,
+        exits: u32::MAX,
+        poisoned: false,
+    };
+    Command::new(STORM_VMM_FILE)
+        .arg(serde_json::to_string(&plan)?)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("cannot start a VM")
 }
 
 /// A file of this storm, in the folder of all.

@@ -14,6 +14,8 @@ pub const STATE_DIR: &str = "--state-dir";
 pub const LISTEN_ADDRESS: &str = "--web.listen-address";
 /// When it attaches to the hooks that every exit passes: `on_poison` or `always`.
 pub const HOT_PATH: &str = "--hot-path";
+/// So many times at start what poison attaches is attached and detached.
+pub const REHEARSE: &str = "--rehearse";
 pub const NO_PINS: &str = "--no-pins";
 
 /// The option that leaves the daemon without these attach types.

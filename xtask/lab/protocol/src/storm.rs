@@ -55,6 +55,12 @@ pub struct Storm {
     /// After the storm wait until the daemon detaches what its poison had it attach to the exits, and look what is left there.
     #[serde(default)]
     pub until_detached: bool,
+    /// A VM that exits all the time while the daemon starts.
+    #[serde(default)]
+    pub bystander: bool,
+    /// Look at what the daemon has on the hooks of every exit, before the poison and after the storm.
+    #[serde(default)]
+    pub look_at_exits: bool,
     /// Parameters of the processor's KVM module, which is loaded anew where the storm before had others.
     #[serde(default)]
     pub kvm: String,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lab_protocol::bench::{Bench, BenchResult, Kind, Loop, MEASURED_FILE, Measured, Ready, Step, Watch};
-use lab_protocol::daemon_cli::STATE_DIR;
+use lab_protocol::daemon_cli::{HOT_PATH, STATE_DIR};
 
 use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
@@ -33,6 +33,9 @@ const MEMORY_MIB: u32 = 2048;
 pub const STORM_NOTHING: &str = "storm-nothing";
 pub const STORM_EMPTY: &str = "storm-empty";
 pub const STORM_ARMED: &str = "storm-armed";
+/// Steps of a daemon with nothing on the exits until there is poison: before that, and with another VM's.
+pub const ON_POISON: &str = "on-poison";
+pub const ON_POISON_OTHER: &str = "on-poison-armed-other";
 /// Steps with this VM and so many others poisoned, and so many pages.
 pub const SCALE_ONE: &str = "armed-1-vm-1-page";
 pub const SCALE_MANY: &str = "armed-1000-vms-10000-pages";
@@ -191,10 +194,22 @@ impl Lab {
                 "poisontrace",
             ),
         };
+        let on_poison = || {
+            let command = [
+                "/lab/bin/poisontrace",
+                "run",
+                STATE_DIR,
+                "/run/poisontrace",
+                HOT_PATH,
+                "on_poison",
+            ];
+            program(&command, "poisontrace")
+        };
         let mut steps = vec![
             step("nothing", Watch::Nothing),
             step("empty", object(EMPTY, false)),
             step("unarmed", daemon()),
+            step(ON_POISON, on_poison()),
         ];
         if self.peers.is_some() {
             steps.extend(peers::all().into_iter().map(|peer| step(peer.name, peer.watch)));
@@ -204,6 +219,10 @@ impl Lab {
         steps.push(Step {
             other_victim: true,
             ..step("armed-other", daemon())
+        });
+        steps.push(Step {
+            other_victim: true,
+            ..step(ON_POISON_OTHER, on_poison())
         });
         steps.push(Step {
             loops: loops(true),

@@ -7,7 +7,9 @@ use lab_protocol::bench::{Kind, Measured};
 use serde::{Deserialize, Serialize};
 
 use super::peers;
-use super::{Run, SCALE_MANY, SCALE_ONE, STORM_ARMED, STORM_EMPTY, STORM_NOTHING};
+use super::{
+    ON_POISON, ON_POISON_OTHER, Run, SCALE_MANY, SCALE_ONE, STORM_ARMED, STORM_EMPTY, STORM_NOTHING,
+};
 
 const STORMS: [&str; 3] = [STORM_NOTHING, STORM_EMPTY, STORM_ARMED];
 /// The exits that the goals speak of.
@@ -15,6 +17,10 @@ const GOALS_FOR: [Kind; 3] = [Kind::Cpuid, Kind::Pio, Kind::Hlt];
 /// A ratio may be this much worse than the committed one: counts of instructions do not scatter, but a new kernel of
 /// the series has other instructions.
 const MARGIN: f64 = 1.10;
+
+/// The daemon on stand-by with nothing on the exits, and no daemon: what lies between is to be nothing, whatever was committed.
+const NOTHING_AGAIN: &str = "nothing-again";
+const NOTHING: f64 = 1.01;
 
 /// Of one processor. Ticks are the emulated processor's: one instruction each.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,7 +126,8 @@ impl Cost {
         let mut goals = vec![
             ("unarmed", "empty".to_owned(), 1.10),
             ("armed-other", "empty-armed".to_owned(), 1.25),
-            ("armed-this", "empty-armed".to_owned(), 2.0),
+            (ON_POISON_OTHER, "empty-armed".to_owned(), 1.25),
+            ("armed-this", "empty-armed".to_owned(), 1.5),
             (SCALE_MANY, SCALE_ONE.to_owned(), 1.10),
         ];
         let cheapest = peers::all()
@@ -138,18 +145,34 @@ impl Cost {
                 goal,
             })
         });
-        let storm = |of: &str| {
+        let storm = |of: &str, to: &str, goal| {
             Some(Ratio {
-                ratio: self.storm.get(of)? / self.storm.get(STORM_NOTHING)?,
+                ratio: self.storm.get(of)? / self.storm.get(to)?,
                 of: of.to_owned(),
-                to: STORM_NOTHING.to_owned(),
-                goal: 1.05,
+                to: to.to_owned(),
+                goal,
             })
         };
         added
-            .chain(storm(STORM_EMPTY))
-            .chain(storm(STORM_ARMED))
+            .chain(self.standby())
+            .chain(storm(STORM_EMPTY, STORM_NOTHING, 1.05))
+            .chain(storm(STORM_ARMED, STORM_NOTHING, 1.05))
+            .chain(storm(STORM_ARMED, STORM_EMPTY, 1.25))
             .collect()
+    }
+
+    /// Whole rounds without poison against those with nothing attached.
+    fn standby(&self) -> Option<Ratio> {
+        let bare: f64 = GOALS_FOR
+            .iter()
+            .map(|kind| self.bare.get(kind.name()))
+            .sum::<Option<f64>>()?;
+        Some(Ratio {
+            of: ON_POISON.to_owned(),
+            to: NOTHING_AGAIN.to_owned(),
+            ratio: (bare + self.sum(ON_POISON)?) / (bare + self.sum(NOTHING_AGAIN)?),
+            goal: NOTHING,
+        })
     }
 
     pub fn markdown(&self) -> String {
@@ -210,10 +233,17 @@ impl Cost {
         text
     }
 
-    /// Ratios that are worse than the committed table's by more than the margin.
+    /// Ratios that are worse than the committed table's by more than the margin. What is nearly nothing has no such ratio: the
+    /// rounds with nothing on the exits are held to their goal.
     pub fn worse_than(&self, committed: &Self) -> Vec<String> {
         let mut worse = Vec::new();
         for ratio in &self.ratios {
+            if ratio.to == NOTHING_AGAIN && ratio.ratio > ratio.goal {
+                worse.push(format!(
+                    "{} / {} is {:.3}, not {:.2}",
+                    ratio.of, ratio.to, ratio.ratio, ratio.goal
+                ));
+            }
             let before = committed
                 .ratios
                 .iter()
@@ -235,7 +265,7 @@ impl Cost {
 mod tests {
     use super::*;
 
-    fn cost(added: [(&str, f64); 3]) -> Cost {
+    fn cost(added: [(&str, f64); 5]) -> Cost {
         let kinds = |ticks: f64| {
             GOALS_FOR
                 .iter()
@@ -259,14 +289,34 @@ mod tests {
         cost
     }
 
+    fn with(unarmed: f64, armed: f64) -> Cost {
+        cost([
+            ("empty", 600.0),
+            (ON_POISON, unarmed),
+            (NOTHING_AGAIN, -2.0),
+            ("empty-armed", 600.0),
+            ("armed-other", armed),
+        ])
+    }
+
     #[test]
     fn a_costlier_hot_path_is_noticed_and_a_cheaper_one_is_not() {
-        let before = cost([("empty", 600.0), ("unarmed", 620.0), ("ftrace", 800.0)]);
+        let before = with(1.0, 620.0);
         assert_eq!(before.ratios.len(), 2, "{:?}", before.ratios);
-        let slower = cost([("empty", 600.0), ("unarmed", 720.0), ("ftrace", 800.0)]);
-        let worse = slower.worse_than(&before);
-        assert_eq!(worse.len(), 2, "{worse:?}");
-        assert_eq!(worse[0], "unarmed / empty is 1.20, was 1.03");
+        let slower = with(2.0, 720.0);
+        assert_eq!(
+            slower.worse_than(&before),
+            ["armed-other / empty-armed is 1.20, was 1.03"]
+        );
         assert_eq!(before.worse_than(&slower), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_program_on_the_exits_of_a_host_without_poison_is_noticed() {
+        let attached = with(300.0, 620.0);
+        assert_eq!(
+            attached.worse_than(&attached),
+            ["on-poison / nothing-again is 1.303, not 1.01"]
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use lab_protocol::daemon_cli::HOT_PATH;
+use lab_protocol::daemon_cli::{HOT_PATH, REHEARSE};
 use lab_protocol::daemon_lines;
 use lab_protocol::storm::{Page, Poison, Storm, StormPlan};
 use serde_json::Value;
@@ -76,8 +76,15 @@ pub fn storm(
     storms.iter_mut().for_each(|storm| storm.perf = options.perf);
     storms[1].kills = options.kill_daemon;
     storms[1].until_detached = options.until_detached;
+    storms[1].look_at_exits = options.until_detached;
+    storms[1].check = options.until_detached;
     if let (Some(daemon), Some(when)) = (&mut storms[1].daemon, &options.hot_path) {
         daemon.extend([HOT_PATH.to_owned(), when.clone()]);
+    }
+    if let (Some(daemon), 1..) = (&mut storms[1].daemon, options.cycles) {
+        daemon.extend([REHEARSE.to_owned(), options.cycles.to_string()]);
+        storms[1].bystander = true;
+        storms[1].look_at_exits = true;
     }
     if options.twice {
         return in_two_boots(&lab, &name, processor, &storms[1], daemon, progress);
@@ -266,6 +273,9 @@ fn only_while_there_is_poison(run: &StormRun) -> bool {
         ("once it was detached", &run.result.on_exits_detached, false),
     ];
     let mut right = true;
+    if let Ok(check) = file(run, "check.txt") {
+        eprint!("{check}");
+    }
     for (when, found, wanted) in looks {
         let found = found.as_deref().unwrap_or_default();
         eprintln!(

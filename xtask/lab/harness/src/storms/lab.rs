@@ -24,6 +24,8 @@ const DEADLINE: Duration = Duration::from_secs(240);
 const PER_STORM: Duration = Duration::from_secs(60);
 /// poisontrace waits more than a minute of the emulated host's time until it detaches.
 const DETACHING: Duration = Duration::from_secs(900);
+/// For a daemon that attaches and detaches again and again before the storm.
+const CYCLES: Duration = Duration::from_secs(3600);
 /// More for storms that are long by design; one exit takes a third of this.
 const PER_EXIT: Duration = Duration::from_millis(1);
 
@@ -158,6 +160,7 @@ fn deadline(storms: &[Storm]) -> Duration {
         } else {
             Duration::ZERO
         };
+        let detaching = detaching + if storm.bystander { CYCLES } else { Duration::ZERO };
         match storm.plan.mode {
             Mode::Swallow => {
                 PER_STORM + detaching + PER_EXIT * u32::try_from(storm.plan.exits).unwrap_or(u32::MAX)

@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::lab::StormRun;
 
 /// Files that `--keep` copies.
-pub const KEPT: [&str; 9] = [
+pub const KEPT: [&str; 10] = [
+    "check.txt",
     "recording.ptrace",
     "explain.json",
     "explain.txt",

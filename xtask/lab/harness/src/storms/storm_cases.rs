@@ -125,6 +125,8 @@ impl StormCase {
             perf: false,
             kills: 0,
             until_detached: false,
+            look_at_exits: false,
+            bystander: false,
             kvm: self.watch.kvm(),
             plan: self.plan(BOUNCES),
         }
@@ -301,6 +303,8 @@ pub fn with_and_without(plan: StormPlan, watch: Watch, ftrace: bool) -> [Storm; 
         perf: false,
         kills: 0,
         until_detached: false,
+        look_at_exits: false,
+        bystander: false,
         kvm: watch.kvm(),
         plan: StormPlan {
             exits: plan.exits.min(BOUNCES),
@@ -315,6 +319,8 @@ pub fn with_and_without(plan: StormPlan, watch: Watch, ftrace: bool) -> [Storm; 
         perf: false,
         kills: 0,
         until_detached: false,
+        look_at_exits: false,
+        bystander: false,
         kvm: watch.kvm(),
         plan,
     };

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::lab::StormRun;
 use super::perf;
-use super::trace::{self, Time};
+use super::trace::{self, Time, Times};
 
 /// Allowed difference, as a share of exit to entry: of two probes at one place the second sees the moment later by the
 /// cost of the first, which is nearly the same at both ends of an interval.
@@ -79,16 +79,35 @@ pub fn compare(alone: &StormRun, run: &StormRun, incident: &Value) -> Result<Vec
         .by_reason
         .iter()
         .find(|(reason, _)| reason.eq_ignore_ascii_case("cpuid"))
-        .map(|(_, time)| *time)
+        .map(|(_, times)| times.clone())
         .context("the trace has no CPUID")?;
-    let per_exit = sums.exit_to_entry.each();
+    let per_exit = sums.exit_to_entry.all().each();
+    // Entries before kvm_entry was attached are not seen: the answer must name them, and it has those that follow.
+    let unseen = incident["missing"]
+        .as_array()
+        .is_some_and(|missing| missing.iter().any(|entry| entry["kind"] == "first_exit_times"));
+    let seen = |times: &Times, pointer: &str| {
+        let count = incident.pointer(&format!("/latency_ns/{pointer}/count"));
+        match count.and_then(Value::as_u64) {
+            Some(count) if unseen && count >= times.all().count / 2 => times.last(count),
+            _ => times.all(),
+        }
+    };
+    let bare_exit = "baseline_exit/exit_to_entry";
     let rows = [
-        ("exit to entry, poison", "exit_to_entry", sums.exit_to_entry, 0.0),
+        (
+            "exit to entry, poison",
+            "exit_to_entry",
+            seen(&sums.exit_to_entry, "exit_to_entry"),
+            0.0,
+        ),
         ("in kernel, poison", "in_kernel", sums.in_kernel, 0.0),
         ("gup, poison", "gup", sums.gup, inside),
-        ("exit to entry, CPUID", "baseline_exit/exit_to_entry", bare, 0.0),
+        ("exit to entry, CPUID", bare_exit, seen(&bare, bare_exit), 0.0),
     ];
     rows.into_iter()
+        // A storm that was over before kvm_entry was attached.
+        .filter(|(_, pointer, ..)| !(unseen && reported(pointer).is_none()))
         .map(|(name, pointer, ftrace, inside)| {
             let poisontrace = reported(pointer).with_context(|| format!("the report has no {pointer}"))?;
             Ok(Row {
@@ -158,7 +177,7 @@ fn reasons_of(run: &StormRun, which: &str, between: f64) -> Result<Vec<Reason>> 
     let reasons: Vec<Reason> = perf::by_reason(&report)
         .into_iter()
         .map(|(name, perf)| Reason {
-            ftrace: ftrace.remove(&name).unwrap_or_default(),
+            ftrace: ftrace.remove(&name).unwrap_or_default().all(),
             name: format!("{name}{which}"),
             perf,
             between,

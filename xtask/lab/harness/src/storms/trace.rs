@@ -21,12 +21,32 @@ impl Time {
     }
 }
 
+/// How long each took, in order, nanoseconds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Times(Vec<f64>);
+
+impl Times {
+    pub fn all(&self) -> Time {
+        self.last(u64::MAX)
+    }
+
+    /// The last so many.
+    pub fn last(&self, count: u64) -> Time {
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.0.len());
+        let last = &self.0[self.0.len() - count..];
+        Time {
+            count: count as u64,
+            ns: last.iter().sum(),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Sums {
     /// kvm_exit to kvm_entry, by exit reason: all exits of the VMM.
-    pub by_reason: BTreeMap<String, Time>,
+    pub by_reason: BTreeMap<String, Times>,
     /// Of the exits whose gup met poison.
-    pub exit_to_entry: Time,
+    pub exit_to_entry: Times,
     pub in_kernel: Time,
     pub gup: Time,
 }
@@ -49,12 +69,12 @@ pub fn read(out: &Path, result: &StormResult, thread: &str) -> Result<Sums> {
     for line in text.lines().filter_map(|line| Line::parse(line, thread)) {
         exit.take(&line, &mut sums);
     }
-    for time in [&mut sums.exit_to_entry, &mut sums.in_kernel, &mut sums.gup]
-        .into_iter()
-        .chain(sums.by_reason.values_mut())
-    {
+    for time in [&mut sums.in_kernel, &mut sums.gup] {
         time.ns *= ns_per_cycle;
     }
+    let each = sums.by_reason.values_mut().chain([&mut sums.exit_to_entry]);
+    each.flat_map(|times| &mut times.0)
+        .for_each(|time| *time *= ns_per_cycle);
     Ok(sums)
 }
 
@@ -139,9 +159,9 @@ impl Exit {
             time.ns += cycles as f64;
         };
         let whole = entry.saturating_sub(left);
-        add(sums.by_reason.entry(reason).or_default(), whole);
+        sums.by_reason.entry(reason).or_default().0.push(whole as f64);
         if poison {
-            add(&mut sums.exit_to_entry, whole);
+            sums.exit_to_entry.0.push(whole as f64);
             add(&mut sums.in_kernel, user.unwrap_or(entry).saturating_sub(left));
             add(&mut sums.gup, gup);
         }
@@ -175,9 +195,17 @@ mod tests {
         };
         let sums = read(folder.path(), &result, "storm-vmm").unwrap();
         let time = |ns| Time { count: 1, ns };
-        assert_eq!(sums.exit_to_entry, time(5000.0));
+        assert_eq!(sums.exit_to_entry.all(), time(5000.0));
         assert_eq!((sums.in_kernel, sums.gup), (time(2000.0), time(300.0)));
-        assert_eq!(sums.by_reason["CPUID"], time(1000.0));
-        assert_eq!(sums.by_reason["EPT_VIOLATION"], time(5000.0));
+        assert_eq!(sums.by_reason["CPUID"].all(), time(1000.0));
+        assert_eq!(sums.by_reason["EPT_VIOLATION"].all(), time(5000.0));
+    }
+
+    #[test]
+    fn the_last_of_several_are_summed_up() {
+        let times = Times(vec![100.0, 20.0, 3.0]);
+        assert_eq!(times.last(2), Time { count: 2, ns: 23.0 });
+        assert_eq!(times.last(0), Time::default());
+        assert_eq!(times.last(9), times.all());
     }
 }
