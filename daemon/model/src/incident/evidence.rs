@@ -461,7 +461,8 @@ impl Evidence {
 
     /// All AR signals: `total` is the exits'.
     pub fn action_required(&self, total: &Total) -> u64 {
-        self.ar_signals + self.exit_signals.max(total.page.signals)
+        self.ar_signals
+            .saturating_add(self.exit_signals.max(total.page.signals))
     }
 
     /// Adds a poison exit of thread `tid`.

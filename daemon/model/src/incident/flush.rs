@@ -29,7 +29,7 @@ pub fn flush(exits: &Exits, total: &Total) -> Flush {
     if let Some(flush) = by_bytes(exits, total) {
         return flush;
     }
-    if page.reads == 0 && page.writes + page.fetches == page.exits {
+    if page.reads == 0 && page.writes.checked_add(page.fetches) == Some(page.exits) {
         return Flush {
             verdict: FlushVerdict::NoFlush,
             basis: FlushBasis::None,
@@ -80,7 +80,7 @@ const fn page_walks(total: &Total) -> u64 {
 /// Whether anything but the flushing RIPs touched the page, or one of them wrote.
 fn other_access(total: &Total, flushes: impl Fn(&RipTotals) -> bool) -> bool {
     let page = &total.page;
-    page.other_rips > 0 || page.writes + page.fetches > 0 || page.rips.iter().any(|rip| !flushes(rip))
+    page.other_rips > 0 || page.writes > 0 || page.fetches > 0 || page.rips.iter().any(|rip| !flushes(rip))
 }
 
 /// What the bytes say; `None` where there are none for an exit that matters.
