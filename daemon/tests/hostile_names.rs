@@ -32,6 +32,7 @@ fn hostile(dir: &Path) -> PathBuf {
         uuid: Some(NAME.to_owned()),
         vmm: Some(NAME.to_owned()),
         start_ticks: Some(7),
+        name_guess: None,
     };
     load.at(page.pid(), page.pid(), EventKind::Vmm(vmm));
     load.poison(page, 12);

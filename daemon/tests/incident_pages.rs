@@ -102,6 +102,7 @@ fn started(dir: &Path, vms: u32) -> Replay {
             uuid: None,
             vmm: Some("qemu-system-x86_64".to_owned()),
             start_ticks: Some(7),
+            name_guess: None,
         };
         load.at(page.pid(), page.pid(), EventKind::Vmm(vmm));
         load.poison(page, 12);

@@ -6,6 +6,7 @@
 
 mod align;
 mod alignment_notes;
+mod answers;
 mod detect;
 mod gzip;
 mod host_boots;

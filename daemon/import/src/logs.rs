@@ -140,8 +140,9 @@ fn events(
 ) -> Vec<Event> {
     let mut kinds: HashMap<(u32, u8, std::mem::Discriminant<LogStatement>, String), usize> = HashMap::new();
     let mut unplaced: BTreeMap<usize, bool> = BTreeMap::new();
+    let answered = super::answers::pair(logs, turns);
     let mut events = Vec::with_capacity(turns.len());
-    for turn in turns {
+    for (n, turn) in turns.iter().enumerate() {
         let (entry, item) = (turn.entry, turn.entry.item);
         if silent(&entry.statement) {
             continue;
@@ -181,6 +182,7 @@ fn events(
                     speaker: speaker(logs, entry),
                     vm: *vm,
                     joined: joined.clone(),
+                    answers: answered.get(&n).copied(),
                     text: item.text.clone(),
                     own_clock: own_clock.clone(),
                     statement: entry.statement.clone(),
@@ -205,6 +207,7 @@ fn on_platform(vm: u32, name: &str) -> Event {
             speaker: Speaker::default(),
             vm,
             joined: None,
+            answers: None,
             text: String::new(),
             own_clock: None,
             statement: LogStatement::Machine {

@@ -1,5 +1,6 @@
 //! The answer in one sentence, made of facts that are set alone.
 
+use poisontrace_model::event::NameGuess;
 use poisontrace_model::incident::{
     bug_check::BugCheckError,
     findings::Findings,
@@ -162,11 +163,23 @@ fn claimed(i: &Incident, guest: &str, fate: &str) -> String {
 fn guest(i: &Incident) -> String {
     let pid = i.vm.pid;
     match (&i.vm.name, &i.vm.vmm, pid) {
-        (Some(name), ..) => format!("Guest {name}"),
+        (Some(name), ..) => match i.vm.name_guess {
+            Some(guess) => format!("Guest {name} ({})", name_guess(guess)),
+            None => format!("Guest {name}"),
+        },
         (None, Some(vmm), Some(pid)) => format!("The guest of {vmm} (pid {pid})"),
         (None, Some(vmm), None) => format!("The guest of {vmm}"),
         (None, None, Some(pid)) => format!("The guest of pid {pid}"),
         (None, None, None) => "The guest".to_owned(),
+    }
+}
+
+/// Why a name is a guess.
+pub fn name_guess(guess: NameGuess) -> &'static str {
+    match guess {
+        NameGuess::Clock => "a guess by clocks alone",
+        NameGuess::BarePid => "a guess by pid: nothing names its host",
+        NameGuess::AgedList => "by a process list of unknown age",
     }
 }
 

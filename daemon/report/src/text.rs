@@ -9,6 +9,7 @@ use super::{
     at, count, duration, hex, latency, lines, many,
     origin::{origin, page_walks},
     size,
+    summary::name_guess,
 };
 use poisontrace_model::{
     hex::Hex,
@@ -317,7 +318,12 @@ impl Page {
                 .unwrap_or_default();
             let line = join.line.map(|line| format!(":{line}")).unwrap_or_default();
             let name = if n == 0 { "joined by" } else { "" };
-            self.fact(name, &format!("{}{value}  [{}{line}]", join.key, join.source));
+            let key = match join.key.as_str() {
+                "clock" => "clocks alone: a guess",
+                "bare_pid" => "pid of a host that nothing names: a guess,",
+                key => key,
+            };
+            self.fact(name, &format!("{key}{value}  [{}{line}]", join.source));
         }
     }
 
@@ -474,10 +480,12 @@ fn by_severity(optional: Option<u64>, required: Option<u64>) -> String {
 fn of_vm(i: &Incident) -> String {
     let vm = &i.vm;
     let uuid = vm.uuid.as_ref().map(|uuid| format!("uuid {uuid}"));
-    let guest = match (&vm.name, uuid) {
-        (Some(name), Some(uuid)) => Some(format!("{name} ({uuid})")),
-        (Some(name), None) => Some(name.clone()),
-        (None, uuid) => uuid,
+    let guess = vm.name_guess.map(|guess| name_guess(guess).to_owned());
+    let more = list([guess.filter(|_| vm.name.is_some()), uuid]);
+    let guest = match &vm.name {
+        Some(name) if !more.is_empty() => Some(format!("{name} ({more})")),
+        Some(name) => Some(name.clone()),
+        None => Some(more).filter(|more| !more.is_empty()),
     };
     let pid = vm.pid.map(|pid| format!("pid {pid}"));
     let vmm = match (&vm.vmm, pid) {

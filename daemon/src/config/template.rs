@@ -100,6 +100,7 @@ mod tests {
     fn a_vms_name_leads_nowhere_else() {
         let vm = |name: &str| model::Vm {
             name: Some(name.to_owned()),
+            name_guess: None,
             uuid: None,
             vmm: None,
             pid: Some(7),

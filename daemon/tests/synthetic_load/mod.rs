@@ -94,6 +94,7 @@ impl Load {
             uuid: None,
             vmm: Some("qemu-system-x86_64".into()),
             start_ticks: Some(7),
+            name_guess: None,
         };
         self.at(page.pid(), page.pid(), EventKind::Vmm(vmm));
     }

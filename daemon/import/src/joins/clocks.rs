@@ -103,6 +103,11 @@ impl Wall {
         self.apart(other).is_some_and(|apart| apart > most)
     }
 
+    /// Whether one clock shows both, the nearest of them no further apart.
+    pub fn is_near(self, other: Self, within: i64) -> bool {
+        self.comparable(other) && self.gap(other) <= within
+    }
+
     fn comparable(self, other: Self) -> bool {
         self.year == other.year && self.local == other.local
     }
@@ -189,6 +194,11 @@ impl BootAt {
             wall,
             since: self.since.max(other.since),
         }
+    }
+
+    /// Whether both clocks show one boot.
+    pub fn is_same(self, other: Self) -> bool {
+        self.wall.comparable(other.wall) && !self.is_another(other)
     }
 
     /// Whether these are two boots.

@@ -95,6 +95,12 @@ impl Graph {
         if self.nodes[first].contradicts(&self.nodes[second], key) {
             return;
         }
+        let key = &match key {
+            JoinKey::Pid(pid) if !self.nodes[first].shares_host(&self.nodes[second]) => {
+                JoinKey::BarePid(*pid)
+            }
+            key => key.clone(),
+        };
         let other = std::mem::take(&mut self.nodes[second]);
         self.nodes[first].absorb(other);
         self.parent[second] = first;
@@ -113,9 +119,30 @@ impl Graph {
             let (a, b) = (&self.nodes[a], &self.nodes[b]);
             (!a.contradicts(b, key)).then(|| a.apart(b))
         });
-        for (a, b) in pairs {
+        // What is of one host for sure first: then the order of the files decides nothing.
+        let mut left = pairs;
+        loop {
+            let before = left.len();
+            left.retain(|(a, b)| {
+                let sure = self.of_one_host(*a, *b, key);
+                if sure {
+                    self.join(*a, *b, key);
+                }
+                !sure
+            });
+            if left.len() == before {
+                break;
+            }
+        }
+        for (a, b) in left {
             self.join(a, b, key);
         }
+    }
+
+    /// Whether a key needs nothing more to be certain.
+    fn of_one_host(&self, a: usize, b: usize, key: &JoinKey) -> bool {
+        let (a, b) = (&self.nodes[self.root(a)], &self.nodes[self.root(b)]);
+        !matches!(key, JoinKey::Pid(_)) || a.shares_host(b)
     }
 
     /// One log may stand in two files: the same statement of the same moment, or of the same address in the VMM, is of one
@@ -232,10 +259,15 @@ impl Graph {
 
     /// The key by which a node came to its VM: the weakest on its way.
     pub fn key(&self, mut no: usize) -> Option<JoinKey> {
-        let mut key = None;
+        let mut key: Option<JoinKey> = None;
         while self.parent[no] != no {
             let step = self.keys[no].clone();
-            if key.is_none() || step == Some(JoinKey::Clock) {
+            let weaker = match (&key, &step) {
+                (None, _) | (_, Some(JoinKey::Clock)) => true,
+                (Some(known), Some(step)) => known.is_certain() && !step.is_certain(),
+                (Some(_), None) => false,
+            };
+            if weaker {
                 key = step;
             }
             no = self.parent[no];

@@ -17,7 +17,7 @@ use part::Part;
 pub use part::of_a_vm;
 use poisontrace_model::{
     event::{
-        Vmm,
+        NameGuess, Vmm,
         log_statement::{JoinKey, Role},
     },
     hex::Hex,
@@ -93,23 +93,33 @@ fn number(graph: &Graph, logs: &[Log], all: &[Attributed<'_>], nodes: &[Option<u
             }
         }
     }
-    let clocks = nodes
-        .iter()
-        .flatten()
-        .filter(|no| graph.key(**no) == Some(JoinKey::Clock));
-    let by_clock: BTreeSet<u32> = clocks
-        .filter_map(|no| numbers.get(&graph.root(*no)).copied())
-        .collect();
+    // What one side of a join that is a guess states is of the other, too.
+    let mut guessed: BTreeMap<u32, JoinKey> = BTreeMap::new();
+    for no in nodes.iter().flatten() {
+        let Some(key) = graph.key(*no).filter(|key| !key.is_certain()) else {
+            continue;
+        };
+        if let Some(number) = numbers.get(&graph.root(*no)) {
+            let known = guessed.entry(*number).or_insert_with(|| key.clone());
+            if key == JoinKey::Clock {
+                *known = key;
+            }
+        }
+    }
+    for (number, key) in &guessed {
+        if let Some(vm) = joined.vms.get_mut(*number as usize - 1) {
+            vm.vmm.name_guess = Some(match key {
+                JoinKey::Clock => NameGuess::Clock,
+                _ => NameGuess::BarePid,
+            });
+        }
+    }
     for (entry, no) in all.iter().zip(nodes) {
         let mut of = Vec::new();
         if let Some(no) = no
             && let Some(number) = numbers.get(&graph.root(*no))
         {
-            // What one side of a join by clocks states is of the other, too.
-            let key = match by_clock.contains(number) {
-                true => Some(JoinKey::Clock),
-                false => graph.key(*no),
-            };
+            let key = guessed.get(number).cloned().or_else(|| graph.key(*no));
             of.push((*number, key));
         } else if let Some(pfn) = super::speakers::frame(&entry.statement)
             && entry.role != Role::GuestKernel

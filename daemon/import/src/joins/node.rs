@@ -14,7 +14,7 @@ use crate::{
 };
 use poisontrace_model::{
     event::{
-        Vmm,
+        NameGuess, Vmm,
         log_statement::{JoinKey, LogStatement},
     },
     hex::Hex,
@@ -22,6 +22,8 @@ use poisontrace_model::{
 
 /// Without a key: how long after the host lost the page its guest or VMM may mention it.
 const CLOCK_WITHIN_NS: i64 = 60_000_000_000;
+/// A list of processes shows a process of this time at most: later the pid may be another's.
+const LIST_HOLDS_NS: i64 = 3600 * 1_000_000_000;
 /// A unit that ends because of a poisoned page ends within this time.
 const UNIT_WITHIN_NS: i64 = 5_000_000_000;
 
@@ -58,6 +60,10 @@ pub struct Node {
     /// Wall clock of its statements.
     wall: Option<Wall>,
     life: Life,
+    /// Something that is no list of processes names the VM.
+    says_its_name: bool,
+    /// When lists of processes named it, where they show that.
+    listed: Option<Wall>,
     vmm: Option<String>,
     /// Something of it is an incident.
     pub opens: bool,
@@ -129,6 +135,10 @@ impl Node {
             LogStatement::VmName { name, uuid, vmm, pid } => {
                 self.pids.extend(*pid);
                 self.domains.extend(name.clone());
+                match (pid, Wall::of(entry.item.stamp)) {
+                    (None, _) => self.says_its_name = true,
+                    (Some(_), at) => self.listed = union(self.listed, at, Wall::union),
+                }
                 self.uuids.extend(uuid.clone());
                 self.vmm = vmm.clone().or_else(|| self.vmm.take());
             }
@@ -156,6 +166,8 @@ impl Node {
             | LogStatement::QmpShutdown { domain, .. } => self.domains.extend(domain.clone()),
             _ => {}
         }
+        let by_sender = sender.domain.is_some() || sender.unit.as_deref().and_then(machine_unit).is_some();
+        self.says_its_name |= entry.statement.domain().is_some() || of_process && by_sender;
     }
 
     /// Which machine it runs on, and in which boot or run.
@@ -260,7 +272,11 @@ impl Node {
         let pids = !self.pids.is_empty() && !other.pids.is_empty() && self.pids.is_disjoint(&other.pids);
         let machine = self.parts.contains(&Part::Machine) || other.parts.contains(&Part::Machine);
         let names = differ(&self.domains, &other.domains) || differ(&self.uuids, &other.uuids);
-        let labels = differ(&self.labels, &other.labels);
+        // A pid is one host's: names of two before the lines of one file are of two.
+        let by_pid = matches!(key, JoinKey::Pid(_))
+            && !share_a_host(&self.hosts, &other.hosts)
+            && self.named_apart(other);
+        let labels = by_pid || differ(&self.labels, &other.labels);
         machine || names || labels || pids || self.elsewhere(other) || self.at_another_time(other, key)
     }
 
@@ -269,7 +285,8 @@ impl Node {
         let differ =
             |a: &BTreeSet<String>, b: &BTreeSet<String>| !a.is_empty() && !b.is_empty() && a.is_disjoint(b);
         let boot = |a: Option<BootAt>, b: Option<BootAt>| a.zip(b).is_some_and(|(a, b)| a.is_another(b));
-        differ(&self.hosts, &other.hosts)
+        let hosts = !self.hosts.is_empty() && !other.hosts.is_empty();
+        hosts && !share_a_host(&self.hosts, &other.hosts)
             || differ(&self.boots, &other.boots)
             || boot(self.boot_at, other.boot_at)
             || self.other_run(other)
@@ -353,6 +370,8 @@ impl Node {
             pfns,
             wall,
             life,
+            says_its_name,
+            listed,
             vmm,
             opens,
         } = other;
@@ -371,23 +390,58 @@ impl Node {
         self.hvas.extend(hvas);
         self.pfns.extend(pfns);
         self.opens |= opens;
+        self.says_its_name |= says_its_name;
+        self.listed = union(self.listed, listed, Wall::union);
         self.vmm = self.vmm.take().or(vmm);
         self.life = self.life.union(life);
         self.wall = union(self.wall, wall, Wall::union);
         self.boot_at = union(self.boot_at, boot_at, BootAt::union);
     }
 
+    /// Whether the same host, boot, file, or another key than a pid is known of both: pids of two hosts may be the same.
+    pub fn shares_host(&self, other: &Self) -> bool {
+        let both = |of: fn(&Self) -> &BTreeSet<String>| !of(self).is_disjoint(of(other));
+        let page = |of: fn(&Self) -> &BTreeSet<u64>| !of(self).is_disjoint(of(other));
+        let boot = self.boot_at.zip(other.boot_at).is_some_and(|(a, b)| a.is_same(b));
+        let mut files = self.runs.iter().map(|(file, ..)| file);
+        share_a_host(&self.hosts, &other.hosts)
+            || both(|node| &node.boots)
+            || both(|node| &node.domains)
+            || both(|node| &node.uuids)
+            || both(|node| &node.units)
+            || page(|node| &node.pfns)
+            || page(|node| &node.hvas)
+            || page(|node| &node.gpas)
+            || boot
+            || files.any(|file| other.runs.iter().any(|(other, ..)| other == file))
+    }
+
     pub fn vm(&self) -> Vm {
+        let name = only(&self.domains);
+        let near = self.listed.zip(self.wall);
+        let near = near.is_some_and(|(list, wall)| list.is_near(wall, LIST_HOLDS_NS));
+        let aged = name.is_some() && !self.says_its_name && !near;
         Vm {
             pids: self.pids.clone(),
             vmm: Vmm {
-                name: only(&self.domains),
+                name,
+                name_guess: aged.then_some(NameGuess::AgedList),
                 uuid: only(&self.uuids),
                 vmm: self.vmm.clone(),
                 ..Vmm::default()
             },
         }
     }
+}
+
+/// Whether a machine is named in both: `h1` is the `h1.example.org` of another log.
+fn share_a_host(a: &BTreeSet<String>, b: &BTreeSet<String>) -> bool {
+    let short = |name: &str, whole: &str| {
+        let rest = whole.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with('.')) && name.bytes().any(|b| b.is_ascii_alphabetic())
+    };
+    let same = |a: &String| b.iter().any(|b| a == b || short(a, b) || short(b, a));
+    a.iter().any(same)
 }
 
 /// Of several names none is known to be the VM's.

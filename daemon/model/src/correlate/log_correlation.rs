@@ -275,7 +275,8 @@ impl Correlator {
         if let LogStatement::Machine { .. } = &record.statement {
             return self.machine_of(record);
         }
-        let names = names(&record.statement);
+        let mut names = names(&record.statement);
+        names.pfn = names.pfn.or(record.answers.map(|pfn| pfn.0));
         let speaker = (record.source.clone(), record.speaker.clone());
         let found = match event.pid {
             0 => {
@@ -315,7 +316,7 @@ impl Correlator {
             e.t0 = t;
         }
         if vmm != Vmm::default() {
-            merge_name(Arc::make_mut(&mut e.vmm), &vmm.name, &vmm.uuid, &vmm.vmm);
+            merge_name(Arc::make_mut(&mut e.vmm), &vmm);
         }
         learn(e, t, &record.statement, late);
         if in_timeline(&record.statement) {

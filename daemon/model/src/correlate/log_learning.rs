@@ -1,6 +1,6 @@
 //! What an imported statement adds to the evidence of the incident that it is of.
 
-use alloc::{borrow::ToOwned as _, format, string::String, sync::Arc};
+use alloc::{borrow::ToOwned as _, format, sync::Arc};
 
 use crate::{
     event::{
@@ -91,7 +91,13 @@ pub(super) fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bo
         LogStatement::SoftwarePoison { .. } => l.software = true,
         LogStatement::VmmSigbus { .. } => l.vmm_sigbus = true,
         LogStatement::VmName { name, uuid, vmm, .. } => {
-            merge_name(Arc::make_mut(&mut e.vmm), name, uuid, vmm);
+            let of_logs = Vmm {
+                name: name.clone(),
+                uuid: uuid.clone(),
+                vmm: vmm.clone(),
+                ..Vmm::default()
+            };
+            merge_name(Arc::make_mut(&mut e.vmm), &of_logs);
         }
         LogStatement::VmShutdown { reason } => {
             l.shutdown = Some(Shutdown {
@@ -168,13 +174,12 @@ pub(super) fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bo
     }
 }
 
-pub(super) fn merge_name(
-    known: &mut Vmm,
-    name: &Option<String>,
-    uuid: &Option<String>,
-    vmm: &Option<String>,
-) {
-    known.name = known.name.take().or_else(|| name.clone());
-    known.uuid = known.uuid.take().or_else(|| uuid.clone());
-    known.vmm = known.vmm.take().or_else(|| vmm.clone());
+/// Adds the names that are not known yet.
+pub(super) fn merge_name(known: &mut Vmm, of_logs: &Vmm) {
+    if known.name.is_none() && of_logs.name.is_some() {
+        known.name.clone_from(&of_logs.name);
+        known.name_guess = of_logs.name_guess;
+    }
+    known.uuid = known.uuid.take().or_else(|| of_logs.uuid.clone());
+    known.vmm = known.vmm.take().or_else(|| of_logs.vmm.clone());
 }

@@ -59,6 +59,7 @@ pub fn update(e: &Evidence, session: &Session, related: Related) -> Update {
         },
         vm: model::Vm {
             name: e.vmm.name.clone(),
+            name_guess: e.vmm.name_guess,
             uuid: e.vmm.uuid.clone(),
             vmm: e.vmm.vmm.clone(),
             pid: Some(e.pid),

@@ -23,6 +23,9 @@ pub struct LogRecord {
     /// By which key its speaker was joined to that VM's others; `None` for the first of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joined: Option<JoinKey>,
+    /// Page of the host whose signal to this VMM stands before it in the same file, where it answers that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<Hex>,
     /// The line, as it can be shown.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub text: String,
@@ -69,6 +72,8 @@ pub struct Speaker {
 pub enum JoinKey {
     /// Process number.
     Pid(u32),
+    /// Process number in two files, of which nothing shows that they are of one host.
+    BarePid(u32),
     /// Unit of systemd.
     Unit(String),
     /// Tag of syslog.
@@ -90,7 +95,7 @@ pub enum JoinKey {
 impl JoinKey {
     /// Whether it names the VM or the page, so that what rests on it can be certain.
     pub fn is_certain(&self) -> bool {
-        *self != Self::Clock
+        !matches!(self, Self::Clock | Self::BarePid(_))
     }
 }
 

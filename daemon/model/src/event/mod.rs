@@ -479,6 +479,18 @@ pub struct Sregs {
     pub long_code: bool,
 }
 
+/// What makes a name of a VM a guess.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NameGuess {
+    /// A list of processes of another time, or of one that it does not show: pids are used again.
+    AgedList,
+    /// A pid that two files show, of which nothing shows that they are of one host.
+    BarePid,
+    /// Wall clocks that agree, and no key.
+    Clock,
+}
+
 /// Who a process is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vmm {
@@ -486,6 +498,9 @@ pub struct Vmm {
     pub is_vmm: Option<bool>,
     /// Name of the VM.
     pub name: Option<String>,
+    /// What makes that name a guess.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_guess: Option<NameGuess>,
     /// UUID of the VM.
     pub uuid: Option<String>,
     /// Executable's file name, else comm.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::terms::*;
 use crate::{
-    event::{Access, log_statement::LogRecord, totals::BaselineKind},
+    event::{Access, NameGuess, log_statement::LogRecord, totals::BaselineKind},
     hex::Hex,
     incident::{findings::Findings, missing::MissingEvidence, next_steps::NextStep, timeline::TimelineEvent},
 };
@@ -157,6 +157,9 @@ pub struct HostEvent {
 pub struct Vm {
     /// Name of the VM.
     pub name: Option<String>,
+    /// What makes that name a guess; absent: nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_guess: Option<NameGuess>,
     /// UUID of the VM.
     pub uuid: Option<String>,
     /// Executable of the VMM.

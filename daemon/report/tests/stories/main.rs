@@ -108,6 +108,7 @@ impl Story {
             uuid: Some("uuid".into()),
             vmm: Some("qemu-system-x86_64".into()),
             start_ticks: Some(7),
+            name_guess: None,
         };
         self.at(QEMU, QEMU, EventKind::Vmm(vmm))
     }

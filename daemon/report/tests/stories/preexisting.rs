@@ -46,6 +46,7 @@ fn what_its_vmm_says_of_the_poison_makes_it_no_more_than_at_risk() {
         speaker: Speaker::default(),
         vm: 0,
         joined: None,
+        answers: None,
         text: String::new(),
         own_clock: None,
         statement: LogStatement::VmmInjected {

@@ -97,6 +97,7 @@ pub fn read(proc: &Path, pid: u32, is_vmm: Option<bool>) -> Vmm {
         );
     }
     Vmm {
+        name_guess: None,
         is_vmm,
         // libvirt's cgroup first: a command line is its owner's to choose.
         name: machine.or(named.name).as_deref().map(clean),

@@ -314,6 +314,7 @@ impl Vm {
                     },
                     vm: 0,
                     joined: None,
+                    answers: None,
                     text: item.text,
                     own_clock: None,
                     statement: item.statement,

@@ -177,6 +177,7 @@ pub fn joins(e: &Evidence) -> Vec<model::Join> {
 pub fn named(key: &JoinKey) -> (&'static str, Option<String>) {
     match key {
         JoinKey::Pid(pid) => ("pid", Some(pid.to_string())),
+        JoinKey::BarePid(pid) => ("bare_pid", Some(pid.to_string())),
         JoinKey::Unit(unit) => ("unit", Some(unit.clone())),
         JoinKey::Tag(tag) => ("tag", Some(tag.clone())),
         JoinKey::Domain(name) => ("domain", Some(name.clone())),
