@@ -171,6 +171,13 @@ fn evidence_of_several_machines_boots_and_runs() {
     check_all("mixed.json");
 }
 
+/// What loggers, collectors and people make of a log: prefixes, dates, records, tables, headings; and several pages, names
+/// and pids that are no keys.
+#[test]
+fn evidence_as_loggers_collectors_and_people_post_it() {
+    check_all("posts.json");
+}
+
 #[track_caller]
 fn check_all(file: &str) {
     let cases = fs::read(folder().join(file)).unwrap();

@@ -27,9 +27,11 @@ pub struct Content {
 }
 
 /// Keys of the line itself, of its time, of the program and of its process; the first that is there counts.
-const MESSAGE: [&str; 12] = [
+const MESSAGE: [&str; 14] = [
     "log",
     "message",
+    "@message",
+    "SyslogMessage",
     "msg",
     "short_message",
     "full_message",
@@ -41,8 +43,9 @@ const MESSAGE: [&str; 12] = [
     "event",
     "raw",
 ];
-const TIME: [&str; 8] = [
+const TIME: [&str; 9] = [
     "time",
+    "TimeGenerated",
     "timestamp",
     "ts",
     "@timestamp",
@@ -51,18 +54,32 @@ const TIME: [&str; 8] = [
     "_time",
     "receiveTimestamp",
 ];
-const PROGRAM: [&str; 6] = ["ident", "SYSLOG_IDENTIFIER", "program", "appname", "tag", "app"];
+const PROGRAM: [&str; 7] = [
+    "ProcessName",
+    "ident",
+    "SYSLOG_IDENTIFIER",
+    "program",
+    "appname",
+    "tag",
+    "app",
+];
 const PID: [&str; 3] = ["pid", "_PID", "procid"];
 
 /// Takes a line out of its record in JSON. Journald's entries and QMP's events are not meant: their fields say more.
 pub fn json(line: &[u8]) -> Option<Content> {
     let line = line.trim_ascii_start();
-    if line.first() != Some(&b'{') || line.len() > MAX_DOCUMENT {
+    if line.len() > MAX_DOCUMENT {
         return None;
+    }
+    match line {
+        [b'{', ..] => {}
+        [b'[', b'{', ..] => return array(line),
+        _ => return None,
     }
     let has = |key: &[u8]| memchr::memmem::find(line, key).is_some();
     // A journal may have been logged by Docker, or be kept by a search engine: then the entry is inside.
-    if has(b"\"MESSAGE\"") && !has(b"\"log\"") && !has(b"\"_source\"") {
+    let around = [&b"\"log\""[..], b"\"_source\"", b"\"jsonPayload\""];
+    if has(b"\"MESSAGE\"") && !around.into_iter().any(has) {
         return None;
     }
     let Value::Object(map) = serde_json::from_slice(line).ok()? else {
@@ -79,7 +96,22 @@ pub fn json(line: &[u8]) -> Option<Content> {
         return None;
     }
     let mut lines = Vec::new();
-    outer.collect(map.values(), &mut lines, 0);
+    outer.collect_of(&map, &mut lines, 0);
+    content(lines)
+}
+
+/// `[{"textPayload": …}, …]`: records in one list.
+fn array(line: &[u8]) -> Option<Content> {
+    if !super::wordings::any(line) {
+        return None;
+    }
+    let all: Vec<Value> = serde_json::from_slice(line).ok()?;
+    let mut lines = Vec::new();
+    Context::default().collect(all.iter(), &mut lines, 0);
+    content(lines)
+}
+
+fn content(lines: Vec<Line>) -> Option<Content> {
     let mut lines = lines.into_iter();
     let first = lines.next()?;
     Some(Content {
@@ -88,6 +120,16 @@ pub fn json(line: &[u8]) -> Option<Content> {
         partial: false,
         more: lines.collect(),
     })
+}
+
+/// The line of an object's own fields.
+pub fn of_map(map: &Map<String, Value>) -> Option<Content> {
+    Context::default().within(map).message(map)
+}
+
+/// Whether a field is a time.
+pub fn is_time(key: &str) -> bool {
+    TIME.contains(&key)
 }
 
 /// Longest document that is looked through.
@@ -170,6 +212,24 @@ impl Context {
         text.into_bytes()
     }
 
+    /// The lines of an object's values.
+    fn collect_of(&self, map: &Map<String, Value>, lines: &mut Vec<Line>, depth: usize) {
+        for (key, value) in map {
+            // What a command printed, by the machine on which it ran: Ansible's and Salt's results.
+            let ran = |value: &Value| value.get("stdout_lines").or(value.get("stdout")).is_some();
+            let text = |value: &Value| value.as_str().is_some_and(|text| text.contains('\n'));
+            let of_machine = ran(value) || text(value) && key.bytes().any(|b| b.is_ascii_digit());
+            let values = std::iter::once(value);
+            if of_machine && !MESSAGE.contains(&key.as_str()) {
+                let mut of_key = self.clone();
+                of_key.origin.host = Some(key.as_str().into());
+                of_key.collect(values, lines, depth);
+            } else {
+                self.collect(values, lines, depth);
+            }
+        }
+    }
+
     /// The lines of a document whose keys are unknown: all its texts that are lines of a log.
     fn collect<'a>(&self, values: impl Iterator<Item = &'a Value>, lines: &mut Vec<Line>, depth: usize) {
         for value in values {
@@ -207,7 +267,7 @@ impl Context {
                             text: content.text,
                             origin: content.origin,
                         }),
-                        None => inner.collect(map.values(), lines, depth + 1),
+                        None => inner.collect_of(map, lines, depth + 1),
                     }
                 }
                 _ => {}
@@ -253,6 +313,10 @@ fn instant(time: &str) -> Option<String> {
     let time = time.trim();
     if super::start::date(time.as_bytes()) {
         return Some(time.replacen(' ', "T", 1));
+    }
+    let mut line = [time.as_bytes(), b" "].concat();
+    if super::dates::plain(&mut line) && super::start::date(&line) {
+        return Some(String::from_utf8_lossy(&line).trim_end().to_owned());
     }
     let (whole, fraction) = time.split_once('.').unwrap_or((time, ""));
     let number: i128 = whole.parse().ok()?;

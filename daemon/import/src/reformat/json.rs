@@ -108,10 +108,12 @@ impl Object {
             let text = self.lines.join(separator);
             let begin = memchr::memchr(b'{', &text)?;
             let object = text[begin..].trim_ascii_end();
+            // One of a list.
+            let object = object.strip_suffix(b",").unwrap_or(object);
             let python = object[1..].trim_ascii_start().starts_with(b"'");
             let whole = Depth::default().over(object) == Some(object.len());
             let valid = || serde_json::from_slice::<serde::de::IgnoredAny>(object).is_ok();
-            (whole && (python || valid())).then_some(text)
+            (whole && (python || valid())).then(|| text[..begin + object.len()].to_vec())
         };
         let (_, before) = self.lines.split_last()?;
         let width = before.first()?.len();

@@ -2,6 +2,8 @@
 //! them, each with the lines of the file that it stands on. A plain log passes through as it is.
 
 mod columns;
+mod csv;
+mod dates;
 mod dress;
 mod envelope;
 mod escapes;

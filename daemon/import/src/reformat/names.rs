@@ -9,6 +9,8 @@ use crate::origin::Origin;
 
 /// How deep names lie in a record.
 const MAX_DEPTH: usize = 4;
+/// Attributes of one record.
+const MAX_ATTRIBUTES: usize = 64;
 /// Longest name.
 const MAX_NAME: usize = 128;
 
@@ -41,7 +43,17 @@ const LABELS: [&str; 9] = [
     "logstreamname",
 ];
 /// Words behind those, the better one first.
-const KINDS: [&str; 4] = ["name", "hostname", "ip", "id"];
+const KINDS: [&str; 5] = ["name", "hostname", "ip", "address", "id"];
+/// Words of who sent a line to the collector: better than its own name.
+const SENDERS: [&str; 7] = [
+    "source",
+    "client",
+    "remote",
+    "peer",
+    "sender",
+    "fromhost",
+    "sourcehost",
+];
 
 #[derive(Default)]
 struct Names {
@@ -74,8 +86,26 @@ impl Names {
                 Value::String(name) => self.name(path, name),
                 // A list of records has names of its own in each.
                 Value::Object(inner) if before < MAX_DEPTH => self.look(inner, path),
+                Value::Array(attributes) if before < MAX_DEPTH => self.attributes(attributes, path),
                 _ => {}
             }
+            path.truncate(before);
+        }
+    }
+
+    /// `[{"key": "host.name", "value": {"stringValue": "h1"}}]` of OpenTelemetry.
+    fn attributes(&mut self, attributes: &[Value], path: &mut Vec<String>) {
+        for attribute in attributes.iter().take(MAX_ATTRIBUTES) {
+            let (Some(key), Some(value)) = (attribute.get("key"), attribute.get("value")) else {
+                return;
+            };
+            let value = value.get("stringValue").unwrap_or(value);
+            let (Some(key), Some(value)) = (key.as_str(), value.as_str()) else {
+                continue;
+            };
+            let before = path.len();
+            path.extend(split(key));
+            self.name(path, value);
             path.truncate(before);
         }
     }
@@ -89,16 +119,28 @@ impl Names {
             return;
         };
         let kind = KINDS.iter().position(|kind| kind == last);
+        let sent = path.iter().any(|word| SENDERS.contains(&word.as_str()));
+        if sent && matches!(last.as_str(), "ip" | "address") {
+            let address = name.rsplit_once(':').filter(|(host, _)| !host.contains(':'));
+            let address = address.map_or(name, |(host, _)| host);
+            self.host = Some((0, address.into()));
+            return;
+        }
         let (rank, word) = match (kind, before.last()) {
             (Some(rank), Some(word)) if named(word) => (rank, word),
             _ => (0, last),
         };
         if HOSTS.contains(&word.as_str()) {
             // The outermost name, then the better one.
-            let rank = path.len() * KINDS.len() + rank;
+            let rank = match sent {
+                true => 1 + rank,
+                false => path.len() * KINDS.len() + rank,
+            };
             if self.host.as_ref().is_none_or(|(known, _)| rank < *known) {
                 self.host = Some((rank, name.into()));
             }
+        } else if (before.last().map(String::as_str), last.as_str()) == (Some("log"), "stream") {
+            self.labels.push((LABELS.len(), rank, name.into()));
         } else if let Some(word) = LABELS.iter().position(|label| label == word) {
             self.labels.push((word, rank, name.into()));
         }
@@ -152,7 +194,10 @@ mod tests {
             r#"{"resource":{"labels":{"instance_id":"h1"}}}"#,
             r#"{"fromhost-ip":"h1"}"#,
             r#"{"nodeName":"h1"}"#,
+            r#"{"host":{"name":"collector"},"log":{"source":{"address":"h1:6665"}}}"#,
+            r#"{"host":"collector","source_host":"h1"}"#,
             r#"{"stream":{"node":"h1","job":"x"}}"#,
+            r#"{"resource":{"attributes":[{"key":"os.type","value":{"stringValue":"linux"}},{"key":"host.name","value":{"stringValue":"h1"}}]}}"#,
         ] {
             assert_eq!(of(record), (h1.clone(), None), "{record}");
         }

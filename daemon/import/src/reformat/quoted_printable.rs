@@ -15,8 +15,8 @@ pub fn encoded(line: &[u8]) -> bool {
     memchr::memchr_iter(b'=', line).all(|at| match &line[at + 1..] {
         [] => true,
         [a, b, ..] if upper_hex(*a) && upper_hex(*b) => {
-            // An equals sign, a tab, a blank at the end, UTF-8.
-            meant |= matches!((a, b), (b'3', b'D') | (b'0', b'9') | (b'8'.., _)) || line[at..] == *b"=20";
+            // An equals sign, a tab, a blank at the end, a letter that is none of English; `pid=801` is a number.
+            meant |= matches!((a, b), (b'3', b'D') | (b'0', b'9') | (b'C'.., _)) || line[at..] == *b"=20";
             true
         }
         _ => false,
@@ -25,6 +25,7 @@ pub fn encoded(line: &[u8]) -> bool {
 
 /// A field of an exported journal: `_PID=801` holds no byte.
 fn of_journal(line: &[u8]) -> bool {
+    let line = line.trim_ascii_start();
     let of_key = |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_';
     let key = line.iter().take_while(|b| of_key(b)).count();
     let value = line.get(key..).and_then(|rest| rest.strip_prefix(b"="));
@@ -87,7 +88,12 @@ mod tests {
 
     #[test]
     fn a_field_of_a_journal_is_no_encoded_byte() {
-        for line in ["_PID=801", "COREDUMP_PID=9012", "SYSLOG_PID=8"] {
+        for line in [
+            "_PID=801",
+            "    COREDUMP_PID=9012",
+            "SYSLOG_PID=8",
+            "exited pid=801",
+        ] {
             assert!(!encoded(line.as_bytes()), "{line}");
         }
         assert!(encoded(b"_PID=3D801"));

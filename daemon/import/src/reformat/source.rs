@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    columns, dress,
+    columns, csv, dates, dress,
     envelope::{self, Content},
     escapes,
     json::{Next, Object},
@@ -136,6 +136,7 @@ pub struct Source<R> {
     encoded: bool,
     over: bool,
     margins: margin::Margins,
+    table: Option<csv::Table>,
 }
 
 impl<R: BufRead> Source<R> {
@@ -149,6 +150,7 @@ impl<R: BufRead> Source<R> {
             encoded: false,
             over: false,
             margins: margin::Margins::default(),
+            table: None,
         }
     }
 
@@ -253,8 +255,28 @@ impl<R: BufRead> Source<R> {
             }
             self.split.extend(lines);
         }
+        if self.tabular(piece) {
+            return Ok(true);
+        }
         self.plain(piece);
         Ok(true)
+    }
+
+    /// Takes the line out of the row of a table.
+    fn tabular(&mut self, piece: &mut Piece) -> bool {
+        if let Some(table) = csv::Table::begin(&piece.text) {
+            self.table = Some(table);
+            return false;
+        }
+        let Some(content) = self.table.as_ref().and_then(|table| table.row(&piece.text)) else {
+            return false;
+        };
+        piece.text = content.text;
+        piece.origin = content.origin;
+        piece.width = usize::MAX;
+        piece.marks = piece.marks | Marks::DECODED;
+        self.complete(piece);
+        true
     }
 
     /// Quoted-printable text; its lines that go on are read.
@@ -297,6 +319,9 @@ impl<R: BufRead> Source<R> {
             self.encoded = encoded;
         }
         piece.classify();
+        if !piece.starts && dates::plain(&mut piece.text) {
+            piece.classify();
+        }
         if piece.starts {
             // Indented as code is; a trace's tasks stand in columns.
             if !piece.traced && piece.text.first().is_some_and(u8::is_ascii_whitespace) {
@@ -362,7 +387,7 @@ impl<R: BufRead> Source<R> {
             || piece
                 .text
                 .first()
-                .is_some_and(|b| matches!(b, b'|' | b'"' | b'{'))
+                .is_some_and(|b| matches!(b, b'|' | b'"' | b'{' | b'['))
         {
             for _ in 0..2 {
                 match envelope_of(&piece.text) {
@@ -480,6 +505,7 @@ fn opens(line: &[u8]) -> bool {
 fn envelope_of(line: &[u8]) -> Option<Content> {
     match line.first()? {
         b'{' => envelope::json(line),
+        b'[' if line.get(1) == Some(&b'{') => envelope::json(line),
         b'0'..=b'9' if line.last() == Some(&b'}') => {
             envelope::dated_json(line).or_else(|| envelope::cri(line))
         }

@@ -12,6 +12,8 @@ use poisontrace_model::{
 
 /// Lines between a machine check's report and the panic that it leads to.
 const PANIC_WITHIN_LINES: u64 = 400;
+/// `__ghes_panic()`, drivers/acpi/apei/ghes.c.
+const FATAL_BY_FIRMWARE: &str = "Fatal hardware error!";
 /// Time between them, nanoseconds.
 const PANIC_WITHIN_NS: u64 = 60_000_000_000;
 
@@ -36,10 +38,19 @@ pub fn attribute<'a>(
     all: &mut Vec<Attributed<'a>>,
 ) {
     let kernel = Kernel::of(items, machine, relay, known);
-    // The machine check that a panic follows.
+    // The machine check that a panic follows, and the memory's error by firmware's record.
     let mut last: Option<(&Item, Option<Role>)> = None;
+    let mut reported: Option<&Item> = None;
     for (n, item) in items.iter().enumerate() {
         let whose = match &item.statement {
+            // Firmware reports other errors of hardware too.
+            LogStatement::GuestPanic { text }
+                if text.eq_ignore_ascii_case(FATAL_BY_FIRMWARE)
+                    && kernel.host
+                    && reported.is_some_and(|error| precedes(error, item)) =>
+            {
+                Some(Role::HostKernel)
+            }
             LogStatement::GuestPanic { text } => {
                 kernel.panic(item, text, last.or_else(|| kernel.behind(item, &items[n + 1..])))
             }
@@ -50,6 +61,12 @@ pub fn attribute<'a>(
             && fatal(mce)
         {
             last = Some((item, whose));
+        }
+        if matches!(
+            &item.statement,
+            LogStatement::MemoryError { corrected: false, .. }
+        ) {
+            reported = Some(item);
         }
         let role = whose.unwrap_or(Role::Kernel);
         all.push(Attributed {
@@ -216,27 +233,29 @@ impl<'a> Kernel<'a> {
     }
 
     fn panic(&self, item: &Item, text: &str, last: Option<(&Item, Option<Role>)>) -> Option<Role> {
-        let near = last.filter(|(mce, _)| {
-            let lines = item.line.saturating_sub(mce.line) <= PANIC_WITHIN_LINES;
-            let times = match (item.stamp.boot, mce.stamp.boot) {
-                (Some(panic), Some(mce)) => panic.saturating_sub(mce) <= PANIC_WITHIN_NS,
-                _ => true,
-            };
-            let walls = match (item.stamp.wall, mce.stamp.wall) {
-                (Some(panic), Some(of_mce)) if item.stamp.no_year == mce.stamp.no_year => {
-                    panic.abs_diff(of_mce) <= PANIC_WITHIN_NS || item.stamp.local != mce.stamp.local
-                }
-                _ => true,
-            };
-            lines && times && walls
-        });
-        match near {
+        match last.filter(|(mce, _)| precedes(mce, item)) {
             Some((_, whose)) => whose,
             None if self.guest => Some(Role::GuestKernel),
             None => (self.host && poisontrace_model::incident::log_evidence::by_machine_check(text))
                 .then_some(Role::HostKernel),
         }
     }
+}
+
+/// Whether a machine check is the one that a panic comes of, as far as lines and clocks show.
+fn precedes(mce: &Item, panic: &Item) -> bool {
+    let lines = panic.line.saturating_sub(mce.line) <= PANIC_WITHIN_LINES;
+    let times = match (panic.stamp.boot, mce.stamp.boot) {
+        (Some(panic), Some(mce)) => panic.saturating_sub(mce) <= PANIC_WITHIN_NS,
+        _ => true,
+    };
+    let walls = match (panic.stamp.wall, mce.stamp.wall) {
+        (Some(at), Some(of_mce)) if panic.stamp.no_year == mce.stamp.no_year => {
+            at.abs_diff(of_mce) <= PANIC_WITHIN_NS || panic.stamp.local != mce.stamp.local
+        }
+        _ => true,
+    };
+    lines && times && walls
 }
 
 /// The statement as it is of this kernel.

@@ -149,7 +149,7 @@ impl Runs {
             sender: item.sender,
             kernel,
             run: match kernel {
-                true => item.boot.unwrap_or(0),
+                true => item.boot.unwrap_or(item.marks),
                 false => {
                     let of = (item.sender, item.statement.domain().map(str::to_owned));
                     self.others.entry(of).or_default().of(item)

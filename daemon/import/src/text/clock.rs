@@ -100,7 +100,7 @@ pub fn printk(before: &[u8]) -> Option<u64> {
     let mut end = before.len();
     while let Some(close) = memchr::memrchr(b']', &before[..end]) {
         let open = memchr::memrchr(b'[', &before[..close])?;
-        let inner = before[open + 1..close].trim_ascii();
+        let inner = super::prefix::without_delta(before[open + 1..close].trim_ascii());
         if inner.contains(&b'.')
             && let Some(t) = seconds(inner)
         {
@@ -150,9 +150,15 @@ fn wall(line: &[u8]) -> Stamp {
         };
     }
     let mut words = text.split_whitespace();
+    let (month, day, time) = (words.next(), words.next(), words.next());
+    let year: Option<i16> = words
+        .next()
+        .filter(|word| word.len() == 4)
+        .and_then(|year| year.parse().ok());
+    let year = year.filter(|year| (1990..2100).contains(year));
     Stamp {
-        wall: parts(Some(1970), words.next(), words.next(), words.next()),
-        no_year: true,
+        wall: parts(year.or(Some(1970)), month, day, time),
+        no_year: year.is_none(),
         local: true,
         ..Stamp::default()
     }

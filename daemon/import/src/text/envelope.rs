@@ -208,14 +208,25 @@ fn list_number(rest: &[u8]) -> Option<&[u8]> {
     ENDS.iter().find_map(|end| after.strip_prefix(*end))
 }
 
+/// RFC 5424's host where none is known.
+const NOBODY: &[u8] = b"-";
+
+const FACILITIES: [&[u8]; 8] = [
+    b"kern", b"user", b"daemon", b"syslog", b"auth", b"local", b"cron", b"lpr",
+];
+const LEVELS: [&[u8]; 8] = [
+    b"emerg", b"alert", b"crit", b"err", b"warn", b"notice", b"info", b"debug",
+];
+
+/// `kern.err`.
+fn facility_and_level(word: &[u8]) -> bool {
+    word.len() < 16
+        && memchr::memchr(b'.', word)
+            .is_some_and(|point| FACILITIES.contains(&&word[..point]) && LEVELS.contains(&&word[point + 1..]))
+}
+
 /// `kern  :err   : ` of dmesg --decode.
 fn facility(rest: &[u8]) -> Option<&[u8]> {
-    const FACILITIES: [&[u8]; 8] = [
-        b"kern", b"user", b"daemon", b"syslog", b"auth", b"local", b"cron", b"lpr",
-    ];
-    const LEVELS: [&[u8]; 8] = [
-        b"emerg", b"alert", b"crit", b"err", b"warn", b"notice", b"info", b"debug",
-    ];
     let colon = memchr::memchr(b':', &rest[..rest.len().min(10)])?;
     let after = &rest[colon + 1..];
     let end = memchr::memchr(b':', &after[..after.len().min(10)])?;
@@ -238,8 +249,18 @@ fn guest_name(rest: &[u8], by: Dater) -> Option<(&[u8], &[u8])> {
 fn header<'a>(rest: &'a [u8], e: &mut Envelope<'a>, strict: bool) -> Option<&'a [u8]> {
     let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     let end = run(rest, name);
-    let host = &rest[..end];
-    let tagged = rest[end..].strip_prefix(b" ")?;
+    let mut host = &rest[..end];
+    let mut tagged = rest[end..].strip_prefix(b" ")?;
+    // Busybox' syslogd and logread: the facility and the level before the tag.
+    if facility_and_level(host) {
+        (host, tagged) = (NOBODY, &rest[end + 1..]);
+    } else {
+        let end = run(tagged, name);
+        if facility_and_level(&tagged[..end]) && tagged.get(end) == Some(&b' ') {
+            tagged = &tagged[end + 1..];
+        }
+    }
+    let host_is = host != NOBODY;
     if host.is_empty() || host.len() > MAX_NAME {
         return None;
     }
@@ -261,7 +282,7 @@ fn header<'a>(rest: &'a [u8], e: &mut Envelope<'a>, strict: bool) -> Option<&'a 
         if bare && (strict || super::wordings::read(rest).is_some() || super::wordings::is_stem(rest)) {
             return None;
         }
-        e.host = Some(host);
+        e.host = Some(host).filter(|_| host_is);
         e.tag = Some(tag);
         e.pid = pid;
         return Some(message.trim_ascii_start());
@@ -269,7 +290,9 @@ fn header<'a>(rest: &'a [u8], e: &mut Envelope<'a>, strict: bool) -> Option<&'a 
     if strict {
         return None;
     }
-    rfc5424(host, tag, after, e)
+    let message = rfc5424(host, tag, after, e)?;
+    e.host = e.host.filter(|_| host_is);
+    Some(message)
 }
 
 fn rfc5424<'a>(host: &'a [u8], tag: &'a [u8], after: &'a [u8], e: &mut Envelope<'a>) -> Option<&'a [u8]> {
@@ -280,7 +303,12 @@ fn rfc5424<'a>(host: &'a [u8], tag: &'a [u8], after: &'a [u8], e: &mut Envelope<
         *word = &rest[..end];
         rest = &rest[end + 1..];
     }
-    rest = rest.strip_prefix(b"- ")?;
+    rest = match rest.strip_prefix(b"- ") {
+        Some(message) => message,
+        None => structured(rest)?,
+    };
+    // A mark of UTF-8 stands before the message.
+    rest = rest.strip_prefix(b"\xef\xbb\xbf").unwrap_or(rest);
     let pid = crate::trace::record::decimal(words[0]);
     if pid.is_none() && words[0] != b"-" {
         return None;
@@ -289,6 +317,26 @@ fn rfc5424<'a>(host: &'a [u8], tag: &'a [u8], after: &'a [u8], e: &mut Envelope<
     e.tag = Some(tag);
     e.pid = pid.and_then(|pid| u32::try_from(pid).ok());
     Some(rest)
+}
+
+/// RFC 5424's structured data, `[timeQuality tzKnown="1"][…] `: what follows it.
+fn structured(mut rest: &[u8]) -> Option<&[u8]> {
+    const MAX: usize = 1024;
+    loop {
+        let inner = rest.strip_prefix(b"[")?;
+        let (mut quoted, mut escaped) = (false, false);
+        let end = inner.iter().take(MAX).position(|b| {
+            let ends = *b == b']' && !quoted;
+            quoted ^= *b == b'"' && !escaped;
+            escaped = *b == b'\\' && !escaped;
+            ends
+        })?;
+        memchr::memmem::find(&inner[..end], b"=\"")?;
+        rest = &inner[end + 1..];
+        if let Some(message) = rest.strip_prefix(b" ") {
+            return Some(message);
+        }
+    }
 }
 
 /// `vm1  | …` (docker compose), `[pod/…/guest-console-log] …` (kubectl logs --prefix), `… vmconsole="…"` (kata).

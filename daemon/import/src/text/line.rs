@@ -7,6 +7,17 @@ use poisontrace_model::{event::log_statement::Role, text::sanitise};
 /// What is kept of a line, to be shown.
 const MAX_TEXT: usize = 200;
 
+/// The host's name where nobody has given it one.
+const UNNAMED: &str = "localhost";
+
+/// A label inside of another: two pods may have consoles of one name.
+pub fn within(outer: Option<&str>, inner: Option<String>) -> Option<String> {
+    match (outer, inner) {
+        (Some(outer), Some(inner)) if outer != inner => Some(format!("{outer} {inner}")),
+        (outer, inner) => inner.or_else(|| outer.map(str::to_owned)),
+    }
+}
+
 /// A line on its way through the scanner.
 pub struct Line<'a> {
     pub number: u64,
@@ -57,34 +68,33 @@ impl Line<'_> {
                 ..entry.sender.clone()
             },
         };
-        let name = |name: &Option<std::sync::Arc<str>>| name.as_deref().map(str::to_owned);
+        let around = self.origin.host.as_deref();
         Sender {
-            host: own.host.or_else(|| name(&self.origin.host)),
-            label: own
-                .label
-                .or_else(|| self.column.map(str::to_owned))
-                .or_else(|| name(&self.origin.label)),
+            host: own
+                .host
+                .filter(|host| host != UNNAMED || around.is_none())
+                .or_else(|| around.map(str::to_owned)),
+            label: within(
+                self.origin.label.as_deref(),
+                own.label.or_else(|| self.column.map(str::to_owned)),
+            ),
             ..own
         }
     }
 
-    /// The machine that logged it, as its loggers and what stands around it name it.
-    pub fn machine(&self) -> [Option<&[u8]>; 2] {
+    /// The machine that logged it, as its loggers and what stands around it name it: host, label, and the label inside.
+    pub fn machine(&self) -> [Option<&[u8]>; 3] {
         let of_entry = |name: fn(&Sender) -> &Option<String>| {
             let entry = self.entry?;
             name(&entry.sender).as_deref().map(str::as_bytes)
         };
+        let around = self.origin.host.as_deref().map(str::as_bytes);
+        let host = of_entry(|sender| &sender.host).or(self.envelope.host);
         [
-            of_entry(|sender| &sender.host).or(self.envelope.host).or(self
-                .origin
-                .host
-                .as_deref()
-                .map(str::as_bytes)),
-            self.envelope.label.or(self.column.map(str::as_bytes)).or(self
-                .origin
-                .label
-                .as_deref()
-                .map(str::as_bytes)),
+            host.filter(|host| *host != UNNAMED.as_bytes() || around.is_none())
+                .or(around),
+            self.origin.label.as_deref().map(str::as_bytes),
+            self.envelope.label.or(self.column.map(str::as_bytes)),
         ]
     }
 

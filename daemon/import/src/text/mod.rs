@@ -40,6 +40,9 @@ const MAX_REPORT_LINES: u64 = 64;
 /// Senders whose reports are under way at one time.
 const MAX_REPORTS: usize = 64;
 
+/// A sender, its boot and its host's, and the marks of a reboot before.
+type OfBoot = (usize, (Option<u32>, Option<u32>), u32);
+
 /// A statement, where it stands, who sent it and when it was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {
@@ -98,8 +101,8 @@ pub struct Scanner {
     /// Name of the host.
     pub hostname: Option<String>,
     reports: BTreeMap<usize, Report>,
-    /// Records of firmware and of mcelog under way, by sender.
-    hardware: BTreeMap<usize, hardware_report::Reports>,
+    /// Records of firmware and of mcelog under way, by sender and boot.
+    hardware: BTreeMap<OfBoot, hardware_report::Reports>,
     corrected: usize,
     /// Messages so far.
     order: u64,
@@ -154,9 +157,9 @@ impl Scanner {
         for sender in std::mem::take(&mut self.reports) {
             self.close(sender.0, sender.1);
         }
-        for (sender, mut reports) in std::mem::take(&mut self.hardware) {
+        for (of, mut reports) in std::mem::take(&mut self.hardware) {
             for finished in reports.finish() {
-                self.keep_hardware(sender, (None, None), finished);
+                self.keep_hardware(of, finished);
             }
         }
     }
@@ -227,10 +230,14 @@ impl Scanner {
     /// The name before a line that is of no known shape, where it stands before others too.
     fn column(&mut self, line: &Line<'_>, before: Option<&[u8]>) -> Option<String> {
         let e = &line.envelope;
-        if line.entry.is_some() || e.host.is_some() || e.label.is_some() || e.relay.is_some() {
+        if line.entry.is_some() || e.label.is_some() || e.relay.is_some() {
             return None;
         }
-        let inside = || envelope::interleaved(line.whole).filter(|at| *at > 0 && e.at == 0);
+        // Where the line's own prefix is known nothing is looked for.
+        let inside = || {
+            let at = (e.at == 0).then(|| envelope::interleaved(line.whole))?;
+            at.filter(|at| *at > 0)
+        };
         let before = match before {
             Some(before) => before,
             None => &line.whole[..inside()?],
@@ -266,7 +273,7 @@ impl Scanner {
     /// The sender that is as another, with a name before its lines.
     fn named(&mut self, sender: usize, name: &str) -> usize {
         let mut sender = self.senders.get(sender).cloned().unwrap_or_default();
-        sender.label.get_or_insert_with(|| name.to_owned());
+        sender.label = line::within(sender.label.as_deref(), Some(name.to_owned()));
         self.known_sender(&sender)
     }
 
@@ -278,29 +285,37 @@ impl Scanner {
             None => e.tag,
         };
         let of_host = tag == Some(b"kernel") && e.relay.is_none();
-        let [host, label] = line.machine();
+        let machine = line.machine();
         if of_host || e.printk || tag.is_none() && boots::is_head(e.message) {
             // A guest's console behind a relay boots by itself.
             let relay = (!of_host).then(|| e.relay.or(tag)).flatten();
-            let machine = boots::machine(&[host, label, relay]);
+            let [host, label, inner] = machine;
+            let speaker = boots::machine(&[host, label, inner, relay]);
             let boot = match (line.entry, line.whole.get(..e.at)) {
                 (Some(entry), _) if of_host => entry.stamp.boot,
                 (_, Some(before)) if e.printk => clock::printk(before),
                 _ => None,
             };
             let head = boots::is_head(e.message);
-            let own = Some(self.boots.of_kernel(machine, line.number, boot, head));
+            let own = Some(self.boots.of_kernel(speaker, line.number, boot, head));
             if of_host || relay.is_none() {
                 return (own, own);
             }
-            return (own, self.host_boot(host, label));
+            return (own, self.host_boot(machine));
         }
-        (None, self.host_boot(host, label))
+        let host_boot = self.host_boot(machine);
+        // A kernel's line without a time since boot is of the boot that the lines before it are of.
+        let own = || {
+            let [host, label, inner] = machine;
+            self.boots.of_program(boots::machine(&[host, label, inner, None]))
+        };
+        (host_boot.is_none().then(own), host_boot)
     }
 
-    fn host_boot(&mut self, host: Option<&[u8]>, label: Option<&[u8]>) -> Option<u32> {
-        let named = host.is_some() || label.is_some();
-        named.then(|| self.boots.of_program(boots::machine(&[host, label, None])))
+    fn host_boot(&mut self, machine: [Option<&[u8]>; 3]) -> Option<u32> {
+        let [host, label, inner] = machine;
+        let named = machine.iter().any(Option::is_some);
+        named.then(|| self.boots.of_program(boots::machine(&[host, label, inner, None])))
     }
 
     /// A line that is a statement by itself.
@@ -382,33 +397,30 @@ impl Scanner {
             return false;
         }
         let sender = self.sender(line);
-        if self.hardware.len() >= MAX_REPORTS && !self.hardware.contains_key(&sender) {
+        let of = (sender, line.boot, self.boots.marks());
+        if self.hardware.len() >= MAX_REPORTS && !self.hardware.contains_key(&of) {
             return false;
         }
-        let reports = self.hardware.entry(sender).or_default();
+        let reports = self.hardware.entry(of).or_default();
         let Some(finished) = reports.line(line.number, line.stamp(), message) else {
             return false;
         };
         self.known += 1;
         if let Some(finished) = finished {
-            self.keep_hardware(sender, line.boot, finished);
+            self.keep_hardware(of, finished);
         }
         true
     }
 
-    fn keep_hardware(
-        &mut self,
-        sender: usize,
-        boot: (Option<u32>, Option<u32>),
-        finished: hardware_report::Finished,
-    ) {
+    fn keep_hardware(&mut self, of: OfBoot, finished: hardware_report::Finished) {
+        let (sender, boot, marks) = of;
         self.keep(Item {
             line: finished.line,
             order: self.order,
             stamp: finished.stamp,
             boot: boot.0,
             host_boot: boot.1,
-            marks: self.boots.marks(),
+            marks,
             sender,
             role: Role::Kernel,
             text: finished.text,
@@ -442,7 +454,7 @@ impl Scanner {
             );
             return true;
         }
-        let listed = command::of_ps(line.whole);
+        let listed = command::of_ps(line.whole).or_else(|| command::of_ps(message));
         if listed.is_some() {
             self.command.end();
         }

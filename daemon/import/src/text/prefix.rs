@@ -69,11 +69,20 @@ pub fn bracket(rest: &[u8]) -> Option<(Bracket, &[u8])> {
 pub fn is_boot(text: &[u8]) -> bool {
     let text = text.trim_ascii();
     let text = text.strip_prefix(b"+").unwrap_or(text);
+    let text = without_delta(text);
     let Some(point) = memchr::memchr(b'.', text) else {
         return false;
     };
     let digits = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
     digits(&text[..point]) && digits(&text[point + 1..])
+}
+
+/// The time of `journalctl -o short-delta`, `900.200000 <    0.100000 >`.
+pub fn without_delta(text: &[u8]) -> &[u8] {
+    match memchr::memmem::find(text, b" <") {
+        Some(at) if text.ends_with(b">") => text[..at].trim_ascii_end(),
+        _ => text,
+    }
 }
 
 /// Where a month's name begins, at the start or after a weekday's.
@@ -118,7 +127,12 @@ pub fn date(rest: &[u8]) -> Option<(Dater, &[u8])> {
     let text = if weekday(rest) { &rest[4..] } else { rest };
     let first = *text.first()?;
     if first.is_ascii_digit() {
-        return iso(text).or_else(|| epoch(text).map(|rest| (Dater::Another, rest)));
+        let dated = iso(text).or_else(|| epoch(text).map(|rest| (Dater::Another, rest)));
+        return match weekday(rest) {
+            // journalctl -o short-full.
+            true => dated.map(|(by, after)| (by, without_zone(&rest[..rest.len() - after.len()], after))),
+            false => dated,
+        };
     }
     // Nov 22 15:45:34, with a fraction or none.
     (month(text) == Some(0)).then_some(())?;
@@ -127,7 +141,33 @@ pub fn date(rest: &[u8]) -> Option<(Dater, &[u8])> {
         day[0] == b' ' && day[1..3].iter().all(|b| b.is_ascii_digit() || *b == b' ') && day[3] == b' ';
     let after = &text[7..];
     let end = run(after, |b| b.is_ascii_digit() || matches!(b, b':' | b'.'));
-    (day_is && end >= 8).then(|| (Dater::Another, after[end..].trim_ascii_start()))
+    (day_is && end >= 8).then(|| (Dater::Another, without_year(after[end..].trim_ascii_start())))
+}
+
+/// `CET `, `+03 `: the zone behind a date, where it is not UTC, which was cut off with it.
+fn without_zone<'a>(date: &[u8], rest: &'a [u8]) -> &'a [u8] {
+    let letters = run(rest, |b| b.is_ascii_uppercase());
+    let hours = match rest.first() {
+        Some(b'+' | b'-') => 1 + run(&rest[1..], |b| b.is_ascii_digit()),
+        _ => 0,
+    };
+    let end = letters.max(hours);
+    match rest.get(end) {
+        Some(b' ') if (3..=5).contains(&end) && !date.trim_ascii_end().ends_with(b"UTC") => {
+            rest[end..].trim_ascii_start()
+        }
+        _ => rest,
+    }
+}
+
+/// The year behind a time, as ctime(3) has it.
+fn without_year(rest: &[u8]) -> &[u8] {
+    match rest {
+        [b'1' | b'2', b'9' | b'0', a, b, b' ', after @ ..] if a.is_ascii_digit() && b.is_ascii_digit() => {
+            after
+        }
+        _ => rest,
+    }
 }
 
 pub fn run(text: &[u8], of: impl Fn(u8) -> bool) -> usize {

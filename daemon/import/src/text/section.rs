@@ -50,8 +50,20 @@ impl Sections {
             };
             return true;
         }
-        if let Some(host) = of_ansible(line).or_else(|| prompt(line)).and_then(text) {
+        let host = of_ansible(line)
+            .or_else(|| prompt(line))
+            .or_else(|| of_pssh(line))
+            .or_else(|| of_ssh(line));
+        if let Some(host) = host.and_then(text) {
             self.host(host);
+            return true;
+        }
+        if let Some(name) = heading(line) {
+            self.origin = Origin {
+                host: None,
+                label: text(name),
+                column: None,
+            };
             return true;
         }
         false
@@ -100,6 +112,77 @@ fn of_ansible(line: &[u8]) -> Option<&[u8]> {
     (known && line.ends_with(b">>") && is_host(&line[..at])).then_some(&line[..at])
 }
 
+/// `[1] 15:45:34 [SUCCESS] node1` of pssh.
+fn of_pssh(line: &[u8]) -> Option<&[u8]> {
+    let rest = line.strip_prefix(b"[")?;
+    let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    let rest = rest[digits..].strip_prefix(b"] ")?;
+    let time = rest
+        .iter()
+        .take_while(|b| b.is_ascii_digit() || **b == b':')
+        .count();
+    let rest = rest[time..].strip_prefix(b" [")?;
+    let rest = rest
+        .strip_prefix(b"SUCCESS] ")
+        .or_else(|| rest.strip_prefix(b"FAILURE] "))?;
+    let host = rest.split(|b| *b == b' ').next()?;
+    (digits > 0 && time > 0 && is_host(host)).then_some(host)
+}
+
+/// `ssh -p 22 root@node1 dmesg`, behind a prompt or not: what follows is the other machine's.
+fn of_ssh(line: &[u8]) -> Option<&[u8]> {
+    const PROMPTS: [&[u8]; 4] = [b"$ ", b"# ", b"+ ", b"> "];
+    const WITH_VALUE: [&[u8]; 6] = [b"-p", b"-i", b"-l", b"-o", b"-F", b"-J"];
+    let prompt = PROMPTS.iter().find_map(|prompt| line.strip_prefix(*prompt));
+    let rest = prompt.unwrap_or(line).strip_prefix(b"ssh ")?;
+    let mut words = rest.split(|b| *b == b' ').filter(|word| !word.is_empty());
+    let mut word = words.next()?;
+    while word.starts_with(b"-") {
+        if WITH_VALUE.contains(&word) {
+            words.next()?;
+        }
+        word = words.next()?;
+    }
+    let at = memchr::memchr(b'@', word);
+    let host = at.map_or(word, |at| &word[at + 1..]);
+    // "ssh to the machine" is a sentence.
+    let named = at.is_some()
+        || host
+            .iter()
+            .any(|b| b.is_ascii_digit() || matches!(b, b'.' | b'-'));
+    (named && is_host(host)).then_some(host)
+}
+
+/// `=== node1 ===`, `### hv-2`, `node1:` alone (Salt).
+fn heading(line: &[u8]) -> Option<&[u8]> {
+    const LONGEST: usize = 96;
+    const MARKS: &[u8] = b"=#*~-+<>_ ";
+    // Heads of parts of one machine's evidence.
+    const PARTS: [&[u8]; 12] = [
+        b"log", b"dmesg", b"journal", b"console", b"qemu", b"kern", b"part", b"step", b"boot", b"case",
+        b"file", b"mce",
+    ];
+    if line.len() > LONGEST || !line.first()?.is_ascii_graphic() {
+        return None;
+    }
+    let marks = line.iter().take_while(|b| MARKS.contains(b)).count();
+    let end = line.iter().rev().take_while(|b| MARKS.contains(b)).count();
+    let inner = line.get(marks..line.len().saturating_sub(end))?;
+    let name = inner.strip_suffix(b":");
+    if marks < 2 && name.is_none() {
+        return None;
+    }
+    let name = name.unwrap_or(inner);
+    let has = |of: fn(&u8) -> bool| name.iter().any(of);
+    let points = name.iter().filter(|b| **b == b'.').count();
+    let machine = has(u8::is_ascii_digit) && (has(u8::is_ascii_alphabetic) || points == 3);
+    let lower = name.to_ascii_lowercase();
+    let part = PARTS
+        .iter()
+        .any(|part| memchr::memmem::find(&lower, part).is_some());
+    (machine && !part && is_host(name)).then_some(name)
+}
+
 /// `root@hv1:~# dmesg`, `[root@hv1 ~]# dmesg`, `root@hv1 ~ $ dmesg`.
 fn prompt(line: &[u8]) -> Option<&[u8]> {
     let bracketed = line.strip_prefix(b"[");
@@ -123,7 +206,8 @@ fn prompt(line: &[u8]) -> Option<&[u8]> {
         }
     };
     let sign = matches!(after.first(), Some(b'#' | b'$')) && matches!(after.get(1), None | Some(b' '));
-    (user_is && sign && is_host(host)).then_some(host)
+    let command = after.get(2..).unwrap_or_default();
+    (user_is && sign && is_host(host)).then(|| of_ssh(command).unwrap_or(host))
 }
 
 #[cfg(test)]
@@ -150,6 +234,12 @@ mod tests {
             host("node1")
         );
         assert_eq!(origin(&["node7 | CHANGED | rc=0 >>"]), host("node7"));
+        assert_eq!(origin(&["[2] 15:45:34 [SUCCESS] node7"]), host("node7"));
+        assert_eq!(origin(&["ssh -p 22 root@hv dmesg"]), host("hv"));
+        assert_eq!(origin(&["root@jump:~# ssh hv3 dmesg"]), host("hv3"));
+        for head in ["=== hv1 ===", "### hv1", "***** hv1 *****", "hv1:", "--- hv1:"] {
+            assert_eq!(origin(&[head]), (None, Some("hv1".to_owned())), "{head}");
+        }
         let (none, label) = origin(&["==> node1/kern.log <=="]);
         assert_eq!((none, label.as_deref()), (None, Some("node1/kern.log")));
     }
@@ -160,6 +250,12 @@ mod tests {
             "mail to kim@example.org: see below",
             "kim@example.org",
             "a | b | c",
+            "ssh to the machine",
+            "=== dmesg1 ===",
+            "=== host ===",
+            "dmesg:",
+            "# dmesg",
+            "We tried 2 things:",
             "[root@hv2",
             "----------------",
             "[   12.3] x@y:~# z",
