@@ -71,7 +71,7 @@ impl MemoryFailures {
         }
     }
 
-    /// Notes that the host has lost memory, or may have.
+    /// Notes that the host has poisoned memory, or may have.
     pub fn note_loss(&mut self) {
         self.any = true;
     }
@@ -134,7 +134,7 @@ impl MemoryFailures {
 const UNSEEN_NS: u64 = 30_000_000_000;
 
 impl Correlator {
-    /// Takes note that the kernel's own counters show lost memory at time `t`: what was a claim shortly before may have been
+    /// Takes note that the kernel's own counters show poisoned memory at time `t`: what was a claim shortly before may have been
     /// of it.
     pub(super) fn host_lost_memory(&mut self, t: u64) {
         if self.failures.any {
@@ -155,12 +155,14 @@ impl Correlator {
         }
     }
 
-    /// What the kernel has reported of lost memory until now.
+    /// What the kernel has reported of poisoned memory until now.
     pub(super) fn host_loss(&self) -> HostLoss {
         let session = &self.session;
         let probed = session.has(&ProbeId::MemoryFailure) || session.has(&ProbeId::MemoryFailureEvent);
         let before = match session.hardware_corrupted_kb {
-            Some(kb) => Some(kb > 0),
+            Some(0) => Some(false),
+            // What was lost before is named by the scan at the start; older recordings had none.
+            Some(_) => session.counters_watched.then_some(true),
             // A kernel without memory_failure(), if the counters were looked for.
             None => session.counters_watched.then_some(false),
         };
