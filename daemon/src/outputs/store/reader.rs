@@ -145,8 +145,8 @@ impl Stored {
         };
         let damaged = |source| self.damaged(id, source);
         Ok(Some((
-            serde_json::from_slice(&host).map_err(damaged)?,
-            serde_json::from_slice(&incident).map_err(damaged)?,
+            parse(&host).map_err(damaged)?,
+            parse(&incident).map_err(damaged)?,
         )))
     }
 
@@ -218,8 +218,8 @@ impl Stored {
         };
         let damaged = |err| self.damaged(id, err);
         // Read and written again: a row may be of schema version 1.
-        let host: Host = serde_json::from_slice(&host).map_err(damaged)?;
-        let incident: Incident = serde_json::from_slice(&incident).map_err(damaged)?;
+        let host: Host = parse(&host).map_err(damaged)?;
+        let incident: Incident = parse(&incident).map_err(damaged)?;
         Ok(Some(Dossier {
             schema_version: SCHEMA_VERSION,
             host,
@@ -321,6 +321,11 @@ pub(super) fn bytes(row: &rusqlite::Row<'_>, column: usize) -> Vec<u8> {
     let value = row.get_ref(column).ok();
     let bytes = value.as_ref().and_then(|value| value.as_bytes().ok());
     bytes.unwrap_or_default().to_vec()
+}
+
+/// A document of the store. As text: reading bytes would build each type's reader into the binary a second time.
+fn parse<T: serde::de::DeserializeOwned>(document: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_str(str::from_utf8(document).map_err(serde::de::Error::custom)?)
 }
 
 /// Whether a row has the kinds of values that it should; errors of the database pass.
