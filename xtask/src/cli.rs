@@ -201,7 +201,7 @@ pub enum Part {
     Late,
     /// A daemon that is killed in the middle of a storm, in the lab
     Killed,
-    /// A Linux guest that flushes its lost page and dies of it, in the lab
+    /// A Linux guest that flushes its poisoned page and dies of it, in the lab
     Flush,
     /// All other scenarios of the lab, in one boot
     Scenarios,

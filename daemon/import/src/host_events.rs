@@ -106,7 +106,7 @@ impl Events {
         Some(event)
     }
 
-    /// A process's access to lost memory, by its own address of the page.
+    /// A process's access to poisoned memory, by its own address of the page.
     fn access(&mut self, pid: u32, page: u64, source: String) -> Option<&mut HostEvent> {
         if let Some(no) = self.by_address.get(&(pid, page)) {
             return self.all.get_mut(*no);

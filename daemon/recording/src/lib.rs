@@ -49,7 +49,7 @@ pub struct Totals {
     pub events: u64,
 }
 
-/// Whether a file that begins with `head` is a recording, of whichever version. Editors and shells put a byte-order mark,
+/// Whether a file that begins with `head` is a recording, of any version. Editors and shells put a byte-order mark,
 /// blank lines or spaces before it.
 pub fn is_recording(head: &[u8]) -> bool {
     let head = head.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(head);

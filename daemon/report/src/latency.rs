@@ -46,7 +46,7 @@ fn claim(l: &Latency) -> Option<String> {
 fn baseline(l: &Latency) -> Option<String> {
     let baseline = l.baseline_exit.as_ref()?;
     Some(format!(
-        "63 bare exits ({}, no memory touched) take {} on this host",
+        "63 baseline exits ({}, no memory touched) take {} on this host",
         baseline.exits_of,
         duration(l.claim_63_exits.as_ref()?.baseline_exit_ns?)
     ))
@@ -65,7 +65,7 @@ pub fn rows(l: &Latency) -> Vec<(&'static str, &Distribution)> {
     .chain(
         l.baseline_exit
             .as_ref()
-            .map(|baseline| ("bare exit", &baseline.exit_to_entry)),
+            .map(|baseline| ("baseline exit", &baseline.exit_to_entry)),
     )
     .collect()
 }

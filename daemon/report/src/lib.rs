@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod check;
+pub mod cli;
 mod compat;
 pub mod document;
 pub mod forecast;

@@ -42,20 +42,6 @@ impl Look {
         width: 100,
         colour: false,
     };
-
-    /// For standard output as it is now: a terminal's own width within reason, colours unless NO_COLOR is set.
-    pub fn of_stdout() -> Self {
-        let terminal = console::Term::stdout();
-        if !terminal.is_term() {
-            return Self::PLAIN;
-        }
-        // A terminal without a size (a serial line, script(1)) is still one.
-        let columns = terminal.size_checked().map(|(_, columns)| usize::from(columns));
-        Self {
-            width: columns.map_or(Self::PLAIN.width, |columns| columns.clamp(80, 120)),
-            colour: console::colors_enabled(),
-        }
-    }
 }
 
 /// One incident as text.

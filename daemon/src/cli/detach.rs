@@ -14,9 +14,6 @@ pub fn detach() -> Outcome {
     }
     let removed = bpffs::detach(root)
         .map_err(|err| Failure::new(format!("{}: {err}; removing it needs root", root.display())))?;
-    terminal::print(&match removed {
-        0 => "nothing was pinned\n".to_owned(),
-        n => format!("detached: {n} pinned maps and links removed\n"),
-    })?;
+    terminal::print(&poisontrace_report::cli::detached(removed))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,10 @@ use crate::{
 };
 use poisontrace_import::Problem;
 use poisontrace_model::{incident::missing::MissingEvidence, text::sanitise};
-use poisontrace_report::document::{Answer, Incident};
+use poisontrace_report::{
+    cli::{Asked, no_such_incident},
+    document::{Answer, Incident},
+};
 
 pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
     let (answer, cut) = match args.from.as_slice() {
@@ -38,15 +41,12 @@ pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
 }
 
 fn no_incident(args: &ExplainArgs) -> String {
-    let listed = match args.from.is_empty() {
-        true => "`poisontrace incidents` lists those there are",
-        false => "leave it out to explain all incidents of the files",
+    let asked = match (&args.id, &args.vm) {
+        (Some(id), _) => Asked::Id(id),
+        (_, Some(name)) => Asked::Vm(name),
+        _ => Asked::Last,
     };
-    match (&args.id, &args.vm) {
-        (Some(id), _) => format!("no incident {id}: {listed}"),
-        (_, Some(name)) => format!("no incident of a VM named {name}: {listed}"),
-        _ => "no incident has been recorded; `poisontrace check` shows whether the probes can".to_owned(),
-    }
+    no_such_incident(asked, !args.from.is_empty())
 }
 
 fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Answer, bool), Failure> {

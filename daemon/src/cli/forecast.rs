@@ -12,8 +12,8 @@ use super::{Outcome, ReportFormat, output};
 use crate::{
     engine::forecast::{self, Source},
     failure::Failure,
+    terminal,
 };
-use poisontrace_report::Look;
 
 #[derive(Args)]
 pub struct ForecastArgs {
@@ -51,8 +51,8 @@ pub fn forecast(args: &ForecastArgs) -> Outcome {
         ReportFormat::Html => poisontrace_report::forecast::html(&document),
         ReportFormat::Text => {
             let look = match args.output {
-                Some(_) => Look::PLAIN,
-                None => Look::of_stdout(),
+                Some(_) => poisontrace_report::Look::PLAIN,
+                None => terminal::look(),
             };
             poisontrace_report::forecast::text(&document, look)
         }

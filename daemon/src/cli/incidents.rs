@@ -14,7 +14,10 @@ use crate::{
     outputs::store::{Retention, StoreError, Stored, Wanted, retention},
     private_file, terminal,
 };
-use poisontrace_report::document::Answer;
+use poisontrace_report::{
+    cli::{Asked, no_such_incident},
+    document::Answer,
+};
 
 pub fn incidents(args: &IncidentsArgs, source: &SourceArgs) -> Outcome {
     let dir = &source.state_dir(args.state.state_dir.as_ref())?;
@@ -30,7 +33,7 @@ fn export(dir: &Path, id: Option<&str>, to: Option<&Path>) -> Outcome {
     let wanted = id.map_or(Wanted::All, |id| Wanted::Id(id.to_owned()));
     let ids = stored.ids(&wanted)?;
     if let (true, Some(id)) = (ids.is_empty(), id) {
-        eprintln!("poisontrace: no incident {id}: `poisontrace incidents` lists those there are");
+        eprintln!("poisontrace: {}", no_such_incident(Asked::Id(id), false));
         return Ok(ExitCode::from(1));
     }
     let mut out: Box<dyn Write> = match to {
@@ -119,7 +122,7 @@ fn list(args: &IncidentsArgs, dir: &Path) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     if found.is_empty() {
-        terminal::print("no incident has been recorded\n")?;
+        terminal::print(poisontrace_report::cli::nothing_recorded())?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut text = format!(

@@ -242,7 +242,7 @@ struct ExplainArgs {
     /// Seconds after the last poison event during which a guest's death is attributed to it
     #[arg(long, value_name = "SECONDS", requires = "from", default_value_t = 600)]
     attribution_window: u64,
-    /// Accept a recording whose end is missing
+    /// Accept recordings and compressed files that end in the middle
     #[arg(long, requires = "from")]
     allow_truncated: bool,
     /// Print the evidence that the answer rests on (lines of logs, events, totals), the key by which each source was joined,
@@ -292,11 +292,12 @@ enum IncidentsAction {
     },
     /// Delete incidents by the age of their last change, then, while the store is too large, those of the VM that has
     /// most; the daemon may be running
+    #[command(group = clap::ArgGroup::new("limit").required(true).multiple(true).args(["older_than", "max_size"]))]
     Prune {
-        /// 12h, 90d
-        #[arg(long, value_name = "AGE", value_parser = incidents::age, required_unless_present = "max_size")]
+        /// Delete incidents whose last change is older, such as 12h or 90d
+        #[arg(long, value_name = "AGE", value_parser = incidents::age)]
         older_than: Option<std::time::Duration>,
-        /// 500K, 64M, 2G
+        /// Delete incidents until the store is smaller, such as 500K, 64M or 2G
         #[arg(long, value_name = "SIZE", value_parser = incidents::size)]
         max_size: Option<u64>,
     },

@@ -22,7 +22,7 @@ pub fn answer(
         ReportFormat::Text => {
             let look = match file {
                 Some(_) => Look::PLAIN,
-                None => Look::of_stdout(),
+                None => terminal::look(),
             };
             let texts: Vec<String> = incidents
                 .iter()
@@ -37,7 +37,7 @@ pub fn answer(
                 .collect();
             let events = match answer.host_events_left_out {
                 0 => events,
-                more => format!("{events}… and {more} more losses of the host, which are left out\n"),
+                more => events + &poisontrace_report::cli::host_events_left_out(more),
             };
             match texts.is_empty() || events.is_empty() {
                 true => texts.join("\n") + &events,

@@ -218,7 +218,7 @@ fn parse_like(config: &Config, key: &str, text: &str) -> Result<Value, String> {
         Some(Value::String(_)) => Ok(Value::String(text.to_owned())),
         _ => text
             .parse()
-            .map_err(|_| format!("{text:?} is no TOML value such as true, 10 or [\"open\"]")),
+            .map_err(|_| format!("{text:?} is not a TOML value such as true, 10 or [\"open\"]")),
     }
 }
 

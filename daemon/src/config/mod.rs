@@ -165,9 +165,9 @@ impl TryFrom<String> for ListenAddress {
         if text.is_empty() {
             return Ok(Self(None));
         }
-        text.parse()
-            .map(|address| Self(Some(address)))
-            .map_err(|_| format!("{text:?} is no numeric ADDRESS:PORT such as 127.0.0.1:9847 or [::]:9847"))
+        text.parse().map(|address| Self(Some(address))).map_err(|_| {
+            format!("{text:?} is not a numeric ADDRESS:PORT such as 127.0.0.1:9847 or [::]:9847")
+        })
     }
 }
 
@@ -278,7 +278,7 @@ impl Config {
         if let Some(program) = self.hook.command.first() {
             let path = std::path::Path::new(program);
             if !path.is_absolute() {
-                problems.push(format!("hook.command: {program} is no absolute path"));
+                problems.push(format!("hook.command: {program} is not an absolute path"));
             } else if let Err(err) = rustix::fs::access(path, rustix::fs::Access::EXEC_OK) {
                 problems.push(format!("hook.command: {program} cannot be run: {err}"));
             }

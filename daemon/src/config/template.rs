@@ -14,7 +14,7 @@ pub struct Template(String);
 /// Why a path cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    #[error("{0:?} is no absolute path")]
+    #[error("{0:?} is not an absolute path")]
     Relative(String),
     #[error("{0:?} has neither {{name}} nor {{uuid}} nor {{pid}}: all VMs would be read from one file")]
     Constant(String),

@@ -106,7 +106,7 @@ async fn metrics(shared: &Shared) -> Answer {
 }
 
 fn unauthorized() -> Answer {
-    let mut response = plain(StatusCode::UNAUTHORIZED, TEXT, "user and password, please\n");
+    let mut response = plain(StatusCode::UNAUTHORIZED, TEXT, "authentication required\n");
     let ask = header::HeaderValue::from_static("Basic");
     response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
     response

@@ -92,7 +92,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<File, WebConfigError> {
     for (user, hash) in &file.basic_auth_users {
         let parts: bcrypt::HashParts = hash.parse().map_err(|_| {
                 form(format!(
-                    "basic_auth_users: the password of {user} is no bcrypt hash: htpasswd -nBC 10 {user} makes one"
+                    "basic_auth_users: the password of {user} is not a bcrypt hash: htpasswd -nBC 10 {user} makes one"
                 ))
             })?;
         if parts.get_cost() > MAX_COST {

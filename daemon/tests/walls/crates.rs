@@ -21,7 +21,7 @@ const KNOWN: [(&str, &[&str]); 28] = [
     ("daemon/report/src", &["poisontrace_model", "poisontrace_probes"]),
     ("daemon/src/failure", &[]),
     ("daemon/src/fair", &[]),
-    ("daemon/src/terminal", &[]),
+    ("daemon/src/terminal", &["poisontrace_report"]),
     ("daemon/src/private_file", &[]),
     ("daemon/src/config", &["poisontrace_model"]),
     ("daemon/src/service", &[]),
@@ -35,7 +35,11 @@ const KNOWN: [(&str, &[&str]); 28] = [
             "poisontrace_probes",
         ],
     ),
-    ("daemon/src/inputs", &["poisontrace_model", "poisontrace_probes"]),
+    // The log of a VMM is read as one that was kept.
+    (
+        "daemon/src/inputs",
+        &["poisontrace_import", "poisontrace_model", "poisontrace_probes"],
+    ),
     (
         "daemon/src/outputs",
         &[
@@ -135,7 +139,9 @@ const ONLY_IN: [(&str, &[&str]); 14] = [
 
 /// What words an incident reads no file, clock or environment.
 const PURE: [&str; 2] = ["daemon/model/src", "daemon/report/src"];
-const IMPURE: [&str; 6] = [
+const IMPURE: [&str; 8] = [
+    "console::Term",
+    "console::colors_enabled",
     "std::env",
     "std::fs",
     "std::net",

@@ -50,7 +50,7 @@ fn files(folder: &Path, into: &mut Vec<PathBuf>) {
 impl Source {
     fn read(path: &Path) -> Self {
         let text = fs::read_to_string(path).unwrap();
-        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
         let path = path.strip_prefix(root()).unwrap().to_str().unwrap();
         let mut source = Self::of(code);
         path.clone_into(&mut source.path);

@@ -1,4 +1,4 @@
-//! A real Linux that flushes a lost page and dies of it, with Debian's QEMU on Bochs' Intel processor.
+//! A real Linux that flushes a poisoned page and dies of it, with Debian's QEMU on Bochs' Intel processor.
 
 use std::path::Path;
 

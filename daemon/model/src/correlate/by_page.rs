@@ -32,9 +32,9 @@ struct Noted {
 #[derive(Default)]
 pub(super) struct ByPage {
     noted: BTreeMap<IncidentNo, Noted>,
-    /// By the number of the page, in units of the lost page's own size.
+    /// By the number of the page, in units of the poisoned page's own size.
     pages: BTreeSet<(Kind, u32, u64, IncidentNo)>,
-    /// How many lost pages have a size, by its exponent.
+    /// How many poisoned pages have a size, by its exponent.
     sizes: BTreeMap<u32, usize>,
     /// Without such an address.
     lacking: BTreeSet<(Kind, IncidentNo)>,

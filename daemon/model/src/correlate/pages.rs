@@ -137,7 +137,7 @@ impl Correlator {
             .pages
             .of_hva(pid, signal.hva)
             .or_else(|| self.pages.within_hvas(pid, base, 1 << lsb))
-            // Another page of the host at this address: QEMU maps a lost page anew when its guest is reset.
+            // Another page of the host at this address: QEMU maps a poisoned page anew when its guest is reset.
             .filter(|no| {
                 pfn.is_none_or(|pfn| {
                     self.incidents

@@ -121,7 +121,7 @@ impl Correlator {
         self.sigbus_handling.get(&pid)?.at_end(no)
     }
 
-    /// Whether a #MC is open on a thread, of whichever page.
+    /// Whether a #MC is open on a thread, of any page.
     fn mc_open_on(&self, pid: u32, tid: u32) -> bool {
         let thread = self.threads.get(tid).filter(|thread| thread.pid == pid);
         thread.is_some_and(|thread| {

@@ -140,7 +140,7 @@ impl Correlator {
         })
     }
 
-    /// Which of a VM's lost pages a sign of the guest's end is of.
+    /// Which of a VM's poisoned pages a sign of the guest's end is of.
     fn attribute(&self, event: &Event, sign: &Termination) -> Attribution {
         let all = || self.incidents.live_evidence_of(event.pid);
         if let Some((pending_sigbus, on, nested)) = self.refusal(event, sign) {

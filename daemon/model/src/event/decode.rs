@@ -222,7 +222,7 @@ fn body<T: FromBytes + KnownLayout + Immutable>(kind: u32, bytes: &[u8]) -> Resu
 fn word(words: &BTreeMap<i64, String>, number: i32, what: &str) -> String {
     match words.get(&i64::from(number)) {
         Some(word) => word.clone(),
-        None => format!("{what} {number} (this kernel gives no text)"),
+        None => format!("{what} {number}"),
     }
 }
 

@@ -165,7 +165,7 @@ pub enum LogStatement {
         #[serde(default, skip_serializing_if = "is_default")]
         lone: bool,
     },
-    /// The host's kernel: a process touched lost memory by itself.
+    /// The host's kernel: a process touched poisoned memory by itself.
     OwnAccess {
         /// Name of the thread, as the kernel has it (15 bytes at most).
         comm: String,
@@ -187,7 +187,7 @@ pub enum LogStatement {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         size: Option<u64>,
     },
-    /// QEMU: lost memory that is not its guest's; it ends itself where `fatal`.
+    /// QEMU: poisoned memory that is not its guest's; it ends itself where `fatal`.
     VmmOwnMemory {
         /// The VMM ends.
         fatal: bool,

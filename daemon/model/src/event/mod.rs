@@ -57,7 +57,7 @@ pub enum EventKind {
         /// Return value.
         ret: i64,
     },
-    /// A lost page of a running VMM's (`pid` of the event), found when the daemon started.
+    /// A poisoned page of a running VMM's (`pid` of the event), found when the daemon started.
     #[serde(rename = "preexisting")]
     Preexisting {
         /// Page frame of the host.
@@ -243,7 +243,7 @@ pub enum EventKind {
         /// How many.
         runs: u64,
     },
-    /// The kernel's own counters show that the host has lost memory (HardwareCorrupted above 0).
+    /// The kernel's own counters show that the host has poisoned memory (HardwareCorrupted above 0).
     HostMemoryLost,
     /// From here on all probes are at work: exit reasons, triple faults, resets and ports of guests were not seen
     /// before, where the session began on stand-by.

@@ -18,7 +18,7 @@ pub struct Session {
     /// kB in /proc/meminfo HardwareCorrupted when the probes were attached: poison that predates them.
     #[serde(default)]
     pub hardware_corrupted_kb: Option<u64>,
-    /// The kernel's own counters were read all along: that they showed lost memory is an event
+    /// The kernel's own counters were read all along: that they showed poisoned memory is an event
     /// ([`super::EventKind::HostMemoryLost`]), and a kernel that has no such counter loses none by `memory_failure()`.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub counters_watched: bool,

@@ -31,7 +31,7 @@ const MAX_THREADS: usize = 1024;
 /// 4 KiB pages of a 2 MiB page.
 const MAX_GPAS: usize = 512;
 
-/// What the kernel had reported of lost memory when the first sign of a page came.
+/// What the kernel had reported of poisoned memory when the first sign of a page came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HostLoss {
@@ -211,7 +211,7 @@ impl McInjection {
 pub struct PendingSigbus {
     /// Monotonic nanoseconds.
     pub t: u64,
-    /// A #MC was open on that thread, of whichever page.
+    /// A #MC was open on that thread, of any page.
     pub mc_open: bool,
     /// KVM_X86_SET_MCE injected it, and no #MC has come yet.
     #[serde(alias = "told")]
@@ -448,7 +448,7 @@ impl Evidence {
         }
     }
 
-    /// An action-required signal now waits for the VMM's answer. `mc_open`: on that thread, of whichever page.
+    /// An action-required signal now waits for the VMM's answer. `mc_open`: on that thread, of any page.
     pub fn ask(&mut self, t: u64, tid: u32, mc_open: bool) {
         let pending_sigbus = PendingSigbus {
             t,

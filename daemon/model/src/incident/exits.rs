@@ -236,7 +236,7 @@ impl Exits {
         &mut self.pages.entry(key).seen
     }
 
-    /// Lines that this RIP, or any, touched on the thread, of whichever page.
+    /// Lines that this RIP, or any, touched on the thread, of any page.
     pub fn lines_of(&self, tid: u32, rip: Option<Hex>) -> u64 {
         let of_thread = self.pages.iter().filter(|((of, _), _)| *of == tid);
         let rips = of_thread.flat_map(|(_, page)| &page.seen.rips);

@@ -25,6 +25,18 @@ macro_rules! words {
     };
 }
 
+/// Stable names of an enumeration's variants: one row each, in [`KINDS`](super::timeline::TimelineEvent::KINDS) and `kind()`.
+macro_rules! kinds {
+    ($($variant:pat => $name:literal,)+) => {
+        /// All names, in the order of the variants.
+        pub const KINDS: &[&str] = &[$($name),+];
+
+        /// The stable name of its kind, as the answer has it.
+        pub const fn kind(&self) -> &'static str { match self { $($variant => $name),+ } }
+    };
+}
+
+pub(crate) use kinds;
 pub(crate) use words;
 
 words! {

@@ -302,31 +302,28 @@ impl TimelineEvent {
         }
     }
 
-    /// The stable name of its kind (`timeline[].kind` of the answer).
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::FailureBegin { .. } => "failure_begin",
-            Self::Preexisting { .. } => "preexisting",
-            Self::FailureAgain { .. } => "failure_again",
-            Self::FailureAction { .. } => "failure_action",
-            Self::FailureEnd { .. } => "failure_end",
-            Self::Signal(_) => "signal",
-            Self::Exit(_) => "exit",
-            Self::Injection(_) => "injection",
-            Self::MsrsUnread { .. } => "msrs_unread",
-            Self::GuestCode { .. } => "guest_code",
-            Self::McDelivered { .. } => "mc_delivered",
-            Self::McExit { .. } => "mc_exit",
-            Self::HostMce(_) => "host_mce",
-            Self::Dimm { .. } => "dimm",
-            Self::HandlerFinished { .. } => "handler_finished",
-            Self::Termination(_) => "termination",
-            Self::Statement(_) => "statement",
-            Self::RecordsMissed { .. } => "records_missed",
-            Self::Restarted { .. } => "restarted",
-            Self::Omitted { .. } => "omitted",
-            Self::Text { .. } => "text",
-        }
+    super::terms::kinds! {
+        Self::FailureBegin { .. } => "failure_begin",
+        Self::Preexisting { .. } => "preexisting",
+        Self::FailureAgain { .. } => "failure_again",
+        Self::FailureAction { .. } => "failure_action",
+        Self::FailureEnd { .. } => "failure_end",
+        Self::Signal(_) => "signal",
+        Self::Exit(_) => "exit",
+        Self::Injection(_) => "injection",
+        Self::MsrsUnread { .. } => "msrs_unread",
+        Self::GuestCode { .. } => "guest_code",
+        Self::McDelivered { .. } => "mc_delivered",
+        Self::McExit { .. } => "mc_exit",
+        Self::HostMce(_) => "host_mce",
+        Self::Dimm { .. } => "dimm",
+        Self::HandlerFinished { .. } => "handler_finished",
+        Self::Termination(_) => "termination",
+        Self::Statement(_) => "statement",
+        Self::RecordsMissed { .. } => "records_missed",
+        Self::Restarted { .. } => "restarted",
+        Self::Omitted { .. } => "omitted",
+        Self::Text { .. } => "text",
     }
 }
 

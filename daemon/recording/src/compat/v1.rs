@@ -1,5 +1,5 @@
 //! Version 1 (poisontrace 0.1.0): an event's kind and its fields lie beside its time (`{"t":5,…,"event":"sigbus","hva":…}`),
-//! a statement of a log likewise under `said`. Each line is brought to version 2 and read as such.
+//! a statement of a log also under `said`. Each line is brought to version 2 and read as such.
 
 use poisontrace_model::event::{Event, probe::ProbeId, session::Session};
 use serde_json::{Map, Value};

@@ -69,7 +69,7 @@ pub const fn basis(basis: Basis) -> &'static str {
             "no SIGBUS is sent for private memory (guest_memfd), and the VMM stops the guest"
         }
         Basis::PinnedHugePage => "the kernel cannot split a transparent huge page that VFIO has pinned",
-        Basis::HugePage => "a whole huge page is lost, of which the guest learns 4 KiB",
+        Basis::HugePage => "the whole huge page is poisoned, but the guest learns of 4 KiB only",
         Basis::NoAccess => "nothing accesses the page",
         Basis::SigbusDefault => "the VMM has no handler for SIGBUS",
         Basis::SigbusIgnored => "the VMM ignores SIGBUS",

@@ -3,7 +3,7 @@
 use super::*;
 use poisontrace_model::incident::model::{Cause, Confidence, Outcome};
 
-/// The guest's handler meets the other lost page, again and again: QEMU leaves errors out while an AMD guest's MCIP is
+/// The guest's handler meets the other poisoned page, again and again: QEMU leaves errors out while an AMD guest's MCIP is
 /// set.
 fn stuck_in_its_handler() -> Story {
     let mut story = Story::new();

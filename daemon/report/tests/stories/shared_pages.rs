@@ -197,7 +197,7 @@ fn a_vmm_that_was_started_again_has_an_incident_of_its_own_and_shares_nothing_wi
 
 #[test]
 fn another_page_of_the_host_at_the_same_address_is_another_incident() {
-    // QEMU maps a lost page anew when its guest is reset.
+    // QEMU maps a poisoned page anew when its guest is reset.
     let mut story = Story::new();
     story
         .vm()

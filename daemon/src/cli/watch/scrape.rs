@@ -47,7 +47,7 @@ impl Metrics {
         let metrics = Self::parse(&text);
         if metrics.0.is_empty() {
             return Err(format!(
-                "{url} is no poisontrace: name its address with --metrics"
+                "{url} is not a poisontrace: name its address with --metrics"
             ));
         }
         Ok(metrics)

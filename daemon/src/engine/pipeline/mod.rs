@@ -55,7 +55,7 @@ pub struct Pipeline {
     resumed: BTreeMap<u32, Option<u64>>,
     /// Ended incidents that were dropped before they were stored.
     given_up: u64,
-    /// The kernel's counters have shown lost memory.
+    /// The kernel's counters have shown poisoned memory.
     host_memory_lost: bool,
     /// Time of the latest event.
     latest_ns: u64,

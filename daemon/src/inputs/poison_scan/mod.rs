@@ -16,7 +16,7 @@ use vmms::Vmm;
 const WAITING: usize = 64;
 const PAGE_KB: u64 = 4;
 
-/// A lost page of a VMM.
+/// A poisoned page of a VMM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
     pub pid: u32,

@@ -1,4 +1,4 @@
-//! The host's lost pages, by /proc/kpageflags.
+//! The host's poisoned pages, by /proc/kpageflags.
 
 use std::{
     collections::BTreeSet,

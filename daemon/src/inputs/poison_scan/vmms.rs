@@ -16,13 +16,13 @@ const PFN: u64 = (1 << 55) - 1;
 /// Of one that is not: 5 bits of the swap type, the rest its offset.
 const TYPE_BITS: u32 = 5;
 /// Swap files have the types from 0 on, at most MAX_SWAPFILES of them, which is 23 or more in every configuration; the
-/// types above are not swap. That of a lost page (SWP_HWPOISON, make_hwpoison_entry) has the page frame for its offset.
+/// types above are not swap. That of a poisoned page (SWP_HWPOISON, make_hwpoison_entry) has the page frame for its offset.
 const FIRST_SPECIAL: u64 = 20;
 /// Of `maps`.
 const MAX_MAPS: u64 = 4 << 20;
 /// Pages of one VMM that are looked at: 4 TiB of addresses.
 const MAX_PAGES: u64 = 1 << 30;
-/// Lost pages of one VMM.
+/// Poisoned pages of one VMM.
 const MAX_FOUND: usize = 16_384;
 
 /// See the module.

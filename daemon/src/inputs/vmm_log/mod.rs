@@ -160,7 +160,9 @@ impl VmmWatcher {
             self.followed.retain(|_, deadlines| !deadlines.over());
         }
         if self.followed.len() >= MAX_FOLLOWED {
-            return Err(io::Error::other(format!("{MAX_FOLLOWED} others are")));
+            return Err(io::Error::other(format!(
+                "the limit of {MAX_FOLLOWED} VMs is reached"
+            )));
         }
         let deadlines = Arc::new(Deadlines {
             begun: Instant::now(),

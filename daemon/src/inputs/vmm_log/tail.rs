@@ -84,7 +84,7 @@ impl Tail {
             .open(&self.path)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
-            return Err(io::Error::other("it is no file"));
+            return Err(io::Error::other("not a regular file"));
         }
         let at = if first {
             meta.len().saturating_sub(BEFORE)

@@ -17,7 +17,7 @@ pub enum StoreError {
     #[error("{path}: {source}")]
     Sqlite { path: PathBuf, source: rusqlite::Error },
     #[error(
-        "{0} is no store of incidents ({1}); the daemon sets it aside when it starts: `systemctl restart poisontrace`"
+        "{0} is not a store of incidents ({1}); the daemon sets it aside when it starts: `systemctl restart poisontrace`"
     )]
     Foreign(PathBuf, String),
     #[error("{path} is damaged ({what}); the daemon sets it aside when it starts")]

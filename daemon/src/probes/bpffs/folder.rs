@@ -78,7 +78,7 @@ fn split(path: &Path) -> io::Result<(&Path, &Path)> {
 fn link_refused(path: &Path, err: Errno) -> io::Error {
     match err {
         Errno::NOTDIR | Errno::LOOP => io::Error::other(format!(
-            "{} is no folder (a symbolic link?): remove it",
+            "{} is not a folder (a symbolic link?): remove it",
             path.display()
         )),
         err => err.into(),
@@ -202,7 +202,7 @@ mod tests {
         make(&planted).unwrap();
         let problem = open_own(&planted).unwrap_err().to_string();
         assert!(
-            problem.ends_with("is no folder (a symbolic link?): remove it"),
+            problem.ends_with("is not a folder (a symbolic link?): remove it"),
             "{problem}"
         );
         assert!(open_own(&theirs).is_ok());

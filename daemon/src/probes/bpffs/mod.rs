@@ -204,7 +204,7 @@ pub fn flag(ebpf: &mut aya::Ebpf) -> Result<MapData, String> {
 pub fn section(ebpf: &mut aya::Ebpf, name: &str) -> Result<MapData, String> {
     match ebpf.take_map(name) {
         Some(Map::Array(data)) => Ok(data),
-        Some(_) => Err(format!("the object's section {name} is no array")),
+        Some(_) => Err(format!("the object's section {name} is not an array")),
         None => Err(format!("the object has no section {name}")),
     }
 }

@@ -9,11 +9,11 @@ use rustix::mm::{MapFlags, ProtFlags, mlock, mmap};
 
 use crate::page::{FILL, PAGE, ready};
 
-/// MCi_STATUS of the bank in which QEMU reports lost memory: IA32_MC9_STATUS.
+/// MCi_STATUS of the bank in which QEMU reports poisoned memory: IA32_MC9_STATUS.
 const BANK_STATUS: u64 = 0x425;
 
 /// write() from the application's pages, `count` of them, evenly spread over 2 MiB: the kernel copies from them with a
-/// fixup at hand (`copy_from_user`), and the call fails where it meets lost memory.
+/// fixup at hand (`copy_from_user`), and the call fails where it meets poisoned memory.
 pub fn pages(count: usize, first: *mut u8) -> Result<()> {
     ready(first)?;
     let (mut from, mut to) = std::io::pipe().context("no pipe")?;

@@ -100,7 +100,7 @@ fn run_guest(plan: &FlushPlan, result: &mut FlushResult, log: &Log) -> Result<()
 }
 
 /// Makes the guest's memory file, and has the host lose one page of it that no process has mapped. The kernel keeps a
-/// lost page of a file in memory, and lets nobody have it (`shmem_error_remove_folio`). Returns its page frame.
+/// poisoned page of a file in memory, and lets nobody have it (`shmem_error_remove_folio`). Returns its page frame.
 fn lose_page(file: &str, gpa: u64) -> Result<u64> {
     let memory = File::options()
         .read(true)

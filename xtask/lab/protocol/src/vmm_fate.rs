@@ -1,4 +1,4 @@
-//! Fates of a tiny VMM: what it does with lost memory, or its guest with a machine check. One process each.
+//! Fates of a tiny VMM: what it does with poisoned memory, or its guest with a machine check. One process each.
 
 use std::fmt;
 
@@ -20,13 +20,13 @@ pub enum VmmFate {
     Exit149,
     /// Another SIGBUS comes before the first was dealt with, and its handler raises it again, as QEMU's does.
     SecondSigbus,
-    /// It touches lost memory that is not its guest's.
+    /// It touches poisoned memory that is not its guest's.
     OwnMemory,
     /// It does nothing about SIGBUS, and lets its guest run on.
     Swallow,
     /// It blocks SIGBUS: its vCPU never leaves the kernel.
     Blocked,
-    /// The guest's handler touches another lost page (KVM_X86_SET_MCE with MCIP set).
+    /// The guest's handler touches another poisoned page (KVM_X86_SET_MCE with MCIP set).
     Nested,
     /// The guest runs with CR4.MCE = 0.
     MachineChecksOff,
@@ -52,7 +52,7 @@ pub enum VmmFate {
     MarkedOwn,
 }
 
-/// Accesses of the guest of [`VmmFate::TwoVms`] to its lost page: each is swallowed.
+/// Accesses of the guest of [`VmmFate::TwoVms`] to its poisoned page: each is swallowed.
 pub const TWO_VMS_EXITS: u32 = 20;
 
 impl VmmFate {

@@ -1,4 +1,4 @@
-//! A VMM just large enough to meet lost memory in one way: `scenario-vmm NAME` ([`VmmFate`]). Its guest is the storms'.
+//! A VMM just large enough to meet poisoned memory in one way: `scenario-vmm NAME` ([`VmmFate`]). Its guest is the storms'.
 
 mod claims;
 mod forecast;

@@ -71,7 +71,7 @@ impl Machine {
         Ok(Self { vcpu, _vm: vm })
     }
 
-    /// Injects the machine check that QEMU injects for lost memory.
+    /// Injects the machine check that QEMU injects for poisoned memory.
     pub fn inject(&self, gpa: u64) -> Result<()> {
         let event = kvm_x86_mce {
             status: STATUS,

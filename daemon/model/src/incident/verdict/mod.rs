@@ -6,6 +6,7 @@
 //! | `death` | the guest died: `mce_overflow`, `kernel_access`, `clflush`, `fatal_notification`, `mce_nested`, `mce_disabled`, `not_poison` |
 //! | `vmm` | the VMM ended: `sigbus_unhandled`, `second_sigbus`, `vmm_own_memory`, `guest_memfd`, `unmap_failed`, `not_poison` |
 //! | `life` | the guest lives, or nothing shows that it died: `contained`, `sigbus_spin`, `mce_nested`, `mce_dropped`, `clflush`, `not_touched` |
+//! | `log_evidence` | logs alone: the guest's or the host's panic, `init_killed`, and the causes above as far as logs show them |
 //!
 //! The first sign of an end decides: what a dead guest's crash kernel or its VMM do afterwards changes nothing.
 

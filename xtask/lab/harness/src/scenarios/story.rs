@@ -36,7 +36,7 @@ pub enum Story {
     /// A guest that lives on, and panics some seconds later
     LateDeath,
     /// The guest's memory is huge pages of the host. The application is not killed, but the guest's kernel meets the next
-    /// 4 KiB of the lost page by itself
+    /// 4 KiB of the poisoned page by itself
     HugePage,
     /// Another QEMU has mapped the guest's memory file
     SharedMemory,
@@ -196,7 +196,7 @@ impl Story {
             daemon: true,
             guests: if vmms { Vec::new() } else { vec![self.guest()] },
             fates: if vmms {
-                // What only claims poison is tried by `test --only tenants`: here the host has lost memory before.
+                // What only claims poison is tried by `test --only tenants`: here the host has poisoned memory before.
                 VmmFate::ALL.to_vec()
             } else {
                 Vec::new()

@@ -98,7 +98,7 @@ pub fn claims(incidents: &[Value], of_a_vm: bool) -> Result<()> {
     claims_as(&["claimed"], incidents, of_a_vm)
 }
 
-/// The same on a host that had lost memory before: a page that its kernel has not named may be one of those.
+/// The same on a host that had poisoned memory before: a page that its kernel has not named may be one of those.
 pub fn claims_after_a_loss(fate: VmmFate, incidents: &[Value]) -> Result<()> {
     if fate == VmmFate::Marked {
         judge(of_fate(fate).as_slice(), incidents)?;
