@@ -7,7 +7,7 @@
 //! | [`database`] | the writer behind it: one transaction a batch |
 //! | [`schema`] | opening, migrating, setting aside what is no store of ours |
 //! | [`retention`] | what is too old or too much goes |
-//! | [`clock_watch`] | whether the clock may be believed that makes it old |
+//! | `clock_watch` | whether the clock may be believed that makes it old |
 //! | [`Stored`] | a reader's end; by pages: `page` |
 
 mod clock_watch;

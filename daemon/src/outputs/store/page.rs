@@ -22,7 +22,7 @@ pub struct Filter {
     pub vm: Option<String>,
     pub outcome: Option<Outcome>,
     pub cause: Option<Cause>,
-    /// Where the page before ended: [`Page::next`].
+    /// Where the page before ended: its `next`.
     pub before: Option<i64>,
 }
 
