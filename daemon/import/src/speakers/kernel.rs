@@ -12,6 +12,8 @@ use poisontrace_model::{
 
 /// Lines between a machine check's report and the panic that it leads to.
 const PANIC_WITHIN_LINES: u64 = 400;
+/// Lines of one moment are printed in any order.
+const CLOCK_SLACK_NS: u64 = 1_000_000_000;
 /// `__ghes_panic()`, drivers/acpi/apei/ghes.c.
 const FATAL_BY_FIRMWARE: &str = "Fatal hardware error!";
 /// Time between them, nanoseconds.
@@ -246,7 +248,10 @@ impl<'a> Kernel<'a> {
 fn precedes(mce: &Item, panic: &Item) -> bool {
     let lines = panic.line.saturating_sub(mce.line) <= PANIC_WITHIN_LINES;
     let times = match (panic.stamp.boot, mce.stamp.boot) {
-        (Some(panic), Some(mce)) => panic.saturating_sub(mce) <= PANIC_WITHIN_NS,
+        // A clock that went back is of another boot.
+        (Some(panic), Some(mce)) => {
+            panic.saturating_sub(mce) <= PANIC_WITHIN_NS && mce.saturating_sub(panic) <= CLOCK_SLACK_NS
+        }
         _ => true,
     };
     let walls = match (panic.stamp.wall, mce.stamp.wall) {

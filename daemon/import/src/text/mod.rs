@@ -213,10 +213,11 @@ impl Scanner {
             if dated.is_none() {
                 (inner.host, inner.tag, inner.pid) = (envelope.host, envelope.tag, envelope.pid);
             }
-            let line = Line {
+            let mut line = Line {
                 envelope: inner,
                 ..line
             };
+            line.boot = self.boot(&line);
             if self.statement(&line) || self.report(&line) {
                 return;
             }
