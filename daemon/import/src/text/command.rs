@@ -58,8 +58,13 @@ impl Block {
 }
 
 /// A line of `ps`, `pgrep -a` or the like whose command is QEMU's.
-pub fn of_ps(line: &[u8]) -> Option<LogStatement> {
+/// `at`: where the message begins in a logger's line.
+pub fn of_ps(line: &[u8], at: usize) -> Option<LogStatement> {
     memchr::memmem::find(line, b" -name ").or_else(|| memchr::memmem::find(line, b" -uuid "))?;
+    listed(line).or_else(|| listed(line.get(at..).filter(|_| at > 0)?))
+}
+
+fn listed(line: &[u8]) -> Option<LogStatement> {
     let line = line.trim_ascii();
     let mut columns = line
         .split(u8::is_ascii_whitespace)
@@ -140,7 +145,7 @@ mod tests {
             "qemu 4711 12.0 3.1 1234 5678 ? Sl Oct01 90:11 /usr/libexec/qemu-kvm -name guest=db-7 -S",
             "4711 /usr/bin/kvm -id 100 -name db-7,debug-threads=on",
         ] {
-            assert_eq!(name(of_ps(line.as_bytes())), db, "{line}");
+            assert_eq!(name(of_ps(line.as_bytes(), 0)), db, "{line}");
         }
         for line in [
             "find / -name db-7",
@@ -148,7 +153,7 @@ mod tests {
             "$ qemu-system-x86_64 -name db-7",
             "docker run -name db-7 4711",
         ] {
-            assert_eq!(of_ps(line.as_bytes()), None, "{line}");
+            assert_eq!(of_ps(line.as_bytes(), 0), None, "{line}");
         }
     }
 }

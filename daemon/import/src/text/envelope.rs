@@ -255,8 +255,13 @@ fn header<'a>(rest: &'a [u8], e: &mut Envelope<'a>, strict: bool) -> Option<&'a 
     if facility_and_level(host) {
         (host, tagged) = (NOBODY, &rest[end + 1..]);
     } else {
-        let end = run(tagged, name);
-        if facility_and_level(&tagged[..end]) && tagged.get(end) == Some(&b' ') {
+        // Their names begin with one of these, and a blank follows.
+        let may = matches!(
+            tagged.first(),
+            Some(b'k' | b'u' | b'd' | b's' | b'a' | b'l' | b'c')
+        );
+        let end = if may { run(tagged, name) } else { 0 };
+        if tagged.get(end) == Some(&b' ') && facility_and_level(&tagged[..end]) {
             tagged = &tagged[end + 1..];
         }
     }

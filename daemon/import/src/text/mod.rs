@@ -455,7 +455,7 @@ impl Scanner {
             );
             return true;
         }
-        let listed = command::of_ps(line.whole).or_else(|| command::of_ps(message));
+        let listed = command::of_ps(line.whole, line.envelope.at);
         if listed.is_some() {
             self.command.end();
         }

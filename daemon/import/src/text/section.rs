@@ -162,7 +162,8 @@ fn heading(line: &[u8]) -> Option<&[u8]> {
         b"log", b"dmesg", b"journal", b"console", b"qemu", b"kern", b"part", b"step", b"boot", b"case",
         b"file", b"mce",
     ];
-    if line.len() > LONGEST || !line.first()?.is_ascii_graphic() {
+    let (first, last) = (line.first()?, line.last()?);
+    if line.len() > LONGEST || !(MARKS.contains(first) || *last == b':') || *first == b' ' {
         return None;
     }
     let marks = line.iter().take_while(|b| MARKS.contains(b)).count();
