@@ -73,7 +73,7 @@ impl Events {
                 }
             }
             LogStatement::HostMce(mce) if mce.user_access => {
-                let pfn = mce.addr.map(|addr| addr.0 >> PAGE_SHIFT);
+                let pfn = mce.page().map(|page| page >> PAGE_SHIFT);
                 if let Some(pfn) = pfn.filter(|pfn| !of_vms.contains(pfn)) {
                     self.page(pfn, source());
                 }

@@ -75,15 +75,17 @@ pub fn summary(i: &Incident) -> String {
             "{guest} {fate}: it accessed {page} while its handler of an earlier machine check had not finished, or had returned without handling it (MCG_STATUS.MCIP set); the VMM skipped the new injection, and the vCPU faulted again and again."
         ),
         Cause::MceNested => format!(
-            "{guest} {fate}: it accessed {page} while its handler of an earlier machine check had not finished; a nested machine check is fatal, so {}.",
+            "{guest} {fate}: {} while its handler of an earlier machine check had not finished; a nested machine check is fatal, so {}.",
+            access_or_error(f, &page),
             refusal(f)
         ),
         Cause::MceDisabled => format!(
-            "{guest} {fate}: it accessed {page} with machine checks disabled (CR4.MCE = 0), so {}.",
+            "{guest} {fate}: {} with machine checks disabled (CR4.MCE = 0), so {}.",
+            access_or_error(f, &page),
             refusal(f)
         ),
         Cause::SigbusUnhandled => format!(
-            "{guest} {fate} by SIGBUS {}: this VMM does not report memory errors to its guest.",
+            "{guest} {fate} by SIGBUS {}: it has no handler for the signal, or had none for this one.",
             if f.accessed {
                 format!("when {page} was accessed")
             } else {
@@ -115,9 +117,9 @@ pub fn summary(i: &Incident) -> String {
                 fate
             }
         ),
-        Cause::InitKilled => format!(
-            "{guest} {fate}: its init accessed {page} and was killed by SIGBUS, and Linux panics when init dies."
-        ),
+        Cause::InitKilled => {
+            format!("{guest} {fate}: SIGBUS for {page} killed its init, and Linux panics when init dies.")
+        }
         Cause::SigbusSpin => format!(
             "{guest} {fate}: it accessed one line of {page} again and again, and {} ({} exits).",
             uninjected(f),
@@ -230,6 +232,14 @@ const fn uninjected(f: &Findings) -> &'static str {
         "no machine check was injected"
     } else {
         "no recorded event shows an injection"
+    }
+}
+
+/// An access that nobody saw is not stated: an error that was found but not consumed is refused alike.
+fn access_or_error(f: &Findings, page: &str) -> String {
+    match f.accessed {
+        true => format!("it accessed {page}"),
+        false => format!("a machine check for {page} came"),
     }
 }
 

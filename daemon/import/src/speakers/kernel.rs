@@ -19,10 +19,23 @@ const FATAL_BY_FIRMWARE: &str = "Fatal hardware error!";
 /// Time between them, nanoseconds.
 const PANIC_WITHIN_NS: u64 = 60_000_000_000;
 
+/// Where a stream of a kernel comes from.
+#[derive(Clone, Copy)]
+pub struct From {
+    /// Somebody else relays its console.
+    pub relay: bool,
+    /// Its lines name their machine: none of another's is among them.
+    pub named: bool,
+}
+
 /// What is known of a stream's machine.
 struct Kernel<'a> {
     guest: bool,
     host: bool,
+    /// It is known by its name, and runs VMs.
+    hosts_vms: bool,
+    /// Something shows a physical machine, and a bank is one that QEMU injects.
+    doubtful: bool,
     relay: bool,
     /// Frames for which it signalled a VMM: these are the host's, whoever else names them.
     of_vmms: HashSet<u64>,
@@ -35,11 +48,12 @@ pub fn attribute<'a>(
     stream: Stream,
     items: &[&'a Item],
     machine: &[&Item],
-    relay: bool,
+    from: From,
     known: &Known,
     all: &mut Vec<Attributed<'a>>,
 ) {
-    let kernel = Kernel::of(items, machine, relay, known);
+    let mut kernel = Kernel::of(items, machine, from.relay, known);
+    kernel.hosts_vms = from.named && !from.relay && !kernel.of_vmms.is_empty();
     // The machine check that a panic follows, and the memory's error by firmware's record.
     let mut last: Option<(&Item, Option<Role>)> = None;
     let mut reported: Option<&Item> = None;
@@ -76,7 +90,13 @@ pub fn attribute<'a>(
             item,
             role,
             of_vmm: kernel.speaks_of_vmm(&item.statement),
-            statement: spoken_by(role, kernel.host, &item.statement),
+            statement: match &item.statement {
+                // The host died of something else: that is nobody's poison.
+                LogStatement::GuestPanic { .. } if role == Role::Kernel && kernel.hosts_vms => {
+                    LogStatement::Other
+                }
+                statement => kernel.marked(spoken_by(role, kernel.host && !kernel.doubtful, statement)),
+            },
         });
     }
 }
@@ -100,6 +120,8 @@ impl<'a> Kernel<'a> {
         let mut kernel = Kernel {
             guest: false,
             host: false,
+            hosts_vms: false,
+            doubtful: false,
             relay,
             of_vmms: HashSet::new(),
             known,
@@ -122,12 +144,24 @@ impl<'a> Kernel<'a> {
             kernel.learn(&item.statement, &mut named_physical);
         }
         // A machine check as QEMU injects it is a guest's, whatever its DMI names.
+        kernel.doubtful &= named_physical || kernel.host;
         kernel.host |= named_physical && kernel.injected.is_empty();
         // A console that somebody relays is a guest's, unless it shows a physical machine.
         kernel.guest |= relay && !kernel.host;
         // A guest may show parts of its host's processor, a host nothing of a hypervisor.
         kernel.host &= !kernel.guest;
         kernel
+    }
+
+    /// A bank notes that DMI contradicts it.
+    fn marked(&self, statement: LogStatement) -> LogStatement {
+        match statement {
+            LogStatement::GuestMce(mce) => LogStatement::GuestMce(MceReport {
+                named_physical: self.doubtful,
+                ..mce
+            }),
+            other => other,
+        }
     }
 
     /// What one statement shows of its machine.
@@ -141,8 +175,11 @@ impl<'a> Kernel<'a> {
             },
             // Drivers of memory controllers and firmware's records: a physical machine.
             LogStatement::MemoryError { .. } => self.host = true,
-            LogStatement::GuestMce(mce) if mce.by_qemu() && mce.misc.is_some() && !mce.by_hardware() => {
-                self.injected.extend(frame(statement));
+            LogStatement::GuestMce(mce) if mce.by_qemu() && !mce.by_hardware() => {
+                self.doubtful = true;
+                if mce.misc.is_some() {
+                    self.injected.extend(frame(statement));
+                }
             }
             LogStatement::GuestMce(mce) => {
                 self.guest |= mce.by_hyper_v();
@@ -238,8 +275,9 @@ impl<'a> Kernel<'a> {
         match last.filter(|(mce, _)| precedes(mce, item)) {
             Some((_, whose)) => whose,
             None if self.guest => Some(Role::GuestKernel),
-            None => (self.host && poisontrace_model::incident::log_evidence::by_machine_check(text))
-                .then_some(Role::HostKernel),
+            None => ((self.host || self.hosts_vms)
+                && poisontrace_model::incident::log_evidence::by_machine_check(text))
+            .then_some(Role::HostKernel),
         }
     }
 }

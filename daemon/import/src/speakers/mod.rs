@@ -8,10 +8,7 @@ mod kernel;
 use std::collections::{HashMap, HashSet};
 
 use super::{log::Log, text::Item};
-use poisontrace_model::{
-    event::log_statement::{LogStatement, MceReport, Role},
-    hex::Hex,
-};
+use poisontrace_model::event::log_statement::{LogStatement, MceReport, Role};
 
 pub const PAGE_SHIFT: u32 = 12;
 
@@ -74,9 +71,13 @@ pub fn attribute<'a>(logs: &'a [Log], seen: &std::collections::BTreeSet<u32>) ->
         for stream in order {
             let items = streams.remove(&stream).unwrap_or_default();
             if stream.kernel {
-                let relay = log.senders.get(stream.sender).is_some_and(relayed);
+                let sender = log.senders.get(stream.sender);
+                let from = kernel::From {
+                    relay: sender.is_some_and(relayed),
+                    named: sender.is_some_and(|sender| sender.machine().is_some()),
+                };
                 let machine = machines.get(&stream.sender).map_or(&[][..], Vec::as_slice);
-                kernel::attribute(stream, &items, machine, relay, &known, &mut all);
+                kernel::attribute(stream, &items, machine, from, &known, &mut all);
             } else {
                 all.extend(items.into_iter().map(|item| Attributed {
                     stream,
@@ -194,7 +195,7 @@ pub fn ends(statement: &LogStatement) -> bool {
 
 /// The page frame that a statement of a kernel names.
 pub fn frame(statement: &LogStatement) -> Option<u64> {
-    let of = |mce: &MceReport| mce.addr.map(|Hex(addr)| addr >> PAGE_SHIFT);
+    let of = |mce: &MceReport| mce.page().map(|page| page >> PAGE_SHIFT);
     match statement {
         LogStatement::HostSignal { pfn, .. }
         | LogStatement::HostAction { pfn, .. }

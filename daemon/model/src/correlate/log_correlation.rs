@@ -35,6 +35,8 @@ use crate::{
 const TOUCHED_WITHIN_NS: u64 = 6 * 3600 * 1_000_000_000;
 /// What logs of one event may lie apart, nanoseconds.
 const LOGS_APART_NS: u64 = 60_000_000_000;
+/// What one clock's stamps may have in the wrong order, nanoseconds: a log with whole seconds, and a logger that is late.
+const STAMPS_APART_NS: u64 = 2_000_000_000;
 
 /// Largest page: 1 GiB; and the usual huge one.
 const LSB_1G: u32 = 30;
@@ -303,6 +305,12 @@ impl Correlator {
             _ => event.t,
         };
         e.logged.sources.insert(record.source.clone());
+        if is_cause(&record.statement) {
+            e.logged.signalled_at(event.t, record);
+        } else if is_effect(&record.statement) {
+            let early = e.logged.precedes_signal_by(event.t, record, STAMPS_APART_NS);
+            e.logged.effect_first |= early >= STAMPS_APART_NS / 2;
+        }
         e.logged.note(record);
         e.hva = e.hva.or(names.hva.map(|hva| hva & !(PAGE_SIZE - 1)));
         e.gpa = e.gpa.or(names.gpa.map(|gpa| gpa & !(PAGE_SIZE - 1)));
@@ -521,7 +529,36 @@ fn is_at_its_time(e: &Evidence, t: u64, record: &LogRecord, within_ns: u64) -> b
 
 /// Whether a statement was made before an incident began, as one clock shows both.
 fn is_before(e: &Evidence, t: u64, record: &LogRecord) -> bool {
-    record.own_clock.is_none() && !e.logged.untimed && t.saturating_add(LOGS_APART_NS) < e.t0
+    let early = t.saturating_add(LOGS_APART_NS) < e.t0;
+    let unsignalled =
+        is_effect(&record.statement) && e.logged.precedes_signal_by(t, record, 0) > STAMPS_APART_NS;
+    record.own_clock.is_none() && !e.logged.untimed && (early || unsignalled)
+}
+
+/// The host's kernel signals before its guest or VMM can answer.
+const fn is_cause(statement: &LogStatement) -> bool {
+    matches!(
+        statement,
+        LogStatement::HostSignal { .. } | LogStatement::HostKilled { .. }
+    )
+}
+
+/// What comes of a signal: by the VMM, the guest or their end.
+const fn is_effect(statement: &LogStatement) -> bool {
+    matches!(
+        statement,
+        LogStatement::VmmInjected { .. }
+            | LogStatement::QmpMemoryFailure { .. }
+            | LogStatement::QmpPanicked { .. }
+            | LogStatement::QmpReset { .. }
+            | LogStatement::GuestMce(_)
+            | LogStatement::GuestPanic { .. }
+            | LogStatement::GuestSignal { .. }
+            | LogStatement::GuestAction { .. }
+            | LogStatement::BugCheck { .. }
+            | LogStatement::VmmSigbus { .. }
+            | LogStatement::ProcessEnded { .. }
+    )
 }
 
 /// Statements that are events of an incident, not facts about its VM or machine.
@@ -577,7 +614,7 @@ fn names(statement: &LogStatement) -> Names {
             gpa: hex(gpa),
         },
         LogStatement::GuestMce(mce) => Names {
-            gpa: hex(&mce.addr),
+            gpa: mce.page().and(mce.addr).map(|addr| addr.0),
             ..Names::default()
         },
         LogStatement::VmmOwnMemory { hva, .. } => Names {

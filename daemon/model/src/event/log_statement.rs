@@ -4,7 +4,7 @@ use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 use super::SigbusSeverity;
-use crate::hex::Hex;
+use crate::{hex::Hex, incident::mca};
 
 /// One statement: its place, its speaker, its content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -461,10 +461,7 @@ impl MceReport {
 
     /// Whether the kernel found it in a bank, by polling or when it booted: it is of an earlier time, and no panic is its.
     pub fn is_polled(&self) -> bool {
-        !self.exception
-            && self
-                .mcg_status
-                .is_some_and(|mcg| mcg.0 & crate::incident::mca::MCIP == 0)
+        !self.exception && self.mcg_status.is_some_and(|mcg| mcg.0 & mca::MCIP == 0)
     }
 
     /// Whether a memory controller reports the error: by its code, or AMD's unified memory controller (hardware id 0x96 in
@@ -474,7 +471,7 @@ impl MceReport {
         self.ipid.is_some_and(umc)
             || self
                 .status
-                .is_some_and(|status| crate::incident::mca::of_memory_controller(status.0))
+                .is_some_and(|status| mca::of_memory_controller(status.0))
     }
 
     /// What only a physical processor reports.
@@ -489,9 +486,22 @@ impl MceReport {
         self.microcode.is_some_and(|revision| revision.0 == 0xffff_ffff)
     }
 
-    /// First byte of the page.
+    /// First byte of the page, where the address is a physical one: MCi_MISC may name another kind (bits 8:6, address
+    /// mode; SDM volume 3, IA32_MCi_MISC), and no processor has more than 52 bits of physical address.
     pub fn page(&self) -> Option<u64> {
-        self.addr.map(|addr| addr.0 & !0xfff)
+        const SEGMENT_OFFSET: u64 = 0;
+        const LINEAR: u64 = 1;
+        let status = self.status.map_or(0, |status| status.0);
+        // AMD's MISC is a counter, with its highest bits set.
+        let of_intel = |misc: &u64| *misc < 0x1000 && (*misc != 0 || status & mca::MISCV != 0);
+        let misc = self.misc.map(|misc| misc.0).filter(of_intel);
+        let physical = misc.is_none_or(|misc| !matches!(misc >> 6 & 7, SEGMENT_OFFSET | LINEAR));
+        // An internal timer error has the instruction's address.
+        let of_data = status & 0xffff != mca::INTERNAL_TIMER;
+        let addr = self
+            .addr
+            .filter(|addr| physical && of_data && addr.0 >> 52 == 0)?;
+        Some(addr.0 & !0xfff)
     }
 }
 
@@ -510,6 +520,9 @@ pub struct MceReport {
     pub addr: Option<Hex>,
     /// MCi_MISC.
     pub misc: Option<Hex>,
+    /// DMI names a physical machine beside it: a guest may carry its host's names.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub named_physical: bool,
     /// Protected processor inventory number: no VMM gives a guest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ppin: Option<Hex>,

@@ -113,6 +113,22 @@ pub struct Logged {
     pub records: Vec<LogRecord>,
     /// Something of it was joined without a key.
     pub joined_by_clock: bool,
+    /// The host's kernel's first signal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_signal: Option<FirstSignal>,
+    /// What comes of a signal was stated before it: the signal may have been of another page.
+    pub effect_first: bool,
+}
+
+/// Where and when the host's kernel stated its first signal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstSignal {
+    /// The file.
+    pub source: String,
+    /// Its line, from 1.
+    pub line: u64,
+    /// By the clock that all logs share.
+    pub t: Option<u64>,
 }
 
 /// libvirt: the domain is gone.
@@ -200,6 +216,31 @@ impl Logged {
             || self.run_failed
             || self.qmp_reset.is_some()
             || self.qmp_fatal.is_some()
+    }
+
+    /// The host's kernel stated a signal at `t`.
+    pub(crate) fn signalled_at(&mut self, t: u64, record: &LogRecord) {
+        if self.first_signal.is_none() {
+            self.first_signal = Some(FirstSignal {
+                source: record.source.clone(),
+                line: record.line,
+                t: record.own_clock.is_none().then_some(t),
+            });
+        }
+    }
+
+    /// How long before the first signal a statement of the same file was made, nanoseconds: the clocks of two files may differ.
+    /// Where no clock shows both, a line above that of the signal is taken for `by_line` earlier.
+    pub(crate) fn precedes_signal_by(&self, t: u64, record: &LogRecord, by_line: u64) -> u64 {
+        let first = self.first_signal.as_ref();
+        let Some(first) = first.filter(|first| first.source == record.source) else {
+            return 0;
+        };
+        match (first.t, &record.own_clock) {
+            (Some(signal), None) => signal.saturating_sub(t),
+            _ if record.line < first.line => by_line,
+            _ => 0,
+        }
     }
 
     /// Keeps an injection.

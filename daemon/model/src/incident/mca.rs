@@ -25,6 +25,8 @@ pub const AR: u64 = 1 << 55;
 pub const DEFERRED: u64 = 1 << 44;
 /// AMD: poisoned data was consumed (with UC) or found (with DEFERRED).
 pub const POISON: u64 = 1 << 43;
+/// MCACOD of an internal timer error (SDM volume 3, simple error codes), whose ADDR is no memory's.
+pub const INTERNAL_TIMER: u64 = 0x400;
 
 /// MCG_STATUS: a machine check is in progress.
 pub const MCIP: u64 = 1 << 2;

@@ -4,7 +4,7 @@
 
 use alloc::{string::String, vec::Vec};
 
-use super::Verdict;
+use super::{Verdict, weaker};
 use crate::{
     event::log_statement::{LogStatement, MceReport},
     incident::{
@@ -30,15 +30,18 @@ const fn verdict(outcome: Outcome, cause: Cause, confidence: Confidence) -> Opti
 }
 
 /// Deaths that a log shows: the host's, the guest's own last words, then the VMM's. What rests on clocks alone is not
-/// certain.
+/// certain, and where the death was stated before the signal that it would come of, the signal may be of another page.
 pub fn death(e: &Evidence) -> Option<Verdict> {
     let v = shown(e)?;
-    Some(match (e.logged.joined_by_clock, v.confidence) {
-        (true, Confidence::Certain) => Verdict {
-            confidence: Confidence::Likely,
-            ..v
-        },
-        _ => v,
+    let l = &e.logged;
+    let most = match (l.effect_first, l.joined_by_clock) {
+        (true, _) => Confidence::Possible,
+        (false, true) => Confidence::Likely,
+        (false, false) => Confidence::Certain,
+    };
+    Some(Verdict {
+        confidence: weaker(v.confidence, most),
+        ..v
     })
 }
 
@@ -90,11 +93,12 @@ fn shown(e: &Evidence) -> Option<Verdict> {
         return if recipient == "guest" {
             verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Likely)
         } else {
-            verdict(Outcome::VmmExited, Cause::VmmOwnMemory, Confidence::Certain)
+            // The same event stands for the memory of a guest without software error recovery.
+            verdict(Outcome::VmmExited, Cause::VmmOwnMemory, Confidence::Likely)
         };
     }
     if l.own_fatal {
-        // The same words stand for a guest without software error recovery.
+        // So do the words.
         return verdict(Outcome::VmmExited, Cause::VmmOwnMemory, Confidence::Likely);
     }
     None
@@ -141,9 +145,11 @@ fn host_panic(l: &Logged) -> Verdict {
     Verdict {
         outcome: Outcome::HostPanicked,
         cause,
-        confidence: match l.physical && stated && coded {
-            true => Confidence::Certain,
-            false => Confidence::Likely,
+        confidence: match (l.physical && stated && coded, l.physical || coded) {
+            (true, _) => Confidence::Certain,
+            (false, true) => Confidence::Likely,
+            // A kernel that runs VMs, and its last words: it may be a guest itself.
+            (false, false) => Confidence::Possible,
         },
     }
 }
@@ -298,7 +304,7 @@ fn panic(e: &Evidence) -> Verdict {
     };
     // A reason whose bank was cut off may be of another report, and a bank that no VMM injects a physical machine's.
     let banked = |(_, mce): &(u64, MceReport)| mce.reason.is_some() && mce.status.is_some();
-    let as_injected = |(_, mce): &(u64, MceReport)| mce.by_qemu();
+    let as_injected = |(_, mce): &(u64, MceReport)| mce.by_qemu() && !mce.named_physical;
     let whole = l.mces.iter().any(banked) && (host_told || l.mces.iter().any(as_injected));
     Verdict {
         outcome: Outcome::GuestPanicked,
