@@ -5,7 +5,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
-use lab_protocol::daemon_cli::HOT_PATH;
 use lab_protocol::storm::{Instruction, LINES, Mode, Poison, Storm, StormPlan};
 
 use super::replay;
@@ -28,20 +27,6 @@ const PLAN: StormPlan = StormPlan {
 /// In the same boot, after that: poison in DRAM that the guest consumes, and a page table that is lost.
 const BESIDE: [StormCase; 2] = [storm_cases::CONSUMED, storm_cases::PAGE_TABLE];
 
-/// The same storm with nothing on the exits until there is poison.
-fn on_poison() -> Storm {
-    let mut storm = Storm {
-        name: "on-poison".to_owned(),
-        plan: PLAN,
-        look_at_exits: true,
-        ..storm_cases::WALK.storm()
-    };
-    if let Some(daemon) = &mut storm.daemon {
-        daemon.extend([HOT_PATH.to_owned(), "on_poison".to_owned()]);
-    }
-    storm
-}
-
 /// Bochs has one thread and a time of its own: both processors run at once.
 pub fn run(lab: &StormLab, daemon: &Path, schema: &Schema, tally: &mut Tally, progress: &Progress) {
     let storm = |processor: Processor, progress: &Progress| {
@@ -52,7 +37,6 @@ pub fn run(lab: &StormLab, daemon: &Path, schema: &Schema, tally: &mut Tally, pr
             ftrace: case.poison == Poison::Dram,
             ..case.storm()
         }));
-        storms.push(on_poison());
         let outcome = lab
             .run(&folder, processor, &storms, Some(daemon), progress)
             .and_then(|mut runs| {
@@ -71,19 +55,8 @@ pub fn run(lab: &StormLab, daemon: &Path, schema: &Schema, tally: &mut Tally, pr
     for (processor, (outcome, took)) in [(Processor::Intel, intel), (Processor::Amd, amd)] {
         let name = format!("lab::storm::{}", processor.name());
         progress.aside(|| match outcome {
-            Ok(((alone, run), mut beside)) => {
+            Ok(((alone, run), beside)) => {
                 tally.check(&name, "runs_within_three_minutes", in_time(took));
-                let on_poison = beside
-                    .pop()
-                    .unwrap_or_else(|| Err(anyhow!("the storm is missing")));
-                tally.check(
-                    &name,
-                    "nothing_is_on_the_exits_without_poison_and_counts_are_the_same",
-                    on_poison.and_then(|run| {
-                        on_the_exits(&run)?;
-                        counts(&run, &Files { out: &run.out })
-                    }),
-                );
                 examine(&name, processor, &alone, &run, daemon, schema, tally);
                 for (case, run) in BESIDE.iter().zip(beside) {
                     tally.check(
@@ -160,24 +133,6 @@ pub fn counts(run: &StormRun, files: &Files) -> Result<()> {
         .map(|row| format!("{}: VMM {}, poisontrace {}", row.name, row.vmm, row.poisontrace))
         .collect();
     ensure!(wrong.is_empty(), "{}", wrong.join("; "));
-    Ok(())
-}
-
-fn on_the_exits(run: &StormRun) -> Result<()> {
-    let result = &run.result;
-    ensure!(
-        result.on_exits_before.as_ref().is_some_and(Vec::is_empty),
-        "before the poison: {:?}",
-        result.on_exits_before
-    );
-    ensure!(
-        result
-            .on_exits_after
-            .as_ref()
-            .is_some_and(|found| !found.is_empty()),
-        "after the storm: {:?}",
-        result.on_exits_after
-    );
     Ok(())
 }
 
