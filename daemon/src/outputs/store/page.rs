@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{
     StoreError, Stored,
-    reader::{bytes, failed},
+    reader::{bytes, failed, parse},
 };
 use poisontrace_model::{
     host::Host,
@@ -56,7 +56,7 @@ impl Filter {
         if self.outcome.is_none() && self.cause.is_none() {
             return true;
         }
-        let Ok(terms) = serde_json::from_slice::<Terms>(incident) else {
+        let Ok(terms) = parse::<Terms>(incident) else {
             return false;
         };
         self.outcome.is_none_or(|outcome| outcome.word() == terms.outcome)
@@ -104,10 +104,7 @@ impl Stored {
                 last = row.get(0).ok();
                 let incident = bytes(row, 2);
                 if filter.fits(&incident)
-                    && let (Ok(host), Ok(incident)) = (
-                        serde_json::from_slice(&bytes(row, 1)),
-                        serde_json::from_slice(&incident),
-                    )
+                    && let (Ok(host), Ok(incident)) = (parse(&bytes(row, 1)), parse(&incident))
                 {
                     page.incidents.push((host, incident));
                 }

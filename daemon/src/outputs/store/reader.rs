@@ -324,7 +324,7 @@ pub(super) fn bytes(row: &rusqlite::Row<'_>, column: usize) -> Vec<u8> {
 }
 
 /// A document of the store. As text: reading bytes would build each type's reader into the binary a second time.
-fn parse<T: serde::de::DeserializeOwned>(document: &[u8]) -> serde_json::Result<T> {
+pub(super) fn parse<T: serde::de::DeserializeOwned>(document: &[u8]) -> serde_json::Result<T> {
     serde_json::from_str(str::from_utf8(document).map_err(serde::de::Error::custom)?)
 }
 
