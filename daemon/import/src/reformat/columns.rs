@@ -1,6 +1,9 @@
 //! Rows of log viewers and spreadsheets: a record whose parts stand in columns, as the line that syslog writes.
 
-use super::start::{date, named_date};
+use super::{
+    csv,
+    start::{date, named_date},
+};
 
 /// The words of a priority that a viewer shows in a column of its own.
 const LEVELS: [&str; 17] = [
@@ -69,25 +72,9 @@ pub fn row(line: &[u8]) -> Option<Vec<u8>> {
     Some(line.into_bytes())
 }
 
-/// The cells of a row with commas, of which the first is quoted (RFC 4180).
+/// The cells of a row whose first is quoted (RFC 4180).
 fn quoted(text: &str) -> Option<Vec<String>> {
-    let mut cells = Vec::new();
-    let mut cell = String::new();
-    let mut inside = false;
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '"' if inside && chars.peek() == Some(&'"') => {
-                chars.next();
-                cell.push('"');
-            }
-            '"' => inside = !inside,
-            ',' | ';' if !inside => cells.push(std::mem::take(&mut cell)),
-            _ => cell.push(c),
-        }
-    }
-    cells.push(cell);
-    (!inside && cells.len() > 1).then_some(cells)
+    csv::cells(text, |c| matches!(c, ',' | ';')).filter(|cells| cells.len() > 1)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ impl Table {
             .trim_start_matches('\u{feff}')
             .trim_end();
         let separator = [',', ';', '\t'].into_iter().find(|mark| text.contains(*mark))?;
-        let mut names = cells(text, separator)?;
+        let mut names = cells(text, |c| c == separator)?;
         let of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '@');
         let named = |name: &String| !name.is_empty() && name.chars().all(of_name);
         if names.len() < 2 || !names.iter().all(named) {
@@ -51,7 +51,7 @@ impl Table {
     /// A row's line.
     pub fn row(&self, line: &[u8]) -> Option<Content> {
         let text = std::str::from_utf8(line).ok()?;
-        let mut cells = cells(text.trim_end(), self.separator)?;
+        let mut cells = cells(text.trim_end(), |c| c == self.separator)?;
         if cells.len() > self.names.len() && !text.trim_end().ends_with('"') {
             // A last cell without quotation marks may hold the mark that separates.
             let last = cells.split_off(self.names.len() - 1);
@@ -75,7 +75,7 @@ impl Table {
 }
 
 /// The cells of a row (RFC 4180); `None`: a quoted one goes on on the next line.
-fn cells(text: &str, separator: char) -> Option<Vec<String>> {
+pub fn cells(text: &str, separates: impl Fn(char) -> bool) -> Option<Vec<String>> {
     let mut cells = Vec::new();
     let mut cell = String::new();
     let mut inside = false;
@@ -86,8 +86,9 @@ fn cells(text: &str, separator: char) -> Option<Vec<String>> {
                 chars.next();
                 cell.push('"');
             }
-            '"' if inside || cell.is_empty() => inside = !inside,
-            c if c == separator && !inside => {
+            // Some write a blank after the mark that separates.
+            '"' if inside || cell.trim_start().is_empty() => inside = !inside,
+            c if !inside && separates(c) => {
                 cells.push(std::mem::take(&mut cell));
                 if cells.len() > MAX_CELLS {
                     return None;
@@ -108,6 +109,15 @@ mod tests {
         let content = Table::begin(head.as_bytes())?.row(row.as_bytes())?;
         let host = content.origin.host.map(|host| host.to_string());
         Some((host, String::from_utf8(content.text).unwrap()))
+    }
+
+    #[test]
+    fn quoted_cells_hold_the_marks_that_separate() {
+        let row = |text| cells(text, |c| matches!(c, ',' | ';')).map(|cells| cells.join("|"));
+        assert_eq!(row("\"a\",\"b, \"\"c\"\"\"").as_deref(), Some("a|b, \"c\""));
+        assert_eq!(row("\"a\"; \"b, c\"").as_deref(), Some("a| b, c"));
+        assert_eq!(row("a,5\" disk").as_deref(), Some("a|5\" disk"));
+        assert_eq!(row("\"a,b"), None);
     }
 
     #[test]

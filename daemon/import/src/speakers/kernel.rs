@@ -52,8 +52,7 @@ pub fn attribute<'a>(
     known: &Known,
     all: &mut Vec<Attributed<'a>>,
 ) {
-    let mut kernel = Kernel::of(items, machine, from.relay, known);
-    kernel.hosts_vms = from.named && !from.relay && !kernel.of_vmms.is_empty();
+    let kernel = Kernel::of(items, machine, from, known);
     // The machine check that a panic follows, and the memory's error by firmware's record.
     let mut last: Option<(&Item, Option<Role>)> = None;
     let mut reported: Option<&Item> = None;
@@ -116,13 +115,13 @@ fn fatal(mce: &MceReport) -> bool {
 
 impl<'a> Kernel<'a> {
     /// `machine`: what all boots of this kernel show of its machine.
-    fn of(items: &[&Item], machine: &[&Item], relay: bool, known: &'a Known) -> Self {
+    fn of(items: &[&Item], machine: &[&Item], from: From, known: &'a Known) -> Self {
         let mut kernel = Kernel {
             guest: false,
             host: false,
             hosts_vms: false,
             doubtful: false,
-            relay,
+            relay: from.relay,
             of_vmms: HashSet::new(),
             known,
             injected: HashSet::new(),
@@ -137,31 +136,29 @@ impl<'a> Kernel<'a> {
                 _ => {}
             }
         }
+        kernel.hosts_vms = from.named && !from.relay && !kernel.of_vmms.is_empty();
         // What DMI alone shows: a VM may carry its host's names, or any other.
         let mut named_physical = false;
         let of_boot = items.iter().filter(|item| shows_machine(&item.statement));
         for item in of_boot.chain(machine) {
             kernel.learn(&item.statement, &mut named_physical);
         }
-        // A machine check as QEMU injects it is a guest's, whatever its DMI names.
         kernel.doubtful &= named_physical || kernel.host;
+        // A machine check as QEMU injects it is a guest's, whatever its DMI names.
         kernel.host |= named_physical && kernel.injected.is_empty();
         // A console that somebody relays is a guest's, unless it shows a physical machine.
-        kernel.guest |= relay && !kernel.host;
+        kernel.guest |= from.relay && !kernel.host;
         // A guest may show parts of its host's processor, a host nothing of a hypervisor.
         kernel.host &= !kernel.guest;
         kernel
     }
 
-    /// A bank notes that DMI contradicts it.
-    fn marked(&self, statement: LogStatement) -> LogStatement {
-        match statement {
-            LogStatement::GuestMce(mce) => LogStatement::GuestMce(MceReport {
-                named_physical: self.doubtful,
-                ..mce
-            }),
-            other => other,
+    /// A guest's bank notes that its machine may be a physical one.
+    fn marked(&self, mut statement: LogStatement) -> LogStatement {
+        if let LogStatement::GuestMce(mce) = &mut statement {
+            mce.doubtful = self.doubtful;
         }
+        statement
     }
 
     /// What one statement shows of its machine.

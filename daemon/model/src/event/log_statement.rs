@@ -520,9 +520,9 @@ pub struct MceReport {
     pub addr: Option<Hex>,
     /// MCi_MISC.
     pub misc: Option<Hex>,
-    /// DMI names a physical machine beside it: a guest may carry its host's names.
+    /// Its kernel's lines show a physical machine, too: whether it was injected is not certain.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
-    pub named_physical: bool,
+    pub doubtful: bool,
     /// Protected processor inventory number: no VMM gives a guest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ppin: Option<Hex>,

@@ -304,7 +304,7 @@ fn panic(e: &Evidence) -> Verdict {
     };
     // A reason whose bank was cut off may be of another report, and a bank that no VMM injects a physical machine's.
     let banked = |(_, mce): &(u64, MceReport)| mce.reason.is_some() && mce.status.is_some();
-    let as_injected = |(_, mce): &(u64, MceReport)| mce.by_qemu() && !mce.named_physical;
+    let as_injected = |(_, mce): &(u64, MceReport)| mce.by_qemu() && !mce.doubtful;
     let whole = l.mces.iter().any(banked) && (host_told || l.mces.iter().any(as_injected));
     Verdict {
         outcome: Outcome::GuestPanicked,
