@@ -12,7 +12,6 @@ use super::{Outcome, ReportFormat, output};
 use crate::{
     engine::forecast::{self, Source},
     failure::Failure,
-    terminal,
 };
 
 #[derive(Args)]
@@ -50,11 +49,7 @@ pub fn forecast(args: &ForecastArgs) -> Outcome {
         ReportFormat::Json => format!("{}\n", serde_json::to_string_pretty(&document)?),
         ReportFormat::Html => poisontrace_report::forecast::html(&document),
         ReportFormat::Text => {
-            let look = match args.output {
-                Some(_) => poisontrace_report::Look::PLAIN,
-                None => terminal::look(),
-            };
-            poisontrace_report::forecast::text(&document, look)
+            poisontrace_report::forecast::text(&document, output::look(args.output.as_deref()))
         }
     };
     output::write(&text, args.output.as_deref())?;

@@ -20,10 +20,7 @@ pub fn answer(
         ReportFormat::Json => json(answer)?,
         ReportFormat::Html => poisontrace_report::html(host, incidents),
         ReportFormat::Text => {
-            let look = match file {
-                Some(_) => Look::PLAIN,
-                None => terminal::look(),
-            };
+            let look = look(file);
             let texts: Vec<String> = incidents
                 .iter()
                 .map(|incident| match brief {
@@ -46,6 +43,14 @@ pub fn answer(
         }
     };
     write(&text, file)
+}
+
+/// How a text looks in a file, or on standard output.
+pub fn look(file: Option<&Path>) -> Look {
+    match file {
+        Some(_) => Look::PLAIN,
+        None => terminal::look(),
+    }
 }
 
 /// Writes to a file, whose content it replaces, or to standard output.

@@ -1,6 +1,6 @@
 //! The event loop: waits for the next thing to do (`EventLoop::next`), then does it (`EventLoop::handle`).
 
-use std::{ops::ControlFlow, time::Duration};
+use std::{ops::ControlFlow, path::Path, time::Duration};
 
 use aya_log::EbpfLogger;
 use tokio::{
@@ -177,8 +177,14 @@ impl<'a> EventLoop<'a> {
                 self.pipeline.take(&[*event]);
                 self.timers.flush_soon();
             }
-            Wake::Flush => self.flush(),
-            Wake::Totals => self.totals(),
+            Wake::Flush => {
+                self.timers.flush_at = None;
+                self.flush();
+            }
+            Wake::Totals => {
+                self.timers.totals_at = None;
+                self.flush();
+            }
             Wake::Kvm => self.follow_kvm()?,
             Wake::Rescan => self.rescan()?,
             Wake::Heartbeat => self.heartbeat(),
@@ -231,16 +237,6 @@ impl<'a> EventLoop<'a> {
     }
 
     fn flush(&mut self) {
-        self.timers.flush_at = None;
-        self.take_unannounced();
-        self.take_totals();
-        if self.pipeline.flush() {
-            self.timers.flush_soon();
-        }
-    }
-
-    fn totals(&mut self) {
-        self.timers.totals_at = None;
         self.take_unannounced();
         self.take_totals();
         if self.pipeline.flush() {
@@ -253,14 +249,8 @@ impl<'a> EventLoop<'a> {
         if self.attached.loaded.on_standby() {
             return;
         }
-        for _ in 0..MAX_BATCHES {
-            let events = self.source.get_mut().drain();
-            if events.is_empty() {
-                break;
-            }
-            self.pipeline.take(&events);
-            self.timers.flush_soon();
-        }
+        let timers = &mut self.timers;
+        take_records(&mut self.pipeline, self.source.get_mut(), |_| timers.flush_soon());
     }
 
     /// They are read again as long as they change.
@@ -275,7 +265,7 @@ impl<'a> EventLoop<'a> {
     fn follow_kvm(&mut self) -> Result<(), Failure> {
         let is_back = self.kvm.follow(self.attached)?;
         if let Some(forecaster) = self.forecaster.as_mut().filter(|_| is_back) {
-            forecaster.renew(privileges::attaching(forecast::iterator));
+            forecaster.renew(privileges::attaching(|| forecast::iterator(Path::new("/"))));
         }
         self.serving.ready(self.readiness());
         Ok(())
@@ -513,17 +503,24 @@ fn shows_poison(event: &Event) -> bool {
 /// All that the probes have sent and counted until now; since when some of it shows poison.
 fn take_all(pipeline: &mut Pipeline, source: &mut Source) -> Option<u64> {
     let mut since = None;
+    take_records(pipeline, source, |events| {
+        let poison = events.iter().find(|event| shows_poison(event));
+        since = since.or(poison.map(|event| event.t));
+    });
+    pipeline.take(&source.totals());
+    since
+}
+
+/// The records that the probes have sent until now; `see`: each batch, before it is taken.
+fn take_records(pipeline: &mut Pipeline, source: &mut Source, mut see: impl FnMut(&[Event])) {
     for _ in 0..MAX_BATCHES {
         let events = source.drain();
         if events.is_empty() {
             break;
         }
-        let poison = events.iter().find(|event| shows_poison(event));
-        since = since.or(poison.map(|event| event.t));
+        see(&events);
         pipeline.take(&events);
     }
-    pipeline.take(&source.totals());
-    since
 }
 
 type Logger = EbpfLogger<&'static dyn log::Log>;

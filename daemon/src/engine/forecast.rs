@@ -81,25 +81,20 @@ pub fn answer(root: &Path, source: &Source) -> Result<Forecasts, Failure> {
     if kvm == Kvm::Idle {
         limits.push(limits::kvm_idle());
     }
-    if !found.vms.is_empty() {
-        match read_vcpus(root, source) {
-            Ok(vcpus) => add(&mut found, vcpus),
-            Err(reason) => {
-                limits.push(limits::no_vcpus(reason));
-                found.vms.iter_mut().for_each(|vm| vm.vcpus = Known::Not(reason));
-            }
-        }
+    if let Err(reason) = add_vcpus(&mut found, || read_vcpus(root, source)) {
+        limits.push(limits::no_vcpus(reason));
     }
     Ok(of(inputs::host::read(root), found, limits))
 }
 
-/// Loads the iterator over this host's vCPUs, with what that may take.
+/// Loads the iterator over the vCPUs of the host whose files lie under `root`, with what that may take.
 ///
 /// # Errors
 /// Why the vCPUs of this host cannot be read.
-pub fn iterator() -> Result<VcpuIterator, Reason> {
-    let root = Path::new("/");
-    if !may_load(root) {
+pub fn iterator(root: &Path) -> Result<VcpuIterator, Reason> {
+    let held = capabilities(root);
+    let may = |name: &str| held.contains(name);
+    if !(may("sys_admin") || may("bpf") && may("perfmon")) {
         return Err(Reason::NotPermitted);
     }
     VcpuIterator::load(&VcpuLayout::read(root)?).map_err(|err| reason(&err))
@@ -113,24 +108,13 @@ pub fn counts(
     iterator: &mut Result<VcpuIterator, Reason>,
 ) -> Counts {
     let mut found = inputs::vms_of(&root.join("proc"), pids, versions);
-    if !found.vms.is_empty() {
-        let read = match iterator {
-            Ok(iterator) => iterator.run().map_err(|err| reason(&err)),
-            Err(reason) => Err(*reason),
-        };
-        match read {
-            Ok(bytes) => add(&mut found, vcpus::decode(&bytes)),
-            Err(reason) => found.vms.iter_mut().for_each(|vm| vm.vcpus = Known::Not(reason)),
-        }
-    }
+    // Without them the counts have unknown pairs.
+    let _ = add_vcpus(&mut found, || match iterator {
+        Ok(iterator) => run(iterator),
+        Err(reason) => Err(*reason),
+    });
     let forecasts = of(inputs::host::read(root), found, Vec::new()).vms;
     Counts::of(forecasts.iter().map(|(_, forecast)| forecast))
-}
-
-fn may_load(root: &Path) -> bool {
-    let held = capabilities(root);
-    let may = |name: &str| held.contains(name);
-    may("sys_admin") || may("bpf") && may("perfmon")
 }
 
 /// Why nothing was read stands in the answer, and the kernel's own words in the log.
@@ -138,16 +122,13 @@ fn read_vcpus(root: &Path, source: &Source) -> Result<Vcpus, Reason> {
     match source {
         Source::None => Err(Reason::NoIterator),
         Source::Recorded(bytes) => Ok(vcpus::decode(bytes)),
-        Source::Kernel => {
-            if !may_load(root) {
-                return Err(Reason::NotPermitted);
-            }
-            let layout = VcpuLayout::read(root)?;
-            let mut iterator = VcpuIterator::load(&layout).map_err(|err| reason(&err))?;
-            let bytes = iterator.run().map_err(|err| reason(&err))?;
-            Ok(vcpus::decode(&bytes))
-        }
+        Source::Kernel => run(&mut iterator(root)?),
     }
+}
+
+fn run(iterator: &mut VcpuIterator) -> Result<Vcpus, Reason> {
+    let bytes = iterator.run().map_err(|err| reason(&err))?;
+    Ok(vcpus::decode(&bytes))
 }
 
 fn reason(err: &LoadError) -> Reason {
@@ -158,6 +139,16 @@ fn reason(err: &LoadError) -> Reason {
             Reason::NoIterator
         }
     }
+}
+
+/// Reads the vCPUs where there is a VM, and notes with each VM why they could not be read.
+fn add_vcpus(found: &mut Vms, read: impl FnOnce() -> Result<Vcpus, Reason>) -> Result<(), Reason> {
+    if found.vms.is_empty() {
+        return Ok(());
+    }
+    read()
+        .map(|vcpus| add(found, vcpus))
+        .inspect_err(|reason| found.vms.iter_mut().for_each(|vm| vm.vcpus = Known::Not(*reason)))
 }
 
 fn add(found: &mut Vms, mut vcpus: Vcpus) {

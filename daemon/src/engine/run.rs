@@ -63,7 +63,7 @@ pub fn run(options: RunOptions, log: logging::Handle) -> Result<(), Failure> {
     )?;
     let ready = serving::readiness(|probe| attached.loaded.has(probe));
     let server = serving::server_or_none(&config.web, ready, &config.state_dir)?;
-    let vcpus = server.as_ref().map(|_| forecast::iterator());
+    let vcpus = server.as_ref().map(|_| forecast::iterator(Path::new("/")));
     attached.give_up_privileges()?;
     let max_vms = config.metrics.max_labelled_vms();
     let session = attached.session.clone();

@@ -250,17 +250,13 @@ impl Metrics {
 
     /// The probes have been proved live.
     pub fn proved_live(&self, now: ClockPair) {
-        self.families
-            .proved
-            .set(now.wall_ns.map_or(0.0, |ns| ns as f64 / 1e9));
+        self.families.proved.set(seconds(now));
     }
 
     /// What an error would do to each VM, as it is now.
     pub fn forecast(&self, counts: &Counts, now: ClockPair) {
         forecast::set(counts, &self.families);
-        self.families
-            .forecast_made
-            .set(now.wall_ns.map_or(0.0, |ns| ns as f64 / 1e9));
+        self.families.forecast_made.set(seconds(now));
     }
 
     /// VMs that run, and incidents dropped from memory so far.
@@ -304,3 +300,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests;
+
+/// As Prometheus has times; 0 where it is not known.
+fn seconds(now: ClockPair) -> f64 {
+    now.wall_ns.map_or(0.0, |ns| ns as f64 / 1e9)
+}
