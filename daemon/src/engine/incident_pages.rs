@@ -2,11 +2,11 @@
 //! store for reading, as `poisontrace explain` does, and reads a bounded part of it.
 
 use std::{
-    borrow::Cow,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 
 use crate::{
@@ -124,9 +124,8 @@ impl IncidentPages {
     }
 
     fn one(&self, id: &str, is_api: bool) -> Result<Page, Refusal> {
-        let id = decoded(id);
         let found = match self.store()? {
-            Some(stored) => stored.get(&Wanted::Id(id.into_owned()))?,
+            Some(stored) => stored.get(&Wanted::Id(decoded(id)))?,
             None => Vec::new(),
         };
         let Some((host, incident)) = found.into_iter().next() else {
@@ -196,21 +195,11 @@ fn asked(query: &str) -> Result<Asked, String> {
     let mut asked = Asked::default();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = decoded(value).into_owned();
+        let value = decoded(value);
         match key {
             "vm" => asked.filter.vm = Some(value),
-            "outcome" => {
-                let all = Outcome::ALL.iter();
-                let outcome = all.copied().find(|outcome| outcome.word() == value);
-                let words = || refusals::no_value(key, Outcome::ALL.iter().map(|one| one.word()));
-                asked.filter.outcome = Some(outcome.ok_or_else(words)?);
-            }
-            "cause" => {
-                let all = Cause::ALL.iter();
-                let cause = all.copied().find(|cause| cause.word() == value);
-                let words = || refusals::no_value(key, Cause::ALL.iter().map(|one| one.word()));
-                asked.filter.cause = Some(cause.ok_or_else(words)?);
-            }
+            "outcome" => asked.filter.outcome = Some(term(key, &value, Outcome::ALL, Outcome::word)?),
+            "cause" => asked.filter.cause = Some(term(key, &value, Cause::ALL, Cause::word)?),
             "before" => {
                 asked.filter.before = Some(value.parse().map_err(|_| refusals::no_number(key))?);
             }
@@ -221,31 +210,16 @@ fn asked(query: &str) -> Result<Asked, String> {
     Ok(asked)
 }
 
+/// The one of `all` whose word this is.
+fn term<T: Copy>(key: &str, value: &str, all: &[T], word: fn(T) -> &'static str) -> Result<T, String> {
+    let found = all.iter().copied().find(|one| word(*one) == value);
+    found.ok_or_else(|| refusals::no_value(key, all.iter().map(|one| word(*one))))
+}
+
 /// `%22` and `+`, as browsers and curl write them; what is no such escape stays.
-fn decoded(text: &str) -> Cow<'_, str> {
-    if !text.contains(['%', '+']) {
-        return Cow::Borrowed(text);
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let escaped = match tail {
-            [high, low, ..] if *first == b'%' => std::str::from_utf8(&[*high, *low])
-                .ok()
-                .and_then(|digits| u8::from_str_radix(digits, 16).ok()),
-            _ => None,
-        };
-        bytes.push(match (escaped, first) {
-            (Some(byte), _) => byte,
-            (None, b'+') => b' ',
-            (None, byte) => *byte,
-        });
-        rest = match escaped {
-            Some(_) => tail.get(2..).unwrap_or_default(),
-            None => tail,
-        };
-    }
-    Cow::Owned(String::from_utf8_lossy(&bytes).into_owned())
+fn decoded(text: &str) -> String {
+    let text = text.replace('+', " ");
+    percent_decode_str(&text).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use maud::{Markup, html};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
 use super::{mood, page};
 use crate::{document::Incident, or};
@@ -44,18 +45,16 @@ impl ListFilter {
     }
 }
 
-/// Text as a part of a URL (RFC 3986, 2.1).
-pub fn encoded(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
-            _ => {
-                let _ = write!(out, "%{byte:02X}");
-            }
-        }
-    }
-    out
+/// All but what a URL may hold as it is (RFC 3986, 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Text as a part of a URL.
+fn encoded(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, RESERVED)
 }
 
 /// The list at `path`. `next`: where the next page begins.
@@ -112,7 +111,7 @@ fn row(i: &Incident, path: &str, filter: &ListFilter) -> Markup {
     let vm = i.vm.name.as_deref();
     html! {
         section {
-            h2 { a href={ (path) "/" (encoded(&i.id)) } { (i.summary) } }
+            h2 { a href={ (path) "/" (encoded(&i.id).to_string()) } { (i.summary) } }
             p.verdict {
                 a class={ "badge " (mood(i.outcome)) } href=(with(|f, v| f.outcome = Some(v), i.outcome.word())) { (i.outcome) }
                 a.badge href=(with(|f, v| f.cause = Some(v), i.cause.word())) { "cause: " (i.cause) }
