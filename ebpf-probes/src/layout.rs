@@ -81,6 +81,7 @@ readable! {
     i32 => Shape::Signed(4),
     i64 => Shape::Signed(8),
     [u8; 16] => Shape::Bytes(16),
+    [u8; 15] => Shape::Bytes(15),
     Address => Shape::Pointer,
     Atomic => Shape::Struct(4),
     Place => Shape::Any,
@@ -198,6 +199,11 @@ macro_rules! with_fields {
             ARCH_BANKS: Address = "kvm_vcpu_arch" "mce_banks";
             ARCH_CPUID_COUNT: i32 = "kvm_vcpu_arch" "cpuid_nent";
             ARCH_CPUID: Address = "kvm_vcpu_arch" "cpuid_entries";
+            SVM_VCPU: Place = "vcpu_svm" "vcpu";
+            SVM_VMCB: Address = "vcpu_svm" "vmcb";
+            VMCB_CONTROL: Place = "vmcb" "control";
+            CONTROL_INSN_LEN: u8 = "vmcb_control_area" "insn_len";
+            CONTROL_INSN: [u8; 15] = "vmcb_control_area" "insn_bytes";
         }
     };
 }

@@ -121,6 +121,12 @@ shared! {
         pub address: u32,
         /// 1: kvm_exit did not see it. `exit_ns` is then what KVM itself noted of it (`last_guest_tsc`), or 0.
         pub recovered: u32,
+        /// `si_addr_lsb` of the SIGBUS that answers it, in place of a [`Sigbus`] of its own; 0: that was sent.
+        pub signal_lsb: u32,
+        pub pad: u32,
+        /// The thread's exit before it, in place of a [`Reentry`] of its own; 0: that was sent, or there was none.
+        pub before_exit_ns: u64,
+        pub before_entry_ns: u64,
     }
 
     /// SIGBUS for poison as `signal:signal_generate` shows it, without its address.
@@ -267,7 +273,7 @@ kinds! {
     2 FAILURE_ACTION => FailureAction [40],
     3 FAILURE_END => FailureEnd [32],
     4 SIGBUS => Sigbus [72],
-    5 POISON_EXIT => PoisonExit [160],
+    5 POISON_EXIT => PoisonExit [184],
     6 REENTRY => Reentry [40],
     7 SET_MSRS => SetMsrs [40],
     8 SET_MCE => SetMce [64],

@@ -7,7 +7,8 @@ use poisontrace_probes::{NO_VCPU, lost};
 use crate::{
     recovery,
     state::{
-        VCPUS, Vcpu, count, current_is_victim, current_tid, since_arming, since_attached, victims_changed_ns,
+        VCPUS, Vcpu, attached, count, current_is_victim, current_tid, since_arming, since_attached,
+        victims_changed_ns,
     },
 };
 
@@ -32,11 +33,22 @@ pub struct Slot {
     pub open: u32,
     /// The thread's process was sent a SIGBUS for poison.
     victim: u32,
-    /// The exit is that of a guest which the guest itself runs.
-    pub nested: u32,
+    /// The exit is that of a guest which the guest itself runs: [`NESTED`], or, where kvm_exit is not attached, KVM's note of the exit
+    /// ([`note`]); else 0.
+    nested: u32,
     /// The exit's fields were read: what stands by for the program that does so has nothing to add.
     pub read: u32,
-    pad: u32,
+    /// The [`Vcpu`] has the way back into the guest of an exit before, which no record has shown yet.
+    pub reentry: u32,
+}
+
+/// See [`Slot::nested`].
+const NESTED: u32 = 1;
+
+/// By which one exit is known from the next, where no kvm_exit separates them; never 0 or [`NESTED`].
+#[inline(always)]
+fn note() -> u32 {
+    recovery::exit_tsc() as u32 | 2
 }
 
 /// A power of two; 3.5 MiB.
@@ -91,7 +103,7 @@ pub fn take() -> Option<&'static mut Slot> {
             victim: 0,
             nested: 0,
             read: 0,
-            pad: 0,
+            reentry: 0,
         };
     }
     Some(slot)
@@ -137,6 +149,21 @@ impl Slot {
         self.open = 0;
         self.nested = 0;
         self.read = 0;
+    }
+
+    /// The exit under way is that of a guest which the guest itself runs.
+    #[inline(always)]
+    pub fn nest(&mut self) {
+        self.nested = if attached() { NESTED } else { note() };
+    }
+
+    #[inline(always)]
+    fn is_nested(&self) -> bool {
+        match self.nested {
+            0 => false,
+            NESTED => true,
+            noted => noted == note(),
+        }
     }
 
     /// Whether the current thread's process is a victim; one look-up a thread and new victim.
@@ -223,7 +250,9 @@ pub fn open_vcpu() -> Option<&'static mut Vcpu> {
     }
     let vcpu = match known {
         Some(vcpu) => {
+            let before = (vcpu.before_exit_ns, vcpu.before_entry_ns);
             *vcpu = Vcpu::new(slot.vcpu);
+            (vcpu.before_exit_ns, vcpu.before_entry_ns) = before;
             vcpu
         }
         None => {
@@ -232,7 +261,7 @@ pub fn open_vcpu() -> Option<&'static mut Vcpu> {
             state()?
         }
     };
-    vcpu.nested = slot.nested;
+    vcpu.nested = u32::from(slot.is_nested());
     if slot.in_exit != 0 && slot.is_dated() {
         vcpu.exit_ns = slot.exit_ns;
         vcpu.rip = slot.rip;
@@ -268,5 +297,17 @@ pub fn exit_under_way() -> Option<&'static mut Vcpu> {
         Some(slot) if slot.in_exit == 0 => None,
         Some(_) => open_vcpu(),
         None => current_vcpu(),
+    }
+}
+
+/// Leaves the SIGBUS that answers the exit under way to the exit's record; whether that is possible.
+#[inline(always)]
+pub fn in_place_of_signal(lsb: u32) -> bool {
+    match current_vcpu() {
+        Some(vcpu) if lsb != 0 => {
+            vcpu.signal_lsb = lsb;
+            true
+        }
+        _ => false,
     }
 }

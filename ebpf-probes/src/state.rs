@@ -98,7 +98,7 @@ pub fn attached() -> bool {
     since_attached(u64::MAX - 1)
 }
 
-/// When [`VICTIMS`] last got a new one: no two have the same.
+/// When [`VICTIMS`] or [`CLAIMANTS`] last got a new one: no two have the same.
 static VICTIMS_CHANGED: Word<u64> = Word::new(0);
 
 #[inline(always)]
@@ -109,18 +109,38 @@ pub fn victims_changed_ns() -> u64 {
 /// Remembers a process as one whose other doings are of interest.
 #[inline(always)]
 pub fn victim<C: EbpfContext>(ctx: &C, pid: u32) {
-    if VICTIMS.get_ptr(pid).is_some() {
+    remember(ctx, &VICTIMS, pid);
+}
+
+/// The same of a process that may have made its signal itself.
+#[inline(always)]
+pub fn claimant<C: EbpfContext>(ctx: &C, pid: u32) {
+    if VICTIMS.get_ptr(pid).is_none() {
+        remember(ctx, &CLAIMANTS, pid);
+    }
+}
+
+#[inline(always)]
+fn remember<C: EbpfContext>(ctx: &C, among: &LruHashMap<u32, u64>, pid: u32) {
+    if among.get_ptr(pid).is_some() {
         return;
     }
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_ns() };
-    if VICTIMS.insert(pid, now, 0).is_err() {
+    if among.insert(pid, now, 0).is_err() {
         debug!(ctx, "no room to remember pid {}", pid);
     }
     victims_changed(now);
 }
 
-/// After the new one is in [`VICTIMS`], never before.
+/// Forgets a process that ends.
+#[inline(always)]
+pub fn forget(pid: u32) {
+    let _ = VICTIMS.remove(pid);
+    let _ = CLAIMANTS.remove(pid);
+}
+
+/// After the new one is in its table, never before.
 #[inline(always)]
 fn victims_changed(now_ns: u64) {
     VICTIMS_CHANGED.set(now_ns);
@@ -201,7 +221,12 @@ static REPORTED: Array<u64> = Array::with_max_entries(reported::ENTRIES, 0);
 /// Processes that were sent a SIGBUS for poison (tgid to time of the first, ns): the VMMs whose
 /// other doings are of interest.
 #[map]
-pub static VICTIMS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
+static VICTIMS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
+
+/// The same, where the process may have made the signal itself: any user can start as many as there is room for, and they must
+/// push nobody out but each other.
+#[map]
+static CLAIMANTS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
 
 /// Exits under way that are more than bare ones, by tid.
 #[map]
@@ -244,6 +269,12 @@ pub struct Vcpu {
     pub nested: u32,
     /// kvm_exit did not see the exit: `last_guest_tsc` of the vCPU, by which it is known from the next one; else 0.
     pub exit_tsc: u64,
+    /// `si_addr_lsb` of the SIGBUS that its record stands for as well; 0: the signal's own was sent.
+    pub signal_lsb: u32,
+    pad: u32,
+    /// An exit before this one, whose way back into the guest the next record has to show; 0: none.
+    pub before_exit_ns: u64,
+    pub before_entry_ns: u64,
 }
 
 /// See [`Vcpu::done`].
@@ -278,6 +309,10 @@ impl Vcpu {
             address: 0,
             nested: 0,
             exit_tsc: 0,
+            signal_lsb: 0,
+            pad: 0,
+            before_exit_ns: 0,
+            before_entry_ns: 0,
         }
     }
 }
@@ -301,5 +336,6 @@ pub fn current_pid() -> u32 {
 
 #[inline(always)]
 pub fn current_is_victim() -> bool {
-    VICTIMS.get_ptr(current_pid()).is_some()
+    let pid = current_pid();
+    VICTIMS.get_ptr(pid).is_some() || CLAIMANTS.get_ptr(pid).is_some()
 }

@@ -77,7 +77,8 @@ pub fn exits_before(vcpu: &Vcpu) -> u64 {
 pub const NO_RECORD: u32 = 0;
 const UNANNOUNCED: u32 = 1;
 pub const ANNOUNCED: u32 = 2;
-/// So many exits of a page wake the daemon; then one in so many, and each after a while without any ([`LULL_NS`]).
+/// So many exits of a page wake the daemon; then one in so many, and each after a while without any ([`LULL_NS`]). Those have three
+/// records each (the signal, the exit, the way back into the guest), further ones have one.
 pub const ANNOUNCED_EXITS: u64 = 2;
 const ANNOUNCED_EVERY: u64 = 32;
 /// The daemon looks again so soon after what it was woken for, ns (`FLUSH` of its event loop).

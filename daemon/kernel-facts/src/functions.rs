@@ -70,8 +70,15 @@ pub const MSR: Function = Function {
     returns: None,
 };
 
+/// Tracepoint `signal_deliver(sig, info, ka)`, 4.19 to 7.3.
+pub const SIGNAL_DELIVER: Function = Function {
+    name: "signal_deliver",
+    takes: &[INT, POINTER, POINTER],
+    returns: None,
+};
+
 /// Tracepoints whose arguments raw tracepoint programs read.
-pub const RAW_TRACEPOINTS: [&Function; 3] = [&SIGNAL_GENERATE, &USERSPACE_EXIT, &MSR];
+pub const RAW_TRACEPOINTS: [&Function; 4] = [&SIGNAL_GENERATE, &SIGNAL_DELIVER, &USERSPACE_EXIT, &MSR];
 
 impl Function {
     /// Why a program cannot read the arguments of a function that the kernel describes so; `None`: it can.

@@ -77,8 +77,7 @@ pub struct ProbeSpec {
     /// What is attached in place of the alternatives until there is poison; it may be nothing. `None`: the alternatives
     /// are attached from the start.
     pub standby: Option<Vec<Attach>>,
-    /// What is attached as soon as there is poison, before the alternatives, which then take its place. Only where `standby`
-    /// is nothing.
+    /// What is attached in place of `standby` as soon as there is poison, before the alternatives, which then take its place.
     pub first: Vec<Attach>,
 }
 

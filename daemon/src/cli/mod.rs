@@ -97,7 +97,7 @@ struct ProbeArgs {
     )]
     disable_attach_type: Vec<String>,
     /// Attach to the hooks that every exit of every guest passes while there is poison, where this kernel allows it, or
-    /// always [default: always]
+    /// always [default: on_poison]
     #[arg(long, value_name = "WHEN")]
     hot_path: Option<HotPathChoice>,
     /// Pages with totals in the kernel; a small number tests what happens when the table is full

@@ -81,10 +81,10 @@ pub struct Probes {
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum HotPathChoice {
-    /// While there is poison, where this kernel allows it
+    /// While there is poison; from the start where this kernel does not allow that
+    #[default]
     OnPoison,
     /// From the start
-    #[default]
     Always,
 }
 

@@ -29,13 +29,14 @@ use crate::{
         vm_registry::scan::{Looks, VmScan},
     },
     outputs::{metrics::KernelTables, store::survive_file_size_limit},
-    probes::{memory::forget_start, source::Source},
+    probes::{load::Loaded, memory::forget_start, source::Source},
     service::{
         notify::{self, ProbeHealth, ProbeWatchdog},
         privileges,
     },
     terminal,
 };
+use poisontrace_kernel_facts::plan::HotPath;
 use poisontrace_model::{
     event::{AttachDelay, Event, EventKind, SigbusSeverity},
     forecast::Counts,
@@ -217,12 +218,10 @@ impl<'a> EventLoop<'a> {
         }
         drop(ready);
         // Before all else: what it attaches is not seen until then.
-        let attached = if self.attached.loaded.on_standby()
-            && let Some(poison) = events.iter().find(|event| shows_poison(event))
-        {
-            attach_all(self.attached, poison.t)
-        } else {
-            Vec::new()
+        let attached = match self.attached.loaded.on_standby() {
+            true => poison_since(&self.attached.loaded, &events)
+                .map_or_else(Vec::new, |since_ns| attach_all(self.attached, since_ns)),
+            false => Vec::new(),
         };
         self.pipeline.take(&events);
         self.pipeline.take(&attached);
@@ -341,18 +340,26 @@ impl<'a> EventLoop<'a> {
             return;
         }
         tracing::info!("no VM holds poison any more: the probes are disarmed");
-        self.timers.detach_at = Some(Instant::now() + DETACH);
     }
 
     /// Disarmed for some time: what the next poison attaches is detached. To attach a program right after one was detached takes
     /// milliseconds (`tp_rcu_cond_sync()`, kernel/tracepoint.c), and poison seldom comes alone.
     fn detach_if_disarmed(&mut self) {
-        if self.timers.detach_at.is_none_or(|at| at > Instant::now()) {
+        let loaded = &mut self.attached.loaded;
+        if loaded.on_standby() || loaded.hot_path() != &HotPath::OnPoison || loaded.armed() {
+            self.timers.detach_at = None;
+            return;
+        }
+        let now = Instant::now();
+        if *self.timers.detach_at.get_or_insert(now + DETACH) > now {
             return;
         }
         self.timers.detach_at = None;
-        if self.attached.loaded.armed() || !self.attached.loaded.detach_exits() {
+        let Some(failed) = privileges::attaching(|| loaded.detach_exits()) else {
             return;
+        };
+        for why in failed {
+            tracing::error!("cannot attach a probe that stands by: {why}");
         }
         tracing::info!("kvm_exit and kvm_entry are detached until there is poison");
         self.pipeline.take(&[Event {
@@ -492,12 +499,23 @@ fn shows_poison(event: &Event) -> bool {
             let to_itself = *severity == SigbusSeverity::ActionOptional && *target_pid == event.pid;
             !forced && !to_itself
         }
-        EventKind::SigbusNoAddress { .. }
+        // A thread of a daemon before is a proof of life that nobody read; what is lost are a tenant's claims, or the programs
+        // are armed.
+        EventKind::TaskExit { .. }
+        | EventKind::Lost { .. }
+        | EventKind::SigbusNoAddress { .. }
         | EventKind::HostMce(_)
         | EventKind::EdacError { .. }
         | EventKind::FirmwareError { .. } => false,
         _ => true,
     }
+}
+
+/// Since when these events, or else the programs' own flag, show that there is poison.
+fn poison_since(loaded: &Loaded, events: &[Event]) -> Option<u64> {
+    let shown = events.iter().find(|event| shows_poison(event));
+    let armed = || loaded.armed().then(|| clock_pair().monotonic_ns);
+    shown.map(|event| event.t).or_else(armed)
 }
 
 /// All that the probes have sent and counted until now; since when some of it shows poison.

@@ -15,13 +15,22 @@ pub enum ProbeState {
     Waiting,
 }
 
+/// What keeps programs attached, by their names.
+pub type Links = Vec<(&'static str, Link)>;
+
+/// Whether these are the links of these programs.
+pub fn are_of(links: &Links, programs: &[Attach]) -> bool {
+    let names = links.iter().map(|(name, _)| *name);
+    names.eq(programs.iter().map(|attach| attach.program))
+}
+
 /// A row of the plan and what has become of it.
 pub struct Probe {
     pub(super) row: ProbeSpec,
     pub(super) state: ProbeState,
     pub(super) status: ProbeStatus,
     pub(super) reattached: u64,
-    pub(super) links: Vec<(&'static str, Link)>,
+    pub(super) links: Links,
     /// Perf events opened in advance for the full probes.
     pub(super) reserved: Vec<(&'static str, TracepointEvent)>,
 }
@@ -58,12 +67,7 @@ impl Probe {
     }
 
     /// `reasons`: why it was none of the better alternatives.
-    pub(super) fn attached(
-        &mut self,
-        programs: &[Attach],
-        links: Vec<(&'static str, Link)>,
-        mut reasons: Vec<ProbeReason>,
-    ) {
+    pub(super) fn attached(&mut self, programs: &[Attach], links: Links, mut reasons: Vec<ProbeReason>) {
         reasons.extend(self.row.limitations.iter().cloned());
         self.status.binding = Some(ProbeBinding::Attached(hooks(programs)));
         self.status.why = reasons;
@@ -71,7 +75,7 @@ impl Probe {
         self.state = ProbeState::Attached;
     }
 
-    pub(super) fn stands_by(&mut self, links: Vec<(&'static str, Link)>) {
+    pub(super) fn stands_by(&mut self, links: Links) {
         self.status.binding = self.row.standby_binding();
         self.status.why.clear();
         self.links = links;

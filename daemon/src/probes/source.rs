@@ -95,6 +95,8 @@ impl Source {
                 Ok(mut event) => {
                     self.proved = true;
                     name_target(&mut event);
+                    let besides = self.decoder.besides(&event, &record);
+                    events.extend(besides.unwrap_or_default().into_iter().flatten());
                     events.push(event);
                 }
                 Err(err) => {

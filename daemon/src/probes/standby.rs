@@ -6,14 +6,14 @@ use aya::Btf;
 
 use super::{
     attach::attach_all,
-    binding::{self, Link, chain},
+    binding::{self, chain},
     fentry_btf,
     load::{Loaded, NOT_ATTACHED},
-    probe::ProbeState,
+    probe::{Links, ProbeState, are_of},
     tracepoint::TracepointEvent,
 };
 use crate::host::machine::clock_pair;
-use poisontrace_kernel_facts::plan::{Binding, HotPath};
+use poisontrace_kernel_facts::plan::{Attach, Binding, HotPath};
 use poisontrace_model::event::probe::ProbeReason;
 use poisontrace_probes::arming;
 
@@ -67,12 +67,15 @@ impl Loaded {
             let first = self.rows[n].row.first.clone();
             if first.is_empty()
                 || self.rows[n].state != ProbeState::Attached
-                || !self.rows[n].links.is_empty()
+                || are_of(&self.rows[n].links, &first)
             {
                 continue;
             }
             match attach_all(&mut self.ebpf, &btf, &first, self.pins.as_ref()) {
-                Ok(links) => self.rows[n].links = links,
+                Ok(links) => {
+                    let stood_by = std::mem::replace(&mut self.rows[n].links, links);
+                    self.detach_links(stood_by);
+                }
                 Err(why) => failed.push(format!("{}: {why}", self.rows[n].row.probe)),
             }
         }
@@ -130,7 +133,12 @@ impl Loaded {
 
     /// The full probe in place of the first. The new one comes before the other goes: no exit is missed.
     fn attach_in_place(&mut self, n: usize, btf: &Btf) -> Result<(), String> {
+        let offered = self.rows[n].row.offered().next().cloned().unwrap_or_default();
         let first = std::mem::take(&mut self.rows[n].links);
+        if !first.is_empty() && self.rows[n].row.first == offered {
+            self.rows[n].attached(&offered, first, Vec::new());
+            return Ok(());
+        }
         self.attach_row(n, btf);
         if self.rows[n].state == ProbeState::Attached {
             self.detach_links(first);
@@ -142,27 +150,51 @@ impl Loaded {
             _ => None,
         });
         let why = refused.collect::<Vec<_>>().join("; ");
-        let programs = self.rows[n].row.first.clone();
-        if !first.is_empty() {
+        let row = &self.rows[n].row;
+        let programs = [Some(&row.first), row.standby.as_ref()]
+            .into_iter()
+            .flatten()
+            .find(|programs| !first.is_empty() && are_of(&first, programs))
+            .cloned();
+        if let Some(programs) = programs {
             self.rows[n].attached(&programs, first, Vec::new());
         }
         Err(why)
     }
 
-    /// Nothing is attached to the hooks that every exit passes any more, until the next poison. Whether anything was.
-    pub fn detach_exits(&mut self) -> bool {
+    /// Nothing is attached to the hooks that every exit passes any more, until the next poison. `None`: nothing was;
+    /// else why what stands by in their place could not be attached.
+    pub fn detach_exits(&mut self) -> Option<Vec<String>> {
         if self.standby || self.plan.hot_path != HotPath::OnPoison {
-            return false;
+            return None;
         }
+        let mut failed = Vec::new();
         self.exits_attached(NOT_ATTACHED);
         for n in 0..self.rows.len() {
-            if self.rows[n].row.standby.is_some() && self.rows[n].state == ProbeState::Attached {
-                self.detach_row(n);
-                self.rows[n].stands_by(Vec::new());
+            let Some(programs) = self.rows[n].row.standby.clone() else {
+                continue;
+            };
+            if self.rows[n].state != ProbeState::Attached {
+                continue;
             }
+            // These first: no exit on poison is without its end meanwhile.
+            let stands_by = self.stand_by(&programs).unwrap_or_else(|why| {
+                failed.push(format!("{}: {why}", self.rows[n].row.probe));
+                Vec::new()
+            });
+            self.detach_row(n);
+            self.rows[n].stands_by(stands_by);
         }
         self.standby = true;
-        true
+        Some(failed)
+    }
+
+    fn stand_by(&mut self, programs: &[Attach]) -> Result<Links, String> {
+        if programs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let btf = fentry_btf::of(&BTreeMap::new())?;
+        attach_all(&mut self.ebpf, &btf, programs, self.pins.as_ref())
     }
 
     /// As if there were poison, and then none any more. What is attached sees nothing of it, as nothing is armed.
@@ -175,8 +207,9 @@ impl Loaded {
             return Err(failed.join("; "));
         }
         match self.detach_exits() {
-            true => Ok(()),
-            false => Err("these probes stay attached".to_owned()),
+            Some(failed) if failed.is_empty() => Ok(()),
+            Some(failed) => Err(failed.join("; ")),
+            None => Err("these probes stay attached".to_owned()),
         }
     }
 
@@ -199,7 +232,7 @@ impl Loaded {
         let stood_by = std::mem::take(&mut self.rows[n].links);
         let links = reserved
             .into_iter()
-            .map(|(name, event)| (name, Link::Tracepoint(event)));
+            .map(|(name, event)| (name, binding::Link::Tracepoint(event)));
         self.rows[n].attached(&programs, links.collect(), Vec::new());
         if self.pins.is_some() {
             // What has the program dies with the daemon: what stood by is pinned, and goes on counting then.

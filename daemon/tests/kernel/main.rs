@@ -6,6 +6,7 @@
     reason = "a test fails by panicking; its helper functions too"
 )]
 
+mod claimants;
 mod common;
 mod full;
 mod partial_attach;

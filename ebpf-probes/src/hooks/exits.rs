@@ -20,7 +20,7 @@ use crate::{
     emit::{emit, header, send},
     recovery,
     slot::{self, Slot, current_vcpu, open_vcpu},
-    state::{COUNTED, SENT, Vcpu, armed, current_is_victim},
+    state::{COUNTED, SENT, Vcpu, armed, current_is_victim, since_attached},
     totals,
 };
 
@@ -29,7 +29,7 @@ use crate::{
 static SHADOW_PAGING: Global<u32> = Global::new(0);
 
 const ISA_VMX: u32 = 1;
-const ISA_SVM: u32 = 2;
+pub const ISA_SVM: u32 = 2;
 const VMX_EXCEPTION: u32 = 0;
 /// VM-exit interruption information (Intel SDM volume 3, "Information for VM Exits Due to Vectored Events").
 const INTR_INFO_VALID: u32 = 1 << 31;
@@ -147,8 +147,8 @@ fn standby_exit() {
     }
 }
 
-/// Counts an exit on poison whose end nobody saw, as [`Slot::unended`] knows it: it went back into the guest, at a time that
-/// is not known. One that went to user space has been counted then.
+/// Counts an exit on poison whose end nobody saw, as [`Slot::unended`] knows it: it is over, at a time that is not known. One whose
+/// way to user space was seen has been counted then.
 #[inline(always)]
 fn close_unended(slot: &mut Slot, at_exit: bool) {
     if let Some(vcpu) = slot.unended(at_exit) {
@@ -162,7 +162,7 @@ fn close_unended(slot: &mut Slot, at_exit: bool) {
 #[inline(never)]
 fn account_unended() {
     if let Some(vcpu) = slot::last() {
-        account(vcpu, 0, None);
+        account(vcpu, &Left::Unseen);
     }
 }
 
@@ -186,9 +186,14 @@ fn standby_entry() {
 /// `kvm:kvm_page_fault`; vcpu_id and guest_rip only where `format` has them (6.1.y, 6.2 on).
 #[inline(always)]
 fn at_kvm_page_fault(ctx: TracePointContext) {
-    if !armed() {
-        return;
+    if armed() {
+        page_fault(ctx);
     }
+}
+
+/// See [`standby_exit`].
+#[inline(never)]
+fn page_fault(ctx: TracePointContext) {
     if let Some(slot) = slot::mine() {
         close_unended(slot, false);
     }
@@ -246,8 +251,8 @@ tracepoint!(kvm_nested_vmexit, at_kvm_nested_vmexit);
 #[inline(always)]
 fn nested() {
     if armed() {
-        if let Some(slot) = slot::mine() {
-            slot.nested = 1;
+        if let Some(slot) = slot::take() {
+            slot.nest();
         }
     }
 }
@@ -263,10 +268,25 @@ fn fault_reason(isa: u32) -> u32 {
     }
 }
 
+/// The way on of an exit.
+enum Left {
+    /// Back into the guest.
+    Entered { at_ns: u64 },
+    /// To the VMM.
+    User { at_ns: u64, reason: u32, errno: i32 },
+    /// kvm_userspace_exit and kvm_entry were not attached yet.
+    Unseen,
+}
+
 /// Counts the exit, and sends its record unless the page has had so many that only some are sent.
 #[inline(always)]
-fn account(vcpu: &mut Vcpu, left_ns: u64, user: Option<(u32, i32)>) {
-    let record = totals::add_exit(vcpu, left_ns, user.is_none());
+fn account(vcpu: &mut Vcpu, left: &Left) {
+    let (user_ns, entry_ns) = match *left {
+        Left::Entered { at_ns } => (0, at_ns),
+        Left::User { at_ns, .. } => (at_ns, 0),
+        Left::Unseen => (0, 0),
+    };
+    let record = totals::add_exit(vcpu, user_ns | entry_ns, entry_ns != 0);
     if record == totals::NO_RECORD {
         vcpu.done = COUNTED;
         return;
@@ -283,7 +303,10 @@ fn account(vcpu: &mut Vcpu, left_ns: u64, user: Option<(u32, i32)>) {
     } else {
         insn_len = 0;
     }
-    let (user_reason, user_errno) = user.unwrap_or((0, 0));
+    let (user_reason, user_errno) = match *left {
+        Left::User { reason, errno, .. } => (reason, errno),
+        _ => (0, 0),
+    };
     let exit = PoisonExit {
         h: header::<PoisonExit>(),
         exit_ns: vcpu.exit_ns,
@@ -291,8 +314,8 @@ fn account(vcpu: &mut Vcpu, left_ns: u64, user: Option<(u32, i32)>) {
         gup_ns: vcpu.gup_ns,
         gup_ret: vcpu.gup_ret,
         signal_ns: vcpu.signal_ns,
-        user_ns: if user.is_some() { left_ns } else { 0 },
-        entry_ns: if user.is_some() { 0 } else { left_ns },
+        user_ns,
+        entry_ns,
         rip: vcpu.rip,
         gpa: vcpu.gpa,
         fault_code: vcpu.fault_code,
@@ -306,7 +329,12 @@ fn account(vcpu: &mut Vcpu, left_ns: u64, user: Option<(u32, i32)>) {
         insn,
         address: vcpu.address,
         recovered: u32::from(vcpu.exit_tsc != 0),
+        signal_lsb: vcpu.signal_lsb,
+        pad: 0,
+        before_exit_ns: vcpu.before_exit_ns,
+        before_entry_ns: vcpu.before_entry_ns,
     };
+    vcpu.before_exit_ns = 0;
     send(exit, record == totals::ANNOUNCED);
 }
 
@@ -380,12 +408,48 @@ fn leave_open(reason: u32, errno: i32) {
         Some(vcpu) if vcpu.done == 0 => {
             let user_ns = now();
             vcpu.user_ns = user_ns;
-            account(vcpu, user_ns, Some((reason, errno)));
+            let left = Left::User {
+                at_ns: user_ns,
+                reason,
+                errno,
+            };
+            account(vcpu, &left);
         }
         Some(_) => {}
         // The exit ends here: what the VMM does now is no part of it.
         None => slot::leave(),
     }
+}
+
+/// KVM_EXIT_INTR (uapi `linux/kvm.h`), and -EINTR: KVM_RUN's answer to a signal.
+const INTERRUPTED: (u32, i32) = (10, -4);
+
+/// KVM's signal reaches the thread: the exit has left for the VMM, if kvm_userspace_exit has not shown that.
+#[inline(never)]
+pub fn delivered() {
+    let answered = current_vcpu()
+        .filter(|vcpu| vcpu.in_exit != 0 && vcpu.poison != 0 && vcpu.done == 0 && vcpu.signal_ns != 0);
+    if let Some(vcpu) = answered {
+        let (reason, errno) = INTERRUPTED;
+        vcpu.user_ns = now();
+        let left = Left::User {
+            at_ns: vcpu.user_ns,
+            reason,
+            errno,
+        };
+        account(vcpu, &left);
+    }
+}
+
+/// The thread ends, and with it an exit whose way to the VMM was not seen.
+#[inline(never)]
+pub fn ended() {
+    if let Some(vcpu) = slot::last() {
+        if vcpu.in_exit != 0 && vcpu.poison != 0 && vcpu.done == 0 {
+            account(vcpu, &Left::Unseen);
+        }
+    }
+    show_reentry();
 }
 
 /// The thread goes back into its guest.
@@ -397,6 +461,7 @@ fn enter(slot: &mut Slot) {
             vcpu.in_exit = 0;
             if vcpu.poison != 0 {
                 reenter(vcpu);
+                slot.reentry = u32::from(vcpu.before_exit_ns != 0);
             }
         }
     }
@@ -408,18 +473,47 @@ fn enter(slot: &mut Slot) {
 fn reenter(vcpu: &mut Vcpu) {
     let entry_ns = now();
     match vcpu.done {
-        0 => account(vcpu, entry_ns, None),
+        // It may have been in the VMM meanwhile, when nothing was attached yet that shows it.
+        0 if vcpu.signal_ns != 0 && !since_attached(vcpu.signal_ns) => account(vcpu, &Left::Unseen),
+        0 => account(vcpu, &Left::Entered { at_ns: entry_ns }),
         done => {
             totals::add_reentry(vcpu, entry_ns);
             if done == SENT {
-                // To wake the daemon from within kvm_entry is an interrupt, and one more exit: only after a long stay in the VMM.
-                let reentry = Reentry {
-                    h: header::<Reentry>(),
-                    exit_ns: vcpu.exit_ns,
-                    entry_ns,
-                };
-                send(reentry, entry_ns.wrapping_sub(vcpu.user_ns) > totals::LULL_NS);
+                reentered(vcpu, entry_ns);
             }
+        }
+    }
+}
+
+/// Leaves it to the next exit's record, if the page has had its first.
+#[inline(always)]
+fn reentered(vcpu: &mut Vcpu, entry_ns: u64) {
+    if vcpu.signal_lsb != 0 && vcpu.before_exit_ns == 0 {
+        vcpu.before_exit_ns = vcpu.exit_ns;
+        vcpu.before_entry_ns = entry_ns;
+        return;
+    }
+    // To wake the daemon from within kvm_entry is an interrupt, and one more exit: only after a long stay in the VMM.
+    let reentry = Reentry {
+        h: header::<Reentry>(),
+        exit_ns: vcpu.exit_ns,
+        entry_ns,
+    };
+    send(reentry, entry_ns.wrapping_sub(vcpu.user_ns) > totals::LULL_NS);
+}
+
+/// No exit on poison follows that would have it in its record.
+#[inline(never)]
+fn show_reentry() {
+    if let Some(vcpu) = slot::last() {
+        if vcpu.before_exit_ns != 0 {
+            let reentry = Reentry {
+                h: header::<Reentry>(),
+                exit_ns: vcpu.before_exit_ns,
+                entry_ns: vcpu.before_entry_ns,
+            };
+            vcpu.before_exit_ns = 0;
+            send(reentry, false);
         }
     }
 }
@@ -439,6 +533,10 @@ fn at_kvm_entry(ctx: TracePointContext) {
     }
     // A bare exit that returns to the VMM is over by then.
     let bare = slot.in_exit != 0 && slot.open == 0;
+    if slot.open == 0 && slot.reentry != 0 {
+        slot.reentry = 0;
+        show_reentry();
+    }
     enter(slot);
     if !slot.victim() {
         return;

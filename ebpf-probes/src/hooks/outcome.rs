@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 use poisontrace_probes::record::{Pio, TaskExit, VmDestroyed};
 
+use super::exits;
 use super::fields::{
     PIO_PORT, PIO_SIZE, PIO_VALUE, PIO_WRITE, SIGNAL_GROUP_EXIT_CODE, SIGNAL_LIVE, TASK_EXIT_CODE,
     TASK_SIGNAL, member, read,
@@ -15,7 +16,7 @@ use super::fields::{
 use crate::{
     emit::{emit, header},
     slot,
-    state::{VICTIMS, armed, current_is_victim, current_pid, current_task},
+    state::{armed, current_is_victim, current_pid, current_task, forget},
 };
 
 /// QEMU's pvpanic-isa.
@@ -63,6 +64,9 @@ static DAEMON: Global<u32> = Global::new(0);
 #[inline(always)]
 fn at_process_exit(_ctx: TracePointContext) {
     let armed = armed();
+    if armed {
+        exits::ended();
+    }
     if !(armed && current_is_victim()) && current_pid() != DAEMON.load() {
         if armed {
             slot::free();
@@ -97,7 +101,7 @@ pub fn vm_destroyed(_ctx: ProbeContext) -> u32 {
         let signal = member(task, &TASK_SIGNAL).map_or(0, |signal| signal.0);
         // The process ends: its number may come again, of a process that never met poison.
         if member(signal, &SIGNAL_LIVE).is_some_and(|live| live.0 == 0) {
-            let _ = VICTIMS.remove(current_pid());
+            forget(current_pid());
         }
     }
     0

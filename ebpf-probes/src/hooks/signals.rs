@@ -12,14 +12,18 @@ use poisontrace_probes::{
     record::{Sigbus, SigbusNoAddress, address},
 };
 
-use super::fields::{
-    SIGNAL_CODE, SIGNAL_COMM, SIGNAL_NUMBER, SIGNAL_TID, TASK_COMM, TASK_PID, TASK_TGID, member, read,
+use super::{
+    exits::{ISA_SVM, delivered},
+    fields::{
+        SIGNAL_CODE, SIGNAL_COMM, SIGNAL_NUMBER, SIGNAL_TID, TASK_COMM, TASK_PID, TASK_TGID, member, read,
+    },
+    vcpu,
 };
 use crate::{
-    emit::{emit, header, send},
+    emit::{emit, header},
     recovery,
-    slot::{current_vcpu, exit_under_way},
-    state::{arm, armed, current_pid, current_task, current_tid, held, unproved_may_pass, victim},
+    slot::{self, current_vcpu, exit_under_way},
+    state::{arm, armed, claimant, current_pid, current_task, current_tid, held, unproved_may_pass, victim},
     totals,
 };
 
@@ -79,14 +83,19 @@ impl Target {
 
 /// Poison that the daemon never saw (it started later) shows itself here. `proved`: the kernel alone can have sent it, to
 /// another process or for an exit of a vCPU. Of all others a process can make as many as it likes, by rt_sigqueueinfo(2) or
-/// UFFDIO_POISON: they arm nothing.
+/// UFFDIO_POISON: they arm nothing, and are remembered apart but for those that meet a thread with a vCPU at work.
 #[inline(always)]
 fn poison_seen<C: EbpfContext>(ctx: &C, pid: u32, proved: bool) {
     if proved {
         arm();
     }
-    if pid != 0 && armed() {
+    if pid == 0 || !armed() {
+        return;
+    }
+    if proved || pid == current_pid() && vcpu::loaded().is_some_and(|vcpu| vcpu != 0) {
         victim(ctx, pid);
+    } else {
+        claimant(ctx, pid);
     }
 }
 
@@ -100,6 +109,12 @@ fn answers_exit(code: u32, tid: u32, hva: u64) -> u64 {
                 // SAFETY: a helper without arguments.
                 vcpu.signal_ns = unsafe { bpf_ktime_get_ns() };
                 recovery::complete(vcpu);
+                if recovery::host_isa() == ISA_SVM && vcpu.insn == 0 {
+                    if let Some((insn, len)) = vcpu::instruction() {
+                        vcpu.insn = insn;
+                        vcpu.insn_len = len;
+                    }
+                }
                 vcpu.hva = hva;
                 vcpu.poison = 1;
                 return totals::exits_before(vcpu);
@@ -131,7 +146,7 @@ fn signal<C: EbpfContext>(
     } else {
         answers_exit(code, target.tid, hva)
     };
-    if before >= EVENTS_PER_PAGE {
+    if before >= EVENTS_PER_PAGE || before >= totals::ANNOUNCED_EXITS && slot::in_place_of_signal(lsb) {
         return;
     }
     debug!(
@@ -149,7 +164,7 @@ fn signal<C: EbpfContext>(
         pad: 0,
         comm: target.comm,
     };
-    send(signal, before < totals::ANNOUNCED_EXITS);
+    emit(signal);
 }
 
 /// Whether the current thread handles a fault of its guest, and has not gone back to the VMM (that ends an exit, unless
@@ -222,6 +237,16 @@ pub fn signal_generate_raw(ctx: RawTracePointContext) -> i32 {
             let proved = answer || target.pid != 0 && target.pid != current_pid();
             signal(&ctx, code, info.addr, u32::from(info.lsb), target, forced, proved);
         }
+    }
+    0
+}
+
+/// `signal_deliver(int sig, struct kernel_siginfo *info, struct k_sigaction *ka)`, 4.19 to 7.3: SIGBUS reaches the thread, which has
+/// left KVM for it. In place of kvm_userspace_exit, which every return to a VMM passes, until there is poison.
+#[raw_tracepoint(tracepoint = "signal_deliver")]
+pub fn signal_delivered(ctx: RawTracePointContext) -> i32 {
+    if armed() && ctx.arg::<i32>(0) == SIGBUS {
+        delivered();
     }
     0
 }

@@ -2,8 +2,8 @@
 //! `task_struct.preempt_notifiers` then leads to, 5.10 to 7.3 (virt/kvm/kvm_main.c).
 
 use super::fields::{
-    ARCH_EXIT_TSC, ARCH_REGS, ARCH_REGS_AVAILABLE, ARCH_TSC_OFFSET, ARCH_TSC_RATIO, TASK_NOTIFIERS,
-    VCPU_ARCH, VCPU_NOTIFIER, member,
+    ARCH_EXIT_TSC, ARCH_REGS, ARCH_REGS_AVAILABLE, ARCH_TSC_OFFSET, ARCH_TSC_RATIO, CONTROL_INSN,
+    CONTROL_INSN_LEN, SVM_VCPU, SVM_VMCB, TASK_NOTIFIERS, VCPU_ARCH, VCPU_NOTIFIER, VMCB_CONTROL, member,
 };
 use crate::state::current_task;
 
@@ -57,4 +57,13 @@ pub fn rip() -> Option<u64> {
     let regs = arch + u64::from(ARCH_REGS.get()?);
     // SAFETY: fault-safe read of kernel memory, within the array whose length the layout has checked.
     unsafe { aya_ebpf::helpers::bpf_probe_read_kernel((regs + RIP * 8) as *const u64) }.ok()
+}
+
+/// Where the VMCB of its last exit has the instruction's bytes, and how many they are: SVM with decode assists (AMD APM volume 2).
+#[inline(always)]
+pub fn instruction() -> Option<(u64, u32)> {
+    let svm = loaded().filter(|vcpu| *vcpu != 0)? - u64::from(SVM_VCPU.get()?);
+    let control = member(svm, &SVM_VMCB)?.0 + u64::from(VMCB_CONTROL.get()?);
+    let len = member(control, &CONTROL_INSN_LEN)?;
+    Some((control + u64::from(CONTROL_INSN.get()?), u32::from(len)))
 }

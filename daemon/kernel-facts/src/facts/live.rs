@@ -106,7 +106,7 @@ impl Facts {
         self.functions = vmlinux.functions(&names);
         self.raw_tracepoints = vmlinux.raw_tracepoints(&raw);
         self.members = vmlinux.members(&members);
-        // A module's BTF only checks arguments: without it, or with one that is not understood, they go unchecked.
+        // Without a module's BTF, or with one that is not understood, arguments go unchecked, and its own structures unread.
         for module in MODULES {
             let Ok(bytes) = fs::read(folder.join(module)) else {
                 continue;
@@ -114,6 +114,9 @@ impl Facts {
             match Btf::parse_module(&bytes, &vmlinux) {
                 Ok(btf) => {
                     self.btf.insert(module.to_owned());
+                    for (path, member) in btf.members(&members) {
+                        self.members.entry(path).or_insert(member);
+                    }
                     for (name, mut prototype) in btf.functions(&names) {
                         prototype.module = Some(module.to_owned());
                         self.functions.entry(name).or_insert(prototype);

@@ -4,13 +4,13 @@
 use poisontrace_model::event::probe::{MissingField, ProbeId, ProbeReason};
 use poisontrace_probes::{ABSENT, layout::FIELDS};
 
-use super::{Plan, ProbeSpec};
-use crate::{btf::shape_name, facts::Facts};
+use super::{Attach, Binding, Plan, ProbeSpec};
+use crate::{btf::shape_name, facts::Facts, functions::SIGNAL_DELIVER};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HotPath {
-    /// Nothing is attached to kvm_exit, kvm_entry, kvm_msr and kvm_pio until there is poison, and again once it is over.
+    /// Nothing is attached to what every exit of a guest passes until there is poison, and again once it is over.
     OnPoison,
     /// Programs that do nothing until there is poison are attached from the start: why.
     Always(Vec<ProbeReason>),
@@ -22,7 +22,7 @@ impl Default for HotPath {
     }
 }
 
-/// The rows of these hooks.
+/// The rows of these hooks that nothing stands by for.
 const ROWS: [ProbeId; 4] = [
     ProbeId::KvmExit,
     ProbeId::KvmEntry,
@@ -60,6 +60,9 @@ impl Plan {
                 row.standby = Some(Vec::new());
             }
         }
+        for row in &mut self.rows {
+            row.wait_for_poison();
+        }
         self
     }
 
@@ -89,6 +92,13 @@ impl Plan {
                 problems.push(ProbeReason::Needs(probe));
             }
         }
+        // The end of an exit is then seen by the signal that answers it.
+        if let Some(problem) = match facts.raw_tracepoints.get(SIGNAL_DELIVER.name) {
+            Some(known) => SIGNAL_DELIVER.mismatch(known),
+            None => Some(ProbeReason::NoTracepointBtf(SIGNAL_DELIVER.name.to_owned())),
+        } {
+            problems.push(problem);
+        }
         // What goes on to see the exits until then.
         for probe in [
             ProbeId::MemoryFailure,
@@ -110,5 +120,26 @@ impl Plan {
             problems.push(ProbeReason::PerfEventParanoid(level));
         }
         problems
+    }
+}
+
+impl ProbeSpec {
+    /// Leaves the hook that many exits pass to a program elsewhere until there is poison.
+    fn wait_for_poison(&mut self) {
+        let Some(programs) = self.offered().next() else {
+            return;
+        };
+        match (&self.probe, programs.as_slice()) {
+            // Each return to a VMM.
+            (ProbeId::KvmUserspaceExit, _) => {
+                self.first = programs.clone();
+                self.standby = Some(vec![Attach {
+                    program: "signal_delivered",
+                    binding: Binding::RawTracepoint(SIGNAL_DELIVER.name),
+                }]);
+            }
+            (ProbeId::Instruction, [_, ..]) => self.standby = Some(Vec::new()),
+            _ => {}
+        }
     }
 }

@@ -255,6 +255,11 @@ impl Rows<'_> {
     /// A function of KVM, which is a module's where it counts: by kprobe.
     fn kprobe(&mut self, probe: ProbeId, function: &'static Function, program: &'static str) {
         self.row(probe).of_kvm = true;
+        self.or_kprobe(function, program);
+    }
+
+    /// The same, as an alternative of the last row.
+    fn or_kprobe(&mut self, function: &'static Function, program: &'static str) {
         let problem = self.kprobe_problem(function);
         if problem.is_none() && !self.facts.functions.contains_key(function.name) {
             let assumed = ProbeReason::PrototypeAssumed(function.name.to_owned());
@@ -307,34 +312,52 @@ impl Rows<'_> {
         }
     }
 
-    /// kvm_mmu_page_fault is handed the instruction's bytes where the processor has them; on VMX it never is, and
-    /// a kprobe on every page fault would cost for nothing.
+    /// The VMCB has the instruction's bytes where the processor gives them: they are read when an exit has met poison, without a
+    /// hook. Where BTF does not lead to it, kvm_mmu_page_fault is handed them; on VMX it never is, and a kprobe on every page fault
+    /// would cost for nothing.
     fn instruction(&mut self) {
-        if self.facts.svm() {
-            self.kprobe(ProbeId::Instruction, &MMU_PAGE_FAULT, "page_fault_insn");
-        } else {
-            let row = self.row(ProbeId::Instruction);
-            row.of_kvm = true;
+        let svm = self.facts.svm();
+        let row = self.row(ProbeId::Instruction);
+        row.of_kvm = true;
+        if !svm {
             row.alternatives.push(Err(ProbeReason::SvmOnly));
+            return;
         }
+        let way = [
+            "task_struct.preempt_notifiers",
+            "kvm_vcpu.preempt_notifier",
+            "vcpu_svm",
+            "vmcb",
+            "vmcb_control_area",
+        ];
+        match self.no_member(&way) {
+            None => self.last().alternatives.push(Ok(Vec::new())),
+            Some(problem) => {
+                self.last().alternatives.push(Err(problem));
+                self.or_kprobe(&MMU_PAGE_FAULT, "page_fault_insn");
+            }
+        }
+    }
+
+    /// The first member of these structures (or single members) that is not as the programs read it.
+    fn no_member(&self, of: &[&str]) -> Option<ProbeReason> {
+        of.iter().find_map(|of| {
+            let field = members_missing(self.facts, of).into_iter().next()?;
+            let of = of.split_once('.').map_or(*of, |(of, _)| of).to_owned();
+            Some(ProbeReason::NoMember { of, field })
+        })
     }
 
     /// Where guest memory lies in the VMM. Memslots are in a tree from 5.17 on.
     fn memslots(&mut self) {
-        let problem = [
+        let way = [
             "file.private_data",
             "kvm_vcpu.kvm",
             "kvm",
             "kvm_memslots",
             "kvm_memory_slot",
-        ]
-        .iter()
-        .find_map(|of| {
-            let field = members_missing(self.facts, of).into_iter().next()?;
-            let of = of.split_once('.').map_or(*of, |(of, _)| of).to_owned();
-            Some(ProbeReason::NoMember { of, field })
-        })
-        .or_else(|| {
+        ];
+        let problem = self.no_member(&way).or_else(|| {
             let mut functions = [&GET_SREGS, &VCPU_IOCTL].into_iter();
             functions.find_map(|function| self.kprobe_problem(function))
         });

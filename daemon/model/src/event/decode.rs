@@ -70,6 +70,43 @@ impl Decoder {
         })
     }
 
+    /// What an exit's record shows besides, in place of records of their own: the signal that answered it, and the way back into the
+    /// guest of the thread's exit before it.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn besides(&self, event: &Event, bytes: &[u8]) -> Result<[Option<Event>; 2], DecodeError> {
+        if !matches!(event.what, EventKind::PoisonExit(_)) {
+            return Ok([None, None]);
+        }
+        let exit: record::PoisonExit = body(kind::POISON_EXIT, bytes)?;
+        let at = |t, what| Event {
+            t,
+            tid: event.tid,
+            pid: event.pid,
+            vcpu: event.vcpu,
+            what,
+        };
+        let signal = || EventKind::Sigbus {
+            hva: Hex(exit.hva),
+            severity: SigbusSeverity::ActionRequired,
+            lsb: exit.signal_lsb,
+            target_tid: event.tid,
+            target_pid: event.pid,
+            forced: false,
+            // As in the signals before it.
+            comm: String::new(),
+        };
+        let reentry = || EventKind::Reentry {
+            exit_ns: exit.before_exit_ns,
+            entry_ns: exit.before_entry_ns,
+        };
+        Ok([
+            (exit.before_exit_ns != 0).then(|| at(exit.before_entry_ns, reentry())),
+            (exit.signal_lsb != 0).then(|| at(exit.signal_ns, signal())),
+        ])
+    }
+
     fn what(&self, kind: u32, bytes: &[u8]) -> Result<EventKind, DecodeError> {
         Ok(match kind {
             kind::FAILURE_BEGIN => {
@@ -418,6 +455,41 @@ mod tests {
         assert_eq!(access(Isa::Svm, 0x4), Access::Read);
         assert_eq!(access(Isa::Vmx, 0), Access::Unknown);
         assert_eq!(access(Isa::Unknown, 0), Access::Unknown);
+    }
+
+    /// From a page's third exit on.
+    #[test]
+    fn an_exits_record_has_its_signal_and_the_way_back_before_it() {
+        let exit = |signal_lsb, before_exit_ns| {
+            let mut bytes = vec![0; size_of::<record::PoisonExit>()];
+            let (exit, _) = record::PoisonExit::mut_from_prefix(&mut bytes).unwrap();
+            exit.h = header(record::PoisonExit::KIND);
+            exit.hva = 0x7000;
+            exit.signal_ns = 40;
+            exit.signal_lsb = signal_lsb;
+            (exit.before_exit_ns, exit.before_entry_ns) = (before_exit_ns, 30);
+            bytes
+        };
+        let besides = |bytes: &[u8]| {
+            let event = Decoder::default().decode(bytes).unwrap();
+            let all = Decoder::default().besides(&event, bytes).unwrap();
+            all.map(|event| event.map(|event| (event.t, event.what)))
+        };
+        let signal = EventKind::Sigbus {
+            hva: Hex(0x7000),
+            severity: SigbusSeverity::ActionRequired,
+            lsb: 12,
+            target_tid: header(0).tid,
+            target_pid: header(0).pid,
+            forced: false,
+            comm: String::new(),
+        };
+        let reentry = EventKind::Reentry {
+            exit_ns: 20,
+            entry_ns: 30,
+        };
+        assert_eq!(besides(&exit(12, 20)), [Some((30, reentry)), Some((40, signal))]);
+        assert_eq!(besides(&exit(0, 0)), [None, None]);
     }
 
     #[test]

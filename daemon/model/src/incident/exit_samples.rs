@@ -35,8 +35,8 @@ struct Kept {
 }
 
 impl ExitSamples {
-    /// Keeps an exit, if it is among those that are kept.
-    pub fn add(&mut self, tid: u32, vcpu: Option<u32>, exit: &PoisonExit) {
+    /// Keeps an exit, if it is among those that are kept, and returns whether it is.
+    pub fn add(&mut self, tid: u32, vcpu: Option<u32>, exit: &PoisonExit) -> bool {
         let no = self.seen;
         self.seen += 1;
         if self.kept.len() >= self.detail.of(MAX_KEPT) {
@@ -48,10 +48,10 @@ impl ExitSamples {
             self.thinned += 1;
         }
         let Some(at) = exit.exit_ns.or(exit.fault_ns) else {
-            return;
+            return false;
         };
         if no.trailing_zeros() < self.thinned {
-            return;
+            return false;
         }
         let since_exit = |end: Option<u64>| exit.exit_ns.zip(end).map(|(a, b)| b.saturating_sub(a));
         let kept = Kept {
@@ -69,9 +69,10 @@ impl ExitSamples {
             },
         };
         compact_map::push(&mut self.kept, kept);
+        true
     }
 
-    /// The vCPU entered the guest again after the exit that began at `exit_ns`.
+    /// The vCPU entered the guest again after an exit that was kept, which began at `exit_ns`.
     pub fn reentry(&mut self, tid: u32, exit_ns: u64, entry_ns: u64) {
         let last = self
             .kept

@@ -94,13 +94,21 @@ struct Open {
     user_ns: Option<u64>,
     #[serde(default)]
     recovered: bool,
+    /// Among [`Exits::exit_samples`].
+    #[serde(default = "kept_if_not_known")]
+    kept: bool,
+}
+
+/// A store of an earlier version does not have it: the exit is then looked for.
+const fn kept_if_not_known() -> bool {
+    true
 }
 
 impl Exits {
     /// Adds an exit that an event shows.
     pub fn add(&mut self, tid: u32, vcpu: Option<u32>, exit: &PoisonExit) {
         let detail = self.exit_samples.detail;
-        self.exit_samples.add(tid, vcpu, exit);
+        let kept = self.exit_samples.add(tid, vcpu, exit);
         if exit.recovered {
             self.recovered.exits += 1;
             self.recovered.undated += u64::from(exit.exit_ns.is_none());
@@ -134,6 +142,7 @@ impl Exits {
                         page,
                         user_ns: exit.user_ns,
                         recovered: exit.recovered,
+                        kept,
                     },
                 );
             }
@@ -166,7 +175,9 @@ impl Exits {
             return false;
         };
         let detail = self.exit_samples.detail;
-        self.exit_samples.reentry(tid, exit_ns, entry_ns);
+        if open.kept {
+            self.exit_samples.reentry(tid, exit_ns, entry_ns);
+        }
         self.recovered.reentered += u64::from(open.recovered);
         self.samples
             .exit_to_entry
@@ -427,6 +438,12 @@ impl Total {
             .values()
             .map(|lines| u64::from(lines.count_ones()))
             .sum()
+    }
+
+    /// Whether the page was accessed by stores alone.
+    pub fn writes_only(&self) -> bool {
+        let x = &self.page;
+        x.writes > 0 && x.reads == 0 && x.fetches == 0 && x.page_walks == 0 && x.writes_or_walks == 0
     }
 
     /// The RIP of the last exit before `t`, as far as the RIPs' own times show.

@@ -81,6 +81,10 @@ pub fn walk() -> Vec<Vec<u8>> {
                     insn: [0; 16],
                     address: address::GPA,
                     recovered: 0,
+                    signal_lsb: 0,
+                    pad: 0,
+                    before_exit_ns: 0,
+                    before_entry_ns: 0,
                 };
                 let entry = Reentry {
                     h: header::<Reentry>(pid(vm), vcpu),

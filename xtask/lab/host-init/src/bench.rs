@@ -67,6 +67,13 @@ fn perform_step(step: &Step, log: &Log) -> Result<Option<Ended>> {
         };
         run(once)?;
     }
+    // What the start of the watch has left to be done falls into a loop that is not measured.
+    if let Some(first) = step.loops.first().filter(|first| first.kind != Kind::Poison) {
+        run(Loop {
+            poisoned: false,
+            ..*first
+        })?;
+    }
     for plan in &step.loops {
         let spent = run(*plan)?;
         let rounds = u64::from(plan.exits);

@@ -30,10 +30,21 @@ const PER_REHEARSAL: Duration = Duration::from_secs(1);
 const METRICS: &str = "127.0.0.1:9847";
 /// More than the ten seconds after which the daemon looks around, and looks again.
 const SCRAPE_LIMIT: Duration = Duration::from_secs(40);
+/// A detaching lasts several grace periods.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
-/// Hooks that every exit of every guest passes, or every access to an MSR or a port: the programs have their names.
-const ON_EXITS: [&str; 4] = ["kvm_exit", "kvm_entry", "kvm_msr", "kvm_pio"];
+/// Hooks that every exit of every guest passes, or every return to a VMM, access to an MSR or a port, or page fault; the programs
+/// have their names, of which the kernel keeps 15 characters. What stands by for them is elsewhere, and kvm_page_fault is always
+/// attached.
+const ON_EXITS: [&str; 6] = [
+    "kvm_exit",
+    "kvm_entry",
+    "kvm_userspace_e",
+    "kvm_msr",
+    "kvm_pio",
+    "page_fault_insn",
+];
 
 pub struct Daemon {
     child: Child,
@@ -145,7 +156,8 @@ impl Daemon {
         let also = sender.clone();
         let forward = move |sender: &mpsc::Sender<String>, line: &str| {
             let about = |word: &str| line.contains(word);
-            if line.starts_with(daemon_lines::PREFIX) || about("KVM") || about(daemon_lines::DETACHES_EXITS) {
+            let exits = about(daemon_lines::ATTACHES_EXITS) || about(daemon_lines::DETACHES_EXITS);
+            if line.starts_with(daemon_lines::PREFIX) || about("KVM") || exits {
                 // Nobody may listen any more.
                 sender.send(line.to_owned()).ok();
             }
@@ -201,19 +213,27 @@ impl Daemon {
     /// Its programs on the hooks that every exit of every guest passes, and perf events that it holds open, which have a
     /// tracepoint call them too: from its descriptors, and from the names that the kernel gives to programs.
     pub fn on_exits(&mut self) -> Result<Vec<String>> {
+        let mut names: Vec<String> = self.exit_descriptors()?.into_values().collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The same by their numbers.
+    fn exit_descriptors(&mut self) -> Result<BTreeMap<String, String>> {
         if self.programs.is_empty() {
             self.programs = programs()?;
         }
-        let mut found = Vec::new();
+        let mut found = BTreeMap::new();
         let process = format!("/proc/{}", self.child.id());
         for entry in fs::read_dir(format!("{process}/fd")).context("cannot list the daemon's descriptors")? {
             let entry = entry?;
             let kind = fs::read_link(entry.path()).unwrap_or_default();
+            let number = entry.file_name().to_string_lossy().into_owned();
+            let file = format!("{process}/fdinfo/{number}");
             if kind.to_string_lossy().contains("perf_event") {
-                found.push(kind.display().to_string());
+                found.insert(number, kind.display().to_string());
+                continue;
             }
-            let number = entry.file_name();
-            let file = format!("{process}/fdinfo/{}", number.to_string_lossy());
             let info = fs::read_to_string(file).unwrap_or_default();
             let field = |key: &str| info.lines().find_map(|line| line.strip_prefix(key));
             if field("link_type:").is_none() {
@@ -224,11 +244,33 @@ impl Daemon {
                 .map_or("(a program without a name)", String::as_str)
                 .to_owned();
             if ON_EXITS.iter().any(|hook| name.starts_with(hook)) || name.starts_with('(') {
-                found.push(name);
+                found.insert(number, name);
             }
         }
-        found.sort();
         Ok(found)
+    }
+
+    /// Waits until it closes something of what it has on the exits. To list all that it has open each time would take an emulated
+    /// processor longer than the time that passes.
+    pub fn wait_for_detaching(&mut self) -> Result<()> {
+        let deadline = Instant::now() + self.patience;
+        let attached = self.exit_descriptors()?;
+        anyhow::ensure!(!attached.is_empty(), "poisontrace has nothing on the exits");
+        let folder = format!("/proc/{}/fd", self.child.id());
+        let links: Vec<_> = attached
+            .keys()
+            .map(|number| Path::new(&folder).join(number))
+            .collect();
+        while Instant::now() < deadline {
+            if links.iter().any(|link| fs::symlink_metadata(link).is_err()) {
+                return Ok(());
+            }
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        bail!(
+            "poisontrace detached nothing from the exits within {} s",
+            self.patience.as_secs()
+        )
     }
 
     pub fn running(&mut self) -> Result<()> {

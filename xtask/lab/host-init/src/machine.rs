@@ -1,5 +1,6 @@
 //! The emulated machine itself: file systems, modules, the kernel's log, power.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -238,6 +239,28 @@ pub fn forget_poison(pfn: u64, log: &Log) {
     if let Err(error) = fs::write(file, format!("{pfn:#x}")) {
         log.line(&format!("lab: cannot give page frame {pfn:#x} back: {error}"));
     }
+}
+
+/// The same with all frames that the kernel has reported, after which a daemon starts on a host that never lost memory. After an
+/// error of the machine itself the kernel gives none back.
+pub fn forget_all_poison(log: &Log) -> Result<()> {
+    if !hardware_corrupted()? {
+        return Ok(());
+    }
+    let lost: BTreeSet<u64> = kernel_log()?
+        .iter()
+        .filter_map(|line| line.split_once("Memory failure: 0x")?.1.split_once(':'))
+        .filter_map(|(frame, _)| u64::from_str_radix(frame, 16).ok())
+        .collect();
+    lost.into_iter().for_each(|pfn| forget_poison(pfn, log));
+    Ok(())
+}
+
+/// Whether the kernel counts memory as lost.
+pub fn hardware_corrupted() -> Result<bool> {
+    let memory = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
+    let corrupted = |line: &str| line.starts_with("HardwareCorrupted:") && !line.ends_with(" 0 kB");
+    Ok(memory.lines().any(corrupted))
 }
 
 /// Notes the kernel's taint, which a warning changes.

@@ -168,6 +168,7 @@ fn prepare(before: &Before, plan: &GuestPlan, daemon: &mut Option<Daemon>, log: 
             let recording = format!("{}{RECORDING}", plan.file_prefix);
             // That of a story that was cut short.
             fs::remove_file(format!("{SHARE}/out/{recording}")).ok();
+            machine::forget_all_poison(log)?;
             *daemon = Some(Daemon::start_afresh(&recording, options, log)?);
             Ok(())
         }
@@ -338,11 +339,7 @@ fn machine_check(vmm: &mut Vmm, gpa: u64, result: &mut GuestResult, log: &Log) -
     result.poisoned_s = Some(uptime());
     log.step(&format!("{MACHINE_CHECK}{:#x}", pfn << 12));
     let deadline = Instant::now() + POLLED_WITHIN;
-    while !fs::read_to_string("/proc/meminfo")
-        .context("no /proc/meminfo")?
-        .lines()
-        .any(|line| line.starts_with("HardwareCorrupted:") && !line.ends_with(" 0 kB"))
-    {
+    while !machine::hardware_corrupted()? {
         if Instant::now() > deadline {
             bail!("the kernel did not take the page out of use");
         }

@@ -9,8 +9,9 @@ use anyhow::{Context, Result};
 use lab_protocol::bench::{Kind, Loop};
 use lab_protocol::daemon_lines;
 use lab_protocol::storm::{
-    Counters, FTRACE_FILE, PERF_FILE, STORM_FILE, STORM_VMM_FILE, Storm, StormResult, Storms,
+    Counters, FTRACE_FILE, PERF_FILE, STORM_FILE, STORM_VMM_FILE, State, Storm, StormResult, Storms,
 };
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::daemon::{self, Daemon};
 use crate::ftrace::Ftrace;
@@ -113,11 +114,15 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
         if storm.look_at_exits {
             result.on_exits_before = Some(started.on_exits()?);
         }
+        if storm.kills_while.contains(&State::StandBy) {
+            started = replaced(storm, started, options, "stand-by", log)?;
+            result.killed_while.push(State::StandBy);
+        }
         daemon = Some(started);
     }
     let clocks = ftrace.as_ref().map(Ftrace::record);
     daemon = match (daemon, &storm.daemon) {
-        (Some(first), Some(options)) if storm.kills > 0 => {
+        (Some(first), Some(options)) if storm.kills > 0 || !storm.kills_while.is_empty() => {
             Some(run_vmm_killing(storm, folder, first, options, result, log)?)
         }
         (daemon, _) => {
@@ -146,6 +151,14 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
             let exit = daemon::ask(&["explain", "--last", "--format", format], &file, log)?;
             result.explain_exit = result.explain_exit.max(exit);
         }
+    }
+    if storm.kills_while.contains(&State::Detaching)
+        && let (Some(mut first), Some(options)) = (daemon.take(), &storm.daemon)
+    {
+        log.step("waiting until poisontrace begins to detach from the exits");
+        first.wait_for_detaching()?;
+        daemon = Some(replaced(storm, first, options, "detaching", log)?);
+        result.killed_while.push(State::Detaching);
     }
     if let (Some(daemon), true) = (&mut daemon, storm.until_detached) {
         log.step("waiting until poisontrace detaches from the exits");
@@ -196,7 +209,19 @@ fn inside(storm: &Storm, file: &str) -> String {
     }
 }
 
-/// The same, while daemon after daemon is killed and replaced.
+/// Kills the daemon, and starts another.
+fn replaced(storm: &Storm, first: Daemon, options: &[String], name: &str, log: &Log) -> Result<Daemon> {
+    log.step("killing poisontrace");
+    first.kill()?;
+    std::thread::sleep(UNWATCHED);
+    log.step("starting poisontrace again");
+    let recording = inside(storm, &format!("recording-{name}.ptrace"));
+    let daemon = Daemon::start_again(&recording, options, log)?;
+    log.step("poisontrace is ready again");
+    Ok(daemon)
+}
+
+/// Runs the VMM while daemon after daemon is killed and replaced.
 fn run_vmm_killing(
     storm: &Storm,
     folder: &str,
@@ -205,22 +230,15 @@ fn run_vmm_killing(
     result: &mut StormResult,
     log: &Log,
 ) -> Result<Daemon> {
+    let vmm = start_vmm(storm, folder, log)?;
+    let pid = Pid::from_child(&vmm.child);
     std::thread::scope(|scope| {
         let mut theirs = StormResult::default();
-        let vmm = scope.spawn(move || run_vmm(storm, folder, &mut theirs, log).map(|()| theirs));
-        let mut daemon = first;
-        for n in 1..=storm.kills {
-            std::thread::sleep(BETWEEN_KILLS);
-            let alive = !vmm.is_finished();
-            log.step("killing poisontrace");
-            daemon.kill()?;
-            std::thread::sleep(UNWATCHED);
-            log.step("starting poisontrace again");
-            let recording = inside(storm, &format!("recording-{n}.ptrace"));
-            daemon = Daemon::start_again(&recording, options, log)?;
-            log.step("poisontrace is ready again");
-            // Only then did it happen in the middle of the storm.
-            result.killed += u32::from(alive && !vmm.is_finished());
+        let vmm = scope.spawn(move || vmm.wait(folder, &mut theirs, log).map(|()| theirs));
+        let daemon = kill_and_replace(storm, first, options, result, || !vmm.is_finished(), log);
+        // Also where a daemon failed: the storm would not end.
+        if storm.plan.until_signal && !vmm.is_finished() {
+            kill_process(pid, Signal::USR1).context("cannot signal the VMM")?;
         }
         let theirs = vmm
             .join()
@@ -228,26 +246,69 @@ fn run_vmm_killing(
         result.vmm_s = theirs.vmm_s;
         result.vmm_end = theirs.vmm_end;
         result.vmm_signal = theirs.vmm_signal;
-        Ok(daemon)
+        daemon
     })
 }
 
+/// Kills counted are those in the middle of the storm.
+fn kill_and_replace(
+    storm: &Storm,
+    first: Daemon,
+    options: &[String],
+    result: &mut StormResult,
+    storms: impl Fn() -> bool,
+    log: &Log,
+) -> Result<Daemon> {
+    let mut daemon = first;
+    if storm.kills_while.contains(&State::Attaching) {
+        daemon.wait_for(daemon_lines::ATTACHES_EXITS)?;
+        daemon = replaced(storm, daemon, options, "attaching", log)?;
+        if storms() {
+            result.killed_while.push(State::Attaching);
+        }
+    }
+    for n in 1..=storm.kills {
+        std::thread::sleep(BETWEEN_KILLS);
+        let before = storms();
+        daemon = replaced(storm, daemon, options, &n.to_string(), log)?;
+        result.killed += u32::from(before && storms());
+    }
+    Ok(daemon)
+}
+
 fn run_vmm(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Result<()> {
+    start_vmm(storm, folder, log)?.wait(folder, result, log)
+}
+
+struct RunningVmm {
+    child: Child,
+    started: f64,
+}
+
+fn start_vmm(storm: &Storm, folder: &str, log: &Log) -> Result<RunningVmm> {
     log.step(&format!("{} by {}", storm.plan.instruction, storm.plan.mode));
     let started = uptime();
     let errors = File::create(format!("{folder}/vmm.log")).context("cannot write vmm.log")?;
-    let output = Command::new(STORM_VMM_FILE)
+    let child = Command::new(STORM_VMM_FILE)
         .arg(serde_json::to_string(&storm.plan)?)
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(errors)
-        .output()
+        .spawn()
         .context("cannot start the VMM")?;
-    fs::write(format!("{folder}/vmm.json"), &output.stdout).context("cannot write vmm.json")?;
-    result.vmm_s = uptime() - started;
-    result.vmm_end = in_words(output.status);
-    result.vmm_signal = output.status.signal();
-    log.step(&format!("the VMM {}", result.vmm_end));
-    Ok(())
+    Ok(RunningVmm { child, started })
+}
+
+impl RunningVmm {
+    fn wait(self, folder: &str, result: &mut StormResult, log: &Log) -> Result<()> {
+        let output = self.child.wait_with_output().context("cannot wait for the VMM")?;
+        fs::write(format!("{folder}/vmm.json"), &output.stdout).context("cannot write vmm.json")?;
+        result.vmm_s = uptime() - self.started;
+        result.vmm_end = in_words(output.status);
+        result.vmm_signal = output.status.signal();
+        log.step(&format!("the VMM {}", result.vmm_end));
+        Ok(())
+    }
 }
 
 pub fn describe() -> Result<StormResult> {

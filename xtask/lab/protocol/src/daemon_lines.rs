@@ -9,6 +9,8 @@ pub const READY: &str = "poisontrace: ready";
 pub const WAITS_FOR_KVM: &str = "waiting for it";
 pub const RELEASES_KVM: &str = "KVM was unloaded";
 pub const ATTACHES_AGAIN: &str = "KVM is back";
+/// There is poison, and the daemon is about to attach what takes longer.
+pub const ATTACHES_EXITS: &str = "kvm_exit and kvm_entry are attached";
 /// No VM has had poison for a while.
 pub const DETACHES_EXITS: &str = "kvm_exit and kvm_entry are detached";
 /// At log level debug, by the probes themselves.
@@ -32,11 +34,12 @@ pub const NO_INCIDENTS: &str = "no incidents are stored";
 /// Looked for by the steps in the emulated Debian.
 pub const IN_INSTALL_STEPS: [&str; 3] = [PROBES_STAYED, "probes attached", "has been read again"];
 
-pub const ALL: [&str; 13] = [
+pub const ALL: [&str; 14] = [
     READY,
     WAITS_FOR_KVM,
     RELEASES_KVM,
     ATTACHES_AGAIN,
+    ATTACHES_EXITS,
     DETACHES_EXITS,
     PROBES_ARMED,
     MISSED_FAILURES,

@@ -52,6 +52,9 @@ pub struct Storm {
     /// Kill the daemon (SIGKILL) while the storm lasts, this many times, and start another each time.
     #[serde(default)]
     pub kills: u32,
+    /// And once in each of these states, of a daemon that attaches at poison.
+    #[serde(default)]
+    pub kills_while: Vec<State>,
     /// After the storm wait until the daemon detaches what its poison had it attach to the exits, and look what is left there.
     #[serde(default)]
     pub until_detached: bool,
@@ -67,6 +70,18 @@ pub struct Storm {
     pub plan: StormPlan,
 }
 
+/// What a daemon is at that has nothing on the exits until there is poison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// No poison yet.
+    StandBy,
+    /// There is, and a part of what it attaches is attached.
+    Attaching,
+    /// It is over, and a part is detached.
+    Detaching,
+}
+
 /// The VMM's only argument, as JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StormPlan {
@@ -74,6 +89,9 @@ pub struct StormPlan {
     pub instruction: Instruction,
     /// How many exits the mode swallow takes before it ends.
     pub exits: u64,
+    /// And then it goes on until SIGUSR1 comes.
+    #[serde(default)]
+    pub until_signal: bool,
     /// After each SIGBUS the VMM reads the registers by KVM_GET_SREGS2, as QEMU does where the kernel has it (5.14 on), in
     /// place of KVM_GET_SREGS.
     #[serde(default)]
@@ -94,6 +112,7 @@ impl StormPlan {
             mode,
             instruction,
             exits: 0,
+            until_signal: false,
             sregs2: false,
             poison: Poison::Software,
             page: Page::Data,
@@ -227,6 +246,9 @@ pub struct StormResult {
     /// Daemons that were killed and replaced while the storm lasted.
     #[serde(default)]
     pub killed: u32,
+    /// The states in which others were.
+    #[serde(default)]
+    pub killed_while: Vec<State>,
     /// Probes and pins left after the daemon had ended; `None`: not checked.
     #[serde(default)]
     pub left_attached: Option<Vec<String>>,

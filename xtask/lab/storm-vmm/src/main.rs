@@ -42,6 +42,8 @@ fn main() -> Result<()> {
     }
     let ended = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(libc::SIGTERM, Arc::clone(&ended)).context("cannot handle SIGTERM")?;
+    let enough = Arc::new(AtomicBool::new(!plan.until_signal));
+    signal_hook::flag::register(libc::SIGUSR1, Arc::clone(&enough)).context("cannot handle SIGUSR1")?;
     let mut memory = if plan.pinned {
         Memory::pinned()?
     } else {
@@ -59,6 +61,7 @@ fn main() -> Result<()> {
         counters: Counters::default(),
         machine_checks_before: 0,
         ended,
+        enough,
     };
     let outcome = run.go_on();
     if outcome.is_err() {
@@ -96,6 +99,8 @@ struct Run {
     machine_checks_before: u32,
     /// SIGTERM has come.
     ended: Arc<AtomicBool>,
+    /// The storm may end at the plan's number of exits.
+    enough: Arc<AtomicBool>,
 }
 
 /// The guest's request to the VMM.
@@ -132,7 +137,10 @@ impl Run {
                     self.run_ns.push(u64::try_from(took.as_nanos())?);
                 }
                 self.on_sigbus(signal)?;
-                if self.plan.mode == Mode::Swallow && self.counters.exits >= self.plan.exits {
+                if self.plan.mode == Mode::Swallow
+                    && self.counters.exits >= self.plan.exits
+                    && self.enough.load(Ordering::Relaxed)
+                {
                     return self.report();
                 }
                 continue;

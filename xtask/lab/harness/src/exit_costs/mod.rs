@@ -187,23 +187,21 @@ impl Lab {
             command.extend(armed.then_some("--armed"));
             program(&command, "poisontrace-bench")
         };
-        let daemon = || match self.built.in_place_of_daemon {
-            true => object(OBJECT, false),
-            false => program(
-                &["/lab/bin/poisontrace", "run", STATE_DIR, "/run/poisontrace"],
-                "poisontrace",
-            ),
-        };
-        let on_poison = || {
+        let attached = |when: &str| {
             let command = [
                 "/lab/bin/poisontrace",
                 "run",
                 STATE_DIR,
                 "/run/poisontrace",
                 HOT_PATH,
-                "on_poison",
+                when,
             ];
             program(&command, "poisontrace")
+        };
+        let on_poison = || attached("on_poison");
+        let daemon = || match self.built.in_place_of_daemon {
+            true => object(OBJECT, false),
+            false => attached("always"),
         };
         let mut steps = vec![
             step("nothing", Watch::Nothing),

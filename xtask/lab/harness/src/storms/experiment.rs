@@ -67,6 +67,7 @@ pub fn storm(
         mode: options.mode,
         instruction: options.instruction,
         exits: options.exits,
+        until_signal: options.kill_daemon > 0,
         sregs2: options.sregs2,
         poison: options.poison,
         page: options.page,

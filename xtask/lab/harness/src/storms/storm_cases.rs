@@ -124,6 +124,7 @@ impl StormCase {
             ftrace: false,
             perf: false,
             kills: 0,
+            kills_while: Vec::new(),
             until_detached: false,
             look_at_exits: false,
             bystander: false,
@@ -167,7 +168,8 @@ impl StormCase {
             Watch::GuestCode if self.mode != Mode::Die => {
                 run.result.decode_assists || tells_memslots(&run.result.kernel)
             }
-            Watch::Tracepoints => false,
+            // Not by a hook: from the VMCB, where the kernel has BTF of its modules.
+            Watch::Tracepoints => run.result.decode_assists && tells_memslots(&run.result.kernel),
             _ => run.result.decode_assists,
         };
         expect(
@@ -302,12 +304,14 @@ pub fn with_and_without(plan: StormPlan, watch: Watch, ftrace: bool) -> [Storm; 
         ftrace,
         perf: false,
         kills: 0,
+        kills_while: Vec::new(),
         until_detached: false,
         look_at_exits: false,
         bystander: false,
         kvm: watch.kvm(),
         plan: StormPlan {
             exits: plan.exits.min(BOUNCES),
+            until_signal: false,
             ..plan
         },
     };
@@ -318,6 +322,7 @@ pub fn with_and_without(plan: StormPlan, watch: Watch, ftrace: bool) -> [Storm; 
         ftrace,
         perf: false,
         kills: 0,
+        kills_while: Vec::new(),
         until_detached: false,
         look_at_exits: false,
         bystander: false,
