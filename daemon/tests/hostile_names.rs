@@ -33,6 +33,7 @@ fn hostile(dir: &Path) -> PathBuf {
         vmm: Some(NAME.to_owned()),
         start_ticks: Some(7),
         name_guess: None,
+        container: None,
     };
     load.at(page.pid(), page.pid(), EventKind::Vmm(vmm));
     load.poison(page, 12);

@@ -103,6 +103,7 @@ fn started(dir: &Path, vms: u32) -> Replay {
             vmm: Some("qemu-system-x86_64".to_owned()),
             start_ticks: Some(7),
             name_guess: None,
+            container: None,
         };
         load.at(page.pid(), page.pid(), EventKind::Vmm(vmm));
         load.poison(page, 12);

@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use poisontrace::inputs::vm_registry::cmdline;
+use poisontrace::inputs::vm_registry::{cgroup, cmdline};
 
 fuzz_target!(|data: &[u8]| {
     cmdline::identify(&cmdline::split(data));
-    cmdline::libvirt_machine(&String::from_utf8_lossy(data));
+    cgroup::placed(&String::from_utf8_lossy(data));
 });

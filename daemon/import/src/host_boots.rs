@@ -11,6 +11,8 @@ use poisontrace_model::event::log_statement::Role;
 #[derive(Default)]
 pub struct HostBoots {
     numbers: HashMap<(usize, Option<String>, Option<String>, u32), u32>,
+    /// By file: the first that one host has logged as well.
+    first_of_host: Vec<usize>,
 }
 
 /// One file's boot of one host.
@@ -77,7 +79,13 @@ impl HostBoots {
         }
         Self {
             numbers: groups.into_iter().map(|(key, no)| (key, numbers[no])).collect(),
+            first_of_host: first_of_host(logs),
         }
+    }
+
+    /// The file for all that one host has logged: their dates are by one clock.
+    pub fn of_one_host(&self, file: usize) -> usize {
+        self.first_of_host.get(file).copied().unwrap_or(file)
     }
 
     /// The boot of a statement's host.
@@ -86,6 +94,24 @@ impl HostBoots {
         let key = (boot.file, boot.host, boot.id, boot.run);
         self.numbers.get(&key).copied().unwrap_or(0)
     }
+}
+
+fn first_of_host(logs: &[Log]) -> Vec<usize> {
+    let mut of_host: HashMap<&str, usize> = HashMap::new();
+    logs.iter()
+        .enumerate()
+        .map(|(file, log)| {
+            let hosts = || log.senders.iter().filter_map(|sender| sender.host.as_deref());
+            let first = hosts()
+                .filter_map(|host| of_host.get(host).copied())
+                .min()
+                .unwrap_or(file);
+            for host in hosts() {
+                of_host.entry(host).or_insert(first);
+            }
+            first
+        })
+        .collect()
 }
 
 /// Boots that are compared with each other.

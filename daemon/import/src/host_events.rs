@@ -4,13 +4,20 @@ use std::collections::BTreeMap;
 
 use super::{
     log::Log,
+    lone,
     speakers::{Attributed, PAGE_SHIFT},
+    text::program,
 };
 use poisontrace_model::{
-    event::log_statement::{JoinKey, LogStatement, Role},
+    event::log_statement::{Ended, JoinKey, LogStatement, Role},
     hex::Hex,
-    incident::model::{Dimm, HostEvent},
+    incident::{
+        mca,
+        model::{Dimm, HostEvent},
+    },
 };
+
+const SIGBUS: u32 = 7;
 
 /// Entries of one answer; a flood of corrected errors is counted by DIMM.
 const MAX_EVENTS: usize = 256;
@@ -31,19 +38,38 @@ pub fn collect(
     of: &[Vec<(u32, Option<JoinKey>)>],
 ) -> (Vec<HostEvent>, u64) {
     let mut events = Events::default();
+    let opened: std::collections::HashSet<u32> = all
+        .iter()
+        .zip(of)
+        .filter(|(entry, _)| lone::opens(entry))
+        .flat_map(|(_, of)| of.iter().map(|(vm, _)| *vm))
+        .collect();
+    // What opens no incident stands in none.
+    let alone = |of: &[(u32, Option<JoinKey>)]| of.iter().all(|(vm, _)| !opened.contains(vm));
     // A page of a VM is in its incident.
     let of_vms: std::collections::HashSet<u64> = all
         .iter()
         .zip(of)
-        .filter(|(entry, of)| !of.is_empty() && entry.role != Role::GuestKernel)
+        .filter(|(entry, of)| !alone(of) && entry.role != Role::GuestKernel)
         .filter_map(|(entry, _)| super::speakers::frame(&entry.statement))
         .collect();
     for (entry, of) in all.iter().zip(of) {
-        if of.is_empty() {
+        let no_vm = matches!(
+            entry.statement,
+            LogStatement::HostMce(_) | LogStatement::ProcessEnded { .. }
+        );
+        if of.is_empty() || no_vm && alone(of) {
             events.take(logs, entry, &of_vms);
         }
     }
     (events.all, events.left_out)
+}
+
+/// Notes the process of an event.
+fn name(event: &mut HostEvent, process: &str, pid: Option<u32>) {
+    event.process.get_or_insert_with(|| process.to_owned());
+    event.pid = event.pid.or(pid);
+    event.vm_helper = program::is_helper(process);
 }
 
 impl Events {
@@ -57,8 +83,7 @@ impl Events {
                 if !entry.of_vmm =>
             {
                 if let Some(event) = self.page(pfn.0, source()) {
-                    event.process = Some(comm.clone());
-                    event.pid = Some(*pid);
+                    name(event, comm, Some(*pid));
                 }
             }
             LogStatement::HostAction { pfn, result, .. } if !of_vms.contains(&pfn.0) => {
@@ -68,11 +93,32 @@ impl Events {
             }
             LogStatement::OwnAccess { comm, pid, hva } if !entry.of_vmm => {
                 if let Some(event) = self.access(*pid, hva.0 >> PAGE_SHIFT, source()) {
-                    event.process = Some(comm.clone());
-                    event.pid = Some(*pid);
+                    name(event, comm, Some(*pid));
                 }
             }
-            LogStatement::HostMce(mce) if mce.user_access => {
+            // SIGBUS has other reasons than poison: of what shares no memory with a VM it shows nothing.
+            LogStatement::ProcessEnded {
+                who,
+                pid,
+                how: Ended::Signal(SIGBUS),
+                ..
+            } if program::is_helper(who) => {
+                let known = self
+                    .all
+                    .iter_mut()
+                    .find(|event| event.pid.is_some() && event.pid == *pid);
+                let event = match known {
+                    Some(event) => Some(event),
+                    None => self.push(source()),
+                };
+                if let Some(event) = event {
+                    name(event, who, *pid);
+                    event.killed = true;
+                }
+            }
+            LogStatement::HostMce(mce)
+                if mce.user_access || mce.status.is_some_and(|status| mca::raises_mc(status.0)) =>
+            {
                 let pfn = mce.page().map(|page| page >> PAGE_SHIFT);
                 if let Some(pfn) = pfn.filter(|pfn| !of_vms.contains(pfn)) {
                     self.page(pfn, source());
@@ -124,6 +170,8 @@ impl Events {
             pfn: None,
             process: None,
             pid: None,
+            vm_helper: false,
+            killed: false,
             action_result: None,
             dimm: None,
             source,

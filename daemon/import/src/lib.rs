@@ -138,6 +138,8 @@ struct Import {
     seen: std::collections::BTreeSet<&'static str>,
     problems: Vec<Problem>,
     looks_cut: Vec<CutLine>,
+    /// Lines of a kernel without their time.
+    torn: Vec<CutLine>,
     notes: Vec<MissingEvidence>,
     meter: Meter,
 }
@@ -166,6 +168,14 @@ fn without_times(incident: &mut Incident) {
     }
     for injection in &mut incident.injections.events {
         injection.t_ns = None;
+    }
+}
+
+fn cut_line(file: &str, line: &LooksCut) -> MissingEvidence {
+    MissingEvidence::CutLine {
+        source: file.to_owned(),
+        line: line.line,
+        text: line.text.clone(),
     }
 }
 
@@ -203,6 +213,7 @@ impl Import {
             seen: std::collections::BTreeSet::new(),
             problems: Vec::new(),
             looks_cut: Vec::new(),
+            torn: Vec::new(),
             notes: Vec::new(),
             meter: Meter::default(),
         }
@@ -311,24 +322,11 @@ impl Import {
             self.notes.push(MissingEvidence::TraceBesideRecording);
         }
         for (file, lines, more) in merged.looks_cut() {
-            for line in lines.iter().take(SHOWN_CUT) {
-                self.notes.push(MissingEvidence::CutLine {
-                    source: file.clone(),
-                    line: line.line,
-                    text: line.text.clone(),
-                });
-            }
-            let count = more + lines.len().saturating_sub(SHOWN_CUT) as u64;
-            if count > 0 {
-                let source = file.clone();
-                self.notes.push(MissingEvidence::CutLines { count, source });
-            }
-            self.looks_cut.extend(lines.into_iter().map(|line| CutLine {
-                file: file.clone(),
-                line,
-            }));
+            self.cut_lines(&file, lines, more);
         }
-        for (file, log, outcome) in merged.finish() {
+        for (file, mut log, outcome) in merged.finish() {
+            let torn = std::mem::take(&mut log.torn);
+            self.torn_lines(&log.name, torn);
             match outcome {
                 Ok(()) => {
                     self.usable += 1;
@@ -345,6 +343,39 @@ impl Import {
         }
         if !loose.is_empty() {
             self.logs.push(Log::of_trace(loose));
+        }
+    }
+
+    /// Lines of a file that look cut or wrapped, and how many more there are.
+    fn cut_lines(&mut self, file: &str, lines: Vec<LooksCut>, more: u64) {
+        for line in lines.iter().take(SHOWN_CUT) {
+            self.notes.push(cut_line(file, line));
+        }
+        let count = more + lines.len().saturating_sub(SHOWN_CUT) as u64;
+        if count > 0 {
+            let source = file.to_owned();
+            self.notes.push(MissingEvidence::CutLines { count, source });
+        }
+        self.looks_cut.extend(lines.into_iter().map(|line| CutLine {
+            file: file.to_owned(),
+            line,
+        }));
+    }
+
+    /// Lines of a kernel that lost their beginning; their words are whole, so that nobody is asked for the rest of them.
+    fn torn_lines(&mut self, file: &str, lines: Vec<LooksCut>) {
+        for line in lines {
+            let known = |cut: &CutLine| cut.file == file && cut.line.line == line.line;
+            if self.looks_cut.iter().any(known) {
+                continue;
+            }
+            if self.torn.len() < SHOWN_CUT {
+                self.notes.push(cut_line(file, &line));
+            }
+            self.torn.push(CutLine {
+                file: file.to_owned(),
+                line,
+            });
         }
     }
 
@@ -403,7 +434,8 @@ impl Import {
             if self.unitless {
                 without_times(incident);
             }
-            if self.looks_cut.iter().any(|cut| may_change(cut, incident)) {
+            let mut cut = self.looks_cut.iter().chain(&self.torn);
+            if cut.any(|cut| may_change(cut, incident)) {
                 incident.confidence = match incident.confidence {
                     Confidence::Certain => Confidence::Likely,
                     other => other,

@@ -2,7 +2,10 @@
 
 use std::{cmp::Ordering, collections::HashMap};
 
-use super::text::{Item, Scanner, Sender, clock::Stamp};
+use super::{
+    reformat::LooksCut,
+    text::{Item, Scanner, Sender, clock::Stamp},
+};
 use poisontrace_model::event::log_statement::{LogStatement, Role};
 
 /// The statements of one file.
@@ -18,6 +21,8 @@ pub struct Log {
     pub(super) records: u64,
     /// The latest line comes first (`journalctl -r`, viewers).
     reversed: bool,
+    /// Lines of a kernel that lost their beginning.
+    pub(super) torn: Vec<LooksCut>,
 }
 
 /// Kernels begin their clocks anew: without a wall clock, lines that go back by more are of another boot.
@@ -41,6 +46,7 @@ impl Log {
             trace: false,
             records,
             reversed,
+            torn: scanner.torn,
         }
     }
 
@@ -64,6 +70,7 @@ impl Log {
             trace: false,
             records: 0,
             reversed: false,
+            torn: Vec::new(),
         }
     }
 

@@ -140,6 +140,11 @@ fn events(
 ) -> Vec<Event> {
     let mut kinds: HashMap<(u32, u8, std::mem::Discriminant<LogStatement>, String), usize> = HashMap::new();
     let mut unplaced: BTreeMap<usize, bool> = BTreeMap::new();
+    let mut clocks: HashMap<Clock, u32> = HashMap::new();
+    let mut number = |clock: &Clock| {
+        let next = clocks.len() as u32;
+        *clocks.entry(clock.clone()).or_insert(next)
+    };
     let answered = super::answers::pair(logs, turns);
     let mut events = Vec::with_capacity(turns.len());
     for (n, turn) in turns.iter().enumerate() {
@@ -166,6 +171,10 @@ fn events(
         if let Some(clock) = &own_clock {
             *unplaced.entry(entry.stream.file).or_default() |= !clock.is_empty();
         }
+        let boot = item.stamp.boot.map(|t| (number(&turn.clocks.boot), t));
+        let wall = item.stamp.wall.and_then(|t| u64::try_from(t).ok());
+        let wall = wall.map(|t| (number(&turn.clocks.wall), t));
+        let times: Vec<(u32, u64)> = boot.into_iter().chain(wall).collect();
         let nowhere = [(0, None)];
         for (vm, joined) in if turn.of.is_empty() { &nowhere } else { turn.of } {
             events.push(Event {
@@ -173,7 +182,7 @@ fn events(
                 tid: 0,
                 pid: 0,
                 vcpu: None,
-                what: EventKind::LogStatement(LogRecord {
+                what: EventKind::LogStatement(Box::new(LogRecord {
                     source: logs
                         .get(entry.stream.file)
                         .map(|log| log.name.clone())
@@ -185,8 +194,9 @@ fn events(
                     answers: answered.get(&n).copied(),
                     text: item.text.clone(),
                     own_clock: own_clock.clone(),
+                    times: times.clone(),
                     statement: entry.statement.clone(),
-                }),
+                })),
             });
         }
     }
@@ -201,7 +211,7 @@ fn on_platform(vm: u32, name: &str) -> Event {
         tid: 0,
         pid: 0,
         vcpu: None,
-        what: EventKind::LogStatement(LogRecord {
+        what: EventKind::LogStatement(Box::new(LogRecord {
             source: String::new(),
             line: 0,
             speaker: Speaker::default(),
@@ -210,10 +220,11 @@ fn on_platform(vm: u32, name: &str) -> Event {
             answers: None,
             text: String::new(),
             own_clock: None,
+            times: Vec::new(),
             statement: LogStatement::Machine {
                 about: Machine::Hypervisor(name.to_owned()),
             },
-        }),
+        })),
     }
 }
 
@@ -254,7 +265,7 @@ fn clocks(logs: &[Log], entry: &Attributed<'_>, boots: &HostBoots) -> Clocks {
         };
     }
     let wall = if entry.item.stamp.no_year {
-        Clock::NoYear(file)
+        Clock::NoYear(boots.of_one_host(file))
     } else {
         Clock::HostWall
     };

@@ -1,7 +1,11 @@
 //! Statements that are an incident only where nothing else in all files is one: a VMM that SIGBUS ended, a kernel's panic of
 //! which nothing shows whether it is the host's or a guest's. Beside other evidence they add to it, or are of others.
 
-use super::{joins, speakers::Attributed, text::program};
+use super::{
+    joins,
+    speakers::{self, Attributed},
+    text::program,
+};
 use poisontrace_model::{
     event::log_statement::{Ended, LogStatement, Role},
     incident::log_evidence,
@@ -31,10 +35,7 @@ pub fn mark(all: &mut [Attributed<'_>]) {
 
 /// Whether a statement is an incident by itself.
 pub fn opens(entry: &Attributed<'_>) -> bool {
-    let of_process = matches!(
-        &entry.statement,
-        LogStatement::HostSignal { .. } | LogStatement::HostKilled { .. } | LogStatement::OwnAccess { .. }
-    );
+    let of_process = speakers::is_of_a_process(&entry.statement);
     let unknown = matches!(&entry.statement, LogStatement::GuestPanic { .. }) && entry.role == Role::Kernel;
     log_evidence::opens(&entry.statement) && (!of_process || entry.of_vmm) && !unknown
 }

@@ -79,7 +79,8 @@ impl<K: Ord, V> CompactMap<K, V> {
     /// Removes a key and returns its value.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let value = self.place(key).ok().map(|n| self.0.remove(n).1);
-        if self.0.is_empty() {
+        // What comes and goes with each exit has its place.
+        if self.0.is_empty() && self.0.capacity() > FEW {
             self.0 = Vec::new();
         }
         value

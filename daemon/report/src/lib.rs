@@ -7,6 +7,7 @@
 pub mod check;
 pub mod cli;
 mod compat;
+mod container;
 pub mod document;
 pub mod forecast;
 mod host_events;

@@ -39,6 +39,7 @@ pub fn message(statement: &LogStatement) -> String {
             match how {
                 Ended::Signal(signal) => format!("{who}{pid} was killed by signal {signal}"),
                 Ended::Exit(status) => format!("{who}{pid} ended with status {status}"),
+                Ended::OutOfMemory => format!("host kernel: {who}{pid} was killed for lack of memory"),
             }
         }
         LogStatement::VmmReset { recursive: true } => {
@@ -91,6 +92,9 @@ pub fn message(statement: &LogStatement) -> String {
             "{} kernel: software poisons page {pfn}",
             if *guest { "guest" } else { "host" }
         ),
+        LogStatement::SoftwareMachineCheck { cpu } => {
+            format!("kernel: its own software injects a machine check on CPU {cpu}")
+        }
         LogStatement::Machine { about } => machine(about),
         LogStatement::OnCpu { comm, pid } => format!("running on that processor: {comm} (pid {pid})"),
         LogStatement::VmStarted { .. } => "libvirt: the domain is started".to_owned(),
@@ -184,7 +188,10 @@ fn machine_check(mce: &MceReport) -> String {
         ("in ", mce.symbol.clone()),
         ("", mce.reason.clone()),
     ];
-    let mut text = "machine check".to_owned();
+    let mut text = match mce.by_software {
+        true => "machine check, injected by software of this kernel".to_owned(),
+        false => "machine check".to_owned(),
+    };
     for (name, value) in parts {
         if let Some(value) = value {
             text.push_str(&format!(", {name}{value}"));

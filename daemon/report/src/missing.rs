@@ -157,8 +157,12 @@ fn first_exit_times(exits: &Recovered, delay: Option<&AttachDelay>) -> String {
     let bound = error.map_or_else(String::new, |ns| {
         format!(", converted to within {:.1} µs", ns as f64 / 1e3)
     });
+    let ends = match delay {
+        Some(_) => "; until then an exit lasts until KVM's SIGBUS is delivered",
+        None => "",
+    };
     format!(
-        "the times of {} exits by kvm_exit and kvm_entry, which {attached}: the begin of {} is KVM's own note (last_guest_tsc{bound}), that of {} is unknown; the entry into the guest behind {} was not seen",
+        "the times of {} exits by kvm_exit and kvm_entry, which {attached}: the begin of {} is KVM's own note (last_guest_tsc{bound}), that of {} is unknown; the entry into the guest behind {} was not seen{ends}",
         exits.exits,
         exits.exits.saturating_sub(exits.undated),
         exits.undated,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::container::kubevirt;
 use poisontrace_model::incident::next_steps::NextStep;
 
 /// The step as a sentence.
@@ -11,6 +12,15 @@ pub fn message(step: &NextStep) -> Cow<'static, str> {
             "Start the guest again (libvirt: `virsh start {0}`, or `virsh reset {0}` if it hangs): it gets other memory (a reset inside the same QEMU process remaps the page as well).",
             name.as_deref().unwrap_or("NAME")
         ).into(),
+        NextStep::StartGuestOfPod { name, pod_uid } => match name.as_deref().and_then(kubevirt) {
+            Some((namespace, name)) => format!(
+                "Start the guest again (KubeVirt: `virtctl start {name} -n {namespace}`, unless its runStrategy has done so): it gets other memory.",
+            ),
+            None => format!(
+                "Let the pod's controller start the guest again (`kubectl get pods -A -o custom-columns=:.metadata.namespace,:.metadata.name,:.metadata.uid | grep {pod_uid}` names the pod, `kubectl delete pod` replaces it): it gets other memory.",
+            ),
+        }
+        .into(),
         NextStep::ExplainRelated { ids, more } => format!(
             "Other guests used the same host page; explain them too: {}{}.",
             ids.iter()

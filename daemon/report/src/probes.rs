@@ -52,6 +52,9 @@ pub fn unavailable_info(status: &ProbeStatus) -> &str {
 /// What a probe is attached to.
 pub fn binding(binding: &ProbeBinding) -> Cow<'_, str> {
     match binding {
+        ProbeBinding::Attached(all) if all.is_empty() => {
+            "no hook: read from KVM's structures at poison".into()
+        }
         ProbeBinding::Attached(all) => hooks(all).into(),
         ProbeBinding::Standby(all) if all.is_empty() => "until there is poison nothing".into(),
         ProbeBinding::Standby(all) => format!("until there is poison {}", hooks(all)).into(),
@@ -210,6 +213,9 @@ fn cost(global: &str) -> Option<&'static str> {
         }
         "VCPU_ARCH" | "ARCH_REGS" | "ARCH_REGS_AVAILABLE" => {
             "the RIP at which a machine check enters the guest is not known"
+        }
+        "SVM_VCPU" | "SVM_VMCB" | "VMCB_CONTROL" | "CONTROL_INSN_LEN" | "CONTROL_INSN" => {
+            "the bytes of an instruction take a hook on each page fault"
         }
         "ARCH_EXIT_TSC" | "ARCH_TSC_OFFSET" | "ARCH_TSC_RATIO" => {
             "when a vCPU left its guest is not known until kvm_exit is attached"

@@ -95,6 +95,9 @@ pub fn summary(i: &Incident) -> String {
         Cause::SecondSigbus => {
             format!("{guest} {fate} by a second SIGBUS ({page}) to a thread that had not handled the first.")
         }
+        Cause::VmmOwnMemory if f.log.qmp_ignored && i.outcome == Outcome::Running => format!(
+            "{guest} {fate}: its VMM ignored an error in its memory, which it does not report to the guest: the memory is the VMM's own, or that of a guest without software error recovery."
+        ),
         Cause::VmmOwnMemory if f.log.own_ignored && i.outcome == Outcome::Running => format!(
             "{guest} {fate}: memory of its VMM itself is poisoned{}, and the VMM went on: it has not accessed the page, and the guest does not have it.",
             i.page.hva.map(|hva| format!(" (hva {hva})")).unwrap_or_default()
@@ -138,6 +141,16 @@ pub fn summary(i: &Incident) -> String {
         Cause::NotTouched => format!("{guest} {fate}: it has {page}, and no access to it was seen."),
         Cause::NotPoison if f.log.bug_check.is_some() => {
             bug_check(i, &guest, fate, f.log.bug_check.unwrap_or(0))
+        }
+        Cause::NotPoison if f.log.out_of_memory && i.outcome == Outcome::VmmKilled => {
+            format!(
+                "{guest} ended: the host's kernel killed its VMM for lack of memory (OOM), not because of {page}."
+            )
+        }
+        Cause::NotPoison if f.log.software_machine_check => {
+            format!(
+                "{guest} {fate} on a machine check that software in its own kernel injected (mce-inject): no memory was lost."
+            )
         }
         Cause::NotPoison if f.log.other_panic.is_some() || !has_page(i) => of_no_page(i, &guest, fate),
         Cause::NotPoison => format!(
@@ -296,6 +309,11 @@ fn unknown(i: &Incident, guest: &str, fate: &str, page: &str) -> String {
             (_, Some(panic)) => {
                 format!("{guest} {fate} with {page}; it panicked later for another reason: {panic}.")
             }
+            (_, None) if f.log.out_of_memory => {
+                format!(
+                    "{guest} {fate} with {page}: it ran on until its VMM was killed for lack of memory (OOM)."
+                )
+            }
             (Some(reason), None) if reason == "migrated" => {
                 format!("{guest} {fate} with {page}: it ran on until it was migrated.")
             }
@@ -387,6 +405,26 @@ fn host(i: &Incident) -> String {
         .as_ref()
         .map(|reason| format!(" ({reason})"))
         .unwrap_or_default();
+    if log.software_machine_check {
+        return format!(
+            "The host panicked, with every guest on it: software of its own kernel injected a machine check (mce-inject), and no memory was lost{reason}{on}."
+        );
+    }
+    if log.host_cut_off {
+        let page = i
+            .page
+            .pfn
+            .map(|pfn| format!(" for host page pfn {pfn}"))
+            .unwrap_or_default();
+        return format!(
+            "The host probably panicked, with every guest on it: its log ends with a machine check{page}{reason}{on}, and its next boot follows."
+        );
+    }
+    if log.fatal_by_firmware {
+        return format!(
+            "The host panicked, with every guest on it: its firmware reported a fatal error of memory{reason}{on}."
+        );
+    }
     match (i.cause, i.page.pfn) {
         (Cause::NotPoison, _) | (_, None) => format!(
             "The host panicked, with every guest on it: a machine check of its processor was fatal{reason}{on}."

@@ -6,7 +6,9 @@ use console::{Style, StyledObject};
 
 use super::document::{Answer, Incident, Missing, TimelineEntry};
 use super::{
-    at, count, duration, hex, latency, lines, many,
+    at,
+    container::container,
+    count, duration, hex, latency, lines, many,
     origin::{origin, page_walks},
     size,
     summary::name_guess,
@@ -123,6 +125,7 @@ impl Page {
             format!("{machine}{emulated}").trim_start(),
         );
         self.fact_known("guest", &of_vm(i));
+        self.fact_known("runs in", &container(&i.vm).unwrap_or_default());
         self.fact_known("host page", &of_page(i));
         self.fact_if(
             !matches!(i.origin.how, OriginKind::Claimed | OriginKind::Unknown) || i.origin.dimm.is_some(),

@@ -1,7 +1,7 @@
 //! `explain --why`: the statements, events and totals that an answer rests on, and the rule that each supports.
 
 use poisontrace_model::{
-    event::log_statement::{LogRecord, LogStatement, Role, Speaker},
+    event::log_statement::{Ended, LogRecord, LogStatement, Role, Speaker},
     incident::{answer::log_evidence as joins, log_evidence, model},
 };
 
@@ -71,6 +71,10 @@ fn rule(record: &LogRecord) -> Rule {
             Rule::GuestDeath
         }
         LogStatement::GuestSignal { .. } | LogStatement::GuestAction { .. } => Rule::GuestHandled,
+        LogStatement::ProcessEnded {
+            how: Ended::OutOfMemory,
+            ..
+        } => Rule::OtherDeath,
         LogStatement::ProcessEnded { .. }
         | LogStatement::VmmSigbus { .. }
         | LogStatement::RunFailed

@@ -44,9 +44,10 @@ pub fn replay(args: &ReplayArgs, source: &SourceArgs) -> Outcome {
     args.web.note(&mut layers);
     layers.flag("metrics.per_vm", args.per_vm_metrics.then_some(true));
     let config = layers.read()?;
-    logging::start(&config.log);
+    let log = logging::start(&config.log);
     replay::replay(&ReplayOptions {
         config,
+        log_json: log.to_journal(),
         from: args.from.clone(),
         state_dir: args.state_dir.clone(),
         speed: match args.speed {

@@ -104,6 +104,7 @@ mod tests {
             uuid: None,
             vmm: None,
             pid: Some(7),
+            container: None,
         };
         let log: Template = "/var/log/libvirt/qemu/{name}.log".parse().unwrap();
         assert_eq!(log.of(&vm("db-7")), Some("/var/log/libvirt/qemu/db-7.log".into()));

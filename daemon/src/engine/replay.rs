@@ -43,6 +43,8 @@ const DISK: Duration = Duration::from_millis(5);
 /// What is replayed, and how.
 pub struct ReplayOptions {
     pub config: Config,
+    /// Whether the log takes each incident's JSON.
+    pub log_json: bool,
     /// Recordings, one after the other.
     pub from: Vec<PathBuf>,
     /// Where the incidents are stored; `None`: nowhere.
@@ -103,6 +105,7 @@ async fn all(options: &ReplayOptions, server: Option<Server>) -> Result<(), Fail
                 Outputs::new(Metrics::new(&session, clock, max_vms)?)
             }
         };
+        outputs.log.json = options.log_json;
         outputs.store = options
             .state_dir
             .as_ref()

@@ -151,7 +151,7 @@ impl Totals {
                     tid: *tid,
                     pid: *pid,
                     vcpu: None,
-                    what: EventKind::PageTotals(totals),
+                    what: EventKind::PageTotals(Box::new(totals)),
                 });
             }
         }

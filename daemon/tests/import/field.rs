@@ -178,6 +178,13 @@ fn evidence_as_loggers_collectors_and_people_post_it() {
     check_all("posts.json");
 }
 
+/// What stands beside a VM's poison: helper processes, other units, OOM kills, injectors, migrations, consoles of other names, and
+/// logs that end too early.
+#[test]
+fn evidence_of_a_vms_neighbours() {
+    check_all("neighbours.json");
+}
+
 #[track_caller]
 fn check_all(file: &str) {
     let cases = fs::read(folder().join(file)).unwrap();

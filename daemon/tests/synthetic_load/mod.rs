@@ -95,6 +95,7 @@ impl Load {
             vmm: Some("qemu-system-x86_64".into()),
             start_ticks: Some(7),
             name_guess: None,
+            container: None,
         };
         self.at(page.pid(), page.pid(), EventKind::Vmm(vmm));
     }

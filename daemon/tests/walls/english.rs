@@ -73,7 +73,10 @@ const FOREIGN: [(&str, &str); 23] = [
         "xtask/lab/harness/src/storms/lab.rs",
         "how Rust's `main` reports an error",
     ),
-    ("xtask/lab/host-init/src/scenario.rs", "a line of /proc/meminfo"),
+    (
+        "xtask/lab/host-init/src/machine.rs",
+        "lines of /proc/meminfo and of the kernel's log",
+    ),
     ("xtask/lab/host-init/src/vmm.rs", "QEMU's monitor"),
     ("xtask/src/fuzz.rs", "libFuzzer's errors and Rust's panics"),
     ("xtask/src/test/miri.rs", "what cargo test prints"),

@@ -231,8 +231,9 @@ impl Graph {
         ] {
             let of = |graph: &Self, part: Part, without: Part| -> Vec<usize> {
                 let roots = (0..graph.nodes.len()).filter(|no| graph.parent[*no] == *no);
-                let is =
-                    |node: &Node| node.opens && node.parts.contains(&part) && !node.parts.contains(&without);
+                let is = |node: &Node| {
+                    node.of_poison && node.parts.contains(&part) && !node.parts.contains(&without)
+                };
                 roots.filter(|no| is(&graph.nodes[*no])).collect()
             };
             let (left, right) = (of(self, first, second), of(self, second, first));

@@ -123,6 +123,7 @@ fn number(graph: &Graph, logs: &[Log], all: &[Attributed<'_>], nodes: &[Option<u
             of.push((*number, key));
         } else if let Some(pfn) = super::speakers::frame(&entry.statement)
             && entry.role != Role::GuestKernel
+            && !super::speakers::is_of_a_process(&entry.statement)
         {
             // What the host did about a page concerns all of that host and boot that had it.
             let roots = by_pfn.get(&pfn).into_iter().flatten();

@@ -18,6 +18,7 @@ use poisontrace_model::{
         log_statement::{JoinKey, LogStatement},
     },
     hex::Hex,
+    incident::log_evidence,
 };
 
 /// Without a key: how long after the host lost the page its guest or VMM may mention it.
@@ -50,6 +51,8 @@ pub struct Node {
     /// Names before any of its lines, by the file that has them.
     named: BTreeSet<(usize, String)>,
     pids: BTreeSet<u32>,
+    /// Processes that log a guest's console under a name that shows no VMM: its VMM, or who relays it.
+    consoles: BTreeSet<u32>,
     units: BTreeSet<String>,
     tags: BTreeSet<String>,
     domains: BTreeSet<String>,
@@ -67,6 +70,8 @@ pub struct Node {
     vmm: Option<String>,
     /// Something of it is an incident.
     pub opens: bool,
+    /// Something of it is of poisoned memory or a machine check, and no panic for another reason alone.
+    pub of_poison: bool,
 }
 
 impl Node {
@@ -94,6 +99,10 @@ impl Node {
         self.parts.insert(part);
         self.machine(part, entry, sender, log);
         self.opens |= opens(part, entry);
+        self.of_poison |= match &entry.statement {
+            LogStatement::GuestPanic { text } => log_evidence::by_machine_check(text),
+            _ => opens(part, entry),
+        };
         self.clocks(part, entry);
         let of_process = matches!(part, Part::Vmm | Part::Guest);
         if of_process {
@@ -104,8 +113,12 @@ impl Node {
             // The process of a console server or a container engine relays the consoles of many.
             let runs_it =
                 part == Part::Guest && !sender.relay && sender.pid.is_some_and(|pid| !relays.contains(&pid));
-            if runs_it || program::is_vmm(tag) || tag == "QEMU" {
+            // A container engine puts its own name before a container's: `docker/vm-1`.
+            let named_as_its_unit = of_a_vm(tag) && !tag.contains('/');
+            if program::is_vmm(tag) || tag == "QEMU" || runs_it && named_as_its_unit {
                 self.pids.extend(sender.pid);
+            } else if runs_it {
+                self.consoles.extend(sender.pid);
             }
             if part == Part::Guest && !tag.is_empty() && tag != "kernel" && !program::is_vmm(tag) {
                 self.tags.insert(unit_name(tag).to_owned());
@@ -163,7 +176,8 @@ impl Node {
             | LogStatement::QmpPanicked { domain, .. }
             | LogStatement::QmpReset { domain, .. }
             | LogStatement::BugCheck { domain, .. }
-            | LogStatement::QmpShutdown { domain, .. } => self.domains.extend(domain.clone()),
+            | LogStatement::QmpShutdown { domain, .. }
+            | LogStatement::VmStarted { domain, .. } => self.domains.extend(domain.clone()),
             _ => {}
         }
         let by_sender = sender.domain.is_some() || sender.unit.as_deref().and_then(machine_unit).is_some();
@@ -238,9 +252,8 @@ impl Node {
     pub fn keys(&self) -> Vec<(String, JoinKey)> {
         let mut keys = Vec::new();
         keys.extend(
-            self.pids
-                .iter()
-                .map(|pid| (format!("pid {pid}"), JoinKey::Pid(*pid))),
+            self.processes()
+                .map(|pid| (format!("pid {pid}"), JoinKey::Pid(pid))),
         );
         keys.extend(
             self.units
@@ -265,11 +278,28 @@ impl Node {
         keys
     }
 
+    /// Its VMM, and who logs its console.
+    fn processes(&self) -> impl Iterator<Item = u32> + '_ {
+        self.pids.union(&self.consoles).copied()
+    }
+
+    /// Whether their processes differ. What relays a console is another process than the VMM, so that it speaks against nothing but
+    /// a join by clocks alone.
+    fn other_process(&self, other: &Self, key: &JoinKey) -> bool {
+        let of = |node: &Self| -> BTreeSet<u32> {
+            match key {
+                JoinKey::Clock => node.processes().collect(),
+                _ => node.pids.clone(),
+            }
+        };
+        let (mine, theirs) = (of(self), of(other));
+        !mine.is_empty() && !theirs.is_empty() && mine.is_disjoint(&theirs)
+    }
+
     /// Whether both cannot be of one life of one VM.
     pub fn contradicts(&self, other: &Self, key: &JoinKey) -> bool {
         let differ =
             |a: &BTreeSet<String>, b: &BTreeSet<String>| !a.is_empty() && !b.is_empty() && a.is_disjoint(b);
-        let pids = !self.pids.is_empty() && !other.pids.is_empty() && self.pids.is_disjoint(&other.pids);
         let machine = self.parts.contains(&Part::Machine) || other.parts.contains(&Part::Machine);
         let names = differ(&self.domains, &other.domains) || differ(&self.uuids, &other.uuids);
         // A pid is one host's: names of two before the lines of one file are of two.
@@ -277,7 +307,12 @@ impl Node {
             && !share_a_host(&self.hosts, &other.hosts)
             && self.named_apart(other);
         let labels = by_pid || differ(&self.labels, &other.labels);
-        machine || names || labels || pids || self.elsewhere(other) || self.at_another_time(other, key)
+        machine
+            || names
+            || labels
+            || self.other_process(other, key)
+            || self.elsewhere(other)
+            || self.at_another_time(other, key)
     }
 
     /// Whether they are of two machines, or of two boots or runs of one.
@@ -361,6 +396,7 @@ impl Node {
             labels,
             named,
             pids,
+            consoles,
             units,
             tags,
             domains,
@@ -374,6 +410,7 @@ impl Node {
             listed,
             vmm,
             opens,
+            of_poison,
         } = other;
         self.parts.extend(parts);
         self.hosts.extend(hosts);
@@ -382,6 +419,7 @@ impl Node {
         self.labels.extend(labels);
         self.named.extend(named);
         self.pids.extend(pids);
+        self.consoles.extend(consoles);
         self.units.extend(units);
         self.tags.extend(tags);
         self.domains.extend(domains);
@@ -390,6 +428,7 @@ impl Node {
         self.hvas.extend(hvas);
         self.pfns.extend(pfns);
         self.opens |= opens;
+        self.of_poison |= of_poison;
         self.says_its_name |= says_its_name;
         self.listed = union(self.listed, listed, Wall::union);
         self.vmm = self.vmm.take().or(vmm);

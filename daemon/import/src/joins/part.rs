@@ -1,6 +1,9 @@
 //! What a speaker is to a VM, and the names of units from which that is known.
 
-use crate::{speakers::Attributed, text::Sender};
+use crate::{
+    speakers::Attributed,
+    text::{Sender, program},
+};
 use poisontrace_model::{
     event::log_statement::{Ended, LogStatement, Role},
     incident::log_evidence,
@@ -43,7 +46,11 @@ pub fn part(entry: &Attributed<'_>, sender: &Sender) -> Option<(Part, Option<Str
             (Part::Machine, None)
         }
         LogStatement::KernelPanic { .. } => (Part::Machine, None),
-        LogStatement::HostMce(mce) if !mce.user_access && mce.exception => (Part::Machine, None),
+        LogStatement::HostMce(mce)
+            if !mce.user_access && (mce.exception || mce.by_software || mce.last_words) =>
+        {
+            (Part::Machine, None)
+        }
         LogStatement::HostMce(_)
         | LogStatement::HostAction { .. }
         | LogStatement::HostPanic { .. }
@@ -51,6 +58,7 @@ pub fn part(entry: &Attributed<'_>, sender: &Sender) -> Option<(Part, Option<Str
         | LogStatement::SoftwarePoison { guest: false, .. }
         | LogStatement::Machine { .. }
         | LogStatement::MemoryError { .. }
+        | LogStatement::SoftwareMachineCheck { .. }
         | LogStatement::Other => return None,
         LogStatement::GuestMce(_)
         | LogStatement::GuestPanic { .. }
@@ -61,7 +69,8 @@ pub fn part(entry: &Attributed<'_>, sender: &Sender) -> Option<(Part, Option<Str
         | LogStatement::QmpPanicked { domain, .. }
         | LogStatement::QmpReset { domain, .. }
         | LogStatement::BugCheck { domain, .. }
-        | LogStatement::QmpShutdown { domain, .. } => {
+        | LogStatement::QmpShutdown { domain, .. }
+        | LogStatement::VmStarted { domain, .. } => {
             (Part::Vmm, domain.clone().or_else(|| sender.domain.clone()))
         }
         LogStatement::VmmInjected { .. }
@@ -70,7 +79,6 @@ pub fn part(entry: &Attributed<'_>, sender: &Sender) -> Option<(Part, Option<Str
         | LogStatement::RunFailed
         | LogStatement::VmmSigbus { .. }
         | LogStatement::VmName { pid: None, .. }
-        | LogStatement::VmStarted { .. }
         | LogStatement::VmShutdown { .. }
         | LogStatement::MigrationRefused => (Part::Vmm, sender.domain.clone()),
     })
@@ -91,8 +99,12 @@ pub fn unit_name(unit: &str) -> &str {
         .unwrap_or(unit)
 }
 
-/// Whether a unit's name is one that managers give the units of VMs.
+/// Whether a unit's name is one that managers give the units of VMs; those of the managers themselves and of what helps a VM
+/// are none.
 pub fn of_a_vm(unit: &str) -> bool {
+    if program::is_helper(unit_name(unit)) || program::is_manager(unit_name(unit)) {
+        return false;
+    }
     const WORDS: [&str; 12] = [
         "qemu",
         "kvm",

@@ -11,6 +11,7 @@ mod json;
 mod margin;
 mod markup;
 mod names;
+mod patch;
 mod physical;
 mod quoted_printable;
 mod shape;

@@ -10,7 +10,7 @@ use super::{
     envelope::{self, Content},
     escapes,
     json::{Next, Object},
-    margin, markup,
+    margin, markup, patch,
     physical::{MAX_LINE, Physical},
     quoted_printable as qp,
     start::{self, Begins},
@@ -136,6 +136,7 @@ pub struct Source<R> {
     encoded: bool,
     over: bool,
     margins: margin::Margins,
+    patch: patch::Patch,
     table: Option<csv::Table>,
 }
 
@@ -150,6 +151,7 @@ impl<R: BufRead> Source<R> {
             encoded: false,
             over: false,
             margins: margin::Margins::default(),
+            patch: patch::Patch::default(),
             table: None,
         }
     }
@@ -312,6 +314,9 @@ impl<R: BufRead> Source<R> {
                 piece.text.drain(..from);
                 piece.marks = piece.marks | Marks::QUOTED;
             }
+        }
+        if self.patch.line(&piece.text) {
+            piece.text.clear();
         }
         if piece.text.len() > 24
             && let Some(encoded) = qp::declared(&piece.text)

@@ -46,6 +46,14 @@ const STEMS: &[Stem] = &[
         ],
     },
     Stem {
+        words: "Out of memory: Killed process ",
+        shapes: &["Out of memory: Killed process {d} ({*}) total-vm:{d}kB"],
+    },
+    Stem {
+        words: "Memory cgroup out of memory: Killed process ",
+        shapes: &["Memory cgroup out of memory: Killed process {d} ({*}) total-vm:{d}kB"],
+    },
+    Stem {
         words: "MCE 0x",
         shapes: &[
             "MCE 0x{x}: Killing {*}:{d} {due|early due} to hardware memory corruption",
@@ -141,7 +149,7 @@ const STEMS: &[Stem] = &[
     Stem {
         words: ": starting up libvirt version: ",
         shapes: &[
-            ": starting up libvirt version: {*}, qemu version: {*}, kernel: {w}, hostname: {w}",
+            ": starting up libvirt version: {*}, qemu version: {*}[[, kernel: {w}]], hostname: {w}",
             ": starting up libvirt version: {*}, qemu version: {w}",
         ],
     },
@@ -167,6 +175,7 @@ const STEMS: &[Stem] = &[
         words: "systemd-coredump[",
         shapes: &[
             "systemd-coredump[{d}]: Process {d} ({*}) of user {d} terminated abnormally with signal {d}/{w}",
+            "systemd-coredump[{d}]: Process {d} ({*}) of user {d} dumped core.",
             "systemd-coredump[{d}]: {*}Process {d} ({*}) of user {d} dumped core.",
         ],
     },
@@ -358,6 +367,8 @@ mod tests {
             "[Hardware Error]: CPU:1 (17:1:2) MC9_STATUS[Over|UE|MiscV|AddrV|-|-|-|-|-|-|-]: 0xfc00080000000000",
             "qemu-kvm: Guest MCE Memory Error at QEMU addr 0x7fc1f5dd6000 and GUEST addr 0x19fd6000 on lost large page 200000@19e00000 of type BUS_MCEERR_AR injected",
             "Guest MCE Memory Error at GUEST addr 0x2beb000 and QEMU addr 0x7fccea9eb000 injected",
+            "systemd-coredump[1331]: Process 1330 (qemu-system-x86) of user 107 dumped core.",
+            "systemd-coredump[1331]: [-] Process 1330 (qemu-system-x86) of user 107 dumped core.",
             "-name guest=db-7 -uuid 5e1f1e55-0000-4000-8000-00000000feed",
             "2025-06-09 13:23:11.100+0000: panic hyper-v: arg1='0x3e', arg2='0x46d359bbdff', arg3='0x56d359bbdff', arg4='0x0', arg5='0x0'",
         ] {

@@ -3,19 +3,18 @@
 
 use std::collections::HashSet;
 
-use super::{Attributed, Known, Stream, frame};
+use super::{Attributed, Known, Stream, frame, software};
 use crate::text::{Item, program};
 use poisontrace_model::{
-    event::log_statement::{LogStatement, Machine, MceReport, Role},
-    incident::mca,
+    event::log_statement::{Ended, LogStatement, Machine, MceReport, Role},
+    hex::Hex,
+    incident::{log_evidence, mca},
 };
 
 /// Lines between a machine check's report and the panic that it leads to.
 const PANIC_WITHIN_LINES: u64 = 400;
 /// Lines of one moment are printed in any order.
 const CLOCK_SLACK_NS: u64 = 1_000_000_000;
-/// `__ghes_panic()`, drivers/acpi/apei/ghes.c.
-const FATAL_BY_FIRMWARE: &str = "Fatal hardware error!";
 /// Time between them, nanoseconds.
 const PANIC_WITHIN_NS: u64 = 60_000_000_000;
 
@@ -26,6 +25,8 @@ pub struct From {
     pub relay: bool,
     /// Its lines name their machine: none of another's is among them.
     pub named: bool,
+    /// That name is one that people give VMs.
+    pub called_vm: bool,
 }
 
 /// What is known of a stream's machine.
@@ -52,15 +53,22 @@ pub fn attribute<'a>(
     known: &Known,
     all: &mut Vec<Attributed<'a>>,
 ) {
-    let kernel = Kernel::of(items, machine, from, known);
+    let injections = software::injections(items);
+    let by_itself = items
+        .iter()
+        .zip(&injections)
+        .filter(|(_, injection)| injection.is_none());
+    let real: Vec<&Item> = by_itself.map(|(item, _)| *item).collect();
+    let kernel = Kernel::of(&real, machine, from, known);
     // The machine check that a panic follows, and the memory's error by firmware's record.
     let mut last: Option<(&Item, Option<Role>)> = None;
     let mut reported: Option<&Item> = None;
-    for (n, item) in items.iter().enumerate() {
+    for (n, (item, injection)) in items.iter().zip(&injections).enumerate() {
         let whose = match &item.statement {
+            LogStatement::GuestMce(_) if injection.is_some() => kernel.itself(),
             // Firmware reports other errors of hardware too.
             LogStatement::GuestPanic { text }
-                if text.eq_ignore_ascii_case(FATAL_BY_FIRMWARE)
+                if log_evidence::is_fatal_by_firmware(text)
                     && kernel.host
                     && reported.is_some_and(|error| precedes(error, item)) =>
             {
@@ -73,7 +81,7 @@ pub fn attribute<'a>(
             statement => kernel.whose(statement),
         };
         if let LogStatement::GuestMce(mce) = &item.statement
-            && fatal(mce)
+            && (fatal(mce) || injection.is_some())
         {
             last = Some((item, whose));
         }
@@ -94,9 +102,27 @@ pub fn attribute<'a>(
                 LogStatement::GuestPanic { .. } if role == Role::Kernel && kernel.hosts_vms => {
                     LogStatement::Other
                 }
-                statement => kernel.marked(spoken_by(role, kernel.host && !kernel.doubtful, statement)),
+                statement => {
+                    let spoken = spoken_by(role, kernel.host && !kernel.doubtful, statement);
+                    kernel.marked(spoken, injection.is_some())
+                }
             },
         });
+        if let Some(injection) = injection
+            && let Some(pfn) = frame(&item.statement)
+        {
+            let statement = LogStatement::SoftwarePoison {
+                pfn: Hex(pfn),
+                guest: role == Role::GuestKernel,
+            };
+            all.push(Attributed {
+                stream,
+                item: injection,
+                role,
+                of_vmm: false,
+                statement,
+            });
+        }
     }
 }
 
@@ -148,17 +174,31 @@ impl<'a> Kernel<'a> {
         kernel.host |= named_physical && kernel.injected.is_empty();
         // A console that somebody relays is a guest's, unless it shows a physical machine.
         kernel.guest |= from.relay && !kernel.host;
+        // So is one whose lines are named as VMs are, unless it runs some itself.
+        kernel.guest |= from.called_vm && !kernel.host && kernel.of_vmms.is_empty();
         // A guest may show parts of its host's processor, a host nothing of a hypervisor.
         kernel.host &= !kernel.guest;
         kernel
     }
 
-    /// A guest's bank notes that its machine may be a physical one.
-    fn marked(&self, mut statement: LogStatement) -> LogStatement {
+    /// A guest's bank notes that its machine may be a physical one; any bank, that software injected it.
+    fn marked(&self, mut statement: LogStatement, by_software: bool) -> LogStatement {
         if let LogStatement::GuestMce(mce) = &mut statement {
             mce.doubtful = self.doubtful;
         }
+        if let LogStatement::GuestMce(mce) | LogStatement::HostMce(mce) = &mut statement {
+            mce.by_software = by_software;
+        }
         statement
+    }
+
+    /// Whose kernel it is by what it shows of its machine alone: software injects banks of any kind.
+    fn itself(&self) -> Option<Role> {
+        match (self.guest, self.host) {
+            (true, _) => Some(Role::GuestKernel),
+            (false, true) => Some(Role::HostKernel),
+            (false, false) => None,
+        }
     }
 
     /// What one statement shows of its machine.
@@ -272,9 +312,8 @@ impl<'a> Kernel<'a> {
         match last.filter(|(mce, _)| precedes(mce, item)) {
             Some((_, whose)) => whose,
             None if self.guest => Some(Role::GuestKernel),
-            None => ((self.host || self.hosts_vms)
-                && poisontrace_model::incident::log_evidence::by_machine_check(text))
-            .then_some(Role::HostKernel),
+            None => ((self.host || self.hosts_vms) && log_evidence::by_machine_check(text))
+                .then_some(Role::HostKernel),
         }
     }
 }
@@ -321,6 +360,21 @@ fn spoken_by(role: Role, physical: bool, statement: &LogStatement) -> LogStateme
             result: result.clone(),
         },
         LogStatement::SoftwarePoison { pfn, .. } => LogStatement::SoftwarePoison { pfn: *pfn, guest },
+        // mcelog in a guest.
+        LogStatement::MemoryError {
+            pfn: Some(pfn),
+            corrected: false,
+            ..
+        } if guest => LogStatement::GuestMce(MceReport {
+            addr: Some(Hex(pfn.0 << super::PAGE_SHIFT)),
+            ..MceReport::default()
+        }),
+        LogStatement::MemoryError { .. } if guest => LogStatement::Other,
+        // A process of the guest's own.
+        LogStatement::ProcessEnded {
+            how: Ended::OutOfMemory,
+            ..
+        } if guest => LogStatement::Other,
         LogStatement::GuestMce(mce) if !guest => LogStatement::HostMce(mce.clone()),
         LogStatement::GuestPanic { text } if role == Role::HostKernel => LogStatement::HostPanic {
             text: text.clone(),

@@ -4,6 +4,7 @@
 //! A *stream* is what one sender wrote in one run: a kernel's boot, a VMM's life between two starts.
 
 mod kernel;
+mod software;
 
 use std::collections::{HashMap, HashSet};
 
@@ -75,6 +76,9 @@ pub fn attribute<'a>(logs: &'a [Log], seen: &std::collections::BTreeSet<u32>) ->
                 let from = kernel::From {
                     relay: sender.is_some_and(relayed),
                     named: sender.is_some_and(|sender| sender.machine().is_some()),
+                    called_vm: sender
+                        .and_then(|sender| sender.label.as_deref())
+                        .is_some_and(crate::text::label::is_of_a_vm),
                 };
                 let machine = machines.get(&stream.sender).map_or(&[][..], Vec::as_slice);
                 kernel::attribute(stream, &items, machine, from, &known, &mut all);
@@ -191,6 +195,14 @@ pub fn ends(statement: &LogStatement) -> bool {
         LogStatement::QmpMemoryFailure { action, .. } => action == "fatal",
         _ => false,
     }
+}
+
+/// Whether a host's kernel states what it did to a process: one that has a VM's page, and is not its VMM, is no part of the VM.
+pub fn is_of_a_process(statement: &LogStatement) -> bool {
+    matches!(
+        statement,
+        LogStatement::HostSignal { .. } | LogStatement::HostKilled { .. } | LogStatement::OwnAccess { .. }
+    )
 }
 
 /// The page frame that a statement of a kernel names.

@@ -45,8 +45,21 @@ struct Kernel {
     head: Option<u64>,
     /// Lines of the current boot.
     lines: u64,
+    /// Its last line so far.
+    last: u64,
+    /// The last line of the boot before, where one is known to have begun and nobody has asked.
+    ended: Option<u64>,
     marks: u32,
     seen: bool,
+}
+
+/// The boot of a kernel's line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// Its number within the file.
+    pub no: u32,
+    /// It begins with this line, by the kernel's first message or by a mark: the last line of the one before.
+    pub ended: Option<u64>,
 }
 
 /// See the module.
@@ -88,13 +101,19 @@ impl Boots {
     }
 
     /// The boot of a kernel's line. `boot`: its time since boot.
-    pub fn of_kernel(&mut self, machine: Machine, line: u64, boot: Option<u64>, head: bool) -> u32 {
+    pub fn of_kernel(&mut self, machine: Machine, line: u64, boot: Option<u64>, head: bool) -> Boot {
         if self.kernels.len() >= MAX_KERNELS && !self.kernels.contains_key(&machine) {
-            return self.marks;
+            return Boot {
+                no: self.marks,
+                ended: None,
+            };
         }
         let kernel = self.kernels.entry(machine).or_default();
         kernel.line(line, boot, head, self.marks);
-        kernel.current
+        Boot {
+            no: kernel.current,
+            ended: kernel.ended.take(),
+        }
     }
 
     /// The boot of the line of another program of a machine: that of its kernel's lines before.
@@ -111,6 +130,7 @@ impl Boots {
 
 impl Kernel {
     fn begin(&mut self) {
+        self.ended = (self.lines > 0).then_some(self.last);
         self.boots += 1;
         self.current = self.boots;
         self.clocks.clear();
@@ -145,6 +165,7 @@ impl Kernel {
             self.clock(line, boot);
         }
         self.lines += 1;
+        self.last = line;
     }
 
     /// A clock near its begin: its head has still to come.
@@ -196,7 +217,7 @@ mod tests {
         let mut boots = Boots::default();
         let numbered = lines.iter().zip(1..);
         numbered
-            .map(|((t, head), line)| boots.of_kernel(0, line, Some(t * S), *head))
+            .map(|((t, head), line)| boots.of_kernel(0, line, Some(t * S), *head).no)
             .collect()
     }
 
@@ -230,13 +251,16 @@ mod tests {
     fn the_journals_marks_are_of_all_programs() {
         let mut boots = Boots::default();
         let host = machine(&[Some(b"h1")]);
-        assert_eq!(boots.of_kernel(host, 1, None, false), 0);
+        assert_eq!(boots.of_kernel(host, 1, None, false).no, 0);
         assert_eq!(boots.of_program(host), 0);
         boots.mark();
         assert_eq!(boots.of_program(host), 1);
         assert_eq!(
             boots.of_kernel(host, 3, None, true),
-            1,
+            Boot {
+                no: 1,
+                ended: Some(1)
+            },
             "the head of the boot that was marked"
         );
         assert!(is_mark(b"-- Reboot --") && is_mark(b"-- Boot 4c1f08a4a7a44c2ea3b0a5d1f9c0b3d2 --"));

@@ -1,7 +1,9 @@
-//! What stands before lines and is of no known shape. Where the same stands before several lines it names who sent them;
-//! where it stands before one, somebody's output ran into the line.
+//! What stands before lines and is of no known shape. Where the same stands before several lines it names who sent them, and so
+//! does what has the shape of names; other words before one line are somebody's output that ran into it.
 
 use std::collections::HashMap;
+
+use super::label;
 
 /// Columns of one file that are remembered.
 const MAX_COLUMNS: usize = 1024;
@@ -41,6 +43,10 @@ impl Columns {
             return Column::Nothing;
         }
         match self.seen.get_mut(&name) {
+            None if name.split(' ').all(|word| label::is_name(word.as_bytes())) => {
+                self.seen.insert(name.clone(), None);
+                Column::Name { name, first: None }
+            }
             None => {
                 self.seen.insert(name, Some(number));
                 Column::Nothing
@@ -84,18 +90,27 @@ mod tests {
     #[test]
     fn what_recurs_before_lines_names_their_sender() {
         let mut columns = Columns::default();
-        assert_eq!(columns.line(3, b"10:00:01 hv-a, "), Column::Nothing);
+        assert_eq!(columns.line(3, b"10:00:01 alpha, "), Column::Nothing);
         let again = Column::Name {
-            name: "hv-a".to_owned(),
+            name: "alpha".to_owned(),
             first: Some(3),
         };
-        assert_eq!(columns.line(5, b"10:00:02 hv-a, "), again);
+        assert_eq!(columns.line(5, b"10:00:02 alpha, "), again);
         let third = Column::Name {
-            name: "hv-a".to_owned(),
+            name: "alpha".to_owned(),
             first: None,
         };
-        assert_eq!(columns.line(6, b"10:00:03 hv-a, "), third);
+        assert_eq!(columns.line(6, b"10:00:03 alpha, "), third);
         assert_eq!(columns.line(7, b"VMM op=mov mode="), Column::Nothing);
+        let at_once = |name: &str| Column::Name {
+            name: name.to_owned(),
+            first: None,
+        };
+        assert_eq!(columns.line(8, b"10:00:02 hv-a, "), at_once("hv-a"));
+        assert_eq!(
+            columns.line(9, b"n2.example.org node1: "),
+            at_once("n2.example.org node1")
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Names of VMs by command lines: in a domain's log behind libvirt's header, and in the output of `ps`.
 
-use super::program;
+use super::{prefix, program};
 use crate::trace::record::decimal;
 use poisontrace_model::{event::log_statement::LogStatement, text::sanitise};
 
@@ -14,24 +14,27 @@ pub struct Header {
     pub hostname: Option<String>,
 }
 
-/// `2026-11-20 10:00:00.000+0000: starting up libvirt version: 10.0.0, qemu version: 8.2.2, kernel: 6.8.0, hostname: h`.
-pub fn header(line: &[u8]) -> Option<Header> {
+/// `2026-11-20 10:00:00.000+0000: starting up libvirt version: 10.0.0, qemu version: 8.2.2, kernel: 6.8.0, hostname: h`, and the
+/// command where it stands on the same line.
+pub fn header(line: &[u8]) -> Option<(Header, Option<LogStatement>)> {
     if !line.first()?.is_ascii_digit() {
         return None;
     }
     let at = memchr::memmem::find(&line[..line.len().min(80)], b": starting up libvirt version: ")?;
     let value = |key: &[u8]| {
         let begin = memchr::memmem::find(&line[at..], key)? + at + key.len();
-        let word = line[begin..].split(|b| *b == b',').next()?.trim_ascii();
+        let end = |b: &u8| *b == b',' || b.is_ascii_whitespace();
+        let word = line[begin..].split(end).next()?;
         (!word.is_empty()).then(|| sanitise(&String::from_utf8_lossy(word), 128))
     };
-    Some(Header {
+    let header = Header {
         kernel: value(b", kernel: "),
         hostname: value(b", hostname: "),
-    })
+    };
+    Some((header, names(&line[at..], None)))
 }
 
-/// The command line behind the header: as long as its lines end in a backslash.
+/// The command line behind the header: as long as its lines end in a backslash, or one line of it.
 #[derive(Debug, Default)]
 pub struct Block {
     open: bool,
@@ -45,6 +48,11 @@ impl Block {
     /// Another log begins.
     pub fn end(&mut self) {
         self.open = false;
+    }
+
+    /// Whether a line is that of a command and its names.
+    pub fn holds(&self, line: &[u8]) -> bool {
+        self.open && memchr::memmem::find(line, b" -name ").is_some()
     }
 
     /// Takes the next line.
@@ -61,7 +69,11 @@ impl Block {
 /// `at`: where the message begins in a logger's line.
 pub fn of_ps(line: &[u8], at: usize) -> Option<LogStatement> {
     memchr::memmem::find(line, b" -name ").or_else(|| memchr::memmem::find(line, b" -uuid "))?;
-    listed(line).or_else(|| listed(line.get(at..).filter(|_| at > 0)?))
+    // A logger's date has numbers too.
+    let whole = Some(line).filter(|line| !prefix::begins_with_date(line.trim_ascii_start()));
+    whole
+        .and_then(listed)
+        .or_else(|| listed(line.get(at..).filter(|_| at > 0)?))
 }
 
 fn listed(line: &[u8]) -> Option<LogStatement> {
@@ -127,6 +139,10 @@ mod tests {
 
     #[test]
     fn a_name_needs_the_header_or_the_pid() {
+        let header_and_command = b"2026-11-20 10:00:00.388+0000: starting up libvirt version: 2.0.0, hostname: f1 LC_ALL=C /usr/libexec/qemu-kvm -name guest=db-7,debug-threads=on -S";
+        let (header, named) = header(header_and_command).unwrap();
+        assert_eq!(header.hostname.as_deref(), Some("f1"));
+        assert_eq!(name(named), Some((Some("db-7".to_owned()), None)));
         let mut block = Block::default();
         let line = b"-name guest=db-7,debug-threads=on \\";
         assert_eq!(block.line(line), None);
@@ -147,6 +163,11 @@ mod tests {
         ] {
             assert_eq!(name(of_ps(line.as_bytes(), 0)), db, "{line}");
         }
+        let logged = "Nov 20 10:00:00 h1 libvirtd[9]: ";
+        let command = format!("{logged}LC_ALL=C /usr/libexec/qemu-kvm -name guest=db-7 -S");
+        assert_eq!(of_ps(command.as_bytes(), logged.len()), None, "the day is no pid");
+        let row = format!("{logged}4711 /usr/libexec/qemu-kvm -name guest=db-7 -S");
+        assert_eq!(name(of_ps(row.as_bytes(), logged.len())), db);
         for line in [
             "find / -name db-7",
             "root 4711 1 0 Oct01 ? 00:00 find / -name db-7",

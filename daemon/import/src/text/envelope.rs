@@ -2,7 +2,7 @@
 //! name. Cut off layer by layer, so that a message is recognised from its first byte.
 
 use super::{
-    prefix::{Bracket, Dater, bracket, date, is_boot, kmsg, priority, run},
+    prefix::{self, Bracket, Dater, bracket, date, is_boot, kmsg, priority, run},
     sender::Sender,
 };
 
@@ -132,7 +132,10 @@ pub fn open(line: &[u8]) -> Envelope<'_> {
             && !e.printk
             && let Some((name, next)) = super::label::cut(rest, dated)
         {
-            e.label = Some(name);
+            match super::label::is_console(name) && prefix::begins_with_boot(next) {
+                true => e.relay = Some(name),
+                false => e.label = Some(name),
+            }
             if !dated {
                 e.from = line.len() - next.len();
             }
@@ -183,6 +186,15 @@ pub fn interleaved(line: &[u8]) -> Option<usize> {
         end = open;
     }
     None
+}
+
+/// What is left of a logger's tag, where a message begins behind this: `NAME[PID]: `, or the end of it.
+pub fn torn_tag(before: &[u8]) -> Option<&[u8]> {
+    let tag = before.strip_suffix(b": ")?;
+    let begin = memchr::memrchr(b' ', tag).map_or(0, |at| at + 1);
+    let (_, pid) = tag.strip_suffix(b"]")?.split_at_checked(begin)?;
+    let digits = pid.rsplit(|b| *b == b'[').next().unwrap_or_default();
+    (!digits.is_empty() && digits.iter().all(u8::is_ascii_alphanumeric)).then(|| &tag[begin..])
 }
 
 /// The kernel's `mce: ` before what it prints of machine checks; a mailer may have broken it.
@@ -284,7 +296,12 @@ fn header<'a>(rest: &'a [u8], e: &mut Envelope<'a>, strict: bool) -> Option<&'a 
     };
     if let Some(message) = after.strip_prefix(b":") {
         let bare = pid.is_none() && tag != b"kernel";
-        if bare && (strict || super::wordings::read(rest).is_some() || super::wordings::is_stem(rest)) {
+        let a_message = || {
+            super::wordings::read(rest).is_some()
+                || super::wordings::is_stem(rest)
+                || super::libvirt::quoted(rest).is_some()
+        };
+        if bare && (strict || a_message()) {
             return None;
         }
         e.host = Some(host).filter(|_| host_is);
@@ -295,9 +312,12 @@ fn header<'a>(rest: &'a [u8], e: &mut Envelope<'a>, strict: bool) -> Option<&'a 
     if strict {
         return None;
     }
-    let message = rfc5424(host, tag, after, e)?;
-    e.host = e.host.filter(|_| host_is);
-    Some(message)
+    if let Some(message) = rfc5424(host, tag, after, e) {
+        e.host = e.host.filter(|_| host_is);
+        return Some(message);
+    }
+    // A relay's own name before the host's: `relay1 hv1 kernel: …`.
+    header(tagged, e, true)
 }
 
 fn rfc5424<'a>(host: &'a [u8], tag: &'a [u8], after: &'a [u8], e: &mut Envelope<'a>) -> Option<&'a [u8]> {
@@ -406,6 +426,11 @@ mod tests {
             ("1795362334.000000 host kernel: W", kernel),
             ("[   34.181197] host kernel: W", kernel),
             ("<3>1 2026-11-22T15:45:34.000Z host kernel - - - W", kernel),
+            ("Nov 22 15:45:34 relay1 host kernel: W", kernel),
+            (
+                "2026-11-22T15:45:34Z relay1.example.org host microvm@vm1[15894]: W",
+                (Some("host"), Some("microvm@vm1"), Some(15894)),
+            ),
             (
                 "Oct 24 10:52:07 host microvm@vm1[15894]: [  157.39] W",
                 (Some("host"), Some("microvm@vm1"), Some(15894)),
@@ -447,5 +472,10 @@ mod tests {
         let qemu = open(b"2026-11-22T15:45:34.000000Z db-7 qemu-kvm: warning: words");
         assert_eq!((qemu.guest, qemu.tag), (Some(&b"db-7"[..]), None));
         assert_eq!(interleaved(b"VMM op=mov [    6.97] Memory"), Some(11));
+        assert_eq!(torn_tag(b"ov 12 03:14:07 hv c2[55]: "), Some(&b"c2[55]"[..]));
+        assert_eq!(torn_tag(b"0x283c4: re55]: "), Some(&b"re55]"[..]));
+        for none in [&b"VMM op=mov "[..], b"c2[55] ", b"[a b]: [x.y]: ", b"]: ", b""] {
+            assert_eq!(torn_tag(none), None, "{}", String::from_utf8_lossy(none));
+        }
     }
 }

@@ -46,14 +46,43 @@ pub struct Finished {
 pub fn is_part(message: &[u8]) -> bool {
     match message.first() {
         Some(b'{') => numbered(message).is_some(),
+        Some(b'[') => of_last_boot(message).is_some(),
         Some(b'A'..=b'Z') => MCELOG.iter().any(|begin| message.starts_with(begin)),
         _ => false,
     }
 }
 
-/// How lines of mcelog begin.
-const MCELOG: [&[u8]; 19] = [
+const SEVERITY: &[u8] = b"event severity: ";
+
+/// How lines of a record of firmware begin, `cper_print_mem()` and what it stands in (drivers/firmware/efi/cper.c).
+const CPER: [&[u8]; 12] = [
+    SEVERITY,
+    b"fru_id: ",
+    b"fru_text: ",
+    b"section_type: ",
+    b"section length: ",
+    b"error_status: ",
+    b"physical_address: ",
+    b"physical_address_mask: ",
+    b"node:",
+    b"card:",
+    b"error_type: ",
+    b"DIMM location: ",
+];
+
+/// In place of a sequence number, of a record without one.
+const LAST_BOOT: u64 = u64::MAX;
+
+/// The first line of a record of mcelog, of today and up to 2010.
+const HEADS: [&[u8]; 2] = [
     b"Hardware event. This is not a software error.",
+    b"HARDWARE ERROR. This is *NOT* a software problem!",
+];
+
+/// How lines of mcelog begin.
+const MCELOG: [&[u8]; 20] = [
+    HEADS[0],
+    HEADS[1],
     b"MCE ",
     b"CPU ",
     b"TIME ",
@@ -88,7 +117,12 @@ pub struct Reports {
 impl Reports {
     /// Takes a message: `None` where it is no line of such a record, and what it finishes.
     pub fn line(&mut self, number: u64, stamp: Stamp, message: &[u8]) -> Option<Option<Finished>> {
-        match numbered(message) {
+        let of_last_boot = || {
+            let text = of_last_boot(message)?;
+            let goes_on = text.starts_with(SEVERITY) || self.firmware.contains_key(&LAST_BOOT);
+            goes_on.then_some((LAST_BOOT, text))
+        };
+        match numbered(message).or_else(of_last_boot) {
             Some((sequence, text)) => {
                 Some(self.of_firmware(&Record::begin(number, stamp, message), sequence, text))
             }
@@ -106,7 +140,8 @@ impl Reports {
 
     fn of_firmware(&mut self, fresh: &Record, sequence: u64, text: &[u8]) -> Option<Finished> {
         let begins = text.starts_with(b"Hardware error from APEI")
-            || text.starts_with(b"Hardware error detected on CPU");
+            || text.starts_with(b"Hardware error detected on CPU")
+            || sequence == LAST_BOOT && text.starts_with(SEVERITY);
         let mut finished = None;
         if begins {
             finished = self.firmware.remove(&sequence).and_then(Record::finish);
@@ -129,7 +164,7 @@ impl Reports {
 
     /// mcelog's lines are known by the first of a record alone; those between could be anybody's.
     fn of_mcelog(&mut self, number: u64, stamp: Stamp, message: &[u8]) -> Option<Option<Finished>> {
-        if message == b"Hardware event. This is not a software error." {
+        if HEADS.contains(&message) {
             let before = self.mcelog.replace(Record::begin(number, stamp, message));
             return Some(before.and_then(Record::finish));
         }
@@ -151,6 +186,13 @@ fn numbered(message: &[u8]) -> Option<(u64, &[u8])> {
     let text = &rest[end + 1..];
     let text = text.strip_prefix(b"[Hardware Error]:").unwrap_or(text);
     Some((sequence, text.trim_ascii()))
+}
+
+/// `[Hardware Error]: TEXT` of a record that firmware kept of the boot before (drivers/acpi/apei/bert.c): the same words without
+/// a number.
+fn of_last_boot(message: &[u8]) -> Option<&[u8]> {
+    let text = message.strip_prefix(b"[Hardware Error]:")?.trim_ascii();
+    (CPER.iter().any(|begin| text.starts_with(begin)) || section(text)).then_some(text)
 }
 
 /// ` Error 0, type: corrected`.
@@ -296,6 +338,19 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_the_boot_before_has_no_number() {
+        let kept = APEI.replace("{1}", "");
+        let (_, kept) = kept.split_once('\n').unwrap();
+        let dimm = Some("P1_Node1_Channel3_Dimm0 DIMM_H1".to_owned());
+        assert_eq!(of(kept), [(1, Some(0x6a4_7d1f), dimm.clone(), false)]);
+        let two = format!("{kept}{}", kept.replace("6a47d1f540", "1000"));
+        let two: Vec<Option<u64>> = of(&two).into_iter().map(|(_, pfn, ..)| pfn).collect();
+        assert_eq!(two, [Some(0x6a4_7d1f), Some(1)]);
+        let headless = kept.split_once('\n').unwrap().1;
+        assert_eq!(of(headless), []);
+    }
+
+    #[test]
     fn interleaved_records_and_sections_are_kept_apart() {
         let second = APEI.replace("{1}", "{2}").replace("6a47d1f540", "1000");
         let mixed: String = APEI
@@ -331,6 +386,12 @@ mod tests {
         assert_eq!(of(&numbered)[0].2.as_deref(), Some("channel 2 DIMM 1"));
         let located = format!("{text}WARNING: SMBIOS data is often unreliable.\nDevice Locator: P1-DIMMA1\n");
         assert_eq!(of(&located)[0].2.as_deref(), Some("P1-DIMMA1"));
+        let old = text.replacen(
+            "Hardware event. This is not a software error.",
+            "HARDWARE ERROR. This is *NOT* a software problem!\nPlease contact your hardware vendor",
+            1,
+        );
+        assert_eq!(of(&old), [(1, Some(0xb75_7589), None, false)]);
         assert_eq!(of(&text.replace("STATUS fc", "STATUS 9c")), []);
         assert_eq!(of(&text.replacen("Hardware event", "An event", 1)), []);
     }

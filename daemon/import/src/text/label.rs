@@ -35,8 +35,27 @@ pub fn cut(rest: &[u8], dated: bool) -> Option<(&[u8], &[u8])> {
     prefix::begins_with_boot(inner).then_some((whole, inner))
 }
 
+/// Whether a name before lines is that of a console that somebody relays: `console-vm1`, `vm1-serial0`, `ttyS0`.
+pub fn is_console(name: &[u8]) -> bool {
+    const WORDS: [&[u8]; 6] = [b"console", b"serial", b"ttyS", b"hvc", b"microvm", b"guest"];
+    let letter = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphabetic);
+    WORDS.iter().any(|word| {
+        memchr::memmem::find_iter(name, word)
+            .any(|at| (at == 0 || !letter(name.get(at - 1))) && !letter(name.get(at + word.len())))
+    })
+}
+
+/// Whether a name is one that people give VMs: `vm1`, `vm-db`, `web_vm`.
+pub fn is_of_a_vm(name: &str) -> bool {
+    let mut parts = name.split(|c: char| !c.is_ascii_alphanumeric());
+    parts.any(|part| {
+        let number = part.strip_prefix("vm").or_else(|| part.strip_suffix("vm"));
+        number.is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
+    })
+}
+
 /// Whether a name holds what a word of a language does not.
-fn is_name(name: &[u8]) -> bool {
+pub fn is_name(name: &[u8]) -> bool {
     let mark = |b: &u8| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
     name.iter().any(|b| b.is_ascii_alphanumeric()) && name.iter().any(mark)
 }
@@ -162,6 +181,29 @@ mod tests {
             of(&format!("10.0.0.5 {kmsg}")),
             Some(("10.0.0.5".to_owned(), kmsg.to_owned()))
         );
+    }
+
+    #[test]
+    fn consoles_and_vms_by_their_names() {
+        for name in [
+            "console-vm1",
+            "vm1-serial0",
+            "ttyS0",
+            "hvc0",
+            "microvm@a",
+            "guest-console-log",
+        ] {
+            assert!(is_console(name.as_bytes()), "{name}");
+        }
+        for name in ["node1", "consoles", "vm1", "guestbook"] {
+            assert!(!is_console(name.as_bytes()), "{name}");
+        }
+        for name in ["vm1", "vm", "vm-db", "web_vm", "10.0.0.5 vm3"] {
+            assert!(is_of_a_vm(name), "{name}");
+        }
+        for name in ["node1", "vmhost1", "svm", "kvm-3", ""] {
+            assert!(!is_of_a_vm(name), "{name}");
+        }
     }
 
     #[test]

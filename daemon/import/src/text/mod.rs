@@ -11,18 +11,21 @@ mod escapes;
 mod guest;
 mod hardware_report;
 mod journal;
-mod label;
+mod kubevirt;
+pub mod label;
+mod libvirt;
 mod line;
 mod prefix;
 pub mod program;
 mod qmp;
 mod section;
 pub mod sender;
+mod torn;
 pub mod wordings;
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::origin::Origin;
+use crate::{origin::Origin, reformat::LooksCut};
 use boots::Boots;
 use clock::Stamp;
 use line::{Line, may_print};
@@ -37,6 +40,10 @@ const NO_ROOM: usize = usize::MAX;
 const MAX_CORRECTED: usize = 1024;
 /// Lines of one machine check's report.
 const MAX_REPORT_LINES: u64 = 64;
+/// Lines that a kernel logs at most between a machine check's report and its end.
+const LAST_LINES: u64 = 6;
+/// Until this time a kernel reports what its processors' banks hold of the boot before, nanoseconds.
+const FOUND_AT_BOOT_NS: u64 = 30_000_000_000;
 /// Senders whose reports are under way at one time.
 const MAX_REPORTS: usize = 64;
 
@@ -116,6 +123,9 @@ pub struct Scanner {
     columns: columns::Columns,
     /// Sessions of monitors that began.
     monitors: u32,
+    kernel_lines: torn::Torn,
+    /// Lines of a kernel that lost their beginning.
+    pub torn: Vec<LooksCut>,
 }
 
 impl Scanner {
@@ -130,13 +140,16 @@ impl Scanner {
         if let Some(entry) = journal::json(number, line) {
             return self.entry(&entry, origin);
         }
-        let of_field = envelope::dated_field(line).unwrap_or(line);
-        let (field, entry) = self.journal.line(number, of_field);
-        if let Some(entry) = entry {
-            self.entry(&entry, origin);
-        }
-        if field {
-            return;
+        // The environment before a VMM's command looks like a field.
+        if !self.command.holds(line) {
+            let of_field = envelope::dated_field(line).unwrap_or(line);
+            let (field, entry) = self.journal.line(number, of_field);
+            if let Some(entry) = entry {
+                self.entry(&entry, origin);
+            }
+            if field {
+                return;
+            }
         }
         if boots::is_mark(line) {
             self.boots.mark();
@@ -151,6 +164,7 @@ impl Scanner {
 
     /// The file is over.
     pub fn finish(&mut self) {
+        self.torn = self.kernel_lines.finish();
         if let Some(entry) = self.journal.finish() {
             self.entry(&entry, &Origin::default());
         }
@@ -211,7 +225,15 @@ impl Scanner {
             inner.at += at;
             (inner.label, inner.from) = (envelope.label.or(inner.label), envelope.from);
             if dated.is_none() {
-                (inner.host, inner.tag, inner.pid) = (envelope.host, envelope.tag, envelope.pid);
+                let own = |tag: &[u8]| {
+                    whole[..envelope.at]
+                        .split(u8::is_ascii_whitespace)
+                        .any(|word| word.strip_suffix(b":") == Some(tag))
+                };
+                match whole.get(envelope.at..at).and_then(envelope::torn_tag) {
+                    Some(tag) if !own(tag) => inner.label = Some(tag),
+                    _ => (inner.host, inner.tag, inner.pid) = (envelope.host, envelope.tag, envelope.pid),
+                }
             }
             let mut line = Line {
                 envelope: inner,
@@ -298,7 +320,11 @@ impl Scanner {
                 _ => None,
             };
             let head = boots::is_head(e.message);
-            let own = Some(self.boots.of_kernel(speaker, line.number, boot, head));
+            let begun = self.boots.of_kernel(speaker, line.number, boot, head);
+            if let Some(ended) = begun.ended {
+                self.last_words(line, ended);
+            }
+            let own = Some(begun.no);
             if of_host || relay.is_none() {
                 return (own, own);
             }
@@ -311,6 +337,38 @@ impl Scanner {
             self.boots.of_program(boots::machine(&[host, label, inner, None]))
         };
         (host_boot.is_none().then(own), host_boot)
+    }
+
+    /// A kernel's boot begins with `line`: the one before may have ended with the machine check that it logged last, at the line
+    /// `ended`.
+    fn last_words(&mut self, line: &Line<'_>, ended: u64) {
+        let Some(sender) = self.known_senders.get(&line.sender()).copied() else {
+            return;
+        };
+        let now = line.stamp();
+        let of_end = |last: u64, stamp: Stamp| {
+            let near = last <= ended && ended - last <= LAST_LINES;
+            // Where the latest line comes first, what stands before a boot's first message is of that boot.
+            let before = match (stamp.wall, now.wall, stamp.boot) {
+                (Some(then), Some(now), _) => then <= now,
+                (.., Some(since)) => since > FOUND_AT_BOOT_NS,
+                _ => true,
+            };
+            near && before
+        };
+        if let Some(report) = self.reports.get_mut(&sender)
+            && of_end(report.last, report.stamp)
+        {
+            report.mce.last_words = true;
+            return;
+        }
+        let latest = self.items.iter_mut().rev().find(|item| item.sender == sender);
+        if let Some(item) = latest
+            && of_end(item.line, item.stamp)
+            && let LogStatement::GuestMce(mce) = &mut item.statement
+        {
+            mce.last_words = true;
+        }
     }
 
     fn host_boot(&mut self, machine: [Option<&[u8]>; 3]) -> Option<u32> {
@@ -332,6 +390,9 @@ impl Scanner {
         if !may_print(wording.role, line, of_vmm) {
             return false;
         }
+        if wording.role == Role::Kernel {
+            self.kernel_line(line);
+        }
         match statement {
             LogStatement::Other => {
                 self.known += 1;
@@ -341,6 +402,15 @@ impl Scanner {
             statement => self.add(line, wording.role, statement),
         }
         true
+    }
+
+    fn kernel_line(&mut self, line: &Line<'_>) {
+        let stamp = line.stamp();
+        let timed = stamp.boot.is_some() || stamp.wall.is_some();
+        self.kernel_lines.line(timed, || LooksCut {
+            line: line.number,
+            text: line.text(),
+        });
     }
 
     /// A line of a machine check's report.
@@ -377,6 +447,7 @@ impl Scanner {
             (Some(guest::Line::More), None) => self.known += 1,
             (None, _) => return false,
         }
+        self.kernel_line(line);
         true
     }
 
@@ -391,7 +462,7 @@ impl Scanner {
     fn hardware(&mut self, line: &Line<'_>) -> bool {
         let message = line.envelope.message;
         let role = match message.first() {
-            Some(b'{') => Role::Kernel,
+            Some(b'{' | b'[') => Role::Kernel,
             _ => Role::Tool,
         };
         if !hardware_report::is_part(message) || !may_print(role, line, false) {
@@ -441,7 +512,7 @@ impl Scanner {
             }
             return true;
         }
-        if let Some(header) = command::header(line.whole) {
+        if let Some((header, named)) = command::header(line.whole).or_else(|| command::header(message)) {
             self.known += 1;
             self.host_kernel = header.kernel.clone().or(self.host_kernel.take());
             self.hostname = header.hostname.clone().or(self.hostname.take());
@@ -451,8 +522,13 @@ impl Scanner {
                 Role::Libvirt,
                 LogStatement::VmStarted {
                     host: header.hostname,
+                    domain: None,
                 },
             );
+            if let Some(named) = named {
+                self.command.end();
+                self.add(line, Role::Libvirt, named);
+            }
             return true;
         }
         let listed = command::of_ps(line.whole, line.envelope.at);
@@ -471,12 +547,24 @@ impl Scanner {
             self.add(line, Role::Tool, statement);
             return true;
         }
+        if let Some(statement) = kubevirt::event(message) {
+            self.add(line, Role::Tool, statement);
+            return true;
+        }
         if qmp::is_greeting(message) {
             self.monitors += 1;
             self.known += 1;
             return true;
         }
-        let Some((wall, statement)) = qmp::read(message).or_else(|| self.virsh.line(message)) else {
+        if self.quoted(line) {
+            return true;
+        }
+        let of_virsh = (self.virsh.is_open() && !message.contains(&b'\''))
+            .then(|| qmp::virsh_flag(line.whole))
+            .flatten();
+        let of_virsh = of_virsh.unwrap_or(message);
+        let event = qmp::read(message).or_else(|| self.virsh.line(of_virsh, || zoned(line.stamp())));
+        let Some((wall, statement)) = event else {
             return false;
         };
         self.known += 1;
@@ -491,6 +579,29 @@ impl Scanner {
             let sender = self.known_sender(&sender);
             self.push_of(sender, line, stamp, Role::Qmp, statement);
         }
+        true
+    }
+
+    /// A VMM's last words as libvirt quotes them.
+    fn quoted(&mut self, line: &Line<'_>) -> bool {
+        let e = &line.envelope;
+        let Some(quote) = libvirt::quoted(e.message) else {
+            return false;
+        };
+        self.known += 1;
+        let words = envelope::open(quote.words);
+        if !program::is_vmm_prefix(words.message) {
+            return true;
+        }
+        let line = Line {
+            envelope: envelope::Envelope {
+                message: words.message,
+                guest: quote.domain.or(words.guest),
+                ..*e
+            },
+            ..*line
+        };
+        self.statement(&line);
         true
     }
 
@@ -591,7 +702,13 @@ impl Scanner {
     }
 
     fn push(&mut self, line: &Line<'_>, stamp: Stamp, role: Role, statement: LogStatement) {
-        let sender = self.sender(line);
+        let mut sender = line.sender();
+        // The log of a domain names it; a console may be logged beside it under any name.
+        if matches!(role, Role::Vmm | Role::Libvirt) && sender.domain.is_none() {
+            let of_log = line.origin.label.as_deref().and_then(libvirt::domain_of_log);
+            sender.domain = of_log.map(str::to_owned);
+        }
+        let sender = self.known_sender(&sender);
         self.push_of(sender, line, stamp, role, statement);
     }
 
@@ -639,6 +756,11 @@ impl Scanner {
         }
         self.items.push(item);
     }
+}
+
+/// A wall clock whose year and zone are shown.
+fn zoned(stamp: Stamp) -> Option<i64> {
+    stamp.wall.filter(|_| !stamp.no_year && !stamp.local)
 }
 
 /// `warning: ` before a message of QEMU.

@@ -40,6 +40,56 @@ pub fn is_vmm(comm: &str) -> bool {
     })
 }
 
+/// Words in the names of processes and units that share a VM's memory and are no VMM: file systems, TPMs, disks and switches
+/// behind vhost-user.
+const HELPERS: [&str; 10] = [
+    "virtiofsd",
+    "vhost-user",
+    "vhost_user",
+    "swtpm",
+    "qemu-storage-da",
+    "spdk",
+    "reactor_",
+    "ovs-vswitchd",
+    "pmd-c",
+    "passt",
+];
+
+/// Units of those who manage VMs, and of a guest's own agent.
+const MANAGERS: [&str; 11] = [
+    "libvirtd",
+    "libvirt-guests",
+    "libvirt-dbus",
+    "libvirt-exporter",
+    "libvirt_lxc",
+    "virtqemud",
+    "virtlogd",
+    "virtlockd",
+    "virtproxyd",
+    "qemu-guest-agent",
+    "qemu-ga",
+];
+
+/// Whether a process or unit of this name may have mapped a VM's memory without running its guest.
+pub fn is_helper(name: &str) -> bool {
+    /// A shorter word is no part of another.
+    const LONG: usize = 9;
+    let letter = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphabetic);
+    let bytes = name.as_bytes();
+    let holds = |word: &&str| {
+        name.match_indices(*word).any(|(at, _)| {
+            let begins = at == 0 || !letter(bytes.get(at - 1));
+            begins && (word.len() >= LONG || !letter(bytes.get(at + word.len())))
+        })
+    };
+    HELPERS.iter().any(holds)
+}
+
+/// Whether a unit of this name manages VMs, and its end is that of none.
+pub fn is_manager(unit: &str) -> bool {
+    MANAGERS.iter().any(|name| unit.starts_with(name))
+}
+
 /// `qemu-system-x86_64: `, `/usr/libexec/qemu-kvm: `, `kvm: ` before a message of QEMU; and the message.
 pub fn vmm_prefix(message: &[u8]) -> Option<&[u8]> {
     let colon = memchr::memchr(b':', &message[..message.len().min(128)])?;
@@ -59,6 +109,41 @@ pub fn is_vmm_prefix(message: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_helps_a_vm_and_what_manages_it_runs_no_guest() {
+        for name in [
+            "virtiofsd",
+            "microvm-virtiofsd@vm1",
+            "vhost-user-blk",
+            "vhost_user_fs",
+            "swtpm",
+            "swtpm@vm1",
+            "qemu-storage-da",
+            "reactor_0",
+            "spdk_tgt",
+            "pmd-c01/id:8",
+            "passt",
+        ] {
+            assert!(is_helper(name) && !is_vmm(name), "{name}");
+        }
+        for name in [
+            "passthrough",
+            "qemu-kvm",
+            "vhost-1234",
+            "kvm",
+            "postgres",
+            "notspdk",
+            "",
+        ] {
+            assert!(!is_helper(name), "{name}");
+        }
+        for name in ["libvirtd", "virtqemud", "libvirt_lxc"] {
+            assert!(is_manager(name), "{name}");
+        }
+        assert!(is_manager("libvirtd") && is_manager("virtqemud") && is_manager("qemu-guest-agent"));
+        assert!(!is_manager("machine-qemu\\x2d1\\x2ddb") && !is_manager("fc@a"));
+    }
 
     #[test]
     fn vmms_and_others() {

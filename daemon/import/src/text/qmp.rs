@@ -54,6 +54,43 @@ struct Flags {
     recursive: bool,
 }
 
+/// `action required: 1` behind a logger's date, which the name and the tag of a sender look like.
+pub fn virsh_flag(whole: &[u8]) -> Option<&[u8]> {
+    let at = memchr::memmem::rfind(whole, b"action required: ")?;
+    let flag = whole[at..].trim_ascii_end();
+    matches!(flag.last(), Some(b'0' | b'1')).then_some(flag)
+}
+
+/// A field of a memory failure as `virsh event` prints it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Field {
+    More,
+    Last,
+    Other,
+}
+
+impl Data {
+    /// `recipient: guest`, `flags:`, `action required: 1`.
+    fn virsh_field(&mut self, field: &str) -> Field {
+        let field = field.trim();
+        let field = field.strip_prefix("flags:").map_or(field, str::trim);
+        let (key, value) = field.split_once(':').unwrap_or((field, ""));
+        let value = value.trim();
+        match key.trim() {
+            "" => {}
+            "recipient" => value.clone_into(&mut self.recipient),
+            "action" => value.clone_into(&mut self.action),
+            "action required" => self.flags.action_required = value == "1",
+            "recursive" => {
+                self.flags.recursive = value == "1";
+                return Field::Last;
+            }
+            _ => return Field::Other,
+        }
+        Field::More
+    }
+}
+
 /// The wall clock of an event, and its statement; events of other kinds have none.
 type Event = (Option<i64>, Option<LogStatement>);
 
@@ -123,34 +160,33 @@ pub struct Virsh {
 }
 
 impl Virsh {
-    /// Takes a line that is no QMP event.
-    pub fn line(&mut self, line: &[u8]) -> Option<Event> {
+    /// Whether lines of a memory failure are still to come.
+    pub const fn is_open(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// Takes a line that is no QMP event. `wall`: its wall clock, in a known zone, asked for where it is one of `virsh`; only the
+    /// first line of several shows it.
+    pub fn line(&mut self, line: &[u8], wall: impl FnOnce() -> Option<i64>) -> Option<Event> {
         if let Some(at) = memchr::memmem::find(line, b"event '") {
-            return self.begins(line, at);
+            return self.begins(line, at, wall());
         }
-        let (_, _, data) = self.failure.as_mut()?;
-        let text = String::from_utf8_lossy(line);
-        let text = text.trim();
-        let (key, value) = text.split_once(':')?;
-        let value = value.trim();
-        match key {
-            "recipient" => data.recipient = value.to_owned(),
-            "action" => data.action = value.to_owned(),
-            "flags" => {}
-            "action required" => data.flags.action_required = value == "1",
-            "recursive" => {
-                data.flags.recursive = value == "1";
+        let (.., data) = self.failure.as_mut()?;
+        memchr::memchr(b':', line)?;
+        match data.virsh_field(&String::from_utf8_lossy(line)) {
+            Field::Last => {
                 let (wall, domain, data) = self.failure.take()?;
                 return Some((wall, statement("MEMORY_FAILURE", data, Some(domain))));
             }
-            _ => self.failure = None,
+            Field::More => {}
+            Field::Other => self.failure = None,
         }
         None
     }
 
     /// `event 'memory-failure' for domain 'NAME':`, `event 'lifecycle' for domain 'NAME': Crashed Panicked`,
     /// `event 'reboot' for domain 'NAME'`.
-    fn begins(&mut self, line: &[u8], at: usize) -> Option<Event> {
+    fn begins(&mut self, line: &[u8], at: usize, wall: Option<i64>) -> Option<Event> {
         let text = String::from_utf8_lossy(&line[at + 7..]);
         let (event, rest) = text.split_once("' for domain ")?;
         let (domain, detail) = rest.split_once(':').unwrap_or((rest, ""));
@@ -158,8 +194,13 @@ impl Virsh {
         let detail = detail.trim();
         let statement = match event {
             "memory-failure" => {
-                let wall = super::clock::stamp(line, at).wall;
-                self.failure = Some((wall, domain, Data::default()));
+                let mut data = Data::default();
+                // On one line, where somebody put them there.
+                let fields = detail.split([',', '\t']).map(|field| data.virsh_field(field));
+                if fields.last() == Some(Field::Last) {
+                    return Some((wall, statement("MEMORY_FAILURE", data, Some(domain))));
+                }
+                self.failure = Some((wall, domain, data));
                 None
             }
             "reboot" => Some(LogStatement::QmpReset {
@@ -169,6 +210,10 @@ impl Virsh {
             "lifecycle" if detail.ends_with("Panicked") => {
                 Some(LogStatement::QmpPanicked { domain: Some(domain) })
             }
+            "lifecycle" if detail.starts_with("Started") => Some(LogStatement::VmStarted {
+                host: None,
+                domain: Some(domain),
+            }),
             "lifecycle" => detail
                 .strip_prefix("Stopped")
                 .map(|reason| LogStatement::QmpShutdown {
@@ -295,9 +340,10 @@ mod tests {
         let text = "2026-11-22 15:45:35.000+0000: event 'memory-failure' for domain 'db-7':\nrecipient: guest\naction: inject\n\
                     flags:\n\taction required: 1\n\trecursive: 0\n";
         let mut virsh = Virsh::default();
+        let mut clock = Some(1_795_362_335_000_000_000);
         let injected: Vec<_> = text
             .lines()
-            .filter_map(|line| virsh.line(line.as_bytes()))
+            .filter_map(|line| virsh.line(line.as_bytes(), || clock.take()))
             .collect();
         let (wall, statement) = injected.last().unwrap();
         assert_eq!(*wall, Some(1_795_362_335_000_000_000));
@@ -306,7 +352,7 @@ mod tests {
         );
         let one = |line: &str| {
             Virsh::default()
-                .line(line.as_bytes())
+                .line(line.as_bytes(), || None)
                 .and_then(|(_, statement)| statement)
         };
         let domain = Some("db-7".to_owned());
@@ -316,6 +362,22 @@ mod tests {
                 domain: domain.clone()
             })
         );
+        assert_eq!(
+            one("event 'lifecycle' for domain 'db-7': Started Booted"),
+            Some(LogStatement::VmStarted {
+                host: None,
+                domain: domain.clone()
+            })
+        );
+        let on_one_line = "event 'memory-failure' for domain 'db-7': recipient: guest, action: inject, flags: action required: 1, recursive: 0";
+        assert!(matches!(
+            one(on_one_line),
+            Some(LogStatement::QmpMemoryFailure {
+                action_required: true,
+                recursive: false,
+                ..
+            })
+        ));
         assert_eq!(
             one("event 'lifecycle' for domain db-7: Stopped Failed"),
             Some(LogStatement::QmpShutdown {

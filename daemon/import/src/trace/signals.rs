@@ -8,8 +8,9 @@ use super::{
     record::Record,
     thread::Signal,
 };
+use crate::text::program;
 use poisontrace_model::{
-    event::{EventKind, SigbusSeverity, log_statement::LogStatement},
+    event::{EventKind, SigbusSeverity, Vmm, log_statement::LogStatement},
     hex::Hex,
     text::from_c,
 };
@@ -120,11 +121,25 @@ impl Assembler {
             let known = self.threads.get(&signal.target);
             let vcpu_thread = known.is_some_and(|thread| thread.kvm);
             let injected = known.and_then(|thread| thread.tgid);
+            let name = from_c(&signal.comm);
+            // Any program's thread may have that name.
+            let of_vmm = program::is_vmm(&name) && name != "vmm";
+            let of_vcpu = vcpu_thread && (signal.required || is_vcpu(&signal.comm));
             let pid = match injected {
                 Some(tgid) => tgid,
-                None if vcpu_thread && (signal.required || is_vcpu(&signal.comm)) => self.pid(signal.target),
+                None if of_vcpu || of_vmm && is_vcpu(&signal.comm) => self.pid(signal.target),
                 None => signal.target,
             };
+            // Of a vCPU's thread that is known the process has been introduced.
+            let named = !is_vcpu(&signal.comm);
+            if of_vmm && (named || !self.threads.contains_key(&signal.target)) {
+                let vmm = Vmm {
+                    is_vmm: Some(true),
+                    vmm: named.then_some(name),
+                    ..Vmm::default()
+                };
+                self.say(signal.t, tid, pid, None, EventKind::Vmm(vmm));
+            }
             let severity = if signal.required {
                 SigbusSeverity::ActionRequired
             } else {

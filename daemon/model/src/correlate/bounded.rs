@@ -70,7 +70,7 @@ impl<K: Ord + Clone, V> BoundedMap<K, V> {
     }
 
     fn make_room(&mut self, key: &K, spared: impl Fn(&K, &V) -> bool) {
-        if self.entries.contains_key(key) {
+        if self.entries.len() < self.limit || self.entries.contains_key(key) {
             return;
         }
         while self.entries.len() >= self.limit {

@@ -1,8 +1,8 @@
 //! The incidents: their evidence by number, which of them changed since they were last reported, and which the
 //! current event belongs to. Pages and threads refer to an incident by its number alone.
 
-use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::{boxed::Box, vec::Vec};
 
 use super::{
     IncidentNo,
@@ -33,9 +33,14 @@ impl Rank {
     }
 }
 
+struct Entry {
+    evidence: Box<Evidence>,
+    rank: Rank,
+}
+
 /// See the module.
 pub(super) struct IncidentTable {
-    incidents: BTreeMap<IncidentNo, Box<Evidence>>,
+    incidents: BTreeMap<IncidentNo, Entry>,
     limit: usize,
     evicted: u64,
     next: IncidentNo,
@@ -47,9 +52,9 @@ pub(super) struct IncidentTable {
     shares: BTreeMap<(Rank, u32), BTreeSet<IncidentNo>>,
     /// Processes by the number of their incidents.
     by_share: BTreeSet<(Rank, usize, u32)>,
-    ranks: BTreeMap<IncidentNo, Rank>,
     changed: BTreeSet<IncidentNo>,
-    touched: BTreeSet<IncidentNo>,
+    /// Each once, in order. A list, as an event is of one incident or a few.
+    touched: Vec<IncidentNo>,
 }
 
 impl IncidentTable {
@@ -64,9 +69,8 @@ impl IncidentTable {
             pages_tracked: false,
             shares: BTreeMap::new(),
             by_share: BTreeSet::new(),
-            ranks: BTreeMap::new(),
             changed: BTreeSet::new(),
-            touched: BTreeSet::new(),
+            touched: Vec::new(),
         }
     }
 
@@ -85,12 +89,12 @@ impl IncidentTable {
     }
 
     pub fn get(&self, no: IncidentNo) -> Option<&Evidence> {
-        self.incidents.get(&no).map(Box::as_ref)
+        self.incidents.get(&no).map(|entry| entry.evidence.as_ref())
     }
 
     /// For what changes no report by itself.
     pub fn get_mut(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
-        self.incidents.get_mut(&no).map(Box::as_mut)
+        self.incidents.get_mut(&no).map(|entry| entry.evidence.as_mut())
     }
 
     /// For a change that comes of another incident's event.
@@ -101,15 +105,21 @@ impl IncidentTable {
 
     /// For a change that comes of an event of this incident.
     pub fn touch(&mut self, no: IncidentNo) -> Option<&mut Evidence> {
-        self.touched.insert(no);
+        self.note_touched(no);
         self.change(no)
+    }
+
+    fn note_touched(&mut self, no: IncidentNo) {
+        if let Err(place) = self.touched.binary_search(&no) {
+            self.touched.insert(place, no);
+        }
     }
 
     /// Oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (IncidentNo, &Evidence)> + Clone {
         self.incidents
             .iter()
-            .map(|(no, evidence)| (*no, evidence.as_ref()))
+            .map(|(no, entry)| (*no, entry.evidence.as_ref()))
     }
 
     /// Takes an incident out if there is no room for one more: the oldest of the process with most of them, so that a
@@ -128,38 +138,23 @@ impl IncidentTable {
         let no = self.next;
         self.next += 1;
         self.by_process.insert(no, evidence.pid);
-        self.rank(no, evidence.pid, Some(Rank::of(&evidence)));
-        self.incidents.insert(no, Box::new(evidence));
+        let rank = Rank::of(&evidence);
+        self.share(rank, evidence.pid, |share| share.insert(no));
+        let evidence = Box::new(evidence);
+        self.incidents.insert(no, Entry { evidence, rank });
         self.changed.insert(no);
-        self.touched.insert(no);
+        self.note_touched(no);
         no
     }
 
     pub fn remove(&mut self, no: IncidentNo) -> Option<Box<Evidence>> {
-        let old = self.incidents.remove(&no)?;
+        let Entry { evidence: old, rank } = self.incidents.remove(&no)?;
         self.by_process.remove(no, &old);
         self.by_page.remove(no);
-        self.rank(no, old.pid, None);
+        self.share(rank, old.pid, |share| share.remove(&no));
         self.changed.remove(&no);
-        self.touched.remove(&no);
+        self.touched.retain(|other| *other != no);
         Some(old)
-    }
-
-    /// Notes the rank of an incident; `None`: it is gone.
-    fn rank(&mut self, no: IncidentNo, pid: u32, now: Option<Rank>) {
-        let before = match now {
-            Some(rank) => self.ranks.insert(no, rank),
-            None => self.ranks.remove(&no),
-        };
-        if before == now {
-            return;
-        }
-        if let Some(rank) = before {
-            self.share(rank, pid, |share| share.remove(&no));
-        }
-        if let Some(rank) = now {
-            self.share(rank, pid, |share| share.insert(no));
-        }
     }
 
     /// Changes the incidents of a process.
@@ -196,28 +191,26 @@ impl IncidentTable {
         self.touched.clear();
     }
 
-    /// Counts the current event in each incident that it belongs to.
-    pub fn count_event(&mut self) {
-        for no in &self.touched {
-            if let Some(evidence) = self.incidents.get_mut(no) {
-                evidence.events += 1;
-            }
-        }
-    }
-
-    /// Updates what is indexed by process of the incidents that the current event belongs to.
-    pub fn index_touched(&mut self) {
+    /// Updates what is kept by process and page of the incidents that the current event belongs to, and hands each to `index`.
+    /// `counts`: the event is one of theirs.
+    pub fn index_touched(&mut self, counts: bool, mut index: impl FnMut(IncidentNo, &Evidence)) {
         let touched = core::mem::take(&mut self.touched);
         for no in &touched {
-            let Some(evidence) = self.incidents.get(no) else {
+            let Some(Entry { evidence, rank }) = self.incidents.get_mut(no) else {
                 continue;
             };
+            evidence.events += u64::from(counts);
             self.by_process.note(*no, evidence);
             if self.pages_tracked {
                 self.by_page.note(*no, evidence);
             }
-            let (pid, rank) = (evidence.pid, Rank::of(evidence));
-            self.rank(*no, pid, Some(rank));
+            index(*no, evidence);
+            let (pid, before, now) = (evidence.pid, *rank, Rank::of(evidence));
+            *rank = now;
+            if before != now {
+                self.share(before, pid, |share| share.remove(no));
+                self.share(now, pid, |share| share.insert(*no));
+            }
         }
         self.touched = touched;
     }
@@ -226,8 +219,8 @@ impl IncidentTable {
     pub fn track_pages(&mut self) {
         if !self.pages_tracked {
             self.pages_tracked = true;
-            for (no, evidence) in &self.incidents {
-                self.by_page.note(*no, evidence);
+            for (no, entry) in &self.incidents {
+                self.by_page.note(*no, &entry.evidence);
             }
         }
     }
@@ -308,8 +301,6 @@ impl IncidentTable {
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec::Vec;
-
     use super::*;
     use crate::{event::Vmm, incident::evidence::HostLoss};
 
@@ -361,7 +352,7 @@ mod tests {
         if let Some(evidence) = table.touch(last) {
             evidence.pfn = Some(5);
         }
-        table.index_touched();
+        table.index_touched(true, |_, _| ());
         for pid in 201..=300 {
             table.evict();
             table.insert(claim(pid));

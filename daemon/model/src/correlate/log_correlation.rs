@@ -10,8 +10,8 @@ use alloc::{
 
 use super::{
     Correlator, IncidentNo,
-    by_page::Addresses,
     log_learning::{learn, merge_name},
+    log_names::{Names, in_timeline, is_cause, is_effect},
     sigbus_handling::ToThread,
 };
 use crate::{
@@ -42,15 +42,6 @@ const STAMPS_APART_NS: u64 = 2_000_000_000;
 const LSB_1G: u32 = 30;
 const LSB_2M: u32 = 21;
 
-/// What a statement knows of its page.
-#[derive(Clone, Copy, Default)]
-struct Names {
-    pid: Option<u32>,
-    pfn: Option<u64>,
-    hva: Option<u64>,
-    gpa: Option<u64>,
-}
-
 /// A VM as the logs show it.
 #[derive(Default)]
 pub(super) struct LoggedVm {
@@ -76,32 +67,6 @@ pub(super) struct Seen {
     pub tid: u32,
     pub gpa: Option<u64>,
     pub pfn: Option<u64>,
-}
-
-impl Names {
-    fn addresses(&self) -> Addresses {
-        [self.pfn, self.hva, self.gpa]
-    }
-
-    fn has_page(&self) -> bool {
-        self.pfn.is_some() || self.hva.is_some() || self.gpa.is_some()
-    }
-
-    /// Whether an incident is of the page that is named; `None`: it is not known by an address of that kind.
-    fn is_of(&self, e: &Evidence) -> Option<bool> {
-        let size = e.size().unwrap_or(PAGE_SIZE);
-        let page = |at: u64| at & !(PAGE_SIZE - 1);
-        let by_pfn = self.pfn.zip(e.pfn).map(|(pfn, known)| pfn == known);
-        let by_hva = self
-            .hva
-            .zip(e.hva)
-            .map(|(hva, known)| hva.wrapping_sub(known) < size);
-        let by_gpa = self
-            .gpa
-            .zip(e.gpa)
-            .map(|(gpa, known)| (known ^ page(gpa)) < size || e.gpas.contains(&page(gpa)));
-        by_pfn.or(by_hva).or(by_gpa)
-    }
 }
 
 impl Correlator {
@@ -255,6 +220,8 @@ impl Correlator {
                 pfn: e.pfn.map(Hex),
                 process: e.logged.signalled.clone(),
                 pid: Some(e.pid),
+                vm_helper: false,
+                killed: false,
                 action_result: e.recovery.clone(),
                 dimm: None,
                 source: "trace".to_owned(),
@@ -277,7 +244,7 @@ impl Correlator {
         if let LogStatement::Machine { .. } = &record.statement {
             return self.machine_of(record);
         }
-        let mut names = names(&record.statement);
+        let mut names = Names::of(&record.statement);
         names.pfn = names.pfn.or(record.answers.map(|pfn| pfn.0));
         let speaker = (record.source.clone(), record.speaker.clone());
         let found = match event.pid {
@@ -289,6 +256,9 @@ impl Correlator {
         };
         let Some(no) = found else { return };
         self.logged.last.insert(speaker, no);
+        if event.pid == 0 {
+            self.note_late_pairing(no, event, record, names);
+        }
         let mut vmm = Vmm::default();
         if let Some(vm) = self.logged.vms.get_mut(&record.vm) {
             vm.incidents.insert(no);
@@ -337,6 +307,7 @@ impl Correlator {
         }
         if log_evidence::opens(&record.statement) {
             e.last_poison = e.last_poison.max(t);
+            e.logged.poisoned_at(record);
         }
     }
 
@@ -442,6 +413,18 @@ impl Correlator {
         log_evidence::opens(statement).then(|| self.open_stated(event, record.vm, names, untimed))
     }
 
+    /// What came of a signal long after it, and is put to its page because no other of this VM is known, may be of another page
+    /// that is not.
+    fn note_late_pairing(&mut self, no: IncidentNo, event: &Event, record: &LogRecord, names: Names) {
+        let Some(e) = self.incidents.touch(no) else { return };
+        let timed = record.own_clock.is_none() && !e.logged.untimed;
+        let by_all = || timed && event.t.saturating_sub(e.last_poison) > LOGS_APART_NS;
+        let late = e.logged.is_late(record, LOGS_APART_NS).unwrap_or_else(by_all);
+        let effect = !is_cause(&record.statement) && log_evidence::opens(&record.statement);
+        let paired = e.pfn.is_some() && names.is_of(e) != Some(true);
+        e.logged.paired_late |= late && effect && paired;
+    }
+
     /// The incidents of a VM of the logs from a number on, oldest first: those that they opened, and those that were seen
     /// of its processes.
     fn incidents_of(&self, vm: u32, from: IncidentNo) -> Vec<IncidentNo> {
@@ -533,100 +516,4 @@ fn is_before(e: &Evidence, t: u64, record: &LogRecord) -> bool {
     let unsignalled =
         is_effect(&record.statement) && e.logged.precedes_signal_by(t, record, 0) > STAMPS_APART_NS;
     record.own_clock.is_none() && !e.logged.untimed && (early || unsignalled)
-}
-
-/// The host's kernel signals before its guest or VMM can answer.
-const fn is_cause(statement: &LogStatement) -> bool {
-    matches!(
-        statement,
-        LogStatement::HostSignal { .. } | LogStatement::HostKilled { .. }
-    )
-}
-
-/// What comes of a signal: by the VMM, the guest or their end.
-const fn is_effect(statement: &LogStatement) -> bool {
-    matches!(
-        statement,
-        LogStatement::VmmInjected { .. }
-            | LogStatement::QmpMemoryFailure { .. }
-            | LogStatement::QmpPanicked { .. }
-            | LogStatement::QmpReset { .. }
-            | LogStatement::GuestMce(_)
-            | LogStatement::GuestPanic { .. }
-            | LogStatement::GuestSignal { .. }
-            | LogStatement::GuestAction { .. }
-            | LogStatement::BugCheck { .. }
-            | LogStatement::VmmSigbus { .. }
-            | LogStatement::ProcessEnded { .. }
-    )
-}
-
-/// Statements that are events of an incident, not facts about its VM or machine.
-const fn in_timeline(statement: &LogStatement) -> bool {
-    !matches!(
-        statement,
-        LogStatement::VmName { .. }
-            | LogStatement::Machine { .. }
-            | LogStatement::OnCpu { .. }
-            | LogStatement::VmStarted { .. }
-            | LogStatement::Other
-            | LogStatement::MemoryError { .. }
-            | LogStatement::AddressMap { .. }
-    )
-}
-
-fn names(statement: &LogStatement) -> Names {
-    let hex = |value: &Option<Hex>| value.map(|value| value.0);
-    match statement {
-        LogStatement::HostSignal { pfn, pid, .. } | LogStatement::HostKilled { pfn, pid, .. } => Names {
-            pid: Some(*pid),
-            pfn: Some(pfn.0),
-            ..Names::default()
-        },
-        LogStatement::HostAction { pfn, .. }
-        | LogStatement::MemoryError { pfn: Some(pfn), .. }
-        | LogStatement::SoftwarePoison { pfn, guest: false } => Names {
-            pfn: Some(pfn.0),
-            ..Names::default()
-        },
-        LogStatement::ProcessEnded { pid, .. } => Names {
-            pid: *pid,
-            ..Names::default()
-        },
-        LogStatement::OwnAccess { pid, hva, .. } => Names {
-            pid: Some(*pid),
-            hva: Some(hva.0),
-            ..Names::default()
-        },
-        LogStatement::VmmInjected { hva, gpa, .. } => Names {
-            hva: hex(hva),
-            gpa: hex(gpa),
-            ..Names::default()
-        },
-        LogStatement::HostMce(mce) => Names {
-            pfn: mce.page().map(|page| page / PAGE_SIZE),
-            ..Names::default()
-        },
-        LogStatement::AddressMap { gpa, hva, pfn, pid } => Names {
-            pid: *pid,
-            pfn: hex(pfn),
-            hva: hex(hva),
-            gpa: hex(gpa),
-        },
-        LogStatement::GuestMce(mce) => Names {
-            gpa: mce.page().and(mce.addr).map(|addr| addr.0),
-            ..Names::default()
-        },
-        LogStatement::VmmOwnMemory { hva, .. } => Names {
-            hva: hex(hva),
-            ..Names::default()
-        },
-        LogStatement::GuestSignal { pfn, .. }
-        | LogStatement::GuestAction { pfn, .. }
-        | LogStatement::SoftwarePoison { pfn, guest: true } => Names {
-            gpa: pfn.0.checked_mul(PAGE_SIZE),
-            ..Names::default()
-        },
-        _ => Names::default(),
-    }
 }

@@ -33,6 +33,14 @@ pub(super) fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bo
     let l = &mut e.logged;
     match statement {
         LogStatement::HostKilled { .. } => l.killed = true,
+        // Its own reason, whenever it comes.
+        LogStatement::ProcessEnded {
+            how: Ended::OutOfMemory,
+            ..
+        } => {
+            l.out_of_memory = true;
+            l.late_end |= late;
+        }
         // A SIGBUS long after may be of this page, of another, or of none.
         LogStatement::ProcessEnded { .. } | LogStatement::VmmSigbus { .. } if late => {}
         LogStatement::ProcessEnded { who, how, lone, .. } => {
@@ -129,7 +137,11 @@ pub(super) fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bo
             }
             "reset" => l.qmp_reset = Some(*recursive),
             "ignore" if *recursive => l.injections_skipped += 1,
-            "ignore" if recipient == "hypervisor" => l.own_ignored = true,
+            "ignore" if recipient == "hypervisor" => {
+                l.own_ignored = true;
+                l.qmp_ignored = true;
+            }
+            "ignore" => l.qmp_ignored = true,
             "fatal" => l.qmp_fatal = Some(recipient.clone()),
             _ => {}
         },
@@ -142,6 +154,14 @@ pub(super) fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bo
         LogStatement::QmpReset { guest, .. } => {
             l.guest_reset |= *guest && !late;
             l.late_end |= late;
+        }
+        LogStatement::QmpShutdown {
+            reason: Some(reason), ..
+        } if of_libvirt(reason) => {
+            l.shutdown = Some(Shutdown {
+                reason: reason.clone(),
+                late,
+            });
         }
         LogStatement::QmpShutdown { reason, .. } => {
             l.qmp_panicked |= reason.as_deref() == Some("guest-panic") && !late;
@@ -169,9 +189,15 @@ pub(super) fn learn(e: &mut Evidence, t: u64, statement: &LogStatement, late: bo
         LogStatement::HostAction { .. }
         | LogStatement::Machine { .. }
         | LogStatement::VmStarted { .. }
+        | LogStatement::SoftwareMachineCheck { .. }
         | LogStatement::Other
         | LogStatement::MemoryError { .. } => {}
     }
+}
+
+/// Whether a reason is libvirt's (virDomainShutoffReason), not QEMU's (ShutdownCause).
+fn of_libvirt(reason: &str) -> bool {
+    ["migrated", "crashed", "failed", "destroyed", "saved", "shutdown"].contains(&reason)
 }
 
 /// Adds the names that are not known yet.

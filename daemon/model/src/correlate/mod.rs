@@ -10,6 +10,7 @@ mod incident_table;
 mod injection;
 mod log_correlation;
 mod log_learning;
+mod log_names;
 mod memory_failures;
 mod page_index;
 mod pages;
@@ -238,15 +239,14 @@ impl Correlator {
         self.incidents.clear_touched();
         self.end_waiting(event);
         self.dispatch(event);
-        self.incidents.index_touched();
-        for (no, evidence) in self.incidents.touched() {
-            self.pages.index(no, evidence, event);
-        }
         // Totals are no event of their own, but the sum of those that were, and of those that were not sent.
-        if matches!(event.what, EventKind::PageTotals(_)) {
+        let counts = !matches!(event.what, EventKind::PageTotals(_));
+        let pages = &mut self.pages;
+        self.incidents
+            .index_touched(counts, |no, evidence| pages.index(no, evidence, event));
+        if !counts {
             self.incidents.clear_touched();
         }
-        self.incidents.count_event();
     }
 
     fn dispatch(&mut self, event: &Event) {

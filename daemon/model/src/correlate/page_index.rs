@@ -43,15 +43,17 @@ impl PageIndex {
             return;
         }
         let pid = evidence.pid;
+        let size = evidence.size().unwrap_or(PAGE_SIZE);
         if let Some(gpa) = evidence.gpa {
-            self.insert_gpa(pid, gpa, evidence.size().unwrap_or(PAGE_SIZE), no);
+            self.insert_gpa(pid, gpa, size, no);
         }
         let page = match &event.what {
             EventKind::PoisonExit(exit) => exit.gpa.map(|gpa| gpa.0 & !(PAGE_SIZE - 1)),
             EventKind::PageTotals(totals) => Some(totals.gpa.0),
             _ => None,
         };
-        if let Some(page) = page.filter(|_| event.pid == pid) {
+        let inserted = |page| size == PAGE_SIZE && evidence.gpa == Some(page);
+        if let Some(page) = page.filter(|page| event.pid == pid && !inserted(*page)) {
             self.insert_piece(pid, page, no);
         }
     }
@@ -109,6 +111,13 @@ impl Ranges {
     /// A small range may lie within a large one, which then begins a few entries before it.
     fn find(&self, pid: u32, address: u64) -> Option<IncidentNo> {
         const NESTED: usize = 8;
+        // None begins nearer to the address than its own page.
+        let page = address & !(PAGE_SIZE - 1);
+        if let Some((size, no)) = self.ranges.get(&(pid, page))
+            && address - page < *size
+        {
+            return Some(*no);
+        }
         self.ranges
             .range((pid, 0)..=(pid, address))
             .rev()

@@ -47,6 +47,7 @@ pub fn update(e: &Evidence, session: &Session, related: Related) -> Update {
         handler_end: session.has(&ProbeId::KvmMsr),
         delivery: session.has(&ProbeId::KvmInjException),
         injection: session.has(&ProbeId::VcpuIoctlMce),
+        exits: session.has(&ProbeId::KvmExit) || session.has(&ProbeId::KvmPageFault),
     };
     let v = decide(e, &total, &flush, coverage);
     let wall = session.clock.wall_at(e.t0);
@@ -63,6 +64,7 @@ pub fn update(e: &Evidence, session: &Session, related: Related) -> Update {
             uuid: e.vmm.uuid.clone(),
             vmm: e.vmm.vmm.clone(),
             pid: Some(e.pid),
+            container: e.vmm.container.as_deref().cloned(),
         },
         page: page(e),
         outcome: v.outcome,

@@ -1,9 +1,7 @@
 //! Which SIGBUS of poison a VMM has answered, a process each: what its own end is held against.
 
-use alloc::collections::BTreeMap;
-
 use super::{Correlator, IncidentNo};
-use crate::{event::Event, incident::evidence::LastSigbus};
+use crate::{compact_map::CompactMap, event::Event, incident::evidence::LastSigbus};
 
 /// Threads of one VMM whose unanswered signals are kept.
 const MAX_PENDING: usize = 1024;
@@ -15,7 +13,7 @@ const OUTLIVED_NS: u64 = 1_000_000_000;
 #[derive(Default)]
 pub struct SigbusHandling {
     /// By thread; whether it was sent for an access of the VMM's own.
-    pending: BTreeMap<u32, bool>,
+    pending: CompactMap<u32, bool>,
     handled: bool,
     last: Option<Sent>,
 }

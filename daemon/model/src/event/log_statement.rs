@@ -32,6 +32,9 @@ pub struct LogRecord {
     /// Its time on its own clock, where that clock could not be aligned and the event's `t` is only its order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_clock: Option<String>,
+    /// Its times by the clocks of the sources, each under its number: those of one clock can be compared, aligned or not.
+    #[serde(skip)]
+    pub times: Vec<(u32, u64)>,
     /// Its content.
     pub statement: LogStatement,
 }
@@ -224,6 +227,9 @@ pub enum LogStatement {
         /// Name of the host.
         #[serde(default)]
         host: Option<String>,
+        /// Name of the domain, where an event names it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        domain: Option<String>,
     },
     /// libvirt: the domain is gone, and why.
     VmShutdown {
@@ -258,6 +264,11 @@ pub enum LogStatement {
         /// A guest's kernel.
         #[serde(default, skip_serializing_if = "is_default")]
         guest: bool,
+    },
+    /// A kernel: its own software injects a machine check (mce-inject); no memory is lost.
+    SoftwareMachineCheck {
+        /// Number of the processor.
+        cpu: u32,
     },
     /// A kernel's word on the machine that it runs on.
     Machine {
@@ -366,7 +377,8 @@ impl LogStatement {
             | Self::QmpPanicked { domain }
             | Self::BugCheck { domain, .. }
             | Self::QmpReset { domain, .. }
-            | Self::QmpShutdown { domain, .. } => domain.as_deref(),
+            | Self::QmpShutdown { domain, .. }
+            | Self::VmStarted { domain, .. } => domain.as_deref(),
             _ => None,
         }
     }
@@ -449,6 +461,8 @@ pub enum Ended {
     Signal(u32),
     /// With this status.
     Exit(u32),
+    /// The kernel killed it for lack of memory.
+    OutOfMemory,
 }
 
 impl MceReport {
@@ -461,7 +475,7 @@ impl MceReport {
 
     /// Whether the kernel found it in a bank, by polling or when it booted: it is of an earlier time, and no panic is its.
     pub fn is_polled(&self) -> bool {
-        !self.exception && self.mcg_status.is_some_and(|mcg| mcg.0 & mca::MCIP == 0)
+        !self.by_software && !self.exception && self.mcg_status.is_some_and(|mcg| mcg.0 & mca::MCIP == 0)
     }
 
     /// Whether a memory controller reports the error: by its code, or AMD's unified memory controller (hardware id 0x96 in
@@ -486,6 +500,17 @@ impl MceReport {
         self.microcode.is_some_and(|revision| revision.0 == 0xffff_ffff)
     }
 
+    /// What a bank of AMD's scalable MCA reports has an address of memory where poison was consumed, or a memory controller speaks
+    /// (`amd_mce_usable_address()`, arch/x86/kernel/cpu/mce/amd.c); else it may be an instruction's or none.
+    fn amd_names_data(&self) -> bool {
+        const MEMORY_CONTROLLER: u64 = 0x96;
+        let Some(ipid) = self.ipid.filter(|ipid| ipid.0 != 0) else {
+            return true;
+        };
+        let poison = self.status.is_some_and(|status| status.0 & mca::POISON != 0);
+        poison || ipid.0 >> 32 & 0xfff == MEMORY_CONTROLLER
+    }
+
     /// First byte of the page, where the address is a physical one: MCi_MISC may name another kind (bits 8:6, address
     /// mode; SDM volume 3, IA32_MCi_MISC), and no processor has more than 52 bits of physical address.
     pub fn page(&self) -> Option<u64> {
@@ -500,7 +525,7 @@ impl MceReport {
         let of_data = status & 0xffff != mca::INTERNAL_TIMER;
         let addr = self
             .addr
-            .filter(|addr| physical && of_data && addr.0 >> 52 == 0)?;
+            .filter(|addr| physical && of_data && self.amd_names_data() && addr.0 >> 52 == 0)?;
         Some(addr.0 & !0xfff)
     }
 }
@@ -541,6 +566,12 @@ pub struct MceReport {
     /// The kernel logs that a process accessed the page ("in user-access").
     #[serde(default, skip_serializing_if = "is_default")]
     pub user_access: bool,
+    /// Software of its own kernel injected it (mce-inject).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub by_software: bool,
+    /// Its kernel logs nothing behind it, and its next boot follows.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub last_words: bool,
     /// Printed for an exception ("Machine Check Exception"), not for a polled bank.
     #[serde(default, skip_serializing_if = "is_default")]
     pub exception: bool,

@@ -1,6 +1,7 @@
 //! Decoded events: what the correlator is fed, whether they come live, from a recording or from elsewhere.
 
-use alloc::{string::String, vec::Vec};
+use alloc::{boxed::Box, string::String, vec::Vec};
+pub mod container;
 pub mod decode;
 pub mod log_statement;
 pub mod probe;
@@ -85,7 +86,7 @@ pub enum EventKind {
     /// A VM exit on a poisoned page.
     PoisonExit(PoisonExit),
     /// The kernel's own totals of a page, replacing those before of this thread and page.
-    PageTotals(totals::PageTotals),
+    PageTotals(Box<totals::PageTotals>),
     /// Exit to entry of the host's exits that touch no guest memory, since the arming, replacing that before.
     #[serde(rename = "baseline_exit")]
     BaselineExit {
@@ -282,7 +283,7 @@ pub enum EventKind {
         port: Hex,
     },
     /// A statement of a log.
-    LogStatement(log_statement::LogRecord),
+    LogStatement(Box<log_statement::LogRecord>),
 }
 
 /// What the host's own processor reported (`mce_record`).
@@ -505,6 +506,9 @@ pub struct Vmm {
     pub uuid: Option<String>,
     /// Executable's file name, else comm.
     pub vmm: Option<String>,
+    /// The container that it runs in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Box<container::Container>>,
     /// Field 22 of /proc/PID/stat, clock ticks since boot: shows a reused pid.
     #[serde(default)]
     pub start_ticks: Option<u64>,

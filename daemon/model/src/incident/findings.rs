@@ -72,6 +72,16 @@ pub struct LogFindings {
     pub own_access: bool,
     /// The VMM's end by SIGBUS.
     pub died_by_sigbus: bool,
+    /// The host's kernel killed the VMM for lack of memory.
+    pub out_of_memory: bool,
+    /// Software of the kernel that panicked injected its machine checks.
+    pub software_machine_check: bool,
+    /// The host's kernel panicked of an error that its firmware reported.
+    pub fatal_by_firmware: bool,
+    /// The host's log ends with a machine check, and its next boot follows.
+    pub host_cut_off: bool,
+    /// QMP alone shows an error that the VMM ignored.
+    pub qmp_ignored: bool,
     /// libvirt's reason of the domain's end.
     pub shutdown: Option<String>,
     /// Process on the processor that panicked.

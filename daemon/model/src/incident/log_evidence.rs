@@ -64,6 +64,9 @@ pub struct Logged {
     pub vmm_sigbus: bool,
     /// The process was killed by SIGBUS.
     pub died_by_sigbus: bool,
+    /// The host's kernel killed the process for lack of memory.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub out_of_memory: bool,
     /// The host's kernel killed it (SIGKILL): the page could not be unmapped.
     pub killed: bool,
     /// KVM_RUN returned -EHWPOISON.
@@ -73,6 +76,9 @@ pub struct Logged {
     /// QMP: left out, because a machine check was in progress (ignore, recursive).
     #[serde(alias = "passed_over")]
     pub injections_skipped: u64,
+    /// QMP: an error that the VMM ignored.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub qmp_ignored: bool,
     /// QMP: the VMM ends; who the error was for.
     pub qmp_fatal: Option<String>,
     /// QMP: the guest panicked.
@@ -118,6 +124,12 @@ pub struct Logged {
     pub first_signal: Option<FirstSignal>,
     /// What comes of a signal was stated before it: the signal may have been of another page.
     pub effect_first: bool,
+    /// What comes of a signal was stated long after it, and names no page that the signal named.
+    #[serde(skip_serializing_if = "core::ops::Not::not")]
+    pub paired_late: bool,
+    /// When the last statement of the poison itself was made, by the clocks of the sources.
+    #[serde(skip)]
+    pub poison_times: Vec<(u32, u64)>,
 }
 
 /// Where and when the host's kernel stated its first signal.
@@ -216,6 +228,26 @@ impl Logged {
             || self.run_failed
             || self.qmp_reset.is_some()
             || self.qmp_fatal.is_some()
+            || self.qmp_ignored
+            || self.injections_skipped > 0
+            || self.host_cut_off()
+    }
+
+    /// The host's kernel panicked of an error that its firmware reported, and took no machine check.
+    pub fn fatal_by_firmware(&self) -> bool {
+        self.host_mces.is_empty() && self.host_panic.as_deref().is_some_and(is_fatal_by_firmware)
+    }
+
+    /// The host's log ends with a machine check: the next boot follows.
+    pub fn host_cut_off(&self) -> bool {
+        self.host_mces.iter().any(|mce| mce.last_words)
+    }
+
+    /// All machine checks of its kernel were injected by software of that kernel.
+    pub fn software_machine_checks(&self) -> bool {
+        let of_guest = self.mces.iter().map(|(_, mce)| mce);
+        let mut all = of_guest.chain(&self.host_mces).peekable();
+        all.peek().is_some() && all.all(|mce| mce.by_software)
     }
 
     /// The host's kernel stated a signal at `t`.
@@ -240,6 +272,29 @@ impl Logged {
             (Some(signal), None) => signal.saturating_sub(t),
             _ if record.line < first.line => by_line,
             _ => 0,
+        }
+    }
+
+    /// Whether a statement was made more than `within` nanoseconds after the last one of the poison itself, as one clock shows
+    /// both; `None`: none does.
+    pub(crate) fn is_late(&self, record: &LogRecord, within: u64) -> Option<bool> {
+        let since = record.times.iter().filter_map(|(clock, t)| {
+            let (_, last) = self.poison_times.iter().find(|(known, _)| known == clock)?;
+            Some(t.saturating_sub(*last))
+        });
+        since.min().map(|since| since > within)
+    }
+
+    /// A statement of the poison itself.
+    pub(crate) fn poisoned_at(&mut self, record: &LogRecord) {
+        const MAX_CLOCKS: usize = 16;
+        for (clock, t) in &record.times {
+            let known = self.poison_times.iter_mut().find(|(known, _)| known == clock);
+            if let Some((_, last)) = known {
+                *last = (*last).max(*t);
+            } else if self.poison_times.len() < MAX_CLOCKS {
+                self.poison_times.push((*clock, *t));
+            }
         }
     }
 
@@ -368,6 +423,11 @@ pub fn states_machine_check(panic: &str) -> bool {
     TEXTS.contains(&panic.as_str())
 }
 
+/// Whether a kernel panicked of an error that its firmware reported (`__ghes_panic()`, drivers/acpi/apei/ghes.c).
+pub fn is_fatal_by_firmware(panic: &str) -> bool {
+    panic.eq_ignore_ascii_case("Fatal hardware error!")
+}
+
 /// Whether a panic names a reason that no machine check is.
 fn has_own_reason(panic: &str) -> bool {
     const WORDS: [&str; 8] = [
@@ -406,6 +466,7 @@ pub fn opens(statement: &LogStatement) -> bool {
             matches!(bug_check::error(args), Some(BugCheckError::MachineCheck { .. }))
         }
         LogStatement::GuestMce(mce) => is_of_poison(mce),
+        LogStatement::HostMce(mce) => mce.last_words && is_of_poison(mce),
         _ => false,
     }
 }

@@ -16,6 +16,7 @@ pub mod model;
 pub mod next_steps;
 pub mod origin;
 pub mod recovered;
+mod shown;
 pub mod storm;
 pub mod story;
 pub mod termination;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub use super::terms::*;
 use crate::{
+    event::container::Container,
     event::{Access, NameGuess, log_statement::LogRecord, totals::BaselineKind},
     hex::Hex,
     incident::{findings::Findings, missing::MissingEvidence, next_steps::NextStep, timeline::TimelineEvent},
@@ -144,6 +145,12 @@ pub struct HostEvent {
     pub process: Option<String>,
     /// Its process number.
     pub pid: Option<u32>,
+    /// It shares a VM's memory, by its name: a file system, TPM, disk or switch of the VM ends with it.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub vm_helper: bool,
+    /// It was killed by SIGBUS.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub killed: bool,
     /// Result of the recovery, in the kernel's terms.
     pub action_result: Option<String>,
     /// The memory module, where a source names it.
@@ -166,6 +173,9 @@ pub struct Vm {
     pub vmm: Option<String>,
     /// Process (thread group) of the VMM on the host.
     pub pid: Option<u32>,
+    /// The container that the VMM runs in; absent: it runs in none that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
 }
 
 /// The page in its three address spaces.

@@ -11,6 +11,13 @@ pub enum NextStep {
         /// Name of the VM.
         name: Option<String>,
     },
+    /// The same of a guest that runs in a pod.
+    StartGuestOfPod {
+        /// Name of the VM.
+        name: Option<String>,
+        /// UID of the pod.
+        pod_uid: String,
+    },
     /// The guest holds a poisoned page: migration fails or kills the VMM.
     DoNotMigrate,
     /// The vCPU cannot get past the page.

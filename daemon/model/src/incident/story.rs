@@ -84,6 +84,7 @@ const fn of_statement(statement: &LogStatement) -> Option<Lane> {
         | LogStatement::Machine { .. }
         | LogStatement::OnCpu { .. }
         | LogStatement::AddressMap { .. }
+        | LogStatement::SoftwareMachineCheck { .. }
         | LogStatement::Other => return None,
     })
 }
@@ -145,7 +146,11 @@ fn shows(event: &TimelineEvent, outcome: Outcome) -> bool {
                     )
                 )
         }
-        Outcome::HostPanicked => matches!(statement, Some(LogStatement::HostPanic { .. })),
+        Outcome::HostPanicked => match statement {
+            Some(LogStatement::HostPanic { .. }) => true,
+            Some(LogStatement::HostMce(mce)) => mce.last_words,
+            _ => false,
+        },
         Outcome::GuestReset => {
             matches!(
                 sign(event),

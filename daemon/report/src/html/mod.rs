@@ -11,7 +11,7 @@ pub use list::{ListFilter, list, no_page};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::document::{Incident, TimelineEntry};
-use super::{at, count, hex, many, or, size, summary::name_guess};
+use super::{at, container::container, count, hex, many, or, size, summary::name_guess};
 use poisontrace_model::{host::Host, incident::model::Outcome};
 
 /// The style sheet of every page, as it stands in it.
@@ -139,7 +139,8 @@ fn facts(host: &Host, i: &Incident) -> Markup {
                 (or(i.vm.name.as_deref())) " "
                 @if let Some(guess) = i.vm.name_guess { "(" (name_guess(guess)) ") " }
                 small { "uuid " (or(i.vm.uuid.as_deref())) "; "
-                (or(i.vm.vmm.as_deref())) " pid " (count(i.vm.pid.map(u64::from))) }
+                (or(i.vm.vmm.as_deref())) " pid " (count(i.vm.pid.map(u64::from)))
+                @if let Some(container) = container(&i.vm) { br; (container) } }
             },
         ),
         (

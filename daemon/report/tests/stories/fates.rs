@@ -57,6 +57,30 @@ fn amd_guest_without_overflow_recovery_panics_at_the_second_error() {
     );
 }
 
+/// As with hugetlbfs, of whose page the guest's kernel learns 4 KiB and meets the others by itself.
+#[test]
+fn a_kernels_write_is_fatal_whatever_the_bank_held() {
+    for (access, cause) in [
+        (Access::Write, Cause::KernelAccess),
+        (Access::Read, Cause::MceOverflow),
+    ] {
+        let mut story = Story::new();
+        story
+            .vm()
+            .poison(21)
+            .record_injection(VCPU0, AMD_AO, GPA)
+            .wait(3_000 * MS)
+            .touch(VCPU0, KERNEL_RIP, GPA + 0x11c0, access, true)
+            .record_injection(VCPU0, AMD_AR | mca::OVER, GPA + 0x1000)
+            .delivered(VCPU0)
+            .pio(VCPU0, 0x505, 1);
+        assert_eq!(
+            verdict(&story.only()),
+            (Outcome::GuestPanicked, cause, Confidence::Likely)
+        );
+    }
+}
+
 #[test]
 fn without_a_panic_device_the_panic_is_inferred_and_said_to_be() {
     let mut story = Story::new();

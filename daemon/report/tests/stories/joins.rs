@@ -1,7 +1,7 @@
 //! What belongs together, and what does not.
 
 use super::*;
-use poisontrace_model::incident::model::Severity;
+use poisontrace_model::{event::container::Container, incident::model::Severity};
 
 #[test]
 fn poison_in_a_process_that_runs_no_vm_is_no_incident() {
@@ -212,6 +212,37 @@ fn two_pages_of_one_vm_are_told_apart() {
         (Some(Hex(GPA + 0x5000)), Some(Hex(0x999)))
     );
     assert!(incidents.iter().all(|i| i.injections.action_optional == Some(1)));
+}
+
+/// A VMM of a pod of Kubernetes.
+fn of_a_pod(name: &str) -> Vmm {
+    Vmm {
+        is_vmm: Some(true),
+        name: Some(name.into()),
+        container: Some(Box::new(Container {
+            id: "3f0c52a6d1f94e3c9a7d0e6f18b2a45c".repeat(2),
+            pod_uid: Some("1b2c3d4e-0000-4000-8000-00000000feed".into()),
+        })),
+        ..Vmm::default()
+    }
+}
+
+#[test]
+fn a_vmm_in_a_pod_is_named_with_it_and_started_again_by_it() {
+    for (name, command) in [
+        ("shop_db-7", "virtctl start db-7 -n shop"),
+        ("sandbox-3f0c", "kubectl delete pod"),
+    ] {
+        let mut story = Story::new();
+        let vmm = EventKind::Vmm(of_a_pod(name));
+        let incident = story.at(QEMU, QEMU, vmm).poison(12).vmm_exit(9).only();
+        assert_eq!(
+            incident.vm.container,
+            of_a_pod(name).container.map(|container| *container)
+        );
+        let steps = incident.next_steps.join(" ");
+        assert!(steps.contains(command) && !steps.contains("virsh"), "{steps}");
+    }
 }
 
 #[test]

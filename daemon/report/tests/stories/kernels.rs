@@ -193,7 +193,7 @@ fn a_guest_whose_state_is_protected_has_no_rip_and_not_the_rip_zero() {
     totals.exits = 1;
     totals.reads = 1;
     totals.other_rips = 1;
-    story.at(VCPU0, QEMU, EventKind::PageTotals(totals));
+    story.at(VCPU0, QEMU, EventKind::PageTotals(Box::new(totals)));
     let incident = story.only();
     assert_eq!(incident.exits.distinct_rips, None);
     assert!(

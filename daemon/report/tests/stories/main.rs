@@ -109,6 +109,7 @@ impl Story {
             vmm: Some("qemu-system-x86_64".into()),
             start_ticks: Some(7),
             name_guess: None,
+            container: None,
         };
         self.at(QEMU, QEMU, EventKind::Vmm(vmm))
     }

@@ -40,7 +40,7 @@ fn a_guest_with_a_page_that_was_lost_before_the_start_is_at_risk() {
 #[test]
 fn what_its_vmm_says_of_the_poison_makes_it_no_more_than_at_risk() {
     let mut story = Story::new();
-    let injection = EventKind::LogStatement(LogRecord {
+    let injection = EventKind::LogStatement(Box::new(LogRecord {
         source: "web01.log".into(),
         line: 0,
         speaker: Speaker::default(),
@@ -49,13 +49,14 @@ fn what_its_vmm_says_of_the_poison_makes_it_no_more_than_at_risk() {
         answers: None,
         text: String::new(),
         own_clock: None,
+        times: Vec::new(),
         statement: LogStatement::VmmInjected {
             hva: Some(Hex(HVA)),
             gpa: Some(Hex(GPA)),
             severity: Some(SigbusSeverity::ActionOptional),
             size: None,
         },
-    });
+    }));
     found(&mut story).at(0, QEMU, injection);
     let incident = story.only();
     assert_eq!(

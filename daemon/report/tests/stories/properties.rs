@@ -208,7 +208,7 @@ fn perform(story: &mut Story, step: Step) {
                 same_line: 299,
                 ..PageTotals::default()
             };
-            story.at(VCPU0, QEMU, EventKind::PageTotals(totals));
+            story.at(VCPU0, QEMU, EventKind::PageTotals(Box::new(totals)));
         }
         Step::Wait { ms } => {
             story.wait(ms * MS);

@@ -44,14 +44,14 @@ fn goes_on(states: Vec<State>, t: u64, continuity: TotalsContinuity, events: &[E
 
 fn totals(tid: u32, exits: u64) -> EventKind {
     let _ = tid;
-    EventKind::PageTotals(PageTotals {
+    EventKind::PageTotals(Box::new(PageTotals {
         gpa: Hex(GPA),
         exits,
         reads: exits,
         signals: exits,
         lines: Hex(1),
         ..PageTotals::default()
-    })
+    }))
 }
 
 #[test]

@@ -167,7 +167,7 @@ fn a_million_swallowed_signals_are_counted_exactly_from_a_few_events() {
     for _ in 0..256 {
         story.touch(VCPU0, USER_RIP, GPA + 0x80, Access::Read, true);
     }
-    story.at(VCPU0, QEMU, EventKind::PageTotals(million(1_000_000)));
+    story.at(VCPU0, QEMU, EventKind::PageTotals(Box::new(million(1_000_000))));
     let incident = story.only();
     assert_eq!(incident.exits.count, Some(1_000_000));
     assert_eq!(incident.signals.action_required, Some(1_000_000));
@@ -192,7 +192,7 @@ fn events_ahead_of_the_totals_are_not_taken_back() {
     story
         .vm()
         .poison(12)
-        .at(VCPU0, QEMU, EventKind::PageTotals(million(2)));
+        .at(VCPU0, QEMU, EventKind::PageTotals(Box::new(million(2))));
     for _ in 0..5 {
         story.touch(VCPU0, USER_RIP, GPA + 0x80, Access::Read, true);
     }
@@ -207,6 +207,6 @@ fn totals_read_after_the_vmms_end_are_still_its() {
         .poison(12)
         .touch(VCPU0, USER_RIP, GPA + 0x80, Access::Read, false)
         .vmm_exit(9)
-        .at(VCPU0, QEMU, EventKind::PageTotals(million(700)));
+        .at(VCPU0, QEMU, EventKind::PageTotals(Box::new(million(700))));
     assert_eq!(story.only().exits.count, Some(700));
 }

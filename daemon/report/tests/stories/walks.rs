@@ -359,7 +359,7 @@ fn the_kernels_totals_of_sixty_three_lines_are_a_walk() {
             true,
         );
         let lines = (0..LINES).filter(|line| *line != hole);
-        story.at(VCPU0, QEMU, EventKind::PageTotals(totals_of(lines)));
+        story.at(VCPU0, QEMU, EventKind::PageTotals(Box::new(totals_of(lines))));
         let incident = story.only();
         let storm = incident.storm.unwrap();
         assert_eq!((storm.kind, storm.exits), (StormKind::LineWalk, 63), "{hole}");
@@ -370,7 +370,7 @@ fn the_kernels_totals_of_sixty_three_lines_are_a_walk() {
 #[test]
 fn an_event_with_a_misread_address_is_counted_once_beside_the_kernels_totals() {
     let mut story = walk_with(By::Probes, &[(20, Hole::Misread(0))]);
-    story.at(VCPU0, QEMU, EventKind::PageTotals(totals_of(0..LINES)));
+    story.at(VCPU0, QEMU, EventKind::PageTotals(Box::new(totals_of(0..LINES))));
     let incident = story.only();
     assert_eq!(incident.exits.count, Some(64));
     assert_eq!(incident.exits.line_bitmap, Some(Hex(u64::MAX)));
@@ -383,7 +383,7 @@ fn the_kernels_totals_of_random_touches_are_no_walk() {
     let scattered = (0..40_000u64).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58);
     let mut story = begin(By::Probes);
     story.touch(VCPU0, KERNEL_RIP, GPA, Access::Read, true);
-    story.at(VCPU0, QEMU, EventKind::PageTotals(totals_of(scattered)));
+    story.at(VCPU0, QEMU, EventKind::PageTotals(Box::new(totals_of(scattered))));
     assert_eq!(story.only().storm, None);
 }
 

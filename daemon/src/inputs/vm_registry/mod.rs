@@ -6,6 +6,7 @@
 //! | [`scan`] | looks for VMs, on a thread of its own |
 //! | [`VmRegistry`] | knows them, for the event loop |
 
+pub mod cgroup;
 pub mod cmdline;
 pub mod proc;
 pub mod scan;

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::cmdline;
+use super::{cgroup, cmdline};
 use poisontrace_model::{event::Vmm, text::sanitise};
 
 /// Longest command line and cgroup text that is read, bytes.
@@ -75,7 +75,7 @@ pub fn holds_a_vm(proc: &Path, pid: u32) -> Holds {
 pub fn read(proc: &Path, pid: u32, is_vmm: Option<bool>) -> Vmm {
     let dir = folder(proc, pid);
     let arguments = cmdline::split(&read_bounded(&dir.join("cmdline")));
-    let cgroup = String::from_utf8_lossy(&read_bounded(&dir.join("cgroup"))).into_owned();
+    let placed = cgroup::placed(&String::from_utf8_lossy(&read_bounded(&dir.join("cgroup"))));
     let named = cmdline::identify(&arguments);
     let executable = fs::read_link(dir.join("exe")).ok();
     let executable = executable
@@ -84,7 +84,7 @@ pub fn read(proc: &Path, pid: u32, is_vmm: Option<bool>) -> Vmm {
         .map(|name| name.to_string_lossy());
     let comm = || fs::read_to_string(dir.join("comm")).ok();
     let clean = |text: &str| sanitise(text.trim_end(), MAX_NAME);
-    let machine = cmdline::libvirt_machine(&cgroup);
+    let machine = placed.libvirt;
     if let (Some(machine), Some(name)) = (&machine, &named.name)
         && machine != name
     {
@@ -106,6 +106,7 @@ pub fn read(proc: &Path, pid: u32, is_vmm: Option<bool>) -> Vmm {
         vmm: executable
             .map(|name| clean(name.trim_end_matches(" (deleted)")))
             .or_else(|| comm().as_deref().map(clean)),
+        container: placed.container.map(Box::new),
         start_ticks: start_ticks(proc, pid),
     }
 }

@@ -3,6 +3,7 @@
 //! as a task of its own, and hands over statements and nothing else. Files are read on a few threads beside it, as a file
 //! system of a VM's owner may never answer.
 
+mod place;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -10,7 +11,7 @@ mod tests;
 use std::{
     collections::BTreeMap,
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -25,6 +26,7 @@ use tokio::{
     time::sleep,
 };
 
+use self::place::Place;
 use super::qmp;
 use crate::{config::VmmSources, host::machine};
 use poisontrace_import::text::{Item, Scanner};
@@ -136,6 +138,12 @@ impl VmmWatcher {
             if log.is_none() && qmp.is_none() {
                 return;
             }
+            let log = match (log, &vm.container) {
+                (Some(path), Some(_)) => Place::in_container(Path::new("/proc"), pid, path)
+                    .inspect_err(|err| tracing::debug!(pid, "the container's root: {err}"))
+                    .ok(),
+                (path, _) => path.map(Place::Host),
+            };
             if let Err(err) = self.follow(pid, since(&update.incident), log, qmp) {
                 tracing::warn!(pid, "this VM's own log and QMP are not followed: {err}");
                 return;
@@ -153,7 +161,7 @@ impl VmmWatcher {
         &mut self,
         pid: u32,
         since_wall: Option<i64>,
-        log: Option<PathBuf>,
+        log: Option<Place>,
         qmp: Option<PathBuf>,
     ) -> io::Result<()> {
         if self.followed.len() >= MAX_FOLLOWED {
@@ -173,7 +181,7 @@ impl VmmWatcher {
         let vm = Vm {
             pid,
             since_wall,
-            log: log.map(|path| (name(&path), tail::Tail::new(path), Scanner::default())),
+            log: log.map(|place| (name(place.path()), tail::Tail::new(place), Scanner::default())),
             qmp: qmp.map(|path| (qmp::Listener::new("/proc", path, pid), Scanner::default())),
             out: self.sender.clone(),
         };
@@ -233,7 +241,7 @@ fn since(incident: &model::Incident) -> Option<i64> {
     i64::try_from(at.as_nanosecond()).ok()
 }
 
-fn name(path: &std::path::Path) -> String {
+fn name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
     sanitise(&name.to_string_lossy(), 80)
 }
@@ -306,7 +314,7 @@ impl Vm {
                 tid: 0,
                 pid: self.pid,
                 vcpu: None,
-                what: EventKind::LogStatement(LogRecord {
+                what: EventKind::LogStatement(Box::new(LogRecord {
                     source: source.to_owned(),
                     line: item.line,
                     speaker: Speaker {
@@ -319,8 +327,9 @@ impl Vm {
                     answers: None,
                     text: item.text,
                     own_clock: None,
+                    times: Vec::new(),
                     statement: item.statement,
-                }),
+                })),
             };
             if self.out.send(event).await.is_err() {
                 return false;

@@ -1,13 +1,12 @@
 //! The end of a log that another program writes, rotates and truncates.
 
 use std::{
-    fs::{File, Metadata, OpenOptions},
+    fs::{File, Metadata},
     io::{self, Read, Seek, SeekFrom},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::PathBuf,
+    os::unix::fs::MetadataExt as _,
 };
 
-use rustix::fs::OFlags;
+use super::place::Place;
 
 /// What is read of what was there before, bytes.
 const BEFORE: u64 = 64 * 1024;
@@ -18,7 +17,7 @@ const MAX_LINE: usize = 64 * 1024;
 
 /// See the module.
 pub struct Tail {
-    path: PathBuf,
+    place: Place,
     open: Option<Open>,
     begun: bool,
     line: Vec<u8>,
@@ -36,9 +35,9 @@ fn identity(meta: &Metadata) -> (u64, u64) {
 }
 
 impl Tail {
-    pub fn new(path: PathBuf) -> Self {
+    pub fn new(place: Place) -> Self {
         Self {
-            path,
+            place,
             open: None,
             begun: false,
             line: Vec::new(),
@@ -52,7 +51,7 @@ impl Tail {
         if let Err(err) = self.try_read(first, take)
             && err.kind() != io::ErrorKind::NotFound
         {
-            tracing::debug!(path = %self.path.display(), "a VMM's log: {err}");
+            tracing::debug!(path = %self.place.path().display(), "a VMM's log: {err}");
         }
         first
     }
@@ -63,7 +62,8 @@ impl Tail {
         }
         self.rest(take)?;
         // Rotated: what is now under the name is another file.
-        let now = self.path.metadata().map(|meta| identity(&meta));
+        let now = self.place.find().and_then(|found| found.metadata());
+        let now = now.map(|meta| identity(&meta));
         let moved = self
             .open
             .as_ref()
@@ -78,14 +78,8 @@ impl Tail {
 
     /// Opens the file, at its end where what is in it was there before.
     fn open(&self, first: bool) -> io::Result<Open> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed())
-            .open(&self.path)?;
+        let mut file = self.place.open()?;
         let meta = file.metadata()?;
-        if !meta.is_file() {
-            return Err(io::Error::other("not a regular file"));
-        }
         let at = if first {
             meta.len().saturating_sub(BEFORE)
         } else {
@@ -133,7 +127,10 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Write as _};
+    use std::{
+        fs::{self, OpenOptions},
+        io::Write as _,
+    };
 
     use super::*;
 
@@ -147,7 +144,7 @@ mod tests {
     fn a_log_is_followed_through_rotation_and_truncation() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vm.log");
-        let mut tail = Tail::new(path.clone());
+        let mut tail = Tail::new(Place::Host(path.clone()));
         assert!(lines(&mut tail).is_empty(), "it is not there yet");
         fs::write(&path, "one\ntw").unwrap();
         assert_eq!(lines(&mut tail), ["one"]);
@@ -168,7 +165,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vm.log");
         fs::write(&path, "0123456789abcde\n".repeat(100_000)).unwrap();
-        let mut tail = Tail::new(path.clone());
+        let mut tail = Tail::new(Place::Host(path.clone()));
         let old = lines(&mut tail);
         assert_eq!(old.len() as u64, BEFORE / 16);
         fs::write(&path, vec![b'x'; 5 << 20]).unwrap();
@@ -189,10 +186,10 @@ mod tests {
                 .unwrap()
                 .success()
         );
-        assert!(lines(&mut Tail::new(pipe)).is_empty());
-        assert!(lines(&mut Tail::new(dir.path().to_owned())).is_empty());
+        assert!(lines(&mut Tail::new(Place::Host(pipe))).is_empty());
+        assert!(lines(&mut Tail::new(Place::Host(dir.path().to_owned()))).is_empty());
         let link = dir.path().join("link");
         std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
-        assert!(lines(&mut Tail::new(link)).is_empty());
+        assert!(lines(&mut Tail::new(Place::Host(link))).is_empty());
     }
 }

@@ -126,13 +126,8 @@ fn the_vmms_log_is_heard_from_the_incidents_beginning_and_joins_it() {
     assert!(
         matches!(
             &first.what,
-            EventKind::LogStatement(LogRecord {
-                statement: LogStatement::VmmInjected {
-                    gpa: Some(Hex(0x5000)),
-                    ..
-                },
-                ..
-            })
+            EventKind::LogStatement(record)
+                if matches!(record.statement, LogStatement::VmmInjected { gpa: Some(Hex(0x5000)), .. })
         ),
         "what another incident left in the log is not heard: {first:?}"
     );

@@ -298,10 +298,10 @@ impl Metrics {
     }
 }
 
-#[cfg(test)]
-mod tests;
-
 /// As Prometheus has times; 0 where it is not known.
 fn seconds(now: ClockPair) -> f64 {
     now.wall_ns.map_or(0.0, |ns| ns as f64 / 1e9)
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use super::{Fields, Wording};
 use poisontrace_model::{
-    event::log_statement::{LogStatement, MceReport, Role},
+    event::log_statement::{Ended, LogStatement, MceReport, Role},
     hex::Hex,
 };
 
@@ -24,6 +24,8 @@ const fn kernel(
 }
 
 const FAILURE: &str = "Linux, mm/memory-failure.c";
+const INJECT: &str = "Linux, arch/x86/kernel/cpu/mce/inject.c (mce-inject)";
+const OOM: &str = "Linux, mm/oom_kill.c";
 
 pub const WORDINGS: &[Wording] = &[
     kernel(
@@ -125,6 +127,97 @@ pub const WORDINGS: &[Wording] = &[
         "Injecting memory failure at pfn 0xf7eb",
     ),
     kernel(
+        INJECT,
+        "2.6.31 to 7.3",
+        "Machine check injector initialized",
+        other,
+        "Machine check injector initialized",
+    ),
+    kernel(
+        INJECT,
+        "2.6.31 to 7.3",
+        "Triggering MCE exception on CPU {cpu:dec}",
+        injects,
+        "Triggering MCE exception on CPU 0",
+    ),
+    kernel(
+        INJECT,
+        "2.6.31 to 7.3",
+        "MCE exception done on CPU {cpu:dec}",
+        other,
+        "MCE exception done on CPU 0",
+    ),
+    kernel(
+        INJECT,
+        "2.6.31 to 7.3",
+        "Starting machine check poll CPU {cpu:dec}",
+        injects,
+        "Starting machine check poll CPU 1",
+    ),
+    kernel(
+        INJECT,
+        "2.6.31 to 7.3",
+        "Machine check poll done on CPU {cpu:dec}",
+        other,
+        "Machine check poll done on CPU 1",
+    ),
+    kernel(
+        OOM,
+        "5.1 to 7.3",
+        "Out of memory: Killed process {pid:dec} ({comm}) total-vm:{sizes}",
+        out_of_memory,
+        "Out of memory: Killed process 801 (qemu-kvm) total-vm:23870700kB, anon-rss:16736460kB, file-rss:0kB, shmem-rss:0kB, UID:107 pgtables:33000kB oom_score_adj:0",
+    ),
+    kernel(
+        OOM,
+        "5.1 to 7.3, vm.oom_kill_allocating_task",
+        "Out of memory (oom_kill_allocating_task): Killed process {pid:dec} ({comm}) total-vm:{sizes}",
+        out_of_memory,
+        "Out of memory (oom_kill_allocating_task): Killed process 801 (qemu-kvm) total-vm:23870700kB, anon-rss:16736460kB, file-rss:0kB, shmem-rss:0kB",
+    ),
+    kernel(
+        OOM,
+        "5.1 to 7.3",
+        "Memory cgroup out of memory: Killed process {pid:dec} ({comm}) total-vm:{sizes}",
+        out_of_memory,
+        "Memory cgroup out of memory: Killed process 801 (qemu-kvm) total-vm:2623712kB, anon-rss:506500kB, file-rss:1268kB, shmem-rss:0kB",
+    ),
+    kernel(
+        OOM,
+        "up to 5.0",
+        "Killed process {pid:dec} ({comm}) total-vm:{sizes}",
+        out_of_memory,
+        "Killed process 801 (qemu-kvm) total-vm:23870700kB, anon-rss:16736460kB, file-rss:0kB, shmem-rss:0kB",
+    ),
+    kernel(
+        OOM,
+        "up to 5.0: which process dies the next line states",
+        "Out of memory: Kill process {pid:dec} ({comm}) score {score:dec} or sacrifice child",
+        other,
+        "Out of memory: Kill process 801 (qemu-kvm) score 900 or sacrifice child",
+    ),
+    kernel(
+        OOM,
+        "up to 5.0: which process dies the next line states",
+        "Memory cgroup out of memory: Kill process {pid:dec} ({comm}) score {score:dec} or sacrifice child",
+        other,
+        "Memory cgroup out of memory: Kill process 801 (qemu-kvm) score 900 or sacrifice child",
+    ),
+    kernel(
+        OOM,
+        "5.0 to 7.3",
+        "oom-kill:constraint={constraint:word},task={comm},pid={pid:dec},uid={uid:dec}",
+        out_of_memory,
+        "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=emulator,mems_allowed=0,global_oom,task_memcg=/machine.slice,task=qemu-kvm,pid=801,uid=107",
+    ),
+    kernel(
+        OOM,
+        "4.6 to 7.3",
+        "oom_reaper: reaped process {pid:dec} ({comm}), now {sizes}",
+        other,
+        "oom_reaper: reaped process 801 (qemu-kvm), now anon-rss:0kB, file-rss:0kB, shmem-rss:0kB",
+    ),
+    kernel(
         "Linux, arch/x86/kernel/cpu/mce/core.c",
         "5.13 to 7.3",
         "CPUs not responding to MCE broadcast (may include false positives): {cpus}",
@@ -212,7 +305,27 @@ fn user_access(f: &Fields<'_>) -> Option<LogStatement> {
     }))
 }
 
+fn injects(f: &Fields<'_>) -> Option<LogStatement> {
+    Some(LogStatement::SoftwareMachineCheck { cpu: f.u32("cpu")? })
+}
+
+fn out_of_memory(f: &Fields<'_>) -> Option<LogStatement> {
+    Some(LogStatement::ProcessEnded {
+        who: f.text("comm", 64)?,
+        pid: Some(f.u32("pid")?),
+        how: Ended::OutOfMemory,
+        lone: false,
+    })
+}
+
 fn panic(f: &Fields<'_>) -> Option<LogStatement> {
+    // The line of another kernel, whose logger names it, ran into this one.
+    let text = f.bytes("text")?;
+    if memchr::memmem::find(text, b" kernel: ").is_some()
+        || memchr::memmem::find(text, b"Memory failure: 0x").is_some()
+    {
+        return None;
+    }
     Some(LogStatement::GuestPanic {
         text: f.text("text", 120)?,
     })

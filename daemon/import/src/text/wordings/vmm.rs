@@ -179,6 +179,22 @@ pub const WORDINGS: &[Wording] = &[
         line: "shutting down",
     },
     Wording {
+        program: "KubeVirt, pkg/virt-launcher/notify-client",
+        versions: "0.x",
+        role: Role::Qmp,
+        shape: "DomainLifecycle event {event:dec} with reason {reason:dec} received",
+        read: lifecycle,
+        line: "DomainLifecycle event 8 with reason 0 received",
+    },
+    Wording {
+        program: "KubeVirt, pkg/virt-launcher/notify-client",
+        versions: "1.x",
+        role: Role::Qmp,
+        shape: "DomainLifecycle event {text} with event id {event:dec} reason {reason:dec} received",
+        read: lifecycle,
+        line: "DomainLifecycle event Domain event=\"crashed\" detail=\"panicked\" with event id 8 reason 0 received",
+    },
+    Wording {
         program: "libvirt, qemu_process.c",
         versions: "all",
         role: Role::Libvirt,
@@ -249,6 +265,36 @@ fn migration_refused(_: &Fields<'_>) -> Option<LogStatement> {
 fn shutdown(f: &Fields<'_>) -> Option<LogStatement> {
     let reason = f.text("reason", 32).unwrap_or_else(|| "not given".to_owned());
     Some(LogStatement::VmShutdown { reason })
+}
+
+/// libvirt's numbers (virDomainEventType, virDomainEventStoppedDetailType; include/libvirt/libvirt-domain.h).
+fn lifecycle(f: &Fields<'_>) -> Option<LogStatement> {
+    const STARTED: u64 = 2;
+    const STOPPED: u64 = 5;
+    const CRASHED: u64 = 8;
+    const REASONS: [&str; 7] = [
+        "shutdown",
+        "destroyed",
+        "crashed",
+        "migrated",
+        "saved",
+        "failed",
+        "from-snapshot",
+    ];
+    let reason = usize::try_from(f.dec("reason")?).ok()?;
+    Some(match f.dec("event")? {
+        STARTED => LogStatement::VmStarted {
+            host: None,
+            domain: None,
+        },
+        STOPPED => LogStatement::QmpShutdown {
+            domain: None,
+            guest: false,
+            reason: REASONS.get(reason).map(|reason| (*reason).to_owned()),
+        },
+        CRASHED => LogStatement::QmpPanicked { domain: None },
+        _ => LogStatement::Other,
+    })
 }
 
 fn address(f: &Fields<'_>) -> Option<LogStatement> {

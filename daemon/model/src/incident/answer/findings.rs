@@ -28,6 +28,11 @@ fn of_logs(e: &Evidence) -> LogFindings {
         own_ignored: l.own_ignored,
         own_access: l.own_access,
         died_by_sigbus: l.died_by_sigbus || l.vmm_sigbus,
+        out_of_memory: l.out_of_memory,
+        software_machine_check: l.software_machine_checks(),
+        fatal_by_firmware: l.fatal_by_firmware(),
+        host_cut_off: l.host_panic.is_none() && l.host_cut_off(),
+        qmp_ignored: l.qmp_ignored,
         shutdown: l.shutdown.as_ref().map(|shutdown| shutdown.reason.clone()),
         on_cpu: l.on_cpu.clone(),
     }

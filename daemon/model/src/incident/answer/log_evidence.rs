@@ -116,7 +116,8 @@ fn injections(e: &Evidence) -> Vec<model::InjectionEvent> {
             overflow: None,
         })
         .collect();
-    for (t, mce) in &l.mces {
+    // What software of the guest's kernel injects is no VMM's.
+    for (t, mce) in l.mces.iter().filter(|(_, mce)| !mce.by_software) {
         let Some(status) = mce.status else { continue };
         let severity = mca::severity(status.0);
         let known = all

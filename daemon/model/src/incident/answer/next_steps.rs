@@ -53,6 +53,9 @@ pub fn next_steps(e: &Evidence, v: Verdict, origin: OriginKind, related: &Relate
 /// What the host's operator can do; all of its guests are down.
 fn for_the_host(e: &Evidence, v: Verdict) -> Vec<NextStep> {
     let mut steps: Vec<NextStep> = [NextStep::RestartGuestsElsewhere].into();
+    if e.logged.software_machine_checks() {
+        return steps;
+    }
     if v.cause == Cause::NotPoison {
         steps.push(NextStep::ExamineProcessor);
         return steps;
@@ -71,8 +74,15 @@ fn for_the_host(e: &Evidence, v: Verdict) -> Vec<NextStep> {
 fn for_the_guest(e: &Evidence, v: Verdict) -> Option<NextStep> {
     match v.outcome {
         Outcome::GuestPanicked | Outcome::GuestReset | Outcome::VmmKilled | Outcome::VmmExited => {
-            Some(NextStep::StartGuest {
-                name: e.vmm.name.clone(),
+            let name = e.vmm.name.clone();
+            let pod_uid = e
+                .vmm
+                .container
+                .as_ref()
+                .and_then(|container| container.pod_uid.clone());
+            Some(match pod_uid {
+                Some(pod_uid) => NextStep::StartGuestOfPod { name, pod_uid },
+                None => NextStep::StartGuest { name },
             })
         }
         // migrate_prepare() in QEMU's migration code, since 9.0: "Can't migrate this vm with hardware poisoned

@@ -93,6 +93,8 @@ fn not_told(case: &VerdictInput, end: &End, refused: Refused) -> Verdict {
 /// Why the guest panicked, by its last machine check and where it was. `seen`: how sure the death is.
 /// - `mce_overflow`: the bank had OVER and action required: an error before this one had not been read. Certain with
 ///   a user-space RIP, where nothing else in the machine check is fatal; with a kernel RIP the access itself may be.
+///   A kernel's write is: no store has a fixup (arch/x86/kernel/cpu/mce/severity.c, `error_context()`), so that the bank
+///   decides nothing then, and `kernel_access` is likely;
 /// - `clflush`: action required, a kernel RIP touched the page, and its instruction (certain) or its walk over the
 ///   lines (possible) was a flush;
 /// - `kernel_access`: the same, and not known for a flush; certain where the instruction is known for none.
@@ -136,6 +138,7 @@ fn panic(case: &VerdictInput, end: &End, seen: Confidence) -> Verdict {
     let (cause, sure) = match last {
         Some(injection) if injection.severity == Severity::Ar && injection.overflow() => match place(rip) {
             Place::User => (Cause::MceOverflow, Confidence::Certain),
+            Place::Kernel if case.total.writes_only() => (Cause::KernelAccess, Confidence::Likely),
             _ => (Cause::MceOverflow, Confidence::Likely),
         },
         Some(injection) if injection.severity == Severity::Ar && kernel => access(case),

@@ -118,8 +118,8 @@ pub fn untouched(case: &VerdictInput) -> Option<Verdict> {
     if e.accessed() || e.logged.ar_injections > 0 || !e.logged.mces.is_empty() {
         return None;
     }
-    let confidence = match e.predates {
-        // What was before the probes nobody saw.
+    let confidence = match e.predates || e.logged.trace && !case.coverage.exits {
+        // What was before the probes, or is in no trace, nobody saw.
         true => Confidence::Possible,
         false => Confidence::Likely,
     };

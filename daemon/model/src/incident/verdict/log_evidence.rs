@@ -30,11 +30,12 @@ const fn verdict(outcome: Outcome, cause: Cause, confidence: Confidence) -> Opti
 }
 
 /// Deaths that a log shows: the host's, the guest's own last words, then the VMM's. What rests on clocks alone is not
-/// certain, and where the death was stated before the signal that it would come of, the signal may be of another page.
+/// certain, nor is what came so long after a signal that it may be of another page; where the death was stated before the
+/// signal that it would come of, it is not even likely.
 pub fn death(e: &Evidence) -> Option<Verdict> {
     let v = shown(e)?;
     let l = &e.logged;
-    let most = match (l.effect_first, l.joined_by_clock) {
+    let most = match (l.effect_first, l.joined_by_clock || l.paired_late) {
         (true, _) => Confidence::Possible,
         (false, true) => Confidence::Likely,
         (false, false) => Confidence::Certain,
@@ -47,7 +48,7 @@ pub fn death(e: &Evidence) -> Option<Verdict> {
 
 fn shown(e: &Evidence) -> Option<Verdict> {
     let l = &e.logged;
-    if l.host_panic.is_some() {
+    if l.host_panic.is_some() || l.host_cut_off() {
         return Some(host_panic(l));
     }
     if l.panic.as_deref().is_some_and(init_was_killed) {
@@ -101,6 +102,9 @@ fn shown(e: &Evidence) -> Option<Verdict> {
         // So do the words.
         return verdict(Outcome::VmmExited, Cause::VmmOwnMemory, Confidence::Likely);
     }
+    if l.out_of_memory && !l.late_end {
+        return verdict(Outcome::VmmKilled, Cause::NotPoison, Confidence::Likely);
+    }
     None
 }
 
@@ -121,10 +125,11 @@ fn by_end_alone(e: &Evidence) -> bool {
 
 /// A physical machine's kernel took a machine check that it could not outlive.
 /// - `kernel_access`: its own reason names its kernel as the consumer of the error;
-/// - `not_poison`: the processor's context was corrupt (PCC), and no bank shows an error of memory.
+/// - `not_poison`: the processor's context was corrupt (PCC), and no bank shows an error of memory; or software injected it.
 ///
 /// Certain where the log shows a physical machine (DMI, EDAC, PPIN) and the kernel states the reason: another bank may have
-/// been the one that it died of. A corrupt context says nothing without the code of the error, which may be memory's.
+/// been the one that it died of. Likely at most where the log ends before the panic and the next boot follows. A corrupt
+/// context shows nothing without the code of the error, which may be memory's.
 fn host_panic(l: &Logged) -> Verdict {
     let reasons: Vec<String> = l
         .host_mces
@@ -135,7 +140,9 @@ fn host_panic(l: &Logged) -> Verdict {
     let mut codes = l.host_mces.iter().filter_map(|mce| mce.status).peekable();
     let coded = codes.peek().is_some();
     let corrupt = states("processor context corrupt") || codes.any(|status| status.0 & mca::PCC != 0);
-    let (cause, stated) = if states("area of kernel") || states("in kernel") {
+    let (cause, stated) = if l.software_machine_checks() {
+        (Cause::NotPoison, false)
+    } else if states("area of kernel") || states("in kernel") {
         (Cause::KernelAccess, true)
     } else if corrupt && !l.host_mces.iter().any(MceReport::of_memory) {
         (Cause::NotPoison, coded && states("processor context corrupt"))
@@ -145,7 +152,10 @@ fn host_panic(l: &Logged) -> Verdict {
     Verdict {
         outcome: Outcome::HostPanicked,
         cause,
-        confidence: match (l.physical && stated && coded, l.physical || coded) {
+        confidence: match (
+            l.physical && stated && coded && l.host_panic.is_some(),
+            l.physical || coded,
+        ) {
             (true, _) => Confidence::Certain,
             (false, true) => Confidence::Likely,
             // A kernel that runs VMs, and its last words: it may be a guest itself.
@@ -240,7 +250,7 @@ pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
     let recovered = l
         .guest_result
         .as_deref()
-        .is_some_and(|result| result == "Recovered");
+        .is_some_and(|result| matches!(result, "Recovered" | "Delayed"));
     if recovered && l.guest_signal.as_ref().is_none_or(|(_, pid)| *pid != 1) {
         return verdict(Outcome::Survived, Cause::Contained, Confidence::Likely);
     }
@@ -280,7 +290,7 @@ fn panic(e: &Evidence) -> Verdict {
         || e.ao_signals + e.ar_signals + e.exit_signals > 0
         || !e.machine_checks.is_empty();
     let corrupt = states("processor context corrupt") || status & mca::PCC != 0;
-    let (cause, confidence) = if corrupt && !host_told {
+    let (cause, confidence) = if l.software_machine_checks() || corrupt && !host_told {
         (Cause::NotPoison, Confidence::Likely)
     } else if states("overflowed uncorrected") || states("lost events") {
         (Cause::MceOverflow, Confidence::Certain)

@@ -42,6 +42,8 @@ pub struct ProbeCoverage {
     pub delivery: bool,
     /// The ioctls by which a VMM injects.
     pub injection: bool,
+    /// Exits of a guest.
+    pub exits: bool,
 }
 
 /// Everything that the rules read.
