@@ -231,7 +231,7 @@ pub fn workspace_tests(paths: &Paths, object: &Path, no_run: bool) -> Result<boo
         command::clean(paths.cargo())
     };
     let mut cargo = with_environment(program, paths, object);
-    cargo.args(["test", "--workspace"]);
+    cargo.args(["test", "--workspace", "--no-fail-fast"]);
     if no_run {
         cargo.args(["--quiet", "--no-run"]);
     }

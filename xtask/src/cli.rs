@@ -188,17 +188,23 @@ pub struct Test {
     pub lab: LabOptions,
 }
 
-/// Parts of the tests that can be run alone, with the daemon as it was built last
+/// Parts of the tests that can be run alone
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
     /// Dashboards, rules and runbooks, with Debian's Prometheus
     Dashboards,
+    /// A thousand recorded hosts with 30 days of incidents, scraped by Debian's Prometheus; not part of --full
+    Fleet,
+    /// Incidents of three hosts in one store, by Debian's rsyslog (needs root); not part of --full
+    Shipping,
     /// The report in Chromium, watch in tmux
     Browser,
     /// Licences, duplicates and sources of the dependencies, by cargo-deny
     Dependencies,
     /// Poison that predates the daemon, and a daemon that misses it, in the lab
     Late,
+    /// Storms on Intel and on AMD, in the lab
+    Storms,
     /// A daemon that is killed in the middle of a storm, in the lab
     Killed,
     /// A Linux guest that flushes its poisoned page and dies of it, in the lab
@@ -209,6 +215,8 @@ pub enum Part {
     Packages,
     /// The .deb in a Debian 12 under its own systemd
     Install,
+    /// libvirt's domains, and containers of a VMM and of poisontrace, in such a Debian
+    Libvirt,
     /// The cost of exits against the committed table, in the lab
     Cost,
     /// Attacks of hostile tenants, with their figures; debug and release builds on 10,000 mutated inputs

@@ -40,21 +40,38 @@ pub fn all(root: &Path) -> Result<Vec<Dashboard>> {
 pub struct Query {
     pub panel: String,
     pub expr: String,
+    /// Asked for one time only.
+    pub instant: bool,
 }
+
+/// What Grafana puts in place of a dashboard's variables.
+pub struct Variables<'a> {
+    pub instance: &'a str,
+    pub rate_interval: &'a str,
+    pub range: &'a str,
+}
+
+/// All instances and VMs; a rate has an interval that a short replay allows.
+pub const SHORT_REPLAY: Variables<'_> = Variables {
+    instance: ".*",
+    rate_interval: "10s",
+    range: "10m",
+};
 
 impl Dashboard {
     fn panels(&self) -> impl Iterator<Item = &Value> {
         self.content["panels"].as_array().into_iter().flatten()
     }
 
-    /// Every query of every panel, for all instances and VMs.
-    pub fn queries(&self) -> Vec<Query> {
+    /// Every query of every panel.
+    pub fn queries(&self, variables: &Variables<'_>) -> Vec<Query> {
         let of_panel = |panel: &Value| -> Vec<Query> {
             let targets = panel["targets"].as_array().into_iter().flatten();
             targets
                 .map(|target| Query {
                     panel: panel["title"].as_str().unwrap_or_default().to_owned(),
-                    expr: without_variables(target["expr"].as_str().unwrap_or_default()),
+                    expr: variables.put(target["expr"].as_str().unwrap_or_default()),
+                    instant: target["instant"].as_bool().unwrap_or_default(),
                 })
                 .collect()
         };
@@ -62,18 +79,19 @@ impl Dashboard {
     }
 }
 
-/// The variables stand for all, and a rate has an interval that a short replay allows.
-fn without_variables(expr: &str) -> String {
-    let mut expr = expr.to_owned();
-    for (variable, value) in [
-        ("$instance", ".*"),
-        ("$vm", ".*"),
-        ("$__rate_interval", "10s"),
-        ("$__range", "10m"),
-    ] {
-        expr = expr.replace(variable, value);
+impl Variables<'_> {
+    fn put(&self, expr: &str) -> String {
+        let mut expr = expr.to_owned();
+        for (variable, value) in [
+            ("$instance", self.instance),
+            ("$vm", ".*"),
+            ("$__rate_interval", self.rate_interval),
+            ("$__range", self.range),
+        ] {
+            expr = expr.replace(variable, value);
+        }
+        expr
     }
-    expr
 }
 
 #[cfg(test)]
@@ -169,9 +187,6 @@ mod tests {
     #[test]
     fn a_query_is_asked_without_variables() {
         let expr = r#"rate(m{instance=~"$instance",vm=~"$vm"}[$__rate_interval])"#;
-        assert_eq!(
-            without_variables(expr),
-            r#"rate(m{instance=~".*",vm=~".*"}[10s])"#
-        );
+        assert_eq!(SHORT_REPLAY.put(expr), r#"rate(m{instance=~".*",vm=~".*"}[10s])"#);
     }
 }

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
+use lab_harness::debian::Performed;
 use lab_harness::install;
 use lab_harness::options::InstallOptions;
 
@@ -40,20 +41,23 @@ fn examine(paths: &Paths, series: &str, tally: &mut Tally, progress: &Progress) 
     const NAME: &str = "lab::install";
     let installed = run(paths, series, progress);
     progress.aside(|| match installed {
-        Ok(installed) => {
-            for check in &installed.checks {
-                let outcome = match &check.failed {
-                    None => Ok(()),
-                    Some(why) => Err(anyhow!("{why}; see {}", installed.out.display())),
-                };
-                tally.check(NAME, &check.name, outcome);
-            }
-        }
+        Ok(performed) => report(NAME, &performed, tally),
         Err(error) => tally.check(NAME, "runs", Err(error)),
     });
 }
 
-fn run(paths: &Paths, series: &str, progress: &Progress) -> Result<install::Installed> {
+/// A line for each check of the emulated Debian.
+pub fn report(name: &str, performed: &Performed, tally: &mut Tally) {
+    for check in &performed.checks {
+        let outcome = match &check.failed {
+            None => Ok(()),
+            Some(why) => Err(anyhow!("{why}; see {}", performed.out.display())),
+        };
+        tally.check(name, &check.name, outcome);
+    }
+}
+
+fn run(paths: &Paths, series: &str, progress: &Progress) -> Result<Performed> {
     let programs = builds::lab_programs(paths, progress)?;
     dist::prepare(paths, progress)?;
     let first = paths.target.join("dist/install-first.deb");

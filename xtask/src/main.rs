@@ -9,8 +9,10 @@ mod dashboards;
 mod demo;
 mod deny;
 mod dist;
+mod fleet;
 mod fuzz;
 mod install;
+mod libvirt;
 mod pictures;
 mod prometheus;
 mod soak;
@@ -18,6 +20,7 @@ mod tally;
 mod test;
 mod tool;
 mod toolchain;
+mod unpacked;
 
 use std::process::ExitCode;
 

@@ -11,7 +11,7 @@ use lab_protocol::daemon_cli::{KEEP_SERVING, LISTEN_ADDRESS, MAX_PAUSE, PER_VM_M
 use lab_protocol::daemon_lines;
 
 use crate::dashboards::{self, Dashboard};
-use crate::prometheus::{self, Prometheus, Running};
+use crate::prometheus::{self, Prometheus, Running, Scrape};
 use crate::tally::Tally;
 use xtask_support::command;
 use xtask_support::paths::Paths;
@@ -73,7 +73,7 @@ pub fn run(paths: &Paths, daemon: &Path, tally: &mut Tally, progress: &Progress)
                     runbooks(paths, &replay.prometheus),
                 );
                 for dashboard in &dashboards {
-                    for query in dashboard.queries() {
+                    for query in dashboard.queries(&dashboards::SHORT_REPLAY) {
                         let live = if live(&query.expr) {
                             " (of a live kernel: valid, no data here)"
                         } else {
@@ -106,7 +106,12 @@ impl Replay {
             format!("127.0.0.1:{}", prometheus::free_port()?),
             format!("127.0.0.1:{}", prometheus::free_port()?),
         ];
-        let prometheus = Prometheus::start(programs, &targets, &hurried(paths)?)?;
+        let prometheus = Prometheus::start(
+            programs,
+            tempfile::tempdir()?,
+            &Scrape::every_second(&targets),
+            &hurried(paths)?,
+        )?;
         // It begins to scrape some seconds after it is ready; what is replayed before that it does not see change.
         let begun = Instant::now();
         while prometheus.series("up")?.is_empty() {

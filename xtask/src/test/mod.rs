@@ -8,6 +8,7 @@ mod control;
 mod cost;
 mod dashboards;
 mod dependencies;
+mod fleet;
 mod flush;
 mod fuzz;
 mod killed;
@@ -22,6 +23,7 @@ mod replay;
 mod report;
 mod scenarios;
 mod schema;
+mod shipping;
 mod storm;
 mod tenants;
 mod watch;
@@ -30,7 +32,7 @@ use std::env;
 use std::process::ExitCode;
 use std::thread;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use lab_harness::scenarios::Lab;
 use lab_harness::storms::StormLab;
 use xtask_support::debian::Apt;
@@ -40,15 +42,13 @@ use xtask_support::progress::Progress;
 use crate::builds::{self, Built};
 use crate::cli::Test;
 use crate::install;
+use crate::libvirt;
 use crate::prometheus;
 use crate::tally::Tally;
 
 pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCode> {
-    let (good, tally) = match options.only {
-        Some(part) => {
-            let tally = alone::run(paths, options, part, progress)?;
-            (tally.passed > 0, tally)
-        }
+    let tally = match options.only {
+        Some(part) => alone::run(paths, options, part, progress)?,
         None => Run::new(paths, options, progress).all()?,
     };
     progress.finish();
@@ -61,7 +61,7 @@ pub fn test(paths: &Paths, options: &Test, progress: &Progress) -> Result<ExitCo
         println!("CI=true: a skipped test counts as failed");
     }
     println!("{tally}");
-    Ok(if good && tally.failed == 0 && !skipped {
+    Ok(if tally.passed > 0 && tally.failed == 0 && !skipped {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -102,8 +102,7 @@ impl<'a> Run<'a> {
         &self.options.lab.kernel
     }
 
-    /// Whether the workspace's own tests passed, and all other checks.
-    fn all(&self) -> Result<(bool, Tally)> {
+    fn all(&self) -> Result<Tally> {
         let mut tally = Tally::default();
         self.progress.note("tier 0: build");
         let (built, ()) = builds::for_the_lab(self.paths, self.progress, |progress| self.download(progress))?;
@@ -116,6 +115,10 @@ impl<'a> Run<'a> {
             && self.progress.task("unit tests and recorded scenarios", || {
                 builds::workspace_tests(self.paths, &built.object, false)
             })?;
+        let all_passed = units
+            .then_some(())
+            .context("cargo's tests failed; each is named above");
+        tally.check("workspace", "unit_tests_and_recorded_scenarios", all_passed);
         self.progress
             .task("fuzz", || fuzz::examine(prepared.fuzz, &mut tally, self.progress));
 
@@ -138,7 +141,7 @@ impl<'a> Run<'a> {
         if self.options.full {
             self.full(&built, storms.as_ref(), &mut tally)?;
         }
-        Ok((units, tally))
+        Ok(tally)
     }
 
     /// Downloads of the parts that every run has.
@@ -205,7 +208,7 @@ impl<'a> Run<'a> {
                 dependencies::examine(paths, &mut tally, &beside);
                 packages::run(paths, &mut tally, &beside);
                 if let Some(storms) = storms {
-                    killed::run(storms, &built.daemon, &mut tally, &beside);
+                    killed::run(storms, &built.daemon, false, &mut tally, &beside);
                     flush::run(
                         paths,
                         self.series(),
@@ -219,6 +222,15 @@ impl<'a> Run<'a> {
             });
             if self.no_lab.is_none() {
                 lab::all_scenarios(paths, self.series(), built, tally, progress)?;
+                // The packages take longer than the scenarios.
+                libvirt::test(
+                    paths,
+                    self.series(),
+                    &built.programs,
+                    &built.daemon,
+                    tally,
+                    progress,
+                );
             }
             other
                 .join()

@@ -33,6 +33,8 @@ pub struct Apt {
     preferred: Option<String>,
     /// Sources to use in place of the machine's.
     sources: Option<PathBuf>,
+    /// Packages to take from another release (apt_preferences(5)).
+    preferences: Option<PathBuf>,
 }
 
 /// A downloaded package.
@@ -68,6 +70,7 @@ impl Apt {
             folder: folder.to_path_buf(),
             preferred: None,
             sources: None,
+            preferences: None,
         };
         for dir in ["state/lists/partial", "cache/archives/partial", "log"] {
             let dir = folder.join(dir);
@@ -108,6 +111,29 @@ impl Apt {
         };
         apt.read_lists(&source, progress);
         Ok(apt)
+    }
+
+    /// The same with these packages alone (patterns of apt's) from backports: what they depend on is the machine's release's, where
+    /// that suffices.
+    pub fn with_some_of_backports(self, packages: &str, progress: &Progress) -> Result<Self> {
+        let backports = self.with_backports(progress)?;
+        let preferences = backports.folder.join("preferences");
+        let release = backports.preferred.unwrap_or_default();
+        let text = format!("Package: {packages}\nPin: release n={release}\nPin-Priority: 900\n");
+        fs::write(&preferences, text).with_context(|| format!("cannot write {}", preferences.display()))?;
+        Ok(Self {
+            preferred: None,
+            preferences: Some(preferences),
+            ..backports
+        })
+    }
+
+    /// The same for a system below a folder: what is installed there is not downloaded.
+    pub fn beside(self, root: &Path) -> Result<Self> {
+        let status = root.join("var/lib/dpkg/status");
+        fs::copy(&status, self.folder.join("status"))
+            .with_context(|| format!("cannot read {}", status.display()))?;
+        Ok(self)
     }
 
     /// The same with another release as well, which need not be that of the machine.
@@ -345,6 +371,11 @@ impl Apt {
                 .arg("-o")
                 .arg(format!("Dir::Etc::sourceparts={}", sources.display()));
         }
+        if let Some(preferences) = &self.preferences {
+            command
+                .arg("-o")
+                .arg(format!("Dir::Etc::Preferences={}", preferences.display()));
+        }
         command
             .env("LC_ALL", "C.UTF-8")
             .env("DEBIAN_FRONTEND", "noninteractive");
@@ -367,6 +398,26 @@ pub fn unpack(packages: &[Package], tree: &Path, progress: &Progress) -> Result<
         fs::remove_file(&package.file).ok();
     }
     Ok(())
+}
+
+/// Installs packages into the system below a folder, by its own dpkg, and forgets the downloads. Needs root.
+pub fn install_into(root: &Path, packages: &[Package], log: &Path, progress: &Progress) -> Result<()> {
+    const INBOX: &str = "var/cache/to-install";
+    let inbox = root.join(INBOX);
+    stamp::start_over(&inbox)?;
+    for package in packages {
+        let name = package.file.file_name().context("a package without a name")?;
+        fs::rename(&package.file, inbox.join(name)).context("cannot move a package")?;
+    }
+    progress.step(format!("installing {} packages", packages.len()));
+    let mut dpkg = command::clean("chroot");
+    dpkg.arg(root)
+        .args(["sh", "-c"])
+        .arg(format!("exec dpkg --install /{INBOX}/*.deb"))
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .env("LC_ALL", "C.UTF-8");
+    command::logged(&mut dpkg, log, "dpkg --install")?;
+    fs::remove_dir_all(&inbox).context("cannot remove the packages")
 }
 
 /// Debian's own ordering of versions.
@@ -395,6 +446,7 @@ mod tests {
             folder: PathBuf::from("/lists"),
             preferred: None,
             sources: None,
+            preferences: None,
         }
     }
 

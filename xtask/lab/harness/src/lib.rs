@@ -3,12 +3,14 @@
 //! Packages and kernels come from Debian, images are written from them, emulators boot the images. Scenarios, storms,
 //! the install test, the kernel matrix and the costs of exits are experiments on top.
 
+pub mod debian;
 mod emulators;
 pub mod exit_costs;
 mod host_log;
 mod images;
 pub mod install;
 mod kernels;
+pub mod libvirt;
 pub mod matrix;
 pub mod options;
 mod packages;

@@ -1,30 +1,6 @@
-#!/bin/sh
-# In the emulated host, under its real systemd: what an operator does with the package, and what must hold after each step.
-# One line a check: "ok NAME", or "FAILED NAME: WHY".
-share=/lab
-out=$share/out
+# What an operator does with the package, and what must hold after each step.
 unit=poisontrace
 metrics=http://127.0.0.1:9847/metrics
-say() { echo "lab: step: $1" >/dev/console; }
-check() {
-    name=$1
-    shift
-    if why=$("$@" 2>&1); then
-        echo "ok $name" >>$out/checks.txt
-    else
-        echo "FAILED $name: $(echo "$why" | tail -n 5 | tr '\n' ' ')" >>$out/checks.txt
-    fi
-}
-within() {
-    seconds=$1
-    shift
-    until "$@"; do
-        seconds=$((seconds - 1))
-        [ $seconds -gt 0 ] || return 1
-        sleep 1
-    done
-}
-not() { ! "$@"; }
 
 # Sum over the series that begin so.
 metric() { curl -sf ${2:-$metrics} | awk -v want="$1" 'index($0, want) == 1 { sum += $NF } END { print sum + 0 }'; }
@@ -103,6 +79,3 @@ nothing_left() {
     [ ! -e /sys/fs/bpf/poisontrace ] || { echo "pins are left"; return 1; }
 }
 
-mkdir -p $share
-mount -t 9p -o trans=virtio,version=9p2000.L,msize=524288 lab $share || exit 1
-: >$out/checks.txt

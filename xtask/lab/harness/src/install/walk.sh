@@ -139,8 +139,4 @@ check detaches_at_purge_with_nothing_left poisontrace detach
 check purges dpkg --purge poisontrace
 check leaves_nothing_behind nothing_left
 journalctl -u $unit --no-pager >$out/journal.txt
-cat $out/checks.txt
-sync
-umount $share
-echo "LAB DONE ok" >/dev/console
-systemctl poweroff --force
+the_end

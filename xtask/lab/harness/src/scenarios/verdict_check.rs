@@ -15,7 +15,8 @@ pub fn incidents(daemon: &Path, recording: &Path) -> Result<Vec<Value>> {
     explain(daemon, &[recording])
 }
 
-fn explain(daemon: &Path, files: &[&Path]) -> Result<Vec<Value>> {
+/// The incidents of all files together.
+pub fn explain(daemon: &Path, files: &[&Path]) -> Result<Vec<Value>> {
     for file in files {
         ensure!(file.is_file(), "the lab left no {}", file.display());
     }
