@@ -20,13 +20,60 @@ const NEAREST: usize = 4;
 /// Incidents that wait at a time.
 const MAX_WAITING: usize = 256;
 
-/// Incidents that wait, with their thread and since when.
+/// Incidents that wait. Each event looks at those of its thread and at the one that has waited longest, never at all of them.
 #[derive(Default)]
-pub(super) struct Waiting(BTreeMap<IncidentNo, (u32, u64)>);
+pub(super) struct Waiting {
+    /// Thread, and since when it waits, nanoseconds of the event clock.
+    of: BTreeMap<IncidentNo, (u32, u64)>,
+    by_thread: BTreeSet<(u32, IncidentNo)>,
+    by_since: BTreeSet<(u64, IncidentNo)>,
+}
 
 impl Waiting {
     pub fn contains(&self, no: IncidentNo) -> bool {
-        self.0.contains_key(&no)
+        self.of.contains_key(&no)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+
+    fn of_thread(&self, tid: u32) -> impl Iterator<Item = IncidentNo> {
+        let all = (tid, IncidentNo::MIN)..=(tid, IncidentNo::MAX);
+        self.by_thread.range(all).map(|(_, no)| *no)
+    }
+
+    /// Those that wait since before `t`, nanoseconds.
+    fn since_before(&self, t: u64) -> impl Iterator<Item = IncidentNo> {
+        self.by_since.range(..(t, IncidentNo::MIN)).map(|(_, no)| *no)
+    }
+
+    /// Unless it waits already, or too many do.
+    fn insert(&mut self, no: IncidentNo, tid: u32, since: u64) {
+        if self.of.len() < MAX_WAITING && !self.contains(no) {
+            self.of.insert(no, (tid, since));
+            self.by_thread.insert((tid, no));
+            self.by_since.insert((since, no));
+        }
+    }
+
+    /// Whether it waited.
+    fn remove(&mut self, no: IncidentNo) -> bool {
+        let Some((tid, since)) = self.of.remove(&no) else {
+            return false;
+        };
+        self.by_thread.remove(&(tid, no));
+        self.by_since.remove(&(since, no));
+        true
+    }
+
+    /// It waits since `t` at the earliest.
+    fn prolong(&mut self, no: IncidentNo, t: u64) {
+        if let Some((_, since)) = self.of.get_mut(&no).filter(|(_, since)| *since < t) {
+            self.by_since.remove(&(*since, no));
+            self.by_since.insert((t, no));
+            *since = t;
+        }
     }
 }
 
@@ -43,7 +90,7 @@ impl Correlator {
         if let Some(walk) = before.filter(|walk| *walk != no && !self.waiting.contains(*walk)) {
             if self.interrupts(no, walk, tid, exit) || self.may_begin_walk(no, exit) {
                 self.wait(no, event);
-            } else if self.waiting.0.remove(&no).is_some() {
+            } else if self.waiting.remove(no) {
                 self.incidents.mark_changed(no);
             }
             return;
@@ -51,17 +98,11 @@ impl Correlator {
         if before.is_none() && self.may_begin_walk(no, exit) {
             return self.wait(no, event);
         }
-        if self.waiting.0.is_empty() {
+        let mine: Vec<IncidentNo> = self.waiting.of_thread(tid).filter(|odd| *odd != no).collect();
+        if mine.is_empty() {
             return;
         }
-        self.wait_longer(event, exit, no);
-        let mine: Vec<IncidentNo> = self
-            .waiting
-            .0
-            .iter()
-            .filter(|(odd, (of, _))| *of == tid && **odd != no)
-            .map(|(odd, _)| *odd)
-            .collect();
+        self.wait_longer(event, exit, no, &mine);
         for odd in mine {
             if self.contradicts(no, odd) {
                 self.join_walk(odd, no);
@@ -78,7 +119,7 @@ impl Correlator {
     }
 
     /// What waits on this thread waits on while the walk that may be its own has not come far enough to show it.
-    fn wait_longer(&mut self, event: &Event, exit: &PoisonExit, no: IncidentNo) {
+    fn wait_longer(&mut self, event: &Event, exit: &PoisonExit, no: IncidentNo, waiting: &[IncidentNo]) {
         let walked = self
             .incidents
             .get(no)
@@ -86,10 +127,8 @@ impl Correlator {
         if !(2..WHOLE_PAGE).contains(&walked) {
             return;
         }
-        for (odd, (tid, since)) in &mut self.waiting.0 {
-            if *tid == event.tid && *odd != no {
-                *since = (*since).max(event.t);
-            }
+        for odd in waiting {
+            self.waiting.prolong(*odd, event.t);
         }
     }
 
@@ -107,9 +146,7 @@ impl Correlator {
     }
 
     fn wait(&mut self, no: IncidentNo, event: &Event) {
-        if self.waiting.0.len() < MAX_WAITING {
-            self.waiting.0.entry(no).or_insert((event.tid, event.t));
-        }
+        self.waiting.insert(no, event.tid, event.t);
     }
 
     /// Whether the first exits of `no` stand in what may be a walk over another page.
@@ -134,7 +171,7 @@ impl Correlator {
 
     /// Makes one incident of both.
     fn join_walk(&mut self, odd: IncidentNo, walk: IncidentNo) {
-        self.waiting.0.remove(&odd);
+        self.waiting.remove(odd);
         let Some(gone) = self.remove(odd) else { return };
         let pfn = gone.pfn;
         let threads = gone
@@ -156,7 +193,7 @@ impl Correlator {
 
     /// Incidents that have waited long enough, or whose process ends, stand for themselves.
     pub(super) fn end_waiting(&mut self, event: &Event) {
-        if self.waiting.0.is_empty() {
+        if self.waiting.is_empty() {
             return;
         }
         let ends = matches!(
@@ -167,17 +204,16 @@ impl Correlator {
                 | EventKind::Pio { .. }
                 | EventKind::TripleFault { .. }
         );
-        let incidents = &self.incidents;
-        let mut over = Vec::new();
-        self.waiting.0.retain(|no, (_, since)| {
-            let mine = incidents.get(*no).is_none_or(|e| e.pid == event.pid);
-            let waits = event.t.saturating_sub(*since) <= WAITS_NS && !(ends && mine);
-            if !waits {
-                over.push(*no);
-            }
-            waits
-        });
+        let mut over: Vec<IncidentNo> = self
+            .waiting
+            .since_before(event.t.saturating_sub(WAITS_NS))
+            .collect();
+        if ends {
+            let mine = |no: &IncidentNo| self.incidents.get(*no).is_none_or(|e| e.pid == event.pid);
+            over.extend(self.waiting.of.keys().filter(|no| mine(no)));
+        }
         for no in over {
+            self.waiting.remove(no);
             self.incidents.mark_changed(no);
         }
     }
