@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use poisontrace::{config, http};
+use poisontrace::config;
+use poisontrace_http as http;
 
 fuzz_target!(|text: &str| {
     match config::parse(text) {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use poisontrace::http::{Ready, converse};
+use poisontrace_http::{Ready, converse};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, duplex},
     runtime::Builder,

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use poisontrace::inputs::vm_registry::{cgroup, cmdline};
+use poisontrace_sources::inputs::vm_registry::{cgroup, cmdline};
 
 fuzz_target!(|data: &[u8]| {
     cmdline::identify(&cmdline::split(data));

@@ -3,7 +3,8 @@
 use std::{path::Path, process::ExitCode};
 
 use super::Outcome;
-use crate::{failure::Failure, probes::bpffs, terminal};
+use crate::{failure::Failure, terminal};
+use poisontrace_sources::probes::bpffs;
 
 pub fn detach() -> Outcome {
     let root = Path::new(bpffs::ROOT);

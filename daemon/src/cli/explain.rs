@@ -60,7 +60,9 @@ fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Answer, bool),
     report_skipped(&stored);
     let host = found
         .first()
-        .map_or_else(crate::host::machine::this_host, |(host, _)| host.clone());
+        .map_or_else(poisontrace_sources::host::machine::this_host, |(host, _)| {
+            host.clone()
+        });
     let mut incidents: Vec<Incident> = found.into_iter().map(|(_, incident)| incident).collect();
     for incident in incidents.iter_mut().filter(|_| args.why) {
         incident.why = poisontrace_report::observed(incident);

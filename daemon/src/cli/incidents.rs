@@ -116,7 +116,9 @@ fn list(args: &IncidentsArgs, dir: &Path) -> Outcome {
         // All incidents of one store are of this host.
         let host = found
             .last()
-            .map_or_else(crate::host::machine::this_host, |(host, _)| host.clone());
+            .map_or_else(poisontrace_sources::host::machine::this_host, |(host, _)| {
+                host.clone()
+            });
         let incidents = found.into_iter().map(|(_, incident)| incident).collect();
         terminal::print(&output::json(&Answer::new(host, incidents))?)?;
         return Ok(ExitCode::SUCCESS);

@@ -17,10 +17,11 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    config::{HotPathChoice, ListenAddress, Log, LogFormat, LogLevel, Template},
+    config::{HotPathChoice, ListenAddress, Log, LogFormat, LogLevel},
     failure::Failure,
     service::logging,
 };
+use poisontrace_sources::inputs::path_template::Template;
 
 /// Why did my KVM guest die on poisoned memory?
 #[derive(Parser)]

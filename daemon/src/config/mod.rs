@@ -3,16 +3,15 @@
 
 mod layers;
 mod reload;
-mod template;
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use clap::ValueEnum;
+use poisontrace_sources::inputs::vmm_places::VmmPlaces;
 use serde::{Deserialize, Serialize};
 
 pub use layers::{ConfigError, Layers, parse};
 pub use reload::needs_restart;
-pub use template::Template;
 
 /// Read where no other file is named, if it is there.
 pub const DEFAULT_FILE: &str = "/etc/poisontrace/poisontrace.toml";
@@ -28,7 +27,7 @@ pub struct Config {
     pub metrics: Metrics,
     pub probes: Probes,
     pub guest: Guest,
-    pub vmm: VmmSources,
+    pub vmm: VmmPlaces,
     pub incident: Incident,
     pub hook: Hook,
 }
@@ -92,23 +91,6 @@ pub enum HotPathChoice {
 #[serde(default, deny_unknown_fields)]
 pub struct Guest {
     pub read_code: bool,
-}
-
-/// Where VMMs speak, by VM.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct VmmSources {
-    pub log: Template,
-    pub qmp: Template,
-}
-
-impl Default for VmmSources {
-    fn default() -> Self {
-        Self {
-            log: Template::libvirt_log(),
-            qmp: Template::default(),
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -201,7 +183,7 @@ impl Default for Config {
             metrics: Metrics::default(),
             probes: Probes::default(),
             guest: Guest::default(),
-            vmm: VmmSources::default(),
+            vmm: VmmPlaces::default(),
             incident: Incident::default(),
             hook: Hook::default(),
         }

@@ -5,13 +5,6 @@ use std::{io, path::Path};
 use crate::{
     config::HotPathChoice,
     failure::Failure,
-    host::machine,
-    inputs::{poison_scan::PoisonScan, vm_registry::scan::VmScan},
-    probes::{
-        bpffs::{PinnedTotals, Pins},
-        load::{LoadError, Loaded},
-        tracepoint::TracepointEvent,
-    },
     service::{
         notify,
         privileges::{self, Return},
@@ -26,6 +19,15 @@ use poisontrace_model::{
     event::{decode::Decoder, session::Session},
 };
 use poisontrace_report::probes::reasons;
+use poisontrace_sources::{
+    host::machine,
+    inputs::{poison_scan::PoisonScan, vm_registry::scan::VmScan},
+    probes::{
+        bpffs::{PinnedTotals, Pins},
+        load::{LoadError, Loaded},
+        tracepoint::TracepointEvent,
+    },
+};
 
 /// How probes are attached.
 #[derive(Clone, Default)]

@@ -22,24 +22,26 @@ use super::{
 };
 use crate::{
     failure::Failure,
-    host::machine::clock_pair,
-    http::{Ready, Scrape, Server},
-    inputs::{
-        poison_scan::{Found, PoisonScan},
-        vm_registry::scan::{Looks, VmScan},
-    },
     outputs::{metrics::KernelTables, store::survive_file_size_limit},
-    probes::{load::Loaded, memory::forget_start, source::Source},
     service::{
         notify::{self, ProbeHealth, ProbeWatchdog},
         privileges,
     },
     terminal,
 };
+use poisontrace_http::{Ready, Scrape, Server};
 use poisontrace_kernel_facts::plan::HotPath;
 use poisontrace_model::{
     event::{AttachDelay, Event, EventKind, SigbusSeverity},
     forecast::Counts,
+};
+use poisontrace_sources::{
+    host::machine::clock_pair,
+    inputs::{
+        poison_scan::{Found, PoisonScan},
+        vm_registry::scan::{Looks, VmScan},
+    },
+    probes::{load::Loaded, memory::forget_start, source::Source},
 };
 
 /// Between the disarming and the detaching.

@@ -2,15 +2,7 @@
 
 use std::path::Path;
 
-use crate::{
-    failure::Failure,
-    host::machine,
-    inputs::forecast::{self as inputs, Versions, Vms},
-    probes::{
-        load::LoadError,
-        vcpus::{self, VcpuIterator, Vcpus},
-    },
-};
+use crate::failure::Failure;
 use poisontrace_kernel_facts::{
     facts::{
         FactsError,
@@ -26,6 +18,14 @@ use poisontrace_model::forecast::{
     terms::Reason,
 };
 use poisontrace_report::forecast::{Document, document, limits};
+use poisontrace_sources::{
+    host::machine,
+    inputs::forecast::{self as inputs, Versions, Vms},
+    probes::{
+        load::LoadError,
+        vcpus::{self, VcpuIterator, Vcpus},
+    },
+};
 
 /// Where the vCPUs' facts come from.
 pub enum Source<'a> {

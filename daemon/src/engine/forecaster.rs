@@ -11,8 +11,8 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::forecast;
-use crate::{inputs::forecast::Versions, probes::vcpus::VcpuIterator};
 use poisontrace_model::forecast::{Counts, terms::Reason};
+use poisontrace_sources::{inputs::forecast::Versions, probes::vcpus::VcpuIterator};
 
 /// Settings of a guest change with a restart of it.
 const EVERY: Duration = Duration::from_secs(300);

@@ -9,11 +9,8 @@ use std::{
 use percent_encoding::percent_decode_str;
 use serde_json::json;
 
-use crate::{
-    host::machine,
-    http::{Content, Page, Pages, Status},
-    outputs::store::{Bounds, Filter, StoreError, Stored, Wanted},
-};
+use crate::outputs::store::{Bounds, Filter, StoreError, Stored, Wanted};
+use poisontrace_http::{Content, Page, Pages, Status};
 use poisontrace_model::{
     host::Host,
     incident::terms::{Cause, Outcome},
@@ -23,6 +20,7 @@ use poisontrace_report::{
     document::{Answer, Incident},
     html, list, no_page, refusals,
 };
+use poisontrace_sources::host::machine;
 
 const HTML: &str = "/incidents";
 const API: &str = "/api/v1/incidents";

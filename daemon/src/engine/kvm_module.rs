@@ -7,12 +7,12 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::attach::Attached;
 use crate::{
     failure::Failure,
-    probes::kvm::Reattached,
     service::{notify, privileges},
     terminal,
 };
 use poisontrace_kernel_facts::{facts::Facts, kvm::Kvm, plan::Plan, uevent::Uevents};
 use poisontrace_report::probes::reasons;
+use poisontrace_sources::probes::kvm::Reattached;
 
 const ROOT: &str = "/";
 /// How often KVM is looked for where the kernel does not say when it comes.

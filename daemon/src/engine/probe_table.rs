@@ -1,10 +1,6 @@
 //! The probe table and what narrows the answers, as `run`, `record` and `check` print them.
 
-use crate::{
-    failure::Failure,
-    probes::{load::Loaded, probe::Probe},
-    terminal,
-};
+use crate::{failure::Failure, terminal};
 use poisontrace_kernel_facts::{
     facts::Facts,
     kvm::Kvm,
@@ -12,6 +8,7 @@ use poisontrace_kernel_facts::{
 };
 use poisontrace_model::event::{probe::ProbeReason, session::Session};
 use poisontrace_report::check::{self, Limit};
+use poisontrace_sources::probes::{load::Loaded, probe::Probe};
 
 /// One line a probe; with `verbose` the sizes of its programs below it.
 pub fn print_probes(loaded: &Loaded, verbose: bool) -> Result<(), Failure> {

@@ -23,8 +23,6 @@ use super::{
 use crate::{
     config::Config,
     failure::Failure,
-    host::machine,
-    http::{Ready, Server},
     outputs::{
         Outputs,
         metrics::{KernelTables, Metrics},
@@ -32,8 +30,10 @@ use crate::{
     },
     terminal,
 };
+use poisontrace_http::{Ready, Server};
 use poisontrace_model::{event::Event, host::ClockPair};
 use poisontrace_recording::{Reader, RecordingError};
+use poisontrace_sources::host::machine;
 
 /// Events between two flushes at full speed.
 const BATCH: usize = 256;

@@ -14,16 +14,16 @@ use super::{
 use crate::{
     config::{Config, Layers},
     failure::Failure,
-    http::Server,
     outputs::{
         Outputs,
         metrics::Metrics,
         recording::Recording,
         store::{Retention, Store},
     },
-    probes::bpffs::{self, Pins},
     service::{logging, notify},
 };
+use poisontrace_http::Server;
+use poisontrace_sources::probes::bpffs::{self, Pins};
 
 /// What `run` does beside the settings.
 pub struct RunOptions {

@@ -5,11 +5,8 @@ use std::{future::pending, path::Path, sync::Arc};
 use tokio::sync::mpsc;
 
 use super::incident_pages::IncidentPages;
-use crate::{
-    config::Web,
-    failure::Failure,
-    http::{Controls, HttpError, Pages, Ready, Scrape, Server},
-};
+use crate::{config::Web, failure::Failure};
+use poisontrace_http::{Controls, HttpError, Pages, Ready, Scrape, Server};
 use poisontrace_kernel_facts::plan::Plan;
 use poisontrace_model::event::probe::ProbeId;
 use poisontrace_report::check;

@@ -7,13 +7,10 @@ use tokio::{
     time::{Instant, Interval, MissedTickBehavior, interval_at},
 };
 
-use crate::{
-    failure::Failure,
-    http::Scrape,
-    inputs::{poison_scan::Found, vm_registry::scan::Look},
-    service::notify,
-};
+use crate::{failure::Failure, service::notify};
+use poisontrace_http::Scrape;
 use poisontrace_model::{event::Event, forecast::Counts};
+use poisontrace_sources::inputs::{poison_scan::Found, vm_registry::scan::Look};
 
 /// Changes are handed to the store and the log at most this often.
 const FLUSH: Duration = Duration::from_millis(50);

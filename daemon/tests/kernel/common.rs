@@ -2,15 +2,15 @@
 
 use std::{fs, path::Path, process::Command};
 
-use poisontrace::probes::{
-    bpffs::Pins,
-    load::{LoadError, Loaded},
-};
 use poisontrace_kernel_facts::{
     facts::Facts,
     plan::{Attach, Binding, Plan, ProbeSpec},
 };
 use poisontrace_model::event::probe::ProbeId;
+use poisontrace_sources::probes::{
+    bpffs::Pins,
+    load::{LoadError, Loaded},
+};
 
 pub fn tracepoint(program: &'static str, group: &str, name: &str) -> Attach {
     Attach {

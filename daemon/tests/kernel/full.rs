@@ -7,9 +7,9 @@ use std::{
 };
 
 use aya::maps::HashMap;
-use poisontrace::probes::source::Source;
 use poisontrace_kernel_facts::facts::Facts;
 use poisontrace_model::event::{Event, EventKind, decode::Decoder};
+use poisontrace_sources::probes::source::Source;
 
 use crate::common;
 

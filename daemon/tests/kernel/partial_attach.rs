@@ -2,8 +2,8 @@
 
 use std::{fs, path::Path};
 
-use poisontrace::probes::{bpffs::Pins, load::Loaded, probe::ProbeState};
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
+use poisontrace_sources::probes::{bpffs::Pins, load::Loaded, probe::ProbeState};
 
 use crate::common::{self, BpfFs, files};
 

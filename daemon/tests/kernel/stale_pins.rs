@@ -9,12 +9,12 @@ use std::{
 };
 
 use aya::{maps::MapInfo, programs::loaded_programs};
-use poisontrace::probes::{
+use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
+use poisontrace_probes::MAP_LAYOUT;
+use poisontrace_sources::probes::{
     bpffs::{PinnedTotals, Pins},
     load::Loaded,
 };
-use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
-use poisontrace_probes::MAP_LAYOUT;
 
 use crate::common::{self, BpfFs, files};
 
@@ -25,7 +25,7 @@ fn plan(facts: &Facts) -> Plan {
 
 /// Kernel ids of the maps pinned in a folder.
 fn maps(folder: &Path) -> Vec<u32> {
-    let pinned = poisontrace::probes::bpffs::MAPS
+    let pinned = poisontrace_sources::probes::bpffs::MAPS
         .iter()
         .map(|name| folder.join(name));
     pinned.map(|path| MapInfo::from_pin(path).unwrap().id()).collect()

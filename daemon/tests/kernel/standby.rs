@@ -5,12 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use poisontrace::probes::source::Source;
 use poisontrace_kernel_facts::{
     facts::Facts,
     plan::{Attach, Binding, HotPath, Plan, ProbeSpec},
 };
 use poisontrace_model::event::decode::Decoder;
+use poisontrace_sources::probes::source::Source;
 
 use crate::common;
 

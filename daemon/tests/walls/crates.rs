@@ -19,16 +19,10 @@ const KNOWN: [(&str, &[&str]); 28] = [
         &["poisontrace_model", "poisontrace_recording", "poisontrace_sqlite"],
     ),
     ("daemon/report/src", &["poisontrace_model", "poisontrace_probes"]),
-    ("daemon/src/failure", &[]),
-    ("daemon/src/fair", &[]),
-    ("daemon/src/terminal", &["poisontrace_report"]),
-    ("daemon/src/private_file", &[]),
-    ("daemon/src/config", &["poisontrace_model"]),
-    ("daemon/src/service", &[]),
-    ("daemon/src/host", &["poisontrace_model"]),
-    ("daemon/src/http", &["poisontrace_model"]),
+    ("daemon/http/src", &["poisontrace_model"]),
+    ("daemon/sources/src/host", &["poisontrace_model"]),
     (
-        "daemon/src/probes",
+        "daemon/sources/src/probes",
         &[
             "poisontrace_kernel_facts",
             "poisontrace_model",
@@ -37,9 +31,15 @@ const KNOWN: [(&str, &[&str]); 28] = [
     ),
     // The log of a VMM is read as one that was kept.
     (
-        "daemon/src/inputs",
+        "daemon/sources/src/inputs",
         &["poisontrace_import", "poisontrace_model", "poisontrace_probes"],
     ),
+    ("daemon/src/failure", &[]),
+    ("daemon/src/fair", &[]),
+    ("daemon/src/terminal", &["poisontrace_report"]),
+    ("daemon/src/private_file", &[]),
+    ("daemon/src/config", &["poisontrace_sources"]),
+    ("daemon/src/service", &[]),
     (
         "daemon/src/outputs",
         &[
@@ -47,17 +47,20 @@ const KNOWN: [(&str, &[&str]); 28] = [
             "poisontrace_probes",
             "poisontrace_recording",
             "poisontrace_report",
+            "poisontrace_sources",
             "poisontrace_sqlite",
         ],
     ),
     (
         "daemon/src/engine",
         &[
+            "poisontrace_http",
             "poisontrace_kernel_facts",
             "poisontrace_model",
             "poisontrace_probes",
             "poisontrace_recording",
             "poisontrace_report",
+            "poisontrace_sources",
         ],
     ),
     (
@@ -67,6 +70,7 @@ const KNOWN: [(&str, &[&str]); 28] = [
             "poisontrace_kernel_facts",
             "poisontrace_model",
             "poisontrace_report",
+            "poisontrace_sources",
         ],
     ),
     ("xtask/support/src", &[]),
@@ -80,12 +84,12 @@ const KNOWN: [(&str, &[&str]); 28] = [
         "xtask/bench/src",
         &[
             "lab_protocol",
-            "poisontrace",
             "poisontrace_kernel_facts",
             "poisontrace_model",
             "poisontrace_probes",
             "poisontrace_recording",
             "poisontrace_report",
+            "poisontrace_sources",
         ],
     ),
     ("xtask/src", &["lab_harness", "lab_protocol", "xtask_support"]),
@@ -96,14 +100,14 @@ const OURS: [&str; 4] = ["poisontrace", "lab_", "xtask_", "storm_vmm"];
 
 /// Crates of others, and the standard library's input and output, with the parts that may name them.
 const ONLY_IN: [(&str, &[&str]); 14] = [
-    ("aya", &["daemon/src/probes", "xtask/bench/src"]),
-    ("aya_obj", &["daemon/src/probes", "xtask/bench/src"]),
+    ("aya", &["daemon/sources/src/probes", "xtask/bench/src"]),
+    ("aya_obj", &["daemon/sources/src/probes", "xtask/bench/src"]),
     (
         "rusqlite",
         &["daemon/import/src", "daemon/sqlite/src", "daemon/src/outputs"],
     ),
-    ("hyper", &["daemon/src/http"]),
-    ("tokio_rustls", &["daemon/src/http"]),
+    ("hyper", &["daemon/http/src"]),
+    ("tokio_rustls", &["daemon/http/src"]),
     // xtask has a module of that name.
     ("prometheus", &["daemon/src/outputs", "xtask/src"]),
     ("ratatui", &["daemon/src/cli"]),
@@ -121,10 +125,10 @@ const ONLY_IN: [(&str, &[&str]); 14] = [
         "tokio",
         &[
             "daemon/src/engine",
-            "daemon/src/http",
-            "daemon/src/inputs",
+            "daemon/http/src",
+            "daemon/sources/src/inputs",
             "daemon/src/outputs",
-            "daemon/src/probes",
+            "daemon/sources/src/probes",
         ],
     ),
     ("maud", &["daemon/report/src"]),
@@ -160,13 +164,21 @@ fn part(source: &Source) -> &'static str {
         .unwrap_or_else(|| panic!("{} is in no known part", source.path))
 }
 
-/// All sources but the two that only name their modules.
+/// Trees of several parts, and their files that only name their modules.
+const OF_PARTS: [&str; 2] = ["daemon/sources/src", "daemon/src"];
+const ROOTS: [&str; 3] = [
+    "daemon/sources/src/lib.rs",
+    "daemon/src/lib.rs",
+    "daemon/src/main.rs",
+];
+
+/// All sources but those that only name their modules.
 fn all() -> Vec<Source> {
     let mut trees: Vec<&str> = KNOWN.iter().map(|(part, _)| *part).collect();
-    trees.retain(|part| !part.starts_with("daemon/src/"));
-    trees.push("daemon/src");
+    trees.retain(|part| !OF_PARTS.iter().any(|tree| part.starts_with(&format!("{tree}/"))));
+    trees.extend(OF_PARTS);
     let all = trees.into_iter().flat_map(sources);
-    all.filter(|source| !["daemon/src/lib.rs", "daemon/src/main.rs"].contains(&source.path.as_str()))
+    all.filter(|source| !ROOTS.contains(&source.path.as_str()))
         .collect()
 }
 

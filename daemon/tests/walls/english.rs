@@ -4,7 +4,9 @@
 use super::source::{Literal, Source, sources};
 
 /// Crates that contain messages, but may not compare them.
-const MESSAGES: [&str; 14] = [
+const MESSAGES: [&str; 16] = [
+    "daemon/http/src",
+    "daemon/sources/src",
     "daemon/src",
     "daemon/kernel-facts/src",
     "daemon/recording/src",
@@ -62,8 +64,11 @@ const FOREIGN: [(&str, &str); 23] = [
         "daemon/model/src/incident/verdict/log_evidence.rs",
         "reasons that kernels give for a machine check (arch/x86/kernel/cpu/mce/severity.c)",
     ),
-    ("daemon/src/host/machine.rs", "the vendor of a BIOS"),
-    ("daemon/src/inputs/vm_registry/cmdline.rs", "options of VMMs"),
+    ("daemon/sources/src/host/machine.rs", "the vendor of a BIOS"),
+    (
+        "daemon/sources/src/inputs/vm_registry/cmdline.rs",
+        "options of VMMs",
+    ),
     ("xtask/bench/src/machine/mod.rs", "a key of /proc/cpuinfo"),
     (
         "xtask/lab/harness/src/storms/flush_check.rs",

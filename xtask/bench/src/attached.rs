@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use aya::maps::{HashMap, MapData};
-use poisontrace::probes::load::Loaded;
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
 use poisontrace_probes::page_totals::{PageKey, PageTotals};
+use poisontrace_sources::probes::load::Loaded;
 
 #[derive(clap::Args)]
 pub struct Options {

@@ -18,16 +18,7 @@ use std::{
 use waiting::Waiting;
 
 use crate::{
-    config::{self, Config, VmmSources},
-    host::{
-        kernel_counters::KernelCounters, machine::clock_pair, process_usage::Usage, program_cost::ProgramCost,
-    },
-    inputs::{
-        guest_code::CodeReader,
-        poison_scan::Found,
-        vm_registry::{VmRegistry, identity_event, scan::Look},
-        vmm_log::VmmWatcher,
-    },
+    config::{self, Config},
     outputs::{Outputs, hook::Hook, metrics::KernelTables},
 };
 use poisontrace_model::{
@@ -36,6 +27,18 @@ use poisontrace_model::{
     forecast::Counts,
     hex::Hex,
     host::ClockPair,
+};
+use poisontrace_sources::{
+    host::{
+        kernel_counters::KernelCounters, machine::clock_pair, process_usage::Usage, program_cost::ProgramCost,
+    },
+    inputs::{
+        guest_code::CodeReader,
+        poison_scan::Found,
+        vm_registry::{VmRegistry, identity_event, scan::Look},
+        vmm_log::VmmWatcher,
+        vmm_places::VmmPlaces,
+    },
 };
 
 /// See the module.
@@ -71,7 +74,7 @@ struct Live {
 
 impl Pipeline {
     /// Of this machine's events.
-    pub fn live(session: Session, outputs: Outputs, read_guest_code: bool, vmms: VmmSources) -> Self {
+    pub fn live(session: Session, outputs: Outputs, read_guest_code: bool, vmms: VmmPlaces) -> Self {
         let live = Live {
             registry: VmRegistry::new("/proc"),
             code: read_guest_code.then(CodeReader::default),

@@ -3,14 +3,12 @@
 use std::path::Path;
 
 use super::Pipeline;
-use crate::{
-    host::machine::{boot_id, clock_pair},
-    outputs::store::{StoreError, Stored},
-};
+use crate::outputs::store::{StoreError, Stored};
 use poisontrace_model::{
     correlate::resume::{State, TotalsContinuity},
     event::{Event, EventKind},
 };
+use poisontrace_sources::host::machine::{boot_id, clock_pair};
 
 impl Pipeline {
     /// Takes over the incidents that a daemon before left open in the store in `dir`.

@@ -14,11 +14,6 @@ use std::{collections::HashSet, time::Duration};
 use prometheus::{IntGauge, Opts, Registry, TextEncoder};
 
 use super::{hook::Ended, store::Health};
-use crate::host::{
-    kernel_counters::{KernelCounters, NODE_COUNTERS},
-    process_usage::Usage,
-    program_cost::ProgramCost,
-};
 use families::{Families, OTHER_TABLES, PAGE_TYPES, RESULTS, RING};
 use incidents::Incidents;
 use origins::Origins;
@@ -29,6 +24,11 @@ use poisontrace_model::{
     host::ClockPair,
     incident::model::OriginKind,
     text::sanitise,
+};
+use poisontrace_sources::host::{
+    kernel_counters::{KernelCounters, NODE_COUNTERS},
+    process_usage::Usage,
+    program_cost::ProgramCost,
 };
 use reconciler::Reconciler;
 use vms::Vms;

@@ -6,7 +6,6 @@ use std::{
 };
 
 use super::*;
-use crate::host::kernel_counters::KernelCounters;
 use poisontrace_model::{
     correlate::Correlator,
     event::{
@@ -18,6 +17,7 @@ use poisontrace_model::{
     incident::model::{Cause, Outcome},
 };
 use poisontrace_recording::Reader;
+use poisontrace_sources::host::kernel_counters::KernelCounters;
 
 const DOCUMENT: &str = include_str!("../../../docs/metrics.md");
 

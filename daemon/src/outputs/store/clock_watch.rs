@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::host::machine;
+use poisontrace_sources::host::machine;
 
 /// How long the clock must not jump.
 pub const CONFIRMED_AFTER: Duration = Duration::from_secs(7 * 86_400);

@@ -10,7 +10,8 @@ use super::{
     FILE, StoreError,
     schema::{self, PROCESS},
 };
-use crate::{config, host::machine};
+use crate::config;
+use poisontrace_sources::host::machine;
 
 /// How long, and how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,9 +15,10 @@ use super::{
     queue::{EventRow, Queue, Row, Verdict},
     retention, sample,
 };
-use crate::{fair::Class, host::machine, service::privileges};
+use crate::{fair::Class, service::privileges};
 use poisontrace_model::{event::Event, host::Host};
 use poisontrace_report::document::Incident;
+use poisontrace_sources::host::machine;
 
 /// First and longest wait before a store that could not be written to is tried again.
 const RETRY: Duration = Duration::from_secs(1);

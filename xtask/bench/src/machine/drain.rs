@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use poisontrace::probes::{load::Loaded, source::Source};
 use poisontrace_kernel_facts::facts::Facts;
 use poisontrace_model::event::{EventKind, decode::Decoder};
+use poisontrace_sources::probes::{load::Loaded, source::Source};
 use serde::Serialize;
 
 use super::synthetic_exits::{POISON, Played, Poison};

@@ -14,8 +14,8 @@ use anyhow::{Context, Result, anyhow};
 use aya::Btf;
 use aya::programs::Program;
 use aya::sys::{Stats, enable_stats};
-use poisontrace::probes::binding;
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
+use poisontrace_sources::probes::binding;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aya::programs::Program;
-use poisontrace::probes::load::Loaded;
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
+use poisontrace_sources::probes::load::Loaded;
 
 /// Where `raw_syscalls:sys_enter` has its number and its arguments.
 const NUMBER: u32 = 8;

@@ -28,7 +28,7 @@ use tokio::{
 
 use self::place::Place;
 use super::qmp;
-use crate::{config::VmmSources, host::machine};
+use crate::{host::machine, inputs::vmm_places::VmmPlaces};
 use poisontrace_import::text::{Item, Scanner};
 use poisontrace_model::{
     correlate::report::Update,
@@ -61,7 +61,7 @@ const BEFORE_NS: i64 = 2_000_000_000;
 
 /// See the module.
 pub struct VmmWatcher {
-    sources: VmmSources,
+    places: VmmPlaces,
     /// Those that have ended stay for a while: the last that is heard of a VM is news of its incident, too.
     followed: BTreeMap<u32, Arc<Deadlines>>,
     sender: Sender<Event>,
@@ -115,10 +115,10 @@ impl Deadlines {
 }
 
 impl VmmWatcher {
-    pub fn new(sources: VmmSources) -> Self {
+    pub fn new(places: VmmPlaces) -> Self {
         let (sender, receiver) = channel(WAITING);
         Self {
-            sources,
+            places,
             followed: BTreeMap::new(),
             sender,
             receiver,
@@ -134,7 +134,7 @@ impl VmmWatcher {
         // Another VM, where its number has come again.
         let again = known.is_some_and(|deadlines| deadlines.over() && !update.closed);
         if known.is_none() || again {
-            let (log, qmp) = (self.sources.log.of(vm), self.sources.qmp.of(vm));
+            let (log, qmp) = (self.places.log.of(vm), self.places.qmp.of(vm));
             if log.is_none() && qmp.is_none() {
                 return;
             }

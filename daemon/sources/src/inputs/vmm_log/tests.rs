@@ -58,7 +58,7 @@ fn incident() -> (Correlator, Update) {
 
 fn watcher(dir: &Path) -> VmmWatcher {
     let place = |end: &str| format!("{}/{{name}}{end}", dir.display()).parse().unwrap();
-    VmmWatcher::new(VmmSources {
+    VmmWatcher::new(VmmPlaces {
         log: place(".log"),
         qmp: place(".qmp"),
     })
@@ -197,7 +197,7 @@ fn qmp_is_only_listened_to() {
 #[test]
 fn a_vm_without_an_incident_or_a_place_is_not_followed() {
     let (_, update) = incident();
-    let mut watcher = VmmWatcher::new(VmmSources {
+    let mut watcher = VmmWatcher::new(VmmPlaces {
         log: Default::default(),
         qmp: Default::default(),
     });

@@ -2,7 +2,9 @@
 
 pub mod forecast;
 pub mod guest_code;
+pub mod path_template;
 pub mod poison_scan;
 pub mod qmp;
 pub mod vm_registry;
 pub mod vmm_log;
+pub mod vmm_places;
