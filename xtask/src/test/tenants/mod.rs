@@ -32,14 +32,18 @@ const TARGETS: [&str; 6] = [
     "store_faults",
     "kill",
 ];
-const UNITS: [&str; 7] = [
-    "fair::",
-    "outputs::",
-    "http::",
-    "inputs::qmp",
-    "inputs::vmm_log",
-    "inputs::vm_registry",
-    "config::template",
+const UNITS: [(&str, &[&str]); 3] = [
+    ("poisontrace", &["fair::", "outputs::"]),
+    ("poisontrace-http", &[]),
+    (
+        "poisontrace-sources",
+        &[
+            "inputs::qmp",
+            "inputs::vmm_log",
+            "inputs::vm_registry",
+            "inputs::path_template",
+        ],
+    ),
 ];
 
 pub fn run(paths: &Paths, options: &Test, tally: &mut Tally, progress: &Progress) {
@@ -153,9 +157,10 @@ fn attacks(paths: &Paths, minutes: Option<u32>, progress: &Progress) -> Result<(
         )
     });
     test(paths, progress, &whole, seconds.as_slice())?;
-    let mut units = vec!["--package", "poisontrace", "--lib", "--"];
-    units.extend(UNITS);
-    test(paths, progress, &units, &[])
+    UNITS.into_iter().try_for_each(|(package, modules)| {
+        let units = [&["--package", package, "--lib", "--"], modules].concat();
+        test(paths, progress, &units, &[])
+    })
 }
 
 fn files(paths: &Paths, progress: &Progress) -> Result<()> {
