@@ -16,7 +16,7 @@ use xtask_support::stamp::{self, Stamp};
 use xtask_support::unpacked;
 
 const NAME: &str = "packages";
-const IN_BOTH: [&str; 14] = [
+const IN_BOTH: [&str; 16] = [
     "/usr/bin/poisontrace",
     "/usr/lib/systemd/system/poisontrace.service",
     "/etc/poisontrace/poisontrace.toml",
@@ -31,6 +31,8 @@ const IN_BOTH: [&str; 14] = [
     "/usr/share/doc/poisontrace/docs/operating.md",
     "/usr/share/doc/poisontrace/docs/metrics.md",
     "/usr/share/doc/poisontrace/docs/threat-model.md",
+    "/usr/share/doc/poisontrace/packaging/rsyslog/lost-guests.jq",
+    "/usr/share/doc/poisontrace/packaging/rsyslog/poisontrace-host.conf",
 ];
 const DEB: [&str; 4] = [
     "/usr/share/zsh/vendor-completions/_poisontrace",

@@ -1,11 +1,13 @@
-//! Incidents of several hosts in one store, by rsyslog with the configuration of daemon/packaging/rsyslog, and the query that
-//! answers which hosts lost guests. Each host has a journal of systemd's and an rsyslog of its own, in namespaces.
+//! Incidents of several hosts in one store, by rsyslog over TLS with the configuration of daemon/packaging/rsyslog, and the query
+//! that answers which hosts lost guests. Each host has a journal of systemd's and an rsyslog of its own, in namespaces.
 
 use std::fs;
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::prometheus::{self, Running};
@@ -18,8 +20,9 @@ use xtask_support::progress::Progress;
 const NAME: &str = "shipping";
 const STEPS: &str = include_str!("shipping.sh");
 /// rsyslog and jq, and the libraries that a Debian does not have without them.
-const PACKAGES: [&str; 7] = [
+const PACKAGES: [&str; 8] = [
     "rsyslog",
+    "rsyslog-gnutls",
     "libestr0",
     "libfastjson4",
     "liblognorm5",
@@ -32,27 +35,37 @@ struct Host {
     recording: &'static str,
     /// Outcome and cause of the guest that it lost.
     lost: Option<(&'static str, &'static str)>,
+    /// The lab has no DIMMs: EDAC's report of one is added to the recording, for the page at this physical address.
+    dimm: Option<&'static str>,
 }
+
+const DIMM: &str = "CPU_SrcID#0_MC#1_Chan#0_DIMM#1";
 
 const HOSTS: [Host; 3] = [
     Host {
         name: "host-a",
         recording: "panic-amd-6.12",
         lost: Some(("guest_panicked", "mce_overflow")),
+        dimm: Some("0x109d3000"),
     },
     Host {
         name: "host-b",
         recording: "storm-intel-6.12",
         lost: Some(("vmm_exited", "clflush")),
+        dimm: None,
     },
     Host {
         name: "host-c",
         recording: "survive-amd-6.12",
         lost: None,
+        dimm: None,
     },
 ];
 const EXAMPLE: &str = "daemon/packaging/rsyslog";
 const QUERY: &str = "lost-guests.jq";
+/// In the certificates; the example's own.
+const COLLECTOR: &str = "collector.example.net";
+const HOSTS_DOMAIN: &str = "hosts.example.net";
 const JOURNALD: &str = "/usr/lib/systemd/systemd-journald";
 
 pub fn run(paths: &Paths, daemon: &Path, tally: &mut Tally, progress: &Progress) -> Result<()> {
@@ -70,6 +83,7 @@ pub fn run(paths: &Paths, daemon: &Path, tally: &mut Tally, progress: &Progress)
         libraries: &libraries,
         folder: tempfile::tempdir()?,
     };
+    shipping.authority()?;
     let shipped = shipping.ship();
     progress.aside(|| {
         tally.check(NAME, "every_state_of_each_incident_arrives_whole", shipped);
@@ -92,21 +106,83 @@ impl Shipping<'_> {
         self.folder.path().join("incidents.jsonl")
     }
 
-    /// A file of the example, with the collector's name, port and folder replaced.
-    fn configuration(&self, name: &str, port: u16) -> Result<PathBuf> {
-        let text = fs::read_to_string(self.paths.root.join(EXAMPLE).join(name))?;
+    /// The fleet's certificate authority, in the folder.
+    fn authority(&self) -> Result<()> {
+        let mut openssl = self.openssl("ca", "poisontrace test");
+        openssl.args(["-addext", "basicConstraints=critical,CA:TRUE"]);
+        command::output(&mut openssl).map(drop)
+    }
+
+    /// A certificate for `name`, signed by the authority: its folder, as the example has it in /etc/poisontrace/fleet.
+    fn certificate(&self, name: &str) -> Result<PathBuf> {
+        let (authority, folder) = (self.folder.path().join("ca"), self.folder.path().join(name));
+        let mut openssl = self.openssl(name, name);
+        openssl
+            .args(["-addext", &format!("subjectAltName=DNS:{name}"), "-CA"])
+            .arg(authority.join("cert.pem"))
+            .arg("-CAkey")
+            .arg(authority.join("key.pem"));
+        command::output(&mut openssl)?;
+        fs::copy(authority.join("cert.pem"), folder.join("ca.pem"))?;
+        Ok(folder)
+    }
+
+    /// Makes `cert.pem` and `key.pem` in a folder of that name.
+    fn openssl(&self, folder: &str, name: &str) -> std::process::Command {
+        let folder = self.folder.path().join(folder);
+        // openssl names a folder that is missing.
+        _ = fs::create_dir(&folder);
+        let mut openssl = command::clean("openssl");
+        openssl
+            .args(["req", "-x509", "-nodes", "-days", "2", "-newkey", "ec"])
+            .args(["-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj"])
+            .arg(format!("/CN={name}"))
+            .arg("-out")
+            .arg(folder.join("cert.pem"))
+            .arg("-keyout")
+            .arg(folder.join("key.pem"));
+        openssl
+    }
+
+    /// The host's recording.
+    fn recording(&self, host: &Host) -> Result<PathBuf> {
+        let kept = format!("daemon/tests/recordings/{}.ptrace", host.recording);
+        let kept = self.paths.root.join(kept);
+        let Some(address) = host.dimm else { return Ok(kept) };
+        let text = fs::read_to_string(kept)?;
+        let mut lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let failure = lines
+            .iter()
+            .position(|line| line["event"] == "failure_begin")
+            .context("no memory failure")?;
+        let (t, last) = (lines[failure]["t"].clone(), lines.len() - 1);
+        let events = &mut lines[last]["end"]["events"];
+        *events = (events.as_u64().context("no closing line")? + 1).into();
+        let report =
+            json!({"t": t, "tid": 0, "pid": 0, "event": "edac_error", "addr": address, "label": DIMM});
+        lines.insert(failure, report);
+        let path = self.folder.path().join(format!("{}.ptrace", host.name));
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    /// A file of the example for the machine `name`, with the collector's address, port and folders replaced.
+    fn configuration(&self, file: &str, name: &str, port: u16) -> Result<PathBuf> {
+        let text = fs::read_to_string(self.paths.root.join(EXAMPLE).join(file))?;
+        let certificate = self.certificate(name)?;
         let folder = self.folder.path().display();
         let here = text
-            .replace("collector.example.net", "127.0.0.1")
+            .replace(&format!("target=\"{COLLECTOR}\""), "target=\"127.0.0.1\"")
+            .replace("/etc/poisontrace/fleet", &certificate.display().to_string())
             .replace("\"10514\"", &format!("\"{port}\""))
             .replace("/var/lib/poisontrace-fleet", &folder.to_string());
-        ensure!(here.contains(&port.to_string()), "{name} has another port");
-        let path = self.folder.path().join(name);
+        ensure!(here.contains(&port.to_string()), "{file} has another port");
+        let path = certificate.join(file);
         // As Debian's rsyslog.conf begins; on a host /run is its own.
-        let work = if name.contains("host") {
-            "/run".to_owned()
-        } else {
-            folder.to_string()
+        let work = match name {
+            COLLECTOR => folder.to_string(),
+            _ => "/run".to_owned(),
         };
         fs::write(&path, format!("$WorkDirectory {work}\n{here}"))?;
         Ok(path)
@@ -125,25 +201,24 @@ impl Shipping<'_> {
             .arg("-M")
             .arg(&modules)
             .arg("-f")
-            .arg(self.configuration("poisontrace-collector.conf", port)?)
+            .arg(self.configuration("poisontrace-collector.conf", COLLECTOR, port)?)
             .arg("-i")
             .arg(self.folder.path().join("pid"));
         let log = self.folder.path().join("collector.log");
         let mut collector = Running::start(&mut collector, &log)?;
-        let configuration = self.configuration("poisontrace-host.conf", port)?;
         let mut journals = 0;
-        for Host {
-            name: host,
-            recording,
-            ..
-        } in HOSTS
-        {
-            let recording = format!("daemon/tests/recordings/{recording}.ptrace");
+        for host in &HOSTS {
+            let name = format!("{}.{HOSTS_DOMAIN}", host.name);
+            let (configuration, recording) = (
+                self.configuration("poisontrace-host.conf", &name, port)?,
+                self.recording(host)?,
+            );
+            let host = host.name;
             let mut steps = command::clean("unshare");
             steps
                 .args(["--mount", "--uts", "--propagation", "private", "sh", "-c", STEPS])
                 .env("HOST", host)
-                .env("RECORDING", self.paths.root.join(recording))
+                .env("RECORDING", recording)
                 .env("DAEMON", self.daemon)
                 .env("JOURNALD", JOURNALD)
                 .env("RSYSLOGD", &rsyslogd)
@@ -159,6 +234,12 @@ impl Shipping<'_> {
             ensure!(states > 0, "the journal of {host} has no incident");
             journals += states;
         }
+        // Refused: in the clear, and by a name that is none of the hosts'.
+        let mut stranger = TcpStream::connect(("127.0.0.1", port))?;
+        let line = "{\"host\":\"stranger\",\"incident\":{\"id\":\"1\"}}";
+        // A connection that is reset meanwhile is what is wanted.
+        _ = write!(stranger, "{} {line}", line.len());
+        self.by_another_name(port, line)?;
         collector
             .lives()
             .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
@@ -178,6 +259,33 @@ impl Shipping<'_> {
         Ok(())
     }
 
+    /// Sends a line with a certificate of the authority that names no host.
+    fn by_another_name(&self, port: u16, line: &str) -> Result<()> {
+        let folder = self.certificate("guest.example.net")?;
+        let mut openssl = command::clean("openssl");
+        openssl
+            .args([
+                "s_client",
+                "-quiet",
+                "-no_ign_eof",
+                "-connect",
+                &format!("127.0.0.1:{port}"),
+            ])
+            .arg("-cert")
+            .arg(folder.join("cert.pem"))
+            .arg("-key")
+            .arg(folder.join("key.pem"))
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
+        let mut client = openssl.spawn().context("cannot start openssl")?;
+        if let Some(mut input) = client.stdin.take() {
+            _ = write!(input, "{} {line}", line.len());
+        }
+        client.wait()?;
+        Ok(())
+    }
+
     fn query(&self) -> Result<()> {
         let mut jq = command::clean(self.programs.join("usr/bin/jq"));
         // The recordings are older than a month.
@@ -190,11 +298,21 @@ impl Shipping<'_> {
         let found: Vec<Vec<&str>> = answer.lines().map(|line| line.split('\t').collect()).collect();
         let expected: Vec<_> = HOSTS
             .iter()
-            .filter_map(|host| host.lost.map(|(outcome, cause)| (host.name, outcome, cause)))
+            .filter_map(|host| {
+                host.lost
+                    .map(|(outcome, cause)| (host.name, outcome, cause, host.dimm.is_some()))
+            })
             .collect();
         let found: Vec<_> = found
             .iter()
-            .filter_map(|line| Some((*line.first()?, *line.get(3)?, *line.get(4)?)))
+            .filter_map(|line| {
+                Some((
+                    *line.first()?,
+                    *line.get(3)?,
+                    *line.get(4)?,
+                    *line.get(6)? == DIMM,
+                ))
+            })
             .collect();
         ensure!(found == expected, "{found:?} in place of {expected:?}");
         Ok(())

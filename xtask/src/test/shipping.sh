@@ -20,6 +20,13 @@ sleep 2
 
 printf '[log]\nformat = "journald"\n' > /run/poisontrace.toml
 "$DAEMON" replay --config /run/poisontrace.toml --speed max --web.listen-address '' --from "$RECORDING"
+# The journal writes what it was handed before this signal.
+rm -f /run/systemd/journal/synced
+kill -s RTMIN+1 "$journald"
+for _ in $(seq 100); do
+    [ -e /run/systemd/journal/synced ] && break
+    sleep 0.1
+done
 states=$(journalctl -D /run/log/journal -o cat --output-fields=POISONTRACE_STATE -q | grep -c . || true)
 for _ in $(seq 100); do
     [ "$(grep -c "^{\"host\":\"$HOST\"," "$STORE" 2>/dev/null || true)" = "$states" ] && break
