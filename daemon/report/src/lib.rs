@@ -23,6 +23,7 @@ mod plots;
 pub mod probes;
 pub mod refusals;
 mod render;
+pub mod screen;
 mod summary;
 mod text;
 mod timeline;

@@ -94,7 +94,7 @@ const FOREIGN: [(&str, &str); 23] = [
 /// Parts that hand what there is to report to the report crate; what they word themselves are errors and log messages.
 const NO_ANSWERS: [&str; 2] = ["daemon/src/cli", "daemon/src/engine"];
 /// Of these, files with errors that are no [`is_message`] by their shape, or with lines about the program itself.
-const STATUS: [(&str, &str); 14] = [
+const STATUS: [(&str, &str); 13] = [
     ("daemon/src/cli/config.rs", "which configuration is read"),
     ("daemon/src/cli/explain.rs", "errors about the files"),
     (
@@ -106,7 +106,6 @@ const STATUS: [(&str, &str); 14] = [
     ("daemon/src/cli/renamed.rs", "errors about the arguments"),
     ("daemon/src/cli/watch/scrape.rs", "errors about the daemon"),
     ("daemon/src/cli/watch/state.rs", "errors about the daemon"),
-    ("daemon/src/cli/watch/view.rs", "labels of the screen's parts"),
     ("daemon/src/engine/attach.rs", "a line for the service manager"),
     ("daemon/src/engine/event_loop.rs", "a line for the health check"),
     ("daemon/src/engine/kvm_module.rs", "that the daemon waits for KVM"),

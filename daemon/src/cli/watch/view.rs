@@ -10,7 +10,11 @@ use ratatui::{
 
 use super::{scrape::Metrics, state::State};
 use poisontrace_model::incident::model::Outcome;
-use poisontrace_report::{document::Incident, forecast::counted};
+use poisontrace_report::{
+    document::Incident,
+    forecast::counted,
+    screen::{self, Count, Title},
+};
 
 /// A screen of fewer lines has no room for the forecast.
 const WITH_FORECAST: u16 = 28;
@@ -36,10 +40,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &State) {
     incidents(frame, list, state);
     selected(frame, answer, state);
     health(frame, probes, state);
-    frame.render_widget(
-        Paragraph::new(" q quit   ↑ ↓ choose an incident").style(dim()),
-        keys,
-    );
+    frame.render_widget(Paragraph::new(format!(" {}", screen::KEYS)).style(dim()), keys);
 }
 
 /// NO_COLOR is respected: weight is left to mark things.
@@ -59,18 +60,18 @@ fn bold(style: Style) -> Style {
     style.add_modifier(Modifier::BOLD)
 }
 
-fn block(title: &str) -> Block<'_> {
-    Block::bordered().title(title).border_style(dim())
+fn block(title: Title<'_>) -> Block<'static> {
+    Block::bordered().title(format!(" {title} ")).border_style(dim())
 }
 
-/// A number that is bad news above 0.
-fn alarming(name: &str, value: Option<f64>) -> Vec<Span<'_>> {
+/// A number with its label; `bad`: it is bad news above 0.
+fn count(count: Count, value: Option<f64>, bad: bool) -> [Span<'static>; 3] {
     let style = match value {
-        Some(value) if value > 0.0 => bold(colour(Color::Red)),
+        Some(value) if bad && value > 0.0 => bold(colour(Color::Red)),
         _ => Style::new(),
     };
-    vec![
-        Span::raw(format!(" {name} ")),
+    [
+        Span::raw(format!(" {} ", count.label())),
         Span::styled(number(value), style),
         Span::raw("  "),
     ]
@@ -86,35 +87,32 @@ fn numbers(frame: &mut Frame<'_>, area: Rect, state: &State) {
         Err(why) => Line::from(Span::styled(format!(" {why}"), colour(Color::Yellow))),
         Ok(metrics) => {
             let get = |name: &str| metrics.sum(&format!("poisontrace_{name}"));
-            let mut spans = vec![Span::raw(format!(" VMs {}  ", number(get("vms"))))];
-            spans.extend(alarming("at risk", get("guests_at_risk")));
-            spans.push(Span::raw(format!(" open {}  ", number(get("incidents_open")))));
-            spans.push(Span::raw(format!(
-                " poisoned pages {}  ",
-                number(get("poisoned_pages"))
-            )));
-            spans.extend(alarming("events lost", get("events_lost_total")));
-            spans.extend(alarming("missed", get("memory_failures_missed_total")));
+            let mut spans: Vec<Span<'_>> = [
+                count(Count::Vms, get("vms"), false),
+                count(Count::AtRisk, get("guests_at_risk"), true),
+                count(Count::Open, get("incidents_open"), false),
+                count(Count::PoisonedPages, get("poisoned_pages"), false),
+                count(Count::EventsLost, get("events_lost_total"), true),
+                count(Count::Missed, get("memory_failures_missed_total"), true),
+            ]
+            .concat();
             if get("store_up") == Some(0.0) {
                 spans.push(Span::styled(
-                    " the store cannot be written to",
+                    format!(" {}", screen::STORE_DOWN),
                     bold(colour(Color::Red)),
                 ));
             }
             Line::from(spans)
         }
     };
-    frame.render_widget(Paragraph::new(line).block(block(" poisontrace ")), area);
+    frame.render_widget(Paragraph::new(line).block(block(Title::Host)), area);
 }
 
 /// What an error would do to the VMs, before it happens.
 fn forecast(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let counts = state.metrics.as_ref().ok().and_then(Metrics::forecast);
     let lines = match &counts {
-        None => vec![Line::styled(
-            " not made yet; `poisontrace forecast` makes one now",
-            dim(),
-        )],
+        None => vec![Line::styled(format!(" {}", screen::NO_FORECAST), dim())],
         Some(counts) => {
             let style = match counts.lost {
                 0 => Style::new(),
@@ -130,19 +128,18 @@ fn forecast(frame: &mut Frame<'_>, area: Rect, state: &State) {
             ]
         }
     };
-    let lines = Paragraph::new(lines).block(block(" if memory fails now "));
+    let lines = Paragraph::new(lines).block(block(Title::Forecast));
     frame.render_widget(lines, area);
 }
 
 fn rates(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let last = state.rates.last().copied();
-    let title = format!(" poison exits/s: {} ", number(last.map(|rate| rate as f64)));
     let room = usize::from(area.width.saturating_sub(2));
     let newest = &state.rates[state.rates.len().saturating_sub(room)..];
     let line = Sparkline::default()
         .data(newest)
         .style(colour(Color::Red))
-        .block(block(&title));
+        .block(block(Title::Rate(last)));
     frame.render_widget(line, area);
 }
 
@@ -151,11 +148,14 @@ fn incidents(frame: &mut Frame<'_>, area: Rect, state: &State) {
         Ok(incidents) => incidents,
         Err(why) => {
             let why = Paragraph::new(why.as_str()).wrap(Wrap { trim: true });
-            return frame.render_widget(why.style(colour(Color::Yellow)).block(block(" incidents ")), area);
+            return frame.render_widget(
+                why.style(colour(Color::Yellow)).block(block(Title::Incidents)),
+                area,
+            );
         }
     };
     if incidents.is_empty() {
-        let none = Paragraph::new(" none has been recorded").block(block(" incidents "));
+        let none = Paragraph::new(format!(" {}", screen::NO_INCIDENTS)).block(block(Title::Incidents));
         return frame.render_widget(none, area);
     }
     let rows = incidents.iter().map(|incident| {
@@ -176,9 +176,9 @@ fn incidents(frame: &mut Frame<'_>, area: Rect, state: &State) {
         Constraint::Length(9),
     ];
     let table = Table::new(rows, widths)
-        .header(Row::new(["began (UTC)", "VM", "outcome", "cause", "exits"]).style(dim()))
+        .header(Row::new(screen::COLUMNS).style(dim()))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
-        .block(block(" incidents, the newest first "));
+        .block(block(Title::NewestFirst));
     let mut at = TableState::default().with_selected(state.selected());
     frame.render_stateful_widget(table, area, &mut at);
 }
@@ -217,26 +217,21 @@ fn selected(frame: &mut Frame<'_>, area: Rect, state: &State) {
                 .map(|step| Line::raw(format!("- {step}"))),
         );
     }
-    let title = match incident {
-        Some(incident) => format!(" poisontrace explain {} ", incident.id),
-        None => " answer ".to_owned(),
-    };
+    let title = incident.map_or(Title::Answer, |incident| Title::Of(&incident.id));
     let answer = Paragraph::new(lines)
         .wrap(Wrap { trim: true })
-        .block(block(&title));
+        .block(block(title));
     frame.render_widget(answer, area);
 }
 
 fn health(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let lines = match &state.metrics {
         Ok(metrics) => probes(metrics),
-        Err(_) => vec![Line::raw(
-            " not known; `poisontrace check` shows what this kernel offers",
-        )],
+        Err(_) => vec![Line::raw(format!(" {}", screen::NO_PROBES))],
     };
     let probes = Paragraph::new(lines)
         .wrap(Wrap { trim: false })
-        .block(block(" probes "));
+        .block(block(Title::Probes));
     frame.render_widget(probes, area);
 }
 
@@ -247,16 +242,10 @@ fn probes(metrics: &Metrics) -> Vec<Line<'static>> {
         .filter(|(_, on)| *on == 0.0)
         .map(|(name, _)| *name)
         .collect();
-    let mut line = vec![Span::raw(format!(
-        " {} of {} attached",
-        all.len() - absent.len(),
-        all.len()
-    ))];
+    let attached = screen::attached(all.len() - absent.len(), all.len());
+    let mut line = vec![Span::raw(format!(" {attached}"))];
     if !absent.is_empty() {
-        line.push(Span::styled(
-            format!("; unavailable: {}", absent.join(", ")),
-            colour(Color::Yellow),
-        ));
+        line.push(Span::styled(screen::unavailable(&absent), colour(Color::Yellow)));
     }
     vec![Line::from(line)]
 }
