@@ -1,7 +1,7 @@
 //! From trace records to events: the exit, the fault, the signal and the return that belong together fired on
 //! one thread, between `kvm_exit` and the next `kvm_entry`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     fields::{hex, hex_of, number_of, signed_of, value},
@@ -49,6 +49,8 @@ pub struct Assembler {
     pub loose: Vec<(u64, LogStatement)>,
     /// Threads with signals that wait.
     pub(super) waiting: BTreeSet<u32>,
+    /// Threads of VMMs that were signalled for poison, and their processes.
+    pub(super) signalled: BTreeMap<u32, u32>,
     /// Latest time.
     pub(super) now: u64,
     /// The clock of the trace counts something, and not seconds.
@@ -473,7 +475,7 @@ impl Assembler {
         self.saw("sched_process_exit");
         let tid = number_of(r.fields, b"pid").unwrap_or(r.tid);
         if !self.threads.get(&tid).is_some_and(|thread| thread.kvm) {
-            return;
+            return self.signalled_ended(r.t, tid);
         }
         self.say_exit(tid, None);
         let pid = self.pid(tid);

@@ -100,6 +100,11 @@ impl Groups {
         (!is_vcpu(comm) && comm != b"<...>").then_some(comm.as_slice())
     }
 
+    /// Whether vCPUs of this process were seen.
+    pub fn is_known(&self, pid: u32) -> bool {
+        self.groups.contains_key(&pid)
+    }
+
     /// A thread ended. The VM's pid where it was the last that ran its guest.
     pub fn ended(&mut self, tid: u32, pid: u32) -> Option<u32> {
         let group = self.groups.get_mut(&pid)?;

@@ -6,7 +6,7 @@ use super::{
     fields::{hex, hex_of, number_of, signed_of, value},
     groups::is_vcpu,
     record::Record,
-    thread::Signal,
+    thread::{Failure, Signal},
 };
 use crate::text::program;
 use poisontrace_model::{
@@ -17,7 +17,10 @@ use poisontrace_model::{
 
 /// A SIGBUS that waits longer for its memory_failure_event becomes an event without it.
 const SIGNAL_WAITS_NS: u64 = 2_000_000_000;
+/// A signal that comes behind the event of its page comes at once.
+const FAILED_BEFORE_NS: u64 = 100_000_000;
 const MAX_WAITING: usize = 64;
+const MAX_SIGNALLED: usize = 4096;
 const MAX_LOOSE: usize = 4096;
 const SIGBUS: u32 = 7;
 /// Wait status.
@@ -87,11 +90,23 @@ impl Assembler {
         if number_of(r.fields, b"sig") != Some(SIGBUS) || hex_of(r.fields, b"sa_handler") != Some(0) {
             return;
         }
-        let Some(thread) = self.threads.get(&r.tid).filter(|thread| thread.kvm) else {
-            return;
-        };
         let code = signed_of(r.fields, b"code");
         let poison = matches!(code, Some(4 | 5));
+        if poison {
+            self.say_signals_to(r.tid);
+        }
+        let kvm = self.threads.get(&r.tid).filter(|thread| thread.kvm);
+        let Some(thread) = kvm else {
+            // A trace of signals alone: whose death it is shows whom the kernel signalled.
+            let pid = [Some(r.tid), r.tgid]
+                .into_iter()
+                .flatten()
+                .find_map(|id| self.signalled.remove(&id));
+            if let Some(pid) = pid.filter(|_| poison) {
+                self.say(r.t, r.tid, pid, None, killed(r.comm));
+            }
+            return;
+        };
         let since = thread
             .exit
             .as_ref()
@@ -104,12 +119,30 @@ impl Assembler {
             return;
         }
         self.say_exit(r.tid, None);
-        let what = EventKind::TaskExit {
-            exit_code: KILLED_BY_SIGBUS,
-            live: Some(0),
-            comm: from_c(r.comm),
+        self.say_on(r.t, r.tid, killed(r.comm));
+    }
+
+    /// States the signals that wait and were sent to this thread.
+    fn say_signals_to(&mut self, target: u32) {
+        let to = |tid: &u32| {
+            let signals = self.threads.get(tid).map(|thread| &thread.signals);
+            signals.is_some_and(|signals| signals.iter().any(|signal| signal.target == target))
         };
-        self.say_on(r.t, r.tid, what);
+        let of: Vec<u32> = self.waiting.iter().copied().filter(to).collect();
+        for tid in of {
+            self.waiting.remove(&tid);
+            self.say_signals(tid, None);
+        }
+    }
+
+    /// A process ended of which the trace shows nothing but a SIGBUS for poison.
+    pub(super) fn signalled_ended(&mut self, t: u64, tid: u32) {
+        self.say_signals_to(tid);
+        let signalled = self.signalled.remove(&tid).filter(|pid| *pid == tid);
+        // Where its vCPUs are in the trace, they show its end.
+        if let Some(pid) = signalled.filter(|pid| !self.groups.is_known(*pid)) {
+            self.say(t, tid, pid, None, EventKind::VmmGone);
+        }
     }
 
     /// States the signals of a `memory_failure()` on this thread.
@@ -117,7 +150,14 @@ impl Assembler {
         let Some(thread) = self.threads.get_mut(&tid) else {
             return;
         };
-        for signal in std::mem::take(&mut thread.signals) {
+        let signals = std::mem::take(&mut thread.signals);
+        let failed = thread.failed.take().filter(|_| pfn.is_none());
+        let failed = failed.filter(|(t, _)| {
+            let near = |signal: &Signal| signal.t >= *t && signal.t - t < FAILED_BEFORE_NS;
+            !signals.is_empty() && signals.iter().all(near)
+        });
+        let pfn = pfn.or(failed.as_ref().map(|(_, failed)| failed.pfn));
+        for signal in signals {
             let known = self.threads.get(&signal.target);
             let vcpu_thread = known.is_some_and(|thread| thread.kvm);
             let injected = known.and_then(|thread| thread.tgid);
@@ -132,7 +172,8 @@ impl Assembler {
             };
             // Of a vCPU's thread that is known the process has been introduced.
             let named = !is_vcpu(&signal.comm);
-            if of_vmm && (named || !self.threads.contains_key(&signal.target)) {
+            let introduced = vcpu_thread || injected.is_none() && self.threads.contains_key(&signal.target);
+            if of_vmm && (named || !introduced) {
                 let vmm = Vmm {
                     is_vmm: Some(true),
                     vmm: named.then_some(name),
@@ -153,7 +194,17 @@ impl Assembler {
                 gpa: None,
                 pfn: pfn.map(Hex),
             };
+            if (vcpu_thread || of_vmm) && self.signalled.len() < MAX_SIGNALLED {
+                self.signalled.insert(signal.target, pid);
+            }
             self.say(signal.t, tid, tid, None, what);
+        }
+        if let Some((t, failed)) = failed {
+            let of = |(at, statement): &(u64, LogStatement)| {
+                *at == t && matches!(statement, LogStatement::HostAction { pfn, .. } if pfn.0 == failed.pfn)
+            };
+            self.loose.retain(|loose| !of(loose));
+            self.say(t, tid, tid, None, failed.event());
         }
     }
 
@@ -195,12 +246,23 @@ impl Assembler {
             ));
         }
         self.say_signals(r.tid, Some(pfn));
-        let what = EventKind::FailureAction {
-            pfn: Hex(pfn),
+        let failure = Failure {
+            pfn,
             page_type,
             result,
         };
-        self.say(r.t, r.tid, r.tid, None, what);
+        self.say(r.t, r.tid, r.tid, None, failure.event());
+        if !signalled {
+            self.thread(r).failed = Some((r.t, failure));
+        }
+    }
+}
+
+fn killed(comm: &[u8]) -> EventKind {
+    EventKind::TaskExit {
+        exit_code: KILLED_BY_SIGBUS,
+        live: Some(0),
+        comm: from_c(comm),
     }
 }
 

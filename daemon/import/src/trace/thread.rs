@@ -5,7 +5,7 @@ use super::{
     reason::{self, Kind},
 };
 use poisontrace_model::{
-    event::{Access, Isa, PoisonExit, decode::access},
+    event::{Access, EventKind, Isa, PoisonExit, decode::access},
     hex::Hex,
 };
 
@@ -40,6 +40,8 @@ pub struct Thread {
     pub finishing_rip: Option<u64>,
     /// Signals that wait for the `memory_failure_event` that names their page.
     pub signals: Vec<Signal>,
+    /// The page of its latest `memory_failure()` for which no signal was seen, and when it failed.
+    pub failed: Option<(u64, Failure)>,
     /// The thread has entered the guest, and no exit has been seen since.
     pub in_guest: bool,
     gup_begin: Option<u64>,
@@ -51,6 +53,23 @@ pub struct Signal {
     pub required: bool,
     pub target: u32,
     pub comm: Vec<u8>,
+}
+
+/// What a `memory_failure_event` shows.
+pub struct Failure {
+    pub pfn: u64,
+    pub page_type: String,
+    pub result: String,
+}
+
+impl Failure {
+    pub fn event(&self) -> EventKind {
+        EventKind::FailureAction {
+            pfn: Hex(self.pfn),
+            page_type: self.page_type.clone(),
+            result: self.result.clone(),
+        }
+    }
 }
 
 /// One VM exit.
