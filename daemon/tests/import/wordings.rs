@@ -76,7 +76,7 @@ fn the_hosts_kernel_of_each_age() {
         Row {
             source: "mm/memory-failure.c kill_procs(), all: the page could not be unmapped",
             text: "[    7.1] Memory failure: 0xf7eb: forcibly killing qemu-system-x86:221 because of failure to unmap corrupted page\n",
-            verdict: ("vmm_killed", "unknown", "likely"),
+            verdict: ("vmm_killed", "unmap_failed", "certain"),
             holds: &[PAGE, PID],
         },
         Row {
@@ -507,7 +507,7 @@ fn vmms_of_each_age() {
         Row {
             source: "QEMU 8.x to 10.2, accel/kvm/kvm-all.c: guest_memfd",
             text: "error: kvm run failed Memory page has hardware error\nEAX=00000000 EBX=00000000 ECX=00000000 EDX=000806f3\n",
-            verdict: ("running", "guest_memfd", "certain"),
+            verdict: ("unknown", "guest_memfd", "certain"),
             holds: &[],
         },
         Row {

@@ -414,7 +414,9 @@ impl Machine {
 
 /// Whether DMI's text is that of a virtual machine.
 fn is_virtual(dmi: &str) -> bool {
-    const HYPERVISORS: [&str; 31] = [
+    const HYPERVISORS: [&str; 32] = [
+        // QEMU's device tree for ARM and RISC-V (hw/arm/virt.c: "linux,dummy-virt").
+        "dummy-virt",
         "qemu",
         "bochs",
         "kvm",

@@ -4,7 +4,7 @@
 
 use alloc::{string::String, vec::Vec};
 
-use super::{Verdict, weaker};
+use super::{Verdict, vmm, weaker};
 use crate::{
     event::log_statement::{LogStatement, MceReport},
     incident::{
@@ -63,6 +63,10 @@ fn shown(e: &Evidence) -> Option<Verdict> {
     if l.panic.is_some() && (!l.mces.is_empty() || l.panic.as_deref().is_some_and(by_machine_check)) {
         return Some(panic(e));
     }
+    if l.killed {
+        // The kernel states the signal and why it sent it.
+        return verdict(Outcome::VmmKilled, Cause::UnmapFailed, Confidence::Certain);
+    }
     if l.vmm_sigbus && !by_end_alone(e) {
         return verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Certain);
     }
@@ -76,11 +80,9 @@ fn shown(e: &Evidence) -> Option<Verdict> {
         };
         return verdict(Outcome::VmmKilled, cause, Confidence::Likely);
     }
-    if l.killed {
-        return verdict(Outcome::VmmKilled, Cause::Unknown, Confidence::Likely);
-    }
     if l.run_failed {
-        return verdict(Outcome::Running, Cause::GuestMemfd, Confidence::Certain);
+        // QEMU stops the guest (RUN_STATE_INTERNAL_ERROR) and lives; what its owner did then is another matter.
+        return verdict(vmm::outcome(e), Cause::GuestMemfd, Confidence::Certain);
     }
     if let Some(recursive) = l.qmp_reset {
         let cause = if recursive {
@@ -266,6 +268,15 @@ pub fn hints(e: &Evidence, total: &Total) -> Option<Verdict> {
         && end.t.saturating_sub(e.last_poison) < SIGBUS_KILLS_WITHIN_NS
     {
         return verdict(Outcome::VmmExited, Cause::SigbusUnhandled, Confidence::Likely);
+    }
+    // Signalled early, and gone at once: a trace of signals alone does not show why.
+    if gone.is_some_and(|end| end.t.saturating_sub(e.last_poison) < SIGBUS_KILLS_WITHIN_NS)
+        && l.trace
+        && e.ao_signals > 0
+        && total.page.exits == 0
+        && e.delivered == 0
+    {
+        return verdict(Outcome::VmmExited, Cause::Unknown, Confidence::Possible);
     }
     // The guest went on after every exit, and nothing was injected.
     let x = &total.page;
