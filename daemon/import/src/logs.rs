@@ -126,6 +126,8 @@ fn rank(entry: &Attributed<'_>) -> u8 {
     match (&entry.statement, entry.role) {
         (LogStatement::GuestMce(_) | LogStatement::GuestPanic { .. }, _) | (_, Role::GuestKernel) => 3,
         (LogStatement::ProcessEnded { .. }, _) => 4,
+        // KubeVirt's events are a tool's.
+        (LogStatement::QmpShutdown { .. }, _) => 2,
         (_, Role::HostKernel | Role::Tool | Role::Kernel) => 0,
         (_, Role::Qmp) => 2,
         _ => 1,
@@ -168,7 +170,9 @@ fn events(
         });
         *nth += 1;
         let own_clock = placed.is_none().then(|| own_time(&turn.clocks, item.stamp));
-        if let Some(clock) = &own_clock {
+        // A command line has no time, and needs none.
+        let of_identity = matches!(&entry.statement, LogStatement::VmName { .. });
+        if let Some(clock) = own_clock.as_ref().filter(|_| !of_identity) {
             *unplaced.entry(entry.stream.file).or_default() |= !clock.is_empty();
         }
         let boot = item.stamp.boot.map(|t| (number(&turn.clocks.boot), t));

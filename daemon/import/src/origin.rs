@@ -11,12 +11,28 @@ pub struct Origin {
     pub label: Option<Arc<str>>,
     /// What else stands before the line, where nothing shows what it is.
     pub column: Option<Arc<str>>,
+    /// The VM whose records or whose console they are.
+    pub domain: Option<Arc<str>>,
+    /// What of that VM's they are.
+    pub of_domain: OfDomain,
+}
+
+/// What lines of one VM are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OfDomain {
+    /// Records of any kind.
+    #[default]
+    Record,
+    /// Its own console, as a tool shows it.
+    Console,
+    /// Of the pod in which it runs, and which runs no other.
+    Launcher,
 }
 
 impl Origin {
     /// Whether nothing is named.
     pub fn is_empty(&self) -> bool {
-        self.host.is_none() && self.label.is_none() && self.column.is_none()
+        self.host.is_none() && self.label.is_none() && self.column.is_none() && self.domain.is_none()
     }
 
     /// The names of an inner record, with those of the one around it for what it leaves out.
@@ -26,6 +42,11 @@ impl Origin {
             host: self.host.clone().or_else(|| outer.host.clone()),
             label: self.label.clone().or_else(|| outer.label.clone()),
             column: self.column.clone().or_else(|| outer.column.clone()),
+            domain: self.domain.clone().or_else(|| outer.domain.clone()),
+            of_domain: match self.of_domain {
+                OfDomain::Record => outer.of_domain,
+                of => of,
+            },
         }
     }
 }

@@ -69,6 +69,8 @@ fn read_stories() -> Vec<Vec<Vec<u8>>> {
         "field/mixed.json",
         "field/posts.json",
         "field/neighbours.json",
+        "field/tools.json",
+        "field/exports.json",
     ] {
         let strangers: serde_json::Value =
             serde_json::from_slice(&fs::read(tests.join(file)).unwrap()).unwrap();

@@ -15,7 +15,7 @@ use crate::{
 use poisontrace_model::{
     event::{
         NameGuess, Vmm,
-        log_statement::{JoinKey, LogStatement},
+        log_statement::{JoinKey, LogStatement, Role},
     },
     hex::Hex,
     incident::log_evidence,
@@ -56,6 +56,8 @@ pub struct Node {
     units: BTreeSet<String>,
     tags: BTreeSet<String>,
     domains: BTreeSet<String>,
+    /// Names of KubeVirt's VMs without their namespace.
+    vmis: BTreeSet<String>,
     uuids: BTreeSet<String>,
     pub gpas: BTreeSet<u64>,
     pub hvas: BTreeSet<u64>,
@@ -63,6 +65,8 @@ pub struct Node {
     /// Wall clock of its statements.
     wall: Option<Wall>,
     life: Life,
+    /// Times since boot of statements that show no wall clock, by file.
+    since: Option<(usize, i64, i64)>,
     /// Something that is no list of processes names the VM.
     says_its_name: bool,
     /// When lists of processes named it, where they show that.
@@ -177,7 +181,14 @@ impl Node {
             | LogStatement::QmpReset { domain, .. }
             | LogStatement::BugCheck { domain, .. }
             | LogStatement::QmpShutdown { domain, .. }
-            | LogStatement::VmStarted { domain, .. } => self.domains.extend(domain.clone()),
+            | LogStatement::VmStarted { domain, .. } => {
+                // KubeVirt's events name the VM, its records the domain too.
+                match entry.role == Role::Tool && sender.domain.is_none() {
+                    true => self.vmis.extend(domain.clone()),
+                    false if entry.role == Role::Tool => {}
+                    false => self.domains.extend(domain.clone()),
+                }
+            }
             _ => {}
         }
         let by_sender = sender.domain.is_some() || sender.unit.as_deref().and_then(machine_unit).is_some();
@@ -246,6 +257,15 @@ impl Node {
         {
             self.boot_at = Some(self.boot_at.map_or(at, |known| known.union(at)));
         }
+        if matches!(part, Part::Process | Part::Unit)
+            && wall.is_none()
+            && let Some(at) = stamp.boot.and_then(|at| i64::try_from(at).ok())
+        {
+            let file = entry.stream.file;
+            self.since = union(self.since, Some((file, at, at)), |a, b| {
+                (a.0, a.1.min(b.1), a.2.max(b.2))
+            });
+        }
     }
 
     /// The names that another speaker may have too.
@@ -269,6 +289,11 @@ impl Node {
             self.domains
                 .iter()
                 .map(|name| (format!("domain {name}"), JoinKey::Domain(name.clone()))),
+        );
+        let vmis = self.domains.iter().filter_map(|domain| vmi(domain));
+        keys.extend(
+            vmis.chain(self.vmis.iter().map(String::as_str))
+                .map(|name| (format!("VM {name} of KubeVirt"), JoinKey::Domain(name.to_owned()))),
         );
         keys.extend(
             self.uuids
@@ -301,7 +326,11 @@ impl Node {
         let differ =
             |a: &BTreeSet<String>, b: &BTreeSet<String>| !a.is_empty() && !b.is_empty() && a.is_disjoint(b);
         let machine = self.parts.contains(&Part::Machine) || other.parts.contains(&Part::Machine);
-        let names = differ(&self.domains, &other.domains) || differ(&self.uuids, &other.uuids);
+        let names = differ(&self.domains, &other.domains)
+            || differ(&self.uuids, &other.uuids)
+            || differ(&self.vmis, &other.vmis)
+            || self.other_vmi(other)
+            || other.other_vmi(self);
         // A pid is one host's: names of two before the lines of one file are of two.
         let by_pid = matches!(key, JoinKey::Pid(_))
             && !share_a_host(&self.hosts, &other.hosts)
@@ -313,6 +342,16 @@ impl Node {
             || self.other_process(other, key)
             || self.elsewhere(other)
             || self.at_another_time(other, key)
+    }
+
+    /// Whether its VM's short name is none of the other's domains.
+    fn other_vmi(&self, other: &Self) -> bool {
+        let is = |domain: &String| {
+            self.vmis
+                .iter()
+                .any(|name| name == domain || vmi(domain) == Some(name))
+        };
+        !self.vmis.is_empty() && !other.domains.is_empty() && !other.domains.iter().any(is)
     }
 
     /// Whether they are of two machines, or of two boots or runs of one.
@@ -356,6 +395,14 @@ impl Node {
 
     /// Whether wall clocks put the other right behind this one.
     pub fn agrees(&self, other: &Self, part: Part) -> bool {
+        if let (Some((file, first, last)), Some((of, begins, _)), Part::Unit) =
+            (self.since, other.since, part)
+        {
+            // One kernel's buffer: both are of its boot.
+            let near = begins >= first && begins <= last.saturating_add(UNIT_WITHIN_NS);
+            let of_vm = other.units.iter().any(|unit| of_a_vm(unit));
+            return of_vm && file == of && near && !self.contradicts(other, &JoinKey::Clock);
+        }
         let (Some(mine), Some(theirs)) = (self.wall, other.wall) else {
             return false;
         };
@@ -400,12 +447,14 @@ impl Node {
             units,
             tags,
             domains,
+            vmis,
             uuids,
             gpas,
             hvas,
             pfns,
             wall,
             life,
+            since,
             says_its_name,
             listed,
             vmm,
@@ -423,6 +472,7 @@ impl Node {
         self.units.extend(units);
         self.tags.extend(tags);
         self.domains.extend(domains);
+        self.vmis.extend(vmis);
         self.uuids.extend(uuids);
         self.gpas.extend(gpas);
         self.hvas.extend(hvas);
@@ -433,6 +483,7 @@ impl Node {
         self.listed = union(self.listed, listed, Wall::union);
         self.vmm = self.vmm.take().or(vmm);
         self.life = self.life.union(life);
+        self.since = union(self.since, since, |a, b| (a.0, a.1.min(b.1), a.2.max(b.2)));
         self.wall = union(self.wall, wall, Wall::union);
         self.boot_at = union(self.boot_at, boot_at, BootAt::union);
     }
@@ -456,7 +507,7 @@ impl Node {
     }
 
     pub fn vm(&self) -> Vm {
-        let name = only(&self.domains);
+        let name = only(&self.domains).or_else(|| only(&self.vmis).filter(|_| self.domains.is_empty()));
         let near = self.listed.zip(self.wall);
         let near = near.is_some_and(|(list, wall)| list.is_near(wall, LIST_HOLDS_NS));
         let aged = name.is_some() && !self.says_its_name && !near;
@@ -471,6 +522,18 @@ impl Node {
             },
         }
     }
+}
+
+/// The VM of `default_db-7`: names of Kubernetes have no `_`.
+fn vmi(domain: &str) -> Option<&str> {
+    let (namespace, name) = domain.split_once('_')?;
+    let of = |name: &str| {
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+    };
+    (of(namespace) && of(name)).then_some(name)
 }
 
 /// Whether a machine is named in both: `h1` is the `h1.example.org` of another log.

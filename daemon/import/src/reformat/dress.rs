@@ -11,7 +11,7 @@ use super::{
 /// How much may stand before a line.
 const MAX_BEFORE: usize = 96;
 /// What may stand behind a line, after the mark that begins it.
-const ENDS: [&[u8]; 15] = [
+const ENDS: [&[u8]; 20] = [
     b"\",",
     b"\"",
     b"',",
@@ -27,6 +27,12 @@ const ENDS: [&[u8]; 15] = [
     b"{code}",
     b"\\n",
     b"\\r",
+    b"{quote}",
+    b"{color}",
+    b"]]>",
+    // Guillemets, of either order.
+    "\u{ab}".as_bytes(),
+    "\u{bb}".as_bytes(),
 ];
 
 /// The name of a machine or a console in what stands before a line: `10.0.0.5 `, `[node1] `.
@@ -58,9 +64,12 @@ pub fn undress(line: &[u8], starts: bool) -> Option<(&[u8], Vec<u8>)> {
 /// Whether the last byte may be a dress: quick.
 pub fn may_end(line: &[u8]) -> bool {
     match line.last() {
-        Some(b'"' | b'\'' | b'`' | b'|' | b'$' | b']' | b',') => true,
+        Some(b'"' | b'\'' | b'`' | b'|' | b'$' | b']' | b',' | 0xab | 0xbb) => true,
         // An object, a symbol behind a RIP.
-        Some(b'}') => line.ends_with(b"{code}") || line.ends_with(b"{noformat}"),
+        Some(b'}') => [&b"{code}"[..], b"{noformat}", b"{quote}", b"{color}"]
+            .iter()
+            .any(|end| line.ends_with(end)),
+        Some(b'>') => line.ends_with(b"]]>"),
         _ => false,
     }
 }
@@ -187,24 +196,6 @@ fn plain<'a>(before: &[u8], line: &'a [u8]) -> Cow<'a, [u8]> {
     Cow::Owned(text)
 }
 
-/// Markdown's backslashes before marks: `\[  34.1\] CPU \_x\_`.
-pub fn unescape_marks(line: &mut Vec<u8>) {
-    if !line.starts_with(b"\\[") && memchr::memmem::find(line, b" \\[").is_none() {
-        return;
-    }
-    let mut kept = Vec::with_capacity(line.len());
-    for (at, byte) in line.iter().enumerate() {
-        let escapes = *byte == b'\\'
-            && line
-                .get(at + 1)
-                .is_some_and(|next| b"[]_*#<>|~`(){}-+.!".contains(next));
-        if !escapes {
-            kept.push(*byte);
-        }
-    }
-    *line = kept;
-}
-
 /// No-break spaces become blanks; marks of no width go. Browsers copy both.
 pub fn plain_blanks(line: &mut Vec<u8>) {
     const NO_BREAK: [u8; 2] = [0xc2, 0xa0];
@@ -302,14 +293,11 @@ mod tests {
     }
 
     #[test]
-    fn blanks_that_browsers_copy_and_markdowns_escapes() {
+    fn blanks_that_browsers_copy() {
         let mut line = "\u{feff}[\u{a0}34.1] Memory\u{200b} failure \u{e9}"
             .as_bytes()
             .to_vec();
         plain_blanks(&mut line);
         assert_eq!(line, "[ 34.1] Memory failure \u{e9}".as_bytes());
-        let mut line = br"\[ 34.1\] memcpy\_erms".to_vec();
-        unescape_marks(&mut line);
-        assert_eq!(line, b"[ 34.1] memcpy_erms");
     }
 }

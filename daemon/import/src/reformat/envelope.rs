@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use super::names;
+use super::{kubevirt, names, tracker};
 use crate::origin::Origin;
 
 /// A line, and what its record names.
@@ -92,7 +92,7 @@ pub fn json(line: &[u8]) -> Option<Content> {
     if let Some(message) = outer.message(&map) {
         return Some(message);
     }
-    if !super::wordings::any(line) {
+    if !super::wordings::any(line) && !kubevirt::is_in(line) {
         return None;
     }
     let mut lines = Vec::new();
@@ -102,7 +102,7 @@ pub fn json(line: &[u8]) -> Option<Content> {
 
 /// `[{"textPayload": …}, …]`: records in one list.
 fn array(line: &[u8]) -> Option<Content> {
-    if !super::wordings::any(line) {
+    if !super::wordings::any(line) && !kubevirt::is_in(line) {
         return None;
     }
     let all: Vec<Value> = serde_json::from_slice(line).ok()?;
@@ -180,6 +180,17 @@ impl Context {
 
     /// The line that an object holds by itself.
     fn message(&self, map: &Map<String, Value>) -> Option<Content> {
+        if let Some((time, event)) = kubevirt::event(map) {
+            let of_event = Self {
+                time: time.and_then(instant),
+                ..self.clone()
+            };
+            return Some(Content {
+                text: of_event.text(&event),
+                origin: self.origin.clone(),
+                ..Content::default()
+            });
+        }
         let key = MESSAGE
             .iter()
             .find(|key| map.get(**key).is_some_and(Value::is_string))?;
@@ -238,6 +249,11 @@ impl Context {
             }
             match value {
                 Value::String(text) if is_line(text) => lines.push(Line {
+                    text: self.text(text.trim_end()),
+                    origin: self.origin.clone(),
+                }),
+                // A ticket's field.
+                Value::String(text) if let Some(text) = tracker::field(text) => lines.push(Line {
                     text: self.text(text.trim_end()),
                     origin: self.origin.clone(),
                 }),

@@ -62,6 +62,19 @@ impl Margins {
 /// Whether a container's name stands before a record: it is part of the line, as it states who wrote it.
 pub fn relayed(line: &[u8]) -> bool {
     of_a_container(line).is_some_and(begins_record)
+        || named(line).is_some_and(|rest| rest.starts_with(b"[") && begins_record(rest))
+}
+
+/// `vm1: `: what stands behind a name.
+fn named(line: &[u8]) -> Option<&[u8]> {
+    const LONGEST: usize = 64;
+    let of_name = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/' | b'@');
+    let end = line
+        .iter()
+        .take(LONGEST)
+        .position(|b| !of_name(b))
+        .filter(|end| *end > 0)?;
+    line[end..].strip_prefix(b": ")
 }
 
 /// Whether `rest` is a line that a log could have by itself.

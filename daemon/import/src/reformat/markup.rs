@@ -20,6 +20,8 @@ const MARKS: [&[u8]; 22] = [
     b"ol", b"font", b"samp", b"kbd", b"html", b"body", b"small", b"mark", b"wbr",
 ];
 
+/// Longest name of a tag.
+const MAX_ELEMENT: usize = 40;
 /// Longest tag, with its attributes.
 const MAX_TAG: usize = 512;
 
@@ -61,16 +63,26 @@ pub fn lines(line: &[u8]) -> Vec<Vec<u8>> {
     if !text.trim_ascii().is_empty() || lines.is_empty() {
         lines.push(text);
     }
+    for line in &mut lines {
+        if line.ends_with(b"]]>") {
+            line.truncate(line.len() - 3);
+        }
+    }
     lines
 }
 
 fn tag(text: &[u8]) -> Option<(Tag, usize)> {
+    const CDATA: &[u8] = b"<![CDATA[";
+    if text.starts_with(CDATA) {
+        return Some((Tag::Mark, CDATA.len()));
+    }
     let inner = text.strip_prefix(b"<")?;
+    let closes = inner.first() == Some(&b'/');
     let inner = inner.strip_prefix(b"/").unwrap_or(inner);
     let length = inner
         .iter()
-        .take(12)
-        .take_while(|b| b.is_ascii_alphanumeric())
+        .take(MAX_ELEMENT)
+        .take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-'))
         .count();
     let name = inner[..length].to_ascii_lowercase();
     let after = &inner[length..];
@@ -88,9 +100,31 @@ fn tag(text: &[u8]) -> Option<(Tag, usize)> {
         Some((Tag::Break, whole))
     } else if MARKS.contains(&name.as_slice()) {
         Some((Tag::Mark, whole))
+    } else if length > 1
+        && (closes || is_of_a_namespace(&inner[..length]) || closed(&text[whole..], &inner[..length]))
+    {
+        // XML has names of its own.
+        Some((Tag::Break, whole))
     } else {
         None
     }
+}
+
+/// `ac:plain-text-body`.
+fn is_of_a_namespace(name: &[u8]) -> bool {
+    let mut parts = name.split(|b| *b == b':');
+    let word = |part: Option<&[u8]>| {
+        part.is_some_and(|part| part.len() > 1 && part.iter().all(|b| b.is_ascii_alphabetic() || *b == b'-'))
+    };
+    word(parts.next()) && word(parts.next()) && parts.next().is_none()
+}
+
+/// Whether the element of this name ends in the rest of the line.
+fn closed(rest: &[u8], name: &[u8]) -> bool {
+    memchr::memmem::find_iter(rest, b"</").any(|at| {
+        let after = rest[at + 2..].strip_prefix(name);
+        after.is_some_and(|after| after.first() == Some(&b'>'))
+    })
 }
 
 fn entity(text: &[u8]) -> Option<(u8, usize)> {

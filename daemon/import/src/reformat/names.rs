@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::kubevirt;
 use crate::origin::Origin;
 
 /// How deep names lie in a record.
@@ -73,7 +74,9 @@ pub fn origin(map: &Map<String, Value>) -> Origin {
     Origin {
         host: names.host.map(|(_, name)| name),
         label: (!labels.is_empty()).then(|| labels.join("/").into()),
-        column: None,
+        domain: kubevirt::domain(map),
+        of_domain: kubevirt::of_domain(map),
+        ..Origin::default()
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     physical::{MAX_LINE, Physical},
     quoted_printable as qp,
     start::{self, Begins},
+    tracker,
 };
 use crate::origin::Origin;
 
@@ -260,6 +261,21 @@ impl<R: BufRead> Source<R> {
         if self.tabular(piece) {
             return Ok(true);
         }
+        if let Some(lines) = tracker::joined(&piece.text) {
+            piece.marks = piece.marks | Marks::DECODED;
+            let mut lines = lines.into_iter().map(|text| Piece {
+                width: usize::MAX,
+                text,
+                ..piece.clone()
+            });
+            let first = lines.next();
+            let rest: Vec<Piece> = lines.collect();
+            // Those of the file's line that markup split off stand behind them.
+            rest.into_iter()
+                .rev()
+                .for_each(|line| self.split.push_front(line));
+            *piece = first.unwrap_or_default();
+        }
         self.plain(piece);
         Ok(true)
     }
@@ -304,9 +320,7 @@ impl<R: BufRead> Source<R> {
     fn plain(&mut self, piece: &mut Piece) {
         escapes::strip_in_place(&mut piece.text);
         dress::plain_blanks(&mut piece.text);
-        if piece.text.first() == Some(&b'\\') {
-            dress::unescape_marks(&mut piece.text);
-        }
+        tracker::strip(&mut piece.text);
         if matches!(piece.text.first(), Some(b'>' | b'|')) || piece.text.starts_with(b" >") {
             let (quoted, rest) = margin::unquote(&piece.text);
             if quoted {

@@ -54,7 +54,8 @@ pub fn attribute<'a>(logs: &'a [Log], seen: &std::collections::BTreeSet<u32>) ->
         let mut order = Vec::new();
         let mut runs = Runs::default();
         for item in &log.items {
-            let stream = runs.stream(file, item);
+            let named = log.senders.get(item.sender).is_some_and(is_named);
+            let stream = runs.stream(file, item, named);
             let items = streams.entry(stream).or_default();
             if items.is_empty() {
                 order.push(stream);
@@ -132,7 +133,26 @@ fn vmms(logs: &[Log]) -> impl Iterator<Item = u32> + '_ {
 struct Runs {
     /// By sender, and by the domain that an event names.
     others: HashMap<(usize, Option<String>), Run>,
+    /// Kernels without a name, by sender and boot.
+    kernels: HashMap<(usize, u32), Kernel>,
 }
+
+/// What a kernel without a name has logged: another's lines may stand right behind its own.
+#[derive(Clone, Copy, Default)]
+struct Kernel {
+    /// How many kernels came before it.
+    no: u32,
+    panicked: bool,
+    /// Whether a physical processor or a VMM raised its machine check.
+    physical: Option<bool>,
+    /// Its latest time since boot.
+    at: Option<u64>,
+}
+
+/// A kernel that went on is the same after less than this, nanoseconds.
+const GOES_ON_NS: u64 = 600_000_000_000;
+/// Boots of one file; more of them share their numbers with another kernel's.
+const BOOTS: u32 = 1 << 16;
 
 /// A VMM's run.
 #[derive(Clone, Copy, Default)]
@@ -147,20 +167,57 @@ struct Run {
 const END_TAKES_NS: i64 = 10_000_000_000;
 
 impl Runs {
-    fn stream(&mut self, file: usize, item: &Item) -> Stream {
+    /// `named`: something names the machine or the console.
+    fn stream(&mut self, file: usize, item: &Item, named: bool) -> Stream {
         let kernel = item.role == Role::Kernel;
         Stream {
             file,
             sender: item.sender,
             kernel,
             run: match kernel {
-                true => item.boot.unwrap_or(item.marks),
+                true => {
+                    let boot = item.boot.unwrap_or(item.marks);
+                    let of = (item.sender, boot);
+                    let no = match named {
+                        true => 0,
+                        false => self.kernels.entry(of).or_default().of(item),
+                    };
+                    boot.wrapping_add(no.wrapping_mul(BOOTS))
+                }
                 false => {
                     let of = (item.sender, item.statement.domain().map(str::to_owned));
                     self.others.entry(of).or_default().of(item)
                 }
             },
         }
+    }
+}
+
+impl Kernel {
+    /// A machine check that a kernel cannot have met which panicked of one of the other kind, or long before.
+    fn of(&mut self, item: &Item) -> u32 {
+        if let LogStatement::GuestMce(mce) = &item.statement {
+            let physical = match (mce.by_hardware(), mce.by_qemu()) {
+                (true, _) => Some(true),
+                (false, true) => Some(false),
+                (false, false) => None,
+            };
+            let differs = self.physical.zip(physical).is_some_and(|(a, b)| a != b);
+            let later = self
+                .at
+                .zip(item.stamp.boot)
+                .is_some_and(|(a, b)| a.abs_diff(b) > GOES_ON_NS);
+            if mce.exception && (differs && (self.panicked || later) || self.panicked && later) {
+                *self = Self {
+                    no: self.no + 1,
+                    ..Self::default()
+                };
+            }
+            self.physical = self.physical.or(physical);
+        }
+        self.panicked |= matches!(item.statement, LogStatement::GuestPanic { .. });
+        self.at = item.stamp.boot.or(self.at);
+        self.no
     }
 }
 

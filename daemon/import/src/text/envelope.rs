@@ -32,6 +32,8 @@ pub struct Envelope<'a> {
     pub libvirt: bool,
     /// A time since boot stands directly before the message.
     pub printk: bool,
+    /// systemd's, in the kernel's own buffer.
+    pub in_buffer: bool,
     /// Where the message begins in the line.
     pub at: usize,
     /// In words.
@@ -42,6 +44,12 @@ impl Envelope<'_> {
     /// The kernel of the machine that logged the line, by the logger's tag.
     pub fn of_kernel(&self) -> bool {
         self.tag == Some(b"kernel") && self.relay.is_none()
+    }
+
+    /// Whether it can be a line of a console that nobody logged: no name and no date stand before it.
+    pub fn of_console(&self) -> bool {
+        let named = self.host.is_some() || self.tag.is_some() || self.relay.is_some() || self.label.is_some();
+        !named && (self.printk || self.at == 0) && !super::program::is_vmm_prefix(self.message)
     }
 
     /// Who sent the line.
@@ -76,6 +84,9 @@ pub fn open(line: &[u8]) -> Envelope<'_> {
             rest = next.trim_ascii_start();
             continue;
         }
+        if super::kubevirt::begins(rest) {
+            break;
+        }
         let next = priority(rest).or_else(|| kmsg(rest)).or_else(|| facility(rest));
         if let Some(next) = next {
             rest = next;
@@ -87,6 +98,9 @@ pub fn open(line: &[u8]) -> Envelope<'_> {
             if kind == Bracket::Boot && e.tag.is_none() && !dated {
                 // journalctl -o short-monotonic.
                 rest = header(rest, &mut e, true).unwrap_or(rest);
+            }
+            if e.tag.is_none() && !dated {
+                rest = of_systemd(rest, &mut e).unwrap_or(rest);
             }
             continue;
         }
@@ -103,7 +117,9 @@ pub fn open(line: &[u8]) -> Envelope<'_> {
                     e.guest = Some(name);
                     next
                 }
-                None => header(next, &mut e, false).unwrap_or(next),
+                None => header(next, &mut e, false)
+                    .or_else(|| without_host(next, &mut e))
+                    .unwrap_or(next),
             };
             continue;
         }
@@ -161,6 +177,40 @@ pub fn open(line: &[u8]) -> Envelope<'_> {
     e.at = line.len() - rest.len();
     e.message = machine_checks(rest);
     e
+}
+
+/// `systemd[1]: `, where systemd logs to the kernel's ring buffer (`log_dispatch_internal()`, src/basic/log.c).
+fn of_systemd<'a>(rest: &'a [u8], e: &mut Envelope<'a>) -> Option<&'a [u8]> {
+    let open = memchr::memchr(b'[', &rest[..rest.len().min(32)])?;
+    let (name, inner) = (&rest[..open], &rest[open + 1..]);
+    if !matches!(name, b"systemd" | b"systemd-coredump") {
+        return None;
+    }
+    let digits = run(inner, |b| b.is_ascii_digit());
+    let pid = u32::try_from(crate::trace::record::decimal(&inner[..digits])?).ok();
+    let message = inner[digits..].strip_prefix(b"]: ")?;
+    (e.tag, e.pid, e.in_buffer) = (Some(name), pid, true);
+    Some(message)
+}
+
+/// `kernel: `, `systemd[1]: ` behind a date alone (`journalctl --no-hostname`).
+fn without_host<'a>(rest: &'a [u8], e: &mut Envelope<'a>) -> Option<&'a [u8]> {
+    if let Some(message) = rest.strip_prefix(b"kernel: ") {
+        e.tag = Some(b"kernel");
+        return Some(message);
+    }
+    let end = run(rest, |b| {
+        b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'@')
+    });
+    let inner = rest[end..].strip_prefix(b"[")?;
+    let digits = run(inner, |b| b.is_ascii_digit());
+    let pid = u32::try_from(crate::trace::record::decimal(&inner[..digits])?).ok()?;
+    let message = inner[digits..].strip_prefix(b"]: ")?;
+    if end == 0 || end > MAX_NAME {
+        return None;
+    }
+    (e.tag, e.pid) = (Some(&rest[..end]), Some(pid));
+    Some(message)
 }
 
 /// A field of an entry in JSON behind a container's time.
@@ -259,6 +309,9 @@ fn guest_name(rest: &[u8], by: Dater) -> Option<(&[u8], &[u8])> {
 
 /// `host tag[pid]: ` or `host tag: `; RFC 5424's `host app pid msgid - `. `strict`: a bare tag must be the kernel's.
 fn header<'a>(rest: &'a [u8], e: &mut Envelope<'a>, strict: bool) -> Option<&'a [u8]> {
+    if super::kubevirt::begins(rest) {
+        return None;
+    }
     let name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     let end = run(rest, name);
     let mut host = &rest[..end];

@@ -1,7 +1,7 @@
 //! A line on its way through the scanner: its sender, its time, and whose words it can be.
 
 use super::{Sender, clock, clock::Stamp, envelope::Envelope, journal, program};
-use crate::origin::Origin;
+use crate::origin::{OfDomain, Origin};
 use poisontrace_model::{event::log_statement::Role, text::sanitise};
 
 /// What is kept of a line, to be shown.
@@ -69,7 +69,11 @@ impl Line<'_> {
             },
         };
         let around = self.origin.host.as_deref();
+        let domain = self.origin.domain.as_deref();
+        let domain = domain.filter(|_| self.origin.of_domain != OfDomain::Console);
         Sender {
+            domain: own.domain.or_else(|| domain.map(str::to_owned)),
+            launcher: self.origin.of_domain == OfDomain::Launcher,
             host: own
                 .host
                 .filter(|host| host != UNNAMED || around.is_none())

@@ -5,6 +5,7 @@ pub mod boots;
 pub mod clock;
 mod columns;
 mod command;
+mod console;
 mod coredumpctl;
 pub mod envelope;
 mod escapes;
@@ -18,18 +19,23 @@ mod line;
 mod prefix;
 pub mod program;
 mod qmp;
+mod reports;
 mod section;
 pub mod sender;
 mod torn;
 pub mod wordings;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::{origin::Origin, reformat::LooksCut};
+use crate::{
+    origin::{OfDomain, Origin},
+    reformat::LooksCut,
+};
 use boots::Boots;
 use clock::Stamp;
 use line::{Line, may_print};
-use poisontrace_model::event::log_statement::{LogStatement, MceReport, Role};
+use poisontrace_model::event::log_statement::{LogStatement, Role};
+use reports::{OfBoot, Report};
 pub use sender::Sender;
 
 /// Statements kept of one file; later ones are counted.
@@ -38,17 +44,6 @@ const MAX_ITEMS: usize = 16_384;
 const NO_ROOM: usize = usize::MAX;
 /// Corrected errors of memory kept of one file: a flood of them leaves room for the rest.
 const MAX_CORRECTED: usize = 1024;
-/// Lines of one machine check's report.
-const MAX_REPORT_LINES: u64 = 64;
-/// Lines that a kernel logs at most between a machine check's report and its end.
-const LAST_LINES: u64 = 6;
-/// Until this time a kernel reports what its processors' banks hold of the boot before, nanoseconds.
-const FOUND_AT_BOOT_NS: u64 = 30_000_000_000;
-/// Senders whose reports are under way at one time.
-const MAX_REPORTS: usize = 64;
-
-/// A sender, its boot and its host's, and the marks of a reboot before.
-type OfBoot = (usize, (Option<u32>, Option<u32>), u32);
 
 /// A statement, where it stands, who sent it and when it was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,22 +68,6 @@ pub struct Item {
     pub text: String,
     /// Its content.
     pub statement: LogStatement,
-}
-
-/// A machine check's report under way.
-struct Report {
-    line: u64,
-    order: u64,
-    last: u64,
-    stamp: Stamp,
-    boot: (Option<u32>, Option<u32>),
-    marks: u32,
-    text: String,
-    mce: MceReport,
-    /// Its first line has not been read: it was cut off, or comes last.
-    headless: bool,
-    /// The line read last shows registers, which stand behind the first.
-    register: bool,
 }
 
 /// Reads the lines of one file.
@@ -168,12 +147,30 @@ impl Scanner {
         if let Some(entry) = self.journal.finish() {
             self.entry(&entry, &Origin::default());
         }
+        self.name_launchers();
         for sender in std::mem::take(&mut self.reports) {
             self.close(sender.0, sender.1);
         }
         for (of, mut reports) in std::mem::take(&mut self.hardware) {
             for finished in reports.finish() {
                 self.keep_hardware(of, finished);
+            }
+        }
+    }
+
+    /// A pod that runs one VM names it in some of its records.
+    fn name_launchers(&mut self) {
+        let pod = |sender: &Sender| (sender.host.clone(), sender.label.clone());
+        let mut domains: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+        for sender in self.senders.iter().filter(|sender| sender.launcher) {
+            domains
+                .entry(pod(sender))
+                .or_default()
+                .extend(sender.domain.clone());
+        }
+        for sender in self.senders.iter_mut().filter(|sender| sender.launcher) {
+            if let Some(names) = domains.get(&pod(sender)).filter(|names| names.len() == 1) {
+                sender.domain = sender.domain.take().or_else(|| names.first().cloned());
             }
         }
     }
@@ -185,11 +182,19 @@ impl Scanner {
 
     fn message(&mut self, number: u64, whole: &[u8], entry: Option<&journal::Entry>, origin: &Origin) {
         self.order += 1;
-        let envelope = envelope::open(whole);
+        let mut envelope = envelope::open(whole);
         let section = match self.sections.origin.is_empty() || entry.is_some() {
             true => None,
             false => Some(origin.within(&self.sections.origin)),
         };
+        if let Some(section) = section
+            .as_ref()
+            .filter(|section| section.of_domain == OfDomain::Console)
+            && envelope.of_console()
+        {
+            envelope.relay = section.domain.as_deref().map(str::as_bytes);
+            envelope.guest = envelope.relay;
+        }
         let mut line = Line {
             number,
             whole,
@@ -203,6 +208,10 @@ impl Scanner {
         let column = self.column(&line, origin.column.as_deref().map(str::as_bytes));
         line.column = column.as_deref();
         line.boot = self.boot(&line);
+        if line.origin.of_domain == OfDomain::Launcher && line.origin.domain.is_some() {
+            // Whatever it is about: it names the VM of its pod.
+            self.sender(&line);
+        }
         if let Some(dump) = entry.and_then(|entry| entry.core_dump.clone()) {
             return self.add(&line, Role::Tool, dump);
         }
@@ -307,7 +316,7 @@ impl Scanner {
             Some(entry) => entry.sender.tag.as_deref().map(str::as_bytes),
             None => e.tag,
         };
-        let of_host = tag == Some(b"kernel") && e.relay.is_none();
+        let of_host = (tag == Some(b"kernel") || e.in_buffer) && e.relay.is_none();
         let machine = line.machine();
         if of_host || e.printk || tag.is_none() && boots::is_head(e.message) {
             // A guest's console behind a relay boots by itself.
@@ -339,38 +348,6 @@ impl Scanner {
         (host_boot.is_none().then(own), host_boot)
     }
 
-    /// A kernel's boot begins with `line`: the one before may have ended with the machine check that it logged last, at the line
-    /// `ended`.
-    fn last_words(&mut self, line: &Line<'_>, ended: u64) {
-        let Some(sender) = self.known_senders.get(&line.sender()).copied() else {
-            return;
-        };
-        let now = line.stamp();
-        let of_end = |last: u64, stamp: Stamp| {
-            let near = last <= ended && ended - last <= LAST_LINES;
-            // Where the latest line comes first, what stands before a boot's first message is of that boot.
-            let before = match (stamp.wall, now.wall, stamp.boot) {
-                (Some(then), Some(now), _) => then <= now,
-                (.., Some(since)) => since > FOUND_AT_BOOT_NS,
-                _ => true,
-            };
-            near && before
-        };
-        if let Some(report) = self.reports.get_mut(&sender)
-            && of_end(report.last, report.stamp)
-        {
-            report.mce.last_words = true;
-            return;
-        }
-        let latest = self.items.iter_mut().rev().find(|item| item.sender == sender);
-        if let Some(item) = latest
-            && of_end(item.line, item.stamp)
-            && let LogStatement::GuestMce(mce) = &mut item.statement
-        {
-            mce.last_words = true;
-        }
-    }
-
     fn host_boot(&mut self, machine: [Option<&[u8]>; 3]) -> Option<u32> {
         let [host, label, inner] = machine;
         let named = machine.iter().any(Option::is_some);
@@ -382,6 +359,8 @@ impl Scanner {
         let message = line.envelope.message;
         let (message, of_vmm) = match program::vmm_prefix(message) {
             Some(rest) => (without_level(rest), true),
+            // A logger took QEMU's own name for its tag.
+            None if line.envelope.tag.is_some_and(program::is_vmm_name) => (without_level(message), false),
             None => (message, false),
         };
         let Some((wording, statement)) = wordings::read(message) else {
@@ -410,93 +389,6 @@ impl Scanner {
         self.kernel_lines.line(timed, || LooksCut {
             line: line.number,
             text: line.text(),
-        });
-    }
-
-    /// A line of a machine check's report.
-    fn report(&mut self, line: &Line<'_>) -> bool {
-        let mut mce = MceReport::default();
-        if !guest::is_part(line.envelope.message) || !may_print(Role::Kernel, line, false) {
-            return false;
-        }
-        let message = line.envelope.message;
-        let sender = self.known_senders.get(&line.sender()).copied();
-        if let Some(sender) = sender {
-            self.expire(sender, line.number);
-        }
-        let mut open = sender.and_then(|sender| self.reports.get_mut(&sender));
-        if let Some(report) = &open {
-            mce = report.mce.clone();
-        }
-        match (guest::read(message, &mut mce), &mut open) {
-            (Some(guest::Line::Begin), Some(report)) if report.headless && report.register => {
-                report.mce = guest::complete(mce, std::mem::take(&mut report.mce));
-                report.headless = false;
-                (report.line, report.order) = (line.number, self.order);
-                report.text = line.text();
-                self.end_report(sender);
-            }
-            (Some(guest::Line::Begin), _) => self.begin(line, mce, false),
-            (Some(guest::Line::More), Some(report)) => {
-                report.mce = mce;
-                report.last = line.number;
-                report.register = guest::is_register(message);
-                self.known += 1;
-            }
-            (Some(guest::Line::More), None) if message.starts_with(b"[") => self.begin(line, mce, true),
-            (Some(guest::Line::More), None) => self.known += 1,
-            (None, _) => return false,
-        }
-        self.kernel_line(line);
-        true
-    }
-
-    fn end_report(&mut self, sender: Option<usize>) {
-        let report = sender.and_then(|sender| Some((sender, self.reports.remove(&sender)?)));
-        if let Some((sender, report)) = report {
-            self.close(sender, report);
-        }
-    }
-
-    /// A line of a record that firmware or mcelog made.
-    fn hardware(&mut self, line: &Line<'_>) -> bool {
-        let message = line.envelope.message;
-        let role = match message.first() {
-            Some(b'{' | b'[') => Role::Kernel,
-            _ => Role::Tool,
-        };
-        if !hardware_report::is_part(message) || !may_print(role, line, false) {
-            return false;
-        }
-        let sender = self.sender(line);
-        let of = (sender, line.boot, self.boots.marks());
-        if self.hardware.len() >= MAX_REPORTS && !self.hardware.contains_key(&of) {
-            return false;
-        }
-        let reports = self.hardware.entry(of).or_default();
-        let Some(finished) = reports.line(line.number, line.stamp(), message) else {
-            return false;
-        };
-        self.known += 1;
-        if let Some(finished) = finished {
-            self.keep_hardware(of, finished);
-        }
-        true
-    }
-
-    fn keep_hardware(&mut self, of: OfBoot, finished: hardware_report::Finished) {
-        let (sender, boot, marks) = of;
-        self.keep(Item {
-            line: finished.line,
-            order: self.order,
-            stamp: finished.stamp,
-            boot: boot.0,
-            host_boot: boot.1,
-            marks,
-            sender,
-            role: Role::Kernel,
-            text: finished.text,
-            statement: finished.statement,
         });
     }
 
@@ -548,6 +440,10 @@ impl Scanner {
             return true;
         }
         if let Some(statement) = kubevirt::event(message) {
+            if statement == LogStatement::Other {
+                self.known += 1;
+                return true;
+            }
             self.add(line, Role::Tool, statement);
             return true;
         }
@@ -603,81 +499,6 @@ impl Scanner {
         };
         self.statement(&line);
         true
-    }
-
-    /// `headless`: the report's first line was cut off, or comes last.
-    fn begin(&mut self, line: &Line<'_>, mce: MceReport, headless: bool) {
-        let sender = self.sender(line);
-        if let Some(before) = self.reports.remove(&sender) {
-            self.close(sender, before);
-        }
-        if self.reports.len() >= MAX_REPORTS
-            && let Some((sender, report)) = self.reports.pop_first()
-        {
-            self.close(sender, report);
-        }
-        self.known += 1;
-        self.reports.insert(
-            sender,
-            Report {
-                line: line.number,
-                order: self.order,
-                last: line.number,
-                stamp: line.stamp(),
-                boot: line.boot,
-                marks: self.boots.marks(),
-                text: line.text(),
-                mce,
-                headless,
-                register: guest::is_register(line.envelope.message),
-            },
-        );
-    }
-
-    fn touch_report(&mut self, line: &Line<'_>) {
-        let sender = self.known_senders.get(&line.sender()).copied();
-        if let Some(report) = sender.and_then(|sender| self.reports.get_mut(&sender)) {
-            report.last = report.last.max(line.number);
-        }
-    }
-
-    fn expire(&mut self, sender: usize, number: u64) {
-        let over = |report: &Report| number.saturating_sub(report.line) > MAX_REPORT_LINES;
-        if self.reports.get(&sender).is_some_and(over)
-            && let Some(report) = self.reports.remove(&sender)
-        {
-            self.close(sender, report);
-        }
-    }
-
-    fn close(&mut self, sender: usize, report: Report) {
-        // Of a report without its first line only the kernel's reason shows anything.
-        if report.headless && report.mce.reason.is_none() {
-            return;
-        }
-        let mut stamp = report.stamp;
-        // The kernel states when it took the machine check (struct mce, `time`).
-        if stamp.wall.is_none()
-            && let Some(time) = report.mce.time
-        {
-            stamp.wall = i64::try_from(time)
-                .ok()
-                .and_then(|time| time.checked_mul(1_000_000_000));
-            // A guest's clock may show a place's time.
-            (stamp.no_year, stamp.local) = (false, true);
-        }
-        self.keep(Item {
-            line: report.line,
-            order: report.order,
-            stamp,
-            boot: report.boot.0,
-            host_boot: report.boot.1,
-            marks: report.marks,
-            sender,
-            role: Role::Kernel,
-            text: report.text,
-            statement: LogStatement::GuestMce(report.mce),
-        });
     }
 
     fn sender(&mut self, line: &Line<'_>) -> usize {

@@ -95,10 +95,14 @@ pub fn vmm_prefix(message: &[u8]) -> Option<&[u8]> {
     let colon = memchr::memchr(b':', &message[..message.len().min(128)])?;
     let path = &message[..colon];
     let name = path.rsplit(|b| *b == b'/').next()?;
-    let qemu = name.starts_with(b"qemu") || name == b"kvm" || memchr::memmem::find(name, b"qemu-").is_some();
-    let words = name.iter().any(u8::is_ascii_whitespace);
     let rest = message[colon + 1..].strip_prefix(b" ")?;
-    (qemu && !words && !path.iter().any(u8::is_ascii_whitespace)).then_some(rest)
+    (is_vmm_name(name) && !path.iter().any(u8::is_ascii_whitespace)).then_some(rest)
+}
+
+/// Whether QEMU puts this name before its messages.
+pub fn is_vmm_name(name: &[u8]) -> bool {
+    let qemu = name.starts_with(b"qemu") || name == b"kvm" || memchr::memmem::find(name, b"qemu-").is_some();
+    qemu && !name.iter().any(u8::is_ascii_whitespace)
 }
 
 /// Whether a message begins as those of a VMM do.

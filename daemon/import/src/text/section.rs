@@ -1,7 +1,8 @@
 //! Heads of sections of a file that several machines' lines were put into: `tail`, `dshbak`, `clush`, Ansible, and the prompt
 //! of a shell before the command whose output follows.
 
-use crate::origin::Origin;
+use super::console;
+use crate::origin::{OfDomain, Origin};
 use std::sync::Arc;
 
 /// Longest name.
@@ -42,11 +43,31 @@ impl Sections {
             self.named = text(line);
             return true;
         }
+        if let Some(domain) = console::domain(line).and_then(text) {
+            // What stood before it was of the machine on which the command ran.
+            self.origin = Origin {
+                domain: Some(domain),
+                of_domain: OfDomain::Console,
+                ..Origin::default()
+            };
+            return true;
+        }
+        if self.origin.of_domain == OfDomain::Console && console::ends(line) {
+            self.origin = Origin::default();
+            return true;
+        }
         if let Some(path) = of_tail(line) {
             self.origin = Origin {
-                host: None,
                 label: text(path),
-                column: None,
+                ..Origin::default()
+            };
+            return true;
+        }
+        if let Some((host, domain)) = prompt(line).and_then(|host| Some((host, of_log(line)?))) {
+            self.origin = Origin {
+                host: text(host),
+                domain: text(domain),
+                ..Origin::default()
             };
             return true;
         }
@@ -60,9 +81,8 @@ impl Sections {
         }
         if let Some(name) = heading(line) {
             self.origin = Origin {
-                host: None,
                 label: text(name),
-                column: None,
+                ..Origin::default()
             };
             return true;
         }
@@ -72,8 +92,7 @@ impl Sections {
     fn host(&mut self, host: Arc<str>) {
         self.origin = Origin {
             host: Some(host),
-            label: None,
-            column: None,
+            ..Origin::default()
         };
     }
 }
@@ -127,6 +146,19 @@ fn of_pssh(line: &[u8]) -> Option<&[u8]> {
         .or_else(|| rest.strip_prefix(b"FAILURE] "))?;
     let host = rest.split(|b| *b == b' ').next()?;
     (digits > 0 && time > 0 && is_host(host)).then_some(host)
+}
+
+/// `cat /var/log/libvirt/qemu/db-7.log`, the only file that a command names: what follows is of that domain.
+fn of_log(line: &[u8]) -> Option<&[u8]> {
+    const FOLDER: &[u8] = b"libvirt/qemu/";
+    let words = line.split(|b| *b == b' ').skip(1);
+    let mut files = words.filter(|word| word.contains(&b'/'));
+    let path = files.find(|word| memchr::memmem::find(word, FOLDER).is_some())?;
+    if files.next().is_some() {
+        return None;
+    }
+    let path = std::str::from_utf8(path).ok()?;
+    super::libvirt::domain_of_log(path).map(str::as_bytes)
 }
 
 /// `ssh -p 22 root@node1 dmesg`, behind a prompt or not: what follows is the other machine's.

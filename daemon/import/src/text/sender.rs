@@ -21,6 +21,8 @@ pub struct Sender {
     pub label: Option<String>,
     /// The monitor of QEMU that sent an event (`mon=0x…`), or which session of one it is.
     pub monitor: Option<String>,
+    /// The pod that runs one VM and no other.
+    pub launcher: bool,
 }
 
 impl Sender {

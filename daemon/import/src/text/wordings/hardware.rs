@@ -132,6 +132,30 @@ pub const WORDINGS: &[Wording] = &[
         "memory_failure_event: pfn=0xf7eb type=9 result=3",
     ),
     row(
+        "ras-mc-ctl --summary, where there is none",
+        "0.4 on",
+        Role::Tool,
+        "No {what} errors.",
+        no_errors,
+        "No Memory failure errors.",
+    ),
+    row(
+        "ras-mc-ctl --summary",
+        "0.4 on",
+        Role::Tool,
+        "Memory controller events summary:",
+        other,
+        "Memory controller events summary:",
+    ),
+    row(
+        "ras-mc-ctl --summary",
+        "0.4 on",
+        Role::Tool,
+        "MCE records summary:",
+        other,
+        "MCE records summary:",
+    ),
+    row(
         "ras-mc-ctl --summary",
         "0.6.6 on",
         Role::Tool,
@@ -206,6 +230,25 @@ fn value(text: &[u8], key: &[u8]) -> Option<u64> {
     let rest = &text[memchr::memmem::find(text, key)? + key.len()..];
     let word = rest.split(|b| matches!(b, b' ' | b',' | b')')).next()?;
     crate::trace::hex(word)
+}
+
+/// Tables of rasdaemon that are empty (util/ras-mc-ctl.in).
+fn no_errors(f: &Fields<'_>) -> Option<LogStatement> {
+    const KINDS: [&[u8]; 12] = [
+        b"Memory",
+        b"PCIe AER",
+        b"ARM processor",
+        b"Extlog",
+        b"devlink",
+        b"disk",
+        b"Memory failure",
+        b"MCE",
+        b"CXL AER uncorrectable",
+        b"CXL AER correctable",
+        b"CXL poison",
+        b"signal",
+    ];
+    KINDS.contains(&f.bytes("what")?).then_some(LogStatement::Other)
 }
 
 fn failure(f: &Fields<'_>) -> Option<LogStatement> {
@@ -359,7 +402,9 @@ mod tests {
         let lines: Vec<_> = lines
             .filter(|line| {
                 let failures = ["memory_failure", "Memory failure events", "error:"];
-                !failures.iter().any(|begin| line.starts_with(begin))
+                let empty = ["No ", "Memory controller events summary", "MCE records summary"];
+                let others = failures.iter().chain(&empty);
+                !others.into_iter().any(|begin| line.starts_with(begin))
             })
             .map(error_of)
             .collect();

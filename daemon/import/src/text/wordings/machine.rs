@@ -43,6 +43,13 @@ pub const WORDINGS: &[Wording] = &[
         "Hardware name: Dell Inc. PowerEdge R740/0WRPXK, BIOS 2.12.2 07/09/2021",
     ),
     kernel(
+        "Linux, drivers/of/fdt.c",
+        "all",
+        "Machine model: {dmi}",
+        dmi,
+        "Machine model: linux,dummy-virt",
+    ),
+    kernel(
         "Linux, arch/x86/kernel/cpu/hypervisor.c",
         "all",
         "Hypervisor detected: {name}",

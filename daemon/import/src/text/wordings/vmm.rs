@@ -118,6 +118,13 @@ pub const WORDINGS: &[Wording] = &[
         "error: kvm run failed Memory page has hardware error",
     ),
     qemu(
+        "QEMU, accel/kvm/kvm-all.c: another error",
+        "all",
+        "error: kvm run failed {error}",
+        other,
+        "error: kvm run failed Bad address",
+    ),
+    qemu(
         "QEMU, migration/migration.c",
         "9.0 on",
         "Can't migrate this vm with hardware poisoned memory, please reboot the vm and try again",
