@@ -185,6 +185,19 @@ fn evidence_of_a_vms_neighbours() {
     check_all("neighbours.json");
 }
 
+/// What tools make of it: systemd in the kernel's buffer, KubeVirt, consoles behind commands, traces of signals, mark-up of
+/// trackers, reports of crashes; and kernels whose lines stand behind each other.
+#[test]
+fn evidence_of_tools() {
+    check_all("tools.json");
+}
+
+/// Reports of crashes, ARM, cloud consoles, exports, mails and chats; and what stands beside a VM's evidence there.
+#[test]
+fn evidence_of_reports_and_exports() {
+    check_all("exports.json");
+}
+
 #[track_caller]
 fn check_all(file: &str) {
     let cases = fs::read(folder().join(file)).unwrap();
