@@ -8,28 +8,36 @@ use poisontrace_probes::{
 
 use crate::{
     slot,
-    state::{EVENTS, VCPUS, count, held, no_wake_up, wake_up},
+    state::{EVENTS, Vcpu, count, held, no_wake_up, wake_up},
 };
 
 /// A header for the current thread, with its vCPU where that is known.
 #[inline(always)]
 pub fn header<R: Record>() -> Header {
     let pid_tgid = bpf_get_current_pid_tgid();
-    let tid = pid_tgid as u32;
-    let vcpu = match slot::mine() {
-        Some(slot) => slot.vcpu,
-        None => match VCPUS.get_ptr(tid) {
-            // SAFETY: a map value of this size, checked by the verifier.
-            Some(vcpu) => unsafe { (*vcpu).vcpu },
-            None => NO_VCPU,
-        },
+    // SAFETY: a helper without arguments.
+    let t_ns = unsafe { bpf_ktime_get_ns() };
+    header_with::<R>(pid_tgid, slot::number(pid_tgid as u32), t_ns)
+}
+
+/// The same, of a thread whose exit's state is at hand, at a time that is.
+#[inline(always)]
+pub fn header_of<R: Record>(vcpu: &Vcpu, t_ns: u64) -> Header {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let number = match vcpu.vcpu {
+        NO_VCPU => slot::number(pid_tgid as u32),
+        number => number,
     };
+    header_with::<R>(pid_tgid, number, t_ns)
+}
+
+#[inline(always)]
+fn header_with<R: Record>(pid_tgid: u64, vcpu: u32, t_ns: u64) -> Header {
     Header {
         kind: R::KIND,
         vcpu,
-        // SAFETY: a helper without arguments.
-        t_ns: unsafe { bpf_ktime_get_ns() },
-        tid,
+        t_ns,
+        tid: pid_tgid as u32,
         pid: (pid_tgid >> 32) as u32,
     }
 }

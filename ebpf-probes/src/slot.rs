@@ -7,8 +7,8 @@ use poisontrace_probes::{NO_VCPU, lost};
 use crate::{
     recovery,
     state::{
-        VCPUS, Vcpu, attached, count, current_is_victim, current_tid, since_arming, since_attached,
-        victims_changed_ns,
+        VCPUS, VICTIM, Vcpu, attached, count, current_is_victim, current_standing, current_tid, since_arming,
+        since_attached, victims_changed_ns,
     },
 };
 
@@ -31,7 +31,7 @@ pub struct Slot {
     pub in_exit: u32,
     /// The exit under way has a [`Vcpu`].
     pub open: u32,
-    /// The thread's process was sent a SIGBUS for poison.
+    /// Whether the thread's process was sent a SIGBUS for poison: its [`current_standing`].
     victim: u32,
     /// The exit is that of a guest which the guest itself runs: [`NESTED`], or, where kvm_exit is not attached, KVM's note of the exit
     /// ([`note`]); else 0.
@@ -88,7 +88,7 @@ pub fn take() -> Option<&'static mut Slot> {
         if slot.tid != 0 && slot.in_exit != 0 && since_arming(slot.exit_ns) {
             count(lost::SLOTS);
         }
-        let open = u32::from(state().is_some_and(|vcpu| vcpu.in_exit != 0));
+        let open = u32::from(state(tid).is_some_and(|vcpu| vcpu.in_exit != 0));
         *slot = Slot {
             tid,
             vcpu: NO_VCPU,
@@ -109,22 +109,12 @@ pub fn take() -> Option<&'static mut Slot> {
     Some(slot)
 }
 
-/// The exit under way is over.
+/// The vCPU of the thread, or [`NO_VCPU`].
 #[inline(always)]
-pub fn leave() {
-    match mine() {
-        Some(slot) => {
-            if let Some(vcpu) = slot.vcpu() {
-                vcpu.in_exit = 0;
-            }
-            slot.in_exit = 0;
-            slot.open = 0;
-        }
-        None => {
-            if let Some(vcpu) = state() {
-                vcpu.in_exit = 0;
-            }
-        }
+pub fn number(tid: u32) -> u32 {
+    match at(tid) {
+        Some(slot) if slot.tid == tid => slot.vcpu,
+        _ => state(tid).map_or(NO_VCPU, |vcpu| vcpu.vcpu),
     }
 }
 
@@ -172,9 +162,15 @@ impl Slot {
         let changed = victims_changed_ns();
         if self.victims_ns != changed {
             self.victims_ns = changed;
-            self.victim = u32::from(current_is_victim());
+            self.victim = current_standing();
         }
         self.victim != 0
+    }
+
+    /// Whether its process is one that is proved, as far as that was looked up.
+    #[inline(always)]
+    pub fn is_proved_victim(&self) -> bool {
+        self.victims_ns == victims_changed_ns() && self.victim == VICTIM
     }
 
     /// Whether the thread is a vCPU of a VM without poison, with nothing under way: neither its exit nor its entry is looked at. Should
@@ -199,24 +195,60 @@ impl Slot {
         if self.open == 0 {
             None
         } else {
-            state().filter(|vcpu| !recovery::is_over(vcpu))
+            state(self.tid).filter(|vcpu| !recovery::is_over(vcpu))
         }
     }
 
-    /// The state of an exit whose end nobody saw: kvm_exit and kvm_entry were not attached yet, and the vCPU has been in its
-    /// guest since, or, `at_exit`, leaves it now. The slot is then free for another exit.
+    /// The same. Where it is the state of an exit whose end nobody saw (kvm_exit and kvm_entry were not attached yet, and the vCPU has
+    /// been in its guest since, or, `at_exit`, leaves it now), that goes to `unended`, and the slot is free for another exit.
     #[inline(always)]
-    pub fn unended(&mut self, at_exit: bool) -> Option<&'static mut Vcpu> {
+    pub fn vcpu_or(&mut self, at_exit: bool, unended: impl FnOnce(&mut Vcpu)) -> Option<&'static mut Vcpu> {
         if self.open == 0 {
             return None;
         }
-        let vcpu = state()?;
+        let vcpu = state(self.tid)?;
         if vcpu.exit_tsc == 0 || !(at_exit || recovery::is_over(vcpu)) {
-            return None;
+            return Some(vcpu);
         }
         self.in_exit = 0;
         self.open = 0;
         vcpu.in_exit = 0;
+        unended(vcpu);
+        None
+    }
+
+    /// The state of the exit under way, begun where there is none.
+    #[inline(always)]
+    pub fn open_vcpu(&mut self) -> Option<&'static mut Vcpu> {
+        let known = state(self.tid);
+        if self.open != 0 && known.is_some() {
+            return known;
+        }
+        let vcpu = match known {
+            Some(vcpu) => {
+                let before = (vcpu.before_exit_ns, vcpu.before_entry_ns);
+                *vcpu = Vcpu::new(self.vcpu);
+                (vcpu.before_exit_ns, vcpu.before_entry_ns) = before;
+                vcpu
+            }
+            None => {
+                // A full LRU map makes room; an error here loses this exit's times, not its signal.
+                let _ = VCPUS.insert(self.tid, Vcpu::new(self.vcpu), 0);
+                state(self.tid)?
+            }
+        };
+        vcpu.nested = u32::from(self.is_nested());
+        if self.in_exit != 0 && self.is_dated() {
+            vcpu.exit_ns = self.exit_ns;
+            vcpu.rip = self.rip;
+            vcpu.exit_reason = self.exit_reason;
+            vcpu.isa = self.isa;
+        } else {
+            recovery::begin(vcpu);
+        }
+        vcpu.in_exit = 1;
+        self.in_exit = 1;
+        self.open = 1;
         Some(vcpu)
     }
 }
@@ -233,52 +265,17 @@ pub fn victim() -> bool {
 /// The state of the exit under way of the current thread, if it is more than a bare one.
 #[inline(always)]
 pub fn current_vcpu() -> Option<&'static mut Vcpu> {
-    match mine() {
-        Some(slot) => slot.vcpu(),
+    let tid = current_tid();
+    match at(tid) {
+        Some(slot) if slot.tid == tid => slot.vcpu(),
         // Another thread has taken the slot over since.
-        None => state().filter(|vcpu| vcpu.in_exit != 0),
+        _ => state(tid).filter(|vcpu| vcpu.in_exit != 0),
     }
 }
 
-/// The same, begun where there is none.
 #[inline(always)]
-pub fn open_vcpu() -> Option<&'static mut Vcpu> {
-    let slot = take()?;
-    let known = state();
-    if slot.open != 0 && known.is_some() {
-        return known;
-    }
-    let vcpu = match known {
-        Some(vcpu) => {
-            let before = (vcpu.before_exit_ns, vcpu.before_entry_ns);
-            *vcpu = Vcpu::new(slot.vcpu);
-            (vcpu.before_exit_ns, vcpu.before_entry_ns) = before;
-            vcpu
-        }
-        None => {
-            // A full LRU map makes room; an error here loses this exit's times, not its signal.
-            let _ = VCPUS.insert(current_tid(), Vcpu::new(slot.vcpu), 0);
-            state()?
-        }
-    };
-    vcpu.nested = u32::from(slot.is_nested());
-    if slot.in_exit != 0 && slot.is_dated() {
-        vcpu.exit_ns = slot.exit_ns;
-        vcpu.rip = slot.rip;
-        vcpu.exit_reason = slot.exit_reason;
-        vcpu.isa = slot.isa;
-    } else {
-        recovery::begin(vcpu);
-    }
-    vcpu.in_exit = 1;
-    slot.in_exit = 1;
-    slot.open = 1;
-    Some(vcpu)
-}
-
-#[inline(always)]
-fn state() -> Option<&'static mut Vcpu> {
-    let vcpu = VCPUS.get_ptr_mut(current_tid())?;
+fn state(tid: u32) -> Option<&'static mut Vcpu> {
+    let vcpu = VCPUS.get_ptr_mut(tid)?;
     // SAFETY: the verifier knows the pointer as a map value of this size, and a thread's entry is only touched by
     // programs on that thread, so there is no second reference at work.
     Some(unsafe { &mut *vcpu })
@@ -287,27 +284,15 @@ fn state() -> Option<&'static mut Vcpu> {
 /// The state of the thread's last exit that was more than a bare one.
 #[inline(always)]
 pub fn last() -> Option<&'static mut Vcpu> {
-    state()
+    state(current_tid())
 }
 
 /// The same for a signal: it is KVM's answer to an exit only if the thread is in one.
 #[inline(always)]
-pub fn exit_under_way() -> Option<&'static mut Vcpu> {
-    match mine() {
+pub fn exit_under_way(slot: Option<&'static mut Slot>) -> Option<&'static mut Vcpu> {
+    match slot {
         Some(slot) if slot.in_exit == 0 => None,
-        Some(_) => open_vcpu(),
-        None => current_vcpu(),
-    }
-}
-
-/// Leaves the SIGBUS that answers the exit under way to the exit's record; whether that is possible.
-#[inline(always)]
-pub fn in_place_of_signal(lsb: u32) -> bool {
-    match current_vcpu() {
-        Some(vcpu) if lsb != 0 => {
-            vcpu.signal_lsb = lsb;
-            true
-        }
-        _ => false,
+        Some(slot) => slot.open_vcpu(),
+        None => last().filter(|vcpu| vcpu.in_exit != 0),
     }
 }

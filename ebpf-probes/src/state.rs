@@ -336,6 +336,23 @@ pub fn current_pid() -> u32 {
 
 #[inline(always)]
 pub fn current_is_victim() -> bool {
+    current_standing() != NO_VICTIM
+}
+
+/// What [`current_standing`] returns.
+const NO_VICTIM: u32 = 0;
+const CLAIMANT: u32 = 1;
+pub const VICTIM: u32 = 2;
+
+/// Whether the current process is a victim, and whether that is proved.
+#[inline(always)]
+pub fn current_standing() -> u32 {
     let pid = current_pid();
-    VICTIMS.get_ptr(pid).is_some() || CLAIMANTS.get_ptr(pid).is_some()
+    if VICTIMS.get_ptr(pid).is_some() {
+        VICTIM
+    } else if CLAIMANTS.get_ptr(pid).is_some() {
+        CLAIMANT
+    } else {
+        NO_VICTIM
+    }
 }

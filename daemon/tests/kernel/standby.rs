@@ -80,7 +80,8 @@ fn on_poison(facts: &Facts) -> Plan {
         "enters",
         "sched_process_exec",
         "kvm_entry_standby",
-        common::tracepoint("kvm_pio", "sched", "sched_process_exec"),
+        // As large as the event of which the program loads fields.
+        common::tracepoint("kvm_pio", "raw_syscalls", "sys_enter"),
     );
     let mut plan = common::plan(facts, vec![exit, entry]);
     plan.hot_path = HotPath::OnPoison;

@@ -17,9 +17,9 @@ use super::fields::{
     FAULT_CODE_U32, FAULT_CODE_U64, FAULT_RIP, FAULT_VCPU, USER_ERRNO, USER_REASON, read,
 };
 use crate::{
-    emit::{emit, header, send},
+    emit::{emit, header, header_of, send},
     recovery,
-    slot::{self, Slot, current_vcpu, open_vcpu},
+    slot::{self, Slot, current_vcpu},
     state::{COUNTED, SENT, Vcpu, armed, current_is_victim, since_attached},
     totals,
 };
@@ -73,7 +73,7 @@ fn at_kvm_exit(ctx: TracePointContext) {
     if slot.isa == 0 {
         slot.isa = read(&ctx, &EXIT_ISA).unwrap_or(0);
     }
-    close_unended(slot, true);
+    under_way(slot, true);
     slot.begin(now());
     slot.read = 1;
     if FAULT_RIP.absent() {
@@ -142,20 +142,20 @@ fn standby_exit() {
         if slot.isa == 0 {
             slot.isa = recovery::host_isa();
         }
-        close_unended(slot, true);
+        under_way(slot, true);
         slot.begin(now());
     }
 }
 
-/// Counts an exit on poison whose end nobody saw, as [`Slot::unended`] knows it: it is over, at a time that is not known. One whose
-/// way to user space was seen has been counted then.
+/// The state of the exit under way. One on poison whose end nobody saw ([`Slot::vcpu_or`]) is counted: it is over, at a time that is
+/// not known. One whose way to user space was seen has been counted then.
 #[inline(always)]
-fn close_unended(slot: &mut Slot, at_exit: bool) {
-    if let Some(vcpu) = slot.unended(at_exit) {
+fn under_way(slot: &mut Slot, at_exit: bool) -> Option<&'static mut Vcpu> {
+    slot.vcpu_or(at_exit, |vcpu| {
         if vcpu.poison != 0 && vcpu.done == 0 {
             account_unended();
         }
-    }
+    })
 }
 
 /// See [`standby_exit`].
@@ -194,10 +194,9 @@ fn at_kvm_page_fault(ctx: TracePointContext) {
 /// See [`standby_exit`].
 #[inline(never)]
 fn page_fault(ctx: TracePointContext) {
-    if let Some(slot) = slot::mine() {
-        close_unended(slot, false);
-    }
-    let Some(vcpu) = open_vcpu() else { return };
+    let Some(slot) = slot::take() else { return };
+    under_way(slot, false);
+    let Some(vcpu) = slot.open_vcpu() else { return };
     // On VMX kvm_page_fault can be emitted a second time (shadow paging) in one exit: the first counts.
     if vcpu.fault_ns == 0 {
         vcpu.fault_ns = now();
@@ -210,9 +209,7 @@ fn page_fault(ctx: TracePointContext) {
         }
         if let Some(number) = read(&ctx, &FAULT_VCPU) {
             vcpu.vcpu = number;
-            if let Some(slot) = slot::mine() {
-                slot.vcpu = number;
-            }
+            slot.vcpu = number;
         }
         if let Some(at) = read(&ctx, &FAULT_ADDRESS) {
             vcpu.gpa = at;
@@ -303,12 +300,16 @@ fn account(vcpu: &mut Vcpu, left: &Left) {
     } else {
         insn_len = 0;
     }
+    let at_ns = match *left {
+        Left::Entered { at_ns } | Left::User { at_ns, .. } => at_ns,
+        Left::Unseen => now(),
+    };
     let (user_reason, user_errno) = match *left {
         Left::User { reason, errno, .. } => (reason, errno),
         _ => (0, 0),
     };
     let exit = PoisonExit {
-        h: header::<PoisonExit>(),
+        h: header_of::<PoisonExit>(vcpu, at_ns),
         exit_ns: vcpu.exit_ns,
         fault_ns: vcpu.fault_ns,
         gup_ns: vcpu.gup_ns,
@@ -375,13 +376,13 @@ fn leave(reason: u32, errno: i32) {
     match slot::mine() {
         // A bare exit, as nearly all are.
         Some(slot) if slot.open == 0 => slot.in_exit = 0,
-        _ => {
+        slot => {
             if private {
                 gpa = current_vcpu()
                     .filter(|vcpu| vcpu.in_exit != 0 && vcpu.address == address::GPA)
                     .map(|vcpu| vcpu.gpa);
             }
-            leave_open(reason, errno);
+            leave_open(slot, reason, errno);
         }
     }
     // SHUTDOWN, FAIL_ENTRY, INTERNAL_ERROR, SYSTEM_EVENT: ends of a guest.
@@ -399,25 +400,32 @@ fn leave(reason: u32, errno: i32) {
 }
 
 #[inline(always)]
-fn leave_open(reason: u32, errno: i32) {
-    if let Some(slot) = slot::mine() {
-        close_unended(slot, false);
-    }
-    let poison = current_vcpu().filter(|vcpu| vcpu.in_exit != 0 && vcpu.poison != 0);
-    match poison {
-        Some(vcpu) if vcpu.done == 0 => {
-            let user_ns = now();
-            vcpu.user_ns = user_ns;
-            let left = Left::User {
-                at_ns: user_ns,
-                reason,
-                errno,
-            };
-            account(vcpu, &left);
+fn leave_open(slot: Option<&'static mut Slot>, reason: u32, errno: i32) {
+    let Some(vcpu) = (match slot {
+        Some(slot) => {
+            let vcpu = under_way(slot, false).filter(|vcpu| vcpu.in_exit != 0);
+            if vcpu.as_ref().is_none_or(|vcpu| vcpu.poison == 0) {
+                // The exit ends here: what the VMM does now is no part of it.
+                slot.in_exit = 0;
+                slot.open = 0;
+            }
+            vcpu
         }
-        Some(_) => {}
-        // The exit ends here: what the VMM does now is no part of it.
-        None => slot::leave(),
+        None => slot::last().filter(|vcpu| vcpu.in_exit != 0),
+    }) else {
+        return;
+    };
+    if vcpu.poison == 0 {
+        vcpu.in_exit = 0;
+    } else if vcpu.done == 0 {
+        let user_ns = now();
+        vcpu.user_ns = user_ns;
+        let left = Left::User {
+            at_ns: user_ns,
+            reason,
+            errno,
+        };
+        account(vcpu, &left);
     }
 }
 
@@ -455,8 +463,7 @@ pub fn ended() {
 /// The thread goes back into its guest.
 #[inline(always)]
 fn enter(slot: &mut Slot) {
-    close_unended(slot, false);
-    if let Some(vcpu) = slot.vcpu() {
+    if let Some(vcpu) = under_way(slot, false) {
         if vcpu.in_exit != 0 {
             vcpu.in_exit = 0;
             if vcpu.poison != 0 {
@@ -495,7 +502,7 @@ fn reentered(vcpu: &mut Vcpu, entry_ns: u64) {
     }
     // To wake the daemon from within kvm_entry is an interrupt, and one more exit: only after a long stay in the VMM.
     let reentry = Reentry {
-        h: header::<Reentry>(),
+        h: header_of::<Reentry>(vcpu, entry_ns),
         exit_ns: vcpu.exit_ns,
         entry_ns,
     };
@@ -508,7 +515,7 @@ fn show_reentry() {
     if let Some(vcpu) = slot::last() {
         if vcpu.before_exit_ns != 0 {
             let reentry = Reentry {
-                h: header::<Reentry>(),
+                h: header_of::<Reentry>(vcpu, now()),
                 exit_ns: vcpu.before_exit_ns,
                 entry_ns: vcpu.before_entry_ns,
             };

@@ -23,7 +23,9 @@ use crate::{
     emit::{emit, header},
     recovery,
     slot::{self, current_vcpu, exit_under_way},
-    state::{arm, armed, claimant, current_pid, current_task, current_tid, held, unproved_may_pass, victim},
+    state::{
+        Vcpu, arm, armed, claimant, current_pid, current_task, current_tid, held, unproved_may_pass, victim,
+    },
     totals,
 };
 
@@ -47,7 +49,8 @@ struct Siginfo {
 struct Target {
     tid: u32,
     pid: u32,
-    comm: [u8; 16],
+    /// `struct task_struct`, 0: the current one's.
+    task: u64,
 }
 
 impl Target {
@@ -56,7 +59,7 @@ impl Target {
         Self {
             tid: current_tid(),
             pid: current_pid(),
-            comm: bpf_get_current_comm().unwrap_or([0; 16]),
+            task: 0,
         }
     }
 
@@ -73,11 +76,16 @@ impl Target {
             None if tid == current_tid() => current_pid(),
             None => 0,
         };
-        Self {
-            tid,
-            pid,
-            comm: member(task, &TASK_COMM).unwrap_or([0; 16]),
-        }
+        Self { tid, pid, task }
+    }
+
+    #[inline(always)]
+    fn comm(&self) -> [u8; 16] {
+        let comm = match self.task {
+            0 => bpf_get_current_comm().ok(),
+            task => member(task, &TASK_COMM),
+        };
+        comm.unwrap_or([0; 16])
     }
 }
 
@@ -92,6 +100,9 @@ fn poison_seen<C: EbpfContext>(ctx: &C, pid: u32, proved: bool) {
     if pid == 0 || !armed() {
         return;
     }
+    if pid == current_pid() && slot::mine().is_some_and(|slot| slot.is_proved_victim()) {
+        return;
+    }
     if proved || pid == current_pid() && vcpu::loaded().is_some_and(|vcpu| vcpu != 0) {
         victim(ctx, pid);
     } else {
@@ -99,29 +110,43 @@ fn poison_seen<C: EbpfContext>(ctx: &C, pid: u32, proved: bool) {
     }
 }
 
-/// Notes the signal with the exit that it answers; returns how many exits the page had before that one. From [`EVENTS_PER_PAGE`] on
-/// the page's totals count it with its exit, so that its record would add nothing.
+/// Notes the signal with the exit that it answers; returns that, and how many exits the page had before it. From [`EVENTS_PER_PAGE`]
+/// on the page's totals count the signal with its exit, so that its record would add nothing.
 #[inline(always)]
-fn answers_exit(code: u32, tid: u32, hva: u64) -> u64 {
-    if code == BUS_MCEERR_AR && tid == current_tid() {
-        if let Some(vcpu) = exit_under_way() {
-            if vcpu.in_exit != 0 {
-                // SAFETY: a helper without arguments.
-                vcpu.signal_ns = unsafe { bpf_ktime_get_ns() };
-                recovery::complete(vcpu);
-                if recovery::host_isa() == ISA_SVM && vcpu.insn == 0 {
-                    if let Some((insn, len)) = vcpu::instruction() {
-                        vcpu.insn = insn;
-                        vcpu.insn_len = len;
-                    }
-                }
-                vcpu.hva = hva;
-                vcpu.poison = 1;
-                return totals::exits_before(vcpu);
-            }
+fn answers_exit(code: u32, tid: u32, hva: u64) -> Option<(&'static mut Vcpu, u64)> {
+    if code != BUS_MCEERR_AR || tid != current_tid() {
+        return None;
+    }
+    let vcpu = exit_under_way(slot::mine())?;
+    if vcpu.in_exit == 0 {
+        return None;
+    }
+    // SAFETY: a helper without arguments.
+    vcpu.signal_ns = unsafe { bpf_ktime_get_ns() };
+    recovery::complete(vcpu);
+    if recovery::host_isa() == ISA_SVM && vcpu.insn == 0 {
+        if let Some((insn, len)) = vcpu::instruction() {
+            vcpu.insn = insn;
+            vcpu.insn_len = len;
         }
     }
-    0
+    vcpu.hva = hva;
+    vcpu.poison = 1;
+    let before = totals::exits_before(vcpu);
+    Some((vcpu, before))
+}
+
+/// Whether the record of the exit that a signal answers stands for the signal as well.
+#[inline(always)]
+fn has_no_record((vcpu, before): (&mut Vcpu, u64), lsb: u32) -> bool {
+    if before >= EVENTS_PER_PAGE {
+        return true;
+    }
+    if before < totals::ANNOUNCED_EXITS || lsb == 0 {
+        return false;
+    }
+    vcpu.signal_lsb = lsb;
+    true
 }
 
 #[inline(always)]
@@ -141,12 +166,7 @@ fn signal<C: EbpfContext>(
     poison_seen(ctx, target.pid, proved);
     // A signal that is forced is not KVM's answer to a fault: the processor reported an error while the guest ran, and
     // memory_failure() works on this thread before the vCPU goes on (kill_me_maybe).
-    let before = if forced {
-        0
-    } else {
-        answers_exit(code, target.tid, hva)
-    };
-    if before >= EVENTS_PER_PAGE || before >= totals::ANNOUNCED_EXITS && slot::in_place_of_signal(lsb) {
+    if !forced && answers_exit(code, target.tid, hva).is_some_and(|exit| has_no_record(exit, lsb)) {
         return;
     }
     debug!(
@@ -162,7 +182,7 @@ fn signal<C: EbpfContext>(
         target_pid: target.pid,
         forced: u32::from(forced),
         pad: 0,
-        comm: target.comm,
+        comm: target.comm(),
     };
     emit(signal);
 }
@@ -270,7 +290,7 @@ fn at_signal_generate(ctx: TracePointContext) {
     }
     // The number of its process is that of the thread, if it is the process's first.
     poison_seen(&ctx, if current { current_pid() } else { target_tid }, in_fault);
-    if in_fault && answers_exit(code, target_tid, 0) >= EVENTS_PER_PAGE {
+    if in_fault && answers_exit(code, target_tid, 0).is_some_and(|(_, before)| before >= EVENTS_PER_PAGE) {
         return;
     }
     let at = match current_vcpu() {

@@ -15,11 +15,13 @@ use xtask_support::progress::Progress;
 use debian::Debian;
 use rustup::{Nightly, Rustup};
 
-/// As aya-build passes them.
-const FLAGS: [&str; 3] = [
+/// As aya-build passes them, and one more: by default bpf-linker leaves no memset to LLVM (for a JIT compiler of network
+/// cards), and a loop over bytes clears each structure.
+const FLAGS: [&str; 4] = [
     "--cfg=bpf_target_arch=\"x86_64\"",
     "-Cdebuginfo=2",
     "-Clink-arg=--btf",
+    "-Clink-arg=--disable-expand-memcpy-in-order",
 ];
 
 pub enum Toolchain {
