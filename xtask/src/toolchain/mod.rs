@@ -1,6 +1,7 @@
 //! The compiler and linker of the BPF programs: rustup's nightly where it has all that is needed, else Debian's.
 
 mod debian;
+mod debug_info;
 mod rustup;
 
 use std::fs;
@@ -138,7 +139,12 @@ impl Toolchain {
             .arg("--target-dir")
             .arg(&target);
         command::shown(&mut cargo, "building the BPF programs")?;
-        copy(&target.join("bpfel-unknown-none/release/poisontrace-probes"), to)
+        let built = target.join("bpfel-unknown-none/release/poisontrace-probes");
+        let stripped = built.with_extension("stripped");
+        match debug_info::strip(&built, &stripped)? {
+            true => copy(&stripped, to),
+            false => copy(&built, to),
+        }
     }
 }
 
