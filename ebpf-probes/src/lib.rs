@@ -32,7 +32,7 @@ pub const ABSENT: u32 = u32::MAX;
 
 /// Version of the maps that outlive the daemon (names, keys, values, sizes) and of the records. Pinned maps of another
 /// version are replaced, not read; raise it with every such change.
-pub const MAP_LAYOUT: u32 = 7;
+pub const MAP_LAYOUT: u32 = 8;
 
 /// Values of the global `ARMED`.
 pub mod arming {

@@ -104,6 +104,8 @@ impl<'a> EventLoop<'a> {
         let logger = probe_logger(attached);
         let signals = Signals::new()?;
         let kvm = KvmModuleWatcher::open();
+        let kept = pipeline.resume_signals(source.get_ref().kept_signals());
+        source.get_mut().pass_over(&kept);
         let poison = take_all(&mut pipeline, source.get_mut());
         // A daemon before left the programs armed, and what it attached for that goes with its own.
         let inherited = attached.loaded.exits_unseen() && attached.loaded.armed();

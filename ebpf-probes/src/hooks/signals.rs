@@ -3,7 +3,8 @@
 use aya_ebpf::{
     EbpfContext,
     helpers::{bpf_get_current_comm, bpf_ktime_get_ns, bpf_probe_read_kernel},
-    macros::{fentry, kprobe, raw_tracepoint},
+    macros::{fentry, kprobe, map, raw_tracepoint},
+    maps::LruHashMap,
     programs::{FEntryContext, ProbeContext, RawTracePointContext, TracePointContext},
 };
 use aya_log_ebpf::debug;
@@ -32,6 +33,12 @@ use crate::{
 const SIGBUS: i32 = 7;
 const BUS_MCEERR_AR: u32 = 4;
 const BUS_MCEERR_AO: u32 = 5;
+const PAGE_SHIFT: u64 = 12;
+
+/// The last signal of each page (process, page of its memory) that answers no exit, hence is in no totals: for a daemon whose
+/// predecessor was killed before it had stored what it had read.
+#[map]
+static SIGNALS: LruHashMap<[u64; 2], Sigbus> = LruHashMap::with_max_entries(1024, 0);
 
 /// The first bytes of `struct kernel_siginfo`, laid out as user space sees it (uapi `asm-generic/siginfo.h`).
 #[derive(Clone, Copy)]
@@ -166,7 +173,13 @@ fn signal<C: EbpfContext>(
     poison_seen(ctx, target.pid, proved);
     // A signal that is forced is not KVM's answer to a fault: the processor reported an error while the guest ran, and
     // memory_failure() works on this thread before the vCPU goes on (kill_me_maybe).
-    if !forced && answers_exit(code, target.tid, hva).is_some_and(|exit| has_no_record(exit, lsb)) {
+    let exit = if forced {
+        None
+    } else {
+        answers_exit(code, target.tid, hva)
+    };
+    let in_totals = exit.is_some();
+    if exit.is_some_and(|exit| has_no_record(exit, lsb)) {
         return;
     }
     debug!(
@@ -184,6 +197,10 @@ fn signal<C: EbpfContext>(
         pad: 0,
         comm: target.comm(),
     };
+    // What processes make themselves is not kept: a flood of it would leave no room for the kernel's.
+    if proved && !in_totals {
+        let _ = SIGNALS.insert([u64::from(target.pid), hva >> PAGE_SHIFT], signal, 0);
+    }
     emit(signal);
 }
 

@@ -443,6 +443,16 @@ impl Correlator {
         self.processes.get(&pid).is_some()
     }
 
+    /// Whether the page's incident has this signal, or a later one that answers no exit either.
+    pub fn knows_signal(&self, event: &Event) -> bool {
+        let EventKind::Sigbus { hva, target_pid, .. } = event.what else {
+            return false;
+        };
+        let known = self.pages.of_hva(target_pid, hva.0);
+        let evidence = known.and_then(|no| self.incidents.get(no));
+        evidence.is_some_and(|evidence| evidence.signalled >= Some(event.t))
+    }
+
     fn lost(&mut self, event: &Event, records: u64) {
         // A memory_failure() may have been among them.
         self.failures.note_loss();

@@ -120,6 +120,9 @@ impl Correlator {
         };
         evidence.poison_at(event.t);
         evidence.signal(signal.severity, by_exit);
+        if !by_exit {
+            evidence.signalled = evidence.signalled.max(Some(event.t));
+        }
         evidence.own_access += u64::from(own_access);
         evidence.vcpu_signalled |= of_vcpu;
         evidence.timeline.add(event.t, signal_entry(&signal, pid, vcpu));

@@ -99,6 +99,9 @@ pub struct Evidence {
     pub exits: Exits,
     /// AR signals that KVM sent for an exit, as events show them; the exits' totals may know of more.
     pub exit_signals: u64,
+    /// When the last signal was sent that answers no exit.
+    #[serde(default)]
+    pub signalled: Option<u64>,
     /// Injected machine checks, in order.
     #[serde(alias = "told")]
     pub machine_checks: Vec<McInjection>,
@@ -299,6 +302,7 @@ impl Evidence {
             own_access: 0,
             exits: Exits::default(),
             exit_signals: 0,
+            signalled: None,
             machine_checks: Vec::new(),
             ao_injections: 0,
             ar_injections: 0,
@@ -438,6 +442,7 @@ impl Evidence {
         self.own_access += other.own_access;
         self.exits.absorb(other.exits);
         self.exit_signals += other.exit_signals;
+        self.signalled = self.signalled.max(other.signalled);
         self.machine_checks.extend(other.machine_checks);
         self.machine_checks.sort_by_key(|injection| injection.t);
         self.machine_checks.truncate(MAX_INJECTIONS);

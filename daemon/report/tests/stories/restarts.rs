@@ -102,6 +102,47 @@ fn an_incident_goes_on_under_its_id_whoever_sets_the_clock() {
 }
 
 #[test]
+fn a_signal_that_no_daemon_stored_is_known_from_those_that_one_did() {
+    let mut story = Story::new();
+    story
+        .vm()
+        .poison(12)
+        .touch(VCPU0, USER_RIP, GPA, Access::Read, true);
+    let is_signal = |event: &Event| {
+        matches!(
+            event.what,
+            EventKind::Sigbus {
+                severity: SigbusSeverity::ActionOptional,
+                ..
+            }
+        )
+    };
+    let at = story.events.iter().position(is_signal).unwrap();
+    let signal = &story.events[at];
+    let knows = |states: Vec<State>, signal: &Event| {
+        let mut correlator = Correlator::new(session());
+        for state in states {
+            correlator.resume(state, story.now, TotalsContinuity::Continuous);
+        }
+        correlator.knows_signal(signal)
+    };
+    assert!(!knows(killed_after(&story.events[..at]), signal));
+    let without: Vec<Event> = story
+        .events
+        .iter()
+        .filter(|event| !is_signal(event))
+        .cloned()
+        .collect();
+    let states = killed_after(&without);
+    assert_eq!(states.len(), 1);
+    assert!(!knows(states, signal));
+    assert!(knows(killed_after(&story.events), signal));
+    let mut later = signal.clone();
+    later.t = story.now;
+    assert!(!knows(killed_after(&story.events), &later));
+}
+
+#[test]
 fn a_stored_incident_of_a_former_daemon_is_read_by_its_names() {
     let mut time = DurationTotals::default();
     time.add(300);

@@ -28,6 +28,15 @@ pub fn running_and_wall() -> (Duration, i64) {
     )
 }
 
+/// Whether a process that started at `ticks` (field 22 of /proc/PID/stat, 100 a second since boot) is younger than what happened at
+/// `monotonic_ns`.
+pub fn started_after(ticks: u64, monotonic_ns: u64) -> bool {
+    let [running, monotonic] =
+        [ClockId::Boottime, ClockId::Monotonic].map(|clock| nanoseconds(clock_gettime(clock)));
+    let suspended = u64::try_from(running.saturating_sub(monotonic)).unwrap_or(0);
+    ticks.saturating_mul(10_000_000) > monotonic_ns.saturating_add(suspended)
+}
+
 fn nanoseconds(t: rustix::time::Timespec) -> i64 {
     t.tv_sec.saturating_mul(1_000_000_000).saturating_add(t.tv_nsec)
 }

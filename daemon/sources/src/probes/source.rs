@@ -5,8 +5,8 @@ use std::{
     os::fd::{AsRawFd, RawFd},
 };
 
-use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
-use poisontrace_probes::{lost, reported};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use poisontrace_probes::{lost, record, reported};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
@@ -31,7 +31,12 @@ pub struct Source {
     proved: bool,
     decoder: Decoder,
     totals: Totals,
+    signals: Option<HashMap<MapData, [u64; 2], SignalRecord>>,
+    /// Time and thread of the signals that were taken from there: the ring may have them as well.
+    resumed: Vec<(u64, u32)>,
 }
+
+type SignalRecord = [u8; size_of::<record::Sigbus>()];
 
 impl Source {
     /// Takes the ring buffer and its loss counters out of the loaded object.
@@ -55,6 +60,10 @@ impl Source {
             .as_ref()
             .and_then(|reported| reported.get(&reported::LOST, 0).ok());
         let totals = Totals::new(loaded)?;
+        let signals = loaded
+            .ebpf
+            .take_map("SIGNALS")
+            .and_then(|map| HashMap::try_from(map).ok());
         Ok(Self {
             ring: ring.ok_or(LoadError::Map("EVENTS"))?,
             lost: lost.ok_or(LoadError::Map("LOST"))?,
@@ -65,7 +74,24 @@ impl Source {
             proved: false,
             decoder,
             totals,
+            signals,
+            resumed: Vec::new(),
         })
+    }
+
+    /// The last signal of each page that the kernel has kept, in order of time.
+    pub fn kept_signals(&self) -> Vec<Event> {
+        let kept = self.signals.iter().flat_map(HashMap::iter).flatten();
+        let mut events: Vec<Event> = kept
+            .filter_map(|(_, record)| self.decoder.decode(&record).ok())
+            .collect();
+        events.sort_by_key(|event| event.t);
+        events
+    }
+
+    /// These signals have been taken: their records, should the ring still have them, add nothing.
+    pub fn pass_over(&mut self, taken: &[Event]) {
+        self.resumed = taken.iter().map(|event| (event.t, event.tid)).collect();
     }
 
     /// Makes it wake the current tokio runtime when records arrive.
@@ -92,6 +118,9 @@ impl Source {
                 {
                     self.proved = true;
                 }
+                Ok(event)
+                    if matches!(event.what, EventKind::Sigbus { .. })
+                        && self.resumed.contains(&(event.t, event.tid)) => {}
                 Ok(mut event) => {
                     self.proved = true;
                     name_target(&mut event);

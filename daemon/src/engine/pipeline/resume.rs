@@ -8,7 +8,7 @@ use poisontrace_model::{
     correlate::resume::{State, TotalsContinuity},
     event::{Event, EventKind},
 };
-use poisontrace_sources::host::machine::{boot_id, clock_pair};
+use poisontrace_sources::host::machine::{boot_id, clock_pair, started_after};
 
 impl Pipeline {
     /// Takes over the incidents that a daemon before left open in the store in `dir`.
@@ -42,6 +42,21 @@ impl Pipeline {
                 "resumes the open incidents of the store"
             );
         }
+    }
+
+    /// Takes the signals of running processes that the daemon before had not stored, and returns them.
+    pub fn resume_signals(&mut self, mut signals: Vec<Event>) -> Vec<Event> {
+        signals.retain(|signal| {
+            let EventKind::Sigbus { target_pid, .. } = signal.what else {
+                return false;
+            };
+            let live = self.live.as_ref();
+            let ticks = live.and_then(|live| live.registry.start_ticks(target_pid));
+            let its_own = ticks.is_some_and(|ticks| !started_after(ticks, signal.t));
+            its_own && !self.correlator.knows_signal(signal)
+        });
+        self.take(&signals);
+        signals
     }
 
     /// Notes in incidents that are known from the ring buffer alone that nobody watched them since.

@@ -343,6 +343,15 @@ pub fn ask(arguments: &[&str], file: &str, log: &Log) -> Result<Option<i32>> {
     )
 }
 
+/// Whether the store has an incident.
+pub fn has_incident(file: &str, log: &Log) -> Result<bool> {
+    match ask(&["explain", "--last", "--format", "json"], file, log)? {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        status => anyhow::bail!("poisontrace explain: exit status {status:?}"),
+    }
+}
+
 /// `poisontrace forecast`, as JSON. Its exit status shows only whether all facts were read.
 pub fn forecast(file: &str, log: &Log) -> Result<Option<i32>> {
     save(

@@ -115,7 +115,7 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
             result.on_exits_before = Some(started.on_exits()?);
         }
         if storm.kills_while.contains(&State::StandBy) {
-            started = replaced(storm, started, options, "stand-by", log)?;
+            started = replaced(storm, started, options, "stand-by", result, log)?;
             result.killed_while.push(State::StandBy);
         }
         daemon = Some(started);
@@ -157,7 +157,9 @@ fn one(storm: &Storm, folder: &str, result: &mut StormResult, log: &Log) -> Resu
     {
         log.step("waiting until poisontrace begins to detach from the exits");
         first.wait_for_detaching()?;
-        daemon = Some(replaced(storm, first, options, "detaching", log)?);
+        // The answer is older.
+        let mut behind = StormResult::default();
+        daemon = Some(replaced(storm, first, options, "detaching", &mut behind, log)?);
         result.killed_while.push(State::Detaching);
     }
     if let (Some(daemon), true) = (&mut daemon, storm.until_detached) {
@@ -209,11 +211,20 @@ fn inside(storm: &Storm, file: &str) -> String {
     }
 }
 
-/// Kills the daemon, and starts another.
-fn replaced(storm: &Storm, first: Daemon, options: &[String], name: &str, log: &Log) -> Result<Daemon> {
+/// Kills the daemon, looks whether it had stored an incident, and starts another.
+fn replaced(
+    storm: &Storm,
+    first: Daemon,
+    options: &[String],
+    name: &str,
+    result: &mut StormResult,
+    log: &Log,
+) -> Result<Daemon> {
     log.step("killing poisontrace");
     first.kill()?;
     std::thread::sleep(UNWATCHED);
+    let stored = daemon::has_incident(&inside(storm, &format!("stored-{name}.json")), log)?;
+    result.killed_with_incident += u32::from(stored);
     log.step("starting poisontrace again");
     let recording = inside(storm, &format!("recording-{name}.ptrace"));
     let daemon = Daemon::start_again(&recording, options, log)?;
@@ -262,7 +273,7 @@ fn kill_and_replace(
     let mut daemon = first;
     if storm.kills_while.contains(&State::Attaching) {
         daemon.wait_for(daemon_lines::ATTACHES_EXITS)?;
-        daemon = replaced(storm, daemon, options, "attaching", log)?;
+        daemon = replaced(storm, daemon, options, "attaching", result, log)?;
         if storms() {
             result.killed_while.push(State::Attaching);
         }
@@ -270,7 +281,7 @@ fn kill_and_replace(
     for n in 1..=storm.kills {
         std::thread::sleep(BETWEEN_KILLS);
         let before = storms();
-        daemon = replaced(storm, daemon, options, &n.to_string(), log)?;
+        daemon = replaced(storm, daemon, options, &n.to_string(), result, log)?;
         result.killed += u32::from(before && storms());
     }
     Ok(daemon)

@@ -249,6 +249,9 @@ pub struct StormResult {
     /// The states in which others were.
     #[serde(default)]
     pub killed_while: Vec<State>,
+    /// How many of all these had stored an incident, when they were killed before the answer.
+    #[serde(default)]
+    pub killed_with_incident: u32,
     /// Probes and pins left after the daemon had ended; `None`: not checked.
     #[serde(default)]
     pub left_attached: Option<Vec<String>>,

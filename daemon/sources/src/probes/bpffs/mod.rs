@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! /sys/fs/bpf/poisontrace/
-//!   layout-6/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
-//!     PAGES EVENTS LOST VICTIMS VCPUS REPORTED
+//!   layout-8/            maps, by the version of their layout (poisontrace_probes::MAP_LAYOUT)
+//!     PAGES EVENTS LOST VICTIMS VCPUS REPORTED SIGNALS
 //!     daemon-4711/       one daemon's programs
 //!       ARMED            its flag
 //!       <program> …      its links
@@ -33,7 +33,9 @@ use rustix::fs::{FlockOperation, flock, fstatfs};
 /// Where the folder is.
 pub const ROOT: &str = "/sys/fs/bpf/poisontrace";
 /// The maps that outlive the daemon.
-pub const MAPS: [&str; 6] = ["PAGES", "EVENTS", "LOST", "VICTIMS", "VCPUS", "REPORTED"];
+pub const MAPS: [&str; 7] = [
+    "PAGES", "EVENTS", "LOST", "VICTIMS", "VCPUS", "REPORTED", "SIGNALS",
+];
 
 /// The section of the flag, which holds nothing else.
 const SECTION: &str = ".data.armed";
