@@ -151,7 +151,7 @@ pub fn joined<T>(thread: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
     }
 }
 
-/// Compiles the crates that the daemon depends on. Without the BPF object the daemon's own build script fails, which
+/// Compiles the crates that the daemon depends on. Without the BPF object the build script of its sources fails, which
 /// `--keep-going` leaves to the end; its status is of no interest.
 fn dependencies(paths: &Paths, progress: &Progress) {
     progress.step("building the crates that poisontrace depends on");
