@@ -25,7 +25,8 @@ pub fn no_such_incident(asked: Asked<'_>, in_files: bool) -> String {
             format!("no incident of a VM named {name}: leave out --vm to explain all incidents of the files")
         }
         (Asked::Last, _) => {
-            "no incident has been recorded; `poisontrace check` shows whether the probes can".to_owned()
+            "no incident has been recorded; `poisontrace check` shows whether the probes can record one"
+                .to_owned()
         }
     }
 }

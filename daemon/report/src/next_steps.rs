@@ -51,7 +51,7 @@ pub fn message(step: &NextStep) -> Cow<'static, str> {
         NextStep::FixMceControls => "The VMM sets MCG_CTL or a bank's CTL so that KVM drops its injections: both must be all ones (KVM_SET_MSRS) before KVM_X86_SET_MCE. Report it to the VMM's vendor.".into(),
         NextStep::RestartPrivateGuest => "Restart the guest: private memory has no way yet to report a poisoned page to it, and its state cannot be saved.".into(),
         NextStep::KeepConsole => "Keep the guest's console log of the panic (libvirt: /var/log/libvirt/qemu, or its console): the backtrace shows which kernel function accessed the page.".into(),
-        NextStep::UpdateGuestKernel => "Check the guest's kernel version: from 5.19, and with QEMU from 5.8, 5.4.y and 4.19.y, Linux unmaps a poisoned page without flushing it.".into(),
+        NextStep::UpdateGuestKernel => "Update the guest's kernel: one older than 5.19 can flush a poisoned page; if the error covers a whole page, as QEMU reports it, 5.8 and newer, and 5.4.y and 4.19.y with the fix, do not.".into(),
         NextStep::EvacuateHost => "Move the guests off this host and reboot it: the kernel could not take the page out of use (a split of a huge page or an unmapping failed, as with pages that VFIO has pinned), so the next access kills another process or panics the host.".into(),
         NextStep::KillVmm => "Kill the VMM: its vCPU cannot get past this page.".into(),
         NextStep::LookElsewhere => "Look elsewhere for the cause: the VMM's own log, `coredumpctl list`, and `journalctl -k --grep 'Out of memory'`.".into(),

@@ -56,7 +56,7 @@ pub fn binding(binding: &ProbeBinding) -> Cow<'_, str> {
             "no hook: read from KVM's structures at poison".into()
         }
         ProbeBinding::Attached(all) => hooks(all).into(),
-        ProbeBinding::Standby(all) if all.is_empty() => "until there is poison nothing".into(),
+        ProbeBinding::Standby(all) if all.is_empty() => "nothing until there is poison".into(),
         ProbeBinding::Standby(all) => format!("until there is poison {}", hooks(all)).into(),
         ProbeBinding::Imported => "imported".into(),
         ProbeBinding::Text(text) => text.into(),
@@ -103,7 +103,7 @@ pub fn reason(reason: &ProbeReason) -> Cow<'_, str> {
         R::KvmAbsent => "KVM is not loaded".into(),
         R::KvmUnloaded => "KVM is unloaded".into(),
         R::Disabled(way) => format!("{way} disabled (--disable-attach-type)").into(),
-        R::Needs(probe) => format!("{probe} is not attached as that takes").into(),
+        R::Needs(probe) => format!("it needs {probe}, which is not attached in that way").into(),
         R::Clocksource(name) => format!("the kernel's clock source is {name}, not tsc").into(),
         R::PerfEventParanoid(level) => format!(
             "kernel.perf_event_paranoid is {level}: to attach at the poison would take CAP_SYS_ADMIN, which the service gives up; set it to 2"

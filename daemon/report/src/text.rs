@@ -134,7 +134,11 @@ impl Page {
         );
         let more = match i.page.gpas.len() {
             0 | 1 => String::new(),
-            n => format!(" and {} more 4 KiB pages touched", n - 1),
+            n => format!(
+                " and {} more 4 KiB {} touched",
+                n - 1,
+                if n == 2 { "page" } else { "pages" }
+            ),
         };
         self.fact_if(
             i.page.gpa.is_some(),

@@ -154,7 +154,7 @@ fn facts(host: &Host, i: &Incident) -> Markup {
             "Guest page",
             html! {
                 "gpa " code { (hex(i.page.gpa)) }
-                @if i.page.gpas.len() > 1 { " and " (i.page.gpas.len() - 1) " more 4 KiB pages touched" }
+                @if i.page.gpas.len() > 1 { " and " (i.page.gpas.len() - 1) " more 4 KiB page" @if i.page.gpas.len() > 2 { "s" } " touched" }
             },
         ),
         (

@@ -101,7 +101,7 @@ fn for_the_cause(e: &Evidence, v: Verdict) -> Option<NextStep> {
     let by_sigbus = e.logged.died_by_sigbus || e.logged.vmm_sigbus;
     Some(match v.cause {
         Cause::Unknown if ended && by_sigbus => NextStep::FindSigbusReason,
-        Cause::MceNested if e.skips_injections() => NextStep::ResetStuckGuest,
+        Cause::MceNested if e.skips_injections() && !ended => NextStep::ResetStuckGuest,
         Cause::MceOverflow => NextStep::AddOverflowRecovery,
         Cause::FatalNotification => NextStep::UseErrorRecovery,
         Cause::MceNested => NextStep::FindOtherPages,
@@ -114,6 +114,7 @@ fn for_the_cause(e: &Evidence, v: Verdict) -> Option<NextStep> {
         Cause::GuestMemfd => NextStep::RestartPrivateGuest,
         Cause::KernelAccess => NextStep::KeepConsole,
         Cause::Clflush => NextStep::UpdateGuestKernel,
+        Cause::SigbusSpin if ended => return None,
         Cause::SigbusSpin => NextStep::KillVmm,
         Cause::UnmapFailed => NextStep::EvacuateHost,
         Cause::NotPoison => NextStep::LookElsewhere,
