@@ -104,10 +104,8 @@ fn unescape_marks(line: &mut Vec<u8>) {
 pub fn joined(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     memchr::memmem::find(line, b"\\n")?;
     // An object's own texts are unescaped with it.
-    if matches!(line.trim_ascii_start().first(), Some(b'{' | b'['))
-        && line.contains(&b'"')
-        && line.ends_with(b"}")
-    {
+    let text = line.trim_ascii();
+    if text.starts_with(b"[{") || text.starts_with(b"{") && text.contains(&b'"') {
         return None;
     }
     let text = without(line, b"\\r");

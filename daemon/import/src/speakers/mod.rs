@@ -100,7 +100,7 @@ pub fn attribute<'a>(logs: &'a [Log], seen: &std::collections::BTreeSet<u32>) ->
 /// Whether a sender has a name, so that its boots are of one machine.
 fn is_named(sender: &super::text::Sender) -> bool {
     let tagged = sender.tag.as_deref().is_some_and(|tag| tag != "kernel");
-    tagged || sender.machine().is_some()
+    !sender.pasted && tagged || sender.machine().is_some()
 }
 
 /// A console that somebody else relays.

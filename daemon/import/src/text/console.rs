@@ -17,10 +17,16 @@ pub fn domain(line: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// What virsh prints where the console is closed, and `script` where the shell is.
+/// Where the console may end: what virsh prints then, `script` where the shell ends, a prompt without a name, and a sentence that
+/// announces something else. A guest's own prompt ends it too: a name too few makes nothing wrong.
 pub fn ends(line: &[u8]) -> bool {
+    const PROMPTS: [&[u8]; 4] = [b"$ ", b"# ", b"~ # ", b"~# "];
+    let words = line.split(|b| *b == b' ').filter(|word| !word.is_empty()).count();
+    let announces = words >= 3 && line.ends_with(b":") && !line.contains(&b'[');
     line.starts_with(b"Script done on ")
-        || line == b"error: Disconnected from qemu:///system due to end of file"
+        || line.starts_with(b"error: Disconnected from ")
+        || PROMPTS.iter().any(|prompt| line.starts_with(prompt))
+        || announces
 }
 
 /// `virsh [options] console [options] NAME`.

@@ -1,4 +1,5 @@
-//! Crashes as `coredumpctl list` and `coredumpctl info` show them (src/coredump/coredumpctl.c).
+//! Crashes as `coredumpctl list` and `coredumpctl info` show them (src/coredump/coredumpctl.c), and the reports of ABRT (`abrt info`)
+//! and apport (`/var/crash/*.crash`).
 
 use crate::trace::record::decimal;
 use poisontrace_model::{
@@ -12,6 +13,10 @@ const SIGBUS: u32 = 7;
 #[derive(Debug, Default)]
 pub struct Info {
     process: Option<(u32, String)>,
+    /// What ABRT's reason or apport's path names.
+    program: Option<String>,
+    /// Apport's process, of its `ProcStatus`.
+    pid: Option<u32>,
 }
 
 impl Info {
@@ -21,12 +26,52 @@ impl Info {
             self.process = named(process);
             return None;
         }
+        if let Some(statement) = self.abrt(message).or_else(|| self.apport(message)) {
+            return Some(statement);
+        }
         if message.starts_with(b"Signal: ") {
             let (pid, who) = self.process.take()?;
             return (message == b"Signal: 7 (BUS)").then(|| ended(pid, who));
         }
         entry(message)
     }
+}
+
+impl Info {
+    /// `reason:  qemu-kvm killed by SIGBUS`, and the process in the name of its `Directory:`.
+    fn abrt(&mut self, message: &[u8]) -> Option<LogStatement> {
+        if let Some(reason) = message.strip_prefix(b"reason:") {
+            let who = reason.trim_ascii().strip_suffix(b" killed by SIGBUS");
+            self.program = who.filter(|who| !who.contains(&b' ')).map(text);
+            return None;
+        }
+        let path = message.strip_prefix(b"Directory:")?.trim_ascii();
+        let who = self.program.take()?;
+        let pid = path.rsplit(|b| *b == b'-').next().and_then(decimal)?;
+        path.starts_with(b"/").then_some(())?;
+        Some(ended(u32::try_from(pid).ok()?, who))
+    }
+
+    /// `ExecutablePath: `, `Pid:` of `ProcStatus:`, `Signal: 7`, in this order.
+    fn apport(&mut self, message: &[u8]) -> Option<LogStatement> {
+        if let Some(path) = message.strip_prefix(b"ExecutablePath: ") {
+            self.program = path.rsplit(|b| *b == b'/').next().map(text);
+            self.pid = None;
+            return None;
+        }
+        if let Some(pid) = message.strip_prefix(b"Pid:") {
+            self.pid = decimal(pid.trim_ascii()).and_then(|pid| u32::try_from(pid).ok());
+            return None;
+        }
+        if message != b"Signal: 7" {
+            return None;
+        }
+        Some(ended(self.pid.take()?, self.program.take()?))
+    }
+}
+
+fn text(name: &[u8]) -> String {
+    sanitise(&String::from_utf8_lossy(name), 64)
 }
 
 fn ended(pid: u32, who: String) -> LogStatement {
@@ -100,6 +145,20 @@ mod tests {
             pid(&["PID: 801 (CPU 0/KVM)", "UID: 107 (qemu)", "Signal: 7 (BUS)"]),
             Some(801)
         );
+    }
+
+    #[test]
+    fn reports_of_abrt_and_apport() {
+        let abrt = "Directory:      /var/spool/abrt/ccpp-2026-11-22-15:45:36-801";
+        assert_eq!(
+            pid(&["reason:         qemu-kvm killed by SIGBUS", abrt]),
+            Some(801)
+        );
+        assert_eq!(pid(&["reason:         qemu-kvm killed by SIGSEGV", abrt]), None);
+        let path = "ExecutablePath: /usr/bin/qemu-system-x86_64";
+        assert_eq!(pid(&[path, "Pid:\t801", "Signal: 7"]), Some(801));
+        assert_eq!(pid(&[path, "Pid:\t801", "Signal: 6"]), None);
+        assert_eq!(pid(&["Pid:\t801", "Signal: 7"]), None);
     }
 
     #[test]

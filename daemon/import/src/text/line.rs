@@ -73,6 +73,7 @@ impl Line<'_> {
         let domain = domain.filter(|_| self.origin.of_domain != OfDomain::Console);
         Sender {
             domain: own.domain.or_else(|| domain.map(str::to_owned)),
+            pasted: own.relay && self.origin.of_domain == OfDomain::Console,
             launcher: self.origin.of_domain == OfDomain::Launcher,
             host: own
                 .host

@@ -23,6 +23,7 @@ mod reports;
 mod section;
 pub mod sender;
 mod torn;
+mod virsh_words;
 pub mod wordings;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -358,9 +359,11 @@ impl Scanner {
     fn statement(&mut self, line: &Line<'_>) -> bool {
         let message = line.envelope.message;
         let (message, of_vmm) = match program::vmm_prefix(message) {
-            Some(rest) => (without_level(rest), true),
+            Some(rest) => (program::without_level(rest), true),
             // A logger took QEMU's own name for its tag.
-            None if line.envelope.tag.is_some_and(program::is_vmm_name) => (without_level(message), false),
+            None if line.envelope.tag.is_some_and(program::is_vmm_name) => {
+                (program::without_level(message), false)
+            }
             None => (message, false),
         };
         let Some((wording, statement)) = wordings::read(message) else {
@@ -558,8 +561,11 @@ impl Scanner {
             self.dropped += 1;
             return;
         }
-        // A kernel logs its machine once.
-        let again = |other: &Item| other.sender == item.sender && other.statement == item.statement;
+        // A kernel logs its machine once; the next boot is to show its own.
+        let again = |other: &Item| {
+            let of_boot = (other.sender, other.boot, other.marks) == (item.sender, item.boot, item.marks);
+            of_boot && other.statement == item.statement
+        };
         if matches!(&item.statement, LogStatement::Machine { .. })
             && self.items.iter().rev().take(64).any(again)
         {
@@ -582,16 +588,4 @@ impl Scanner {
 /// A wall clock whose year and zone are shown.
 fn zoned(stamp: Stamp) -> Option<i64> {
     stamp.wall.filter(|_| !stamp.no_year && !stamp.local)
-}
-
-/// `warning: ` before a message of QEMU.
-fn without_level(message: &[u8]) -> &[u8] {
-    [&b"warning: "[..], b"error: ", b"info: "]
-        .iter()
-        .find_map(|level| {
-            message
-                .strip_prefix(*level)
-                .filter(|rest| !rest.starts_with(b"kvm run failed"))
-        })
-        .unwrap_or(message)
 }

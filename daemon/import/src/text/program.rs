@@ -110,6 +110,18 @@ pub fn is_vmm_prefix(message: &[u8]) -> bool {
     vmm_prefix(message).is_some()
 }
 
+/// `warning: ` before a message of QEMU.
+pub fn without_level(message: &[u8]) -> &[u8] {
+    [&b"warning: "[..], b"error: ", b"info: "]
+        .iter()
+        .find_map(|level| {
+            message
+                .strip_prefix(*level)
+                .filter(|rest| !rest.starts_with(b"kvm run failed"))
+        })
+        .unwrap_or(message)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

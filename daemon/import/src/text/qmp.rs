@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::virsh_words;
 use poisontrace_model::{event::log_statement::LogStatement, hex::Hex, text::sanitise};
 
 #[derive(Deserialize)]
@@ -171,6 +172,12 @@ impl Virsh {
         if let Some(at) = memchr::memmem::find(line, b"event '") {
             return self.begins(line, at, wall());
         }
+        if !line.is_ascii()
+            && let Some((domain, detail)) = virsh_words::lifecycle(&String::from_utf8_lossy(line))
+        {
+            let statement = lifecycle(sanitise(domain, 128), &detail)?;
+            return Some((None, Some(statement)));
+        }
         let (.., data) = self.failure.as_mut()?;
         memchr::memchr(b':', line)?;
         match data.virsh_field(&String::from_utf8_lossy(line)) {
@@ -207,24 +214,28 @@ impl Virsh {
                 domain: Some(domain),
                 guest: true,
             }),
-            "lifecycle" if detail.ends_with("Panicked") => {
-                Some(LogStatement::QmpPanicked { domain: Some(domain) })
-            }
-            "lifecycle" if detail.starts_with("Started") => Some(LogStatement::VmStarted {
-                host: None,
-                domain: Some(domain),
-            }),
-            "lifecycle" => detail
-                .strip_prefix("Stopped")
-                .map(|reason| LogStatement::QmpShutdown {
-                    domain: Some(domain),
-                    guest: false,
-                    reason: Some(sanitise(&reason.trim().to_lowercase(), 32)),
-                }),
+            "lifecycle" => lifecycle(domain, &virsh_words::english(detail)),
             _ => None,
         };
         Some((None, statement))
     }
+}
+
+/// What became of a domain: `Crashed Panicked`, `Stopped Failed`.
+fn lifecycle(domain: String, detail: &str) -> Option<LogStatement> {
+    let domain = Some(domain);
+    if detail.ends_with("Panicked") {
+        return Some(LogStatement::QmpPanicked { domain });
+    }
+    if detail.starts_with("Started") {
+        return Some(LogStatement::VmStarted { host: None, domain });
+    }
+    let reason = detail.strip_prefix("Stopped")?;
+    Some(LogStatement::QmpShutdown {
+        domain,
+        guest: false,
+        reason: Some(sanitise(&reason.trim().to_lowercase(), 32)),
+    })
 }
 
 /// `event MEMORY_FAILURE for domain 'NAME': {…}`, the quotes optional.

@@ -21,6 +21,8 @@ pub struct Sender {
     pub label: Option<String>,
     /// The monitor of QEMU that sent an event (`mon=0x…`), or which session of one it is.
     pub monitor: Option<String>,
+    /// Its console as somebody pasted it: nothing shows where that ends.
+    pub pasted: bool,
     /// The pod that runs one VM and no other.
     pub launcher: bool,
 }

@@ -49,8 +49,8 @@ pub struct Assembler {
     pub loose: Vec<(u64, LogStatement)>,
     /// Threads with signals that wait.
     pub(super) waiting: BTreeSet<u32>,
-    /// Threads of VMMs that were signalled for poison, and their processes.
-    pub(super) signalled: BTreeMap<u32, u32>,
+    /// Threads of VMMs that were signalled for poison, their processes, and when.
+    pub(super) signalled: BTreeMap<u32, (u32, u64)>,
     /// Latest time.
     pub(super) now: u64,
     /// The clock of the trace counts something, and not seconds.

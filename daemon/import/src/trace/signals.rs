@@ -98,11 +98,15 @@ impl Assembler {
         let kvm = self.threads.get(&r.tid).filter(|thread| thread.kvm);
         let Some(thread) = kvm else {
             // A trace of signals alone: whose death it is shows whom the kernel signalled.
-            let pid = [Some(r.tid), r.tgid]
-                .into_iter()
+            let ids = [Some(r.tid), r.tgid];
+            let known = ids
+                .iter()
                 .flatten()
-                .find_map(|id| self.signalled.remove(&id));
-            if let Some(pid) = pid.filter(|_| poison) {
+                .find_map(|id| self.signalled.get(id).copied());
+            let raised =
+                |t: u64| matches!(code, Some(SI_TKILL | SI_USER)) && r.t.saturating_sub(t) < RAISED_WITHIN_NS;
+            if let Some((pid, _)) = known.filter(|(_, t)| poison || raised(*t)) {
+                self.signalled.retain(|_, (known, _)| *known != pid);
                 self.say(r.t, r.tid, pid, None, killed(r.comm));
             }
             return;
@@ -138,7 +142,8 @@ impl Assembler {
     /// A process ended of which the trace shows nothing but a SIGBUS for poison.
     pub(super) fn signalled_ended(&mut self, t: u64, tid: u32) {
         self.say_signals_to(tid);
-        let signalled = self.signalled.remove(&tid).filter(|pid| *pid == tid);
+        let signalled = self.signalled.remove(&tid).map(|(pid, _)| pid);
+        let signalled = signalled.filter(|pid| *pid == tid);
         // Where its vCPUs are in the trace, they show its end.
         if let Some(pid) = signalled.filter(|pid| !self.groups.is_known(*pid)) {
             self.say(t, tid, pid, None, EventKind::VmmGone);
@@ -195,7 +200,7 @@ impl Assembler {
                 pfn: pfn.map(Hex),
             };
             if (vcpu_thread || of_vmm) && self.signalled.len() < MAX_SIGNALLED {
-                self.signalled.insert(signal.target, pid);
+                self.signalled.insert(signal.target, (pid, signal.t));
             }
             self.say(signal.t, tid, tid, None, what);
         }
