@@ -6,6 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Farthest that a vCPU's thread number lies from its process's, where nothing shows.
 const MAX_DISTANCE: u32 = 512;
+/// Processes that a vCPU's thread is held against, the nearest first: each thread of a trace of many small VMs would be held
+/// against hundreds.
+const NEAREST: usize = 64;
 const MAX_GROUPS: usize = 4096;
 const MAX_SIGNALLED: usize = 4096;
 
@@ -69,20 +72,22 @@ impl Groups {
 
     fn infer(&self, tid: u32, comm: &[u8], vcpu: Option<u32>) -> Option<u32> {
         let near = tid.saturating_sub(MAX_DISTANCE)..=tid;
-        let fits = |leader: &u32| match (self.groups.get(leader), vcpu) {
-            (Some(group), Some(vcpu)) => group.vcpus.get(&vcpu).is_none_or(|other| *other == tid),
-            _ => true,
+        let has_room = |group: &Group| match vcpu {
+            Some(vcpu) => group.vcpus.get(&vcpu).is_none_or(|other| *other == tid),
+            None => true,
         };
         let signalled = self
             .signalled
             .range(near.clone())
             .rev()
-            .find(|(pid, name)| related(name, comm) && fits(pid));
+            .take(NEAREST)
+            .find(|(pid, name)| related(name, comm) && self.groups.get(pid).is_none_or(has_room));
         let group = self
             .groups
             .range(near)
             .rev()
-            .find(|(leader, group)| related(&group.comm, comm) && fits(leader));
+            .take(NEAREST)
+            .find(|(_, group)| related(&group.comm, comm) && has_room(group));
         match (signalled, group) {
             (Some((pid, _)), Some((leader, _))) => Some(*pid.max(leader)),
             (Some((pid, _)), None) => Some(*pid),
