@@ -41,6 +41,23 @@ fn a_hook_that_cannot_be_run_is_reported_with_status_1() {
 }
 
 #[test]
+fn pages_that_run_would_refuse_to_serve_are_reported_with_status_1() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("poisontrace.toml");
+    for (address, status) in [("0.0.0.0:1", 1), ("127.0.0.1:1", 0)] {
+        fs::write(
+            &file,
+            format!("[web]\nincidents = true\nlisten_address = \"{address}\"\n"),
+        )
+        .unwrap();
+        let output = check(&file);
+        assert_eq!(output.status.code(), Some(status), "{output:?}");
+        let refused = String::from_utf8_lossy(&output.stderr).contains("without TLS and a user");
+        assert_eq!(refused, status == 1, "{output:?}");
+    }
+}
+
+#[test]
 fn the_configuration_names_the_store_unless_a_flag_does() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("p.toml");

@@ -107,6 +107,22 @@ impl Shared {
     }
 }
 
+/// Whether a server would start with this: the files are read, nothing is bound. `pages`: whether there are pages beside /metrics.
+///
+/// # Errors
+/// A configuration that is wrong, pages on an address that is open to others.
+pub fn would_serve(
+    address: SocketAddr,
+    config_file: Option<&Path>,
+    pages: bool,
+) -> Result<(), WebConfigError> {
+    let access = access::Access::read(config_file)?;
+    match pages {
+        true => pages::allowed(address.ip(), &access),
+        false => Ok(()),
+    }
+}
+
 impl Server {
     /// Takes the socket that systemd handed over, else listens on `address`; with neither there is no server.
     /// `config_file`: the form of exporter-toolkit's, or none. `pages`: beside /metrics.

@@ -333,8 +333,16 @@ impl Import {
                     self.logs.push(log);
                 }
                 Err(problem) => {
+                    // As a torn recording: alone it is asked about.
+                    let torn = matches!(problem, Cause::Torn { .. });
+                    let asked_about = torn && self.alone && !self.allow_truncated;
                     self.problem(&file, problem);
-                    if log.useful() {
+                    if log.useful() && !asked_about {
+                        if torn {
+                            self.notes.push(MissingEvidence::FileEnd {
+                                source: log.name.clone(),
+                            });
+                        }
                         self.usable += 1;
                         self.logs.push(log);
                     }

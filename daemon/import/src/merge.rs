@@ -1,9 +1,13 @@
 //! Several files of lines at once: trace records in the order of their times, all other lines as they come.
 
-use std::{io::BufRead, path::PathBuf};
+use std::{
+    io::{self, BufRead},
+    path::PathBuf,
+};
 
 use super::{
     log::Log,
+    problem::Cause,
     reformat::{LooksCut, Reader},
     text::Scanner,
     trace::{
@@ -25,7 +29,7 @@ pub struct Source<R> {
     waits: Option<u64>,
     records: u64,
     over: bool,
-    problem: Option<String>,
+    problem: Option<Cause>,
     /// Since the record before: events that the tracer lost, where it counts them.
     gap: Option<u64>,
     /// Events that the ring had overwritten when the trace was read.
@@ -58,7 +62,14 @@ impl<R: BufRead> Source<R> {
                     return;
                 }
                 Err(err) => {
-                    self.problem = Some(format!("line {}: {err}", self.lines.lines_read() + 1));
+                    let line = self.lines.lines_read() + 1;
+                    self.problem = Some(match err.kind() {
+                        io::ErrorKind::UnexpectedEof => Cause::Torn {
+                            line: Some(line),
+                            reason: err.to_string(),
+                        },
+                        _ => Cause::Other(format!("line {line}: {err}")),
+                    });
                     self.over = true;
                     return;
                 }
@@ -217,7 +228,7 @@ impl<R: BufRead> Merge<R> {
     }
 
     /// What was found in each file, and whether it could be read.
-    pub fn finish(self) -> Vec<(PathBuf, Log, Result<(), String>)> {
+    pub fn finish(self) -> Vec<(PathBuf, Log, Result<(), Cause>)> {
         self.sources
             .into_iter()
             .map(|mut source| {
@@ -225,11 +236,11 @@ impl<R: BufRead> Merge<R> {
                 let known = source.scanner.known > 0 || source.records > 0;
                 let outcome = match source.problem {
                     Some(problem) => Err(problem),
-                    None if source.lines.lines_read() == 0 => Err("an empty file".to_owned()),
-                    None if !known => Err(format!(
+                    None if source.lines.lines_read() == 0 => Err(Cause::Other("an empty file".to_owned())),
+                    None if !known => Err(Cause::Other(format!(
                         "nothing in its {} lines is known: it is not a poisontrace recording, a kernel trace as text, a kernel, VMM or console log, or QMP events",
                         source.lines.lines_read()
-                    )),
+                    ))),
                     None => Ok(()),
                 };
                 let log = Log::new(source.name, source.scanner, source.records);

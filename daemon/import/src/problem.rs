@@ -1,6 +1,6 @@
 //! Why files cannot be used, as types: who prints them adds a next step where they name none.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
 
 use poisontrace_recording::RecordingError;
 
@@ -28,13 +28,37 @@ pub enum Problem {
 pub enum Cause {
     /// A recording that cannot be read.
     #[error(transparent)]
-    Recording(#[from] RecordingError),
+    Recording(RecordingError),
     /// A format that another program turns into text; the message names it.
     #[error("line 1: {0}")]
     OtherProgram(&'static str),
+    /// A compressed file that ends in the middle.
+    #[error("{}the compressed file ends in the middle ({reason}): take a whole copy, or use --allow-truncated to explain what is there", in_line(*line))]
+    Torn {
+        /// The line that is not whole, counted from 1; `None`: not known.
+        line: Option<u64>,
+        /// What the decompressor finds.
+        reason: String,
+    },
     /// Anything else.
     #[error("{0}")]
     Other(String),
+}
+
+fn in_line(line: Option<u64>) -> String {
+    line.map_or_else(String::new, |line| format!("line {line}: "))
+}
+
+impl From<RecordingError> for Cause {
+    fn from(err: RecordingError) -> Self {
+        match err {
+            RecordingError::Io(err) if err.kind() == io::ErrorKind::UnexpectedEof => Self::Torn {
+                line: None,
+                reason: err.to_string(),
+            },
+            other => Self::Recording(other),
+        }
+    }
 }
 
 impl From<String> for Cause {
@@ -55,7 +79,8 @@ impl Problem {
                 | RecordingError::Version { .. }
                 | RecordingError::Truncated { .. },
             )
-            | Cause::OtherProgram(_) => true,
+            | Cause::OtherProgram(_)
+            | Cause::Torn { .. } => true,
             Cause::Recording(_) | Cause::Other(_) => false,
         }
     }

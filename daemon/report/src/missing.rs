@@ -86,6 +86,7 @@ pub fn message(what: &MissingEvidence) -> Cow<'static, str> {
         M::InjectedBank => "the machine-check bank as it was injected: whether it still held an earlier error (overflow)".into(),
         M::Ending => "the guest's end, or that it lives: its console, the VMM's log to its end, or a trace".into(),
         M::RecordingEnd => "the end of the recording, and all that came after it".into(),
+        M::FileEnd { source } => format!("the end of {source}, and all that came after it").into(),
         M::TraceEvents { .. } => "events that the tracer lost (it does not count them): counts are lower bounds".into(),
         M::TraceClock => "all durations: the trace's clock (counter, x86-tsc) gives an order and no time; trace with `echo mono > trace_clock`".into(),
         M::TraceBesideRecording => "the trace beside the recording is not used: the recording has the same events".into(),

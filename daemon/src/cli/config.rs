@@ -8,6 +8,7 @@ use std::{
 use super::{ConfigArgs, ConfigTask, Outcome, RunArgs, SourceArgs, WebArgs};
 use crate::{
     config::{Config, DEFAULT_FILE, Layers},
+    engine::serving,
     failure::Failure,
     terminal,
 };
@@ -25,7 +26,10 @@ fn check(file: Option<&Path>, source: &SourceArgs) -> Outcome {
         layers.file = Some(file.to_owned());
     }
     let config = layers.read()?;
-    let problems = config.problems();
+    let mut problems = config.problems();
+    if problems.is_empty() {
+        problems.extend(serving::check(&config.web).err().map(|err| err.to_string()));
+    }
     for problem in &problems {
         eprintln!(
             "poisontrace: {}",

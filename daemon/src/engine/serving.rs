@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use super::incident_pages::IncidentPages;
 use crate::{config::Web, failure::Failure};
-use poisontrace_http::{Controls, HttpError, Pages, Ready, Scrape, Server};
+use poisontrace_http::{Controls, HttpError, Pages, Ready, Scrape, Server, WebConfigError, would_serve};
 use poisontrace_kernel_facts::plan::Plan;
 use poisontrace_model::event::probe::ProbeId;
 use poisontrace_report::check;
@@ -90,8 +90,23 @@ pub fn server(web: &Web, ready: Ready, store: Option<&Path>) -> Result<Option<Se
     Ok(bound(web, ready, store)?)
 }
 
+/// Whether `run` would serve with these settings; nothing is bound.
+///
+/// # Errors
+/// What `run` would end with.
+pub fn check(web: &Web) -> Result<(), WebConfigError> {
+    let address = web.listen_address.0;
+    address.map_or(Ok(()), |address| {
+        would_serve(address, config_file(web), web.incidents)
+    })
+}
+
+fn config_file(web: &Web) -> Option<&Path> {
+    Some(web.config_file.as_path()).filter(|file| !file.as_os_str().is_empty())
+}
+
 fn bound(web: &Web, ready: Ready, store: Option<&Path>) -> Result<Option<Server>, HttpError> {
-    let file = Some(web.config_file.as_path()).filter(|file| !file.as_os_str().is_empty());
+    let file = config_file(web);
     let pages = store.filter(|_| web.incidents).map(IncidentPages::new);
     let pages = pages.map(|pages| Arc::new(pages) as Arc<dyn Pages>);
     Server::new(web.listen_address.0, file, ready, pages)

@@ -156,18 +156,27 @@ fn a_recording_in_parts_is_refused_and_no_all_clear() {
 }
 
 #[test]
-fn a_torn_compressed_recording_is_read_as_far_as_it_goes_where_that_is_allowed() {
+fn a_torn_compressed_file_is_read_as_far_as_it_goes_where_that_is_allowed() {
     let dir = tempfile::tempdir().unwrap();
-    let whole = gzip(recording().as_bytes());
     let file = dir.path().join("torn.gz");
-    fs::write(&file, &whole[..whole.len() * 9 / 10]).unwrap();
-    let refused = explain(std::slice::from_ref(&file));
-    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
-    let options = ["explain", "--format", "json", "--allow-truncated", "--from"].map(PathBuf::from);
-    let allowed = crate::poisontrace(options.iter().chain(std::slice::from_ref(&file)));
-    let incidents = incidents_of(&allowed);
-    assert_eq!(incidents.len(), 1, "{allowed:?}");
-    assert!(crate::misses(&incidents[0], "recording"), "{incidents:#?}");
+    let trace = fs::read(amd("ftrace.txt")).unwrap();
+    for (text, misses) in [
+        (recording().into_bytes(), "the end of the recording"),
+        (trace, "the end of torn.gz"),
+    ] {
+        let whole = gzip(&text);
+        fs::write(&file, &whole[..whole.len() * 9 / 10]).unwrap();
+        let refused = explain(std::slice::from_ref(&file));
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+        assert!(refused.stdout.is_empty(), "{refused:?}");
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert!(stderr.contains("--allow-truncated"), "{stderr}");
+        let options = ["explain", "--format", "json", "--allow-truncated", "--from"].map(PathBuf::from);
+        let allowed = crate::poisontrace(options.iter().chain(std::slice::from_ref(&file)));
+        let incidents = incidents_of(&allowed);
+        assert_eq!(incidents.len(), 1, "{allowed:?}");
+        assert!(crate::misses(&incidents[0], misses), "{incidents:#?}");
+    }
 }
 
 #[test]

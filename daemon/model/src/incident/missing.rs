@@ -103,6 +103,11 @@ pub enum MissingEvidence {
     Ending,
     /// The rest of a recording that was cut off.
     RecordingEnd,
+    /// The rest of a compressed file that was cut off.
+    FileEnd {
+        /// Name of the file.
+        source: String,
+    },
     /// Events that the tracer itself lost; `None`: it does not count them.
     TraceEvents {
         /// How many; `None`: the tracer does not count them.
@@ -228,6 +233,7 @@ impl MissingEvidence {
         Self::InjectedBank => "injected_bank",
         Self::Ending => "ending",
         Self::RecordingEnd => "recording_end",
+        Self::FileEnd { .. } => "file_end",
         Self::TraceEvents { .. } => "trace_events",
         Self::TraceBeginning { .. } => "trace_beginning",
         Self::TraceClock => "trace_clock",
