@@ -39,6 +39,13 @@ impl Times {
             ns: last.iter().sum(),
         }
     }
+
+    /// The middle one, nanoseconds; 0 of none.
+    pub fn median(&self) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +55,7 @@ pub struct Sums {
     /// Of the exits whose gup met poison.
     pub exit_to_entry: Times,
     pub in_kernel: Time,
-    pub gup: Time,
+    pub gup: Times,
 }
 
 /// -EHWPOISON.
@@ -69,10 +76,11 @@ pub fn read(out: &Path, result: &StormResult, thread: &str) -> Result<Sums> {
     for line in text.lines().filter_map(|line| Line::parse(line, thread)) {
         exit.take(&line, &mut sums);
     }
-    for time in [&mut sums.in_kernel, &mut sums.gup] {
-        time.ns *= ns_per_cycle;
-    }
-    let each = sums.by_reason.values_mut().chain([&mut sums.exit_to_entry]);
+    sums.in_kernel.ns *= ns_per_cycle;
+    let each = sums
+        .by_reason
+        .values_mut()
+        .chain([&mut sums.exit_to_entry, &mut sums.gup]);
     each.flat_map(|times| &mut times.0)
         .for_each(|time| *time *= ns_per_cycle);
     Ok(sums)
@@ -154,16 +162,13 @@ impl Exit {
         else {
             return;
         };
-        let add = |time: &mut Time, cycles: u64| {
-            time.count += 1;
-            time.ns += cycles as f64;
-        };
         let whole = entry.saturating_sub(left);
         sums.by_reason.entry(reason).or_default().0.push(whole as f64);
         if poison {
             sums.exit_to_entry.0.push(whole as f64);
-            add(&mut sums.in_kernel, user.unwrap_or(entry).saturating_sub(left));
-            add(&mut sums.gup, gup);
+            sums.in_kernel.count += 1;
+            sums.in_kernel.ns += user.unwrap_or(entry).saturating_sub(left) as f64;
+            sums.gup.0.push(gup as f64);
         }
     }
 }
@@ -196,7 +201,7 @@ mod tests {
         let sums = read(folder.path(), &result, "storm-vmm").unwrap();
         let time = |ns| Time { count: 1, ns };
         assert_eq!(sums.exit_to_entry.all(), time(5000.0));
-        assert_eq!((sums.in_kernel, sums.gup), (time(2000.0), time(300.0)));
+        assert_eq!((sums.in_kernel, sums.gup.all()), (time(2000.0), time(300.0)));
         assert_eq!(sums.by_reason["CPUID"].all(), time(1000.0));
         assert_eq!(sums.by_reason["EPT_VIOLATION"].all(), time(5000.0));
     }
@@ -207,5 +212,6 @@ mod tests {
         assert_eq!(times.last(2), Time { count: 2, ns: 23.0 });
         assert_eq!(times.last(0), Time::default());
         assert_eq!(times.last(9), times.all());
+        assert_eq!((times.median(), Times::default().median()), (20.0, 0.0));
     }
 }
