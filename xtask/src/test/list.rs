@@ -76,7 +76,7 @@ const TIERS: [Tier; 9] = [
             part(
                 "storms",
                 "storms of CLFLUSH on Intel and on AMD, at the same time",
-                29,
+                138,
             ),
         ],
     },
