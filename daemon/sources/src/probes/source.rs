@@ -1,6 +1,7 @@
 //! The live source: records out of the ring buffer, in order of time.
 
 use std::{
+    collections::BTreeSet,
     io,
     os::fd::{AsRawFd, RawFd},
 };
@@ -32,8 +33,8 @@ pub struct Source {
     decoder: Decoder,
     totals: Totals,
     signals: Option<HashMap<MapData, [u64; 2], SignalRecord>>,
-    /// Time and thread of the signals that were taken from there: the ring may have them as well.
-    resumed: Vec<(u64, u32)>,
+    /// Time and thread of the signals that were taken from there: the ring may have them as well, each once.
+    resumed: BTreeSet<(u64, u32)>,
 }
 
 type SignalRecord = [u8; size_of::<record::Sigbus>()];
@@ -75,7 +76,7 @@ impl Source {
             decoder,
             totals,
             signals,
-            resumed: Vec::new(),
+            resumed: BTreeSet::new(),
         })
     }
 
@@ -120,7 +121,7 @@ impl Source {
                 }
                 Ok(event)
                     if matches!(event.what, EventKind::Sigbus { .. })
-                        && self.resumed.contains(&(event.t, event.tid)) => {}
+                        && self.resumed.remove(&(event.t, event.tid)) => {}
                 Ok(mut event) => {
                     self.proved = true;
                     name_target(&mut event);
