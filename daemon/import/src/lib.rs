@@ -219,6 +219,11 @@ impl Import {
         }
     }
 
+    /// Among other files a torn one is better than none; alone it is asked about.
+    fn torn_is_fine(&self) -> bool {
+        self.allow_truncated || !self.alone
+    }
+
     fn problem(&mut self, file: &Path, cause: impl Into<Cause>) {
         self.problems.push(Problem::File {
             file: file.to_owned(),
@@ -257,8 +262,7 @@ impl Import {
         input: Box<dyn BufRead>,
         progress: &mut dyn FnMut(Reading),
     ) -> Result<(), Cause> {
-        // Among other files a torn recording is better than none; alone it is asked about.
-        let torn_is_fine = self.allow_truncated || !self.alone;
+        let torn_is_fine = self.torn_is_fine();
         let input: Box<dyn BufRead> = if torn_is_fine {
             Box::new(gzip::Torn(input))
         } else {
@@ -333,11 +337,9 @@ impl Import {
                     self.logs.push(log);
                 }
                 Err(problem) => {
-                    // As a torn recording: alone it is asked about.
                     let torn = matches!(problem, Cause::Torn { .. });
-                    let asked_about = torn && self.alone && !self.allow_truncated;
                     self.problem(&file, problem);
-                    if log.useful() && !asked_about {
+                    if log.useful() && (!torn || self.torn_is_fine()) {
                         if torn {
                             self.notes.push(MissingEvidence::FileEnd {
                                 source: log.name.clone(),

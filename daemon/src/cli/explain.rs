@@ -16,6 +16,7 @@ use poisontrace_report::{
     cli::{Asked, no_such_incident},
     document::{Answer, Incident},
 };
+use poisontrace_sources::host::machine::this_host;
 
 pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
     let (answer, cut) = match args.from.as_slice() {
@@ -58,11 +59,7 @@ fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Answer, bool),
     let stored = Stored::open(&source.state_dir(args.state.state_dir.as_ref())?)?;
     let found = stored.get(&wanted)?;
     report_skipped(&stored);
-    let host = found
-        .first()
-        .map_or_else(poisontrace_sources::host::machine::this_host, |(host, _)| {
-            host.clone()
-        });
+    let host = found.first().map_or_else(this_host, |(host, _)| host.clone());
     let mut incidents: Vec<Incident> = found.into_iter().map(|(_, incident)| incident).collect();
     for incident in incidents.iter_mut().filter(|_| args.why) {
         incident.why = poisontrace_report::observed(incident);

@@ -18,6 +18,7 @@ use poisontrace_report::{
     cli::{Asked, no_such_incident},
     document::Answer,
 };
+use poisontrace_sources::host::machine::this_host;
 
 pub fn incidents(args: &IncidentsArgs, source: &SourceArgs) -> Outcome {
     let dir = &source.state_dir(args.state.state_dir.as_ref())?;
@@ -114,11 +115,7 @@ fn list(args: &IncidentsArgs, dir: &Path) -> Outcome {
     report_skipped(&stored);
     if args.format == Format::Json {
         // All incidents of one store are of this host.
-        let host = found
-            .last()
-            .map_or_else(poisontrace_sources::host::machine::this_host, |(host, _)| {
-                host.clone()
-            });
+        let host = found.last().map_or_else(this_host, |(host, _)| host.clone());
         let incidents = found.into_iter().map(|(_, incident)| incident).collect();
         terminal::print(&output::json(&Answer::new(host, incidents))?)?;
         return Ok(ExitCode::SUCCESS);

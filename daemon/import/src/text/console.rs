@@ -1,6 +1,8 @@
 //! The console of a libvirt domain, as `virsh console` shows it (tools/virsh-console.c): what follows is that VM's, until the
 //! shell's next prompt.
 
+use super::shell::{PROMPTS, operand, words};
+
 /// Longest name.
 const MAX_NAME: usize = 128;
 
@@ -20,34 +22,23 @@ pub fn domain(line: &[u8]) -> Option<&[u8]> {
 /// Where the console may end: what virsh prints then, `script` where the shell ends, a prompt without a name, and a sentence that
 /// announces something else. A guest's own prompt ends it too: a name too few makes nothing wrong.
 pub fn ends(line: &[u8]) -> bool {
-    const PROMPTS: [&[u8]; 4] = [b"$ ", b"# ", b"~ # ", b"~# "];
-    let words = line.split(|b| *b == b' ').filter(|word| !word.is_empty()).count();
-    let announces = words >= 3 && line.ends_with(b":") && !line.contains(&b'[');
+    const OF_GUESTS: [&[u8]; 4] = [b"$ ", b"# ", b"~ # ", b"~# "];
+    let announces = words(line).count() >= 3 && line.ends_with(b":") && !line.contains(&b'[');
     line.starts_with(b"Script done on ")
         || line.starts_with(b"error: Disconnected from ")
-        || PROMPTS.iter().any(|prompt| line.starts_with(prompt))
+        || OF_GUESTS.iter().any(|prompt| line.starts_with(prompt))
         || announces
 }
 
 /// `virsh [options] console [options] NAME`.
 fn of_command(line: &[u8]) -> Option<&[u8]> {
-    const PROMPTS: [&[u8]; 4] = [b"$ ", b"# ", b"> ", b"+ "];
     const WITH_VALUE: [&[u8]; 6] = [b"-c", b"--connect", b"-d", b"--debug", b"-l", b"--log"];
     const OF_CONSOLE: [&[u8]; 2] = [b"--devname", b"--domain"];
     let at = memchr::memmem::find(line, b"virsh ")?;
     let before = line[..at].strip_suffix(b"sudo ").unwrap_or(&line[..at]);
     let begins = before.is_empty() || PROMPTS.iter().any(|prompt| before.ends_with(prompt));
-    let mut words = line[at + 6..]
-        .split(|b| *b == b' ')
-        .filter(|word| !word.is_empty());
-    let mut word = words.next()?;
-    while word.starts_with(b"-") {
-        if WITH_VALUE.contains(&word) {
-            words.next()?;
-        }
-        word = words.next()?;
-    }
-    if !begins || word != b"console" {
+    let mut words = words(&line[at + 6..]);
+    if !begins || operand(&mut words, &WITH_VALUE)? != b"console" {
         return None;
     }
     let mut name = None;

@@ -22,6 +22,7 @@ mod qmp;
 mod reports;
 mod section;
 pub mod sender;
+mod shell;
 mod torn;
 mod virsh_words;
 pub mod wordings;

@@ -1,7 +1,10 @@
 //! Heads of sections of a file that several machines' lines were put into: `tail`, `dshbak`, `clush`, Ansible, and the prompt
 //! of a shell before the command whose output follows.
 
-use super::console;
+use super::{
+    console,
+    shell::{PROMPTS, operand, words},
+};
 use crate::origin::{OfDomain, Origin};
 use std::sync::Arc;
 
@@ -63,7 +66,8 @@ impl Sections {
             };
             return true;
         }
-        if let Some((host, domain)) = prompt(line).and_then(|host| Some((host, of_log(line)?))) {
+        let prompted = prompt(line);
+        if let Some((host, domain)) = prompted.and_then(|host| Some((host, of_log(line)?))) {
             self.origin = Origin {
                 host: text(host),
                 domain: text(domain),
@@ -72,7 +76,7 @@ impl Sections {
             return true;
         }
         let host = of_ansible(line)
-            .or_else(|| prompt(line))
+            .or(prompted)
             .or_else(|| of_pssh(line))
             .or_else(|| of_ssh(line));
         if let Some(host) = host.and_then(text) {
@@ -163,18 +167,10 @@ fn of_log(line: &[u8]) -> Option<&[u8]> {
 
 /// `ssh -p 22 root@node1 dmesg`, behind a prompt or not: what follows is the other machine's.
 fn of_ssh(line: &[u8]) -> Option<&[u8]> {
-    const PROMPTS: [&[u8]; 4] = [b"$ ", b"# ", b"+ ", b"> "];
     const WITH_VALUE: [&[u8]; 6] = [b"-p", b"-i", b"-l", b"-o", b"-F", b"-J"];
     let prompt = PROMPTS.iter().find_map(|prompt| line.strip_prefix(*prompt));
     let rest = prompt.unwrap_or(line).strip_prefix(b"ssh ")?;
-    let mut words = rest.split(|b| *b == b' ').filter(|word| !word.is_empty());
-    let mut word = words.next()?;
-    while word.starts_with(b"-") {
-        if WITH_VALUE.contains(&word) {
-            words.next()?;
-        }
-        word = words.next()?;
-    }
+    let word = operand(&mut words(rest), &WITH_VALUE)?;
     let at = memchr::memchr(b'@', word);
     let host = at.map_or(word, |at| &word[at + 1..]);
     // "ssh to the machine" is a sentence.
