@@ -21,7 +21,7 @@ pub fn install(paths: &Paths, options: &InstallOptions, progress: &Progress) -> 
     examine(paths, &options.lab.kernel, &mut tally, progress);
     progress.finish();
     println!("{tally}");
-    Ok(if tally.failed == 0 {
+    Ok(if tally.failed.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

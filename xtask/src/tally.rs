@@ -7,7 +7,8 @@ use anyhow::Result;
 #[derive(Default)]
 pub struct Tally {
     pub passed: u32,
-    pub failed: u32,
+    /// Each with its reason. Named again at the end: a log of the whole run is long, and what keeps it may keep its end alone.
+    pub failed: Vec<String>,
     pub skipped: u32,
 }
 
@@ -19,8 +20,8 @@ impl Tally {
                 println!("test {scenario}::{what} ... ok");
             }
             Err(error) => {
-                self.failed += 1;
                 println!("test {scenario}::{what} ... FAILED\n    {error:#}");
+                self.failed.push(format!("{scenario}::{what}: {error:#}"));
             }
         }
     }
@@ -28,7 +29,7 @@ impl Tally {
     /// Adds the counts of another tally.
     pub fn add(&mut self, other: &Self) {
         self.passed += other.passed;
-        self.failed += other.failed;
+        self.failed.extend(other.failed.iter().cloned());
         self.skipped += other.skipped;
     }
 
@@ -40,7 +41,10 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        for failure in &self.failed {
+            writeln!(f, "failed: {failure}")?;
+        }
+        write!(f, "{} passed, {} failed", self.passed, self.failed.len())?;
         if self.skipped > 0 {
             write!(f, ", {} skipped", self.skipped)?;
         }

@@ -85,11 +85,11 @@ impl Apt {
     /// `source`: the additional one. Lists that this process has read are not read again.
     fn read_lists(&self, source: &str, progress: &Progress) {
         let key = (self.folder.clone(), source.to_owned());
+        // Held until they are read: who finds them in the set uses them at once.
         let mut refreshed = REFRESHED.lock().unwrap_or_else(PoisonError::into_inner);
         if !refreshed.insert(key) {
             return;
         }
-        drop(refreshed);
         progress.step("apt: reading the lists of packages");
         let log = self.folder.join("log/update.log");
         if let Err(error) = command::logged(self.get().arg("update"), &log, "apt-get update") {

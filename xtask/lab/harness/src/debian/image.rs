@@ -110,15 +110,24 @@ fn bootstrapped(paths: &Paths, apt: &Apt, progress: &Progress) -> Result<PathBuf
     let packages = apt.download(&["debootstrap".to_owned()], progress)?;
     debian::unpack(&packages, &tools, progress)?;
     progress.step("lab: installing Debian 12 into a folder (some minutes, once)");
-    let mut debootstrap = command::clean(tools.join("usr/sbin/debootstrap"));
-    debootstrap
-        .env("DEBOOTSTRAP_DIR", tools.join("usr/share/debootstrap"))
-        .arg("--variant=minbase")
-        .arg(format!("--include={INCLUDE}"))
-        .arg("bookworm")
-        .arg(&root)
-        .arg(apt.server()?);
-    command::logged(&mut debootstrap, &folder.join("debootstrap.log"), "debootstrap")?;
+    let server = apt.server()?;
+    let install = || {
+        stamp::start_over(&root)?;
+        let mut debootstrap = command::clean(tools.join("usr/sbin/debootstrap"));
+        debootstrap
+            .env("DEBOOTSTRAP_DIR", tools.join("usr/share/debootstrap"))
+            .arg("--variant=minbase")
+            .arg(format!("--include={INCLUDE}"))
+            .arg("bookworm")
+            .arg(&root)
+            .arg(&server);
+        command::logged(&mut debootstrap, &folder.join("debootstrap.log"), "debootstrap")
+    };
+    // Its downloads are many, and it gives up at the first that fails.
+    install().or_else(|error| {
+        progress.note(format!("lab: {error:#}; once more"));
+        install()
+    })?;
     let installed = vec!["debootstrap".to_owned()];
     stamp::write(&folder, &Stamp { wanted, installed })?;
     Ok(root)

@@ -13,7 +13,7 @@ use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
 use xtask_support::stamp;
 
-use crate::emulators::process::End;
+use crate::emulators::process::until_done;
 use crate::emulators::qemu::Host;
 use crate::images::initramfs::{self, Extra};
 use crate::packages::qemu::{self as packages, Packages};
@@ -123,8 +123,8 @@ impl<'a> Machine<'a> {
 
     pub fn perform(&self, progress: &Progress) -> Result<Performed> {
         let disk = self.folder.join("disk.ext4");
-        fs::copy(&self.image, &disk).context("cannot copy the image")?;
         let share = self.share();
+        let out = share.join("out");
         let host = Host {
             tree: &self.packages.tree,
             kernel: &self.packages.kernel.image,
@@ -133,16 +133,15 @@ impl<'a> Machine<'a> {
             disk: Some(&disk),
             deadline: self.plan.deadline,
         };
-        let out = share.join("out");
-        match progress.task(&format!("lab: {}", self.plan.name), || host.boot(progress))? {
-            End::Done => Ok(Performed {
-                checks: checks(&out)?,
-                out,
-            }),
-            End::Failed(reason) | End::Silent(reason) => {
-                bail!("the lab failed: {reason}; see {}", out.display())
-            }
-        }
+        until_done(self.plan.name, &out, progress, || {
+            stamp::start_over(&out)?;
+            fs::copy(&self.image, &disk).context("cannot copy the image")?;
+            host.boot(progress)
+        })?;
+        Ok(Performed {
+            checks: checks(&out)?,
+            out,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use lab_protocol::vmm_fate::SCENARIO_VMM_FILE;
 use lab_protocol::{
     DAEMON_FILE, Fate, GUEST_INITRAMFS_FILE, GUEST_KERNEL_FILE, LabResult, RASDAEMON_FILE, RESULT_FILE,
@@ -13,7 +13,7 @@ use xtask_support::paths::Paths;
 use xtask_support::progress::Progress;
 use xtask_support::stamp;
 
-use crate::emulators::process::End;
+use crate::emulators::process::until_done;
 use crate::emulators::qemu::{self, Host};
 use crate::host_log;
 use crate::images::initramfs;
@@ -83,8 +83,10 @@ impl Lab {
 
     /// Boots the host for one scenario. `daemon` is what runs in it.
     pub fn run(&self, name: &str, scenario: &Scenario, daemon: &Path, progress: &Progress) -> Result<Run> {
-        for last_try in [false, true] {
-            let share = self.share(name, scenario, daemon)?;
+        let share = self.folder.join("run").join(name);
+        let log = share.join("out/host.log");
+        until_done(name, &log, progress, || {
+            self.fill(&share, scenario, daemon)?;
             let host = Host {
                 tree: &self.packages.tree,
                 kernel: &self.packages.kernel.image,
@@ -93,33 +95,21 @@ impl Lab {
                 disk: None,
                 deadline: qemu::deadline(scenario.guests.len()),
             };
-            let log = share.join("out/host.log");
-            match progress.task(&format!("lab: {name}"), || host.boot(progress))? {
-                End::Done => {
-                    host_log::check(&log)?;
-                    let result = fs::read_to_string(share.join(RESULT_FILE))
-                        .context("the emulated host left no result")?;
-                    let result = serde_json::from_str(&result).context("the lab's result is not readable")?;
-                    return Ok(Run {
-                        result,
-                        out: share.join("out"),
-                    });
-                }
-                End::Failed(reason) => bail!("the lab failed: {reason}; see {}", log.display()),
-                End::Silent(reason) if last_try => {
-                    bail!("the lab failed twice: {reason}; see {}", log.display());
-                }
-                // A busy machine can be too slow for the deadline, and a second silence is no accident.
-                End::Silent(reason) => progress.note(format!("lab: {reason}; booting once more")),
-            }
-        }
-        bail!("the lab did not run")
+            host.boot(progress)
+        })?;
+        host_log::check(&log)?;
+        let result =
+            fs::read_to_string(share.join(RESULT_FILE)).context("the emulated host left no result")?;
+        let result = serde_json::from_str(&result).context("the lab's result is not readable")?;
+        Ok(Run {
+            result,
+            out: share.join("out"),
+        })
     }
 
-    /// The folder that the emulated host shares with us, with nothing of an earlier run in it.
-    fn share(&self, name: &str, scenario: &Scenario, daemon: &Path) -> Result<PathBuf> {
-        let share = self.folder.join("run").join(name);
-        stamp::start_over(&share)?;
+    /// Fills the folder that the emulated host shares with us; nothing of an earlier run stays in it.
+    fn fill(&self, share: &Path, scenario: &Scenario, daemon: &Path) -> Result<()> {
+        stamp::start_over(share)?;
         for dir in ["bin", "guest", "out"] {
             fs::create_dir(share.join(dir))?;
         }
@@ -148,6 +138,6 @@ impl Lab {
             }
         }
         fs::write(share.join(SCENARIO_FILE), serde_json::to_string_pretty(scenario)?)?;
-        Ok(share)
+        Ok(())
     }
 }

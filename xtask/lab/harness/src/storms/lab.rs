@@ -14,7 +14,7 @@ use xtask_support::stamp;
 use super::image::{self, Content};
 use super::serial_files;
 use crate::emulators::bochs::{DISC, Host, SHIPPED};
-use crate::emulators::process::End;
+use crate::emulators::process::{End, until_done};
 use crate::packages::bochs_host::{self, Packages};
 use crate::packages::{bochs, perf};
 use crate::{HOSTNAME, Processor, host_log};
@@ -108,27 +108,20 @@ impl StormLab {
 /// Boots the host, twice if need be, and unpacks the files that it sends.
 pub fn boot(host: &Host, out: &Path, progress: &Progress) -> Result<()> {
     let shipped = host.folder.join(SHIPPED);
-    for last_try in [false, true] {
+    let name = host.folder.file_name().unwrap_or_default().to_string_lossy();
+    let log = out.join("host.log");
+    until_done(&name, &log, progress, || {
         stamp::start_over(out)?;
-        let name = host.folder.file_name().unwrap_or_default().to_string_lossy();
-        match progress.task(&format!("lab: {name}"), || host.boot(progress))? {
-            End::Done => {
-                serial_files::unpack(&shipped, out)?;
-                return host_log::check(&out.join("host.log"));
-            }
-            End::Failed(reason) => {
-                // Without them there is the reason, at least.
-                serial_files::unpack(&shipped, out).ok();
-                bail!("the lab failed: {reason}; see {}", out.display());
-            }
-            End::Silent(reason) if last_try => {
-                bail!("the lab failed twice: {reason}; see {}", host.folder.display());
-            }
-            // Bochs is known to stop for good now and then; a second silence is no accident.
-            End::Silent(reason) => progress.note(format!("lab: {reason}; booting once more")),
+        let end = host.boot(progress)?;
+        match &end {
+            End::Done => serial_files::unpack(&shipped, out)?,
+            // Without them there is the reason, at least.
+            End::Failed(_) => drop(serial_files::unpack(&shipped, out)),
+            End::Silent(_) => {}
         }
-    }
-    bail!("the lab did not run")
+        Ok(end)
+    })?;
+    host_log::check(&log)
 }
 
 fn outcome(out: &Path) -> Result<StormRun> {
