@@ -131,9 +131,15 @@ pub fn hot_path_of_service(why: &[ProbeReason]) -> String {
     )
 }
 
-/// Whether the attached probes allow a verdict: `missing` are those without which there is none.
-pub fn verdict(missing: &[ProbeId]) -> String {
+/// Whether the attached probes allow a verdict: `missing` are those without which there is none; `blind`: KVM traces no
+/// exit here ([`Limit::OtherKvm`]).
+pub fn verdict(missing: &[ProbeId], blind: bool) -> String {
     match missing {
+        [] if blind => {
+            "a verdict is possible on this kernel, but without the guest's accesses, their number and their \
+                        times: KVM traces no exit\n"
+                .to_owned()
+        }
         [] => "a verdict is possible on this kernel\n".to_owned(),
         missing => format!(
             "no verdict is possible on this kernel without: {}\n",
@@ -258,10 +264,11 @@ mod tests {
 
     #[test]
     fn a_verdict_names_the_rows_that_it_lacks() {
-        assert_eq!(verdict(&[]), "a verdict is possible on this kernel\n");
+        assert_eq!(verdict(&[], false), "a verdict is possible on this kernel\n");
+        assert!(verdict(&[], true).contains("KVM traces no exit"));
         let missing = [ProbeId::KvmExit, ProbeId::SendSigMceerr];
         assert_eq!(
-            verdict(&missing),
+            verdict(&missing, true),
             "no verdict is possible on this kernel without: kvm_exit, send_sig_mceerr\n"
         );
         assert_eq!(not_ready(&[]), None);

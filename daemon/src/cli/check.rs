@@ -16,7 +16,6 @@ use crate::{
 };
 use poisontrace_kernel_facts::{facts::Facts, plan::Plan};
 use poisontrace_model::event::probe::ProbeId;
-use poisontrace_report::check::verdict;
 
 #[derive(Args)]
 pub struct CheckArgs {
@@ -53,11 +52,8 @@ pub fn check(args: &CheckArgs, source: &SourceArgs) -> Outcome {
     probe_table::print_hot_path(attached.loaded.hot_path())?;
     probe_table::print_hot_path_of_service(attached.loaded.hot_path(), &attached.facts)?;
     probe_table::print_limits(&attached.facts)?;
-    if !probe_table::print_verdict(&attached.session)? {
-        return Ok(ExitCode::from(1));
-    }
-    terminal::print(&verdict(&[]))?;
-    Ok(ExitCode::SUCCESS)
+    let possible = probe_table::print_verdict(&attached.session, &attached.facts)?;
+    Ok(ExitCode::from(u8::from(!possible)))
 }
 
 /// Prints the plan. Its exit status is that of `check` on a kernel that takes all that it offers.

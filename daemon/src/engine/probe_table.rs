@@ -30,13 +30,20 @@ fn sizes(loaded: &Loaded, row: &Probe) -> String {
 }
 
 /// Whether the attached probes allow a verdict; prints the missing ones.
-pub fn print_verdict(session: &Session) -> Result<bool, Failure> {
+pub fn warn_without_verdict(session: &Session) -> Result<(), Failure> {
     let missing = Plan::verdict_needs(|probe| session.has(probe));
     if missing.is_empty() {
-        return Ok(true);
+        return Ok(());
     }
-    terminal::print(&check::verdict(&missing))?;
-    Ok(false)
+    terminal::print(&check::verdict(&missing, false))
+}
+
+/// The same, printed in either case.
+pub fn print_verdict(session: &Session, facts: &Facts) -> Result<bool, Failure> {
+    let missing = Plan::verdict_needs(|probe| session.has(probe));
+    let blind = limits(facts).contains(&Limit::OtherKvm);
+    terminal::print(&check::verdict(&missing, blind))?;
+    Ok(missing.is_empty())
 }
 
 /// Whether anything is attached to the hooks of every exit while there is no poison, and why.

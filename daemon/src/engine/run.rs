@@ -18,7 +18,7 @@ use crate::{
         Outputs,
         metrics::Metrics,
         recording::Recording,
-        store::{Retention, Store},
+        store::{Lock, Retention, Store},
     },
     service::{logging, notify},
 };
@@ -54,6 +54,8 @@ pub fn run(options: RunOptions, log: logging::Handle) -> Result<(), Failure> {
         pinned,
         record,
     } = options;
+    // Before anything is attached: the probes that another one has pinned are not taken from it.
+    let _lock = Lock::take(&config.state_dir)?;
     kvm_module::wait(|| notify::ready("waiting for KVM"))?;
     let mut attached = attach::probes(
         &probes,
@@ -112,7 +114,7 @@ fn serve(
     probe_table::print_probes(&attached.loaded, false)?;
     probe_table::print_hot_path(attached.loaded.hot_path())?;
     probe_table::print_limits(&attached.facts)?;
-    probe_table::print_verdict(&attached.session)?;
+    probe_table::warn_without_verdict(&attached.session)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -12,6 +12,10 @@ pub enum StoreError {
     Absent(PathBuf),
     #[error("cannot create {0}: {1}")]
     Directory(PathBuf, io::Error),
+    #[error(
+        "another poisontrace stores its incidents in {0}: stop it (`systemctl stop poisontrace`), or give this one another --state-dir"
+    )]
+    Busy(PathBuf),
     #[error("{0}: not readable: {1}; the store is for root and its owner: run it with sudo")]
     Unreadable(PathBuf, io::Error),
     #[error("{path}: {source}")]

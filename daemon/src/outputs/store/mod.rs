@@ -8,11 +8,13 @@
 //! | [`schema`] | opening, migrating, setting aside what is no store of ours |
 //! | [`retention`] | what is too old or too much goes |
 //! | `clock_watch` | whether the clock may be believed that makes it old |
+//! | [`Lock`] | one daemon to a state directory |
 //! | [`Stored`] | a reader's end; by pages: `page` |
 
 mod clock_watch;
 pub mod database;
 mod error;
+mod lock;
 mod page;
 mod queue;
 mod reader;
@@ -24,6 +26,7 @@ mod tests;
 mod writer;
 
 pub use error::StoreError;
+pub use lock::Lock;
 pub use page::{Bounds, Filter};
 pub use queue::Verdict;
 pub use reader::{Dossier, Stored, Wanted};

@@ -84,17 +84,24 @@ const FROM_2: &str = "
     ALTER TABLE verdict RENAME COLUMN sentence TO summary;
     PRAGMA user_version = 3;";
 
+/// Makes the state directory where there is none.
+///
+/// # Errors
+/// It cannot be made.
+pub(super) fn make_folder(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(DIRECTORY_MODE)
+        .create(dir)
+}
+
 /// Opens or creates the store in `dir`, which is created too, and brings it to [`LAYOUT`].
 ///
 /// # Errors
 /// A directory or file that cannot be made or written to; a file that is no store of ours or damaged
 /// ([`StoreError::spoils_the_file`]), which is left as it was.
 pub fn open(dir: &Path) -> Result<Connection, StoreError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(DIRECTORY_MODE)
-        .create(dir)
-        .map_err(|err| StoreError::Directory(dir.to_owned(), err))?;
+    make_folder(dir).map_err(|err| StoreError::Directory(dir.to_owned(), err))?;
     // Its own name may be a link (systemd's DynamicUser= makes one); SQLite follows none below.
     let dir = &fs::canonicalize(dir).map_err(|err| StoreError::Directory(dir.to_owned(), err))?;
     ours_alone(dir).map_err(|err| StoreError::Directory(dir.to_owned(), err))?;
