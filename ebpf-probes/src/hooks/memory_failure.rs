@@ -2,7 +2,8 @@
 
 use aya_ebpf::{
     EbpfContext,
-    macros::{fentry, fexit, kprobe, kretprobe},
+    macros::{fentry, fexit, kprobe, kretprobe, map},
+    maps::LruHashMap,
     programs::{FEntryContext, FExitContext, ProbeContext, RetProbeContext, TracePointContext},
 };
 use aya_log_ebpf::debug;
@@ -14,12 +15,24 @@ use super::{
 };
 use crate::{
     emit::{emit, header},
-    state::{arm, current_pid, held, victim},
+    state::{arm, current_pid, current_tid, held, victim},
 };
+
+/// Threads at work in `memory_failure()`. One whose end was missed goes with the oldest.
+#[map]
+static AT_WORK: LruHashMap<u32, u32> = LruHashMap::with_max_entries(1024, 0);
+
+/// Whether the current thread is at work in `memory_failure()`: what is forced on it then is the kernel's own signal.
+#[inline(always)]
+pub fn under_way() -> bool {
+    AT_WORK.get_ptr(current_tid()).is_some()
+}
 
 #[inline(always)]
 fn begin<C: EbpfContext>(ctx: &C, pfn: u64, flags: u32) {
     arm();
+    // Without an entry, its signal is taken for one that a process can make.
+    let _ = AT_WORK.insert(current_tid(), 1, 0);
     debug!(ctx, "memory_failure(pfn {:x}, flags {:x}): armed", pfn, flags);
     let in_kvm_run = match vcpu::loaded() {
         None => in_kvm_run::UNKNOWN,
@@ -44,6 +57,8 @@ const MF_ACTION_REQUIRED: u32 = 1 << 1;
 
 #[inline(always)]
 fn end(ret: i32) {
+    // Absent where its begin was missed.
+    let _ = AT_WORK.remove(current_tid());
     emit(FailureEnd {
         h: header::<FailureEnd>(),
         ret: i64::from(ret),

@@ -18,7 +18,7 @@ use super::{
     fields::{
         SIGNAL_CODE, SIGNAL_COMM, SIGNAL_NUMBER, SIGNAL_TID, TASK_COMM, TASK_PID, TASK_TGID, member, read,
     },
-    vcpu,
+    memory_failure, vcpu,
 };
 use crate::{
     emit::{emit, header},
@@ -237,18 +237,32 @@ pub fn sigbus_send_kprobe(ctx: ProbeContext) -> u32 {
     0
 }
 
+/// A page fault on poison that a process has made itself (UFFDIO_POISON) forces one as well.
+#[inline(always)]
+fn force<C: EbpfContext>(ctx: &C, code: u32, hva: u64, lsb: u32) {
+    signal(
+        ctx,
+        code,
+        hva,
+        lsb,
+        Target::current(),
+        true,
+        memory_failure::under_way(),
+    );
+}
+
 /// `int force_sig_mceerr(int code, void __user *addr, short lsb)`: to the current thread.
 #[fentry(function = "force_sig_mceerr")]
 pub fn sigbus_force(ctx: FEntryContext) -> i32 {
     let lsb = u32::from(ctx.arg::<u16>(2));
-    signal(&ctx, ctx.arg(0), ctx.arg(1), lsb, Target::current(), true, false);
+    force(&ctx, ctx.arg(0), ctx.arg(1), lsb);
     0
 }
 
 #[kprobe]
 pub fn sigbus_force_kprobe(ctx: ProbeContext) -> u32 {
     if let (Some(code), Some(hva), Some(lsb)) = (ctx.arg(0), ctx.arg(1), ctx.arg::<u16>(2)) {
-        signal(&ctx, code, hva, u32::from(lsb), Target::current(), true, false);
+        force(&ctx, code, hva, u32::from(lsb));
     }
     0
 }
@@ -271,7 +285,8 @@ pub fn signal_generate_raw(ctx: RawTracePointContext) -> i32 {
             let answer = in_fault();
             let forced = code == BUS_MCEERR_AR && !answer;
             // Nobody but the kernel sends such a code to another process (do_rt_sigqueueinfo).
-            let proved = answer || target.pid != 0 && target.pid != current_pid();
+            let to_another = target.pid != 0 && target.pid != current_pid();
+            let proved = answer || to_another || memory_failure::under_way();
             signal(&ctx, code, info.addr, u32::from(info.lsb), target, forced, proved);
         }
     }
@@ -302,11 +317,12 @@ fn at_signal_generate(ctx: TracePointContext) {
     let current = target_tid == current_tid();
     let in_fault = current && in_fault();
     // Of others it is not known whether they are threads of the same process.
-    if current && !in_fault && !unproved_may_pass() {
+    let proved = in_fault || current && memory_failure::under_way();
+    if current && !proved && !unproved_may_pass() {
         return;
     }
     // The number of its process is that of the thread, if it is the process's first.
-    poison_seen(&ctx, if current { current_pid() } else { target_tid }, in_fault);
+    poison_seen(&ctx, if current { current_pid() } else { target_tid }, proved);
     if in_fault && answers_exit(code, target_tid, 0).is_some_and(|(_, before)| before >= EVENTS_PER_PAGE) {
         return;
     }
