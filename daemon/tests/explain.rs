@@ -373,11 +373,24 @@ fn the_text_report_begins_with_the_summary_and_fits_a_ticket() {
     assert!(!text.contains('\x1b'));
 }
 
+fn refused_as_absent(output: &Output) {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("no incident 20260101T000000Z-141-7f0012345000"),
+        "{stderr}"
+    );
+}
+
 #[test]
 fn one_incident_can_be_selected() {
     let file = recording("panic-amd-6.12.ptrace");
     let id = answer(&file)["incidents"][0]["id"].as_str().unwrap().to_owned();
-    assert!(explain(&file, &[&id]).status.success());
+    let one = explain(&file, &[&id]);
+    assert!(one.status.success());
+    assert!(one.stderr.is_empty(), "{one:?}");
+    let other = explain(&file, &["20260101T000000Z-141-7f0012345000"]);
+    refused_as_absent(&other);
     assert!(explain(&file, &["--vm", "demo-guest"]).status.success());
     let none = explain(&file, &["--vm", "other"]);
     assert_eq!(none.status.code(), Some(1));

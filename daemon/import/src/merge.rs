@@ -15,6 +15,7 @@ use super::{
         record::{self, Record},
     },
 };
+use poisontrace_model::text::counted;
 
 /// Lines without a record that are read before the caller is asked again.
 const LINES_AT_ONCE: u32 = 16_384;
@@ -238,8 +239,8 @@ impl<R: BufRead> Merge<R> {
                     Some(problem) => Err(problem),
                     None if source.lines.lines_read() == 0 => Err(Cause::Other("an empty file".to_owned())),
                     None if !known => Err(Cause::Other(format!(
-                        "nothing in its {} lines is known: it is not a poisontrace recording, a kernel trace as text, a kernel, VMM or console log, or QMP events",
-                        source.lines.lines_read()
+                        "nothing in its {} is known: it is not a poisontrace recording, a kernel trace as text, a kernel, VMM or console log, or QMP events",
+                        counted(source.lines.lines_read(), "line", "lines")
                     ))),
                     None => Ok(()),
                 };

@@ -2,6 +2,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
+use poisontrace_model::text::counted;
 use poisontrace_recording::RecordingError;
 
 /// A file that cannot be used, or not to its end; or what an answer has no room for.
@@ -92,7 +93,8 @@ impl fmt::Display for Problem {
             Self::File { file, cause } => write!(f, "{}: {cause}", file.display()),
             Self::Evicted { evicted, kept } => write!(
                 f,
-                "the first {evicted} incidents are left out: an answer holds the last {kept}; give a shorter span of time"
+                "the first {} left out: an answer holds the last {kept}; give a shorter span of time",
+                counted(*evicted, "incident is", "incidents are")
             ),
         }
     }

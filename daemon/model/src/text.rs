@@ -1,6 +1,6 @@
 //! Text from outside (process names, command lines, kernel words) on its way to a terminal or a log.
 
-use alloc::{borrow::ToOwned as _, string::String};
+use alloc::{borrow::ToOwned as _, format, string::String};
 /// Replaces control characters, invisible ones, and those that turn the direction of writing, so that a process cannot
 /// write terminal escapes, new lines or reversed words through us; cuts at `max` characters.
 pub fn sanitise(text: &str, max: usize) -> String {
@@ -63,6 +63,12 @@ fn is_invisible(c: char) -> bool {
 pub fn from_c(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     sanitise(&String::from_utf8_lossy(&bytes[..end]), 64)
+}
+
+/// A number and what it is of: `counted(1, "line", "lines")` is "1 line".
+#[must_use]
+pub fn counted(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
 }
 
 #[cfg(test)]

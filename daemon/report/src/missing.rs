@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::probes;
+use poisontrace_model::text::counted;
 use poisontrace_model::{
     event::AttachDelay,
     incident::{
@@ -24,10 +25,15 @@ pub fn message(what: &MissingEvidence) -> Cow<'static, str> {
         ).into(),
         M::FirstExitTimes { exits, delay } => first_exit_times(exits, delay.as_ref()).into(),
         M::Records { count } => {
-            format!("{count} records of the probes, which were missed: counts are lower bounds").into()
+            format!(
+                "{} of the probes, which were missed: counts are lower bounds",
+                counted(*count, "record", "records")
+            )
+            .into()
         }
         M::Runs { count } => format!(
-            "what {count} runs of the probes would have shown, which the kernel skipped because another program was at work on that processor: counts are lower bounds"
+            "what {} of the probes would have shown, which the kernel skipped because another program was at work on that processor: counts are lower bounds",
+            counted(*count, "run", "runs")
         )
         .into(),
         M::Probe(status) => {
@@ -39,10 +45,15 @@ pub fn message(what: &MissingEvidence) -> Cow<'static, str> {
         }
         M::Probes => "all probes: the files are logs; a trace or a recording of that time has exits, signals and injections".into(),
         M::TraceEvents { lost: Some(lost) } => {
-            format!("{lost} events that the tracer lost: counts are lower bounds").into()
+            format!(
+                "{} that the tracer lost: counts are lower bounds",
+                counted(*lost, "event", "events")
+            )
+            .into()
         }
         M::TraceBeginning { events } => format!(
-            "the beginning of the trace: {events} earlier events were overwritten in the tracer's ring"
+            "the beginning of the trace: {} overwritten in the tracer's ring",
+            counted(*events, "earlier event was", "earlier events were")
         ).into(),
         M::PageType { source } => format!(
             "the page's type in its kernel's own terms, if only {source} has it: rasdaemon numbers the types as one kernel did"
@@ -53,10 +64,15 @@ pub fn message(what: &MissingEvidence) -> Cow<'static, str> {
         )
         .into(),
         M::WalkAddresses { rip, exits } => format!(
-            "the addresses of {exits} exits of the walk by RIP {rip}: not recorded, or contradicted by the exits before and after them"
+            "the addresses of {} of the walk by RIP {rip}: not recorded, or contradicted by the exits before and after them",
+            counted(*exits, "exit", "exits")
         )
         .into(),
-        M::Statements { count, source } => format!("{count} later statements of {source}: too many to keep").into(),
+        M::Statements { count, source } => format!(
+            "{} of {source}: too many to keep",
+            counted(*count, "later statement", "later statements")
+        )
+        .into(),
         M::CutLine { source, line, text } => {
             format!("the rest of line {line} of {source}, which looks cut or wrapped: {text}").into()
         }
@@ -163,8 +179,8 @@ fn first_exit_times(exits: &Recovered, delay: Option<&AttachDelay>) -> String {
         None => "",
     };
     format!(
-        "the times of {} exits by kvm_exit and kvm_entry, which {attached}: the begin of {} is KVM's own note (last_guest_tsc{bound}), that of {} is unknown; the entry into the guest behind {} was not seen{ends}",
-        exits.exits,
+        "the times of {} by kvm_exit and kvm_entry, which {attached}: the begin of {} is KVM's own note (last_guest_tsc{bound}), that of {} is unknown; the entry into the guest behind {} was not seen{ends}",
+        counted(exits.exits, "exit", "exits"),
         exits.exits.saturating_sub(exits.undated),
         exits.undated,
         exits.exits.saturating_sub(exits.reentered)

@@ -7,6 +7,7 @@ use poisontrace_model::incident::{
     limits::PAGE_SIZE,
     model::{Cause, Incident, OriginKind, Outcome},
 };
+use poisontrace_model::text::counted;
 
 /// Outcome, cause and reason, one or two sentences.
 pub fn summary(i: &Incident) -> String {
@@ -124,9 +125,9 @@ pub fn summary(i: &Incident) -> String {
             format!("{guest} {fate}: SIGBUS for {page} killed its init, and Linux panics when init dies.")
         }
         Cause::SigbusSpin => format!(
-            "{guest} {fate}: it accessed one line of {page} again and again, and {} ({} exits).",
+            "{guest} {fate}: it accessed one line of {page} again and again, and {} ({}).",
             uninjected(f),
-            f.exits
+            counted(f.exits, "exit", "exits")
         ),
         Cause::UnmapFailed if i.outcome == Outcome::Running => format!(
             "{guest} {fate} and is at risk: it accessed {page}, which the host's kernel could not take out of use; the next access meets the error again."

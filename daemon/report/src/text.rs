@@ -13,6 +13,7 @@ use super::{
     size,
     summary::name_guess,
 };
+use poisontrace_model::text::counted;
 use poisontrace_model::{
     hex::Hex,
     host::Host,
@@ -392,7 +393,10 @@ impl Page {
     fn left_out(&mut self, entries: usize) {
         if entries > 0 {
             let lead = " ".repeat(17);
-            let words = format!("… {entries} entries are omitted; --format json has them");
+            let words = format!(
+                "… {} omitted; --format json has them",
+                counted(entries as u64, "entry is", "entries are")
+            );
             self.paragraph(&lead, &lead, &words, &Style::new().dim());
         }
     }

@@ -1,5 +1,6 @@
 //! Events of an incident in words.
 
+use poisontrace_model::text::counted;
 use poisontrace_model::{
     event::{Access, HostMce, McContext, OtherAddress, SigbusSeverity, totals::EHWPOISON},
     incident::{
@@ -59,10 +60,20 @@ pub fn message(event: &TimelineEvent) -> String {
         TimelineEvent::Termination(entry) => termination(entry),
         TimelineEvent::Statement(statement) => log_statements::message(&statement.statement),
         TimelineEvent::RecordsMissed { records } => {
-            format!("{records} records of the probes were missed here")
+            format!(
+                "{} missed here",
+                counted(*records, "record of the probes was", "records of the probes were")
+            )
         }
         TimelineEvent::Restarted { known_ns, counted } => restarted(*known_ns, *counted),
-        TimelineEvent::Omitted { entries } => format!("({entries} entries before this one are not kept)"),
+        TimelineEvent::Omitted { entries } => format!(
+            "({} not kept)",
+            counted(
+                *entries,
+                "entry before this one is",
+                "entries before this one are"
+            )
+        ),
         TimelineEvent::Text { text } => text.to_string(),
     }
 }

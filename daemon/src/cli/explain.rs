@@ -18,7 +18,9 @@ use poisontrace_report::{
 };
 use poisontrace_sources::host::machine::this_host;
 
-pub fn explain(args: &ExplainArgs, source: &SourceArgs) -> Outcome {
+pub fn explain(mut args: ExplainArgs, source: &SourceArgs) -> Outcome {
+    take_id(&mut args);
+    let args = &args;
     let (answer, cut) = match args.from.as_slice() {
         [] => from_store(args, source)?,
         files => from_files(files, args)?,
@@ -65,6 +67,24 @@ fn from_store(args: &ExplainArgs, source: &SourceArgs) -> Result<(Answer, bool),
         incident.why = poisontrace_report::observed(incident);
     }
     Ok((Answer::new(host, incidents), false))
+}
+
+/// `--from FILE... ID`: what is behind the files is the id if there is no such file and it looks like one.
+fn take_id(args: &mut ExplainArgs) {
+    let is_id = |file: &PathBuf| !file.exists() && file.to_str().is_some_and(looks_like_id);
+    if args.id.is_none() && !args.last && args.vm.is_none() && args.from.len() > 1 {
+        let id = args.from.pop_if(|file| is_id(file));
+        args.id = id.map(|id| id.to_string_lossy().into_owned());
+    }
+}
+
+/// As [`poisontrace_model::correlate::report::id`] makes them.
+fn looks_like_id(text: &str) -> bool {
+    let mut parts = text.splitn(3, '-');
+    let (clock, pid, page) = (parts.next(), parts.next(), parts.next());
+    clock.is_some_and(|clock| clock.starts_with("mono") || clock.contains('T') && clock.ends_with('Z'))
+        && pid.is_some_and(|pid| pid.parse::<u32>().is_ok())
+        && page.is_some()
 }
 
 fn from_files(files: &[PathBuf], args: &ExplainArgs) -> Result<(Answer, bool), Failure> {

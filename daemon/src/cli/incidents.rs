@@ -14,6 +14,7 @@ use crate::{
     outputs::store::{Retention, StoreError, Stored, Wanted, retention},
     private_file, terminal,
 };
+use poisontrace_model::text::counted;
 use poisontrace_report::{
     cli::{Asked, no_such_incident},
     document::Answer,
@@ -84,7 +85,7 @@ fn prune(dir: &Path, older_than: Option<Duration>, max_size: Option<u64>) -> Out
         max_bytes: max_size.unwrap_or(u64::MAX),
     };
     let gone = retention::prune_dir(dir, limits)?;
-    terminal::print(&format!("{gone} incidents deleted\n"))?;
+    terminal::print(&format!("{} deleted\n", counted(gone, "incident", "incidents")))?;
     Ok(ExitCode::SUCCESS)
 }
 

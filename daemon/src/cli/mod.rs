@@ -348,7 +348,7 @@ pub fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let cli = Cli::parse();
-    dispatch(&cli).unwrap_or_else(|failure| {
+    dispatch(cli).unwrap_or_else(|failure| {
         eprintln!(
             "poisontrace: {}",
             poisontrace_model::text::sanitise(failure.text(), 2000)
@@ -357,29 +357,29 @@ pub fn main() -> ExitCode {
     })
 }
 
-fn dispatch(cli: &Cli) -> Outcome {
-    match &cli.command {
-        Command::Run(args) => daemon::run(args, &cli.source),
-        Command::Record(args) => daemon::record(args, &cli.source),
-        Command::Replay(args) => daemon::replay(args, &cli.source),
+fn dispatch(cli: Cli) -> Outcome {
+    match cli.command {
+        Command::Run(args) => daemon::run(&args, &cli.source),
+        Command::Record(args) => daemon::record(&args, &cli.source),
+        Command::Replay(args) => daemon::replay(&args, &cli.source),
         Command::Explain(args) => {
             log_to_stderr(&cli.source);
             explain::explain(args, &cli.source)
         }
         Command::Incidents(args) => {
             log_to_stderr(&cli.source);
-            incidents::incidents(args, &cli.source)
+            incidents::incidents(&args, &cli.source)
         }
-        Command::Watch(args) => watch::watch(args, &cli.source),
+        Command::Watch(args) => watch::watch(&args, &cli.source),
         Command::Check(args) => {
             log_to_stderr(&cli.source);
-            check::check(args, &cli.source)
+            check::check(&args, &cli.source)
         }
         Command::Forecast(args) => {
             log_to_stderr(&cli.source);
-            forecast::forecast(args)
+            forecast::forecast(&args)
         }
         Command::Detach => detach::detach(),
-        Command::Config(args) => config::config(args, &cli.source),
+        Command::Config(args) => config::config(&args, &cli.source),
     }
 }

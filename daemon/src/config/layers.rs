@@ -1,6 +1,7 @@
 //! File, environment and flags, one over the other.
 
 use std::{
+    collections::BTreeSet,
     env, fs, io,
     path::{Path, PathBuf},
 };
@@ -63,6 +64,7 @@ impl Layers {
     /// # Errors
     /// A file that cannot be read or is wrong (with its line), a variable or flag of a wrong value.
     pub fn read(&self) -> Result<Config, ConfigError> {
+        misspelt(env::vars_os().filter_map(|(name, _)| name.into_string().ok()))?;
         self.read_with(|name| env::var(name).ok())
     }
 
@@ -102,6 +104,36 @@ impl Layers {
             })?;
         }
         Ok(config)
+    }
+}
+
+/// Refuses a variable of a section (`POISONTRACE_WEB_`) that has no such key: a misspelt setting would not hold. Others that begin with
+/// POISONTRACE_ are those of a hook, and of builds.
+///
+/// # Errors
+/// The first such variable.
+pub(super) fn misspelt(mut names: impl Iterator<Item = String>) -> Result<(), ConfigError> {
+    let keys = keys();
+    let known: BTreeSet<String> = keys.iter().map(|key| variable(key)).collect();
+    let sections: BTreeSet<String> = keys
+        .iter()
+        .filter_map(|key| key.split_once('.'))
+        .map(|(section, _)| variable(section) + "_")
+        .collect();
+    let renamed = |name: &String| RENAMED.iter().any(|(old, _)| variable(old) == *name);
+    let wrong = names.find(|name| {
+        let of = |section: &String| name.starts_with(section);
+        sections.iter().any(of) && !known.contains(name) && !renamed(name)
+    });
+    match wrong {
+        Some(name) => Err(ConfigError::Environment {
+            name,
+            problem:
+                "there is no such setting: its name is POISONTRACE_, the section and the key, as the shipped \
+                      poisontrace.toml has them"
+                    .to_owned(),
+        }),
+        None => Ok(()),
     }
 }
 

@@ -138,6 +138,27 @@ fn a_wrong_variable_or_a_named_file_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_misspelt_variable_of_a_section_is_refused_and_a_hooks_is_not() {
+    let names = |name: &str| std::iter::once(name.to_owned());
+    let wrong = layers::misspelt(names("POISONTRACE_WEB_LISTEN_ADRESS")).unwrap_err();
+    assert!(
+        wrong
+            .to_string()
+            .contains("POISONTRACE_WEB_LISTEN_ADRESS: there is no such setting"),
+        "{wrong}"
+    );
+    let known = keys().into_iter().map(|key| layers::variable(&key));
+    let of_a_hook = [
+        "POISONTRACE_INCIDENT",
+        "POISONTRACE_EVENT",
+        "POISONTRACE_VM",
+        "POISONTRACE_RUN",
+    ]
+    .map(str::to_owned);
+    layers::misspelt(known.chain(of_a_hook)).unwrap();
+}
+
+#[test]
 fn every_key_has_a_variable_of_its_own() {
     let mut names: Vec<String> = keys().iter().map(|key| layers::variable(key)).collect();
     assert!(names.contains(&"POISONTRACE_WEB_LISTEN_ADDRESS".to_owned()));

@@ -246,10 +246,7 @@ pub fn document(
 
 /// How many guests would be lost, in a sentence.
 pub fn counted(counts: &Counts) -> String {
-    let guests = |n: u64| match n {
-        1 => "1 guest".to_owned(),
-        n => format!("{n} guests"),
-    };
+    let guests = |n: u64| poisontrace_model::text::counted(n, "guest", "guests");
     let hidden = match counts.hidden {
         0 => String::new(),
         n => format!("{n} processes could not be looked at, and VMs may be among them"),
