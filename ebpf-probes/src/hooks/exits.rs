@@ -367,27 +367,52 @@ fn at_kvm_userspace_exit(ctx: TracePointContext) {
 
 tracepoint!(kvm_userspace_exit, at_kvm_userspace_exit);
 
+/// KVM_EXIT_SHUTDOWN, FAIL_ENTRY, INTERNAL_ERROR and SYSTEM_EVENT: ends of a guest.
+#[inline(always)]
+fn is_end(reason: u32) -> bool {
+    matches!(reason, 8 | 9 | 17 | 24)
+}
+
 #[inline(always)]
 fn leave(reason: u32, errno: i32) {
+    let slot = slot::mine();
+    let special = is_end(reason) || reason == MEMORY_FAULT;
+    let gpa = match slot {
+        // A bare exit, as nearly all are.
+        Some(slot) if slot.open == 0 => {
+            slot.in_exit = 0;
+            if !special {
+                return;
+            }
+            None
+        }
+        slot => {
+            let gpa = if special { current_gpa() } else { None };
+            leave_open(slot, reason, errno);
+            gpa
+        }
+    };
+    if special {
+        report_special(reason, errno, gpa);
+    }
+}
+
+/// Of the exit under way.
+#[inline(always)]
+fn current_gpa() -> Option<u64> {
+    current_vcpu()
+        .filter(|vcpu| vcpu.in_exit != 0 && vcpu.address == address::GPA)
+        .map(|vcpu| vcpu.gpa)
+}
+
+/// Sends the way to the VMM if it is the guest's end, or poison of private memory, at `gpa`.
+#[inline(always)]
+fn report_special(reason: u32, errno: i32, gpa: Option<u64>) {
     // Private memory (guest_memfd), whose poison sends no SIGBUS, so there is no victim to ask for. Pages that are to change
     // between private and shared end with the same reason and another errno.
     let private = reason == MEMORY_FAULT && errno == EHWPOISON as i32;
-    let mut gpa = None;
-    match slot::mine() {
-        // A bare exit, as nearly all are.
-        Some(slot) if slot.open == 0 => slot.in_exit = 0,
-        slot => {
-            if private {
-                gpa = current_vcpu()
-                    .filter(|vcpu| vcpu.in_exit != 0 && vcpu.address == address::GPA)
-                    .map(|vcpu| vcpu.gpa);
-            }
-            leave_open(slot, reason, errno);
-        }
-    }
-    // SHUTDOWN, FAIL_ENTRY, INTERNAL_ERROR, SYSTEM_EVENT: ends of a guest.
-    let end = reason == 8 || reason == 9 || reason == 17 || reason == 24;
-    if private || (end && current_is_victim()) {
+    if private || (is_end(reason) && current_is_victim()) {
+        let gpa = gpa.filter(|_| private);
         emit(UserspaceExit {
             h: header::<UserspaceExit>(),
             reason,
@@ -418,15 +443,16 @@ fn leave_open(slot: Option<&'static mut Slot>, reason: u32, errno: i32) {
     if vcpu.poison == 0 {
         vcpu.in_exit = 0;
     } else if vcpu.done == 0 {
-        let user_ns = now();
-        vcpu.user_ns = user_ns;
-        let left = Left::User {
-            at_ns: user_ns,
-            reason,
-            errno,
-        };
-        account(vcpu, &left);
+        account_left(vcpu, reason, errno);
     }
+}
+
+/// The exit has left for the VMM now.
+#[inline(always)]
+fn account_left(vcpu: &mut Vcpu, reason: u32, errno: i32) {
+    let at_ns = now();
+    vcpu.user_ns = at_ns;
+    account(vcpu, &Left::User { at_ns, reason, errno });
 }
 
 /// KVM_EXIT_INTR (uapi `linux/kvm.h`), and -EINTR: KVM_RUN's answer to a signal.
@@ -439,13 +465,7 @@ pub fn delivered() {
         .filter(|vcpu| vcpu.in_exit != 0 && vcpu.poison != 0 && vcpu.done == 0 && vcpu.signal_ns != 0);
     if let Some(vcpu) = answered {
         let (reason, errno) = INTERRUPTED;
-        vcpu.user_ns = now();
-        let left = Left::User {
-            at_ns: vcpu.user_ns,
-            reason,
-            errno,
-        };
-        account(vcpu, &left);
+        account_left(vcpu, reason, errno);
     }
 }
 

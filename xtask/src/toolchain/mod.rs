@@ -18,9 +18,11 @@ use rustup::{Nightly, Rustup};
 
 /// As aya-build passes them, and one more: by default bpf-linker leaves no memset to LLVM (for a JIT compiler of network
 /// cards), and a loop over bytes clears each structure.
-const FLAGS: [&str; 4] = [
+const FLAGS: [&str; 5] = [
     "--cfg=bpf_target_arch=\"x86_64\"",
     "-Cdebuginfo=2",
+    // The instruction set of Linux 5.1: 32-bit arithmetic and jumps.
+    "-Ctarget-cpu=v3",
     "-Clink-arg=--btf",
     "-Clink-arg=--disable-expand-memcpy-in-order",
 ];
