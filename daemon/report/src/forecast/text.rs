@@ -76,11 +76,13 @@ pub(super) fn verdict(vms: &[&VmDocument]) -> String {
     verdict.unwrap_or_default()
 }
 
+const NOT_KNOWN: &str = "not known";
+
 fn yes(value: Option<bool>) -> &'static str {
     match value {
         Some(true) => "yes",
         Some(false) => "no",
-        None => "?",
+        None => NOT_KNOWN,
     }
 }
 
@@ -88,7 +90,7 @@ const fn switch(value: Option<bool>) -> &'static str {
     match value {
         Some(true) => "1",
         Some(false) => "0",
-        None => "?",
+        None => NOT_KNOWN,
     }
 }
 
@@ -96,19 +98,23 @@ const fn vendor(vendor: Option<McVendor>) -> &'static str {
     match vendor {
         Some(McVendor::Amd) => "AMD",
         Some(McVendor::Intel) => "Intel",
-        Some(McVendor::Other) | None => "vendor ?",
+        Some(McVendor::Other) | None => "unknown",
     }
 }
 
 pub(super) fn host(facts: &HostDocument, document: &Document) -> Vec<(&'static str, String)> {
-    let number = |n: Option<u64>| n.map_or_else(|| "?".to_owned(), |n| n.to_string());
-    let kernel = document.host.kernel.as_deref().unwrap_or("?");
+    let number = |n: Option<u64>| n.map_or_else(|| NOT_KNOWN.to_owned(), |n| n.to_string());
+    let kernel = document
+        .host
+        .kernel
+        .as_deref()
+        .unwrap_or("of a version not known");
     let mut lines = vec![
         (
             "host",
             format!(
                 "{}, Linux {kernel}; {} processor, recovers from consumed errors: {}",
-                document.host.hostname.as_deref().unwrap_or("?"),
+                document.host.hostname.as_deref().unwrap_or("of a name not known"),
                 vendor(facts.processor_vendor),
                 yes(facts.processor_recovers)
             ),
@@ -130,14 +136,14 @@ pub(super) fn host(facts: &HostDocument, document: &Document) -> Vec<(&'static s
                 yes(facts.firmware_first),
                 facts
                     .hardware_corrupted_bytes
-                    .map_or_else(|| "?".to_owned(), |bytes| size(Some(bytes)))
+                    .map_or_else(|| NOT_KNOWN.to_owned(), |bytes| size(Some(bytes)))
             ),
         ),
     ];
     let unknown: Vec<String> = facts
         .unknown
         .iter()
-        .map(|absent| format!("{}: {}", absent.fact, absent.message))
+        .map(|absent| format!("{}: {}", words::fact(&absent.fact), absent.message))
         .collect();
     if !unknown.is_empty() {
         lines.push(("unknown", unknown.join("; ")));
@@ -164,7 +170,9 @@ fn body(vm: &VmDocument, look: Look) -> String {
 pub(super) fn vmm(vm: &VmDocument) -> String {
     let version = vm.qemu_version.as_ref();
     let version = version.map(|version| format!(" {version}")).unwrap_or_default();
-    let sigbus = vm.sigbus.map_or("SIGBUS ?", words::sigbus);
+    let sigbus = vm
+        .sigbus
+        .map_or("what it does with SIGBUS is not known", words::sigbus);
     format!("{}{version}; {sigbus}", words::vmm_kind(vm.vmm_kind))
 }
 
@@ -184,7 +192,7 @@ pub(super) fn next_steps(vm: &VmDocument) -> Vec<&str> {
 
 pub(super) fn memory(vm: &VmDocument) -> String {
     let Some(b) = &vm.backing else {
-        return "?".to_owned();
+        return NOT_KNOWN.to_owned();
     };
     let mut parts = Vec::new();
     if b.hugetlb_bytes > 0 {
@@ -218,7 +226,9 @@ pub(super) fn memory(vm: &VmDocument) -> String {
 }
 
 pub(super) fn vcpus(vm: &VmDocument) -> String {
-    let count = vm.vcpu_count.map_or_else(|| "?".to_owned(), |n| n.to_string());
+    let count = vm
+        .vcpu_count
+        .map_or_else(|| "a number not known".to_owned(), |n| n.to_string());
     let Some(vcpus) = &vm.vcpus else {
         return format!("{count}; their machine checks are not known");
     };
@@ -232,7 +242,9 @@ pub(super) fn vcpus(vm: &VmDocument) -> String {
                 yes(vcpu.overflow_recovery)
             ));
         }
-        let cap = vcpu.mcg_cap.map_or_else(|| "?".to_owned(), |cap| cap.to_string());
+        let cap = vcpu
+            .mcg_cap
+            .map_or_else(|| NOT_KNOWN.to_owned(), |cap| cap.to_string());
         text.push_str(&format!(
             ", MCG_CAP {cap}, machine checks on: {}",
             yes(vcpu.machine_checks_on)

@@ -44,6 +44,21 @@ pub const fn sigbus(sigbus: Sigbus) -> &'static str {
 
 const PLAIN_RETRY: &str = "without MCG_SER_P the guest's kernel neither dies nor kills the process: it returns to the access, and meets the error again";
 
+/// A fact of the host, by its key in JSON.
+pub fn fact(key: &str) -> &str {
+    match key {
+        "early_kill" => "memory_failure_early_kill",
+        "recovery" => "memory_failure_recovery",
+        "panic_on_unrecoverable" => "panic_on_unrecoverable_memory_failure",
+        "edac_controllers" => "EDAC memory controllers",
+        "firmware_first" => "firmware first",
+        "processor_vendor" => "the processor's vendor",
+        "processor_recovers" => "whether the processor recovers from consumed errors",
+        "hardware_corrupted_bytes" => "memory that is poisoned already",
+        other => other,
+    }
+}
+
 pub const fn reason(reason: Reason) -> &'static str {
     match reason {
         Reason::NotPermitted => "not permitted: run it as root",
