@@ -40,7 +40,7 @@ pub fn open(path: &Path, meter: &Meter) -> Result<Opened, Cause> {
             opened => Ok(opened),
         };
     }
-    let file = File::open(path).map_err(|err| Cause::Other(err.to_string()))?;
+    let file = File::open(path).map_err(Cause::Unreadable)?;
     let size = file
         .metadata()
         .ok()
@@ -59,7 +59,7 @@ pub fn sort(mut input: impl Read + 'static, layers: u32) -> Result<Opened, Cause
         Ok(_) => {}
         // Torn: who reads on is given the error again.
         Err(err) if err.kind() == io::ErrorKind::UnexpectedEof && !head.is_empty() => {}
-        Err(err) if layers == 0 => return Err(err.to_string().into()),
+        Err(err) if layers == 0 => return Err(Cause::Unreadable(err)),
         Err(err) => return Err(format!("line 1: {err}").into()),
     }
     if let Some(remedy) = other_program(&head) {
@@ -117,7 +117,12 @@ fn parts_of_recording(head: &[u8]) -> Option<String> {
 
 /// Formats that another program must turn into text first.
 fn other_program(head: &[u8]) -> Option<&'static str> {
-    const MAGIC: [(&[u8], &str); 6] = [
+    const TAR: &str = "a tar archive: unpack it, and name the files in it";
+    const MAGIC: [(&[u8], &str); 7] = [
+        (
+            b"PK\x03\x04",
+            "a zip archive: unpack it, or pipe `unzip -p FILE` into --from -",
+        ),
         (
             b"\x28\xb5\x2f\xfd",
             "compressed by zstd: unpack it, or pipe `zstdcat FILE` into --from -",
@@ -143,6 +148,10 @@ fn other_program(head: &[u8]) -> Option<&'static str> {
             "a binary journal: give the text of `journalctl -k --file FILE`",
         ),
     ];
+    // POSIX ustar: the magic of a header block.
+    if head.get(257..262) == Some(b"ustar") {
+        return Some(TAR);
+    }
     MAGIC
         .iter()
         .find(|(magic, _)| head.starts_with(magic))

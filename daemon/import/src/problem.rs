@@ -41,9 +41,23 @@ pub enum Cause {
         /// What the decompressor finds.
         reason: String,
     },
+    /// The system does not let it be read.
+    #[error("{}", unreadable(.0))]
+    Unreadable(io::Error),
     /// Anything else.
     #[error("{0}")]
     Other(String),
+}
+
+fn unreadable(err: &io::Error) -> String {
+    match err.kind() {
+        io::ErrorKind::NotFound => "there is no such file: look for a slip in its path".to_owned(),
+        io::ErrorKind::IsADirectory => "Is a directory: name the files in it".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "not readable: run it with sudo, or take a copy that you may read".to_owned()
+        }
+        _ => err.to_string(),
+    }
 }
 
 fn in_line(line: Option<u64>) -> String {
@@ -82,6 +96,7 @@ impl Problem {
             )
             | Cause::OtherProgram(_)
             | Cause::Torn { .. } => true,
+            Cause::Unreadable(err) => unreadable(err) != err.to_string(),
             Cause::Recording(_) | Cause::Other(_) => false,
         }
     }

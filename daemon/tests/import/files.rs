@@ -26,7 +26,10 @@ fn an_unreadable_file_is_named_and_the_others_are_used() {
     let second_line = recording.iter().position(|b| *b == b'\n').unwrap() + 1;
     let mut damaged = recording[..second_line].to_vec();
     damaged.extend(b"{\"t\": 1, no event\n");
-    let bad: [(PathBuf, &str); 12] = [
+    let mut tar = vec![0; 512];
+    tar[..4].copy_from_slice(b"dmsg");
+    tar[257..262].copy_from_slice(b"ustar");
+    let bad: [(PathBuf, &str); 15] = [
         (
             file("packed", b"\xfd7zXZ\0 and so on"),
             "packed: line 1: compressed by xz: unpack it",
@@ -48,6 +51,18 @@ fn an_unreadable_file_is_named_and_the_others_are_used() {
             "trace.dat: line 1: a trace.dat file",
         ),
         (
+            file("logs.zip", b"PK\x03\x04 and so on"),
+            "logs.zip: line 1: a zip archive: unpack it",
+        ),
+        (
+            file("logs.tar", &tar),
+            "logs.tar: line 1: a tar archive: unpack it",
+        ),
+        (
+            file("logs.tar.gz", &gzip(&tar)),
+            "logs.tar.gz: line 1: a tar archive: unpack it",
+        ),
+        (
             file("journal", b"LPKSHHRH and so on"),
             "journal: line 1: a binary journal",
         ),
@@ -57,11 +72,11 @@ fn an_unreadable_file_is_named_and_the_others_are_used() {
         ),
         (
             file("letter", b"to somebody\n"),
-            "letter: nothing in its 1 lines is known",
+            "letter: nothing in its 1 line is known",
         ),
         (file("empty", b""), "empty: an empty file"),
         (file("damaged", &damaged), "damaged: line 2: "),
-        (dir.path().join("gone"), "gone: No such file"),
+        (dir.path().join("gone"), "gone: there is no such file"),
         (dir.path().to_owned(), "Is a directory"),
     ];
     let mut files: Vec<PathBuf> = bad.iter().map(|(path, _)| path.clone()).collect();

@@ -28,7 +28,7 @@ use std::{
 use aya::maps::{Array, Map, MapData};
 use folder::{Level, make, open_any, open_own};
 use poisontrace_probes::{MAP_LAYOUT, arming};
-use rustix::fs::{FlockOperation, flock, fstatfs};
+use rustix::fs::{FlockOperation, flock, fstatfs, statfs};
 
 /// Where the folder is.
 pub const ROOT: &str = "/sys/fs/bpf/poisontrace";
@@ -65,6 +65,17 @@ pub struct Pins {
     _lock: OwnedFd,
 }
 
+fn is_bpffs(folder: &Path) -> bool {
+    statfs(folder).is_ok_and(|found| found.f_type as u64 == BPF_FS_MAGIC)
+}
+
+fn not_mounted(root: &Path) -> io::Error {
+    io::Error::other(format!(
+        "no BPF file system at {} (mount -t bpf bpf {0})",
+        root.parent().unwrap_or(root).display()
+    ))
+}
+
 impl Pins {
     /// Takes the folder `root`, and makes it if it is not there. `None`, with the reason in the log: the daemon's
     /// programs end with it.
@@ -83,7 +94,11 @@ impl Pins {
     }
 
     fn open(root: &Path) -> io::Result<Self> {
-        make(root)?;
+        // Without a BPF file system sysfs is there, which lets nobody make a folder.
+        make(root).map_err(|err| match is_bpffs(root.parent().unwrap_or(root)) {
+            true => err,
+            false => not_mounted(root),
+        })?;
         let lock = open_own(root).or_else(|refusal| match fs::remove_dir(root) {
             // The service leaves an empty folder behind that belongs to its dynamic user; root may replace it.
             Ok(()) => make(root).and_then(|()| open_own(root)),
@@ -93,10 +108,7 @@ impl Pins {
         if file_system != Ok(BPF_FS_MAGIC) {
             // The folder was made in another file system.
             let _ = fs::remove_dir(root);
-            return Err(io::Error::other(format!(
-                "no BPF file system at {} (mount -t bpf bpf {0})",
-                root.parent().unwrap_or(root).display()
-            )));
+            return Err(not_mounted(root));
         }
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| io::Error::other("another poisontrace is running with it"))?;
