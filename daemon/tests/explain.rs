@@ -417,7 +417,10 @@ fn a_truncated_or_foreign_file_is_refused_in_one_line() {
     fs::write(&file, other).unwrap();
     refused(&explain(&file, &[]), "version 99");
 
-    refused(&explain(&dir.path().join("gone"), &[]), "gone: there is no such file");
+    refused(
+        &explain(&dir.path().join("gone"), &[]),
+        "gone: there is no such file",
+    );
     refused(&explain(dir.path(), &[]), "Is a directory");
 }
 
