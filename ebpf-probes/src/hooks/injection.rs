@@ -111,15 +111,12 @@ fn set_msrs<C: EbpfContext>(ctx: &C, arg: u64) {
     };
     // SAFETY: a per-CPU map value; tracing programs do not nest on one CPU.
     let record = unsafe { &mut *record };
-    let mut used = nmsrs;
-    if used > MAX_MSRS as u32 {
-        used = MAX_MSRS as u32;
-    }
+    let used = at_most_max_msrs(u64::from(nmsrs));
     // SAFETY: at most MAX_MSRS entries into an array of that many; fault-safe.
     let read = unsafe {
         probe_read_user_raw(
             record.entries.as_mut_ptr().cast(),
-            used * size_of::<Msr>() as u32,
+            (used * size_of::<Msr>() as u64) as u32,
             (arg + 8) as *const _,
         )
     };
@@ -137,7 +134,7 @@ fn set_msrs<C: EbpfContext>(ctx: &C, arg: u64) {
     record.head = SetMsrs {
         h: header::<SetMsrs>(),
         nmsrs,
-        used,
+        used: used as u32,
         unreadable: 0,
         pad: 0,
     };
@@ -146,6 +143,13 @@ fn set_msrs<C: EbpfContext>(ctx: &C, arg: u64) {
 }
 
 const FEWEST_MSRS: u32 = 3;
+
+/// A function of its own, to which the number is 64 bits wide: up to 6.1 the verifier loses the bound of a register whose lower half
+/// alone was compared, as the compiler otherwise does.
+#[inline(never)]
+fn at_most_max_msrs(n: u64) -> u64 {
+    n.min(MAX_MSRS as u64)
+}
 
 /// `long kvm_arch_vcpu_ioctl(struct file *filp, unsigned int ioctl, unsigned long arg)`, global in kvm.ko,
 /// 4.19 to 7.3; sees every vCPU ioctl but those that virt/kvm/kvm_main.c handles itself.
