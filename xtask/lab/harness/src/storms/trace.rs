@@ -46,6 +46,18 @@ impl Times {
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied().unwrap_or_default()
     }
+
+    /// What interrupts have added, nanoseconds of each: to those that took half as long again as the middle one.
+    pub fn interrupted(&self) -> f64 {
+        let median = self.median();
+        let added: f64 = self
+            .0
+            .iter()
+            .filter(|ns| **ns > 1.5 * median)
+            .map(|ns| ns - median)
+            .sum();
+        added / self.0.len().max(1) as f64
+    }
 }
 
 #[derive(Debug, Default)]
