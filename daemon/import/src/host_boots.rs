@@ -11,7 +11,7 @@ use poisontrace_model::event::log_statement::Role;
 #[derive(Default)]
 pub struct HostBoots {
     numbers: HashMap<(usize, Option<String>, Option<String>, u32), u32>,
-    /// By file: the first that one host has logged as well.
+    /// By file: the number of the first that one host has logged as well.
     first_of_host: Vec<usize>,
 }
 
@@ -83,7 +83,7 @@ impl HostBoots {
         }
     }
 
-    /// The file for all that one host has logged: their dates are by one clock.
+    /// The number for all that one host has logged: their dates are by one clock.
     pub fn of_one_host(&self, file: usize) -> usize {
         self.first_of_host.get(file).copied().unwrap_or(file)
     }
@@ -96,22 +96,32 @@ impl HostBoots {
     }
 }
 
+/// Numbered by the files' names, not by the order in which they were named; those that name no host are taken for one
+/// host's, as files whose dates have a year are.
 fn first_of_host(logs: &[Log]) -> Vec<usize> {
-    let mut of_host: HashMap<&str, usize> = HashMap::new();
-    logs.iter()
-        .enumerate()
-        .map(|(file, log)| {
-            let hosts = || log.senders.iter().filter_map(|sender| sender.host.as_deref());
-            let first = hosts()
-                .filter_map(|host| of_host.get(host).copied())
-                .min()
-                .unwrap_or(file);
-            for host in hosts() {
-                of_host.entry(host).or_insert(first);
-            }
-            first
-        })
-        .collect()
+    let mut order: Vec<usize> = (0..logs.len()).collect();
+    order.sort_by_cached_key(|file| {
+        let first = logs.get(*file).and_then(|log| log.items.first());
+        let first = first.map(|item| item.text.clone());
+        (logs.get(*file).map(|log| log.name.clone()), first)
+    });
+    let mut of_host: HashMap<Option<&str>, usize> = HashMap::new();
+    let mut firsts = vec![0; logs.len()];
+    for (number, file) in order.into_iter().enumerate() {
+        let senders = logs.get(file).map_or(&[][..], |log| &log.senders);
+        let mut hosts: Vec<Option<&str>> = senders.iter().map(|sender| sender.host.as_deref()).collect();
+        hosts.retain(Option::is_some);
+        if hosts.is_empty() {
+            hosts.push(None);
+        }
+        let known = hosts.iter().filter_map(|host| of_host.get(host).copied());
+        let first = known.min().unwrap_or(number);
+        for host in hosts {
+            of_host.entry(host).or_insert(first);
+        }
+        firsts[file] = first;
+    }
+    firsts
 }
 
 /// Boots that are compared with each other.

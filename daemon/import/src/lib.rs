@@ -28,6 +28,7 @@ pub mod text;
 pub mod trace;
 
 use std::{
+    collections::{BTreeMap, HashMap},
     io::{BufRead, Read},
     path::{Path, PathBuf},
 };
@@ -37,7 +38,10 @@ use detect::Opened;
 use log::Log;
 use poisontrace_model::{
     correlate::Correlator,
-    event::{log_statement::LogStatement, session::Session},
+    event::{
+        log_statement::{LogRecord, LogStatement},
+        session::Session,
+    },
     hex::Hex,
     incident::{
         missing::MissingEvidence,
@@ -50,6 +54,7 @@ pub use problem::{Cause, Problem};
 use progress::Meter;
 pub use progress::Reading;
 pub use reformat::LooksCut;
+use text::clock::Stamp;
 
 /// What the files show.
 pub struct Imported {
@@ -452,6 +457,7 @@ impl Import {
                 };
             }
             incident.missing.extend(self.notes.iter().cloned());
+            incident.missing.extend(year(incident, &logged.dates));
         }
         let mut host_events = logged.host_events;
         let (others, more) = self.correlator.other_processes();
@@ -472,4 +478,17 @@ impl Import {
             looks_cut: self.looks_cut,
         })
     }
+}
+
+/// That the year of an incident is unknown, with its earliest date.
+fn year(incident: &Incident, dates: &HashMap<String, BTreeMap<u64, Stamp>>) -> Option<MissingEvidence> {
+    if incident.started_at.is_some() {
+        return None;
+    }
+    let of_record = |record: &LogRecord| {
+        let stamp = dates.get(&record.source)?.get(&record.line)?;
+        Some((stamp.wall?, record.source.clone(), stamp.shown()?))
+    };
+    let (_, source, date) = incident.records.iter().filter_map(of_record).min()?;
+    Some(MissingEvidence::Year { source, date })
 }

@@ -30,6 +30,8 @@ pub struct Logged {
     pub host_events_left_out: u64,
     /// The host's kernel release, if a log shows it.
     pub kernel: Option<String>,
+    /// The dates that have no year, by file and line.
+    pub dates: HashMap<String, BTreeMap<u64, Stamp>>,
 }
 
 /// All statements as events on one clock, the host's first and the guest's last; what the clocks are worth
@@ -84,6 +86,7 @@ pub fn read(
         )
     };
     turns.sort_by_key(order);
+    let dates = without_year(logs, &turns);
     let mut events = events(logs, &turns, alignment, notes);
     let platforms = super::platform::of_vms(logs, &all, &joined.of);
     events.extend(platforms.into_iter().map(|(vm, name)| on_platform(vm, name)));
@@ -100,7 +103,21 @@ pub fn read(
         host_events,
         host_events_left_out,
         kernel: host_kernel(logs, &all),
+        dates,
     }
+}
+
+fn without_year(logs: &[Log], turns: &[Turn<'_>]) -> HashMap<String, BTreeMap<u64, Stamp>> {
+    let mut dates: HashMap<String, BTreeMap<u64, Stamp>> = HashMap::new();
+    for turn in turns {
+        let item = turn.entry.item;
+        let log = logs.get(turn.entry.stream.file);
+        if let Some(log) = log.filter(|_| item.stamp.no_year && item.stamp.wall.is_some()) {
+            let of_file = dates.entry(log.name.clone()).or_default();
+            of_file.insert(item.line, item.stamp);
+        }
+    }
+    dates
 }
 
 fn host_kernel(logs: &[Log], all: &[Attributed<'_>]) -> Option<String> {
@@ -356,9 +373,7 @@ fn kind(entry: &LogStatement) -> String {
 fn own_time(clocks: &Clocks, stamp: Stamp) -> String {
     match (stamp.boot, clocks.time(stamp)) {
         (Some(boot), _) => format!("{}.{:06}", boot / 1_000_000_000, boot % 1_000_000_000 / 1000),
-        (None, Some((_, wall))) => jiff::Timestamp::from_nanosecond(i128::from(wall))
-            .map(|at| at.to_string())
-            .unwrap_or_default(),
+        (None, Some(_)) => stamp.shown().unwrap_or_default(),
         (None, None) => String::new(),
     }
 }

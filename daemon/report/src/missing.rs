@@ -77,6 +77,9 @@ pub fn message(what: &MissingEvidence) -> Cow<'static, str> {
             format!("the rest of line {line} of {source}, which looks cut or wrapped: {text}").into()
         }
         M::CutLines { count, source } => format!("{count} more lines of {source} that look cut or wrapped").into(),
+        M::Year { source, date } => {
+            format!("the year: the incident began on {date} by {source}, whose dates have none").into()
+        }
         M::Clock(note) => clock(note).into(),
         M::GuestConsole => "guest console log (panic message)".into(),
         M::PanicDevice => "pvpanic: the guest has no panic device; the panic is inferred from an unfinished #MC handler".into(),

@@ -18,6 +18,7 @@ mod silent_cases;
 mod synthetic_traces;
 mod walks;
 mod wordings;
+mod yearless;
 
 use std::{
     fs,

@@ -1,6 +1,6 @@
 //! Clocks of speakers: when their statements were made, between which times a process lived, and when a kernel booted.
 
-use crate::text::clock::Stamp;
+use crate::text::clock::{OF_NO_YEAR, Stamp};
 
 const S: i64 = 1_000_000_000;
 /// How exactly wall clocks agree.
@@ -67,8 +67,8 @@ impl Wall {
             return Some(self);
         }
         Some(Self {
-            first: in_1970(self.first)?,
-            last: in_1970(self.last)?,
+            first: in_no_year(self.first)?,
+            last: in_no_year(self.last)?,
             year: false,
             ..self
         })
@@ -113,11 +113,11 @@ impl Wall {
     }
 }
 
-/// The time of a date in 1970.
-fn in_1970(wall: i64) -> Option<i64> {
+/// The time of a date in the year of those that have none.
+fn in_no_year(wall: i64) -> Option<i64> {
     let at = jiff::Timestamp::from_nanosecond(i128::from(wall)).ok()?;
     let at = at.to_zoned(jiff::tz::TimeZone::UTC);
-    let then = at.with().year(1970).build().ok()?;
+    let then = at.with().year(OF_NO_YEAR).build().ok()?;
     i64::try_from(then.timestamp().as_nanosecond()).ok()
 }
 

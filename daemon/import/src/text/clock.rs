@@ -4,6 +4,9 @@ use jiff::{civil, tz::TimeZone};
 
 use crate::trace::record::{decimal, seconds};
 
+/// Dates without a year are counted in this one: a leap year, as one may be of 29 February.
+pub const OF_NO_YEAR: i16 = 1972;
+
 /// When a line was logged, on the clocks that it shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Stamp {
@@ -15,6 +18,19 @@ pub struct Stamp {
     pub no_year: bool,
     /// The wall clock's zone is not shown: it is some place's own.
     pub local: bool,
+}
+
+impl Stamp {
+    /// The wall clock's time with what the log shows of it: neither a year nor a zone that it omits.
+    pub fn shown(&self) -> Option<String> {
+        let at = jiff::Timestamp::from_nanosecond(i128::from(self.wall?)).ok()?;
+        let civil = at.to_zoned(TimeZone::UTC).datetime();
+        Some(match (self.no_year, self.local) {
+            (true, _) => civil.strftime("%b %e %H:%M:%S%.f").to_string(),
+            (false, true) => civil.to_string(),
+            (false, false) => at.to_string(),
+        })
+    }
 }
 
 /// The clock of `dmesg -H`: a date to the minute where one begins, then the time since the line before.
@@ -48,7 +64,7 @@ fn to_the_minute(inner: &[u8]) -> Option<i64> {
     let (date, time) = text.split_once(' ')?;
     let time = format!("{}:00", time.trim());
     parts(
-        Some(1970),
+        Some(OF_NO_YEAR),
         date.get(..3),
         date.get(3..).map(str::trim),
         Some(&time),
@@ -157,7 +173,7 @@ fn wall(line: &[u8]) -> Stamp {
         .and_then(|year| year.parse().ok());
     let year = year.filter(|year| (1990..2100).contains(year));
     Stamp {
-        wall: parts(year.or(Some(1970)), month, day, time),
+        wall: parts(year.or(Some(OF_NO_YEAR)), month, day, time),
         no_year: year.is_none(),
         local: true,
         ..Stamp::default()
@@ -307,6 +323,18 @@ mod tests {
         let at = of_rasdaemon.find("memory").unwrap();
         assert_eq!(stamp(of_rasdaemon.as_bytes(), at).wall, Some(WALL));
         assert_eq!(of("Memory failure").wall, None);
+        for (line, shown) in [
+            ("Dec  1 07:00:01 host kernel: Memory failure", "Dec  1 07:00:01"),
+            ("Feb 29 07:00:01 host kernel: Memory failure", "Feb 29 07:00:01"),
+            (
+                "Dec  1 07:00:01.250 host kernel: Memory failure",
+                "Dec  1 07:00:01.25",
+            ),
+            ("[Sun Nov 22 15:45:34 2026] Memory failure", "2026-11-22T15:45:34"),
+            ("2026-11-22T16:45:34+01:00 Memory failure", "2026-11-22T15:45:34Z"),
+        ] {
+            assert_eq!(of(line).shown().as_deref(), Some(shown), "{line}");
+        }
         assert_eq!(of("2026-99-22T15:45:34Z Memory").wall, None);
     }
 }

@@ -150,6 +150,13 @@ pub enum MissingEvidence {
         /// File that it is from.
         source: String,
     },
+    /// The year: the dates of a log have none.
+    Year {
+        /// File that it is from.
+        source: String,
+        /// The first date of the incident, as the log writes it.
+        date: String,
+    },
     /// How well the clock of a source is aligned to the others.
     Clock(ClockNote),
 }
@@ -242,6 +249,7 @@ impl MissingEvidence {
         Self::Statements { .. } => "statements",
         Self::CutLine { .. } => "cut_line",
         Self::CutLines { .. } => "cut_lines",
+        Self::Year { .. } => "year",
         Self::Clock(_) => "clock",
     }
 }
