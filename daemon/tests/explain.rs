@@ -425,6 +425,31 @@ fn a_truncated_or_foreign_file_is_refused_in_one_line() {
 }
 
 #[test]
+fn what_a_guest_does_after_a_truncated_recording_is_not_stated() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    let mut ran = 0;
+    for name in [
+        "panic-amd-6.12.ptrace",
+        "survive-amd-6.12.ptrace",
+        "late-death-amd-6.12.ptrace",
+    ] {
+        let whole = fs::read(recording(name)).unwrap();
+        for tenths in 3..10 {
+            fs::write(&file, &whole[..whole.len() * tenths / 10]).unwrap();
+            let output = explain(&file, &["--allow-truncated", "--format", "json"]);
+            let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+            for incident in answer["incidents"].as_array().into_iter().flatten() {
+                ran += usize::from(incident["outcome"] == "running");
+                let summary = incident["summary"].as_str().unwrap();
+                assert!(!summary.contains("is running"), "{name}: {tenths}: {summary}");
+            }
+        }
+    }
+    assert!(ran > 0);
+}
+
+#[test]
 fn a_missing_store_is_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().to_str().unwrap();

@@ -118,11 +118,7 @@ fn parts_of_recording(head: &[u8]) -> Option<String> {
 /// Formats that another program must turn into text first.
 fn other_program(head: &[u8]) -> Option<&'static str> {
     const TAR: &str = "a tar archive: unpack it, and name the files in it";
-    const MAGIC: [(&[u8], &str); 7] = [
-        (
-            b"PK\x03\x04",
-            "a zip archive: unpack it, or pipe `unzip -p FILE` into --from -",
-        ),
+    const MAGIC: [(&[u8], &str); 12] = [
         (
             b"\x28\xb5\x2f\xfd",
             "compressed by zstd: unpack it, or pipe `zstdcat FILE` into --from -",
@@ -134,6 +130,24 @@ fn other_program(head: &[u8]) -> Option<&'static str> {
         (
             b"BZh",
             "compressed by bzip2: unpack it, or pipe `bzcat FILE` into --from -",
+        ),
+        (
+            b"PK\x03\x04",
+            "a zip archive: unpack it, or pipe `unzip -p FILE` into --from -",
+        ),
+        (b"PK\x05\x06", "a zip archive without a file in it"),
+        (
+            b"PK\x07\x08",
+            "a part of a zip archive: unpack it with its other parts",
+        ),
+        (
+            b"7z\xbc\xaf\x27\x1c",
+            "a 7z archive: unpack it, or pipe `7z e -so FILE` into --from -",
+        ),
+        (b"Rar!\x1a\x07", "a RAR archive: unpack it"),
+        (
+            b"\x04\x22\x4d\x18",
+            "compressed by lz4: unpack it, or pipe `lz4cat FILE` into --from -",
         ),
         (
             b"PERFILE2",

@@ -5,6 +5,7 @@ use poisontrace_model::incident::{
     bug_check::BugCheckError,
     findings::Findings,
     limits::PAGE_SIZE,
+    missing::MissingEvidence,
     model::{Cause, Incident, OriginKind, Outcome},
 };
 use poisontrace_model::text::counted;
@@ -221,12 +222,24 @@ fn fate(i: &Incident) -> &'static str {
         Outcome::VmmKilled => "ended: its VMM was killed",
         Outcome::VmmExited => "ended: its VMM exited",
         Outcome::Survived => "survived",
+        Outcome::Running if ends_early(i) => "was running when the files end, which are cut off",
         Outcome::Running => "is running",
         Outcome::Unaffected => "was not affected",
         Outcome::Unknown if i.origin.how == OriginKind::Claimed => "may be gone",
         Outcome::Unknown if i.findings.accessed => "accessed poisoned memory; outcome unknown",
         Outcome::Unknown => "has poisoned memory; outcome unknown",
     }
+}
+
+/// What came after the part that can be read is not known.
+fn ends_early(i: &Incident) -> bool {
+    let ends = |missing: &MissingEvidence| {
+        matches!(
+            missing,
+            MissingEvidence::RecordingEnd | MissingEvidence::FileEnd { .. }
+        )
+    };
+    i.missing.iter().any(ends)
 }
 
 /// How the guest accessed the page, where all its exits agree.

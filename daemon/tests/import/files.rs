@@ -29,7 +29,7 @@ fn an_unreadable_file_is_named_and_the_others_are_used() {
     let mut tar = vec![0; 512];
     tar[..4].copy_from_slice(b"dmsg");
     tar[257..262].copy_from_slice(b"ustar");
-    let bad: [(PathBuf, &str); 15] = [
+    let bad: [(PathBuf, &str); 18] = [
         (
             file("packed", b"\xfd7zXZ\0 and so on"),
             "packed: line 1: compressed by xz: unpack it",
@@ -37,6 +37,22 @@ fn an_unreadable_file_is_named_and_the_others_are_used() {
         (
             file("zstd", b"\x28\xb5\x2f\xfd and so on"),
             "zstd: line 1: compressed by zstd",
+        ),
+        (
+            file("report.zip", b"PK\x03\x04\x14\0 and so on"),
+            "report.zip: line 1: a zip archive: unpack it",
+        ),
+        (
+            file("report.7z", b"7z\xbc\xaf\x27\x1c and so on"),
+            "report.7z: line 1: a 7z archive: unpack it",
+        ),
+        (
+            file("report.rar", b"Rar!\x1a\x07 and so on"),
+            "report.rar: line 1: a RAR archive: unpack it",
+        ),
+        (
+            file("lz4", b"\x04\x22\x4d\x18 and so on"),
+            "lz4: line 1: compressed by lz4: unpack it",
         ),
         (
             file("torn.gz", &gzip(b"[ 1.0] Memory failure: 0x1: ")[..20]),
@@ -49,10 +65,6 @@ fn an_unreadable_file_is_named_and_the_others_are_used() {
         (
             file("trace.dat", b"\x17\x08\x44tracing6\0"),
             "trace.dat: line 1: a trace.dat file",
-        ),
-        (
-            file("logs.zip", b"PK\x03\x04 and so on"),
-            "logs.zip: line 1: a zip archive: unpack it",
         ),
         (
             file("logs.tar", &tar),
