@@ -42,21 +42,22 @@ pub enum Cause {
         reason: String,
     },
     /// The system does not let it be read.
-    #[error("{}", unreadable(.0))]
+    #[error("{}", remedy(.0).map_or_else(|| .0.to_string(), str::to_owned))]
     Unreadable(io::Error),
     /// Anything else.
     #[error("{0}")]
     Other(String),
 }
 
-fn unreadable(err: &io::Error) -> String {
+/// What to do about it, where that is known.
+fn remedy(err: &io::Error) -> Option<&'static str> {
     match err.kind() {
-        io::ErrorKind::NotFound => "there is no such file: look for a slip in its path".to_owned(),
-        io::ErrorKind::IsADirectory => "Is a directory: name the files in it".to_owned(),
+        io::ErrorKind::NotFound => Some("there is no such file: look for a slip in its path"),
+        io::ErrorKind::IsADirectory => Some("Is a directory: name the files in it"),
         io::ErrorKind::PermissionDenied => {
-            "not readable: run it with sudo, or take a copy that you may read".to_owned()
+            Some("not readable: run it with sudo, or take a copy that you may read")
         }
-        _ => err.to_string(),
+        _ => None,
     }
 }
 
@@ -96,7 +97,7 @@ impl Problem {
             )
             | Cause::OtherProgram(_)
             | Cause::Torn { .. } => true,
-            Cause::Unreadable(err) => unreadable(err) != err.to_string(),
+            Cause::Unreadable(err) => remedy(err).is_some(),
             Cause::Recording(_) | Cause::Other(_) => false,
         }
     }
